@@ -1,0 +1,364 @@
+"""Train the two small causal language models that `linalign-lite demo` bundles.
+
+    python export/train_demo.py sample --teacher DIR --out samples.txt --stories 12000 --seed 1
+    python export/train_demo.py train ash --stories FILE --extra samples.txt --out DIR
+    python export/train_demo.py measure DIR --valid tinystories_valid.txt
+
+The two models, `ash` and `birch`, are independent of each other: another architecture, tokenizer,
+width, seed and training text. `ash` reads the even-numbered stories and text sampled from one
+teacher, `birch` the odd-numbered stories and text sampled from another. See export/README.md for
+the commands that made the bundled files.
+
+Needs export/requirements.txt (torch, transformers, tokenizers). Nothing here is imported by the
+installed package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+SEPARATOR = "<|endoftext|>"
+BOS, EOS, UNK = "<s>", "</s>", "<unk>"
+CONTEXT = 384
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything in which one demo model differs from the other."""
+
+    parity: int  # which stories it reads: index % 2
+    seed: int
+    vocab: int
+
+
+RECIPES = {
+    "ash": Recipe(parity=0, seed=11, vocab=1024),
+    "birch": Recipe(parity=1, seed=23, vocab=2048),
+}
+
+
+def read_stories(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    return [s.strip() for s in text.split(SEPARATOR) if s.strip()]
+
+
+# --- tokenizers -------------------------------------------------------------------------------
+
+
+def train_tokenizer(name: str, stories: list[str], vocab: int) -> Tokenizer:
+    """`ash`: SentencePiece-like BPE with byte fallback. `birch`: byte-level BPE (GPT-2)."""
+    if name == "ash":
+        byte_tokens = [f"<0x{b:02X}>" for b in range(256)]
+        tok = Tokenizer(models.BPE(unk_token=UNK, byte_fallback=True, fuse_unk=True))
+        tok.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        )
+        tok.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+        tok.decoder = decoders.Sequence(
+            [
+                decoders.Replace("\u2581", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        )
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab,
+            special_tokens=[UNK, BOS, EOS, *byte_tokens],
+            limit_alphabet=80,
+            show_progress=False,
+        )
+        tok.train_from_iterator(stories, trainer)
+        # the byte tokens are ordinary entries of the vocabulary, reached through byte fallback
+        keep = {UNK, BOS, EOS}
+        data = _json(tok)
+        data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] in keep]
+        tok = Tokenizer.from_str(_dump(data))
+    else:
+        tok = Tokenizer(models.BPE())
+        tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tok.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab,
+            special_tokens=[BOS, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tok.train_from_iterator(stories, trainer)
+    tok.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tok.token_to_id(BOS))]
+    )
+    return tok
+
+
+def _json(tok: Tokenizer) -> dict[str, Any]:
+    import json
+
+    result: dict[str, Any] = json.loads(tok.to_str())
+    return result
+
+
+def _dump(data: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(data, ensure_ascii=False)
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+def new_model(name: str, tok: Tokenizer) -> torch.nn.Module:
+    bos, eos = tok.token_to_id(BOS), tok.token_to_id(EOS)
+    if name == "ash":
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=tok.get_vocab_size(),
+                hidden_size=128,
+                intermediate_size=352,
+                num_hidden_layers=5,
+                num_attention_heads=8,
+                num_key_value_heads=4,
+                max_position_embeddings=CONTEXT,
+                tie_word_embeddings=True,
+                bos_token_id=bos,
+                eos_token_id=eos,
+                attn_implementation="sdpa",
+            )
+        )
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=tok.get_vocab_size(),
+            n_embd=144,
+            n_layer=4,
+            n_head=6,
+            n_positions=CONTEXT,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            tie_word_embeddings=True,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon on the matrices of the blocks, AdamW on embeddings, norms and biases."""
+    matrices, rest = [], []
+    for key, p in model.named_parameters():
+        inner = p.ndim == 2 and not any(w in key for w in ("embed", "wte", "wpe", "lm_head"))
+        (matrices if inner else rest).append(p)
+    return [
+        torch.optim.Muon(
+            matrices, lr=lr * 5, weight_decay=0.05, adjust_lr_fn="original", momentum=0.95
+        ),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def batches(
+    documents: list[list[int]], eos: int, rng: np.random.Generator, rows: int
+) -> Iterator[torch.Tensor]:
+    """Rows that start at the start of a document and go on with others until full, so that
+    position 0 is always the start token, as when a user's text is read."""
+    order: list[int] = []
+    while True:
+        out = np.empty((rows, CONTEXT), dtype=np.int64)
+        for row in out:
+            filled = 0
+            while filled < CONTEXT:
+                if not order:
+                    order = rng.permutation(len(documents)).tolist()
+                doc = [*documents[order.pop()], eos][: CONTEXT - filled]
+                row[filled : filled + len(doc)] = doc
+                filled += len(doc)
+        yield torch.from_numpy(out)
+
+
+@torch.no_grad()
+def bits_per_character(model: Any, tok: Tokenizer, stories: list[str], eos: int) -> float:
+    """Teacher-forced: nats of every text token and of the end token, over characters, in bits.
+    A story longer than the context is read in consecutive windows."""
+    model.eval()
+    nats, chars = 0.0, 0
+    bos = tok.encode("").ids[:1]
+    for story in stories:
+        ids = [*tok.encode(story).ids, eos]
+        chars += len(story)
+        for start in range(0, len(ids) - 1, CONTEXT - 1):
+            window = ids[start : start + CONTEXT]
+            if start:
+                window = [*bos, *ids[start + 1 : start + CONTEXT]]
+            if len(window) < 2:
+                continue
+            x = torch.tensor([window])
+            logits = model(x).logits[0, :-1].double()
+            nats += float(torch.nn.functional.cross_entropy(logits, x[0, 1:], reduction="sum"))
+    model.train()
+    return nats / chars / math.log(2)
+
+
+def train(args: argparse.Namespace) -> None:
+    recipe = RECIPES[args.name]
+    torch.manual_seed(recipe.seed)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rng = np.random.default_rng(recipe.seed)
+    stories = read_stories(args.stories)[recipe.parity :: 2]
+    extra = [s for path in args.extra for s in read_stories(path)]
+    tok = train_tokenizer(args.name, stories + extra[:4000], recipe.vocab)
+    eos = tok.token_to_id(EOS)
+    documents = [e.ids for e in tok.encode_batch(stories * args.repeat + extra)]
+    valid = read_stories(args.valid)[:60] if args.valid else []
+    model = new_model(args.name, tok)
+    count = sum(p.numel() for p in model.parameters())
+    print(
+        f"{args.name}: {count:,} parameters, vocabulary {tok.get_vocab_size()}, {len(stories)} "
+        f"stories x {args.repeat}, {len(extra)} samples, {sum(map(len, documents)):,} tokens",
+        flush=True,
+    )
+    opts = optimizers(model, args.lr)
+    base = [[g["lr"] for g in o.param_groups] for o in opts]
+    stream = batches(documents, eos, rng, args.rows)
+    started = time.monotonic()
+    model.train()
+    for step in range(args.steps):
+        # warm up, hold, then decay to zero over the last half
+        scale = min(1.0, (step + 1) / 50, 2 * (args.steps - step) / args.steps)
+        for opt, lrs in zip(opts, base, strict=True):
+            for group, lr in zip(opt.param_groups, lrs, strict=True):
+                group["lr"] = lr * scale
+        x = next(stream)
+        loss = model(x, labels=x).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad()
+        if step % 50 == 0:
+            print(
+                f"step {step} loss {loss.item():.4f} {time.monotonic() - started:.0f}s", flush=True
+            )
+        if valid and step and step % 400 == 0:
+            bpc = bits_per_character(model, tok, valid, eos)
+            print(f"  step {step}: {bpc:.4f} bits per character", flush=True)
+            save(args.out, args.name, model, tok)
+    save(args.out, args.name, model, tok)
+    print(f"saved to {args.out} after {time.monotonic() - started:.0f}s", flush=True)
+
+
+def save(out: Path, name: str, model: Any, tok: Tokenizer) -> None:
+    model.save_pretrained(out)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tok,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        unk_token=UNK if name == "ash" else None,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.save_pretrained(out)
+
+
+@torch.no_grad()
+def sample(args: argparse.Namespace) -> None:
+    """Stories drawn from a teacher at temperature 1: they have the teacher's distribution."""
+    torch.manual_seed(args.seed)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    model = AutoModelForCausalLM.from_pretrained(args.teacher).eval()
+    tok = AutoTokenizer.from_pretrained(args.teacher)
+    done, started = 0, time.monotonic()
+    with args.out.open("w", encoding="utf-8") as f:
+        while done < args.stories:
+            n = min(args.batch, args.stories - done)
+            start = torch.full((n, 1), model.config.bos_token_id)
+            out = model.generate(
+                start,
+                attention_mask=torch.ones_like(start),
+                do_sample=True,
+                top_k=0,
+                temperature=1.0,
+                max_length=args.max_tokens,
+                pad_token_id=model.config.eos_token_id,
+            )
+            for text in tok.batch_decode(out, skip_special_tokens=True):
+                if text.strip():
+                    f.write(text.strip() + "\n" + SEPARATOR + "\n")
+            done += n
+            print(f"{done} stories {time.monotonic() - started:.0f}s", flush=True)
+            f.flush()
+
+
+def measure(args: argparse.Namespace) -> None:
+    model = AutoModelForCausalLM.from_pretrained(args.model).eval()
+    tok = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    bpc = bits_per_character(model, tok, read_stories(args.valid), tok.token_to_id(EOS))
+    print(f"{bpc:.4f} bits per character on {args.valid.name}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    sub = parser.add_subparsers(required=True)
+    p = sub.add_parser("sample")
+    p.add_argument("--teacher", type=Path, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--stories", type=int, default=12000)
+    p.add_argument("--batch", type=int, default=500)
+    p.add_argument("--max-tokens", type=int, default=512)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--threads", type=int, default=0)
+    p.set_defaults(run=sample)
+    p = sub.add_parser("train")
+    p.add_argument("name", choices=sorted(RECIPES))
+    p.add_argument("--stories", type=Path, required=True)
+    p.add_argument("--extra", type=Path, action="append", default=[])
+    p.add_argument("--valid", type=Path)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--steps", type=int, default=2000)
+    p.add_argument("--rows", type=int, default=8)
+    p.add_argument("--repeat", type=int, default=2, help="how often a real story counts")
+    p.add_argument("--lr", type=float, default=4e-3)
+    p.add_argument("--threads", type=int, default=0)
+    p.set_defaults(run=train)
+    p = sub.add_parser("measure")
+    p.add_argument("model", type=Path)
+    p.add_argument("--valid", type=Path, required=True)
+    p.set_defaults(run=measure)
+    args = parser.parse_args(argv)
+    args.run(args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

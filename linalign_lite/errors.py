@@ -1,0 +1,62 @@
+"""The errors that linalign-lite raises on purpose.
+
+Every message says what is wrong, what was got, what was expected, and a hint. It never repeats a
+state, a query, a text or a key: names, shapes, types and digests only.
+"""
+
+from __future__ import annotations
+
+
+class LinalignError(Exception):
+    """Something went wrong that the caller can understand. Exit code 1 on the command line."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, got: str = "", expected: str = "", hint: str = "") -> None:
+        self.problem = problem
+        self.got = got
+        self.expected = expected
+        self.hint = hint
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        text = self.problem
+        if self.got:
+            text += f": got {self.got}"
+        if self.expected:
+            text += f"{',' if self.got else ':'} expected {self.expected}"
+        if self.hint:
+            text += f" (hint: {self.hint})"
+        return text
+
+
+class InputError(LinalignError):
+    """An argument, an option or a text file is not usable. Exit code 2."""
+
+    exit_code = 2
+
+
+class FormatError(InputError):
+    """A file is not what its name or its place says: truncated, altered, or of another kind."""
+
+
+class MismatchError(InputError):
+    """Things that do not belong together: a map of another model, a response to another key."""
+
+
+class OutputExistsError(InputError):
+    """A file that is never overwritten is already there."""
+
+
+class ParityError(LinalignError):
+    """An exported graph does not agree with the model that it was made from."""
+
+
+class MissingExtraError(LinalignError):
+    """A package outside the base install is needed. The message names the extra."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which the base install leaves out",
+            hint=f"pip install 'linalign-lite[{extra}]'",
+        )

@@ -1,0 +1,113 @@
+"""Hidden states with their provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.linear import UNKNOWN, Array, Space
+
+Ints = npt.NDArray[np.int32]
+
+
+def text_digest(texts: Iterable[str]) -> str:
+    """SHA-256 over the texts in order, each as its UTF-8 length (8 bytes) and its UTF-8 bytes."""
+    digest = hashlib.sha256()
+    for text in texts:
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenStates:
+    """Final hidden states of n texts (or of n tokens, with pooling ``tokens``).
+
+    ``label_ids`` index ``labels``. With pooling ``tokens``, ``text_index`` and ``char_end`` say
+    which text each row belongs to and at which character of it the token ends.
+    Raises InputError when the parts do not fit together or a value is not finite.
+    """
+
+    states: Array  # shape: (n, d)
+    space: Space = UNKNOWN
+    text_digest: str = ""
+    n_texts: int = 0
+    n_cut: int = 0
+    max_length: int = 0
+    labels: tuple[str, ...] = ()
+    label_ids: Ints | None = None  # shape: (n,)
+    text_index: Ints | None = None  # shape: (n,)
+    char_end: Ints | None = None  # shape: (n,)
+
+    def __post_init__(self) -> None:
+        states = np.asarray(self.states)
+        if states.dtype not in (np.float16, np.float32):
+            states = states.astype(np.float32)
+        if states.ndim != 2 or 0 in states.shape:
+            raise InputError(
+                "states have the wrong shape", got=str(states.shape), expected="(n, d)"
+            )
+        if not np.isfinite(states).all():
+            raise InputError("states hold values that are not finite")
+        object.__setattr__(self, "states", states)
+        space = self.space if self.space.dim else Space(states.shape[1])
+        if space.dim != states.shape[1]:
+            raise InputError(
+                "states do not fit their space", got=str(states.shape[1]), expected=str(space.dim)
+            )
+        object.__setattr__(self, "space", space)
+        if not self.n_texts and self.text_index is None:
+            object.__setattr__(self, "n_texts", states.shape[0])
+        for name in ("label_ids", "text_index", "char_end"):
+            rows = getattr(self, name)
+            if rows is None:
+                continue
+            if rows.shape != states.shape[:1] or rows.min() < 0:
+                raise InputError(
+                    f"{name} does not fit the states",
+                    got=f"shape {rows.shape}",
+                    expected=f"{states.shape[:1]}, nothing below 0",
+                )
+        if self.label_ids is not None and self.label_ids.max() >= len(self.labels):
+            raise InputError("label_ids name a label that is not there")
+
+    def __len__(self) -> int:
+        return int(self.states.shape[0])
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """Which document each row belongs to, (n,): rows of one document share a fold."""
+        if self.text_index is not None:
+            return self.text_index.astype(np.int64)
+        return np.arange(len(self), dtype=np.int64)
+
+    def require_same_texts(self, other: HiddenStates) -> None:
+        """Raise MismatchError unless row i of both is the same text (or token position)."""
+        if self.text_digest and other.text_digest and self.text_digest != other.text_digest:
+            raise MismatchError(
+                "these states were made from different texts",
+                got=f"text digest {other.text_digest[:8]} ({len(other)} rows)",
+                expected=f"{self.text_digest[:8]} ({len(self)} rows)",
+                hint="extract both models on the same file",
+            )
+        if len(self) != len(other):
+            raise MismatchError(
+                "these states do not have the same number of rows",
+                got=str(len(other)),
+                expected=str(len(self)),
+            )
+        for name in ("text_index", "char_end"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if (mine is None) != (theirs is None) or (
+                mine is not None and not np.array_equal(mine, theirs)
+            ):
+                raise MismatchError(
+                    "the token positions of these states are not the same",
+                    hint="two tokenizers cut a text differently; use --pooling mean",
+                )

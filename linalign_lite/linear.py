@@ -1,0 +1,233 @@
+"""Affine maps, heads, and the spaces between which they go.
+
+Weights are always (out, in): an affine map sends a source state z to ``weight @ z + bias``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError, MismatchError
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where states live: the final hidden states of one model, read in one way.
+
+    ``model`` is the digest of the exported model folder, or "" when it is not known (arrays that
+    the caller brought). ``pooling`` says how a text became one state: mean, last, cls, tokens or
+    "" (not known).
+    """
+
+    dim: int
+    model: str = ""
+    name: str = ""
+    pooling: str = ""
+    normalize: bool = False
+
+    def agrees(self, other: Space) -> bool:
+        """Whether states of one space may be used in the other. What is not known agrees."""
+        if self.dim != other.dim:
+            return False
+        if not self.model or not other.model:
+            return True
+        same_way = self.pooling == other.pooling or not (self.pooling and other.pooling)
+        return self.model == other.model and same_way and self.normalize == other.normalize
+
+    def describe(self) -> str:
+        """For messages: name, short digest, pooling, dimension."""
+        name = self.name or "unnamed"
+        digest = f" {self.model[:8]}" if self.model else ""
+        how = f" {self.pooling}" if self.pooling else ""
+        unit = " normalized" if self.normalize else ""
+        return f"{name}{digest}{how}{unit} ({self.dim} dimensions)"
+
+    def require(self, other: Space, what: str) -> None:
+        """Raise MismatchError when states of ``other`` do not belong in this space."""
+        if not self.agrees(other):
+            raise MismatchError(
+                what,
+                got=other.describe(),
+                expected=self.describe(),
+                hint="use files made from the same exported model with the same pooling",
+            )
+
+
+UNKNOWN = Space(0)  # stands for "not given": becomes Space(d) of the weight's own dimension
+
+
+def _checked(name: str, value: Array, ndim: int) -> Array:
+    array = np.asarray(value)
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        array = array.astype(np.float64)
+    if array.ndim != ndim or 0 in array.shape:
+        raise InputError(
+            f"{name} has the wrong shape",
+            got=str(array.shape),
+            expected=f"{ndim} dimension(s), none of them empty",
+        )
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"{name} holds values that are not finite",
+            got=f"{int((~np.isfinite(array)).sum())} of {array.size}",
+            expected="finite numbers only",
+        )
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+def _apply(weight: Array, bias: Array, states: Array, what: str) -> Array:
+    states = np.asarray(states)
+    if states.ndim not in (1, 2) or states.shape[-1] != weight.shape[1]:
+        raise InputError(
+            f"states do not fit this {what}",
+            got=f"shape {states.shape}",
+            expected=f"(n, {weight.shape[1]}) or ({weight.shape[1]},)",
+        )
+    dtype = np.result_type(weight.dtype, states.dtype, np.float32)
+    result: Array = states.astype(dtype, copy=False) @ weight.astype(dtype, copy=False).T
+    result += bias.astype(dtype, copy=False)
+    return result
+
+
+def _pair(weight: Array, bias: Array, what: str) -> tuple[Array, Array]:
+    weight = _checked(f"the {what}'s weight", weight, 2)
+    bias = _checked(f"the {what}'s bias", bias, 1)
+    if bias.shape[0] != weight.shape[0]:
+        raise InputError(
+            f"the {what}'s bias does not fit its weight",
+            got=f"bias {bias.shape}, weight {weight.shape}",
+            expected=f"bias ({weight.shape[0]},)",
+        )
+    return weight, bias
+
+
+def _space_or_unknown(space: Space, dim: int, what: str) -> Space:
+    if space.dim == 0:
+        return Space(dim)
+    if space.dim != dim:
+        raise InputError(f"the {what} space does not fit", got=str(space.dim), expected=str(dim))
+    return space
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """z ↦ weight·z + bias, from a source space into a target space.
+
+    ``card`` holds what is known of how it was made (method, penalty, n, held-out R², version).
+    """
+
+    weight: Array  # shape: (d_target, d_source)
+    bias: Array  # shape: (d_target,)
+    source: Space = UNKNOWN
+    target: Space = UNKNOWN
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weight, bias = _pair(self.weight, self.bias, "map")
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "bias", bias)
+        object.__setattr__(
+            self, "source", _space_or_unknown(self.source, weight.shape[1], "source")
+        )
+        object.__setattr__(
+            self, "target", _space_or_unknown(self.target, weight.shape[0], "target")
+        )
+
+    def apply(self, states: Array) -> Array:
+        """Mapped states: (n, d_source) → (n, d_target), or (d_source,) → (d_target,).
+
+        Computed in the wider of the dtypes of weight and states, never narrower than float32.
+        """
+        return _apply(self.weight, self.bias, states, "map")
+
+    __call__ = apply
+
+    def __matmul__(self, first: AffineMap) -> AffineMap:
+        """``(b @ a).apply(z) == b.apply(a.apply(z))`` up to rounding."""
+        if not isinstance(first, AffineMap):
+            return NotImplemented
+        self.source.require(first.target, "these maps cannot follow one another")
+        weight, bias = _compose(self.weight, self.bias, first)
+        card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
+        return AffineMap(weight, bias, first.source, self.target, card)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Scores of a state: ``weight·z + bias``, then soft-capped when the model does so.
+
+    With ``softcap`` c (Gemma-2) the scores are ``c·tanh((weight·z + bias) / c)``. A causal LM's
+    token head is a Head with n_outputs = the vocabulary size and no labels.
+    """
+
+    weight: Array  # shape: (n_outputs, d)
+    bias: Array  # shape: (n_outputs,)
+    labels: tuple[str, ...] = ()
+    space: Space = UNKNOWN
+    softcap: float | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weight, bias = _pair(self.weight, self.bias, "head")
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "bias", bias)
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "space", _space_or_unknown(self.space, weight.shape[1], "head's"))
+        if self.labels and len(self.labels) != weight.shape[0]:
+            raise InputError(
+                "the head's labels do not fit its weight",
+                got=f"{len(self.labels)} labels",
+                expected=f"{weight.shape[0]}",
+            )
+        if self.softcap is not None and not 0 < self.softcap < np.inf:
+            raise InputError(
+                "the head's soft cap is not usable", got=repr(self.softcap), expected="above 0"
+            )
+
+    @property
+    def n_outputs(self) -> int:
+        return int(self.weight.shape[0])
+
+    def apply(self, states: Array) -> Array:
+        """Scores. states: (n, d) or (d,); returns (n, n_outputs) or (n_outputs,)."""
+        return self.finish(_apply(self.weight, self.bias, states, "head"))
+
+    __call__ = apply
+
+    def finish(self, scores: Array) -> Array:
+        """What comes after the affine part: the soft cap, or nothing."""
+        if self.softcap is None:
+            return scores
+        capped: Array = np.tanh(scores / self.softcap) * self.softcap
+        return capped
+
+    def predict(self, states: Array) -> npt.NDArray[np.intp]:
+        """Index of the highest score of each state, (n,)."""
+        best: npt.NDArray[np.intp] = np.argmax(self.apply(states), axis=-1)
+        return best
+
+    def __matmul__(self, first: AffineMap) -> Head:
+        """``head @ map``: one head that reads source states, so that the map need not travel."""
+        if not isinstance(first, AffineMap):
+            return NotImplemented
+        self.space.require(first.target, "this map does not lead into this head's space")
+        weight, bias = _compose(self.weight, self.bias, first)
+        card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
+        return dataclasses.replace(self, weight=weight, bias=bias, space=first.source, card=card)
+
+
+def _compose(weight: Array, bias: Array, first: AffineMap) -> tuple[Array, Array]:
+    """W₂(W₁z + b₁) + b₂ = (W₂W₁)z + (W₂b₁ + b₂), in float64, stored as wide as the wider part."""
+    dtype = np.result_type(weight.dtype, first.weight.dtype, np.float32)
+    wide, inner = weight.astype(np.float64), first.weight.astype(np.float64)
+    return (wide @ inner).astype(dtype), (wide @ first.bias.astype(np.float64) + bias).astype(dtype)

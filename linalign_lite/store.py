@@ -1,0 +1,182 @@
+"""Save and load states, maps and heads. docs/FORMAT.md, section 1."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.files import DEFAULT_CAP, AnyArray, load_npz, peek_npz, save_npz
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Head, Space
+from linalign_lite.version import __version__
+
+PathLike = str | os.PathLike[str]
+VERSION = 1
+POOLINGS = ("", "mean", "last", "cls", "tokens")
+
+_FLOATS = ("<f2", "<f4", "<f8")
+_PAIR = {"weight": (_FLOATS, 2), "bias": (_FLOATS, 1)}
+_STATES = {
+    "states": (("<f2", "<f4"), 2),
+    "label_ids": (("<i4",), 1),
+    "text_index": (("<i4",), 1),
+    "char_end": (("<i4",), 1),
+}
+_INT_FIELDS = ("n_texts", "n_cut", "max_length")
+_ROW_FIELDS = ("label_ids", "text_index", "char_end")
+
+
+def save(path: PathLike, thing: HiddenStates | AffineMap | Head) -> None:
+    """Write ``thing`` to ``path``, whole or not at all."""
+    if isinstance(thing, HiddenStates):
+        _save_states(path, thing)
+    elif isinstance(thing, AffineMap):
+        card: dict[str, Any] = {
+            "source": dataclasses.asdict(thing.source),
+            "target": dataclasses.asdict(thing.target),
+            "info": {**thing.card, "library": __version__},
+        }
+        save_npz(path, "linalign-map", VERSION, _pair(thing), card)
+    elif isinstance(thing, Head):
+        card = {
+            "space": dataclasses.asdict(thing.space),
+            "labels": list(thing.labels),
+            "softcap": thing.softcap,
+            "info": {**thing.card, "library": __version__},
+        }
+        save_npz(path, "linalign-head", VERSION, _pair(thing), card)
+    else:
+        raise InputError("only states, maps and heads are saved", got=type(thing).__name__)
+
+
+def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
+    """Read a `.states.npz`. Raises FormatError, or InputError when it is not there."""
+    arrays, card = load_npz(path, "linalign-states", VERSION, _STATES, cap=cap)
+    _require(path, arrays, ("states",))
+    with _named(path):
+        return HiddenStates(
+            states=arrays["states"],
+            space=_space(path, card, "space"),
+            text_digest=_typed(path, card, "text_digest", str),
+            labels=tuple(_strings(path, card, "labels")),
+            **{name: _typed(path, card, name, int) for name in _INT_FIELDS},
+            **{name: arrays.get(name) for name in _ROW_FIELDS},  # type: ignore[arg-type]
+        )
+
+
+def load_map(path: PathLike, *, cap: int = DEFAULT_CAP) -> AffineMap:
+    """Read a `.map.npz`. Raises FormatError, or InputError when it is not there."""
+    arrays, card = load_npz(path, "linalign-map", VERSION, _PAIR, cap=cap)
+    _require(path, arrays, ("weight", "bias"))
+    with _named(path):
+        return AffineMap(
+            arrays["weight"],
+            arrays["bias"],
+            _space(path, card, "source"),
+            _space(path, card, "target"),
+            _typed(path, card, "info", dict),
+        )
+
+
+def load_head(path: PathLike, *, cap: int = DEFAULT_CAP) -> Head:
+    """Read a `.head.npz`. Raises FormatError, or InputError when it is not there."""
+    arrays, card = load_npz(path, "linalign-head", VERSION, _PAIR, cap=cap)
+    _require(path, arrays, ("weight", "bias"))
+    softcap = card.get("softcap")
+    if softcap is not None and not isinstance(softcap, (int, float)):
+        raise FormatError(f"{path}: softcap is not a number")
+    with _named(path):
+        return Head(
+            arrays["weight"],
+            arrays["bias"],
+            tuple(_strings(path, card, "labels")),
+            _space(path, card, "space"),
+            None if softcap is None else float(softcap),
+            _typed(path, card, "info", dict),
+        )
+
+
+def load(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates | AffineMap | Head:
+    """Read whichever of our `.npz` files this is."""
+    kind = peek_npz(path).get("format")
+    if kind == "linalign-states":
+        return load_states(path, cap=cap)
+    if kind == "linalign-map":
+        return load_map(path, cap=cap)
+    if kind == "linalign-head":
+        return load_head(path, cap=cap)
+    raise FormatError(f"{path} is not one of our files", got=str(kind)[:60])
+
+
+def _save_states(path: PathLike, states: HiddenStates) -> None:
+    arrays: dict[str, AnyArray] = {"states": states.states}
+    for name in _ROW_FIELDS:
+        rows = getattr(states, name)
+        if rows is not None:
+            arrays[name] = np.asarray(rows, dtype="<i4")
+    card = {
+        "space": dataclasses.asdict(states.space),
+        "text_digest": states.text_digest,
+        "labels": list(states.labels),
+        "library": __version__,
+        **{name: getattr(states, name) for name in _INT_FIELDS},
+    }
+    save_npz(path, "linalign-states", VERSION, arrays, card)
+
+
+def _pair(thing: AffineMap | Head) -> dict[str, AnyArray]:
+    dtype = np.result_type(thing.weight.dtype, thing.bias.dtype).newbyteorder("<")
+    return {"weight": thing.weight.astype(dtype), "bias": thing.bias.astype(dtype)}
+
+
+@contextlib.contextmanager
+def _named(path: PathLike) -> Iterator[None]:
+    """What the data classes find wrong becomes a FormatError that names the file."""
+    try:
+        yield
+    except InputError as e:
+        raise FormatError(f"{path}: {e}") from e
+
+
+def _require(path: PathLike, arrays: Mapping[str, AnyArray], names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in arrays:
+            raise FormatError(f"{path} has no member {name!r}")
+
+
+def _typed(path: PathLike, card: Mapping[str, Any], name: str, kind: type) -> Any:
+    value: Any = card.get(name)
+    if type(value) is not kind or (kind is int and value < 0):
+        raise FormatError(
+            f"{path}: the card's {name!r} is not usable",
+            got=type(value).__name__,
+            expected=kind.__name__,
+        )
+    return value
+
+
+def _strings(path: PathLike, card: Mapping[str, Any], name: str) -> list[str]:
+    values = card.get(name)
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise FormatError(f"{path}: the card's {name!r} is not a list of strings")
+    return values
+
+
+def _space(path: PathLike, card: Mapping[str, Any], name: str) -> Space:
+    raw = card.get(name)
+    fields = {"dim": int, "model": str, "name": str, "pooling": str, "normalize": bool}
+    if (
+        not isinstance(raw, dict)
+        or set(raw) != set(fields)
+        or not all(type(raw[k]) is t for k, t in fields.items())
+        or raw["dim"] < 1
+        or raw["pooling"] not in POOLINGS
+    ):
+        raise FormatError(f"{path}: the card's {name!r} is not a space")
+    return Space(**raw)

@@ -152,7 +152,8 @@ def _require(path: PathLike, arrays: Mapping[str, AnyArray], names: tuple[str, .
 
 def _typed(path: PathLike, card: Mapping[str, Any], name: str, kind: type) -> Any:
     value: Any = card.get(name)
-    if type(value) is not kind or (kind is int and value < 0):
+    usable = type(value) is kind
+    if not usable or (kind is int and value < 0):
         raise FormatError(
             f"{path}: the card's {name!r} is not usable",
             got=type(value).__name__,

@@ -1,0 +1,288 @@
+"""Fit an affine map between two models' hidden states.
+
+Objective (Gorbett & Jana, arXiv 2603.18908, section 3, with a relative penalty and an intercept):
+
+    minimise  ‖X_c Wᵀ − Y_c‖² + λ ‖W‖²,   bias = mean(Y) − W mean(X),
+
+X_c and Y_c being the centred source (n, d_source) and target (n, d_target). λ = penalty ·
+trace(X_cᵀX_c) / d_source, so that a penalty means the same at every scale of the states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Array
+from linalign_lite.moments import Float64, FoldedMoments, Moments, folded
+
+METHODS = ("ridge", "lstsq", "procrustes")
+PENALTIES = np.logspace(-8, 2, 61)
+LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit found. ``held_out_r2`` is K-fold, each fold predicted by a map that never saw it.
+
+    ``condition`` is the ratio of the largest to the smallest eigenvalue of X_cᵀX_c (inf when it is
+    singular), ``rank`` its numerical rank, ``freedom`` the effective degrees of freedom
+    Σ sᵢ/(sᵢ+λ). ``curve`` lists (penalty, held-out R²) pairs, empty without a search.
+    """
+
+    method: str
+    penalty: float
+    n: int
+    d_source: int
+    d_target: int
+    folds: int
+    held_out_r2: float
+    condition: float
+    rank: int
+    freedom: float
+    warnings: tuple[str, ...] = ()
+    curve: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+
+    def as_card(self) -> dict[str, Any]:
+        """For the map file: everything but the curve, infinities as null."""
+        card = asdict(self)
+        del card["curve"]
+        card["warnings"] = list(self.warnings)
+        if not np.isfinite(self.condition):
+            card["condition"] = None
+        return card
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """X_cᵀX_c = Q diag(s) Qᵀ, and QᵀX_cᵀY_c: all that any penalty needs."""
+
+    values: Float64  # shape: (d_source,)  s, none below 0
+    vectors: Float64  # shape: (d_source, d_source)  Q
+    projected: Float64  # shape: (d_source, d_target)  QᵀX_cᵀY_c
+    mean_x: Float64
+    mean_y: Float64
+
+    @property
+    def cutoff(self) -> float:
+        """Eigenvalues at or below this are rounding noise."""
+        return float(self.values[-1]) * len(self.values) * np.finfo(np.float64).eps
+
+    @property
+    def unit(self) -> float:
+        """trace / d_source: what a relative penalty of 1 stands for."""
+        return float(self.values.sum()) / len(self.values)
+
+    def shrink(self, penalty: float) -> Float64:
+        """1 / (s + λ), (d_source,); 0 where that would divide by nothing (the pseudo-inverse)."""
+        shifted = self.values + penalty * self.unit
+        safe = shifted > self.cutoff
+        return np.divide(1.0, shifted, out=np.zeros_like(shifted), where=safe)
+
+
+def fit(
+    source: HiddenStates | Array,
+    target: HiddenStates | Array,
+    *,
+    method: str = "ridge",
+    penalty: float | str = "auto",
+    folds: int = 5,
+    seed: int = 0,
+) -> tuple[AffineMap, FitReport]:
+    """Fit the affine map that carries source states into the target's space.
+
+    source: (n, d_source) and target: (n, d_target), row i of both the same text.
+    method: "ridge" (penalty chosen by exact K-fold cross-validation unless given), "lstsq" (no
+    penalty, minimum norm, `scipy.linalg.lstsq` on the rows), "procrustes" (a scaled rotation).
+    Returns the map (weight (d_target, d_source), float32) and a report.
+
+    Raises MismatchError when the states were made from different texts, InputError for an unknown
+    method, a penalty below 0, or folds that do not fit the data.
+    """
+    x, y = _states(source), _states(target)
+    x.require_same_texts(y)
+    if method not in METHODS:
+        raise InputError("unknown method", got=method, expected=", ".join(METHODS))
+    moments = folded(x.states, y.states, folds, x.groups, seed)
+    if method == "ridge":
+        weight, bias, report = fit_moments(moments, penalty=penalty)
+    elif penalty not in ("auto", 0, 0.0):
+        raise InputError(f"{method} has no penalty", got=str(penalty), hint="use --method ridge")
+    elif method == "lstsq":
+        weight, bias = _lstsq(x.states, y.states)
+        report = _report(moments, "lstsq", 0.0, _held_out(moments, [0.0])[0])
+    else:
+        weight, bias, report = _procrustes_of(moments)
+    card = {**report.as_card(), "text_digest": x.text_digest or y.text_digest}
+    result = AffineMap(weight.astype(np.float32), bias.astype(np.float32), x.space, y.space, card)
+    return result, report
+
+
+def fit_moments(
+    moments: FoldedMoments, *, penalty: float | str = "auto"
+) -> tuple[Float64, Float64, FitReport]:
+    """Ridge from moments alone: no row of the data is needed.
+
+    Returns weight (d_target, d_source), bias (d_target,) and a report. Raises InputError for a
+    penalty that is neither "auto" nor a number of at least 0.
+    """
+    curve: tuple[tuple[float, float], ...] = ()
+    if penalty == "auto":
+        scores = _held_out(moments, PENALTIES)
+        curve = tuple((float(p), float(s)) for p, s in zip(PENALTIES, scores, strict=True))
+        best = int(np.argmax(scores))
+        chosen, score = curve[best]
+    else:
+        chosen = _number(penalty)
+        score = _held_out(moments, [chosen])[0]
+    total = spectrum(moments.total())
+    weight, bias = ridge(total, chosen)
+    return weight, bias, _report(moments, "ridge", chosen, float(score), curve, total)
+
+
+def spectrum(moments: Moments) -> Spectrum:
+    """Eigendecomposition of the centred X_cᵀX_c: O(d³) once, then every penalty is O(d²)."""
+    values, vectors = np.linalg.eigh(moments.xx)
+    return Spectrum(
+        np.maximum(values, 0.0),
+        vectors,
+        vectors.T @ moments.xy,
+        moments.mean_x,
+        moments.mean_y,
+    )
+
+
+def ridge(spectrum: Spectrum, penalty: float) -> tuple[Float64, Float64]:
+    """W = (Q diag(1/(s+λ)) QᵀX_cᵀY_c)ᵀ and the bias that makes the means meet."""
+    weight = (spectrum.vectors @ (spectrum.shrink(penalty)[:, None] * spectrum.projected)).T
+    return weight, spectrum.mean_y - weight @ spectrum.mean_x
+
+
+def _lstsq(x: Array, y: Array) -> tuple[Float64, Float64]:
+    """Least squares on the centred rows themselves, so the condition is not squared."""
+    from scipy.linalg import lstsq
+
+    x64, y64 = x.astype(np.float64), y.astype(np.float64)
+    mean_x, mean_y = x64.mean(axis=0), y64.mean(axis=0)
+    solution = lstsq(x64 - mean_x, y64 - mean_y, overwrite_a=True, overwrite_b=True)[0]
+    return solution.T, mean_y - solution.T @ mean_x
+
+
+def procrustes(moments: Moments) -> tuple[Float64, Float64]:
+    """minimise ‖s X_c Rᵀ − Y_c‖² over s > 0 and R with orthonormal rows or columns.
+
+    R = V Uᵀ with X_cᵀY_c = U S Vᵀ (Schönemann 1966), s = trace(S) / ‖X_c Rᵀ‖². Unequal dimensions
+    are as if the narrower side were padded with zeros.
+    """
+    u, s, vt = np.linalg.svd(moments.xy, full_matrices=False)
+    rotation = vt.T @ u.T  # shape: (d_target, d_source)
+    spread = float(((rotation @ moments.xx) * rotation).sum())
+    weight = rotation * (s.sum() / spread if spread > 0 else 0.0)
+    return weight, moments.mean_y - weight @ moments.mean_x
+
+
+def _procrustes_of(moments: FoldedMoments) -> tuple[Float64, Float64, FitReport]:
+    error = spread = 0.0
+    for train, held_out in moments.splits():
+        weight, _ = procrustes(train)
+        part = held_out.about(train.mean_x, train.mean_y)
+        error += _squared_error(weight, part)
+        spread += float(held_out.about(held_out.mean_x, moments.total().mean_y).yy.sum())
+    weight, bias = procrustes(moments.total())
+    return weight, bias, _report(moments, "procrustes", 0.0, 1.0 - error / spread)
+
+
+def _squared_error(weight: Float64, m: Moments) -> float:
+    """‖X Wᵀ − Y‖² from moments about the map's own means: tr(yy) − 2 tr(W xy) + tr(W xx Wᵀ)."""
+    cross = (weight * m.xy.T).sum()
+    square = ((weight @ m.xx) * weight).sum()
+    return float(m.yy.sum() - 2 * cross + square)
+
+
+def _held_out(moments: FoldedMoments, penalties: npt.ArrayLike) -> Float64:
+    """Exact K-fold held-out R² of every penalty, (n_penalties,), without touching a row.
+
+    In the eigenbasis of a fold's training data, with f = 1/(s+λ), A = QᵀX_cᵀY_c of the training
+    part, B and G the held-out XᵀY and XᵀX (about the training means) in that basis:
+    ‖X Wᵀ − Y‖² = yy − 2 fᵀ(A∘B)1 + fᵀ(G ∘ AAᵀ)f, so each penalty costs one O(d²) form.
+    """
+    penalties = np.asarray(penalties, dtype=np.float64)
+    errors = np.zeros(len(penalties))
+    spread, mean_y = 0.0, moments.total().mean_y
+    for train, held_out in moments.splits():
+        basis = spectrum(train)
+        part = held_out.about(train.mean_x, train.mean_y)
+        linear = np.einsum("ij,ij->i", basis.projected, basis.vectors.T @ part.xy)
+        inner = basis.vectors.T @ part.xx @ basis.vectors
+        quadratic = inner * (basis.projected @ basis.projected.T)
+        for i, penalty in enumerate(penalties):
+            f = basis.shrink(float(penalty))
+            errors[i] += part.yy.sum() - 2 * f @ linear + f @ quadratic @ f
+        spread += float(held_out.about(held_out.mean_x, mean_y).yy.sum())
+    if spread <= 0:
+        raise InputError("the target states are all the same, so no map can be judged")
+    scores: Float64 = 1.0 - errors / spread
+    return scores
+
+
+def _report(
+    moments: FoldedMoments,
+    method: str,
+    penalty: float,
+    score: float,
+    curve: tuple[tuple[float, float], ...] = (),
+    total: Spectrum | None = None,
+) -> FitReport:
+    total = total or spectrum(moments.total())
+    d_source, d_target = total.projected.shape
+    rank = int((total.values > total.cutoff).sum())
+    smallest = float(total.values[0])
+    return FitReport(
+        method=method,
+        penalty=penalty,
+        n=moments.n,
+        d_source=d_source,
+        d_target=d_target,
+        folds=len(moments.folds),
+        held_out_r2=float(score),
+        condition=float(total.values[-1]) / smallest if rank == d_source else float("inf"),
+        rank=rank,
+        freedom=float((total.values * total.shrink(penalty)).sum()),
+        warnings=_warnings(moments.n, d_source, penalty, curve),
+        curve=curve,
+    )
+
+
+def _warnings(
+    n: int, d_source: int, penalty: float, curve: tuple[tuple[float, float], ...]
+) -> tuple[str, ...]:
+    found = []
+    if n < LOW_ROWS * d_source:
+        found.append(
+            f"{n} rows are few for {d_source} source dimensions; "
+            f"{LOW_ROWS * d_source} or more make a map that holds on new texts"
+        )
+    if curve and penalty in (curve[0][0], curve[-1][0]):
+        found.append(f"the best penalty, {penalty:g}, is at the edge of those tried")
+    return tuple(found)
+
+
+def _number(penalty: float | str) -> float:
+    try:
+        value = float(penalty)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise InputError(
+            "the penalty is not usable", got=str(penalty)[:40], expected="auto, or 0 or more"
+        )
+    return value
+
+
+def _states(value: HiddenStates | Array) -> HiddenStates:
+    return value if isinstance(value, HiddenStates) else HiddenStates(np.asarray(value))

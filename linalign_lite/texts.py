@@ -1,0 +1,185 @@
+"""Read texts, and labels where there are any, from .txt, .jsonl, .csv or standard input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError
+from linalign_lite.hidden import text_digest
+
+FORMATS = ("txt", "jsonl", "csv")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts in file order. ``labels`` is empty, or has one label a text. ``n_blank``: skipped."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    n_blank: int = 0
+
+    @property
+    def digest(self) -> str:
+        return text_digest(self.texts)
+
+    def label_ids(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32] | None]:
+        """The distinct labels, sorted, and each text's index into them; ((), None) without."""
+        if not self.labels:
+            return (), None
+        names = tuple(sorted(set(self.labels)))
+        index = {name: i for i, name in enumerate(names)}
+        return names, np.array([index[label] for label in self.labels], dtype=np.int32)
+
+
+def read_texts(path: str, *, fmt: str = "auto", limit: int | None = None) -> Texts:
+    """Read ``path`` ("-" is standard input).
+
+    ``txt``: a text a line. ``jsonl``: objects with `text` and optionally `label`. ``csv``: a header
+    with a column `text` and optionally `label`. "auto" goes by the file's ending (standard input:
+    txt). Blank lines are skipped and counted.
+
+    Raises InputError for an empty file, bytes that are not UTF-8, a row without usable text, and a
+    label that only some rows have, naming the line.
+    """
+    kind = _kind(path, fmt)
+    content = _decode(path, _read(path))
+    rows = {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[kind](path, content)
+    texts: list[str] = []
+    labels: list[str | None] = []
+    n_blank = 0
+    for line, text, label in rows:
+        if text is None:
+            n_blank += 1
+            continue
+        if limit is not None and len(texts) >= limit:
+            break
+        texts.append(text)
+        if labels and (label is None) != (labels[0] is None):
+            raise InputError(
+                f"{path}, line {line}: a label is missing",
+                got="rows with a label and rows without",
+                expected="a label on every row, or on none",
+            )
+        labels.append(label)
+    if not texts:
+        raise InputError(f"{path} holds no text", expected="at least one line that is not blank")
+    return Texts(tuple(texts), tuple(x for x in labels if x is not None), n_blank)
+
+
+Row = tuple[int, str | None, str | None]  # line, text (None: a blank line), label
+
+
+def _txt(_path: str, content: str) -> Iterator[Row]:
+    for number, line in enumerate(_lines(content), 1):
+        yield number, line if line.strip() else None, None
+
+
+def _jsonl(path: str, content: str) -> Iterator[Row]:
+    for number, line in enumerate(_lines(content), 1):
+        if not line.strip():
+            yield number, None, None
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as e:
+            raise InputError(f"{path}, line {number} is not JSON", hint="one object a line") from e
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number} is not a JSON object", got=type(row).__name__)
+        yield number, _text(path, number, row.get("text")), _label(path, number, row.get("label"))
+
+
+def _csv(path: str, content: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    try:
+        fields = reader.fieldnames or []
+        if "text" not in fields:
+            raise InputError(
+                f"{path} has no column `text`",
+                got=", ".join(str(name)[:40] for name in fields[:8]) or "no header",
+                expected="a header line with `text`, and `label` where there are labels",
+            )
+        for row in reader:
+            number = reader.line_num
+            label = row.get("label") or None
+            yield number, _text(path, number, row["text"]), _label(path, number, label)
+    except csv.Error as e:
+        raise InputError(f"{path}, line {reader.line_num} is not CSV", got=str(e)) from e
+
+
+def _text(path: str, number: int, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        got = "nothing" if value is None else "blank" if isinstance(value, str) else "no string"
+        raise InputError(
+            f"{path}, line {number} has no usable text", got=got, expected="a string in `text`"
+        )
+    if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can say what UTF-8 cannot
+        raise InputError(f"{path}, line {number} has half of a surrogate pair in its text")
+    return value
+
+
+def _label(path: str, number: int, value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):  # numbers are names here: 3 and "3" are the same label
+        return str(value)
+    raise InputError(
+        f"{path}, line {number}: the label is not usable",
+        got=type(value).__name__,
+        expected="a string or a whole number",
+    )
+
+
+def _lines(content: str) -> Iterator[str]:
+    """Lines ended by \\n or \\r\\n only: U+2028 and friends may stand inside a text."""
+    for line in io.StringIO(content, newline="\n"):
+        yield line.rstrip("\r\n")
+
+
+def _kind(path: str, fmt: str) -> str:
+    if fmt != "auto":
+        if fmt not in FORMATS:
+            raise InputError("unknown format", got=fmt, expected=", ".join(FORMATS))
+        return fmt
+    if path == "-":
+        return "txt"
+    ending = Path(path).suffix.lower().lstrip(".")
+    if ending not in FORMATS:
+        raise InputError(
+            f"cannot tell the format of {path}",
+            got=f".{ending}" if ending else "no ending",
+            expected="a file that ends in .txt, .jsonl or .csv",
+            hint="or say it with --format",
+        )
+    return ending
+
+
+def _read(path: str) -> bytes:
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(path).read_bytes()
+    except OSError as e:
+        raise InputError(f"cannot read {path}", got=e.strerror or str(e)) from e
+
+
+def _decode(path: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = raw.count(b"\n", 0, e.start) + 1
+        raise InputError(
+            f"{path}, line {line} is not UTF-8",
+            got=f"byte 0x{raw[e.start]:02x} at offset {e.start}",
+            hint="convert the file, for instance with iconv -t utf-8",
+        ) from e

@@ -207,22 +207,23 @@ def batches(
 @torch.no_grad()
 def bits_per_character(model: Any, tok: Tokenizer, stories: list[str], eos: int) -> float:
     """Teacher-forced: nats of every text token and of the end token, over characters, in bits.
-    A story longer than the context is read in consecutive windows."""
+
+    Every token is scored once. A story longer than the context is read in windows that overlap by
+    half, each begun with the start token, so that a token has half a context before it.
+    """
     model.eval()
     nats, chars = 0.0, 0
-    bos = tok.encode("").ids[:1]
     for story in stories:
-        ids = [*tok.encode(story).ids, eos]
+        bos, *ids = [*tok.encode(story).ids, eos]
         chars += len(story)
-        for start in range(0, len(ids) - 1, CONTEXT - 1):
-            window = ids[start : start + CONTEXT]
-            if start:
-                window = [*bos, *ids[start + 1 : start + CONTEXT]]
-            if len(window) < 2:
-                continue
-            x = torch.tensor([window])
-            logits = model(x).logits[0, :-1].double()
-            nats += float(torch.nn.functional.cross_entropy(logits, x[0, 1:], reduction="sum"))
+        scored = 0  # how many of ids have been scored
+        while scored < len(ids):
+            start = max(0, scored - CONTEXT // 2)
+            x = torch.tensor([[bos, *ids[start : start + CONTEXT - 1]]])
+            logits = model(x).logits[0, scored - start : -1].double()
+            truth = x[0, 1 + scored - start :]
+            nats += float(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"))
+            scored = min(len(ids), start + CONTEXT - 1)
     model.train()
     return nats / chars / math.log(2)
 
@@ -235,11 +236,18 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(recipe.seed)
     stories = read_stories(args.stories)[recipe.parity :: 2]
     extra = [s for path in args.extra for s in read_stories(path)]
-    tok = train_tokenizer(args.name, stories + extra[:4000], recipe.vocab)
+    if args.start:
+        tok = Tokenizer.from_file(str(args.start / "tokenizer.json"))
+    else:
+        tok = train_tokenizer(args.name, stories + extra[:4000], recipe.vocab)
     eos = tok.token_to_id(EOS)
     documents = [e.ids for e in tok.encode_batch(stories * args.repeat + extra)]
     valid = read_stories(args.valid)[:60] if args.valid else []
-    model = new_model(args.name, tok)
+    if args.start:
+        model = AutoModelForCausalLM.from_pretrained(args.start)
+        rng = np.random.default_rng(recipe.seed + 1)
+    else:
+        model = new_model(args.name, tok)
     count = sum(p.numel() for p in model.parameters())
     print(
         f"{args.name}: {count:,} parameters, vocabulary {tok.get_vocab_size()}, {len(stories)} "
@@ -252,8 +260,9 @@ def train(args: argparse.Namespace) -> None:
     started = time.monotonic()
     model.train()
     for step in range(args.steps):
-        # warm up, hold, then decay to zero over the last half
-        scale = min(1.0, (step + 1) / 50, 2 * (args.steps - step) / args.steps)
+        # warm up, hold, then fall to zero over the last part
+        left = (args.steps - step) / args.steps
+        scale = min(1.0, (step + 1) / 50, left / args.decay if args.decay else 1.0)
         for opt, lrs in zip(opts, base, strict=True):
             for group, lr in zip(opt.param_groups, lrs, strict=True):
                 group["lr"] = lr * scale
@@ -349,6 +358,8 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--rows", type=int, default=8)
     p.add_argument("--repeat", type=int, default=2, help="how often a real story counts")
     p.add_argument("--lr", type=float, default=4e-3)
+    p.add_argument("--decay", type=float, default=0.5, help="share of the steps that decay")
+    p.add_argument("--start", type=Path, help="go on from this folder's model and tokenizer")
     p.add_argument("--threads", type=int, default=0)
     p.set_defaults(run=train)
     p = sub.add_parser("measure")

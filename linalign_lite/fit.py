@@ -169,7 +169,8 @@ def _lstsq(x: Array, y: Array) -> tuple[Float64, Float64]:
 
     x64, y64 = x.astype(np.float64), y.astype(np.float64)
     mean_x, mean_y = x64.mean(axis=0), y64.mean(axis=0)
-    solution = lstsq(x64 - mean_x, y64 - mean_y, overwrite_a=True, overwrite_b=True)[0]
+    noise = max(x.shape) * np.finfo(np.float64).eps  # centring leaves rounding where rank is short
+    solution = lstsq(x64 - mean_x, y64 - mean_y, noise, overwrite_a=True, overwrite_b=True)[0]
     return solution.T, mean_y - solution.T @ mean_x
 
 

@@ -1,0 +1,57 @@
+"""The command line. Each command parses, calls one function of the library, and prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from linalign_lite.commands import alignment, demonstration, models, private
+from linalign_lite.errors import LinalignError
+from linalign_lite.version import __version__
+
+app = typer.Typer(
+    name="linalign-lite",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Let two parties with different language models work together: affine maps between "
+    "hidden states, and encrypted scoring, on CPU.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"linalign-lite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_wanted: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    pass
+
+
+for room in (models, alignment, private, demonstration):
+    room.register(app)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 failure, 2 wrong usage or wrong files."""
+    try:
+        app(args=argv, prog_name="linalign-lite")
+    except LinalignError as e:
+        sys.stderr.write(f"error: {e}\n")
+        return e.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing half-written was left behind\n")
+        return 130
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(e.code is not None)
+    return 0

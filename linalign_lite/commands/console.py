@@ -1,0 +1,72 @@
+"""What the commands say: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linalign_lite.errors import InputError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing on standard error but errors.")
+]
+
+
+@dataclass(frozen=True)
+class Console:
+    """One command's voice."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def result(self, data: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """The command's answer: ``data`` with --json, else ``lines``."""
+        text = json.dumps(data, ensure_ascii=False) if self.as_json else "\n".join(lines)
+        sys.stdout.write(text + "\n")
+
+    def note(self, text: str) -> None:
+        """Something to know beside the answer."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def warn(self, warnings: Sequence[str]) -> None:
+        for text in warnings:
+            self.note(f"warning: {text}")
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar on standard error when that is a terminal; nothing when it is not."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda _: None
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+        with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda count: bar.advance(task, count)
+
+
+def table(rows: Sequence[tuple[str, object]]) -> list[str]:
+    """Two aligned columns."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def require_folder_of(path: Path) -> None:
+    """Raise InputError now, not after an hour's work, when ``path`` cannot be written."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", expected="the name of a file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} is not there", hint="make it first")

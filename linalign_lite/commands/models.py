@@ -1,0 +1,174 @@
+"""export, extract, inspect: models, states, and files of any kind."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_folder_of, table
+from linalign_lite.errors import InputError
+
+
+class Task(StrEnum):
+    auto = "auto"
+    embed = "embed"
+    generate = "generate"
+
+
+class Dtype(StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+class Pooling(StrEnum):
+    mean = "mean"
+    last = "last"
+    cls = "cls"
+    tokens = "tokens"
+
+
+class Format(StrEnum):
+    auto = "auto"
+    txt = "txt"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(export)
+    app.command()(extract)
+    app.command()(inspect)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a hub id.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    task: Annotated[Task, typer.Option(help="What the model is for; auto asks its config.")] = (
+        Task.auto
+    ),
+    dtype: Annotated[
+        Dtype, typer.Option(help="How weights are stored; computing is always in float32.")
+    ] = Dtype.fp32,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset; default: Optimum's own.")] = None,
+    from_onnx: Annotated[
+        bool,
+        typer.Option(
+            "--from-onnx", help="MODEL is a folder that somebody exported already; needs no torch."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a model run with onnxruntime alone: final hidden states out, token head beside.
+
+    The export is compared with the torch model on the same inputs, and nothing is left behind
+    when the two do not agree. Needs the extra `export`.
+
+    \b
+    Examples:
+      linalign-lite export sentence-transformers/all-MiniLM-L6-v2 minilm
+      linalign-lite export ./my-llama my-llama-onnx --dtype fp16
+      linalign-lite export ./somebodys-onnx mine --from-onnx
+    """
+    console = Console(as_json, quiet)
+    if from_onnx:
+        from linalign_lite.onnx.split import split_exported
+
+        if task is not Task.auto or opset is not None:
+            raise InputError("--from-onnx takes the graph as it is: no --task, no --opset")
+        card = split_exported(Path(model), out, dtype=dtype.value)
+    else:
+        from linalign_lite.onnx.export import export_model
+
+        card = export_model(
+            model, out, task=task.value, dtype=dtype.value, opset=opset, progress=console.note
+        )
+    size = sum(int(f["size"]) for f in card.files.values())
+    console.result(
+        {"out": str(out), "digest": card.digest, "task": card.task, "parity": dict(card.parity),
+         "hidden_size": card.hidden_size, "bytes": size},
+        [f"{out}: {card.architecture}, {card.task}, {card.hidden_size} dimensions, "
+         f"{size / 1e6:.1f} MB"],
+    )  # fmt: skip
+
+
+def extract(
+    model: Annotated[Path, typer.Argument(help="An exported model folder.")],
+    texts: Annotated[str, typer.Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")],
+    out: Annotated[Path, typer.Argument(help="The file of states to write (.states.npz).")],
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="How a text becomes one state; default: the model's.")
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Scale states to length 1."),
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one batch.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
+    fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
+    limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Text in, final hidden states out, with their provenance.
+
+    Blank lines are skipped; texts longer than the model's context are cut; both are counted.
+
+    \b
+    Examples:
+      linalign-lite extract minilm questions.jsonl questions.states.npz
+      echo "hello" | linalign-lite extract minilm - hello.states.npz
+    """
+    from linalign_lite import extract as extraction
+    from linalign_lite.runtime import load_model
+    from linalign_lite.store import save
+    from linalign_lite.texts import read_texts
+
+    console = Console(as_json, quiet)
+    require_folder_of(out)
+    read = read_texts(texts, fmt=fmt.value, limit=limit)
+    loaded = load_model(model, threads=threads)
+    with console.progress("extracting", len(read.texts)) as tally:
+        states = extraction.extract(
+            loaded,
+            read,
+            pooling=pooling.value if pooling else None,
+            normalize=normalize,
+            max_length=max_length,
+            batch_tokens=extraction.BATCH_TOKENS if batch_tokens is None else batch_tokens,
+            progress=tally,
+        )
+    save(out, states)
+    if read.n_blank:
+        console.note(f"{read.n_blank} blank line(s) skipped")
+    if states.n_cut:
+        console.note(f"{states.n_cut} text(s) cut to {states.max_length} tokens")
+    rows, dim = states.states.shape
+    console.result(
+        {"out": str(out), "rows": rows, "dim": dim, "texts": states.n_texts, "cut": states.n_cut,
+         "blank": read.n_blank, "pooling": states.space.pooling, "labels": len(states.labels),
+         "text_digest": states.text_digest},
+        [f"{out}: {rows} states of {dim} dimensions, {states.space.pooling} pooling"
+         + (f", {len(states.labels)} labels" if states.labels else "")],
+    )  # fmt: skip
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Any file or model folder of linalign-lite.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a file is: states, map, head, model folder, key, query or response.
+
+    \b
+    Examples:
+      linalign-lite inspect a-to-b.map.npz
+      linalign-lite inspect minilm --json
+    """
+    from linalign_lite.describe import describe
+
+    found = describe(file)
+    Console(as_json).result(found, table([(k, v) for k, v in found.items()]))

@@ -1,0 +1,69 @@
+"""How well a head does on labelled states, alone or after a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from linalign_lite.errors import InputError
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Head
+from linalign_lite.metrics import Interval, bootstrap_accuracy, recall_per_class
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy with its interval; ``majority`` is what always saying the commonest label gives.
+
+    ``unknown`` counts rows whose label the head does not know; they count as wrong.
+    """
+
+    accuracy: Interval
+    n: int
+    majority: float
+    unknown: int
+    per_class: Mapping[str, float]
+
+
+def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) -> Evaluation:
+    """Accuracy of arg-max head(map(state)) against the states' labels.
+
+    Raises InputError when there are no labels in common, MismatchError when head, map and states
+    do not belong together.
+    """
+    if not head.labels:
+        raise InputError("this head has no labels", expected="a classifier, not a token head")
+    if states.label_ids is None:
+        raise InputError("these states have no labels", hint="extract from a file with labels")
+    z = states.states
+    if affine is not None:
+        affine.source.require(states.space, "this map does not read these states")
+        head.space.require(affine.target, "this map does not lead into this head's space")
+        z = affine(z)
+    else:
+        head.space.require(states.space, "this head does not read these states")
+    place = {name: i for i, name in enumerate(head.labels)}
+    to_head = np.array([place.get(name, -1) for name in states.labels])
+    truth = to_head[states.label_ids]
+    known = truth >= 0
+    if not known.any():
+        raise InputError(
+            "head and states have no label in common",
+            got=", ".join(states.labels[:3])[:80],
+            expected=", ".join(head.labels[:3])[:80],
+        )
+    guess = head.predict(z)
+    recall = recall_per_class(truth[known], guess[known], head.n_outputs)
+    return Evaluation(
+        accuracy=bootstrap_accuracy(truth, guess),
+        n=len(states),
+        majority=float(np.bincount(truth[known]).max() / len(states)),
+        unknown=int((~known).sum()),
+        per_class={
+            name: float(value)
+            for name, value in zip(head.labels, recall, strict=True)
+            if not np.isnan(value)
+        },
+    )

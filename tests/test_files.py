@@ -1,0 +1,357 @@
+"""Files: exact round trips, golden bytes, and everything a hostile file may try."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from linalign_lite import files, store
+from linalign_lite.errors import FormatError, InputError, OutputExistsError
+from linalign_lite.hidden import HiddenStates, text_digest
+from linalign_lite.linear import AffineMap, Head, Space
+
+SPACE = Space(3, "ab" * 32, "ash", "mean", normalize=True)
+
+
+def example_states() -> HiddenStates:
+    return HiddenStates(
+        np.arange(12, dtype=np.float32).reshape(4, 3) / 8,
+        SPACE,
+        text_digest(["a", "b", "c", "d"]),
+        n_texts=4,
+        n_cut=1,
+        max_length=16,
+        labels=("no", "yes"),
+        label_ids=np.array([0, 1, 1, 0], dtype=np.int32),
+    )
+
+
+def example_map() -> AffineMap:
+    weight = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32) / 4
+    return AffineMap(weight, np.array([0.5, -1], dtype=np.float32), SPACE, Space(2), {"n": 4})
+
+
+def example_head() -> Head:
+    weight = np.array([[1, -2, 3], [-4, 5, -6]], dtype=np.float32) / 4
+    return Head(weight, np.zeros(2, dtype=np.float32), ("no", "yes"), SPACE, 30.0, {"n": 4})
+
+
+EXAMPLES = {
+    "states": (example_states, store.load_states),
+    "map": (example_map, store.load_map),
+    "head": (example_head, store.load_head),
+}
+# The digest of each file as version 1 writes it: same content, same bytes, for ever.
+GOLDEN = {
+    "states": "32e7c3079e80bc55373f26126335c13a7db5e290d47f4bea29e431f23e42cff4",
+    "map": "3c122dfc11f0aabbcf5628b26d43171a1d6d19d11b5d95700a5b9c2135f8660d",
+    "head": "87afd5fcee71d9517650c0cb4065f6d5c7ab7dedaf58a7aad706f4998bb33b78",
+}
+
+
+@pytest.fixture(params=sorted(EXAMPLES))
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def saved(kind, tmp_path):
+    path = tmp_path / f"x.{kind}.npz"
+    store.save(path, EXAMPLES[kind][0]())
+    return path
+
+
+def same(a, b):
+    for name in ("states", "weight", "bias", "label_ids", "text_index", "char_end"):
+        x, y = getattr(a, name, None), getattr(b, name, None)
+        assert (x is None) == (y is None)
+        if x is not None:
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
+    for name in ("space", "source", "target", "labels", "softcap", "text_digest", "n_cut"):
+        assert getattr(a, name, None) == getattr(b, name, None)
+
+
+def test_round_trip(kind, saved):
+    same(EXAMPLES[kind][1](saved), EXAMPLES[kind][0]())
+    same(store.load(saved), EXAMPLES[kind][0]())
+
+
+def test_golden_bytes(kind, saved):
+    assert hashlib.sha256(saved.read_bytes()).hexdigest() == GOLDEN[kind]
+
+
+def test_golden_files_still_load(kind):
+    golden = files.Path(__file__).parent / "golden" / f"v1.{kind}.npz"
+    same(EXAMPLES[kind][1](golden), EXAMPLES[kind][0]())
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float16, np.float32]),
+        st.tuples(st.integers(1, 6), st.integers(1, 6)),
+        elements=st.floats(-100, 100, width=16),
+    ),
+    st.text(max_size=30).filter(lambda t: t.isprintable()),
+)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_states_come_back(tmp_path, states, name):
+    made = HiddenStates(states, Space(states.shape[1], "ff" * 32, name, "tokens"))
+    store.save(tmp_path / "any.npz", made)
+    same(store.load_states(tmp_path / "any.npz"), made)
+
+
+def test_every_truncation_is_named(kind, saved):
+    whole = saved.read_bytes()
+    for size in range(0, len(whole) - 1, 7):
+        saved.write_bytes(whole[:size])
+        with pytest.raises(FormatError):
+            EXAMPLES[kind][1](saved)
+
+
+def test_every_flipped_byte_is_named_or_harmless(kind, saved):
+    whole = saved.read_bytes()
+    original = EXAMPLES[kind][0]()
+    for place in range(len(whole)):
+        broken = bytearray(whole)
+        broken[place] ^= 0xFF
+        saved.write_bytes(broken)
+        try:
+            loaded = EXAMPLES[kind][1](saved)
+        except FormatError:
+            continue
+        same(loaded, original)  # time stamps and the like: no content
+
+
+def test_another_kind_is_named(tmp_path):
+    store.save(tmp_path / "x.npz", example_map())
+    with pytest.raises(FormatError, match="got linalign-map, expected linalign-head"):
+        store.load_head(tmp_path / "x.npz")
+    with pytest.raises(FormatError, match="got linalign-map, expected linalign-states"):
+        store.load_states(tmp_path / "x.npz")
+
+
+def test_a_newer_version_is_named(tmp_path):
+    files.save_npz(tmp_path / "x.npz", "linalign-map", 2, {}, {})
+    with pytest.raises(FormatError, match="got 2, expected 1 to 1"):
+        store.load_map(tmp_path / "x.npz")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*gone.npz: got No such file"):
+        store.load_map(tmp_path / "gone.npz")
+    with pytest.raises(InputError, match="cannot read"):
+        store.load_map(tmp_path)
+
+
+# --- attacks: archives made by hand -------------------------------------------------------------
+
+
+def npy(array, shape=None, descr=None):
+    """An .npy whose header may lie."""
+    header = {
+        "descr": descr or array.dtype.str,
+        "fortran_order": False,
+        "shape": shape or array.shape,
+    }
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, header)
+    return out.getvalue() + array.tobytes()
+
+
+def card(**extra):
+    space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
+    data = {
+        "format": "linalign-map",
+        "version": 1,
+        "source": space,
+        "target": {**space, "dim": 2},
+        "info": {},
+        **extra,
+    }
+    return npy(np.frombuffer(json.dumps(data).encode(), dtype=np.uint8))
+
+
+WEIGHT = npy(np.zeros((2, 3), dtype=np.float32))
+BIAS = npy(np.zeros(2, dtype=np.float32))
+PICKLE = npy(np.frombuffer(b"cos\nsystem\n(S'true'\ntR.", dtype=np.uint8), (1,), "|O")
+
+ATTACKS = {
+    "pickled object": ({"weight": PICKLE, "bias": BIAS}, "wrong type"),
+    "shape larger than the data": (
+        {"weight": npy(np.zeros(4, dtype=np.float32), (1 << 20, 1 << 20)), "bias": BIAS},
+        "does not have the size",
+    ),
+    "negative shape": (
+        {"weight": npy(np.zeros(4, dtype=np.float32), (-2, -3)), "bias": BIAS},
+        "does not have the size|not a readable",
+    ),
+    "float where a card is": ({"weight": WEIGHT, "bias": BIAS, "card": BIAS}, "wrong type"),
+    "no weight": ({"bias": BIAS}, "no member 'weight'"),
+    "extra member": ({"weight": WEIGHT, "bias": BIAS, "../evil": BIAS}, "do not belong"),
+    "not finite": (
+        {"weight": npy(np.full((2, 3), np.nan, dtype=np.float32)), "bias": BIAS},
+        "not finite",
+    ),
+    "bias does not fit": (
+        {"weight": WEIGHT, "bias": npy(np.zeros(5, dtype=np.float32))},
+        "bias does not fit",
+    ),
+    "big endian": ({"weight": npy(np.zeros((2, 3), dtype=">f4")), "bias": BIAS}, "wrong type"),
+    "card is no object": (
+        {"weight": WEIGHT, "bias": BIAS, "card": npy(np.frombuffer(b"[1]", dtype=np.uint8))},
+        "not a JSON object",
+    ),
+    "card is deep": (
+        {"weight": WEIGHT, "bias": BIAS,
+         "card": npy(np.frombuffer(b"[" * 100000, dtype=np.uint8))},
+        "not JSON",
+    ),
+    "space with a wrong type": (
+        {"weight": WEIGHT, "bias": BIAS, "card": card(source={"dim": "3"})},
+        "not a space",
+    ),
+    "space of another dimension": (
+        {"weight": WEIGHT, "bias": BIAS, "card": card(source={
+            "dim": 7, "model": "", "name": "", "pooling": "", "normalize": False})},
+        "source space does not fit",
+    ),
+    "info is no object": (
+        {"weight": WEIGHT, "bias": BIAS, "card": card(info=3)},
+        "'info' is not usable",
+    ),
+    "version is a string": ({"weight": WEIGHT, "bias": BIAS, "card": card(version="1")}, "version"),
+    "version is true": ({"weight": WEIGHT, "bias": BIAS, "card": card(version=0)}, "version"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_attacks_are_refused_by_name(name, tmp_path):
+    members, words = ATTACKS[name]
+    path = tmp_path / "attack.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, data in {"card": card(), **members}.items():
+            archive.writestr(f"{member}.npy", data)
+    with pytest.raises(FormatError, match=words):
+        store.load_map(path)
+
+
+def test_a_compressed_bomb_is_refused_before_it_grows(tmp_path):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("card.npy", card())
+        archive.writestr("weight.npy", npy(np.zeros((2000, 3000), dtype=np.float32)))
+    with pytest.raises(FormatError, match="claims more data than it may hold"):
+        store.load_map(path)
+
+
+def test_a_compressed_member_is_refused(tmp_path):
+    path = tmp_path / "squeezed.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("card.npy", card())
+        archive.writestr("bias.npy", BIAS)
+        archive.writestr("weight.npy", WEIGHT,
+                         compress_type=zipfile.ZIP_DEFLATED)  # fmt: skip
+        archive.writestr("pad.npy", b"\0" * 4096)
+    with pytest.raises(FormatError):
+        store.load_map(path)
+
+
+def test_repeated_members_are_refused(tmp_path):
+    path = tmp_path / "twice.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("card.npy", card())
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("card.npy", card())
+    with pytest.raises(FormatError, match="repeated"):
+        store.load_map(path)
+
+
+def test_a_cap_is_kept(tmp_path):
+    store.save(tmp_path / "x.npz", example_states())
+    with pytest.raises(FormatError, match="at most 100"):
+        store.load_states(tmp_path / "x.npz", cap=100)
+
+
+def test_an_encrypted_member_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    store.save(path, example_map())
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"PK\x01\x02")
+    struct.pack_into("<H", raw, place + 8, 1)  # the flag that says "encrypted"
+    path.write_bytes(raw)
+    with pytest.raises(FormatError):
+        store.load_map(path)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "x.npz"
+    path.write_bytes(b"old")
+
+    def interrupted():
+        with files.atomic(path) as f:
+            f.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    path.write_bytes(b"old")
+
+    def full(_fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.save(path, example_map())
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="does the folder exist"):
+        files.write_atomic(tmp_path / "gone" / "x", b"")
+
+
+def test_secrets_are_private_and_never_overwritten(tmp_path):
+    path = tmp_path / "secret.key"
+    files.write_secret(path, b"s3cret")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(OutputExistsError, match="never overwritten") as caught:
+        files.write_secret(path, b"other")
+    assert "s3cret" not in str(caught.value)
+    assert path.read_bytes() == b"s3cret"
+    (tmp_path / "dangling").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputExistsError):
+        files.write_secret(tmp_path / "dangling", b"x")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_written_files_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        files.write_atomic(tmp_path / "x", b"")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640

@@ -1,0 +1,180 @@
+"""Classifiers against scikit-learn, and their evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.evaluate import evaluate
+from linalign_lite.fit import fit
+from linalign_lite.heads import train_head
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Head, Space
+from linalign_lite.metrics import (
+    bootstrap_accuracy,
+    cross_entropy,
+    mean_cosine,
+    r2,
+    recall_per_class,
+)
+
+
+@pytest.fixture
+def labelled(rng) -> HiddenStates:
+    centres = rng.normal(size=(4, 10)) * 1.5
+    ids = rng.integers(0, 4, size=600).astype(np.int32)
+    states = centres[ids] + rng.normal(size=(600, 10)) * rng.uniform(0.2, 5, size=10) + 20
+    return HiddenStates(states, labels=("a", "b", "c", "d"), label_ids=ids)
+
+
+def test_ridge_is_ridge_on_one_hot(labelled):
+    head, report = train_head(labelled, method="ridge", penalty=0.1)
+    x = labelled.states.astype(float)
+    alpha = 0.1 * ((x - x.mean(0)) ** 2).sum() / 10
+    oracle = Ridge(alpha=alpha).fit(x, np.eye(4)[labelled.label_ids])
+    np.testing.assert_allclose(head.weight, oracle.coef_, atol=1e-5)
+    np.testing.assert_allclose(head.bias, oracle.intercept_, atol=1e-4)
+    assert report.penalty == 0.1
+
+
+def test_logistic_is_scikit_learns_on_standardised_states(labelled):
+    penalty = 1e-2
+    head, _ = train_head(labelled, method="logistic", penalty=penalty)
+    x = labelled.states.astype(float)
+    standard = (x - x.mean(0)) / x.std(0)
+    oracle = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-8, max_iter=2000)
+    oracle.fit(standard, labelled.label_ids)
+    wanted = oracle.predict_log_proba(standard)
+    scores = head(labelled.states).astype(float)
+    got = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    np.testing.assert_allclose(got, wanted, atol=5e-3)
+
+
+def test_dead_dimensions_get_no_weight(labelled):
+    dead = np.hstack([labelled.states, np.full((600, 1), 3.0, dtype=np.float32)])
+    states = HiddenStates(dead, labels=labelled.labels, label_ids=labelled.label_ids)
+    for method in ("ridge", "logistic"):
+        head, _ = train_head(states, method=method)
+        assert np.isfinite(head.weight).all()
+        np.testing.assert_allclose(head.weight[:, -1], 0, atol=1e-6)
+
+
+def test_auto_takes_the_better_by_cross_validation(labelled):
+    head, report = train_head(labelled)
+    assert set(report.tried) == {"ridge", "logistic"}
+    assert report.held_out_accuracy == max(report.tried.values())
+    assert head.card["method"] == report.method
+    assert evaluate(head, labelled).accuracy.value > 0.6
+
+
+def test_held_out_accuracy_is_honest(rng):
+    """On labels that are noise, held-out accuracy is chance although d is large."""
+    states = HiddenStates(
+        rng.normal(size=(300, 200)),
+        labels=("x", "y"),
+        label_ids=rng.integers(0, 2, size=300).astype(np.int32),
+    )
+    _, report = train_head(states)
+    assert 0.35 < report.held_out_accuracy < 0.65
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "forest"}, "unknown method: got forest"),
+        ({"penalty": 1.0}, "a penalty needs a method"),
+        ({"method": "ridge", "penalty": 0}, "expected above 0"),
+        ({"method": "ridge", "penalty": "much"}, "got much"),
+    ],
+)
+def test_wrong_options_are_named(labelled, options, words):
+    with pytest.raises(InputError, match=words):
+        train_head(labelled, **options)
+
+
+def test_labels_are_needed(labelled):
+    with pytest.raises(InputError, match="no labels"):
+        train_head(HiddenStates(labelled.states))
+    one = HiddenStates(labelled.states, labels=("a",), label_ids=np.zeros(600, dtype=np.int32))
+    with pytest.raises(InputError, match="two labels"):
+        train_head(one)
+
+
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+def test_labels_are_matched_by_name_not_by_number(labelled):
+    head, _ = train_head(labelled)
+    order = [2, 0, 3, 1]
+    ids = np.array([order.index(i) for i in labelled.label_ids], dtype=np.int32)
+    renamed = HiddenStates(
+        labelled.states, labels=tuple(labelled.labels[i] for i in order), label_ids=ids
+    )
+    assert evaluate(head, renamed).accuracy == evaluate(head, labelled).accuracy
+
+
+def test_unknown_labels_are_wrong_and_counted(labelled):
+    head, _ = train_head(labelled)
+    labels = ("a", "b", "c", "new")
+    renamed = HiddenStates(labelled.states, labels=labels, label_ids=labelled.label_ids)
+    found = evaluate(head, renamed)
+    assert found.unknown == int((labelled.label_ids == 3).sum())
+    assert found.accuracy.value <= 1 - found.unknown / 600
+    strangers = HiddenStates(labelled.states, labels=tuple("wxyz"), label_ids=labelled.label_ids)
+    with pytest.raises(InputError, match="no label in common"):
+        evaluate(head, strangers)
+
+
+def test_evaluation_through_a_map(labelled, rng):
+    other = HiddenStates(
+        labelled.states @ rng.normal(size=(10, 14)) + 1,
+        labels=labelled.labels,
+        label_ids=labelled.label_ids,
+    )
+    head, _ = train_head(labelled)
+    affine, _ = fit(other, labelled, penalty=1e-8)
+    direct, mapped = evaluate(head, labelled), evaluate(head, other, affine)
+    assert mapped.accuracy.value == pytest.approx(direct.accuracy.value, abs=0.01)
+    folded_in = evaluate(head @ affine, other)
+    assert folded_in.accuracy.value == pytest.approx(mapped.accuracy.value, abs=0.005)
+
+
+def test_a_head_of_another_model_is_refused(labelled):
+    head = Head(np.zeros((4, 10)), np.zeros(4), labelled.labels, Space(10, "a" * 64, "ash"))
+    states = HiddenStates(
+        labelled.states, Space(10, "b" * 64, "birch"), labels=("a",),
+        label_ids=np.zeros(600, dtype=np.int32),
+    )  # fmt: skip
+    with pytest.raises(MismatchError, match=r"got birch .* expected ash"):
+        evaluate(head, states)
+    affine = AffineMap(np.eye(10), np.zeros(10), Space(10, "c" * 64, "cedar"), head.space)
+    with pytest.raises(MismatchError, match="does not read these states"):
+        evaluate(head, states, affine)
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+
+def test_metrics_by_hand():
+    truth = np.array([[0.0, 0], [2, 2]])
+    assert r2(truth, truth) == 1.0
+    assert r2(truth, np.ones((2, 2))) == 0.0
+    assert mean_cosine(np.array([[1.0, 0], [0, 0]]), np.array([[2.0, 0], [1, 1]])) == 0.5
+    assert cross_entropy(np.zeros((3, 4)), np.array([0, 1, 2])) == pytest.approx(np.log(4))
+    assert cross_entropy(np.array([[1e4, 0.0]]), np.array([0])) == 0.0
+    recall = recall_per_class(np.array([0, 0, 2]), np.array([0, 1, 2]), 3)
+    np.testing.assert_array_equal(recall, [0.5, np.nan, 1.0])
+    with pytest.raises(InputError, match="all the same"):
+        r2(np.ones((3, 2)), truth[:1])
+
+
+def test_the_bootstrap_interval_covers(rng):
+    """Of 200 samples with a true accuracy of 0.8, about 95 % of the intervals hold it."""
+    hits = 0
+    for _ in range(200):
+        guess = (rng.random(400) > 0.8).astype(int)
+        interval = bootstrap_accuracy(np.zeros(400, dtype=int), guess)
+        hits += interval.low <= 0.8 <= interval.high
+    assert 180 <= hits <= 199

@@ -1,0 +1,101 @@
+"""The floors stay in order, and importing stays light. DESIGN: a file imports from below only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "linalign_lite"
+FLOORS = {
+    "version": 0, "errors": 0,
+    "linear": 1, "moments": 1, "metrics": 1, "files": 1,
+    "hidden": 2, "store": 2, "fit": 2, "heads": 2, "evaluate": 2, "modelcard": 2, "texts": 2,
+    "runtime": 3, "extract": 3, "encrypt": 3, "onnx": 3,
+    "describe": 4, "demo": 4,
+    "__init__": 5, "commands": 5,
+}  # fmt: skip
+# Within a floor, what comes first may be used by what comes after.
+ORDER = list(FLOORS)
+HEAVY = {"onnxruntime", "tenseal", "onnx", "optimum", "torch", "transformers", "scipy",
+         "tokenizers", "sklearn", "zstandard"}  # fmt: skip
+
+
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path):
+    """(module, whether at the top of the file) of every import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in top
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", id(node) in top
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    mine = room(path)
+    assert mine in FLOORS, f"{mine} has no floor"
+    for module, _ in imported(path):
+        parts = module.split(".")
+        if parts[0] != "linalign_lite" or len(parts) < 2:
+            continue
+        theirs = parts[1] if parts[1] in FLOORS else "__init__"
+        if mine == theirs:
+            continue
+        assert ORDER.index(theirs) < ORDER.index(mine), f"{path.name} imports {module}"
+
+
+def test_only_one_file_touches_the_encryption_library():
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        for module, _ in imported(path)
+        if module.split(".")[0] == "tenseal"
+    }
+    assert users == {"encrypt/seal.py"}
+
+
+def test_files_stay_small():
+    for path in FILES:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 350, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import linalign_lite",
+        "import linalign_lite.encrypt",
+        "import linalign_lite.store, linalign_lite.fit, linalign_lite.heads, linalign_lite.extract",
+        "from linalign_lite.commands import main; main(['--help'])",
+        "from linalign_lite.commands import main; main(['extract', '--help'])",
+    ],
+)
+def test_nothing_heavy_is_loaded(code):
+    names = "sorted({m.split('.')[0] for m in sys.modules} & HEAVY)"
+    check = f"HEAVY = {HEAVY!r}
+{code}
+import sys
+print('LOADED', *{names})"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "LOADED"
+
+
+def test_the_package_imports_no_network_module():
+    for path in FILES:
+        for module, _ in imported(path):
+            assert module.split(".")[0] not in {"requests", "urllib", "http", "socket", "pickle"}

@@ -1,0 +1,119 @@
+"""Reading texts: every way in which a file can be wrong has its own words."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from linalign_lite.errors import InputError
+from linalign_lite.texts import read_texts
+
+
+def write(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_txt_skips_and_counts_blank_lines(tmp_path):
+    read = read_texts(write(tmp_path, "a.txt", "one\n\n  \r\ntwo \r\nthree"))
+    assert read.texts == ("one", "two ", "three")
+    assert read.n_blank == 2
+    assert read.labels == ()
+    assert read.label_ids() == ((), None)
+
+
+def test_a_line_separator_inside_a_text_is_kept(tmp_path):
+    read = read_texts(write(tmp_path, "a.txt", "one\u2028still one\ntwo\x0cstill two\n"))
+    assert read.texts == ("one\u2028still one", "two\x0cstill two")
+
+
+def test_jsonl_with_labels(tmp_path):
+    rows = '{"text": "a", "label": "yes"}\n\n{"text": "b", "label": "no"}\n'
+    read = read_texts(write(tmp_path, "a.jsonl", rows))
+    names, ids = read.label_ids()
+    assert (read.texts, names, ids.tolist()) == (("a", "b"), ("no", "yes"), [1, 0])
+
+
+def test_numbers_are_label_names(tmp_path):
+    read = read_texts(write(tmp_path, "a.jsonl", '{"text": "a", "label": 3}'))
+    assert read.labels == ("3",)
+
+
+def test_csv_with_quotes_and_line_breaks(tmp_path):
+    content = '\ufefflabel,text\nx,"a, b"\ny,"c\nd"\n'
+    read = read_texts(write(tmp_path, "a.csv", content))
+    assert read.texts == ("a, b", "c\nd")
+    assert read.labels == ("x", "y")
+
+
+def test_standard_input_is_txt(monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(b"one\ntwo\n"))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert read_texts("-").texts == ("one", "two")
+
+
+def test_limit(tmp_path):
+    assert read_texts(write(tmp_path, "a.txt", "1\n2\n3\n"), limit=2).texts == ("1", "2")
+
+
+def test_the_digest_depends_on_order_and_borders(tmp_path):
+    digests = {
+        read_texts(write(tmp_path, "a.txt", content)).digest
+        for content in ("ab\nc", "a\nbc", "c\nab", "ab\nc\nd")
+    }
+    assert len(digests) == 4
+
+
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5))
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_text_comes_through_jsonl(tmp_path, texts):
+    texts = [t for t in texts if t.isprintable()] or ["x"]
+    content = "\n".join(json.dumps({"text": t}) for t in texts)
+    assert read_texts(write(tmp_path, "a.jsonl", content)).texts == tuple(texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", "", "holds no text: expected at least one line"),
+        ("a.txt", "\n \n", "holds no text"),
+        ("a.txt", b"good\nb\xffd\n", r"line 2 is not UTF-8: got byte 0xff at offset 6 .*iconv"),
+        ("a.txt", "x\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("a.pdf", "x", r"cannot tell the format of .*: got \.pdf.*--format"),
+        ("noending", "x", "got no ending"),
+        ("a.jsonl", "{", "line 1 is not JSON"),
+        ("a.jsonl", '{"text": "a"}\n[1]', "line 2 is not a JSON object: got list"),
+        ("a.jsonl", '{"txt": "a"}', "line 1 has no usable text: got nothing"),
+        ("a.jsonl", '{"text": " "}', "got blank"),
+        ("a.jsonl", '{"text": 3}', "got no string"),
+        ("a.jsonl", '{"text": "\\ud800"}', "half of a surrogate pair"),
+        ("a.jsonl", "[" * 100000, "line 1 is not JSON"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"}', "line 2: a label is missing"),
+        ("a.jsonl", '{"text": "b"}\n{"text": "a", "label": "x"}', "line 2: a label is missing"),
+        ("a.jsonl", '{"text": "a", "label": [1]}', "label is not usable: got list"),
+        ("a.csv", "a,b\n1,2\n", "no column `text`: got a, b"),
+        ("a.csv", "", "no column `text`: got no header"),
+        ("a.csv", "text,label\na,x\nb,\n", "line 3: a label is missing"),
+        ("a.csv", "text\n\"a\n", "is not CSV"),
+        ("a.csv", "text,label\n ,x\n", "line 2 has no usable text"),
+    ],
+)  # fmt: skip
+def test_wrong_files_are_named(tmp_path, name, content, words):
+    path = write(tmp_path, name, content)
+    with pytest.raises(InputError, match=words) as caught:
+        read_texts(path)
+    assert path in str(caught.value)
+
+
+def test_a_missing_file_and_an_unknown_format_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*gone.txt: got No such file"):
+        read_texts(str(tmp_path / "gone.txt"))
+    with pytest.raises(InputError, match="unknown format: got xml"):
+        read_texts("x", fmt="xml")

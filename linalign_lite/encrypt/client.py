@@ -1,0 +1,250 @@
+"""The client: owns the states and the secret key, encrypts queries, decrypts scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.encrypt.keys import SecretKey, scheme_for
+from linalign_lite.encrypt.messages import (
+    Query,
+    QueryInfo,
+    Response,
+    ResponseInfo,
+    new_identity,
+    require_size,
+)
+from linalign_lite.encrypt.packing import Floats, pack_state, plan, score_positions
+from linalign_lite.encrypt.parameters import (
+    decimals,
+    norm_bits,
+    query_scale,
+    score_error,
+)
+from linalign_lite.encrypt.wire import DIGEST, Kind, PathLike, Record, Writer, reading
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.files import atomic
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Array
+
+Progress = Callable[[int], None]
+_BATCH = 256  # states mapped at once
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What decryption gives: the head's scores, (n, n_outputs), rounded to ``decimals`` places.
+
+    One unit of the last place is at least six standard deviations of the noise. Never send scores
+    back to the provider: docs/SECURITY.md says why.
+    """
+
+    values: Floats = field(repr=False)  # shape: (n, n_outputs)
+    labels: tuple[str, ...]
+    decimals: int
+
+    def predictions(self) -> npt.NDArray[np.intp]:
+        """Index of the highest score of each state, (n,)."""
+        best: npt.NDArray[np.intp] = np.argmax(self.values, axis=1)
+        return best
+
+    def names(self) -> list[str]:
+        """The label of the highest score of each state, or its index when there are none."""
+        return [self.labels[i] if self.labels else str(i) for i in self.predictions().tolist()]
+
+
+class Client:
+    """Encrypts hidden states and decrypts scores with one secret key."""
+
+    def __init__(self, secret_key: SecretKey) -> None:
+        self._key = secret_key
+        self._scheme = scheme_for(secret_key.parameters)
+        self._side = self._scheme.secret_side(secret_key.material)
+
+    def encrypt(
+        self,
+        states: HiddenStates | Array,
+        map: AffineMap | None = None,  # noqa: A002 (the field's word)
+        *,
+        norm_bound: float | None = None,
+        n_outputs: int | None = None,
+        progress: Progress | None = None,
+    ) -> Query:
+        """Encrypt map(state), or the states as they are, each into its own record.
+
+        states: (n, d). ``norm_bound`` is rounded up to a power of two and becomes public; without
+        it the largest norm is, but never below 16. With ``n_outputs``, the number of scores that
+        the provider's head has, the layout sends the fewest bytes. ``progress`` is called with the
+        number of states done since its last call. Raises MismatchError when the map does not read
+        these states, InputError when a state's norm is above the bound.
+        """
+        wrapped = _wrapped(states)
+        info = self._info(wrapped, map, norm_bound, n_outputs)
+        return Query(info, tuple(self._payloads(info, wrapped, map, progress)))
+
+    def encrypt_to(
+        self,
+        path: PathLike,
+        states: HiddenStates | Array,
+        map: AffineMap | None = None,  # noqa: A002 (the field's word)
+        *,
+        norm_bound: float | None = None,
+        n_outputs: int | None = None,
+        progress: Progress | None = None,
+    ) -> QueryInfo:
+        """As ``encrypt``, record by record into a `*.query` file, whole or not at all."""
+        wrapped = _wrapped(states)
+        info = self._info(wrapped, map, norm_bound, n_outputs)
+        with atomic(path) as f:
+            writer = Writer(f, info.header())
+            for payload in self._payloads(info, wrapped, map, progress):
+                writer.write(payload)
+            writer.finish()
+        return info
+
+    def decrypt(self, response: Response, query: Query | None = None) -> Scores:
+        """Scores of a response; with ``query``, only if the response answers it.
+
+        Raises MismatchError when the response belongs to another key or answers another query,
+        FormatError when it is damaged.
+        """
+        digest = query.digest if query else None
+        records = query.records() if query else None
+        return self._scores(
+            response.info, iter(response.payloads), "this response", digest, records, None
+        )
+
+    def decrypt_from(
+        self,
+        path: PathLike,
+        query_path: PathLike | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Scores:
+        """As ``decrypt``, record by record from a `*.response` file (and its `*.query` file)."""
+        digest = records = None
+        if query_path is not None:
+            with reading(query_path, Kind.QUERY) as reader:
+                digest = reader.digest.hex()
+                # digests only: a file of queries may be larger than memory
+                records = [Record(b"", record.digest) for record in reader]
+        with reading(path, Kind.RESPONSE) as reader:
+            info = ResponseInfo.from_header(reader.header, reader.name)
+            payloads = (record.payload for record in reader)
+            return self._scores(info, payloads, reader.name, digest, records, progress)
+
+    def _info(
+        self,
+        states: HiddenStates,
+        map: AffineMap | None,  # noqa: A002
+        norm_bound: float | None,
+        n_outputs: int | None,
+    ) -> QueryInfo:
+        if map is not None:
+            map.source.require(states.space, "this map does not read these states")
+        space = map.target if map is not None else states.space
+        parameters = self._key.parameters
+        layout = plan(parameters.degree, space.dim, n_outputs)
+        with np.errstate(over="ignore", invalid="ignore"):  # norm_bits refuses what overflows
+            norms = np.concatenate([np.linalg.norm(z, axis=1) for z in _mapped(states, map)])
+        largest = float(norms.max())
+        bound = norm_bits(largest if norm_bound is None else norm_bound)
+        if not largest <= 2.0**bound:
+            raise InputError(
+                "a state's norm is above the bound",
+                got=f"{int((norms > 2.0**bound).sum())} of {len(norms)} states above",
+                expected=f"norms up to {2**bound}",
+                hint="declare a larger bound, or leave it out",
+            )
+        info = QueryInfo(
+            parameters,
+            self._key.digest,
+            len(states),
+            layout.chunks * self._scheme.query_size,
+            space,
+            layout.chunks,
+            bound,
+            new_identity(),
+        )
+        # what cannot be read back is not written
+        return QueryInfo.from_header(info.header(), "this query")
+
+    def _payloads(
+        self,
+        info: QueryInfo,
+        states: HiddenStates,
+        map: AffineMap | None,  # noqa: A002
+        progress: Progress | None,
+    ) -> Iterator[bytes]:
+        scale, layout = query_scale(info.parameters, info.norm_bits), info.layout
+        for batch in _mapped(states, map):
+            for state in batch:
+                chunks = pack_state(layout, state)
+                yield b"".join(self._side.encrypt(chunk, scale) for chunk in chunks)
+                if progress:
+                    progress(1)
+
+    def _scores(
+        self,
+        info: ResponseInfo,
+        payloads: Iterator[bytes],
+        name: str,
+        digest: str | None,
+        records: list[Record] | None,
+        progress: Progress | None,
+    ) -> Scores:
+        self._require_mine(info, name)
+        if records is not None and (info.query != digest or info.n != len(records)):
+            raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
+        layout, size = info.layout, self._scheme.response_size
+        products = layout.products(info.n_outputs)
+        require_size(name, info.record_size, DIGEST + products * size)
+        scale = 2.0 ** (query_scale(info.parameters, info.norm_bits) + info.head_scale)
+        positions = score_positions(layout, layout.rows)
+        # grown record by record, because what a header promises is not allocated on its word
+        rows: list[Any] = []
+        for i, payload in enumerate(payloads):
+            if records is not None and payload[:DIGEST] != records[i].digest:
+                raise MismatchError(f"{name}: record {i} answers another query")
+            view = memoryview(payload)[DIGEST:]
+            parts = [
+                self._side.decrypt(view[j * size : (j + 1) * size], scale / info.parameters.dropped)
+                for j in range(products)
+            ]
+            rows.append(np.concatenate([p[positions] for p in parts])[: info.n_outputs])
+            if progress:
+                progress(1)
+        return _finished(info, np.reshape(rows, (len(rows), info.n_outputs)))
+
+    def _require_mine(self, info: ResponseInfo, name: str) -> None:
+        if info.parameters != self._key.parameters or info.key != self._key.digest:
+            raise MismatchError(
+                f"{name} belongs to another key",
+                got=f"{info.parameters.name} {info.key.hex()[:8]}",
+                expected=f"{self._key.parameters.name} {self._key.digest.hex()[:8]}",
+                hint="use the secret key that encrypted the query",
+            )
+
+
+def _wrapped(states: HiddenStates | Array) -> HiddenStates:
+    return states if isinstance(states, HiddenStates) else HiddenStates(np.asarray(states))
+
+
+def _mapped(states: HiddenStates, map: AffineMap | None) -> Iterator[Floats]:  # noqa: A002
+    """The states to encrypt, in batches: (at most _BATCH, d) float64."""
+    for start in range(0, len(states), _BATCH):
+        batch = states.states[start : start + _BATCH]
+        yield np.asarray(batch if map is None else map.apply(batch), dtype=np.float64)
+
+
+def _finished(info: ResponseInfo, scores: Floats) -> Scores:
+    """Soft cap, then rounding to the places that the noise leaves."""
+    if info.softcap is not None:
+        scores = np.tanh(scores / info.softcap) * info.softcap
+    fold = info.layout.fold(info.n_outputs)
+    places = decimals(score_error(info.parameters, info.norm_bits, info.head_scale, fold))
+    return Scores(np.round(scores, places), info.labels, places)

@@ -1,0 +1,134 @@
+"""Secret and public keys: separate types, separate kinds of file.
+
+`secret.key` is created with mode 0600 and never overwritten, and is refused when others can read
+it. Nothing of the provider's takes a SecretKey.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from linalign_lite.encrypt.parameters import DEFAULT, Parameters
+from linalign_lite.encrypt.scheme import Scheme
+from linalign_lite.encrypt.wire import Header, Kind, PathLike, Writer, reading
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.files import write_atomic, write_secret
+
+
+def scheme_for(parameters: Parameters) -> Scheme:
+    """The scheme of a parameter set. This is where the encryption library is first loaded."""
+    if parameters.scheme == "seal":
+        from linalign_lite.encrypt.seal import SealScheme
+
+        return SealScheme(parameters)
+    from linalign_lite.encrypt.noop import NoopScheme
+
+    return NoopScheme(parameters)
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """The half that may be given away. ``digest`` (SHA-256 of the payload) names the key pair."""
+
+    parameters: Parameters
+    payload: bytes = field(repr=False)
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.payload).digest()
+
+    def to_bytes(self) -> bytes:
+        return _framed(Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload)
+
+    def save(self, path: PathLike) -> None:
+        """Write ``path`` (`public.key`), whole or not at all."""
+        write_atomic(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, source: PathLike | bytes) -> PublicKey:
+        """From a file or bytes. FormatError when it is anything but an intact public key."""
+        parameters, digest, payload, name = _unframed(source, Kind.PUBLIC_KEY)
+        scheme_for(parameters).check_public(payload)
+        key = cls(parameters, payload)
+        if key.digest != digest:
+            raise FormatError(f"{name} does not agree with the digest of its key")
+        return key
+
+
+@dataclass(frozen=True, eq=False)
+class SecretKey:
+    """The half that decrypts. ``digest`` is that of the public key it belongs to.
+
+    Neither its text form nor an error shows the key, and it cannot be pickled or copied into
+    another process by accident: ``save`` and ``load`` are the only ways.
+    """
+
+    parameters: Parameters
+    digest: bytes
+    material: bytes = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"SecretKey({self.parameters.name}, {self.digest.hex()[:8]})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret key is not pickled; use save and load")
+
+    def save(self, path: PathLike) -> None:
+        """Create ``path`` (`secret.key`) with mode 0600. OutputExistsError when it is there."""
+        data = _framed(Kind.SECRET_KEY, self.parameters, self.digest, self.material)
+        write_secret(path, data)
+
+    @classmethod
+    def load(cls, path: PathLike) -> SecretKey:
+        """Read a `secret.key`.
+
+        Raises FormatError when it is anything but an intact secret key, InputError when it is not
+        there or when others than its owner may read or write it.
+        """
+        parameters, digest, material, _ = _unframed(path, Kind.SECRET_KEY)
+        _require_private(Path(path))
+        return cls(parameters, digest, material)
+
+
+def keygen(parameters: Parameters = DEFAULT) -> tuple[SecretKey, PublicKey]:
+    """A fresh pair of keys."""
+    secret, public = scheme_for(parameters).keygen()
+    public_key = PublicKey(parameters, public)
+    return SecretKey(parameters, public_key.digest, secret), public_key
+
+
+def _require_private(path: Path) -> None:
+    if os.name == "nt":  # modes mean nothing there; the folder's access list is the user's
+        return
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise InputError(
+            f"{path} can be read or written by others",
+            got=f"mode {mode:04o}",
+            expected="0600",
+            hint=f"chmod 600 {path}; make a new key if others may have read it",
+        )
+
+
+def _framed(kind: Kind, parameters: Parameters, digest: bytes, payload: bytes) -> bytes:
+    buffer = io.BytesIO()
+    writer = Writer(buffer, Header(kind, parameters, digest, 1, len(payload)))
+    writer.write(payload)
+    writer.finish()
+    return buffer.getvalue()
+
+
+def _unframed(source: PathLike | bytes, kind: Kind) -> tuple[Parameters, bytes, bytes, str]:
+    with reading(source, kind) as reader:
+        header, name = reader.header, reader.name
+        scheme = scheme_for(header.parameters)
+        expected = scheme.secret_size if kind is Kind.SECRET_KEY else scheme.public_size
+        if header.n_records != 1 or header.record_size != expected or header.meta:
+            raise FormatError(f"{name} does not have the shape of a {kind.title}")
+        (record,) = reader
+        return header.parameters, header.key, record.payload, name

@@ -1,0 +1,247 @@
+"""The framed binary form of keys, queries and responses. docs/FORMAT.md, section 3.
+
+A header with a digest of itself, then records of one size, each with a digest that binds it to the
+header and to its place. Any truncated, altered, added or reordered byte is a FormatError, and no
+length is believed before it agrees with the size of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import IO, Any
+
+from linalign_lite.encrypt.parameters import Parameters, by_id
+from linalign_lite.errors import FormatError, InputError
+
+PathLike = str | os.PathLike[str]
+
+MAGIC = b"LINALIGN"
+VERSION = 1
+DIGEST = 32
+MAX_META = 64 << 20
+MAX_RECORD = 1 << 30
+MAX_RECORDS = 1 << 32
+# magic, version, kind, parameter id, reserved, records, record size, meta size, reserved, key
+_HEAD = struct.Struct("<8sHHHHQQII32s")
+
+
+class Kind(IntEnum):
+    """What a framed file is."""
+
+    SECRET_KEY = 1
+    PUBLIC_KEY = 2
+    QUERY = 3
+    RESPONSE = 4
+
+    @property
+    def title(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Header:
+    """All that stands before the records. ``key`` is the digest of the public key belonged to."""
+
+    kind: Kind
+    parameters: Parameters
+    key: bytes
+    n_records: int
+    record_size: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """The header's bytes, its digest included. The same header always gives the same."""
+        meta = _json(self.meta)
+        if len(meta) > MAX_META or not 0 < self.record_size <= MAX_RECORD:
+            raise InputError(
+                f"this {self.kind.title} is too large for one file",
+                got=f"{self.record_size} bytes a record, {len(meta)} bytes of description",
+                expected=f"at most {MAX_RECORD} and {MAX_META}",
+                hint="score fewer classes at once",
+            )
+        head = _HEAD.pack(
+            MAGIC,
+            VERSION,
+            self.kind,
+            self.parameters.id,
+            0,
+            self.n_records,
+            self.record_size,
+            len(meta),
+            0,
+            self.key,
+        )
+        return head + meta + hashlib.sha256(head + meta).digest()
+
+    @property
+    def digest(self) -> bytes:
+        return self.encode()[-DIGEST:]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as read or written: its payload, and the digest that binds it to its file."""
+
+    payload: bytes = field(repr=False)
+    digest: bytes
+
+
+def _json(meta: Mapping[str, Any]) -> bytes:
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+def seal_record(header_digest: bytes, index: int, payload: bytes) -> Record:
+    """A record with its digest: SHA-256 of header digest, index (8 bytes) and payload."""
+    sha = hashlib.sha256(header_digest)
+    sha.update(index.to_bytes(8, "little"))
+    sha.update(payload)
+    return Record(payload, sha.digest())
+
+
+class Writer:
+    """Writes a header at once and then records one by one. ``finish`` checks their number."""
+
+    def __init__(self, file: IO[bytes], header: Header) -> None:
+        self._file = file
+        self._header = header
+        encoded = header.encode()
+        self.digest = encoded[-DIGEST:]
+        self._written = 0
+        file.write(encoded)
+
+    def write(self, payload: bytes) -> Record:
+        """Append one record. ``payload`` must have the size that the header states."""
+        if len(payload) != self._header.record_size or self._written >= self._header.n_records:
+            raise InputError(
+                f"a record does not fit this {self._header.kind.title}",
+                got=f"{len(payload)} bytes, record {self._written + 1}",
+                expected=f"{self._header.record_size}, {self._header.n_records} records",
+            )
+        record = seal_record(self.digest, self._written, payload)
+        self._file.write(payload)
+        self._file.write(record.digest)
+        self._written += 1
+        return record
+
+    def finish(self) -> None:
+        """Raise InputError unless all records that the header states were written."""
+        if self._written != self._header.n_records:
+            raise InputError(
+                f"this {self._header.kind.title} is not complete",
+                got=f"{self._written} records",
+                expected=str(self._header.n_records),
+            )
+
+
+class Reader:
+    """Reads a header at once and then records one by one. ``name`` stands in messages."""
+
+    def __init__(self, file: IO[bytes], kind: Kind, name: str) -> None:
+        self._file = file
+        self.name = name
+        self.size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        self.header, self.digest = _read_header(file, kind, name, self.size)
+        size = file.tell() + self.header.n_records * (self.header.record_size + DIGEST)
+        if size != self.size:
+            raise FormatError(
+                f"{name} does not have the size that its header states",
+                got=f"{self.size} bytes",
+                expected=str(size),
+                hint="the file may be truncated or altered; make or copy it again",
+            )
+
+    def __iter__(self) -> Iterator[Record]:
+        """Every record in order. FormatError when one does not agree with its digest."""
+        for index in range(self.header.n_records):
+            payload = _exactly(self._file, self.header.record_size, self.name)
+            digest = _exactly(self._file, DIGEST, self.name)
+            record = seal_record(self.digest, index, payload)
+            if record.digest != digest:
+                raise FormatError(
+                    f"{self.name}: record {index} does not agree with its digest",
+                    hint="the file may be damaged; make or copy it again",
+                )
+            yield record
+
+
+@contextlib.contextmanager
+def reading(source: PathLike | bytes, kind: Kind) -> Iterator[Reader]:
+    """Open a file, or bytes in memory, of one kind. FormatError, or InputError when not there."""
+    if isinstance(source, bytes):
+        yield Reader(io.BytesIO(source), kind, f"this {kind.title}")
+        return
+    path = Path(source)
+    if path.exists() and not path.is_file():  # opening a pipe could wait for ever
+        raise InputError(f"cannot read {path}", got="not a file")
+    try:
+        file = path.open("rb")
+    except OSError as e:
+        raise InputError(f"cannot read {path}", got=e.strerror or str(e)) from e
+    with file:
+        yield Reader(file, kind, str(path))
+
+
+def _exactly(file: IO[bytes], count: int, name: str) -> bytes:
+    data = file.read(count)
+    if len(data) != count:
+        raise FormatError(
+            f"{name} ends early", hint="the file may be truncated; make or copy it again"
+        )
+    return data
+
+
+def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Header, bytes]:
+    if size < _HEAD.size + DIGEST:
+        raise FormatError(f"{name} is too short to be a {kind.title}", got=f"{size} bytes")
+    head = _exactly(file, _HEAD.size, name)
+    magic, version, number, parameter_id, zero, n, record_size, length, zeros, key = _HEAD.unpack(
+        head
+    )
+    if magic != MAGIC:
+        raise FormatError(f"{name} is not one of our keys, queries or responses")
+    if version != VERSION:
+        raise FormatError(
+            f"{name} has a version that this library does not read",
+            got=str(version),
+            expected=f"1 to {VERSION}",
+            hint="a newer linalign-lite may read it",
+        )
+    if number != kind:
+        found = Kind(number).title if number in set(Kind) else f"kind {number}"
+        raise FormatError(f"{name} is another kind of file", got=found, expected=kind.title)
+    if zero or zeros or record_size > MAX_RECORD or record_size < 1 or not 1 <= n <= MAX_RECORDS:
+        raise FormatError(f"{name} states sizes that are not usable")
+    if length > min(MAX_META, size):
+        raise FormatError(f"{name} states a description that is too large", got=str(length))
+    meta = _exactly(file, length, name)
+    digest = _exactly(file, DIGEST, name)
+    if hashlib.sha256(head + meta).digest() != digest:
+        raise FormatError(
+            f"{name}: its header does not agree with its digest",
+            hint="the file may be damaged; make or copy it again",
+        )
+    return Header(kind, by_id(parameter_id), key, n, record_size, _parsed(meta, name)), digest
+
+
+def _parsed(raw: bytes, name: str) -> dict[str, Any]:
+    """The description, which must be JSON in the one form that _json writes."""
+    try:
+        meta = json.loads(raw.decode("ascii"))
+        same = isinstance(meta, dict) and _json(meta) == raw
+    except (ValueError, RecursionError) as e:
+        raise FormatError(f"{name}: its description is not JSON") from e
+    if not same:
+        raise FormatError(f"{name}: its description is not in canonical form")
+    parsed: dict[str, Any] = meta
+    return parsed

@@ -1,0 +1,186 @@
+"""Keys: two types, two kinds of file, and no way to mix or leak them."""
+
+import copy
+import os
+import pickle
+import stat
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linalign_lite.encrypt import seal
+from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
+from linalign_lite.encrypt.parameters import DEFAULT, INSECURE_NOOP, SMALL
+from linalign_lite.encrypt.provider import Provider
+from linalign_lite.errors import FormatError, InputError, OutputExistsError
+from linalign_lite.linear import Head
+
+SETS = [INSECURE_NOOP, DEFAULT, SMALL]
+
+
+@pytest.fixture(params=SETS, ids=lambda p: p.name)
+def pair(request):
+    return keygen(request.param)
+
+
+def test_round_trip(pair, tmp_path):
+    secret, public = pair
+    assert secret.digest == public.digest
+    secret.save(tmp_path / "secret.key")
+    public.save(tmp_path / "public.key")
+    loaded = SecretKey.load(tmp_path / "secret.key")
+    assert (loaded.parameters, loaded.digest, loaded.material) == (
+        secret.parameters,
+        secret.digest,
+        secret.material,
+    )
+    assert PublicKey.load(tmp_path / "public.key") == public
+    query = Client(secret).encrypt(np.eye(4))
+    response = Provider(Head(np.eye(4), np.zeros(4)), accept=SETS).score(query)
+    assert np.allclose(Client(loaded).decrypt(response, query).values, np.eye(4), atol=1e-3)
+
+
+def test_sizes_are_kilobytes():
+    sizes = {p.name: tuple(len(x) for x in (k[0].material, k[1].payload)) for p in SETS
+             for k in [keygen(p)]}  # fmt: skip
+    assert sizes["default"] == (55808, 55872)
+    assert sizes["small"] == (13824, 13888)
+
+
+def test_secret_file_is_private_and_never_overwritten(pair, tmp_path):
+    secret, _ = pair
+    path = tmp_path / "secret.key"
+    secret.save(path)
+    before = path.read_bytes()
+    if os.name != "nt":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(OutputExistsError, match="never overwritten"):
+        secret.save(path)
+    link = tmp_path / "link.key"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputExistsError):
+        secret.save(link)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes mean nothing on Windows")
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_secret_file_that_others_can_read_is_refused(tmp_path, mode):
+    secret, _ = keygen(INSECURE_NOOP)
+    path = tmp_path / "secret.key"
+    secret.save(path)
+    path.chmod(mode)
+    with pytest.raises(InputError, match=rf"got mode {mode:04o}, expected 0600 \(hint: chmod 600"):
+        SecretKey.load(path)
+    path.chmod(0o400)
+    assert SecretKey.load(path).digest == secret.digest
+
+
+def test_one_kind_in_the_place_of_the_other(pair, tmp_path):
+    secret, public = pair
+    secret.save(tmp_path / "secret.key")
+    public.save(tmp_path / "public.key")
+    with pytest.raises(FormatError, match="got secret key, expected public key"):
+        PublicKey.load(tmp_path / "secret.key")
+    with pytest.raises(FormatError, match="got public key, expected secret key"):
+        SecretKey.load(tmp_path / "public.key")
+
+
+def test_nothing_shows_the_secret(pair):
+    secret, public = pair
+    shown = repr(secret) + str(secret) + repr([secret]) + repr(public)
+    assert len(shown) < 500
+    for piece in (secret.material[:8].hex(), repr(secret.material[:8])[2:-1]):
+        assert piece not in shown
+    for make in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="not pickled"):
+            make(secret)
+
+
+def test_keys_differ():
+    (first, one), (second, two) = keygen(SMALL), keygen(SMALL)
+    assert first.material != second.material
+    assert one.digest != two.digest
+
+
+def test_missing_files(tmp_path):
+    for load in (SecretKey.load, PublicKey.load):
+        with pytest.raises(InputError, match="cannot read"):
+            load(tmp_path / "none")
+        with pytest.raises(InputError):
+            load(tmp_path)
+
+
+def test_public_key_must_agree_with_its_digest():
+    _, public = keygen(INSECURE_NOOP)
+    from linalign_lite.encrypt.keys import _framed
+    from linalign_lite.encrypt.wire import Kind
+
+    forged = _framed(Kind.PUBLIC_KEY, INSECURE_NOOP, bytes(32), public.payload)
+    with pytest.raises(FormatError, match="digest of its key"):
+        PublicKey.load(forged)
+
+
+def test_secret_key_with_values_that_are_not_residues():
+    secret, _ = keygen(SMALL)
+    for bad in (b"\xff" * len(secret.material), secret.material[:-1], b""):
+        with pytest.raises(FormatError) as caught:
+            Client(SecretKey(SMALL, secret.digest, bad))
+        assert secret.material[:8].hex() not in str(caught.value)
+
+
+def test_secret_key_is_ternary_and_fresh_noise_is_there():
+    """What keygen packs is SEAL's key: it decrypts what an independent SEAL object encrypts."""
+    secret, public = keygen(DEFAULT)
+    scheme = seal.SealScheme(DEFAULT)
+    level, primes = scheme.context.key_parms_id(), DEFAULT.primes
+    key = scheme._load(seal.api.PublicKey(), public.payload, level, primes, 1)
+    encoder, plain = seal.api.CKKSEncoder(scheme.context), seal.api.Plaintext()
+    encoder.encode([1.0, 2.0, 3.0], 2.0**40, plain)
+    cipher = seal.api.Ciphertext()
+    seal.api.Encryptor(scheme.context, key).encrypt(plain, cipher)
+    out = seal.api.Plaintext()
+    scheme.secret_side(secret.material)._decryptor.decrypt(cipher, out)
+    values = encoder.decode_double(out)[:3]
+    assert np.allclose(values, [1, 2, 3], atol=1e-6)
+    assert values != [1.0, 2.0, 3.0]
+
+
+def test_without_anonymous_memory_nothing_is_left_behind(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(seal, "_MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = []
+    real = os.open
+
+    def watched(path, *args, **kwargs):
+        if str(path).startswith(str(tmp_path)) and str(path).endswith("object"):
+            made.append(stat.S_IMODE(Path(path).parent.stat().st_mode))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", watched)
+    secret, public = keygen(SMALL)
+    query = Client(secret).encrypt(np.eye(2))
+    response = Provider(Head(np.eye(2), np.zeros(2))).score(query)
+    assert np.allclose(Client(secret).decrypt(response).values, np.eye(2), atol=1e-3)
+    assert PublicKey.load(public.to_bytes()) == public
+    assert list(tmp_path.iterdir()) == []
+    assert made
+    assert os.name == "nt" or set(made) == {0o700}
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs anonymous memory")
+def test_with_anonymous_memory_no_file_is_opened_for_writing(monkeypatch):
+    """The secret key never touches a disk outside `secret.key`."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a temporary file was made")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    secret, _ = keygen(SMALL)
+    Client(secret).encrypt(np.eye(2))

@@ -1,0 +1,407 @@
+"""One scoring suite for real CKKS and for its twin without encryption."""
+
+import ast
+import contextlib
+import inspect
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from linalign_lite.encrypt import provider as provider_module
+from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.messages import Query, Response
+from linalign_lite.encrypt.parameters import DEFAULT, INSECURE_NOOP, SMALL, precision_bits
+from linalign_lite.encrypt.provider import Provider
+from linalign_lite.errors import FormatError, InputError, MismatchError
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Head, Space
+
+SETS = [INSECURE_NOOP, DEFAULT, SMALL]
+SIZES = [(1, 2), (64, 10), (384, 1), (384, 150), (768, 2), (4096, 10), (5000, 2), (5000, 30)]
+# a state of norm 10 and rows of norm 30: logits of a classifier
+TOLERANCE = {"insecure-noop": 2e-6, "default": 5e-6, "small": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return {p.name: keygen(p) for p in SETS}
+
+
+@pytest.fixture(scope="module")
+def clients(pairs):
+    return {name: Client(secret) for name, (secret, _) in pairs.items()}
+
+
+@pytest.fixture(params=SETS, ids=lambda p: p.name)
+def client(request, clients):
+    return clients[request.param.name]
+
+
+def rows(rng, n, d, norm):
+    x = rng.normal(size=(n, d))
+    return (norm * x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make(d, n_outputs, n=2, seed=0, **kwargs):
+    rng = np.random.default_rng([seed, d, n_outputs])
+    head = Head(rows(rng, n_outputs, d, 30.0), rng.normal(size=n_outputs) * 5, **kwargs)
+    return rows(rng, n, d, 10.0), head
+
+
+def exact(head, states):
+    wide = states.astype(np.float64) @ head.weight.astype(np.float64).T + head.bias
+    return head.finish(wide)
+
+
+def provider_of(head, **kwargs):
+    return Provider(head, accept=SETS, **kwargs)
+
+
+@pytest.mark.parametrize(("d", "n_outputs"), SIZES)
+@pytest.mark.parametrize("planned", [False, True], ids=["fewest-chunks", "planned"])
+def test_scores(client, d, n_outputs, planned, record_property):
+    states, head = make(d, n_outputs)
+    query = client.encrypt(states, n_outputs=n_outputs if planned else None)
+    response = provider_of(head).score(query)
+    scores = client.decrypt(response, query)
+    expected = exact(head, states)
+    name = query.info.parameters.name
+    record_property("precision_bits", precision_bits(expected, scores.values))
+    assert scores.values.shape == (2, n_outputs)
+    assert scores.values.dtype == np.float64
+    assert np.abs(scores.values - expected).max() < TOLERANCE[name]
+    assert np.array_equal(scores.predictions(), expected.argmax(1))
+    assert np.array_equal(np.round(scores.values, scores.decimals), scores.values)
+    assert scores.decimals >= (2 if name == "small" else 5)
+
+
+def test_precision_is_what_is_stated(clients):
+    """150 classes, rows of norm 100, states of norms 1 to 10: error below 1e-5, same arg-max."""
+    rng = np.random.default_rng(8)
+    states = rows(rng, 24, 384, 1.0) * rng.uniform(1, 10, (24, 1)).astype(np.float32)
+    head = Head(rows(rng, 150, 384, 100.0), rng.normal(size=150) * 10)
+    client = clients["default"]
+    query = client.encrypt(states, n_outputs=150)
+    scores = client.decrypt(Provider(head).score(query), query)
+    expected = exact(head, states)
+    bits = precision_bits(expected, scores.values)
+    print(f"precision left: {bits:.1f} bits")  # noqa: T201 (seen with pytest -s)
+    assert np.abs(scores.values - expected).max() < 1e-5
+    assert bits > 24
+    assert np.array_equal(scores.predictions(), expected.argmax(1))
+
+
+def test_largest_allowed_score_does_not_wrap(client):
+    """A state of exactly the bound, along the longest row: the worst case of Cauchy–Schwarz."""
+    rng = np.random.default_rng(9)
+    weight = rows(rng, 3, 64, 2.0**5 * 0.999).astype(np.float64)
+    states = (16.0 * weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32)
+    states *= np.float32(0.99999)
+    head = Head(np.concatenate([weight, -weight]), np.zeros(6))
+    query = client.encrypt(states)
+    scores = client.decrypt(provider_of(head).score(query), query)
+    assert np.abs(scores.values).max() > 500
+    assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+
+
+def test_map_is_applied_and_its_space_is_kept(client):
+    rng = np.random.default_rng(2)
+    source, target = Space(24, "a" * 64, "b"), Space(16, "c" * 64, "a", "mean")
+    the_map = AffineMap(rng.normal(size=(16, 24)) / 5, rng.normal(size=16), source, target)
+    states = HiddenStates(rng.normal(size=(3, 24)).astype(np.float32), source)
+    head = Head(rng.normal(size=(4, 16)), rng.normal(size=4), ("p", "q", "r", "s"), target)
+    query = client.encrypt(states, the_map)
+    assert query.info.space == target
+    scores = client.decrypt(provider_of(head).score(query), query)
+    expected = head.apply(the_map.apply(states.states))
+    assert np.abs(scores.values - expected).max() < 1e-3
+    assert scores.names() == [head.labels[i] for i in expected.argmax(1)]
+
+
+def test_softcap_is_applied_by_the_client(client):
+    states, head = make(32, 4, softcap=30.0)
+    query = client.encrypt(states)
+    scores = client.decrypt(provider_of(head).score(query))
+    assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+    assert scores.names() == [str(i) for i in scores.predictions()]
+
+
+def test_zero_states_and_zero_heads(client):
+    states = np.zeros((1, 8), dtype=np.float32)
+    for weight in (np.zeros((2, 8)), np.eye(8)[:2]):
+        head = Head(weight, np.array([1.5, -2.5]))
+        query = client.encrypt(states)
+        scores = client.decrypt(provider_of(head).score(query), query)
+        assert np.abs(scores.values - [[1.5, -2.5]]).max() < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 3e3])
+def test_other_magnitudes(clients, scale):
+    states, head = make(64, 5)
+    states = (states * scale).astype(np.float32)
+    client = clients["default"]
+    query = client.encrypt(states)
+    scores = client.decrypt(Provider(head).score(query), query)
+    assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+
+
+def test_files_give_what_memory_gives(client, tmp_path):
+    states, head = make(64, 70, n=5, labels=tuple(f"label {i}" for i in range(70)))
+    q, r = tmp_path / "a.query", tmp_path / "a.response"
+    done = []
+    info = client.encrypt_to(q, states, progress=done.append)
+    provider = provider_of(head)
+    answer = provider.score_file(q, r, progress=done.append)
+    scores = client.decrypt_from(r, q, progress=done.append)
+    assert done == [1] * 15
+    assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+    query, response = Query.load(q), Response.load(r)
+    assert (query.info, response.info) == (info, answer)
+    assert query.to_bytes() == q.read_bytes()
+    assert response.to_bytes() == r.read_bytes()
+    again = client.decrypt(provider.score(query), query)
+    assert np.array_equal(again.values, scores.values)
+    assert np.array_equal(client.decrypt_from(r).values, scores.values)
+    query.save(tmp_path / "b.query")
+    response.save(tmp_path / "b.response")
+    assert (tmp_path / "b.query").read_bytes() == q.read_bytes()
+    assert (tmp_path / "b.response").read_bytes() == r.read_bytes()
+
+
+def test_head_too_large_to_keep_is_encoded_again(client):
+    states, head = make(64, 70)
+    query = client.encrypt(states)
+    kept, fresh = provider_of(head), provider_of(head, cache_bytes=0)
+    left = client.decrypt(kept.score(query), query)
+    right = client.decrypt(fresh.score(query), query)
+    assert np.array_equal(left.values, right.values)
+
+
+def test_cache_stays_within_its_bytes(clients):
+    states, head = make(64, 2, n=1)
+    client = clients["insecure-noop"]
+    plain = client._scheme.plain_size
+    provider = provider_of(head, cache_bytes=5 * plain)
+    for bound in (16, 32, 64, 128, 16):
+        query = client.encrypt(states, norm_bound=bound)
+        scores = client.decrypt(provider.score(query), query)
+        assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+        assert 0 < sum(size for size, _ in provider._cache.values()) <= 5 * plain
+    assert len(provider._cache) == 2
+
+
+def test_threads_share_a_provider(clients):
+    states, head = make(64, 100, n=1)
+    client = clients["default"]
+    provider, query = Provider(head), client.encrypt(states)
+    answers = []
+
+    def work():
+        answers.append(provider.score(query).payloads)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(answers) == 4
+    assert len(set(answers)) == 1
+
+
+# -- what does not belong together ------------------------------------------------------------
+
+
+def test_response_of_another_key(client):
+    states, head = make(8, 2)
+    other = Client(keygen(client._key.parameters)[0])
+    response = provider_of(head).score(other.encrypt(states))
+    with pytest.raises(MismatchError, match="another key"):
+        client.decrypt(response)
+
+
+def test_response_under_other_parameters(clients):
+    states, head = make(8, 2)
+    response = Provider(head).score(clients["small"].encrypt(states))
+    with pytest.raises(MismatchError, match="another key"):
+        clients["default"].decrypt(response)
+
+
+def test_response_to_another_query(client, tmp_path):
+    states, head = make(8, 2)
+    first, second = client.encrypt(states), client.encrypt(states)
+    response = provider_of(head).score(first)
+    with pytest.raises(MismatchError, match="another query"):
+        client.decrypt(response, second)
+    swapped = Response(response.info, response.payloads[::-1])
+    with pytest.raises(MismatchError, match="record 0 answers another"):
+        client.decrypt(swapped, first)
+    first.save(tmp_path / "1.query")
+    second.save(tmp_path / "2.query")
+    swapped.save(tmp_path / "s.response")
+    for name in ("1.query", "2.query"):
+        with pytest.raises(MismatchError, match="answers another query"):
+            client.decrypt_from(tmp_path / "s.response", tmp_path / name)
+
+
+def test_wrong_secret_key_of_the_same_name_gives_noise(clients):
+    """The digest only names a key; without the key itself there is nothing to read."""
+    states, head = make(64, 10)
+    good = clients["default"]
+    secret, _ = keygen(DEFAULT)
+    object.__setattr__(secret, "digest", good._key.digest)
+    query = good.encrypt(states)
+    scores = Client(secret).decrypt(Provider(head).score(query), query)
+    assert np.abs(scores.values - exact(head, states)).min() > 0.1
+
+
+def test_wrong_space_and_dimension(client):
+    states, head = make(8, 2)
+    with pytest.raises(MismatchError, match=r"head's space.*\(9 dimensions\).*\(8 dimensions\)"):
+        provider_of(head).score(client.encrypt(np.ones((1, 9), dtype=np.float32)))
+    here = Head(head.weight, head.bias, space=Space(8, "a" * 64, "one"))
+    there = HiddenStates(states, Space(8, "b" * 64, "two"))
+    with pytest.raises(MismatchError, match="two bbbbbbbb"):
+        provider_of(here).score(client.encrypt(there))
+    the_map = AffineMap(np.eye(8), np.zeros(8), Space(8, "c" * 64))
+    with pytest.raises(MismatchError, match="map does not read these states"):
+        client.encrypt(there, the_map)
+
+
+def test_parameter_set_that_is_not_accepted(clients):
+    states, head = make(8, 2)
+    with pytest.raises(MismatchError, match="does not accept"):
+        Provider(head).score(clients["insecure-noop"].encrypt(states))
+    with pytest.raises(MismatchError, match="does not accept"):
+        Provider(head, accept=[SMALL]).score(clients["default"].encrypt(states))
+
+
+# -- overflow and precision are named, and messages do not repeat values -------------------------
+
+
+def test_state_above_the_declared_bound(client, tmp_path):
+    states = np.full((3, 4), 123.456, dtype=np.float32)
+    for call in (client.encrypt, lambda *a, **k: client.encrypt_to(tmp_path / "q", *a, **k)):
+        with pytest.raises(InputError, match="3 of 3 states above") as caught:
+            call(states, norm_bound=100)
+        assert "123" not in str(caught.value)
+        assert "246" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert client.encrypt(states, norm_bound=250).info.norm_bits == 8
+
+
+def test_states_that_cannot_be_encrypted(client):
+    with pytest.raises(InputError, match="too large to encrypt") as caught:
+        client.encrypt(np.full((1, 4), 1.2345e20, dtype=np.float32))
+    assert "2345" not in str(caught.value)
+    with pytest.raises(InputError, match="not finite"):
+        client.encrypt(np.full((1, 4), np.nan, dtype=np.float32))
+    with pytest.raises(InputError, match="too large to encrypt"):
+        client.encrypt(np.ones((1, 2)), AffineMap(np.full((2, 2), 1e300), np.zeros(2)))
+
+
+@pytest.mark.parametrize("where", ["weight", "bias"])
+def test_head_that_could_overflow(client, where):
+    weight, bias = np.ones((2, 4)), np.zeros(2)
+    (weight if where == "weight" else bias)[1] = 1.2345e19
+    with pytest.raises(InputError, match="could overflow") as caught:
+        provider_of(Head(weight, bias)).score(client.encrypt(np.ones((1, 4))))
+    assert "2345" not in str(caught.value)
+
+
+def test_head_that_would_be_too_imprecise(client):
+    head = Head(np.full((2, 4), 1e6), np.zeros(2))
+    query = client.encrypt(np.ones((1, 4)))
+    with pytest.raises(InputError, match="too imprecise"):
+        provider_of(head).score(query)
+    assert provider_of(head, max_error=1e6).score(query)
+
+
+# -- what the provider gets holds no secret ------------------------------------------------------
+
+
+def test_provider_gets_no_secret_and_no_state(pairs, clients):
+    secret, public = pairs["default"]
+    states, _ = make(64, 2, n=1)
+    query = clients["default"].encrypt(states)
+    given = query.to_bytes() + pickle.dumps(query) + public.to_bytes()
+    for start in range(0, len(secret.material) - 16, 16):
+        assert secret.material[start : start + 16] not in given
+    for wide in (states, states.astype(np.float64)):
+        assert wide.tobytes()[:16] not in given
+
+
+def test_same_state_twice_gives_unlike_queries(clients):
+    states, _ = make(64, 2, n=1)
+    first, second = (clients["default"].encrypt(states).payloads[0] for _ in range(2))
+    same = np.frombuffer(first, np.uint8) == np.frombuffer(second, np.uint8)
+    assert same.mean() < 0.02
+
+
+def test_provider_names_nothing_secret():
+    tree = ast.parse(inspect.getsource(provider_module))
+    names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert not {"SecretKey", "SECRET_KEY", "secret_side", "Client", "keygen"} & names
+
+
+def test_provider_refuses_a_secret_key_as_query(pairs, tmp_path):
+    _, head = make(8, 2)
+    pairs["default"][0].save(tmp_path / "secret.key")
+    with pytest.raises(FormatError, match="got secret key, expected query"):
+        Provider(head).score_file(tmp_path / "secret.key", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_chosen_query_gives_the_head_away(clients):
+    """What docs/SECURITY.md says plainly: a whole response holds the head's every coefficient."""
+    _, head = make(64, 10)
+    client = clients["default"]
+    chosen = np.zeros((1, 64))
+    chosen[0, 0] = 1.0  # the product with the polynomial 1 is the head's own polynomial
+    query = client.encrypt(chosen)
+    info, (payload,) = (r := Provider(head).score(query)).info, r.payloads
+    scale = 2.0 ** (43 - info.norm_bits + info.head_scale) / DEFAULT.dropped
+    product = client._side.decrypt(payload[32:], scale)
+    product[63:640:64] -= head.bias
+    assert np.abs(product[:640].reshape(10, 64)[:, ::-1] - head.weight).max() < 1e-5
+
+
+# -- hostile ciphertexts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parameters", [DEFAULT, SMALL], ids=lambda p: p.name)
+def test_ciphertexts_that_are_not(clients, parameters):
+    """Right length, wrong content: garbage out or a named error, never a crash."""
+    client = clients[parameters.name]
+    states, head = make(64, 3, n=1)
+    query = client.encrypt(states)
+    response = Provider(head).score(query)
+    rng = np.random.default_rng(4)
+    for fill in (bytes, lambda n: b"\xff" * n, rng.bytes):
+        bad = fill(len(query.payloads[0]))
+        forged = Query(query.info, (bad,))
+        with contextlib.suppress(FormatError):
+            Provider(head).score(forged)
+        tail = fill(len(response.payloads[0]) - 32)
+        forged = Response(response.info, (response.payloads[0][:32] + tail,))
+        with contextlib.suppress(FormatError):
+            client.decrypt(forged)
+
+
+def test_agrees_with_tenseals_own_dot():
+    import tenseal
+
+    states, head = make(64, 3, n=1)
+    context = tenseal.context(tenseal.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 40, 60])
+    context.generate_galois_keys()
+    context.global_scale = 2.0**40
+    vector = tenseal.ckks_vector(context, states[0].astype(float).tolist())
+    peer = [vector.dot(row.tolist()).decrypt()[0] for row in head.weight.astype(float)]
+    client = Client(keygen()[0])
+    query = client.encrypt(states)
+    ours = client.decrypt(Provider(head).score(query), query).values[0]
+    assert np.abs(ours - (peer + head.bias)).max() < 1e-3

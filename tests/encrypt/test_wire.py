@@ -1,0 +1,420 @@
+"""The framed form: golden bytes, and whatever is damaged or hostile is a named error."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linalign_lite.encrypt import wire
+from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen, scheme_for
+from linalign_lite.encrypt.messages import Query, QueryInfo, Response
+from linalign_lite.encrypt.parameters import DEFAULT, INSECURE_NOOP, SMALL
+from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.wire import Header, Kind, Reader, Writer
+from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import Head, Space
+
+GOLDEN = Path(__file__).parent / "golden"
+SETS = [INSECURE_NOOP, SMALL, DEFAULT]
+HEAD = Head(np.array([[1.0, -2.0, 0.5], [0.25, 0.0, 3.0]]), np.array([0.5, -1.0]), ("no", "yes"))
+STATES = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.25]], dtype=np.float32)
+
+
+class Case:
+    """One file of each kind, and how each is read to the end."""
+
+    def __init__(self, parameters):
+        self.secret, self.public = keygen(parameters)
+        self.client = Client(self.secret)
+        self.provider = Provider(HEAD, accept=SETS)
+        self.query = self.client.encrypt(STATES)
+        self.response = self.provider.score(self.query)
+        framed = wire.Header(Kind.SECRET_KEY, parameters, self.secret.digest, 1,
+                             len(self.secret.material))  # fmt: skip
+        buffer = io.BytesIO()
+        Writer(buffer, framed).write(self.secret.material)
+        self.files = {
+            Kind.SECRET_KEY: buffer.getvalue(),
+            Kind.PUBLIC_KEY: self.public.to_bytes(),
+            Kind.QUERY: self.query.to_bytes(),
+            Kind.RESPONSE: self.response.to_bytes(),
+        }
+
+    def read(self, kind, data):
+        if kind is Kind.SECRET_KEY:
+            with wire.reading(data, kind) as reader:
+                return [r.payload for r in reader]
+        if kind is Kind.PUBLIC_KEY:
+            return PublicKey.load(data)
+        if kind is Kind.QUERY:
+            return self.provider.score(Query.load(data))
+        return self.client.decrypt(Response.load(data), self.query)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return {p.name: Case(p) for p in SETS}
+
+
+@pytest.fixture(params=SETS, ids=lambda p: p.name)
+def case(request, cases):
+    return cases[request.param.name]
+
+
+def header_size(data):
+    return 72 + struct.unpack_from("<I", data, 32)[0] + 32
+
+
+def places(data, rng, count):
+    """All of the header and of the last digest, and a sample of the rest."""
+    head = header_size(data)
+    middle = rng.integers(head, len(data) - 32, count).tolist()
+    return sorted({*range(head), *range(len(data) - 32, len(data)), *middle})
+
+
+# -- golden bytes --------------------------------------------------------------------------------
+
+
+def golden_header():
+    space = Space(384, "ab" * 32, "mini", "mean", True)
+    return QueryInfo(DEFAULT, bytes(range(32)), 3, 42048, space, 1, 4, "0f" * 16).header()
+
+
+def test_golden_query_header():
+    assert golden_header().encode().hex() == (GOLDEN / "query-header-v1.hex").read_text().strip()
+
+
+def test_header_layout_is_what_the_document_says():
+    raw = golden_header().encode()
+    assert raw[:8] == b"LINALIGN"
+    assert struct.unpack_from("<HHHH", raw, 8) == (1, 3, 1, 0)
+    assert struct.unpack_from("<QQII", raw, 16) == (3, 42048, len(raw) - 72 - 32, 0)
+    assert raw[40:72] == bytes(range(32))
+    assert hashlib.sha256(raw[:-32]).digest() == raw[-32:]
+    assert json.loads(raw[72:-32])["identity"] == "0f" * 16
+
+
+def test_golden_files_of_version_1_are_read(tmp_path):
+    for name in ("secret.key", "public.key", "small.query", "small.response"):
+        shutil.copy(GOLDEN / f"v1-{name}", tmp_path / name)
+    (tmp_path / "secret.key").chmod(0o600)
+    client = Client(SecretKey.load(tmp_path / "secret.key"))
+    assert PublicKey.load(tmp_path / "public.key").digest == client._key.digest
+    exact = HEAD.apply(STATES.astype(np.float64))
+    scores = client.decrypt_from(tmp_path / "small.response", tmp_path / "small.query")
+    assert scores.labels == ("no", "yes")
+    assert np.abs(scores.values - exact).max() < 1e-3
+    again = Provider(HEAD).score(Query.load(tmp_path / "small.query"))
+    assert np.abs(client.decrypt(again).values - exact).max() < 1e-3
+
+
+def test_documents_say_what_is_so():
+    """Every test that docs/SECURITY.md names is there; docs/FORMAT.md states the real sizes."""
+    docs = Path(__file__).parents[2] / "docs"
+    here = "".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("*.py"))
+    named = re.findall(r"`(test_\w+)`", (docs / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) > 8
+    assert [n for n in named if f"def {n}(" not in here] == []
+    text = (docs / "FORMAT.md").read_text(encoding="utf-8")
+    scheme = scheme_for(DEFAULT)
+    for size in (scheme.secret_size, scheme.public_size, scheme.query_size, scheme.response_size):
+        assert f"{size:,}" in text
+    for prime in (*DEFAULT.primes, *SMALL.primes):
+        assert str(prime) in text
+
+
+# -- damage --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_altered_byte_is_found(case, kind):
+    data = case.files[kind]
+    rng = np.random.default_rng(kind)
+    case.read(kind, data)
+    for place in places(data, rng, 150):
+        bad = bytearray(data)
+        bad[place] ^= 1 << int(rng.integers(8))
+        with pytest.raises((FormatError, MismatchError)):
+            case.read(kind, bytes(bad))
+
+
+def test_every_bit_of_a_small_file(cases):
+    data = cases["insecure-noop"].files[Kind.PUBLIC_KEY]
+    for place in range(len(data)):
+        for bit in range(8):
+            bad = bytearray(data)
+            bad[place] ^= 1 << bit
+            with pytest.raises(FormatError):
+                PublicKey.load(bytes(bad))
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_truncation_and_every_addition_is_found(case, kind):
+    data = case.files[kind]
+    for length in places(data, np.random.default_rng(kind), 150):
+        with pytest.raises(FormatError):
+            case.read(kind, data[:length])
+    for more in (b"\0", data):
+        with pytest.raises(FormatError, match="does not have the size"):
+            case.read(kind, data + more)
+
+
+def test_damaged_files_on_disk(case, tmp_path):
+    for kind in (Kind.QUERY, Kind.RESPONSE):
+        data = bytearray(case.files[kind])
+        data[-40] ^= 1
+        (tmp_path / kind.name).write_bytes(data)
+    out = tmp_path / "out"
+    with pytest.raises(FormatError, match="record 1 does not agree"):
+        case.provider.score_file(tmp_path / "QUERY", out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["QUERY", "RESPONSE"]
+    with pytest.raises(FormatError, match="record 1 does not agree"):
+        case.client.decrypt_from(tmp_path / "RESPONSE")
+
+
+def test_records_cannot_change_places_or_files(case):
+    data, size = case.files[Kind.QUERY], case.query.info.record_size + 32
+    start = header_size(data)
+    assert len(data) == start + 2 * size
+    first, second = data[start : start + size], data[start + size :]
+    with pytest.raises(FormatError, match="record 0"):
+        Query.load(data[:start] + second + first)
+    other = case.client.encrypt(STATES).to_bytes()
+    with pytest.raises(FormatError, match="record 0"):
+        Query.load(data[:start] + other[start:])
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("found", list(Kind))
+def test_each_kind_refuses_the_others_by_name(cases, kind, found):
+    case = cases["insecure-noop"]
+    if kind is found:
+        return
+    with pytest.raises(FormatError, match=f"got {found.title}, expected {kind.title}"):
+        case.read(kind, case.files[found])
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.binary(max_size=300), st.sampled_from(list(Kind)), st.booleans())
+def test_noise_is_refused(data, kind, with_magic):
+    if with_magic:
+        data = b"LINALIGN\x01\x00" + bytes([kind]) + b"\0" + data
+    with pytest.raises(FormatError), wire.reading(data, kind) as reader:
+        list(reader)
+
+
+# -- hostile files with digests that agree ---------------------------------------------------------
+
+
+def forged(header, meta=None, payloads=None, **head):
+    """A file around any description at all, with digests that agree."""
+    raw_meta = (
+        meta if isinstance(meta, bytes) else wire._json(header.meta if meta is None else meta)
+    )
+    fields = {
+        "magic": b"LINALIGN",
+        "version": 1,
+        "kind": header.kind,
+        "parameters": header.parameters.id,
+        "zero": 0,
+        "n": header.n_records,
+        "size": header.record_size,
+        "length": len(raw_meta),
+        "zeros": 0,
+        "key": header.key,
+    } | head
+    raw = wire._HEAD.pack(*fields.values()) + raw_meta
+    digest = hashlib.sha256(raw).digest()
+    out = raw + digest
+    for i, payload in enumerate(payloads or []):
+        out += payload + wire.seal_record(digest, i, payload).digest
+    return out
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"magic": b"PK\x03\x04abcd"}, "not one of our"),
+        ({"version": 2}, "version that this library does not read"),
+        ({"version": 0}, "version"),
+        ({"kind": 9}, "got kind 9"),
+        ({"parameters": 5}, "unknown parameter set"),
+        ({"zero": 1}, "not usable"),
+        ({"zeros": 1}, "not usable"),
+        ({"n": 0}, "not usable"),
+        ({"n": 2**63}, "not usable"),
+        ({"n": 2**31}, "size that its header states"),
+        ({"size": 0}, "not usable"),
+        ({"size": 2**62}, "not usable"),
+        ({"size": 2**29}, "size that its header states"),
+        ({"length": 2**31}, "too large"),
+        ({"length": 10**4}, "too large|ends early|digest"),
+    ],
+)
+def test_sizes_are_not_believed(cases, head, message):
+    case = cases["insecure-noop"]
+    data = forged(case.query.info.header(), payloads=case.query.payloads, **head)
+    with pytest.raises(FormatError, match=message):
+        Query.load(data)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        b"",
+        b"[]",
+        b"nul",
+        b'{"a": 1}',
+        b'{"b":1,"a":1}',
+        b'{"a":1,"a":1}',
+        b'{"a":NaN}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"a":' + b"9" * 10_000 + b"}",
+    ],
+)
+def test_descriptions_that_are_not_canonical(cases, meta):
+    header = cases["insecure-noop"].query.info.header()
+    with pytest.raises(FormatError, match="description"):
+        Query.load(forged(header, meta, [b"\0" * header.record_size] * 2))
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.integers(-2, 70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.lists(st.text(max_size=2), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(st.data())
+def test_descriptions_with_any_field_replaced(cases, data):
+    """A description that lies leads to a named error or to useless scores, nothing else."""
+    case = cases[data.draw(st.sampled_from(sorted(cases)))]
+    kind = data.draw(st.sampled_from([Kind.QUERY, Kind.RESPONSE]))
+    thing = case.query if kind is Kind.QUERY else case.response
+    header = thing.info.header()
+    meta = json.loads(wire._json(header.meta))
+    inside = meta["space"] if kind is Kind.QUERY and data.draw(st.booleans()) else meta
+    name = data.draw(st.sampled_from(sorted(inside)))
+    if data.draw(st.integers(0, 9)) == 0:
+        del inside[name]
+    else:
+        inside[name] = data.draw(JUNK)
+    raw = forged(header, meta, thing.payloads)
+    try:
+        case.read(kind, raw)
+    except LinalignError as e:
+        assert isinstance(e, InputError)  # noqa: PT017 (either outcome is right)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (Kind.QUERY, {"space": {"name": "a\x1b[2J"}}, "printable"),
+        (Kind.QUERY, {"space": {"model": "a" * 257}}, "at most 256"),
+        (Kind.QUERY, {"space": {"pooling": "max"}}, "unknown pooling"),
+        (Kind.QUERY, {"space": {"dim": 2**21}}, "'dim' is out of range"),
+        (Kind.QUERY, {"space": {"dim": True}}, "'dim' has the wrong type"),
+        (Kind.QUERY, {"chunks": 4}, "cannot be cut"),
+        (Kind.QUERY, {"norm_bits": 3}, "'norm_bits' is out of range"),
+        (Kind.QUERY, {"identity": "0F" * 16}, "not 16 bytes"),
+        (Kind.QUERY, {"extra": 1}, "unknown or missing"),
+        (Kind.RESPONSE, {"labels": ["\ud800", "b"]}, "not text"),
+        (Kind.RESPONSE, {"labels": ["a"]}, "do not fit its classes"),
+        (Kind.RESPONSE, {"labels": [1, 2]}, "do not fit its classes"),
+        (Kind.RESPONSE, {"softcap": -1.0}, "soft cap"),
+        (Kind.RESPONSE, {"softcap": 1}, "'softcap' has the wrong type"),
+        (Kind.RESPONSE, {"form": "other"}, "form is unknown"),
+        (Kind.RESPONSE, {"head_scale": 80}, "scale is not usable"),
+        (Kind.RESPONSE, {"head_scale": -1}, "scale is not usable"),
+        (Kind.RESPONSE, {"query": "00"}, "not 32 bytes"),
+        (Kind.RESPONSE, {"n_outputs": 0}, "'n_outputs' is out of range"),
+    ],
+)
+def test_descriptions_out_of_range(cases, kind, change, message):
+    case = cases["default"]
+    thing = case.query if kind is Kind.QUERY else case.response
+    header = thing.info.header()
+    meta = json.loads(wire._json(header.meta))
+    space = change.get("space")
+    meta = {**meta, "space": {**meta["space"], **space}} if space else meta | change
+    with pytest.raises(FormatError, match=message):
+        case.read(kind, forged(header, meta, thing.payloads))
+
+
+def test_what_could_not_be_read_back_is_not_written(cases):
+    states = HiddenStates(STATES, Space(3, "", "line\nbreak"))
+    with pytest.raises(FormatError, match="printable"):
+        cases["insecure-noop"].client.encrypt(states)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for load in (Query.load, Response.load, PublicKey.load, SecretKey.load):
+        with pytest.raises(InputError, match="not a file"):
+            load(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["small", "default"])
+def test_records_of_another_size_are_refused(cases, name):
+    case = cases[name]
+    header = case.query.info.header()
+    short = [p[:-1] for p in case.query.payloads]
+    with pytest.raises(FormatError, match="size that their shape needs"):
+        case.provider.score(Query.load(forged(header, None, short, size=header.record_size - 1)))
+    header = case.response.info.header()
+    short = [p[:-1] for p in case.response.payloads]
+    raw = forged(header, None, short, size=header.record_size - 1)
+    with pytest.raises(FormatError, match="size that their shape needs"):
+        case.client.decrypt(Response.load(raw))
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def test_writer_checks_what_it_writes():
+    header = Header(Kind.QUERY, SMALL, bytes(32), 1, 4)
+    writer = Writer(io.BytesIO(), header)
+    with pytest.raises(InputError, match="does not fit"):
+        writer.write(b"12345")
+    with pytest.raises(InputError, match="not complete"):
+        writer.finish()
+    writer.write(b"1234")
+    writer.finish()
+    with pytest.raises(InputError, match="does not fit"):
+        writer.write(b"1234")
+    with pytest.raises(InputError, match="too large for one file"):
+        Writer(io.BytesIO(), Header(Kind.QUERY, SMALL, bytes(32), 1, 2**31))
+
+
+def test_reading_holds_one_record_at_a_time():
+    header = Header(Kind.QUERY, SMALL, bytes(32), 5, 1000)
+    buffer = io.BytesIO()
+    writer = Writer(buffer, header)
+    for i in range(5):
+        writer.write(bytes([i]) * 1000)
+    reader = Reader(buffer, Kind.QUERY, "it")
+    start = buffer.tell()
+    records = iter(reader)
+    for i in range(5):
+        assert next(records).payload == bytes([i]) * 1000
+        assert buffer.tell() == start + (i + 1) * 1032

@@ -1,0 +1,126 @@
+"""Cutting the token head off a causal LM's graph. Needs only `onnx` and NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.errors import InputError
+from linalign_lite.linear import Head
+from linalign_lite.modelcard import PastTensor
+from linalign_lite.onnx import surgery
+from linalign_lite.onnx.surgery import PAST, PRESENT, STATES
+from linalign_lite.onnx.tail import read_tail
+
+LOGITS = "logits"
+_SYNONYMS = ("token_embeddings",)  # what sentence-transformers calls last_hidden_state
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a graph became: its head (causal LM only), cache inputs and width."""
+
+    head: Head | None
+    past: tuple[PastTensor, ...]
+    hidden_size: int
+
+
+def cut_graph(model: Any, config: Mapping[str, Any]) -> Cut:
+    """Reduce a graph to docs/FORMAT.md section 2, in place; the token head comes off it.
+
+    Raises InputError when the graph is of another kind, naming what is in the way.
+    """
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    outputs = {value.name: value for value in graph.output}
+    result = final_output(graph)
+    kept, head = [], None
+    if result == LOGITS:
+        tail = read_tail(graph, LOGITS)
+        head = Head(
+            np.ascontiguousarray(tail.weight, dtype=np.float32),
+            tail.bias.astype(np.float32),
+            softcap=tail.softcap,
+            card={"method": "token head"},
+        )
+        state, kind, width = tail.state, TensorProto.FLOAT, head.weight.shape[1]
+        kept = [value for value in graph.output if value.name.startswith(PRESENT)]
+    else:
+        state, kind = result, outputs[result].type.tensor_type.elem_type
+        width = (surgery.shape(outputs[result]) or [None])[-1] or _width(config)
+    _expose(graph, state, cast=head is not None and surgery.computes_narrow(model))
+    dims = ["batch_size", "sequence_length", width]
+    kept.insert(0, helper.make_tensor_value_info(STATES, kind, dims))
+    del graph.output[:]
+    graph.output.extend(kept)
+    surgery.prune(model)
+    surgery.require_known_inputs(model)
+    past = past_inputs(graph, config)
+    if past and head is None:
+        raise InputError(
+            "the graph has a KV cache but no logits", got=f"outputs {', '.join(outputs)[:200]}"
+        )
+    return Cut(head, past, width)
+
+
+def final_output(graph: Any) -> str:
+    """`logits` for a causal LM, else the output that holds the final hidden states."""
+    names = [value.name for value in graph.output]
+    for name in (LOGITS, STATES, *_SYNONYMS):
+        if name in names:
+            return name
+    raise InputError(
+        "the graph has neither final hidden states nor logits",
+        got=f"outputs {', '.join(names)[:200]}",
+        expected=f"{STATES} or {LOGITS}",
+        hint="export it again with Optimum: `linalign-lite export MODEL OUT`",
+    )
+
+
+def past_inputs(graph: Any, config: Mapping[str, Any]) -> tuple[PastTensor, ...]:
+    """The KV-cache inputs of a graph, in its order; none for an encoder."""
+    return tuple(_past(v, config) for v in graph.input if v.name.startswith(PAST))
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    for key in ("hidden_size", "n_embd", "d_model", "dim"):
+        if type(config.get(key)) is int:
+            return int(config[key])
+    raise InputError("neither the graph nor config.json states the width of the hidden states")
+
+
+def _expose(graph: Any, state: str, *, cast: bool) -> None:
+    """Give ``state`` the name last_hidden_state; by a node of its own when it needs one."""
+    from onnx import TensorProto, helper
+
+    made = any(state in node.output for node in graph.node)
+    if state == STATES and made and not cast:
+        return
+    if any(STATES in node.output for node in graph.node):
+        surgery.rename(graph, STATES, f"{STATES}__inner")
+        state = f"{STATES}__inner" if state == STATES else state
+    if cast:
+        graph.node.append(helper.make_node("Cast", [state], [STATES], to=TensorProto.FLOAT))
+    elif made:
+        surgery.rename(graph, state, STATES)
+    else:
+        graph.node.append(helper.make_node("Identity", [state], [STATES]))
+
+
+def _past(value: Any, config: Mapping[str, Any]) -> PastTensor:
+    dims = surgery.shape(value)
+    heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
+    width = config.get("head_dim")
+    if len(dims) == 4:
+        heads, width = dims[1] or heads, dims[3] or width
+    if len(dims) != 4 or not heads or not width or dims[2] is not None:
+        raise InputError(
+            f"the cache input {value.name} has a layout that is not known",
+            got=str(dims),
+            expected="(batch, heads, past length, head_dim)",
+        )
+    return PastTensor(value.name, int(heads), int(width))

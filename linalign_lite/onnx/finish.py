@@ -1,0 +1,108 @@
+"""The last step of every export: the card, the token head's file, and the seal."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.errors import InputError
+from linalign_lite.linear import Head
+from linalign_lite.modelcard import (
+    DIGESTED,
+    HEAD_FILE,
+    ModelCard,
+    folder_digest,
+    hash_file,
+    seal_card,
+)
+from linalign_lite.onnx import pooling, surgery, weights
+from linalign_lite.onnx.cut import Cut
+from linalign_lite.store import save
+
+DTYPES = ("fp32", "fp16")
+_PACKAGES = (
+    "linalign-lite", "optimum", "optimum-onnx", "transformers", "tokenizers", "torch", "onnx",
+    "onnxruntime",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a graph came from: the folder with its settings, and the name to give it."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of context."""
+        return pooling.max_length(self.folder, self.config)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise InputError unless ``dtype`` is fp32 or fp16."""
+    if dtype not in DTYPES:
+        raise InputError("the dtype is not known", got=repr(dtype), expected=" or ".join(DTYPES))
+
+
+def vocab_size(cut: Cut, config: Mapping[str, Any]) -> int:
+    """Outputs of the head, or what the settings say. Raises InputError when nothing says."""
+    size = cut.head.n_outputs if cut.head else config.get("vocab_size")
+    if type(size) is not int or size < 1:
+        raise InputError("config.json states no vocabulary size", got=repr(size))
+    return size
+
+
+def seal(
+    folder: Path, model: Any, cut: Cut, origin: Origin, tokenizer: Any, dtype: str,
+    numbers: Mapping[str, Any],
+) -> ModelCard:  # fmt: skip
+    """Write `token_head.head.npz` (causal LM) and `card.json` beside what is in ``folder``."""
+    how = pooling.read_pooling(origin.folder)
+    card = ModelCard(
+        name=origin.name,
+        architecture=pooling.architecture(origin.config),
+        task="generate" if cut.head else "embed",
+        hidden_size=cut.hidden_size,
+        max_length=origin.max_length,
+        vocab_size=vocab_size(cut, origin.config),
+        pooling=how.pooling,
+        normalize=how.normalize,
+        dtype=dtype,
+        opset=surgery.opset(model),
+        past=cut.past,
+        special=pooling.special_tokens(origin.folder, origin.config, tokenizer.token_to_id),
+        parity=numbers,
+        versions=_versions(),
+    )
+    if cut.head:
+        _save_head(folder, cut.head, card)
+    return seal_card(folder, card)
+
+
+def _save_head(folder: Path, head: Head, card: ModelCard) -> None:
+    """float16 when the export is and nothing is lost, else float32."""
+    files = {n: {"sha256": hash_file(folder / n)} for n in DIGESTED if (folder / n).exists()}
+    weight, bias = head.weight, head.bias
+    if card.dtype == "fp16" and weights.is_half(weight) and weights.is_half(bias):
+        weight, bias = weight.astype(np.float16), bias.astype(np.float16)
+    named = dataclasses.replace(card, digest=folder_digest(files))
+    space = named.space("tokens", normalize=False)
+    save(folder / HEAD_FILE, Head(weight, bias, (), space, head.softcap, head.card))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,247 @@
+"""Small operations on ONNX graphs: find, rename, remove, save. Needs only `onnx` and NumPy.
+
+Models and nodes are the protobuf objects of the `onnx` package and are changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError
+from linalign_lite.modelcard import DATA_FILE, MODEL_FILE
+
+AnyArray = npt.NDArray[Any]
+
+ID_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+PAST, PRESENT = "past_key_values.", "present."
+STATES = "last_hidden_state"
+ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; one protobuf holds 2 GiB in all
+
+
+class Index:
+    """Who makes a tensor, and which tensors are constants. For one state of one graph."""
+
+    def __init__(self, graph: Any) -> None:
+        self.makers = {name: node for node in graph.node for name in node.output if name}
+        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+
+    def constant(self, name: str) -> AnyArray | None:
+        """The value of a tensor that does not depend on any input, or None.
+
+        Looks through Constant, Identity, Cast and Transpose nodes, which is how exporters store
+        tied, transposed or float16 weights.
+        """
+        from onnx import helper, numpy_helper
+
+        if name in self.stored:
+            array: AnyArray = numpy_helper.to_array(self.stored[name])
+            return array
+        node = self.makers.get(name)
+        if node is None or node.op_type == "Constant":
+            return _constant_value(node) if node else None
+        passes = node.op_type in ("Identity", "Cast", "Transpose")
+        inner = self.constant(node.input[0]) if passes else None
+        if inner is not None and node.op_type == "Cast":
+            return inner.astype(helper.tensor_dtype_to_np_dtype(attribute(node, "to")))
+        if inner is not None and node.op_type == "Transpose":
+            return inner.transpose(attribute(node, "perm"))
+        return inner
+
+
+def _constant_value(node: Any) -> AnyArray | None:
+    from onnx import numpy_helper
+
+    for a in node.attribute:
+        if a.name == "value":
+            array: AnyArray = numpy_helper.to_array(a.t)
+            return array
+        if a.name in ("value_float", "value_int"):
+            return np.asarray(a.f if a.name == "value_float" else a.i)
+        if a.name in ("value_floats", "value_ints"):
+            return np.asarray(list(a.floats if a.name == "value_floats" else a.ints))
+    return None
+
+
+def attribute(node: Any, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute, or ``default``."""
+    from onnx import helper
+
+    for a in node.attribute:
+        if a.name == name:
+            return helper.get_attribute_value(a)
+    return default
+
+
+def subgraphs(node: Any) -> Iterator[Any]:
+    """The graphs inside a node: branches of If, bodies of Loop and Scan."""
+    for a in node.attribute:
+        if a.HasField("g"):
+            yield a.g
+        yield from a.graphs
+
+
+def reads(node: Any) -> Iterator[str]:
+    """Names of the tensors that a node reads, those read inside its subgraphs included."""
+    yield from (name for name in node.input if name)
+    for graph in subgraphs(node):
+        yield from (value.name for value in graph.output)
+        for inner in graph.node:
+            yield from reads(inner)
+
+
+def rename(graph: Any, old: str, new: str) -> None:
+    """Give a tensor another name wherever it is made or read."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
+        for inner in subgraphs(node):
+            rename(inner, old, new)
+    for value in graph.output:
+        if value.name == old:
+            value.name = new
+
+
+def prune(model: Any) -> None:
+    """Remove whatever no output needs: nodes, weights, shape notes, and inputs not of section 2."""
+    graph = model.graph
+    needed = {value.name for value in graph.output}
+    stored = {tensor.name for tensor in graph.initializer}
+    for i in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[i]
+        if needed.isdisjoint(node.output):
+            del graph.node[i]
+        else:
+            needed.update(reads(node))
+    alive = needed | {name for node in graph.node for name in node.output}
+    for fields, keep in (
+        (graph.initializer, needed),
+        (graph.sparse_initializer, needed),
+        (graph.value_info, alive),
+        (graph.quantization_annotation, alive),
+    ):
+        for i in range(len(fields) - 1, -1, -1):
+            name = getattr(fields[i], "name", None) or getattr(fields[i], "tensor_name", "")
+            if name not in keep:
+                del fields[i]
+    for i in range(len(graph.input) - 1, -1, -1):
+        name = graph.input[i].name
+        known = name in ID_INPUTS or name.startswith(PAST)
+        if name in stored or (name not in needed and not known):
+            del graph.input[i]
+    model.ir_version = max(model.ir_version, 4)  # before it, every weight had to be an input too
+
+
+def shape(value: Any) -> list[int | None]:
+    """The dimensions of a graph input or output; None where they are not fixed."""
+    dims = value.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims]
+
+
+def set_standard_types(model: Any) -> None:
+    """Make ids int64 and everything else float32 at the graph's inputs and outputs, with Casts.
+
+    Graphs that others exported may compute in float16 or read int32 ids (docs/FORMAT.md, 2).
+    """
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    before, after = [], []
+    for value in graph.input:
+        wanted = TensorProto.INT64 if value.name in ID_INPUTS else TensorProto.FLOAT
+        found = value.type.tensor_type.elem_type
+        if found != wanted:
+            inner = f"{value.name}__as_found"
+            rename(graph, value.name, inner)
+            before.append(helper.make_node("Cast", [value.name], [inner], to=found))
+            value.type.tensor_type.elem_type = wanted
+    for value in graph.output:
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+            outer, inner = value.name, f"{value.name}__as_found"
+            rename(graph, outer, inner)
+            value.name = outer
+            after.append(helper.make_node("Cast", [inner], [outer], to=TensorProto.FLOAT))
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in reversed(before):
+        graph.node.insert(0, node)
+    graph.node.extend(after)
+
+
+def computes_narrow(model: Any) -> bool:
+    """Whether float16 or another type than float32 may be computed with somewhere."""
+    from onnx import TensorProto
+
+    other = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+    graph = model.graph
+    return any(t.data_type in other for t in graph.initializer) or any(
+        attribute(n, "to") in other for n in graph.node if n.op_type == "Cast"
+    )
+
+
+def require_known_inputs(model: Any) -> None:
+    """Raise InputError when the graph wants something that the runtime would not feed."""
+    names = [value.name for value in model.graph.input]
+    stored = {tensor.name for tensor in model.graph.initializer}
+    odd = [n for n in names if n not in (*ID_INPUTS, *stored) and not n.startswith(PAST)]
+    if odd or not {"input_ids", "attention_mask"} <= set(names):
+        raise InputError(
+            "the graph's inputs are not those of a language model",
+            got=", ".join(names)[:200],
+            expected=f"input_ids, attention_mask, and none but {', '.join(ID_INPUTS[2:])}, {PAST}*",
+            hint="export it again with Optimum: `linalign-lite export MODEL OUT`",
+        )
+
+
+def opset(model: Any) -> int:
+    """The version of the standard operator set that the graph uses."""
+    return max(
+        (int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0
+    )
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of all stored weights. Does not serialise, so any size is fine."""
+    from onnx import helper
+
+    return sum(
+        int(np.prod(t.dims, dtype=np.int64)) * helper.tensor_dtype_to_np_dtype(t.data_type).itemsize
+        for t in model.graph.initializer
+    )
+
+
+def save(model: Any, folder: Path, one_file_limit: int = ONE_FILE_LIMIT) -> Path:
+    """Write `model.onnx`, with `model.onnx_data` when the weights pass the limit.
+
+    In the second case the weights leave ``model``.
+    """
+    import onnx
+
+    path = folder / MODEL_FILE
+    if weight_bytes(model) > one_file_limit:
+        onnx.save_model(
+            model,
+            str(path),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=DATA_FILE,
+            size_threshold=1024,
+        )
+    else:
+        onnx.save_model(model, str(path))
+    return path
+
+
+def check(path: Path) -> None:
+    """Raise InputError unless the saved graph is valid ONNX with shapes that follow."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
+        raise InputError("the graph is not valid ONNX", got=str(e)[:300]) from e

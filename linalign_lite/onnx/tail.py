@@ -1,0 +1,189 @@
+"""Reading what stands between a causal LM's final hidden states and its logits.
+
+Walk back from the logits to the projection, remembering each operation; then go forward again and
+fold them into one head: softcap · tanh((weight·z + bias) / softcap), or without a soft cap.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError
+from linalign_lite.onnx.surgery import AnyArray, Index, attribute
+
+Floats = npt.NDArray[np.floating[Any]]
+
+_PASS = ("Cast", "Identity")  # the same numbers
+_VIEW = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")  # only around a Gemm, which wants 2-D
+_PICK = ("Gather", "Slice")  # some positions only
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+_LEFT_FIRST = ("Sub", "Div")
+_HINT = "the token head must be a projection with bias, scaling or soft cap at most"
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The name of the tensor that feeds the projection, and the head that follows it."""
+
+    state: str
+    weight: Floats  # shape: (vocab, hidden)
+    bias: Floats  # shape: (vocab,)
+    softcap: float | None
+
+
+def read_tail(graph: Any, logits: str = "logits") -> Tail:
+    """Fold everything from the projection to ``logits`` into one head.
+
+    Raises InputError naming the operation when something else stands in between.
+    """
+    index = Index(graph)
+    after, projection = _walk_back(index, logits)
+    weight, bias, fed = _projection(index, projection)
+    if projection.op_type == "MatMul" and any(n.op_type in _VIEW for n in after):
+        raise _unknown(next(n for n in after if n.op_type in _VIEW))
+    state = _state(index, fed, flat=projection.op_type == "Gemm")
+    weight, bias, softcap = _fold(index, weight, bias, after)
+    return Tail(state, weight, bias, softcap)
+
+
+def _unknown(node: Any) -> InputError:
+    return InputError(
+        "an operation between the final hidden states and the logits is not known",
+        got=f"{node.op_type} ({node.name or 'unnamed'})",
+        expected="MatMul or Gemm, then Add, Mul, Div, Tanh or Cast",
+        hint=_HINT,
+    )
+
+
+def _walk_back(index: Index, logits: str) -> tuple[list[Any], Any]:
+    """The nodes after the projection in the order of the graph, and the projection."""
+    after: list[Any] = []
+    name = logits
+    while True:
+        node = index.makers.get(name)
+        if node is None:
+            raise InputError(
+                "no projection leads to the logits", got=f"{name!r}, which no node makes"
+            )
+        if node.op_type in ("MatMul", "Gemm"):
+            return after[::-1], node
+        name = _data_input(index, node)
+        after.append(node)
+
+
+def _data_input(index: Index, node: Any) -> str:
+    """The input through which the scores come: the only one, or the one that is not a constant."""
+    if node.op_type in (*_PASS, *_VIEW, "Tanh"):
+        return str(node.input[0])
+    if node.op_type in _PICK and _picks_positions(index, node):
+        return str(node.input[0])
+    if node.op_type in _ARITHMETIC:
+        left, right = (index.constant(name) is not None for name in node.input)
+        if right and not left:
+            return str(node.input[0])
+        if left and not right and node.op_type not in _LEFT_FIRST:
+            return str(node.input[1])
+    raise _unknown(node)
+
+
+def _picks_positions(index: Index, node: Any) -> bool:
+    if node.op_type == "Gather":
+        return int(attribute(node, "axis", 0)) in (1, -2)
+    axes = index.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+    if axes is None:
+        return False
+    return {int(a) for a in axes.reshape(-1)} <= {1, -2}
+
+
+def _projection(index: Index, node: Any) -> tuple[Floats, Floats, str]:
+    """Weight (vocab, hidden), bias (vocab,) and the name of what is projected."""
+    stored = index.constant(node.input[1])
+    if stored is None or stored.ndim != 2:
+        raise InputError(
+            "the projection's weight is not stored in the graph",
+            got=f"{node.op_type} ({node.name or 'unnamed'}) of {', '.join(node.input)}",
+            hint=_HINT + "; quantised heads are not read",
+        )
+    if node.op_type == "MatMul":
+        weight = stored.T
+        return weight, np.zeros(weight.shape[0]), str(node.input[0])
+    if attribute(node, "transA", 0):
+        raise _unknown(node)
+    weight = stored if attribute(node, "transB", 0) else stored.T
+    alpha = float(attribute(node, "alpha", 1.0))
+    bias = np.zeros(weight.shape[0])
+    if len(node.input) > 2 and node.input[2]:
+        found = index.constant(node.input[2])
+        if found is None:
+            raise _unknown(node)
+        bias += _row(found, len(bias), node) * float(attribute(node, "beta", 1.0))
+    return (weight if alpha == 1 else weight * np.float64(alpha)), bias, str(node.input[0])
+
+
+def _state(index: Index, name: str, *, flat: bool) -> str:
+    """Step back over casts and the choice of positions: all positions are wanted."""
+    while (node := index.makers.get(name)) is not None:
+        if node.op_type in _PASS or (node.op_type in _PICK and _picks_positions(index, node)):
+            flat = flat and node.op_type != "Gather"
+        elif node.op_type in _VIEW and flat:
+            flat = False
+        else:
+            break
+        name = str(node.input[0])
+    if flat:
+        raise InputError(
+            "the final hidden states are not batch × length × d",
+            got=f"{name!r}, projected by a Gemm",
+            hint=_HINT,
+        )
+    return name
+
+
+def _fold(
+    index: Index, weight: Floats, bias: Floats, after: list[Any]
+) -> tuple[Floats, Floats, float | None]:
+    """Forward over the nodes after the projection. scores = scale·(W z) + bias, then maybe tanh."""
+    scale, cap = 1.0, 0.0
+    for node in after:
+        if node.op_type in (*_PASS, *_VIEW, *_PICK):
+            continue
+        if node.op_type == "Tanh":
+            if cap:
+                raise _unknown(node)
+            cap = 1.0
+            continue
+        left, right = (index.constant(name) for name in node.input)
+        value = right if right is not None else left
+        assert value is not None
+        if node.op_type in ("Add", "Sub"):
+            if cap:
+                raise _unknown(node)
+            bias = bias + _row(value, len(bias), node) * (1 if node.op_type == "Add" else -1)
+            continue
+        if value.size != 1 or not float(value.reshape(-1)[0]):
+            raise _unknown(node)
+        factor = float(value.reshape(-1)[0])
+        factor = factor if node.op_type == "Mul" else 1 / factor
+        if cap:
+            cap *= factor
+        else:
+            scale, bias = scale * factor, bias * factor
+    if cap < 0 or not math.isfinite(cap):
+        raise InputError("the soft cap is not usable", got=repr(cap), expected="above 0")
+    if cap:  # cap·tanh(x) = cap·tanh((cap·x) / cap)
+        scale, bias = scale * cap, bias * cap
+    if abs(scale - 1) > 1e-9:
+        weight = weight.astype(np.float64) * scale
+    return weight, bias, cap or None
+
+
+def _row(value: AnyArray, n: int, node: Any) -> Floats:
+    """A constant that is added: one number, or one for each output."""
+    if value.size not in (1, n) or (value.size == n and value.shape[-1:] != (n,) and n > 1):
+        raise _unknown(node)
+    return value.reshape(-1).astype(np.float64)

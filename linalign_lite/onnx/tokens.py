@@ -1,0 +1,72 @@
+"""Writing `tokenizer.json`, and checking that it gives the ids of the tokenizer it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from linalign_lite.errors import InputError, ParityError
+from linalign_lite.modelcard import TOKENIZER_FILE
+
+# Used for both checks: the same ids, and the same states. Short and long, with awkward characters.
+TEXTS = (
+    "Once upon a time, there was a little girl named Lily.",
+    "Hello",
+    "  two leading spaces,  two inside, and a trailing one ",
+    "Zoë's naïve café: “quotes” — dashes… 日本語 🙂",
+    "line one\nline two\ttab",
+    "The patient was given 2.5 mg at 08:30; no side effects (so far).",
+    "CAPITALS and lowercase, http://example.org/?q=1&r=2, a_b-c 1234567890",
+    "A longer text: the quick brown fox jumps over the lazy dog, again and again, until the "
+    "evening comes and the dog, who has had enough of it, gets up and walks slowly home.",
+)
+
+FAST_HINT = "save one with `AutoTokenizer.from_pretrained(MODEL, use_fast=True).save_pretrained`"
+Encode = Callable[[str], Sequence[int]]
+
+
+def read_tokenizer(path: Path) -> Any:
+    """Load a `tokenizer.json` without its settings for truncation and padding."""
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise InputError(f"{path.parent} has no {path.name}", hint=FAST_HINT)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as e:  # the library raises plain Exception
+        raise InputError(f"{path} is not a usable tokenizer", got=str(e)[:160]) from e
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def write_tokenizer(text: str, folder: Path) -> Any:
+    """Write `tokenizer.json` without settings for truncation and padding; return it loaded."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    path = folder / TOKENIZER_FILE
+    tokenizer.save(str(path), pretty=False)
+    return Tokenizer.from_file(str(path))
+
+
+def check_tokenizer(tokenizer: Any, encode: Encode, vocab_size: int) -> None:
+    """Raise ParityError when ids differ, InputError when the model has no such id."""
+    for number, text in enumerate((*TEXTS, "")):
+        got, want = list(tokenizer.encode(text).ids), list(encode(text))
+        if got != want:
+            raise ParityError(
+                f"the saved tokenizer splits sample text {number} in another way",
+                got=f"{len(got)} tokens",
+                expected=f"{len(want)} tokens with the ids of the original tokenizer",
+            )
+    largest = max((max(tokenizer.encode(t).ids, default=0) for t in TEXTS), default=0)
+    if largest >= vocab_size:
+        raise InputError(
+            "the tokenizer does not belong to this model",
+            got=f"token id {largest}",
+            expected=f"below the vocabulary size {vocab_size}",
+        )

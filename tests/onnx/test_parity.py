@@ -1,0 +1,303 @@
+"""What is not right leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linalign_lite.errors import (
+    InputError,
+    MissingExtraError,
+    OutputExistsError,
+    ParityError,
+)
+from linalign_lite.modelcard import MODEL_FILE, load_card
+from linalign_lite.onnx import export, parity, pooling, surgery
+from linalign_lite.onnx.export import export_model
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("optimum.exporters.onnx")
+
+pytestmark = pytest.mark.export
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def llama(tiny: Callable[..., Path]) -> Path:
+    return tiny(transformers.LlamaConfig, transformers.LlamaForCausalLM)
+
+
+@pytest.fixture
+def bert(tiny: Callable[..., Path]) -> Path:
+    return tiny(transformers.BertConfig, transformers.BertModel)
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """After the test there is the model's folder, and nothing else."""
+    yield
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def corrupt(monkeypatch: pytest.MonkeyPatch, needle: str) -> None:
+    """Change one stored weight, whose name has ``needle`` in it, just before saving."""
+    save = surgery.save
+
+    def save_wrong(model: Any, *arguments: Any) -> Path:
+        for tensor in model.graph.initializer:
+            if needle in tensor.name:
+                array = onnx.numpy_helper.to_array(tensor).copy()
+                array.flat[0] += 0.5
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+                return save(model, *arguments)
+        raise AssertionError(needle)
+
+    monkeypatch.setattr(surgery, "save", save_wrong)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("needle", ["norm.weight", "MatMul"])
+def test_corrupted_graph(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needle: str
+) -> None:
+    corrupt(monkeypatch, needle)
+    with pytest.raises(
+        ParityError, match=r"states differ from the model's: got .* expected at most"
+    ):
+        export_model(str(llama), tmp_path / "out")
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_wrong_head(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_graph = export.cut_graph
+
+    def cut_wrong(model: Any, config: Any) -> Any:
+        cut = cut_graph(model, config)
+        assert cut.head is not None
+        head = type(cut.head)(cut.head.weight, cut.head.bias + np.float32(0.01))
+        return type(cut)(head, cut.past, cut.hidden_size)
+
+    monkeypatch.setattr(export, "cut_graph", cut_wrong)
+    with pytest.raises(ParityError, match="logits differ"):
+        export_model(str(llama), tmp_path / "out")
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_another_tokenizer(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = export.write_tokenizer
+
+    def write_wrong(text: str, folder: Path) -> Any:
+        raw = json.loads(text)
+        raw["post_processor"] = None
+        return write(json.dumps(raw), folder)
+
+    monkeypatch.setattr(export, "write_tokenizer", write_wrong)
+    with pytest.raises(ParityError, match="splits sample text 0 in another way"):
+        export_model(str(bert), tmp_path / "out")
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("step", ["loading", "exporting", "checking 8 texts"])
+def test_interrupted(bert: Path, tmp_path: Path, step: str) -> None:
+    def progress(said: str) -> None:
+        if said == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_model(str(bert), tmp_path / "out", progress=progress)
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("package", ["torch", "transformers", "onnx", "optimum"])
+def test_missing_extra(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    module = "optimum.exporters.onnx" if package == "optimum" else package
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"needs the package '{package}'.*\[export\]"):
+        export_model(str(bert), tmp_path / "out")
+
+
+def test_out_is_never_overwritten(bert: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    export_model(str(bert), out)  # an empty folder is as good as none
+    before = (out / "card.json").read_bytes()
+    with pytest.raises(OutputExistsError, match="hint: choose another folder"):
+        export_model(str(bert), out)
+    assert (out / "card.json").read_bytes() == before
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(OutputExistsError):
+        export_model(str(bert), file)
+
+
+def test_same_model_same_digest(bert: Path, tmp_path: Path) -> None:
+    first = export_model(str(bert), tmp_path / "first")
+    assert export_model(str(bert), tmp_path / "second").digest == first.digest
+
+
+def test_external_data(llama: Path, tmp_path: Path) -> None:
+    whole = export_model(str(llama), tmp_path / "whole")
+    card = export_model(str(llama), tmp_path / "split", one_file_limit=0)
+    assert set(card.files) == {*whole.files, "model.onnx_data"}
+    assert load_card(tmp_path / "split") == card
+    assert card.parity == whole.parity
+    ids = np.array([[0, 9, 8, 7]])
+    runs = [
+        parity.open_graph(tmp_path / name / MODEL_FILE, card.past).run(ids, np.ones_like(ids))
+        for name in ("whole", "split")
+    ]
+    assert np.array_equal(runs[0]["last_hidden_state"], runs[1]["last_hidden_state"])
+
+
+def test_half_weights(llama: Path, tmp_path: Path) -> None:
+    """Half the size, and no slower: onnxruntime folds the casts when it loads the graph."""
+    ort = pytest.importorskip("onnxruntime")
+    cards, kinds = [], []
+    for dtype in ("fp32", "fp16"):
+        cards.append(export_model(str(llama), tmp_path / dtype, dtype=dtype))
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(tmp_path / f"{dtype}.onnx")
+        path = str(tmp_path / dtype / MODEL_FILE)
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(tmp_path / f"{dtype}.onnx").graph
+        kinds.append(sorted(node.op_type for node in graph.node))
+    assert kinds[0] == kinds[1]
+
+    whole, half = cards
+    assert (whole.dtype, half.dtype) == ("fp32", "fp16")
+    assert max(half.parity["states_max_abs"], half.parity["logits_max_abs"]) <= 1e-4
+    head = "token_head.head.npz"
+    assert half.files[head]["size"] < 0.6 * whole.files[head]["size"]
+    stored = onnx.load(tmp_path / "fp16" / MODEL_FILE).graph.initializer
+    wide = [t for t in stored if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) >= 256]
+    assert wide == []
+
+
+def test_quiet(
+    bert: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    with caplog.at_level(logging.DEBUG, logger="linalign_lite.export"):
+        export_model(str(bert), tmp_path / "out", progress=said.append)
+    assert said == ["loading", "exporting", "checking 8 texts"]
+    assert capfd.readouterr() == ("", "")
+    assert {r.levelno for r in caplog.records} == {logging.DEBUG}
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_what_is_no_model(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    for name in ("./nowhere", "a/b/c", str(tmp_path / "nowhere")):
+        with pytest.raises(InputError, match=r"is not a folder.*hint: give a folder"):
+            export_model(name, out)
+    with pytest.raises(InputError, match="is a file"):
+        export_model(str(bert / "config.json"), out)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="the model hub does not give it"):
+        export_model("nobody/no-such-model", out)
+    with pytest.raises(InputError, match="got 'int8', expected fp32 or fp16"):
+        export_model(str(bert), out, dtype="int8")
+    with pytest.raises(InputError, match="the task is not known"):
+        export_model(str(bert), out, task="speak")
+    with pytest.raises(InputError, match="does the folder above it exist"):
+        export_model(str(bert), tmp_path / "no" / "out")
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_weights_of_another_model(llama: Path, tmp_path: Path) -> None:
+    path = llama / "config.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, "num_hidden_layers": 3}))
+    with pytest.raises(InputError, match="the weights of model are not those of"):
+        export_model(str(llama), tmp_path / "out")
+    path.write_text(json.dumps({**raw, "intermediate_size": 50}))
+    with pytest.raises(InputError, match="6 missing or of another shape"):
+        export_model(str(llama), tmp_path / "out")
+    path.write_text(json.dumps({**raw, "is_encoder_decoder": True}))
+    with pytest.raises(InputError, match="encoder-decoder"):
+        export_model(str(llama), tmp_path / "out")
+    path.write_text(json.dumps({**raw, "model_type": "no-such-type"}))
+    with pytest.raises(InputError, match="does not load"):
+        export_model(str(llama), tmp_path / "out")
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_no_fast_tokenizer(bert: Path, tmp_path: Path) -> None:
+    for file in bert.glob("*token*"):
+        file.unlink()
+    with pytest.raises(InputError, match="tokenizer"):
+        export_model(str(bert), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("flags", "modules", "want"),
+    [
+        ({"pooling_mode_cls_token": True}, ["Pooling", "Normalize"], ("cls", True, "")),
+        ({"pooling_mode_mean_tokens": True}, ["Pooling"], ("mean", False, "")),
+        ({"pooling_mode_lasttoken": True}, ["Pooling"], ("last", False, "")),
+        ({"pooling_mode": "cls"}, ["Pooling"], ("cls", False, "")),
+        ({"pooling_mode_max_tokens": True}, ["Pooling", "Dense"], ("mean", False, "max_tokens")),
+    ],
+)
+def test_pooling_of_sentence_transformers(
+    tmp_path: Path, flags: dict[str, Any], modules: list[str], want: tuple[str, bool, str]
+) -> None:
+    entries = [{"type": f"sentence_transformers.models.{m}", "path": f"1_{m}"} for m in modules]
+    (tmp_path / "modules.json").write_text(json.dumps(entries))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(flags))
+    found = pooling.read_pooling(tmp_path)
+    assert (found.pooling, found.normalize) == want[:2]
+    assert want[2] in found.remark
+    assert bool(found.remark) == bool(want[2])
+    config = {"architectures": ["Qwen3ForCausalLM"]}
+    assert pooling.guess_task(tmp_path, config) == "embed"
+    (tmp_path / "modules.json").unlink()
+    assert pooling.guess_task(tmp_path, config) == "generate"
+
+
+@pytest.mark.parametrize(
+    ("config", "limit", "sentence", "want"),
+    [
+        ({"max_position_embeddings": 512, "model_type": "bert"}, 512, 256, 256),
+        ({"max_position_embeddings": 514, "model_type": "roberta"}, None, 0, 512),
+        ({"max_position_embeddings": 515, "model_type": "mpnet", "pad_token_id": 2}, None, 0, 512),
+        ({"max_position_embeddings": 514, "model_type": "mpnet"}, None, 384, 384),
+        ({"n_positions": 1024, "model_type": "gpt2"}, None, None, 1024),
+        ({"max_position_embeddings": 4096, "model_type": "llama"}, 512, None, 512),
+        ({"model_type": "bloom"}, 10**30, None, 2048),
+    ],
+)  # fmt: skip
+def test_max_length(
+    tmp_path: Path, config: dict[str, Any], limit: int | None, sentence: int | None, want: int
+) -> None:
+    if limit:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}))
+    if sentence:
+        path = tmp_path / "sentence_bert_config.json"
+        path.write_text(json.dumps({"max_seq_length": sentence}))
+    assert pooling.max_length(tmp_path, config) == want
+
+
+def test_import_is_light() -> None:
+    heavy = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "huggingface_hub")
+    code = (
+        "import sys, linalign_lite.onnx.export, linalign_lite.onnx.split;"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    arguments = [sys.executable, "-c", code]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -11,7 +11,7 @@ Penalties are chosen by K-fold accuracy; of penalties as good as each other the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -21,12 +21,13 @@ from linalign_lite.errors import InputError
 from linalign_lite.fit import ridge, spectrum
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import Array, Head
-from linalign_lite.metrics import accuracy
 from linalign_lite.moments import Float64, fold_index, measure
 
 METHODS = ("ridge", "logistic")
 RIDGE_PENALTIES = tuple(10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4, -5))
 LOGISTIC_PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+PATIENCE = 2  # penalties without a gain after which weaker ones are not tried
+ROUGH, FINE = 1e-5, 1e-7  # relative decrease of the loss at which L-BFGS stops: to choose, to keep
 MAX_ITERATIONS = 300
 DEAD = 1e-6  # a dimension with less than this share of the largest deviation is not used
 
@@ -87,7 +88,7 @@ def train_head(
     best = max(results, key=lambda name: results[name][1])
     chosen, held_out = results[best]
     say(f"training {best}")
-    weight, bias = _solver(best)(data, (chosen,))[0]
+    weight, bias = next(_solver(best)(data, (chosen,), FINE))
     report = HeadReport(
         method=best,
         penalty=chosen,
@@ -112,25 +113,42 @@ def train_head(
 def _choose(
     data: _Data, index: npt.NDArray[np.int64], method: str, grid: tuple[float, ...]
 ) -> tuple[float, float]:
-    """The penalty with the best K-fold accuracy, and that accuracy."""
-    hits = np.zeros(len(grid))
-    for k in range(int(index.max()) + 1):
-        train, held_out = data.rows(index != k), data.rows(index == k)
-        for i, (weight, bias) in enumerate(_solver(method)(train, grid)):
-            guess = np.argmax(held_out.states @ weight.T.astype(np.float32) + bias, axis=1)
-            hits[i] += accuracy(held_out.ids, guess) * len(held_out.ids)
-    best = int(np.argmax(hits))  # the first, so the strongest, of equals
-    return grid[best], float(hits[best] / len(data.ids))
+    """The penalty with the best K-fold accuracy, and that accuracy.
+
+    The folds go down the grid side by side, from the strongest penalty, and stop when PATIENCE
+    penalties in a row did worse than the best so far.
+    """
+    folds = range(int(index.max()) + 1)
+    held_out = [data.rows(index == k) for k in folds]
+    paths = [_solver(method)(data.rows(index != k), grid, ROUGH) for k in folds]
+    hits: list[int] = []
+    for solutions in zip(*paths, strict=True):
+        hits.append(sum(_hits(d, *s) for d, s in zip(held_out, solutions, strict=True)))
+        best = int(np.argmax(hits))  # the first, so the strongest, of equals
+        if len(hits) - 1 - best >= PATIENCE:
+            break
+    return grid[best], hits[best] / len(data.ids)
 
 
-def _ridge_path(data: _Data, penalties: tuple[float, ...]) -> list[tuple[Float64, Float64]]:
+def _hits(data: _Data, weight: Float64, bias: Float64) -> int:
+    guess = np.argmax(data.states @ weight.T.astype(np.float32) + bias, axis=1)
+    return int((guess == data.ids).sum())
+
+
+Path = Iterator[
+    tuple[Float64, Float64]
+]  # weight (classes, d) and bias of one penalty after another
+
+
+def _ridge_path(data: _Data, penalties: tuple[float, ...], _tolerance: float) -> Path:
     """One eigendecomposition serves every penalty."""
     onehot = np.eye(data.classes)[data.ids]
     basis = spectrum(measure(data.states, onehot))
-    return [ridge(basis, penalty) for penalty in penalties]
+    for penalty in penalties:
+        yield ridge(basis, penalty)
 
 
-def _logistic_path(data: _Data, penalties: tuple[float, ...]) -> list[tuple[Float64, Float64]]:
+def _logistic_path(data: _Data, penalties: tuple[float, ...], tolerance: float) -> Path:
     """From the strongest penalty to the weakest, each started from the one before."""
     mean = data.states.mean(axis=0, dtype=np.float64)
     deviation = data.states.std(axis=0, dtype=np.float64)
@@ -138,15 +156,13 @@ def _logistic_path(data: _Data, penalties: tuple[float, ...]) -> list[tuple[Floa
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=alive)
     standard = ((data.states - mean) * scale).astype(np.float32)
     solution = np.zeros((data.classes, standard.shape[1] + 1))
-    found = []
     for penalty in penalties:
-        solution = _logistic(standard, data.ids, penalty, solution)
+        solution = _logistic(standard, data.ids, penalty, solution, tolerance)
         weight = solution[:, :-1] * scale
-        found.append((weight, solution[:, -1] - weight @ mean))
-    return found
+        yield weight, solution[:, -1] - weight @ mean
 
 
-def _logistic(x: Array, ids: Ids, penalty: float, start: Float64) -> Float64:
+def _logistic(x: Array, ids: Ids, penalty: float, start: Float64, tolerance: float) -> Float64:
     """L-BFGS on mean(logsumexp(z) − z[label]) + penalty/2 ‖V‖², z = x Vᵀ + c.
 
     x: (n, d) float32; start and result: (classes, d + 1), the last column being c. Products are
@@ -172,15 +188,13 @@ def _logistic(x: Array, ids: Ids, penalty: float, start: Float64) -> Float64:
         gradient[:, -1] = scores.sum(axis=0, dtype=np.float64) / n
         return value + 0.5 * penalty * float((v[:, :-1] ** 2).sum()), gradient.ravel()
 
-    options = {"maxiter": MAX_ITERATIONS, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-6}
+    options = {"maxiter": MAX_ITERATIONS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-7}
     result = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     solution: Float64 = result.x.reshape(start.shape)
     return solution
 
 
-def _solver(
-    method: str,
-) -> Callable[[_Data, tuple[float, ...]], list[tuple[Float64, Float64]]]:
+def _solver(method: str) -> Callable[[_Data, tuple[float, ...], float], Path]:
     return _ridge_path if method == "ridge" else _logistic_path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -148,7 +148,7 @@ def evaluate(
     affine = load_map(map_file) if map_file else None
     found = judge(load_head(head_file), load_states(states), affine)
     interval = found.accuracy
-    data = {
+    data: dict[str, Any] = {
         "accuracy": interval.value,
         "low": interval.low,
         "high": interval.high,

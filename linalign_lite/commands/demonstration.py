@@ -1,0 +1,55 @@
+"""demo: the main job on bundled models, with no network."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet
+from linalign_lite.errors import OutputExistsError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help="Keep every file here; default: nothing is kept.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Play provider and client on two small bundled models: align, classify, score encrypted.
+
+    \b
+    Examples:
+      linalign-lite demo
+      linalign-lite demo --out somewhere
+    """
+    from linalign_lite.demo.story import run
+
+    console = Console(as_json, quiet)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputExistsError(
+            f"{out} is not an empty folder", hint="choose a new one; nothing is overwritten"
+        )
+    started = time.perf_counter()
+    # with --json the story is a remark, without it it is the answer
+    say = console.note if as_json else typer.echo
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="linalign-demo-") as folder:
+            figures = run(Path(folder), say)
+    else:
+        figures = run(out, say)
+    lines = [f"Done in {time.perf_counter() - started:.1f} s."]
+    if out is not None:
+        lines.append(f"The files are in {out}; look at one with")
+        lines.append(f"  linalign-lite inspect {out / 'client' / 'client-to-provider.map.npz'}")
+    else:
+        lines.append("Run it with --out DIR to keep the files and look at them.")
+    console.result(figures, lines)

@@ -1,0 +1,245 @@
+"""keygen, encrypt, score, decrypt: the client's and the provider's side of a private query."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_folder_of
+from linalign_lite.encrypt.keys import SecretKey
+from linalign_lite.encrypt.keys import keygen as make
+from linalign_lite.encrypt.parameters import by_name
+from linalign_lite.errors import InputError, OutputExistsError
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap
+
+SECRET, PUBLIC = "secret.key", "public.key"
+
+
+class Profile(StrEnum):
+    default = "default"
+    small = "small"
+
+
+Key = Annotated[Path, typer.Option("--key", help="The secret key, or the folder that has it.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(keygen)
+    app.command()(encrypt)
+    app.command()(score)
+    app.command()(decrypt)
+
+
+def keygen(
+    folder: Annotated[Path, typer.Argument(help="Where the two keys go; made when not there.")],
+    profile: Annotated[
+        Profile,
+        typer.Option(help="Parameter set. small: fewer bytes, less precise."),
+    ] = Profile.default,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a client's key pair: secret.key (mode 0600, never overwritten) and public.key.
+
+    The secret key encrypts queries and decrypts scores. It stays with the client.
+
+    \b
+    Example:
+      linalign-lite keygen keys
+    """
+    console = Console(as_json, quiet)
+    for name in (SECRET, PUBLIC):  # said before any work is done; save() makes sure of it
+        if (folder / name).exists():
+            raise OutputExistsError(
+                f"{folder / name} is already there and is never overwritten",
+                hint="choose another folder",
+            )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"cannot make the folder {folder}", got=e.strerror or str(e)) from e
+    secret, public = make(by_name(profile.value))
+    secret.save(folder / SECRET)
+    public.save(folder / PUBLIC)
+    console.note(f"{folder / SECRET} stays with you; {folder / PUBLIC} may be given away")
+    console.result(
+        {"secret": str(folder / SECRET), "public": str(folder / PUBLIC),
+         "key": public.digest.hex(), "profile": profile.value},
+        [f"key {public.digest.hex()[:16]}"],
+    )  # fmt: skip
+
+
+def encrypt(
+    queries: Annotated[
+        str, typer.Argument(help="States (.npz), or with --model texts (.txt, .jsonl, .csv, -).")
+    ],
+    out: Annotated[Path, typer.Argument(help="The query file to write (.query).")],
+    key: Key,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Carry the states over with this map first.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The exported model that reads the texts.")
+    ] = None,
+    outputs: Annotated[
+        int | None,
+        typer.Option(help="Classes of the provider's head, when known: smaller files.", min=1),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encrypt queries, so that a provider can score them without seeing them.
+
+    \b
+    Examples:
+      linalign-lite encrypt mine.states.npz mine.query --key keys --map a-to-b.map.npz
+      echo "is it raining?" | linalign-lite encrypt - mine.query --model ash --key keys --map m.npz
+    """
+    from linalign_lite.encrypt.client import Client
+    from linalign_lite.store import load_map
+
+    console = Console(as_json, quiet)
+    require_folder_of(out)
+    client = Client(_secret(key))
+    affine = load_map(map_file) if map_file else None
+    states = _states(queries, model, affine, console)
+    with console.progress("encrypting", len(states)) as tally:
+        info = client.encrypt_to(out, states, affine, n_outputs=outputs, progress=tally)
+    size = out.stat().st_size
+    console.result(
+        {"out": str(out), "queries": info.n, "bytes": size, "space": info.space.describe()},
+        [f"{out}: {info.n} encrypted queries, {size / max(info.n, 1) / 1e3:.1f} kB each, "
+         f"for a head that reads {info.space.describe()}"],
+    )  # fmt: skip
+
+
+def score(
+    query: Annotated[Path, typer.Argument(help="A client's query file.")],
+    out: Annotated[Path, typer.Argument(help="The response file to write (.response).")],
+    head: Annotated[Path, typer.Option("--head", help="The provider's head.")],
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Fold this map into the head first.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score encrypted queries with a head. Needs no key, and learns nothing of the queries' texts.
+
+    \b
+    Examples:
+      linalign-lite score theirs.query theirs.response --head intents.head.npz
+      linalign-lite score theirs.query theirs.response --head intents.head.npz --map b-to-a.map.npz
+    """
+    from linalign_lite.encrypt.provider import Provider
+    from linalign_lite.encrypt.wire import Kind, reading
+    from linalign_lite.store import load_head, load_map
+
+    console = Console(as_json, quiet)
+    require_folder_of(out)
+    loaded = load_head(head)
+    provider = Provider(loaded @ load_map(map_file) if map_file else loaded)
+    with reading(query, Kind.QUERY) as reader:
+        count = reader.header.n_records
+    with console.progress("scoring", count) as tally:
+        info = provider.score_file(query, out, tally)
+    size = out.stat().st_size
+    console.result(
+        {"out": str(out), "queries": info.n, "outputs": info.n_outputs, "bytes": size},
+        [f"{out}: {info.n} queries scored for {info.n_outputs} classes, "
+         f"{size / info.n / 1e3:.1f} kB each"],
+    )  # fmt: skip
+
+
+def decrypt(
+    response: Annotated[Path, typer.Argument(help="The provider's response file.")],
+    key: Key,
+    query: Annotated[
+        Path | None, typer.Option(help="The query file, to make sure this answers it.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many of the best labels to print.", min=1)] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Write every score here, a JSON object a line.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Decrypt a response: the best labels of each query, in the order they were asked.
+
+    Never send scores back to the provider; docs/SECURITY.md says why.
+
+    \b
+    Examples:
+      linalign-lite decrypt mine.response --key keys
+      linalign-lite decrypt mine.response --key keys --top 3 --out scores.jsonl
+    """
+    from linalign_lite.encrypt.client import Client
+    from linalign_lite.encrypt.wire import Kind, reading
+    from linalign_lite.files import atomic
+
+    console = Console(as_json, quiet)
+    if out is not None:
+        require_folder_of(out)
+    client = Client(_secret(key))
+    with reading(response, Kind.RESPONSE) as reader:
+        count = reader.header.n_records
+    with console.progress("decrypting", count) as tally:
+        scores = client.decrypt_from(response, query, progress=tally)
+    names = scores.labels or tuple(str(i) for i in range(scores.values.shape[1]))
+    order = np.argsort(-scores.values, axis=1, kind="stable")[:, :top]
+    best = [
+        [(names[i], float(row[i])) for i in ids]
+        for row, ids in zip(scores.values, order, strict=True)
+    ]
+    if out is not None:
+        with atomic(out) as f:
+            for row in scores.values:
+                pairs = dict(zip(names, (float(x) for x in row), strict=True))
+                f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")
+    digits = scores.decimals
+    console.result(
+        {"queries": len(best), "decimals": digits,
+         "best": [[{"label": n, "score": s} for n, s in row] for row in best]},
+        ["\t".join(f"{name} {value:.{min(digits, 4)}f}" for name, value in row) for row in best],
+    )  # fmt: skip
+
+
+def _secret(key: Path) -> SecretKey:
+    return SecretKey.load(key / SECRET if key.is_dir() else key)
+
+
+def _states(
+    queries: str, model: Path | None, affine: AffineMap | None, console: Console
+) -> HiddenStates:
+    from linalign_lite.store import load_states
+
+    if model is None:
+        if not queries.endswith(".npz"):
+            raise InputError(
+                f"cannot encrypt {queries} as it is",
+                expected="a file of states (.npz)",
+                hint="add --model FOLDER to read texts",
+            )
+        return load_states(queries)
+    from linalign_lite.extract import extract
+    from linalign_lite.runtime import load_model
+    from linalign_lite.texts import read_texts
+
+    texts = read_texts(queries)
+    loaded = load_model(model)
+    with console.progress("extracting", len(texts.texts)) as tally:
+        states = extract(
+            loaded,
+            texts,
+            pooling=(affine.source.pooling or None) if affine else None,
+            normalize=affine.source.normalize if affine and affine.source.model else None,
+            progress=tally,
+        )
+    if states.n_cut:
+        console.note(f"{states.n_cut} text(s) cut to {states.max_length} tokens")
+    return states

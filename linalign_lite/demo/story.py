@@ -1,0 +1,186 @@
+"""The whole exchange, step by step, on the bundled models: what `linalign-lite demo` runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
+from linalign_lite.encrypt.client import Client, Scores
+from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.provider import Provider
+from linalign_lite.evaluate import evaluate
+from linalign_lite.extract import extract
+from linalign_lite.files import write_atomic
+from linalign_lite.fit import fit
+from linalign_lite.heads import train_head
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Head
+from linalign_lite.metrics import accuracy
+from linalign_lite.runtime import load_model
+from linalign_lite.store import save
+from linalign_lite.texts import Texts
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Diary:
+    """Says each step as it is done, with the time it took, and remembers the figures."""
+
+    say: Say
+    figures: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[list[str]]:
+        """Lines added inside are said under the step's name when it is over."""
+        lines: list[str] = []
+        started = time.perf_counter()
+        yield lines
+        self.seconds[name] = time.perf_counter() - started
+        self.say(f"{len(self.seconds)}. {name}  [{self.seconds[name]:.1f} s]")
+        for line in lines:
+            self.say(f"     {line}")
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What one model made of the texts it reads."""
+
+    public: HiddenStates
+    train: HiddenStates
+    test: HiddenStates
+
+
+def run(out: Path, say: Say) -> dict[str, Any]:
+    """Play both parties in the folder ``out`` and return the figures.
+
+    The provider's files go to out/provider, the client's to out/client, and what travels between
+    them to out/exchange. Only what is in out/exchange and the public texts crosses.
+    """
+    diary = Diary(say)
+    provider, client, exchange = (out / name for name in ("provider", "client", "exchange"))
+    for folder in (provider, client, exchange):
+        folder.mkdir(parents=True, exist_ok=True)
+    texts = public_texts(), labelled_texts(held_out=False), labelled_texts(held_out=True)
+    _write_texts(out, provider, client, *texts)
+
+    a = _read(diary, PROVIDER, "provider", provider, texts)
+    b = _read(diary, CLIENT, "client", client, texts)
+    affine = _fit(diary, b.public, a.public, client / "client-to-provider.map.npz")
+    head = _head(diary, a.train, provider / "topics.head.npz")
+    _judge(diary, head, affine, a, b)
+    scores = _private(diary, head, affine, b.test, client, exchange)
+    _compare(diary, scores, head, affine, b.test)
+    diary.figures["seconds"] = {k: round(v, 3) for k, v in diary.seconds.items()}
+    write_atomic(out / "figures.json", (json.dumps(diary.figures, indent=2) + "\n").encode())
+    return diary.figures
+
+
+def _read(diary: Diary, name: str, who: str, folder: Path, texts: tuple[Texts, ...]) -> Readings:
+    with diary.step(f"The {who} reads the texts with its own model, {name}") as lines:
+        model = load_model(model_folder(name))
+        found = [extract(model, t) for t in texts]
+        for part, states in zip(("public", "train", "test"), found, strict=True):
+            save(folder / f"{part}.states.npz", states)
+        card = model.card
+        lines.append(f"{card.architecture}, vocabulary {card.vocab_size}, {card.hidden_size} "
+                     f"dimensions; {sum(map(len, found))} texts")  # fmt: skip
+    return Readings(*found)
+
+
+def _fit(diary: Diary, source: HiddenStates, target: HiddenStates, path: Path) -> AffineMap:
+    with diary.step("The client fits a map into the provider's space, on public texts") as lines:
+        affine, report = fit(source, target)
+        save(path, affine)
+        diary.figures["held_out_r2"] = report.held_out_r2
+        dims = f"{report.d_source} to {report.d_target} dimensions"
+        lines.append(f"{report.n} texts, {dims}, penalty {report.penalty:.2g}, "
+                     f"held-out R² {report.held_out_r2:.3f}")  # fmt: skip
+    return affine
+
+
+def _head(diary: Diary, train: HiddenStates, path: Path) -> Head:
+    with diary.step("The provider trains a classifier on its own states") as lines:
+        head, report = train_head(train)
+        save(path, head)
+        lines.append(f"{report.n} texts, {report.classes} topics, {report.method} "
+                     f"(held-out accuracy {report.held_out_accuracy:.3f})")  # fmt: skip
+    return head
+
+
+def _judge(diary: Diary, head: Head, affine: AffineMap, a: Readings, b: Readings) -> None:
+    with diary.step("How well does the provider's classifier serve the client?") as lines:
+        own, _ = train_head(b.train)
+        rows = {
+            "native": ("provider's classifier, provider's model", evaluate(head, a.test)),
+            "mapped": ("provider's classifier, client's model and map",
+                       evaluate(head, b.test, affine)),
+            "client_own": ("for comparison: a classifier trained on the client's model",
+                           evaluate(own, b.test)),
+        }  # fmt: skip
+        for key, (what, found) in rows.items():
+            diary.figures[key] = found.accuracy.value
+            lines.append(f"{found.accuracy.value:.3f}  {what}")
+        diary.figures["majority"] = found.majority
+        lines.append(f"{found.majority:.3f}  always the same topic")
+
+
+def _private(
+    diary: Diary, head: Head, affine: AffineMap, test: HiddenStates, client: Path, exchange: Path
+) -> Scores:
+    query, response = exchange / "test.query", exchange / "test.response"
+    with diary.step("The client makes a key and encrypts its mapped states") as lines:
+        secret, public = keygen()
+        keys = client / "keys"
+        keys.mkdir(mode=0o700)
+        secret.save(keys / "secret.key")
+        public.save(keys / "public.key")
+        asker = Client(secret)
+        asker.encrypt_to(query, test, affine, n_outputs=head.n_outputs)
+        lines.append(_sizes(query, len(test)))
+    with diary.step("The provider scores what it cannot read") as lines:
+        Provider(head).score_file(query, response)
+        lines.append(_sizes(response, len(test)))
+    with diary.step("The client decrypts the scores"):
+        return asker.decrypt_from(response, query)
+
+
+def _compare(
+    diary: Diary, scores: Scores, head: Head, affine: AffineMap, test: HiddenStates
+) -> None:
+    plain = head(affine(test.states))
+    guess = scores.predictions()
+    place = {name: i for i, name in enumerate(head.labels)}
+    truth = np.array([place[test.labels[i]] for i in test.label_ids])  # type: ignore[union-attr]
+    diary.figures["encrypted"] = accuracy(truth, guess)
+    diary.figures["same_as_plain"] = int((guess == plain.argmax(axis=1)).sum())
+    diary.figures["queries"] = len(test)
+    diary.figures["largest_error"] = float(np.abs(scores.values - plain).max())
+    diary.say(f"     {diary.figures['encrypted']:.3f}  accuracy on the encrypted queries; "
+              f"{diary.figures['same_as_plain']} of {len(test)} answers as without encryption, "
+              f"largest error of a score {diary.figures['largest_error']:.1e}")  # fmt: skip
+
+
+def _sizes(path: Path, count: int) -> str:
+    size = path.stat().st_size
+    return f"{path.name}: {count} queries, {size / 1e6:.1f} MB, {size / count / 1e3:.0f} kB each"
+
+
+def _write_texts(
+    out: Path, provider: Path, client: Path, public: Texts, train: Texts, test: Texts
+) -> None:
+    """The texts as files too, so that the same can be done again by hand with the commands."""
+    write_atomic(out / "public.txt", "".join(t + "\n" for t in public.texts).encode())
+    for path, texts in ((provider / "train.jsonl", train), (client / "test.jsonl", test)):
+        rows = zip(texts.texts, texts.labels, strict=True)
+        lines = (json.dumps({"text": t, "label": label}) + "\n" for t, label in rows)
+        write_atomic(path, "".join(lines).encode())

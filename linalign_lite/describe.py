@@ -1,0 +1,125 @@
+"""Say what a file of ours is, in plain pairs of name and value. Nothing secret is among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
+from linalign_lite.encrypt.wire import MAGIC, Kind, reading
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Head
+from linalign_lite.modelcard import load_card
+from linalign_lite.store import load
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What ``path`` is and what it says of itself, after checking the whole of it.
+
+    Raises InputError when it is not there, FormatError when it is none of ours or damaged.
+    """
+    if path.is_dir():
+        return _model(path)
+    try:
+        with path.open("rb") as f:
+            start = f.read(12)
+    except OSError as e:
+        raise InputError(f"cannot read {path}", got=e.strerror or str(e)) from e
+    if start.startswith(MAGIC):
+        return _framed(path, int.from_bytes(start[10:12], "little"))
+    if start.startswith(b"PK"):
+        thing = load(path)
+        if isinstance(thing, HiddenStates):
+            return _states(thing)
+        return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
+    raise FormatError(
+        f"{path} is not a file of linalign-lite",
+        expected="states, a map, a head, a model folder, a key, a query or a response",
+    )
+
+
+def _states(x: HiddenStates) -> dict[str, Any]:
+    return {
+        "kind": "hidden states",
+        "rows": len(x),
+        "space": x.space.describe(),
+        "dtype": str(x.states.dtype),
+        "texts": x.n_texts,
+        "cut": x.n_cut,
+        "max_length": x.max_length,
+        "labels": len(x.labels),
+        "text_digest": x.text_digest,
+    }
+
+
+def _map(m: AffineMap) -> dict[str, Any]:
+    wanted = ("method", "penalty", "n", "held_out_r2", "condition", "rank")
+    return {
+        "kind": "affine map",
+        "source": m.source.describe(),
+        "target": m.target.describe(),
+        "dtype": str(m.weight.dtype),
+        **_some(m.card, wanted),
+    }
+
+
+def _head(h: Head) -> dict[str, Any]:
+    wanted = ("method", "penalty", "n", "held_out_accuracy")
+    return {
+        "kind": "head" if h.labels else "token head",
+        "space": h.space.describe(),
+        "outputs": h.n_outputs,
+        "labels": list(h.labels),
+        "softcap": h.softcap,
+        "dtype": str(h.weight.dtype),
+        **_some(h.card, wanted),
+    }
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    card = load_card(folder)
+    return {
+        "kind": "exported model",
+        "name": card.name,
+        "architecture": card.architecture,
+        "task": card.task,
+        "hidden_size": card.hidden_size,
+        "vocab_size": card.vocab_size,
+        "max_length": card.max_length,
+        "pooling": card.pooling,
+        "normalize": card.normalize,
+        "dtype": card.dtype,
+        "opset": card.opset,
+        "bytes": sum(int(f["size"]) for f in card.files.values()),
+        "digest": card.digest,
+    }
+
+
+def _framed(path: Path, number: int) -> dict[str, Any]:
+    kind = Kind(number) if number in set(Kind) else Kind.QUERY  # reading() names an unknown one
+    with reading(path, kind) as reader:
+        header = reader.header
+        found: dict[str, Any] = {
+            "kind": kind.title,
+            "parameters": header.parameters.name,
+            "ring_degree": header.parameters.degree,
+            "modulus_bits": list(header.parameters.prime_bits),
+            "key": header.key.hex(),
+        }
+        if kind is Kind.QUERY:
+            query = QueryInfo.from_header(header, reader.name)
+            found |= {"queries": query.n, "space": query.space.describe()}
+            found |= {"bytes_each": query.record_size, "norm_bound": 2**query.norm_bits}
+        elif kind is Kind.RESPONSE:
+            response = ResponseInfo.from_header(header, reader.name)
+            found |= {"queries": response.n, "outputs": response.n_outputs}
+            found |= {"bytes_each": response.record_size, "answers": response.query}
+        for _ in reader:  # every record against its digest
+            pass
+    return found
+
+
+def _some(card: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: card[name] for name in names if name in card}

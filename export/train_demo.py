@@ -3,6 +3,7 @@
     python export/train_demo.py sample --teacher DIR --out samples.txt --stories 12000 --seed 1
     python export/train_demo.py train ash --stories FILE --extra samples.txt --out DIR
     python export/train_demo.py measure DIR --valid tinystories_valid.txt
+    python export/train_demo.py sentences samples.txt --out public.txt
 
 The two models, `ash` and `birch`, are independent of each other: another architecture, tokenizer,
 width, seed and training text. `ash` reads the even-numbered stories and text sampled from one
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -329,6 +331,22 @@ def sample(args: argparse.Namespace) -> None:
             f.flush()
 
 
+def sentences(args: argparse.Namespace) -> None:
+    """Distinct sentences of 4 to 20 words without quotation marks, as many from each file."""
+    rng = np.random.default_rng(args.seed)
+    chosen: list[str] = []
+    for path in args.stories:
+        text = " ".join(read_stories(path)).replace("\n", " ")
+        found = {s.strip() for s in re.split(r"(?<=[.!?]) ", text)} - set(chosen)
+        plain = [s for s in sorted(found) if re.fullmatch(r"[A-Z][A-Za-z' ,]+[.!?]", s)]
+        fit = [s for s in plain if 4 <= len(s.split()) <= 20]
+        count = args.count // len(args.stories)
+        chosen += [fit[i] for i in rng.permutation(len(fit))[:count]]
+    rng.shuffle(chosen)
+    args.out.write_text("".join(s + "\n" for s in chosen), encoding="utf-8")
+    print(f"{len(chosen)} sentences")
+
+
 def measure(args: argparse.Namespace) -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model).eval()
     tok = Tokenizer.from_file(str(args.model / "tokenizer.json"))
@@ -362,6 +380,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--start", type=Path, help="go on from this folder's model and tokenizer")
     p.add_argument("--threads", type=int, default=0)
     p.set_defaults(run=train)
+    p = sub.add_parser("sentences")
+    p.add_argument("stories", type=Path, nargs="+")
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--count", type=int, default=4000)
+    p.add_argument("--seed", type=int, default=5)
+    p.set_defaults(run=sentences)
     p = sub.add_parser("measure")
     p.add_argument("model", type=Path)
     p.add_argument("--valid", type=Path, required=True)

@@ -26,6 +26,7 @@ AnyArray = npt.NDArray[Any]
 MAX_MEMBERS = 16
 MAX_CARD = 64 << 20
 DEFAULT_CAP = 64 << 30
+_END = 22  # bytes of a ZIP end record without a comment
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -130,6 +131,7 @@ def load_npz(
     try:
         with path.open("rb") as f:
             size = os.fstat(f.fileno()).st_size
+            _require_end(path, f)
             with zipfile.ZipFile(f) as archive:
                 return _read_archive(path, archive, size, kind, version, schema, cap)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as e:
@@ -159,6 +161,18 @@ def peek_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from e
 
 
+def _require_end(path: Path, f: IO[bytes]) -> None:
+    """The end record, without a comment, is the last thing in the file."""
+    f.seek(-min(_END, os.fstat(f.fileno()).st_size), os.SEEK_END)
+    end = f.read()
+    if len(end) != _END or not end.startswith(b"PK\5\6") or end[-2:] != b"\0\0":
+        raise FormatError(
+            f"{path} does not end as a .npz file of ours does",
+            hint="the file may be truncated or altered; make or copy it again",
+        )
+    f.seek(0)
+
+
 def _read_archive(
     path: Path,
     archive: zipfile.ZipFile,
@@ -170,6 +184,8 @@ def _read_archive(
 ) -> tuple[dict[str, AnyArray], dict[str, Any]]:
     infos = archive.infolist()
     names = [i.filename for i in infos]
+    if not infos or min(i.header_offset for i in infos) != 0:
+        raise FormatError(f"{path} has something before its first member")
     if len(infos) > MAX_MEMBERS or len(set(names)) != len(names):
         raise FormatError(f"{path} has too many or repeated members", got=str(len(infos)))
     if sum(i.file_size for i in infos) > min(cap, size):

@@ -86,8 +86,16 @@ def seal_card(folder: Path, card: ModelCard) -> ModelCard:
     }
     card = dataclasses.replace(card, files=files, digest=folder_digest(files))
     raw = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(card)}
+    raw["seal"] = _seal(raw)
     write_atomic(folder / CARD_FILE, (json.dumps(raw, indent=2, sort_keys=True) + "\n").encode())
     return card
+
+
+def _seal(raw: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else in the card: finds damage, not forgery."""
+    rest = {key: value for key, value in raw.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCard:
@@ -107,11 +115,17 @@ def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCa
         raise FormatError(f"{path} is too large", got=f"{path.stat().st_size} bytes")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw.pop("format") != FORMAT:
+        if raw["format"] != FORMAT:
             raise FormatError(f"{path} is not a model card")
-        version = raw.pop("version")
+        version = raw["version"]
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise FormatError(f"{path}: unknown version", got=str(version)[:20])
+        if raw.pop("seal") != _seal(raw):
+            raise FormatError(
+                f"{path} does not agree with its own digest",
+                hint="the card may be altered; export or copy the folder again",
+            )
+        del raw["format"], raw["version"]
         raw["past"] = tuple(PastTensor(**p) for p in raw["past"])
         card = ModelCard(**raw)
         _check(path, card)

@@ -122,6 +122,14 @@ def test_every_truncation_is_named(kind, saved):
             EXAMPLES[kind][1](saved)
 
 
+def test_bytes_before_or_after_are_named(kind, saved):
+    whole = saved.read_bytes()
+    for broken in (whole + b"x", b"x" + whole, whole + whole):
+        saved.write_bytes(broken)
+        with pytest.raises(FormatError):
+            EXAMPLES[kind][1](saved)
+
+
 def test_every_flipped_byte_is_named_or_harmless(kind, saved):
     whole = saved.read_bytes()
     original = EXAMPLES[kind][0]()

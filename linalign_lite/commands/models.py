@@ -79,7 +79,7 @@ def export(
 
         if task is not Task.auto or opset is not None:
             raise InputError("--from-onnx takes the graph as it is: no --task, no --opset")
-        card = split_exported(Path(model), out, dtype=dtype.value)
+        card = split_exported(Path(model), out, dtype=dtype.value, progress=console.note)
     else:
         from linalign_lite.onnx.export import export_model
 
@@ -123,7 +123,8 @@ def extract(
       linalign-lite extract minilm questions.jsonl questions.states.npz
       echo "hello" | linalign-lite extract minilm - hello.states.npz
     """
-    from linalign_lite import extract as extraction
+    from linalign_lite.extract import BATCH_TOKENS
+    from linalign_lite.extract import extract as extract_states
     from linalign_lite.runtime import load_model
     from linalign_lite.store import save
     from linalign_lite.texts import read_texts
@@ -133,13 +134,13 @@ def extract(
     read = read_texts(texts, fmt=fmt.value, limit=limit)
     loaded = load_model(model, threads=threads)
     with console.progress("extracting", len(read.texts)) as tally:
-        states = extraction.extract(
+        states = extract_states(
             loaded,
             read,
             pooling=pooling.value if pooling else None,
             normalize=normalize,
             max_length=max_length,
-            batch_tokens=extraction.BATCH_TOKENS if batch_tokens is None else batch_tokens,
+            batch_tokens=BATCH_TOKENS if batch_tokens is None else batch_tokens,
             progress=tally,
         )
     save(out, states)

@@ -1,0 +1,396 @@
+"""The installed command, as a user runs it: the whole exchange, the errors, the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from linalign_lite import demo, load_head, load_states
+from linalign_lite.commands import main
+
+COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
+MODELS = {name: str(demo.model_folder(name)) for name in ("ash", "birch")}
+
+
+def run(*args, stdin=None, code=0, cwd=None, env=None):
+    done = subprocess.run(
+        [*COMMAND, *map(str, args)],
+        input=stdin, capture_output=True, text=True, cwd=cwd, check=False,
+        env={**os.environ, **(env or {})},
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory) -> Path:
+    """The folder that `demo --out` leaves. Tests read it and write elsewhere."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    done = run("demo", "--out", folder, "--json")
+    figures = json.loads(done.stdout)
+    assert figures == json.loads((folder / "figures.json").read_text())
+    return folder
+
+
+def refused(capsys, *args, code=2):
+    """Run in this process; returns what was said on standard error."""
+    before = sorted(Path.cwd().rglob("*"))
+    assert main([str(a) for a in args]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert sorted(Path.cwd().rglob("*")) == before, "something was left behind"
+    return captured.err
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- the demo -----------------------------------------------------------------------------------
+
+
+def test_the_demo_keeps_its_promises(played):
+    figures = json.loads((played / "figures.json").read_text())
+    assert figures["native"] > 2.5 * figures["majority"]
+    assert figures["mapped"] > 2 * figures["majority"]
+    assert figures["encrypted"] == pytest.approx(figures["mapped"])
+    assert figures["same_as_plain"] == figures["queries"]
+    assert figures["largest_error"] < 1e-5
+    assert figures["held_out_r2"] > 0.3
+    key = played / "client" / "keys" / "secret.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_what_travels_holds_no_secret_and_no_text(played):
+    secret = (played / "client" / "keys" / "secret.key").read_bytes()
+    texts = (played / "client" / "test.jsonl").read_bytes().splitlines()
+    sentences = [json.loads(t)["text"].encode() for t in texts]
+    for file in (played / "exchange").iterdir():
+        content = file.read_bytes()
+        assert secret[200:232] not in content
+        assert not any(s in content for s in sentences)
+
+
+def test_the_demo_refuses_a_folder_in_use(here, capsys):
+    (here / "x").mkdir()
+    (here / "x" / "mine").write_text("keep")
+    assert "is not an empty folder" in refused(capsys, "demo", "--out", "x")
+    assert (here / "x" / "mine").read_text() == "keep"
+
+
+def test_the_bundled_models_are_independent():
+    cards = {
+        name: json.loads((Path(path) / "card.json").read_text()) for name, path in MODELS.items()
+    }
+    for field in ("architecture", "vocab_size", "hidden_size", "digest"):
+        assert cards["ash"][field] != cards["birch"][field]
+    for path in MODELS.values():
+        assert (Path(path) / "model.onnx").stat().st_size <= 3_000_000
+
+
+# --- the same by hand -----------------------------------------------------------------------------
+
+
+def test_every_step_by_hand_gives_what_the_demo_gave(played, tmp_path):
+    """README's longer example: two parties, one command at a time, in an empty folder."""
+    for name in ("public.txt", "provider/train.jsonl", "client/test.jsonl"):
+        shutil.copy(played / name, tmp_path)
+    steps = [
+        f"extract {MODELS['ash']} public.txt a.public.npz",
+        f"extract {MODELS['birch']} public.txt b.public.npz",
+        "fit b.public.npz a.public.npz b-to-a.map.npz",
+        f"extract {MODELS['ash']} train.jsonl a.train.npz",
+        "head a.train.npz topics.head.npz",
+        f"extract {MODELS['birch']} test.jsonl b.test.npz",
+        "keygen keys",
+        "encrypt b.test.npz mine.query --key keys --map b-to-a.map.npz --outputs 5",
+        "score mine.query mine.response --head topics.head.npz",
+    ]
+    for step in steps:
+        done = run(*step.split(), cwd=tmp_path)
+        assert "\x1b" not in done.stdout + done.stderr, "colours on a pipe"
+    figures = json.loads((played / "figures.json").read_text())
+    judged = run("evaluate", "topics.head.npz", "b.test.npz", "--map", "b-to-a.map.npz", "--json",
+                 "--per-class", cwd=tmp_path)  # fmt: skip
+    found = json.loads(judged.stdout)
+    assert found["accuracy"] == pytest.approx(figures["mapped"])
+    assert found["low"] <= found["accuracy"] <= found["high"]
+    assert sorted(found["per_class"]) == sorted(load_head(tmp_path / "topics.head.npz").labels)
+    lines = run("decrypt", "mine.response", "--key", "keys/secret.key", "--query", "mine.query",
+                "--out", "scores.jsonl", cwd=tmp_path).stdout.splitlines()  # fmt: skip
+    states = load_states(tmp_path / "b.test.npz")
+    truth = [states.labels[i] for i in states.label_ids]
+    hits = [line.split()[0] == label for line, label in zip(lines, truth, strict=True)]
+    assert np.mean(hits) == pytest.approx(figures["encrypted"])
+    first = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0])["scores"]
+    assert max(first, key=first.get) == lines[0].split()[0]
+
+
+def test_the_map_may_live_at_the_provider(played, tmp_path):
+    """The client encrypts its own states; the provider folds the map into the head."""
+    client, provider = played / "client", played / "provider"
+    args = ("--key", client / "keys")
+    run("encrypt", client / "test.states.npz", tmp_path / "q", *args)
+    run("score", tmp_path / "q", tmp_path / "r", "--head", provider / "topics.head.npz",
+        "--map", client / "client-to-provider.map.npz")  # fmt: skip
+    fused = run("decrypt", tmp_path / "r", *args).stdout
+    plain = run("decrypt", played / "exchange" / "test.response", *args).stdout
+    assert [x.split()[0] for x in fused.splitlines()] == [x.split()[0] for x in plain.splitlines()]
+
+
+def test_texts_are_encrypted_from_a_pipe(played, tmp_path):
+    client = played / "client"
+    run("encrypt", "-", tmp_path / "q", "--model", MODELS["birch"], "--key", client / "keys",
+        "--map", client / "client-to-provider.map.npz",
+        stdin="The dog ran after the cat.\nShe ate the cake.\n")  # fmt: skip
+    run("score", tmp_path / "q", tmp_path / "r", "--head", played / "provider" / "topics.head.npz")
+    done = run("decrypt", tmp_path / "r", "--key", client / "keys", "--top", "2")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(re.fullmatch(r"\w+ -?\d+\.\d{4}\t\w+ -?\d+\.\d{4}", line) for line in lines)
+
+
+@pytest.mark.parametrize("fmt", ["txt", "jsonl", "csv"])
+def test_extract_reads_each_format_alike(tmp_path, fmt):
+    content = {
+        "txt": "Tom ate.\n\nSue slept.\n",
+        "jsonl": '{"text": "Tom ate."}\n{"text": "Sue slept."}\n',
+        "csv": "text\nTom ate.\nSue slept.\n",
+    }[fmt]
+    out = tmp_path / "x.npz"
+    done = run("extract", MODELS["ash"], "-", out, "--format", fmt, "--json", stdin=content)
+    data = json.loads(done.stdout)
+    assert (data["rows"], data["blank"], data["pooling"]) == (2, int(fmt == "txt"), "mean")
+    assert ("1 blank line(s) skipped" in done.stderr) == (fmt == "txt")
+
+
+def test_long_texts_are_cut_counted_and_said(tmp_path):
+    long = "the cat sat on the mat and " * 200
+    done = run("extract", MODELS["ash"], "-", tmp_path / "x.npz", stdin=f"short\n{long}\n")
+    assert "1 text(s) cut to 384 tokens" in done.stderr
+    assert load_states(tmp_path / "x.npz").n_cut == 1
+    done = run("extract", MODELS["ash"], "-", tmp_path / "x.npz", "--max-length", 2,
+               stdin="short\n", )  # fmt: skip
+    assert "cut to 2 tokens" in done.stderr
+
+
+# --- inspect, help, version -----------------------------------------------------------------------
+
+
+def test_inspect_knows_every_file(played):
+    kinds = {}
+    for file in [*played.rglob("*"), *map(Path, MODELS.values())]:
+        if file.suffix in {".npz", ".key", ".query", ".response"} or str(file) in MODELS.values():
+            found = json.loads(run("inspect", file, "--json").stdout)
+            kinds.setdefault(found["kind"], []).append(file)
+            secret = (played / "client/keys/secret.key").read_bytes()[200:].hex()
+            assert secret[:64] not in json.dumps(found)
+    assert set(kinds) == {"hidden states", "affine map", "head", "secret key", "public key",
+                          "query", "response", "exported model"}  # fmt: skip
+    shown = run("inspect", played / "client" / "client-to-provider.map.npz").stdout
+    assert re.search(r"^held_out_r2 +0\.\d+$", shown, re.MULTILINE)
+
+
+def commands():
+    done = run("--help")
+    return re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE)
+
+
+def test_every_command_has_help_with_an_example():
+    names = commands()
+    assert {"export", "extract", "fit", "head", "evaluate", "keygen", "encrypt", "score",
+            "decrypt", "inspect", "demo"} <= set(names)  # fmt: skip
+    for name in names:
+        shown = run(name, "--help").stdout
+        assert re.search(rf"Examples?:\n +(echo .*\| )?linalign-lite {name}", shown), name
+
+
+def test_version():
+    from linalign_lite import __version__
+
+    assert run("--version").stdout == f"linalign-lite {__version__}\n"
+
+
+def test_the_root_cli_works_from_an_uninstalled_checkout(tmp_path):
+    """-S -E and no site-packages of ours: only the dependencies are on the path."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "--version"],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("linalign-lite ")
+
+
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stdin", "words"),
+    [
+        (b"", "holds no text"),
+        (b"\n \n", "holds no text"),
+        (b"ok\n\xff\n", "line 2 is not UTF-8: got byte 0xff"),
+    ],
+)
+def test_wrong_texts_exit_with_2_and_leave_nothing(tmp_path, stdin, words):
+    done = subprocess.run([*COMMAND, "extract", MODELS["ash"], "-", tmp_path / "x.npz"],
+                          input=stdin, capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert words in done.stderr.decode()
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_options_exit_with_2(here, capsys, played):
+    ash, states = MODELS["ash"], played / "client" / "test.states.npz"
+    (here / "t.txt").write_text("a\n")
+    cases = [
+        (("extract", ash, "t.txt", "x", "--max-length", "9999"), "expected 2 to 384 tokens"),
+        (("extract", ash, "t.txt", "x", "--batch-tokens", "0"), "token budget"),
+        (("extract", ash, "t.txt", "x", "--threads", "0"), "number of threads"),
+        (("extract", ash, "t.txt", "x", "--pooling", "max"), "max"),
+        (("extract", ash, "t.txt", "gone/x"), "the folder gone is not there"),
+        (("extract", ash, "t.txt", "."), "is a folder"),
+        (("extract", "nowhere", "t.txt", "x"), "nowhere is not a folder"),
+        (("extract", ".", "t.txt", "x"), "is not an exported model: no card.json"),
+        (("extract", ash, "gone.txt", "x"), "cannot read gone.txt"),
+        (("fit", states, states, "m", "--penalty", "x"), "penalty is not usable: got x"),
+        (("fit", states, states, "m", "--folds", "1"), "expected 2 to 80"),
+        (("fit", states, "gone.npz", "m"), "cannot read gone.npz"),
+        (("encrypt", "t.txt", "q", "--key", "gone"), "cannot read gone"),
+        (("encrypt", "t.txt", "q", "--key", played / "client" / "keys"), "add --model FOLDER"),
+        (("inspect", "t.txt"), "is not a file of linalign-lite"),
+        (("inspect", "gone"), "cannot read gone"),
+        (("keygen", "t.txt"), "t.txt"),
+        (("nonsense",), "nonsense"),
+        (("fit",), "Missing argument"),
+    ]
+    for args, words in cases:
+        assert words in refused(capsys, *args), args
+
+
+def test_files_that_do_not_belong_together_are_named(played, here, capsys):
+    client, provider = played / "client", played / "provider"
+    keys, query = client / "keys", played / "exchange" / "test.query"
+    response = played / "exchange" / "test.response"
+    head, affine = provider / "topics.head.npz", client / "client-to-provider.map.npz"
+    run("keygen", here / "other")
+    run("encrypt", client / "test.states.npz", here / "q2", "--key", keys, "--map", affine)
+    run("encrypt", client / "test.states.npz", here / "unmapped", "--key", keys)
+    cases = [
+        # states of other texts
+        (("fit", client / "public.states.npz", provider / "train.states.npz", "m"),
+         "made from different texts"),
+        # a map of another model
+        (("evaluate", head, provider / "train.states.npz", "--map", affine),
+         "this map does not read these states"),
+        (("encrypt", provider / "train.states.npz", "q", "--key", keys, "--map", affine),
+         "this map does not read these states"),
+        # a head of another model
+        (("evaluate", head, client / "test.states.npz"), "this head does not read these states"),
+        (("score", here / "unmapped", "r", "--head", head), "does not belong in the head's space"),
+        # another key, another query
+        (("decrypt", response, "--key", here / "other"), "belongs to another key"),
+        (("decrypt", response, "--key", keys, "--query", here / "q2"), "answers another query"),
+        # one kind of file in place of another
+        (("decrypt", response, "--key", keys / "public.key"), "expected secret key"),
+        (("decrypt", query, "--key", keys), "got query, expected response"),
+        (("score", response, "r", "--head", head), "got response, expected query"),
+        (("score", query, "r", "--head", affine), "got linalign-map, expected linalign-head"),
+        (("evaluate", affine, client / "test.states.npz"), "expected linalign-head"),
+        (("head", client / "public.states.npz", "h"), "no labels"),
+        (("keygen", keys), "never overwritten"),
+    ]  # fmt: skip
+    for args, words in cases:
+        assert words in refused(capsys, *args), args
+
+
+def test_altered_and_truncated_files_of_every_kind_are_named(played, here, capsys):
+    client, provider = played / "client", played / "provider"
+    head, affine = provider / "topics.head.npz", client / "client-to-provider.map.npz"
+    keys, query = client / "keys", played / "exchange" / "test.query"
+    response, states = played / "exchange" / "test.response", client / "test.states.npz"
+    uses = {
+        states: lambda f: ("head", f, "h"),
+        affine: lambda f: ("evaluate", head, states, "--map", f),
+        head: lambda f: ("score", query, "r", "--head", f),
+        query: lambda f: ("score", f, "r", "--head", head),
+        response: lambda f: ("decrypt", f, "--key", keys),
+        keys / "secret.key": lambda f: ("decrypt", response, "--key", f),
+        keys / "public.key": lambda f: ("inspect", f),
+    }
+    for file, command in uses.items():
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        for broken in (flipped, whole[:middle], whole[:-1], whole[:5], b"", whole + b"x"):
+            copy = here / f"broken{file.suffix}"
+            copy.write_bytes(broken)
+            copy.chmod(0o600)
+            for args in (command(copy), ("inspect", copy)):
+                assert "broken" in refused(capsys, *args), (file.name, len(broken))
+
+
+def test_an_altered_model_folder_is_named(here, capsys):
+    folder = here / "ash"
+    shutil.copytree(MODELS["ash"], folder)
+    (here / "t.txt").write_text("a\n")
+    for name in ("model.onnx", "tokenizer.json", "token_head.head.npz", "card.json"):
+        whole = (folder / name).read_bytes()
+        for broken in (whole[:-9], whole[:-9] + b"7" + whole[-8:], None):
+            if broken is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_bytes(broken)
+            said = refused(capsys, "extract", folder, "t.txt", "x")
+            assert name in said or "no card.json" in said
+            (folder / name).write_bytes(whole)
+
+
+def test_a_key_that_others_can_read_is_refused(played, here, capsys):
+    copy = here / "secret.key"
+    shutil.copy(played / "client" / "keys" / "secret.key", copy)
+    copy.chmod(0o644)
+    said = refused(capsys, "decrypt", played / "exchange" / "test.response", "--key", copy)
+    assert "mode 0644" in said
+    assert "chmod 600" in said
+
+
+# --- interruption and pipes -----------------------------------------------------------------------
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path):
+    texts = tmp_path / "t.txt"
+    texts.write_text("the cat sat on the mat and looked at the moon\n" * 200_000)
+    process = subprocess.Popen(
+        [*COMMAND, "extract", MODELS["ash"], texts, tmp_path / "x.npz"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.txt"]
+
+
+def test_a_closed_pipe_is_quiet(played):
+    states = played / "exchange" / "test.response"
+    script = f"{COMMAND[0]} decrypt {states} --key {played / 'client' / 'keys'} | head -n 1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""

@@ -1,6 +1,6 @@
 """linalign-lite: affine maps between language models' hidden states, and encrypted scoring.
 
-The names below are the public API; docs/API.md lists them. Importing this loads NumPy only:
+The names below are the public API. Importing this loads NumPy only:
 onnxruntime, tokenizers, SciPy and TenSEAL are loaded by the first call that needs them.
 """
 

@@ -1,0 +1,96 @@
+"""What every benchmark shares: where the data is, what the machine is, where results go."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+SHARED = Path(os.environ.get("LINALIGN_SHARED", ROOT.parent / "shared"))
+CACHE = Path(os.environ.get("LINALIGN_CACHE", ROOT / "benchmarks" / ".cache"))
+PACKAGES = ("numpy", "scipy", "onnxruntime", "tokenizers", "tenseal", "sentence-transformers",
+            "torch", "transformers", "optimum")  # fmt: skip
+
+
+def data(name: str) -> str:
+    """Path of a data file; stops with a word when the real data is absent."""
+    if not (SHARED / "data").is_dir():
+        sys.exit("real models and data are absent: set LINALIGN_SHARED to their folder")
+    return str(SHARED / "data" / name)
+
+
+def exported(name: str) -> Path:
+    """The exported folder of a real model, made once and kept in the cache."""
+    from linalign_lite.onnx.export import export_model
+
+    folder = CACHE / name
+    if not folder.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        print(f"exporting {name}", file=sys.stderr)
+        export_model(str(SHARED / "models" / name), folder)
+    return folder
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            x.split(":")[1].strip() for x in info.read_text().splitlines() if "model name" in x
+        ]
+        model = names[0] if names else model
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds that one call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def side_by_side(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call, taken in turn, so that what else the machine does hits all alike."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(timed(call))
+    return found
+
+
+def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """Median of the rounds' ratios, and the smallest and largest."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+def publish(name: str, figures: dict[str, Any]) -> None:
+    """Print the figures and write benchmarks/results/NAME.json."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(), **figures}
+    text = json.dumps(result, indent=2)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    print(text)

@@ -1,0 +1,130 @@
+"""Extraction on the bundled models: order, padding, pooling, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linalign_lite import demo, load_model
+from linalign_lite.errors import InputError
+from linalign_lite.extract import extract, plan_batches, pool
+from linalign_lite.texts import Texts
+
+TEXTS = [
+    "The dog ran.",
+    "Once upon a time, there was a little girl who lived in a small house near the big forest.",
+    "Hi",
+    "Mom made a cake. It was yummy!",
+    "é ü 猫 🙂",
+]
+
+
+@pytest.fixture(scope="module", params=["ash", "birch"])
+def model(request):
+    return load_model(demo.model_folder(request.param))
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 2000))
+def test_batches_hold_every_text_once_within_the_budget(lengths, budget):
+    batches = list(plan_batches(lengths, budget))
+    assert sorted(i for b in batches for i in b.rows) == list(range(len(lengths)))
+    for batch in batches:
+        assert batch.length == max(lengths[i] for i in batch.rows)
+        assert len(batch.rows) == 1 or len(batch.rows) * batch.length <= budget
+    assert [b.length for b in batches] == sorted((b.length for b in batches), reverse=True)
+
+
+def naive(model, text, pooling):
+    """One text alone, no padding, no batch."""
+    ids = np.array([model.tokenizer.encode(text).ids], dtype=np.int64)
+    states = model.run(ids, np.ones_like(ids))[0]
+    return {"mean": states.mean(0), "last": states[-1], "cls": states[0]}[pooling]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+@pytest.mark.parametrize("budget", [1, 40, 4096])
+def test_batching_changes_nothing(model, pooling, budget):
+    got = extract(model, TEXTS, pooling=pooling, batch_tokens=budget)
+    for row, text in zip(got.states, TEXTS, strict=True):
+        np.testing.assert_allclose(row, naive(model, text, pooling), atol=2e-5)
+    assert got.states.dtype == np.float32
+    assert got.space.pooling == pooling
+
+
+def test_windows_change_nothing(model, monkeypatch):
+    whole = extract(model, TEXTS)
+    monkeypatch.setattr(sys.modules["linalign_lite.extract"], "WINDOW", 2)
+    parts = extract(model, TEXTS)
+    np.testing.assert_allclose(parts.states, whole.states, atol=2e-5)
+    assert parts.text_digest == whole.text_digest
+
+
+def test_token_states_say_where_each_token_ends(model):
+    got = extract(model, Texts(tuple(TEXTS), ("a", "b", "a", "b", "a")), pooling="tokens")
+    assert len(got.text_index) == len(got.char_end) == len(got)
+    for i, text in enumerate(TEXTS):
+        ends = got.char_end[got.text_index == i]
+        assert ends[-1] == len(text)
+        assert (np.diff(ends) >= 0).all()
+        assert ends.min() >= 0
+    assert [got.labels[k] for k in got.label_ids[got.text_index == 1]] == ["b"] * int(
+        (got.text_index == 1).sum()
+    )
+    # the same states that pooling averages, but for the special token
+    ids = model.tokenizer.encode(TEXTS[3]).ids
+    assert int((got.text_index == 3).sum()) == len(ids) - 1
+
+
+def test_normalized_states_have_length_one(model):
+    got = extract(model, TEXTS, normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(got.states, axis=1), 1, atol=1e-6)
+    assert got.space.normalize
+
+
+def test_mean_pooling_ignores_padding():
+    states = np.ones((2, 3, 2), dtype=np.float32)
+    states[1, 1:] = 99
+    np.testing.assert_allclose(pool(states, np.array([3, 1]), "mean"), 1)
+
+
+def test_progress_counts_every_text(model):
+    seen = []
+    extract(model, TEXTS, batch_tokens=10, progress=seen.append)
+    assert sum(seen) == len(TEXTS)
+
+
+def test_cut_texts_are_counted(model):
+    got = extract(model, ["word " * 500, "short"], max_length=16)
+    assert (got.n_cut, got.max_length) == (1, 16)
+
+
+def test_the_token_head_continues_a_story(model):
+    """The head's best next token after a well-worn opening is the one everybody expects."""
+    states = extract(model, ["Once upon a"], pooling="last").states
+    head = model.token_head()
+    assert head.n_outputs == model.card.vocab_size
+    best = int(head.predict(states)[0])
+    assert "time" in model.tokenizer.decode([*model.tokenizer.encode("Once upon a").ids, best])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pooling": "max"}, "unknown pooling: got max"),
+        ({"max_length": 1}, "expected 2 to 384"),
+        ({"max_length": 385}, "got 385"),
+        ({"batch_tokens": 0}, "token budget"),
+    ],
+)
+def test_wrong_options_are_named(model, options, words):
+    with pytest.raises(InputError, match=words):
+        extract(model, TEXTS, **options)
+
+
+def test_no_texts(model):
+    with pytest.raises(InputError, match="no texts"):
+        extract(model, [])

@@ -1,0 +1,86 @@
+"""The README is true: its commands run, its code runs, its tables are the measured ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(mark: str) -> str:
+    found = re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, mark
+    return found[1]
+
+
+def in_a_shell(script, cwd):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path},
+    )  # fmt: skip
+
+
+def test_the_longer_example_runs_word_by_word(tmp_path):
+    done = in_a_shell(block("run"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^(\w+ -?\d+\.\d{4}\t\w+ -?\d+\.\d{4}\n){3}", done.stdout, re.MULTILINE)
+    assert "affine map" in done.stdout
+
+
+def test_the_python_example_runs_and_knows_a_puppy_from_snow(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", block("python")],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("['animals', 'weather'] held-out R² 0.")
+
+
+def without_times(text):
+    """Times are the machine's; the last digits of a score's error are the key's."""
+    text = re.sub(r"\d+\.\d+ s", "_ s", text)
+    return re.sub(r"\d\.\de-\d+", "_", text).strip()
+
+
+def test_the_shown_output_is_the_demos(tmp_path):
+    done = in_a_shell("linalign-lite demo", tmp_path)
+    # accuracies may move by a text or two where another processor rounds otherwise
+    shown = without_times(block("demo")).splitlines()
+    got = without_times(done.stdout).splitlines()
+    assert len(shown) == len(got)
+    for a, b in zip(shown, got, strict=True):
+        assert re.sub(r"[\d.]+", "#", a) == re.sub(r"[\d.]+", "#", b)
+        for x, y in zip(re.findall(r"0\.\d{3}", a), re.findall(r"0\.\d{3}", b), strict=True):
+            assert abs(float(x) - float(y)) <= 0.03
+
+
+def test_the_tables_are_the_measured_ones():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_command_and_link_is_real():
+    from test_commands import commands
+
+    table = "\n".join(line for line in README.splitlines() if line.startswith("| `"))
+    for name in commands():
+        assert re.search(rf"`{name}[ `]", table), name
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_links_in_the_docs_are_real(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (path.parent / target).exists(), target

@@ -1,0 +1,110 @@
+"""The claims, on three real models and CLINC150: accuracies, maps, encrypted scores.
+
+Thresholds are what the project promises; measured figures are in README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linalign_lite import (
+    Client,
+    HiddenStates,
+    Provider,
+    evaluate,
+    extract,
+    fit,
+    keygen,
+    load_model,
+    read_texts,
+    train_head,
+)  # fmt: skip
+
+NAMES = ("all-minilm-l6-v2", "tinystories-656k", "stories260k")
+MINILM, STORY, SMALL = NAMES
+pytestmark = [pytest.mark.shared, pytest.mark.export]
+
+
+@pytest.fixture(scope="module")
+def exported(shared: Path, tmp_path_factory) -> dict[str, Path]:
+    pytest.importorskip("optimum")
+    from linalign_lite.onnx.export import export_model
+
+    root = tmp_path_factory.mktemp("models")
+    for name in NAMES:
+        export_model(str(shared / "models" / name), root / name)
+    return {name: root / name for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def states(shared: Path, exported) -> Callable[[str, str], HiddenStates]:
+    found: dict[tuple[str, str], HiddenStates] = {}
+
+    def get(name: str, part: str) -> HiddenStates:
+        if (name, part) not in found:
+            texts = read_texts(str(shared / "data" / f"clinc150_{part}.jsonl"))
+            found[name, part] = extract(load_model(exported[name]), texts)
+        return found[name, part]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "least"),
+    [
+        (MINILM, "ridge", 0.905),
+        (STORY, "ridge", 0.655),
+        (MINILM, "logistic", 0.945),
+        (STORY, "logistic", 0.72),
+        (SMALL, "logistic", 0.66),
+    ],
+)
+def test_heads_reach_their_accuracy(states, name, method, least):
+    penalty = {"ridge": "auto", "logistic": 1e-3 if name == MINILM else 1e-4}[method]
+    head, _ = train_head(states(name, "train"), method=method, penalty=penalty)
+    assert evaluate(head, states(name, "test")).accuracy.value >= least
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "least"), [(MINILM, STORY, 0.78), (STORY, MINILM, 0.60)]
+)
+def test_a_map_without_labels_serves_the_other_models_head(states, source, target, least):
+    unlabelled = [replace(states(n, "train"), labels=(), label_ids=None) for n in (source, target)]
+    affine, report = fit(*unlabelled)
+    head, _ = train_head(states(target, "train"), method="ridge")
+    assert evaluate(head, states(source, "test"), affine).accuracy.value >= least
+    assert 0 < report.held_out_r2 < 1
+    if source == MINILM:
+        assert report.rank == 384 - 3  # three dimensions of MiniLM never change
+
+
+def test_encrypted_scores_are_the_plain_ones(states):
+    head, _ = train_head(states(MINILM, "train"), method="logistic", penalty=1e-3)
+    queries = states(MINILM, "test").states[::30]
+    client = Client(keygen()[0])
+    query = client.encrypt(queries, n_outputs=head.n_outputs)
+    scores = client.decrypt(Provider(head).score(query), query)
+    plain = head(queries)
+    assert np.abs(scores.values - plain).max() <= 1e-3
+    np.testing.assert_array_equal(scores.predictions(), plain.argmax(axis=1))
+
+
+def test_states_are_those_of_transformers(shared, exported):
+    """Mean pooling and length 1, computed by the torch model itself, text by text."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = read_texts(str(shared / "data" / "clinc150_test.jsonl"), limit=40)
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / MINILM)
+    model = AutoModel.from_pretrained(shared / "models" / MINILM, dtype=torch.float32).eval()
+    got = extract(load_model(exported[MINILM]), texts).states
+    for row, text in zip(got, texts.texts, strict=True):
+        with torch.no_grad():
+            wanted = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        wanted = wanted.numpy() / np.linalg.norm(wanted.numpy())
+        assert float(row @ wanted) >= 0.99999

@@ -1,32 +1,40 @@
 """linalign-lite: affine maps between language models' hidden states, and encrypted scoring.
 
-The names below are the public API. Importing this loads NumPy only:
-onnxruntime, tokenizers, SciPy and TenSEAL are loaded by the first call that needs them.
+The names below are the public API. Importing this package loads nothing else: each name's module
+is imported when the name is first used, and onnxruntime, tokenizers, SciPy and TenSEAL by the first
+call that needs them.
 """
 
-from linalign_lite.encrypt.client import Client, Scores
-from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
-from linalign_lite.encrypt.messages import Query, Response
-from linalign_lite.encrypt.provider import Provider
-from linalign_lite.errors import (
-    FormatError,
-    InputError,
-    LinalignError,
-    MismatchError,
-    MissingExtraError,
-    OutputExistsError,
-    ParityError,
-)
-from linalign_lite.evaluate import Evaluation, evaluate
-from linalign_lite.extract import extract
-from linalign_lite.fit import FitReport, fit
-from linalign_lite.heads import HeadReport, train_head
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head, Space
-from linalign_lite.runtime import Model, load_model
-from linalign_lite.store import load, load_head, load_map, load_states, save
-from linalign_lite.texts import Texts, read_texts
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from linalign_lite.version import __version__
+
+if TYPE_CHECKING:
+    from linalign_lite.encrypt.client import Client, Scores
+    from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
+    from linalign_lite.encrypt.messages import Query, Response
+    from linalign_lite.encrypt.provider import Provider
+    from linalign_lite.errors import (
+        FormatError,
+        InputError,
+        LinalignError,
+        MismatchError,
+        MissingExtraError,
+        OutputExistsError,
+        ParityError,
+    )
+    from linalign_lite.evaluation import Evaluation, evaluate
+    from linalign_lite.extraction import extract
+    from linalign_lite.fitting import FitReport, fit
+    from linalign_lite.heads import HeadReport, train_head
+    from linalign_lite.hidden import HiddenStates
+    from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.runtime import Model, load_model
+    from linalign_lite.store import load, load_head, load_map, load_states, save
+    from linalign_lite.texts import Texts, read_texts
 
 __all__ = [
     "AffineMap",
@@ -66,3 +74,54 @@ __all__ = [
     "save",
     "train_head",
 ]
+
+# where each public name lives; the imports above say the same to type checkers
+_HOMES = {
+    "AffineMap": "linear",
+    "Client": "encrypt.client",
+    "Evaluation": "evaluation",
+    "FitReport": "fitting",
+    "FormatError": "errors",
+    "Head": "linear",
+    "HeadReport": "heads",
+    "HiddenStates": "hidden",
+    "InputError": "errors",
+    "LinalignError": "errors",
+    "MismatchError": "errors",
+    "MissingExtraError": "errors",
+    "Model": "runtime",
+    "OutputExistsError": "errors",
+    "ParityError": "errors",
+    "Provider": "encrypt.provider",
+    "PublicKey": "encrypt.keys",
+    "Query": "encrypt.messages",
+    "Response": "encrypt.messages",
+    "Scores": "encrypt.client",
+    "SecretKey": "encrypt.keys",
+    "Space": "linear",
+    "Texts": "texts",
+    "evaluate": "evaluation",
+    "extract": "extraction",
+    "fit": "fitting",
+    "keygen": "encrypt.keys",
+    "load": "store",
+    "load_head": "store",
+    "load_map": "store",
+    "load_model": "runtime",
+    "load_states": "store",
+    "read_texts": "texts",
+    "save": "store",
+    "train_head": "heads",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
-from linalign_lite.fit import ridge, spectrum
+from linalign_lite.fitting import ridge, spectrum
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import Array, Head
 from linalign_lite.moments import Float64, fold_index, measure
 
 METHODS = ("ridge", "logistic")
-RIDGE_PENALTIES = tuple(10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4, -5))
+RIDGE_PENALTIES = tuple(
+    10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4, -5, -6, -7)
+)
 LOGISTIC_PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 PATIENCE = 2  # penalties without a gain after which weaker ones are not tried
 ROUGH, FINE = 1e-5, 1e-7  # relative decrease of the loss at which L-BFGS stops: to choose, to keep

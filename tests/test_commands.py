@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 from linalign_lite import demo, load_head, load_states
 from linalign_lite.commands import main

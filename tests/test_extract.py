@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from linalign_lite import demo, load_model
 from linalign_lite.errors import InputError
-from linalign_lite.extract import extract, plan_batches, pool
+from linalign_lite.extraction import extract, plan_batches, pool
 from linalign_lite.texts import Texts
 
 TEXTS = [
@@ -57,7 +55,7 @@ def test_batching_changes_nothing(model, pooling, budget):
 
 def test_windows_change_nothing(model, monkeypatch):
     whole = extract(model, TEXTS)
-    monkeypatch.setattr(sys.modules["linalign_lite.extract"], "WINDOW", 2)
+    monkeypatch.setattr("linalign_lite.extraction.WINDOW", 2)
     parts = extract(model, TEXTS)
     np.testing.assert_allclose(parts.states, whole.states, atol=2e-5)
     assert parts.text_digest == whole.text_digest

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
-from conftest import aligned_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge
+from support import aligned_states
 
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.fit import PENALTIES, fit, fit_moments, procrustes
+from linalign_lite.fitting import PENALTIES, fit, fit_moments, procrustes
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.metrics import r2
 from linalign_lite.moments import Moments, fold_index, folded, measure, merge

@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.evaluate import evaluate
-from linalign_lite.fit import fit
+from linalign_lite.evaluation import evaluate
+from linalign_lite.fitting import fit
 from linalign_lite.heads import train_head
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space

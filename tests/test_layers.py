@@ -7,14 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 PACKAGE = ROOT / "linalign_lite"
 FLOORS = {
     "version": 0, "errors": 0,
     "linear": 1, "moments": 1, "metrics": 1, "files": 1,
-    "hidden": 2, "store": 2, "fit": 2, "heads": 2, "evaluate": 2, "modelcard": 2, "texts": 2,
-    "runtime": 3, "extract": 3, "encrypt": 3, "onnx": 3,
+    "hidden": 2, "store": 2, "fitting": 2, "heads": 2, "evaluation": 2, "modelcard": 2, "texts": 2,
+    "runtime": 3, "extraction": 3, "encrypt": 3, "onnx": 3,
     "describe": 4, "demo": 4,
     "__init__": 5, "commands": 5,
 }  # fmt: skip
@@ -80,7 +80,8 @@ def test_files_stay_small():
     [
         "import linalign_lite",
         "import linalign_lite.encrypt",
-        "import linalign_lite.store, linalign_lite.fit, linalign_lite.heads, linalign_lite.extract",
+        "import linalign_lite.store, linalign_lite.fitting, linalign_lite.heads",
+        "import linalign_lite.extraction",
         "from linalign_lite.commands import main; main(['--help'])",
         "from linalign_lite.commands import main; main(['extract', '--help'])",
     ],
@@ -91,6 +92,20 @@ def test_nothing_heavy_is_loaded(code):
     check = f"HEAVY = {HEAVY!r}\n{code}\nimport sys\nprint('LOADED', *{names})"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].strip() == "LOADED"
+
+
+def test_public_names_are_all_there_and_lazy():
+    import linalign_lite
+
+    assert set(linalign_lite.__all__) == {*linalign_lite._HOMES, "__version__"}
+    for name in linalign_lite.__all__:
+        assert getattr(linalign_lite, name) is not None
+    assert set(linalign_lite.__all__) <= set(dir(linalign_lite))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        linalign_lite.nonsense  # noqa: B018
+    code = "import sys, linalign_lite; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_package_imports_no_network_module():

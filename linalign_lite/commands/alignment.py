@@ -53,7 +53,7 @@ def fit(
       linalign-lite fit client.states.npz provider.states.npz client-to-provider.map.npz
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --method procrustes
     """
-    from linalign_lite.fit import fit as fit_states
+    from linalign_lite.fitting import fit as fit_states
     from linalign_lite.store import load_states, save
 
     console = Console(as_json, quiet)
@@ -142,7 +142,7 @@ def evaluate(
       linalign-lite evaluate intents.head.npz test.states.npz
       linalign-lite evaluate intents.head.npz client.states.npz --map client-to-provider.map.npz
     """
-    from linalign_lite.evaluate import evaluate as judge
+    from linalign_lite.evaluation import evaluate as judge
     from linalign_lite.store import load_head, load_map, load_states
 
     affine = load_map(map_file) if map_file else None

@@ -123,8 +123,8 @@ def extract(
       linalign-lite extract minilm questions.jsonl questions.states.npz
       echo "hello" | linalign-lite extract minilm - hello.states.npz
     """
-    from linalign_lite.extract import BATCH_TOKENS
-    from linalign_lite.extract import extract as extract_states
+    from linalign_lite.extraction import BATCH_TOKENS
+    from linalign_lite.extraction import extract as extract_states
     from linalign_lite.runtime import load_model
     from linalign_lite.store import save
     from linalign_lite.texts import read_texts

@@ -226,7 +226,7 @@ def _states(
                 hint="add --model FOLDER to read texts",
             )
         return load_states(queries)
-    from linalign_lite.extract import extract
+    from linalign_lite.extraction import extract
     from linalign_lite.runtime import load_model
     from linalign_lite.texts import read_texts
 

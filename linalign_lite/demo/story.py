@@ -16,10 +16,10 @@ from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, p
 from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.evaluate import evaluate
-from linalign_lite.extract import extract
+from linalign_lite.evaluation import evaluate
+from linalign_lite.extraction import extract
 from linalign_lite.files import write_atomic
-from linalign_lite.fit import fit
+from linalign_lite.fitting import fit
 from linalign_lite.heads import train_head
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head

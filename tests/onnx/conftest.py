@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from support import SHARED
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +15,7 @@ def shared_model() -> Callable[[str], Path]:
     """From a real model's name to its folder; the test is skipped when it is not there."""
 
     def find(name: str) -> Path:
-        shared = Path(os.environ.get("LINALIGN_SHARED") or ROOT.parent / "shared")
-        folder = shared / "models" / name
+        folder = SHARED / "models" / name
         if not (folder / "config.json").is_file():
             pytest.skip(f"no {name} in the shared folder (set LINALIGN_SHARED)")
         return folder

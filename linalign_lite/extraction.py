@@ -19,7 +19,7 @@ from linalign_lite.runtime import Encoded, Int64, Model
 from linalign_lite.texts import Texts
 
 POOLINGS = ("mean", "last", "cls", "tokens")
-BATCH_TOKENS = 2048  # measured best on two cores; see docs/SCALE.md when it is there
+BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
 WINDOW = 16384  # texts tokenised and sorted at a time
 
 Progress = Callable[[int], None]

@@ -204,6 +204,8 @@ def test_inspect_knows_every_file(played):
     assert set(kinds) == {"hidden states", "affine map", "head", "secret key", "public key",
                           "query", "response", "exported model"}  # fmt: skip
     shown = run("inspect", played / "client" / "client-to-provider.map.npz").stdout
+    long = json.loads(run("inspect", played / "provider" / "topics.head.npz", "--json").stdout)
+    assert long["labels"] == ["animals", "bedtime", "food", "vehicles", "weather"]
     assert re.search(r"^held_out_r2 +0\.\d+$", shown, re.MULTILINE)
 
 
@@ -269,7 +271,7 @@ def test_wrong_options_exit_with_2(here, capsys, played):
         (("extract", ".", "t.txt", "x"), "is not an exported model: no card.json"),
         (("extract", ash, "gone.txt", "x"), "cannot read gone.txt"),
         (("fit", states, states, "m", "--penalty", "x"), "penalty is not usable: got x"),
-        (("fit", states, states, "m", "--folds", "1"), "expected 2 to 80"),
+        (("fit", states, states, "m", "--folds", "1"), "expected 2 to 145"),
         (("fit", states, "gone.npz", "m"), "cannot read gone.npz"),
         (("encrypt", "t.txt", "q", "--key", "gone"), "cannot read gone"),
         (("encrypt", "t.txt", "q", "--key", played / "client" / "keys"), "add --model FOLDER"),
@@ -386,6 +388,32 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     assert process.returncode not in (0, None)
     assert "Traceback" not in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.txt"]
+
+
+def test_a_terminal_sees_progress_and_a_pipe_does_not(tmp_path):
+    """The bar goes to standard error, when that is a terminal, and not with --quiet."""
+    import pty
+
+    texts = tmp_path / "t.txt"
+    texts.write_text("the cat sat on the mat\n" * 20_000)
+    for flags, shown in (((), True), (("--quiet",), False)):
+        parent, child = pty.openpty()
+        process = subprocess.Popen(
+            [*COMMAND, "extract", MODELS["ash"], texts, tmp_path / "x.npz", *flags],
+            stdout=subprocess.PIPE, stderr=child, text=True, env={**os.environ, "TERM": "xterm"},
+        )  # fmt: skip
+        os.close(child)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(parent, 4096)
+            except OSError:
+                break
+        out, _ = process.communicate(timeout=60)
+        os.close(parent)
+        assert (b"extracting" in seen) == shown
+        assert "20000 states" in out
+        assert "extracting" not in out
 
 
 def test_a_closed_pipe_is_quiet(played):

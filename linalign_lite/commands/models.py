@@ -172,4 +172,12 @@ def inspect(
     from linalign_lite.describe import describe
 
     found = describe(file)
-    Console(as_json).result(found, table([(k, v) for k, v in found.items()]))
+    Console(as_json).result(found, table([(name, _short(v)) for name, v in found.items()]))
+
+
+def _short(value: object) -> object:
+    """A list as a person wants to see it; --json has all of it."""
+    if not isinstance(value, list):
+        return value
+    shown = ", ".join(str(v) for v in value[:8])
+    return f"{len(value)}: {shown}, …" if len(value) > 8 else shown or "none"

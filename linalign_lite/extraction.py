@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from linalign_lite.errors import InputError
 from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import Array, Space
+from linalign_lite.linear import POOLINGS, Array, Space
 from linalign_lite.runtime import Encoded, Int64, Model
 from linalign_lite.texts import Texts
 
-POOLINGS = ("mean", "last", "cls", "tokens")
 BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
 WINDOW = 16384  # texts tokenised and sorted at a time
 

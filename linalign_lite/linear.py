@@ -18,6 +18,11 @@ from linalign_lite.errors import InputError, MismatchError
 Array = npt.NDArray[np.floating[Any]]
 
 
+POOLINGS = ("mean", "last", "cls", "tokens")
+MAX_DIM = 1 << 20
+MAX_NAME = 256  # characters of a space's name or digest in a file
+
+
 @dataclass(frozen=True)
 class Space:
     """Where states live: the final hidden states of one model, read in one way.
@@ -41,6 +46,30 @@ class Space:
             return True
         same_way = self.pooling == other.pooling or not (self.pooling and other.pooling)
         return self.model == other.model and same_way and self.normalize == other.normalize
+
+    @classmethod
+    def parse(cls, raw: object) -> Space:
+        """A space from a file's JSON. Raises InputError when a field is missing or not usable.
+
+        Names stand in messages, so only printable characters are let in.
+        """
+        kinds = {"dim": int, "model": str, "name": str, "pooling": str, "normalize": bool}
+        if not isinstance(raw, dict) or set(raw) != set(kinds):
+            raise InputError("its space has unknown or missing fields")
+        for key, kind in kinds.items():
+            if type(raw[key]) is not kind:
+                raise InputError(f"its space's {key!r} has the wrong type", expected=kind.__name__)
+        if not 1 <= raw["dim"] <= MAX_DIM:
+            raise InputError("its space's 'dim' is out of range", expected=f"1 to {MAX_DIM}")
+        if raw["pooling"] not in ("", *POOLINGS):
+            raise InputError("its space has an unknown pooling")
+        for key in ("model", "name"):
+            if len(raw[key]) > MAX_NAME or not raw[key].isprintable():
+                raise InputError(
+                    f"the {key} of its space is not usable",
+                    expected=f"at most {MAX_NAME} printable characters",
+                )
+        return cls(**raw)
 
     def describe(self) -> str:
         """For messages: name, short digest, pooling, dimension."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import write_atomic
-from linalign_lite.linear import Space
+from linalign_lite.linear import MAX_NAME, POOLINGS, Space
 
 FORMAT = "linalign-model"
 VERSION = 1
@@ -154,8 +154,10 @@ def _check(path: Path, card: ModelCard) -> None:
         and all(type(n) is int and 0 < n < 1 << 40 for n in numbers)
         and all(0 < p.heads < 1 << 16 and 0 < p.head_dim < 1 << 16 for p in card.past)
         and card.task in ("embed", "generate")
-        and card.pooling in ("mean", "last", "cls", "tokens")
+        and card.pooling in POOLINGS
         and card.dtype in ("fp32", "fp16")
+        and len(card.name) <= MAX_NAME
+        and card.name.isprintable()
         and isinstance(card.normalize, bool)
         and {MODEL_FILE, TOKENIZER_FILE} <= set(card.files) <= {*DIGESTED, HEAD_FILE}
         and all(type(e["size"]) is int and type(e["sha256"]) is str for e in card.files.values())

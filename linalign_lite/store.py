@@ -18,7 +18,6 @@ from linalign_lite.version import __version__
 
 PathLike = str | os.PathLike[str]
 VERSION = 1
-POOLINGS = ("", "mean", "last", "cls", "tokens")
 
 _FLOATS = ("<f2", "<f4", "<f8")
 _PAIR = {"weight": (_FLOATS, 2), "bias": (_FLOATS, 1)}
@@ -62,7 +61,7 @@ def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
     with _named(path):
         return HiddenStates(
             states=arrays["states"],
-            space=_space(path, card, "space"),
+            space=Space.parse(card.get("space")),
             text_digest=_typed(path, card, "text_digest", str),
             labels=tuple(_strings(path, card, "labels")),
             **{name: _typed(path, card, name, int) for name in _INT_FIELDS},
@@ -78,8 +77,8 @@ def load_map(path: PathLike, *, cap: int = DEFAULT_CAP) -> AffineMap:
         return AffineMap(
             arrays["weight"],
             arrays["bias"],
-            _space(path, card, "source"),
-            _space(path, card, "target"),
+            Space.parse(card.get("source")),
+            Space.parse(card.get("target")),
             _typed(path, card, "info", dict),
         )
 
@@ -96,7 +95,7 @@ def load_head(path: PathLike, *, cap: int = DEFAULT_CAP) -> Head:
             arrays["weight"],
             arrays["bias"],
             tuple(_strings(path, card, "labels")),
-            _space(path, card, "space"),
+            Space.parse(card.get("space")),
             None if softcap is None else float(softcap),
             _typed(path, card, "info", dict),
         )
@@ -167,17 +166,3 @@ def _strings(path: PathLike, card: Mapping[str, Any], name: str) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise FormatError(f"{path}: the card's {name!r} is not a list of strings")
     return values
-
-
-def _space(path: PathLike, card: Mapping[str, Any], name: str) -> Space:
-    raw = card.get(name)
-    fields = {"dim": int, "model": str, "name": str, "pooling": str, "normalize": bool}
-    if (
-        not isinstance(raw, dict)
-        or set(raw) != set(fields)
-        or not all(type(raw[k]) is t for k, t in fields.items())
-        or raw["dim"] < 1
-        or raw["pooling"] not in POOLINGS
-    ):
-        raise FormatError(f"{path}: the card's {name!r} is not a space")
-    return Space(**raw)

@@ -230,12 +230,17 @@ ATTACKS = {
     ),
     "space with a wrong type": (
         {"weight": WEIGHT, "bias": BIAS, "card": card(source={"dim": "3"})},
-        "not a space",
+        "unknown or missing fields",
     ),
     "space of another dimension": (
         {"weight": WEIGHT, "bias": BIAS, "card": card(source={
             "dim": 7, "model": "", "name": "", "pooling": "", "normalize": False})},
         "source space does not fit",
+    ),
+    "space whose name moves the cursor": (
+        {"weight": WEIGHT, "bias": BIAS, "card": card(source={
+            "dim": 3, "model": "", "name": "\x1b[2J", "pooling": "", "normalize": False})},
+        "printable",
     ),
     "info is no object": (
         {"weight": WEIGHT, "bias": BIAS, "card": card(info=3)},

@@ -26,15 +26,11 @@ from linalign_lite.encrypt.wire import (
 )
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import atomic
-from linalign_lite.linear import Space
+from linalign_lite.linear import MAX_DIM, Space
 
-MAX_DIM = 1 << 20
 MAX_OUTPUTS = 1 << 24
-MAX_NAME = 256
 ID_BYTES = 16
 WHOLE = "whole"  # both components of every ciphertext, all coefficients
-_POOLINGS = ("", "mean", "last", "cls", "tokens")
-_SPACE = {"dim": int, "model": str, "name": str, "pooling": str, "normalize": bool}
 
 
 @dataclass(frozen=True)
@@ -273,14 +269,7 @@ def _labels(name: str, labels: list[Any], n_outputs: int) -> tuple[str, ...]:
 
 
 def _space(name: str, raw: dict[str, Any]) -> Space:
-    _fields(name, raw, _SPACE)
-    _within(name, "dim", raw["dim"], 1, MAX_DIM)
-    if raw["pooling"] not in _POOLINGS:
-        raise FormatError(f"{name}: its space has an unknown pooling")
-    for key in ("model", "name"):  # they stand in messages, so nothing that moves a cursor
-        if len(raw[key]) > MAX_NAME or not raw[key].isprintable():
-            raise FormatError(
-                f"{name}: the {key} of its space is not usable",
-                expected=f"at most {MAX_NAME} printable characters",
-            )
-    return Space(**raw)
+    try:
+        return Space.parse(raw)
+    except InputError as e:
+        raise FormatError(f"{name}: {e}") from e

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from linalign_lite.errors import InputError, MissingExtraError, OutputExistsError
+from linalign_lite.files import umask
 
 
 @contextlib.contextmanager
@@ -33,9 +34,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             with file.open("rb") as f:
                 os.fsync(f.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)
+        temporary.chmod(0o777 & ~umask())
         check_free(out)
         if out.exists():
             out.rmdir()

@@ -137,12 +137,11 @@ def _hits(data: _Data, weight: Float64, bias: Float64) -> int:
     return int((guess == data.ids).sum())
 
 
-Path = Iterator[
-    tuple[Float64, Float64]
-]  # weight (classes, d) and bias of one penalty after another
+# weight (classes, d) and bias (classes,) of one penalty after another
+Solutions = Iterator[tuple[Float64, Float64]]
 
 
-def _ridge_path(data: _Data, penalties: tuple[float, ...], _tolerance: float) -> Path:
+def _ridge_path(data: _Data, penalties: tuple[float, ...], _tolerance: float) -> Solutions:
     """One eigendecomposition serves every penalty."""
     onehot = np.eye(data.classes)[data.ids]
     basis = spectrum(measure(data.states, onehot))
@@ -150,7 +149,7 @@ def _ridge_path(data: _Data, penalties: tuple[float, ...], _tolerance: float) ->
         yield ridge(basis, penalty)
 
 
-def _logistic_path(data: _Data, penalties: tuple[float, ...], tolerance: float) -> Path:
+def _logistic_path(data: _Data, penalties: tuple[float, ...], tolerance: float) -> Solutions:
     """From the strongest penalty to the weakest, each started from the one before."""
     mean = data.states.mean(axis=0, dtype=np.float64)
     deviation = data.states.std(axis=0, dtype=np.float64)
@@ -196,7 +195,7 @@ def _logistic(x: Array, ids: Ids, penalty: float, start: Float64, tolerance: flo
     return solution
 
 
-def _solver(method: str) -> Callable[[_Data, tuple[float, ...], float], Path]:
+def _solver(method: str) -> Callable[[_Data, tuple[float, ...], float], Solutions]:
     return _ridge_path if method == "ridge" else _logistic_path
 
 

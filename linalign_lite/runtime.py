@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import FormatError, InputError, LinalignError
 from linalign_lite.linear import Array, Head
 from linalign_lite.modelcard import HEAD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard, load_card
 from linalign_lite.store import load_head
@@ -73,9 +73,17 @@ class Model:
     def run(self, ids: Int64, mask: Int64) -> Array:
         """Final hidden states. ids, mask: (batch, length); returns (batch, length, d) float32.
 
-        Rows are padded on the right; what a padded position gives has no meaning.
+        Rows are padded on the right; what a padded position gives has no meaning. Raises
+        LinalignError when the graph cannot be run on this input.
         """
-        states: Array = self.session.run([OUTPUT], self._feeds(ids, mask))[0]
+        try:
+            states: Array = self.session.run([OUTPUT], self._feeds(ids, mask))[0]
+        except Exception as e:  # onnxruntime's errors share no other base
+            raise LinalignError(
+                f"{self.folder} fails on a batch of {ids.shape[0]} texts of {ids.shape[1]} tokens",
+                got=f"{type(e).__name__}: {str(e)[:160]}",
+                hint="a smaller --batch-tokens needs less memory",
+            ) from e
         return states
 
     def _feeds(self, ids: Int64, mask: Int64) -> dict[str, npt.NDArray[Any]]:

@@ -230,12 +230,15 @@ def test_version():
 
 
 def test_the_root_cli_works_from_an_uninstalled_checkout(tmp_path):
-    """-S -E and no site-packages of ours: only the dependencies are on the path."""
+    """A copy of the folder, told apart from what is installed by its version."""
+    shutil.copy(ROOT / "cli.py", tmp_path)
+    shutil.copytree(ROOT / "linalign_lite", tmp_path / "linalign_lite")
+    (tmp_path / "linalign_lite" / "version.py").write_text('__version__ = "9.9.9"\n')
     done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "--version"],
-        capture_output=True, text=True, cwd=tmp_path, check=True,
+        [sys.executable, str(tmp_path / "cli.py"), "--version"],
+        capture_output=True, text=True, cwd="/", check=True,
     )  # fmt: skip
-    assert done.stdout.startswith("linalign-lite ")
+    assert done.stdout == "linalign-lite 9.9.9\n"
 
 
 # --- wrong input ----------------------------------------------------------------------------------
@@ -370,6 +373,18 @@ def test_a_key_that_others_can_read_is_refused(played, here, capsys):
     said = refused(capsys, "decrypt", played / "exchange" / "test.response", "--key", copy)
     assert "mode 0644" in said
     assert "chmod 600" in said
+
+
+def test_a_full_disk_is_an_error_not_a_traceback(here, capsys, monkeypatch):
+    def full(_fd):
+        raise OSError(28, "No space left on device")
+
+    (here / "t.txt").write_text("a\n")
+    (here / "x").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    said = refused(capsys, "extract", MODELS["ash"], "t.txt", "x", code=1)
+    assert said == "error: No space left on device\n"
+    assert (here / "x").read_text() == "old"
 
 
 # --- interruption and pipes -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linalign_lite import demo, load_model
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, LinalignError
 from linalign_lite.extraction import extract, plan_batches, pool
 from linalign_lite.texts import Texts
 
@@ -126,3 +126,9 @@ def test_wrong_options_are_named(model, options, words):
 def test_no_texts(model):
     with pytest.raises(InputError, match="no texts"):
         extract(model, [])
+
+
+def test_a_graph_that_fails_is_named(model):
+    unknown = np.array([[model.card.vocab_size + 5]])
+    with pytest.raises(LinalignError, match=r"fails on a batch of 1 texts of 1 tokens.*smaller"):
+        model.run(unknown, np.ones_like(unknown))

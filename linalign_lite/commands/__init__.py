@@ -49,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     except LinalignError as e:
         sys.stderr.write(f"error: {e}\n")
         return e.exit_code
+    except OSError as e:  # a full disk, a folder without permission
+        sys.stderr.write(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing half-written was left behind\n")
         return 130

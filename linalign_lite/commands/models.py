@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -132,6 +133,8 @@ def extract(
     console = Console(as_json, quiet)
     require_folder_of(out)
     read = read_texts(texts, fmt=fmt.value, limit=limit)
+    if threads is not None:  # the tokenizer's own threads; read when it first works
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     loaded = load_model(model, threads=threads)
     with console.progress("extracting", len(read.texts)) as tally:
         states = extract_states(

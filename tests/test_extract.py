@@ -19,6 +19,10 @@ TEXTS = [
     "Mom made a cake. It was yummy!",
     "é ü 猫 🙂",
 ]
+GOLDEN = {
+    "ash": [-0.04669, 0.06111, -0.02522, 0.61504, -0.78297],
+    "birch": [0.43327, -1.08494, 0.09745, -1.85155, 0.04508],
+}
 
 
 @pytest.fixture(scope="module", params=["ash", "birch"])
@@ -87,6 +91,14 @@ def test_mean_pooling_ignores_padding():
     states = np.ones((2, 3, 2), dtype=np.float32)
     states[1, 1:] = 99
     np.testing.assert_allclose(pool(states, np.array([3, 1]), "mean"), 1)
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_golden_floats(name):
+    """What the bundled models say today, so that nothing changes it unseen."""
+    loaded = load_model(demo.model_folder(name))
+    states = extract(loaded, ["Once upon a time, there was a little dog."]).states
+    np.testing.assert_allclose(states[0, :5], GOLDEN[name], atol=2e-4)
 
 
 def test_progress_counts_every_text(model):

@@ -46,7 +46,7 @@ def fit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit the affine map that carries source states into the target model's space.
+    """Fit the affine map from one model's states to another's.
 
     \b
     Examples:
@@ -92,7 +92,10 @@ def head(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a linear classifier on labelled states: ridge or logistic regression.
+    """Train a linear classifier on labelled states.
+
+    Ridge regression on one-hot labels, or logistic regression; auto takes the better by K-fold
+    accuracy and says which.
 
     \b
     Examples:
@@ -135,7 +138,7 @@ def evaluate(
     per_class: Annotated[bool, typer.Option("--per-class", help="Recall of each class.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Accuracy of a head on labelled states, with its bootstrap interval.
+    """Measure a head's accuracy, alone or after a map.
 
     \b
     Examples:

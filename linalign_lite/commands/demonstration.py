@@ -24,7 +24,9 @@ def demo(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Play provider and client on two small bundled models: align, classify, score encrypted.
+    """Play provider and client on two small bundled models.
+
+    Reads, aligns, classifies, and scores encrypted queries; needs no network.
 
     \b
     Examples:

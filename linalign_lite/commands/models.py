@@ -63,10 +63,11 @@ def export(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a model run with onnxruntime alone: final hidden states out, token head beside.
+    """Turn a model into a folder that runs with onnxruntime alone.
 
-    The export is compared with the torch model on the same inputs, and nothing is left behind
-    when the two do not agree. Needs the extra `export`.
+    Final hidden states come out; a causal LM's token head goes beside. The export is compared with
+    the torch model on the same inputs, and nothing is left behind when the two do not agree. Needs
+    the extra `export`.
 
     \b
     Examples:
@@ -115,7 +116,7 @@ def extract(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Text in, final hidden states out, with their provenance.
+    """Turn texts into final hidden states, with their provenance.
 
     Blank lines are skipped; texts longer than the model's context are cut; both are counted.
 
@@ -165,7 +166,9 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="Any file or model folder of linalign-lite.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say what a file is: states, map, head, model folder, key, query or response.
+    """Say what a file is, after checking the whole of it.
+
+    States, a map, a head, a model folder, a key, a query or a response.
 
     \b
     Examples:

@@ -45,9 +45,10 @@ def keygen(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a client's key pair: secret.key (mode 0600, never overwritten) and public.key.
+    """Make a client's key pair.
 
-    The secret key encrypts queries and decrypts scores. It stays with the client.
+    secret.key has mode 0600, public.key may be given away; neither is ever overwritten. The secret
+    key encrypts queries and decrypts scores. It stays with the client.
 
     \b
     Example:
@@ -94,7 +95,7 @@ def encrypt(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encrypt queries, so that a provider can score them without seeing them.
+    """Encrypt queries, so that a provider can score them unseen.
 
     \b
     Examples:
@@ -129,7 +130,7 @@ def score(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score encrypted queries with a head. Needs no key, and learns nothing of the queries' texts.
+    """Score encrypted queries with a head. Needs no key.
 
     \b
     Examples:
@@ -169,9 +170,10 @@ def decrypt(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Decrypt a response: the best labels of each query, in the order they were asked.
+    """Decrypt a response: the best labels of each query.
 
-    Never send scores back to the provider; docs/SECURITY.md says why.
+    One line a query, in the order they were asked. Never send scores back to the provider;
+    docs/SECURITY.md says why.
 
     \b
     Examples:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from support import ROOT
 
-from linalign_lite import demo, load_head, load_states
+from linalign_lite import HiddenStates, demo, load_head, load_states, save
 from linalign_lite.commands import main
 
 COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
@@ -390,19 +390,28 @@ def test_a_full_disk_is_an_error_not_a_traceback(here, capsys, monkeypatch):
 # --- interruption and pipes -----------------------------------------------------------------------
 
 
-def test_ctrl_c_leaves_nothing_half_written(tmp_path):
-    texts = tmp_path / "t.txt"
-    texts.write_text("the cat sat on the mat and looked at the moon\n" * 200_000)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_leaves_nothing_half_written(played, tmp_path, number):
+    """While the response file is being written: its temporary file is there, then it is not."""
+    states = load_states(played / "client" / "test.states.npz")
+    many = HiddenStates(np.tile(states.states, (20, 1)), states.space)
+    save(tmp_path / "many.npz", many)
     process = subprocess.Popen(
-        [*COMMAND, "extract", MODELS["ash"], texts, tmp_path / "x.npz"],
+        [*COMMAND, "encrypt", tmp_path / "many.npz", tmp_path / "q", "--key",
+         played / "client" / "keys"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
+    for _ in range(600):
+        if any(p.suffix == ".tmp" and p.stat().st_size for p in tmp_path.iterdir()):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("no temporary file was seen")
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode not in (0, None)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert "Traceback" not in said
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["many.npz"]
 
 
 def test_a_terminal_sees_progress_and_a_pipe_does_not(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from typing import Annotated
+import threading
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -42,8 +44,15 @@ for room in (models, alignment, private, demonstration):
     room.register(app)
 
 
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    """Leave as on Ctrl-C, through every `finally`, so that no temporary file stays."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 failure, 2 wrong usage or wrong files."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app(args=argv, prog_name="linalign-lite")
     except LinalignError as e:

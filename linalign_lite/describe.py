@@ -8,7 +8,8 @@ from typing import Any
 
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import FormatError
+from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import load_card
@@ -22,11 +23,8 @@ def describe(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         return _model(path)
-    try:
-        with path.open("rb") as f:
-            start = f.read(12)
-    except OSError as e:
-        raise InputError(f"cannot read {path}", got=e.strerror or str(e)) from e
+    with open_regular(path) as f:
+        start = f.read(12)
     if start.startswith(MAGIC):
         return _framed(path, int.from_bytes(start[10:12], "little"))
     if start.startswith(b"PK"):

@@ -27,7 +27,8 @@ class LinalignError(Exception):
             text += f"{',' if self.got else ':'} expected {self.expected}"
         if self.hint:
             text += f" (hint: {self.hint})"
-        return text
+        # text from a file may stand in here: nothing that moves a cursor reaches a terminal
+        return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 class InputError(LinalignError):

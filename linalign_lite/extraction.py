@@ -50,6 +50,8 @@ def extract(
     batch_tokens below 1.
     """
     if not isinstance(texts, Texts):
+        if isinstance(texts, str):  # a sequence of one-character texts, to Python
+            raise InputError("a single string is not a list of texts", hint="put it in a list")
         texts = Texts(tuple(texts))
     if not texts.texts:
         raise InputError("there are no texts")

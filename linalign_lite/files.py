@@ -1,76 +1,63 @@
-"""Files written whole or not at all, and `.npz` archives from outside read with suspicion.
-
-docs/FORMAT.md, section 1. Nothing is unpickled; sizes are checked before anything is allocated.
-"""
+"""Files and folders written whole or not at all, and files from outside opened with care."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
-import struct
-import tempfile
-import zipfile
-from collections.abc import Iterator, Mapping
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import numpy as np
-import numpy.typing as npt
+from linalign_lite.errors import InputError, OutputExistsError
 
-from linalign_lite.errors import FormatError, InputError, OutputExistsError
-
-AnyArray = npt.NDArray[Any]
-
-MAX_MEMBERS = 16
-MAX_CARD = 64 << 20
-DEFAULT_CAP = 64 << 30
-_END = 22  # bytes of a ZIP end record without a comment
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+PathLike = str | os.PathLike[str]
+_BINARY = getattr(os, "O_BINARY", 0)  # without it Windows rewrites line ends
 
 
 @contextlib.contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def atomic(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path``; on success fsync it and rename it into place.
 
     On any failure, Ctrl-C included, the temporary file is removed and an older ``path`` stays.
+    ``private``: only its owner may read it.
     """
     target = Path(path)
+    temporary = _beside(target)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        handle = _create(temporary, 0o600 if private else 0o666)
     except OSError as e:
         raise InputError(
             f"cannot write {target}", got=e.strerror or str(e), hint="does the folder exist?"
         ) from e
-    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
-        temporary.chmod(0o666 & ~umask())
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: PathLike, data: bytes) -> None:
     """Write ``data`` to ``path``, whole or not at all."""
     with atomic(path) as f:
         f.write(data)
 
 
-def write_secret(path: str | os.PathLike[str], data: bytes) -> None:
-    """Create ``path`` with mode 0600 and write ``data``. Never overwrites; half a file is removed.
+def write_new(path: PathLike, data: bytes, *, private: bool = False) -> None:
+    """Create ``path`` and write ``data``; never overwrites, and half a file is removed.
 
-    Raises OutputExistsError when anything, a dangling link included, has that name.
+    ``private``: mode 0600. Raises OutputExistsError when anything, a dangling link included, has
+    that name.
     """
     target = Path(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
-        handle = os.open(target, flags, 0o600)
+        handle = _create(target, 0o600 if private else 0o666)
     except FileExistsError:
         raise OutputExistsError(
             f"{target} is already there and is never overwritten",
@@ -88,198 +75,62 @@ def write_secret(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
-def umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``out``; on success rename it to ``out``.
 
-
-def save_npz(
-    path: str | os.PathLike[str],
-    kind: str,
-    version: int,
-    arrays: Mapping[str, AnyArray],
-    card: Mapping[str, Any],
-) -> None:
-    """Write arrays and a JSON card as docs/FORMAT.md section 1 says. Same content, same bytes."""
-    text = json.dumps(
-        {**card, "format": kind, "version": version}, sort_keys=True, allow_nan=False
-    ).encode()
-    members = {**arrays, "card": np.frombuffer(text, dtype=np.uint8)}
-    with atomic(path) as f, zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in members.items():
-            info = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
-            info.external_attr = 0o644 << 16
-            with archive.open(info, "w", force_zip64=array.nbytes >= 1 << 31) as out:
-                rows = np.ascontiguousarray(array)
-                np.lib.format.write_array(out, rows, version=(1, 0), allow_pickle=False)
-
-
-def load_npz(
-    path: str | os.PathLike[str],
-    kind: str,
-    version: int,
-    schema: Mapping[str, tuple[tuple[str, ...], int]],
-    *,
-    cap: int = DEFAULT_CAP,
-) -> tuple[dict[str, AnyArray], dict[str, Any]]:
-    """Read what save_npz wrote. ``schema``: member → (allowed dtypes such as "<f4", dimensions).
-
-    Raises FormatError naming the file and what is wrong with it, InputError when it is not there.
+    On any failure, Ctrl-C included, the temporary folder is removed. Raises OutputExistsError
+    when ``out`` is there and is not an empty folder.
     """
-    path = Path(path)
+    check_free(out)
+    temporary = _beside(out)
     try:
-        with path.open("rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            _require_end(path, f)
-            with zipfile.ZipFile(f) as archive:
-                return _read_archive(path, archive, size, kind, version, schema, cap)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as e:
-        raise InputError(f"cannot read {path}", got=e.strerror or str(e)) from e
-    except FormatError:
-        raise
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, struct.error, NotImplementedError,
-            RuntimeError, OverflowError) as e:  # fmt: skip
-        raise FormatError(
-            f"{path} is not a readable {kind} file",
-            got=f"{type(e).__name__}: {str(e)[:120]}",
-            hint="the file may be truncated or altered; make or copy it again",
+        temporary.mkdir()
+    except OSError as e:
+        raise InputError(
+            f"cannot write {out}", got=e.strerror or str(e), hint="does the folder above it exist?"
         ) from e
-
-
-def peek_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The card of one of our `.npz` files alone, whatever its kind; FormatError if it has none."""
-    path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo("card.npy")
-            return _card(path, _read_member(path, archive, info, (("|u1",), 1), "card"))
-    except (KeyError, zipfile.BadZipFile, EOFError, ValueError, OSError, struct.error,
-            NotImplementedError, RuntimeError, OverflowError) as e:  # fmt: skip
-        raise FormatError(
-            f"{path} is not one of our .npz files", got=f"{type(e).__name__}: {str(e)[:120]}"
-        ) from e
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("r+b") as f:
+                    os.fsync(f.fileno())
+        check_free(out)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _require_end(path: Path, f: IO[bytes]) -> None:
-    """The end record, without a comment, is the last thing in the file."""
-    f.seek(-min(_END, os.fstat(f.fileno()).st_size), os.SEEK_END)
-    end = f.read()
-    if len(end) != _END or not end.startswith(b"PK\5\6") or end[-2:] != b"\0\0":
-        raise FormatError(
-            f"{path} does not end as a .npz file of ours does",
-            hint="the file may be truncated or altered; make or copy it again",
+def check_free(out: Path) -> None:
+    """Raise OutputExistsError when something is at ``out`` already."""
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise OutputExistsError(
+            f"{out} is already there and is not an empty folder",
+            hint="choose another folder, or remove the old one yourself",
         )
-    f.seek(0)
 
 
-def _read_archive(
-    path: Path,
-    archive: zipfile.ZipFile,
-    size: int,
-    kind: str,
-    version: int,
-    schema: Mapping[str, tuple[tuple[str, ...], int]],
-    cap: int,
-) -> tuple[dict[str, AnyArray], dict[str, Any]]:
-    infos = archive.infolist()
-    names = [i.filename for i in infos]
-    if not infos or min(i.header_offset for i in infos) != 0:
-        raise FormatError(f"{path} has something before its first member")
-    if len(infos) > MAX_MEMBERS or len(set(names)) != len(names):
-        raise FormatError(f"{path} has too many or repeated members", got=str(len(infos)))
-    if sum(i.file_size for i in infos) > min(cap, size):
-        # members are stored, so together they can't be larger than the file
-        raise FormatError(
-            f"{path} claims more data than it may hold",
-            got=f"{sum(i.file_size for i in infos)} bytes",
-            expected=f"at most {min(cap, size)}",
-        )
-    by_name = {i.filename.removesuffix(".npy"): i for i in infos if i.filename.endswith(".npy")}
-    if "card" not in by_name:
-        raise FormatError(f"{path} is not a {kind} file", got="no card", expected="a member 'card'")
-    card = _card(path, _read_member(path, archive, by_name["card"], (("|u1",), 1), "card"))
-    if card.get("format") != kind:
-        raise FormatError(
-            f"{path} is another kind of file", got=str(card.get("format"))[:60], expected=kind
-        )
-    found = card.get("version")
-    if not isinstance(found, int) or not 1 <= found <= version:
-        raise FormatError(
-            f"{path} has a version that this library does not read",
-            got=str(found)[:20],
-            expected=f"1 to {version}",
-            hint="a newer linalign-lite may read it",
-        )
-    unknown = set(by_name) - set(schema) - {"card"}
-    if unknown or len(by_name) != len(names):
-        raise FormatError(
-            f"{path} has members that do not belong",
-            got=", ".join(sorted(n[:40] for n in names)),
-            expected=", ".join(sorted(schema)),
-        )
-    arrays = {
-        name: _read_member(path, archive, by_name[name], spec, name)
-        for name, spec in schema.items()
-        if name in by_name
-    }
-    return arrays, card
-
-
-def _read_member(
-    path: Path,
-    archive: zipfile.ZipFile,
-    info: zipfile.ZipInfo,
-    spec: tuple[tuple[str, ...], int],
-    name: str,
-) -> AnyArray:
-    dtypes, ndim = spec
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
-        raise FormatError(f"{path}: member {name!r} is compressed or encrypted", expected="stored")
-    if name == "card" and info.file_size > MAX_CARD:
-        raise FormatError(f"{path}: the card is too large", got=str(info.file_size))
-    with archive.open(info) as f:
-        magic = np.lib.format.read_magic(f)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(magic)
-        if read_header is None:
-            raise FormatError(f"{path}: member {name!r} has an unknown .npy version")
-        shape, fortran, dtype = read_header(f, max_header_size=4096)
-        if dtype.str not in dtypes or len(shape) != ndim or fortran:
-            raise FormatError(
-                f"{path}: member {name!r} has the wrong type",
-                got=f"{dtype.str} with {len(shape)} dimension(s)",
-                expected=f"{' or '.join(dtypes)} with {ndim}, C order",
-            )
-        expected = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or expected != info.file_size - f.tell():
-            raise FormatError(
-                f"{path}: member {name!r} does not have the size that its shape needs",
-                got=f"{info.file_size - f.tell()} bytes",
-                expected=str(expected),
-            )
-        array = np.empty(shape, dtype=dtype)
-        view = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        read = 0
-        while read < expected:
-            count = f.readinto(view[read : read + (16 << 20)])  # type: ignore[attr-defined]
-            if not count:
-                raise EOFError(f"member {name!r} ends early")
-            read += count
-        f.read(1)  # reaching the end is what makes zipfile compare the CRC
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise FormatError(f"{path}: member {name!r} holds values that are not finite")
-    return array
-
-
-def _card(path: Path, raw: AnyArray) -> dict[str, Any]:
+@contextlib.contextmanager
+def open_regular(path: PathLike) -> Iterator[IO[bytes]]:
+    """Open an ordinary file to read. InputError for anything else: a pipe could block for ever."""
     try:
-        card = json.loads(raw.tobytes().decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
-        raise FormatError(f"{path}: its card is not JSON") from e
-    if not isinstance(card, dict):
-        raise FormatError(f"{path}: its card is not a JSON object")
-    return card
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise InputError(f"cannot read {path}", got=what, expected="a file")
+        f = Path(path).open("rb")  # noqa: SIM115 (closed below; only opening may be renamed)
+    except (OSError, ValueError) as e:  # ValueError: a name with a NUL byte
+        raise InputError(f"cannot read {path}", got=getattr(e, "strerror", "") or str(e)) from e
+    with f:
+        yield f
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+
+
+def _create(path: Path, mode: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)

@@ -10,7 +10,7 @@ trace(X_cᵀX_c) / d_source, so that a penalty means the same at every scale of 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from linalign_lite.errors import InputError
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Array
-from linalign_lite.moments import Float64, FoldedMoments, Moments, folded
+from linalign_lite.moments import Float64, FoldedMoments, Moments, fold_index, folded
 
 METHODS = ("ridge", "lstsq", "procrustes")
 PENALTIES = np.logspace(-8, 2, 61)
@@ -114,8 +114,7 @@ def fit(
     elif penalty not in ("auto", 0, 0.0):
         raise InputError(f"{method} has no penalty", got=str(penalty), hint="use --method ridge")
     elif method == "lstsq":
-        weight, bias = _lstsq(x.states, y.states)
-        report = _report(moments, "lstsq", 0.0, _held_out(moments, [0.0])[0])
+        weight, bias, report = _lstsq_of(x, y, moments, seed)
     else:
         weight, bias, report = _procrustes_of(moments)
     card = {**report.as_card(), "text_digest": x.text_digest or y.text_digest}
@@ -163,22 +162,56 @@ def ridge(spectrum: Spectrum, penalty: float) -> tuple[Float64, Float64]:
     return weight, spectrum.mean_y - weight @ spectrum.mean_x
 
 
-def _lstsq(x: Array, y: Array) -> tuple[Float64, Float64]:
-    """Least squares on the centred rows themselves, so the condition is not squared."""
+def _lstsq(x: Array, y: Array) -> tuple[Float64, Float64, Float64]:
+    """Least squares on the centred rows themselves, so the condition is not squared.
+
+    Returns weight, bias and the singular values of the centred rows.
+    """
     from scipy.linalg import lstsq
 
     x64, y64 = x.astype(np.float64), y.astype(np.float64)
     mean_x, mean_y = x64.mean(axis=0), y64.mean(axis=0)
-    noise = max(x.shape) * np.finfo(np.float64).eps  # centring leaves rounding where rank is short
-    solution = lstsq(x64 - mean_x, y64 - mean_y, noise, overwrite_a=True, overwrite_b=True)[0]
-    return solution.T, mean_y - solution.T @ mean_x
+    solution, _, _, singular = lstsq(
+        x64 - mean_x, y64 - mean_y, _noise(x.shape), overwrite_a=True, overwrite_b=True
+    )
+    return solution.T, mean_y - solution.T @ mean_x, singular
+
+
+def _noise(shape: tuple[int, ...]) -> float:
+    """Singular values below this share of the largest are rounding that centring leaves."""
+    return float(max(shape) * np.finfo(np.float64).eps)
+
+
+def _lstsq_of(
+    x: HiddenStates, y: HiddenStates, moments: FoldedMoments, seed: int
+) -> tuple[Float64, Float64, FitReport]:
+    """Least squares, judged fold by fold on the rows; rank and condition are those of the rows."""
+    index = fold_index(x.groups, len(moments.folds), seed)
+    error = 0.0
+    for k in range(len(moments.folds)):
+        inside = index != k
+        weight, bias, _ = _lstsq(x.states[inside], y.states[inside])
+        rest = y.states[~inside] - (x.states[~inside].astype(np.float64) @ weight.T + bias)
+        error += float((rest**2).sum())
+    weight, bias, singular = _lstsq(x.states, y.states)
+    kept = singular[singular > _noise(x.states.shape) * singular[0]]
+    full = len(kept) == x.space.dim
+    report = replace(
+        _report(moments, "lstsq", 0.0, 1.0 - error / _spread(moments)),
+        rank=len(kept),
+        freedom=float(len(kept)),
+        condition=float((kept[0] / kept[-1]) ** 2) if full else float("inf"),
+    )
+    return weight, bias, report
 
 
 def procrustes(moments: Moments) -> tuple[Float64, Float64]:
-    """minimise ‖s X_c Rᵀ − Y_c‖² over s > 0 and R with orthonormal rows or columns.
+    """The scaled rotation s·R: R = V Uᵀ with X_cᵀY_c = U S Vᵀ, s = trace(S) / ‖X_c Rᵀ‖².
 
-    R = V Uᵀ with X_cᵀY_c = U S Vᵀ (Schönemann 1966), s = trace(S) / ‖X_c Rᵀ‖². Unequal dimensions
-    are as if the narrower side were padded with zeros.
+    Where d_source ≤ d_target this minimises ‖s X_c Rᵀ − Y_c‖² over s and R with RᵀR = 1
+    (Schönemann 1966). Where d_source > d_target, R is the rotation that solves the problem with Y
+    padded with zeros, cut to the real dimensions, and s the best scale for it: never worse than the
+    padded solution, but not the minimum over all R with orthonormal rows.
     """
     u, s, vt = np.linalg.svd(moments.xy, full_matrices=False)
     rotation = vt.T @ u.T  # shape: (d_target, d_source)
@@ -188,14 +221,20 @@ def procrustes(moments: Moments) -> tuple[Float64, Float64]:
 
 
 def _procrustes_of(moments: FoldedMoments) -> tuple[Float64, Float64, FitReport]:
-    error = spread = 0.0
+    error = 0.0
     for train, held_out in moments.splits():
         weight, _ = procrustes(train)
-        part = held_out.about(train.mean_x, train.mean_y)
-        error += _squared_error(weight, part)
-        spread += float(held_out.about(held_out.mean_x, moments.total().mean_y).yy.sum())
+        error += _squared_error(weight, held_out.about(train.mean_x, train.mean_y))
     weight, bias = procrustes(moments.total())
-    return weight, bias, _report(moments, "procrustes", 0.0, 1.0 - error / spread)
+    return weight, bias, _report(moments, "procrustes", 0.0, 1.0 - error / _spread(moments))
+
+
+def _spread(moments: FoldedMoments) -> float:
+    """‖Y − mean‖² of all the data. Raises InputError when the target never changes."""
+    spread = float(moments.total().yy.sum())
+    if spread <= 0:
+        raise InputError("the target states are all the same, so no map can be judged")
+    return spread
 
 
 def _squared_error(weight: Float64, m: Moments) -> float:
@@ -214,7 +253,6 @@ def _held_out(moments: FoldedMoments, penalties: npt.ArrayLike) -> Float64:
     """
     penalties = np.asarray(penalties, dtype=np.float64)
     errors = np.zeros(len(penalties))
-    spread, mean_y = 0.0, moments.total().mean_y
     for train, held_out in moments.splits():
         basis = spectrum(train)
         part = held_out.about(train.mean_x, train.mean_y)
@@ -224,10 +262,7 @@ def _held_out(moments: FoldedMoments, penalties: npt.ArrayLike) -> Float64:
         for i, penalty in enumerate(penalties):
             f = basis.shrink(float(penalty))
             errors[i] += part.yy.sum() - 2 * f @ linear + f @ quadratic @ f
-        spread += float(held_out.about(held_out.mean_x, mean_y).yy.sum())
-    if spread <= 0:
-        raise InputError("the target states are all the same, so no map can be judged")
-    scores: Float64 = 1.0 - errors / spread
+    scores: Float64 = 1.0 - errors / _spread(moments)
     return scores
 
 

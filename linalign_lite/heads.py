@@ -28,7 +28,7 @@ RIDGE_PENALTIES = tuple(
     10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4, -5, -6, -7)
 )
 LOGISTIC_PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-PATIENCE = 2  # penalties without a gain after which weaker ones are not tried
+PATIENCE = 2  # penalties worse than the best, in a row, after which weaker ones are not tried
 ROUGH, FINE = 1e-5, 1e-7  # relative decrease of the loss at which L-BFGS stops: to choose, to keep
 MAX_ITERATIONS = 300
 DEAD = 1e-6  # a dimension with less than this share of the largest deviation is not used
@@ -117,8 +117,9 @@ def _choose(
 ) -> tuple[float, float]:
     """The penalty with the best K-fold accuracy, and that accuracy.
 
-    The folds go down the grid side by side, from the strongest penalty, and stop when PATIENCE
-    penalties in a row did worse than the best so far.
+    The folds go down the grid side by side, from the strongest penalty. Logistic regression, whose
+    every penalty costs a descent, stops when PATIENCE penalties in a row did worse than the best so
+    far; equal is not worse, because strong penalties all say the commonest label alike.
     """
     folds = range(int(index.max()) + 1)
     held_out = [data.rows(index == k) for k in folds]
@@ -127,7 +128,8 @@ def _choose(
     for solutions in zip(*paths, strict=True):
         hits.append(sum(_hits(d, *s) for d, s in zip(held_out, solutions, strict=True)))
         best = int(np.argmax(hits))  # the first, so the strongest, of equals
-        if len(hits) - 1 - best >= PATIENCE:
+        worse = [h < hits[best] for h in hits[-PATIENCE:]]
+        if method == "logistic" and len(worse) == PATIENCE and all(worse):
             break
     return grid[best], hits[best] / len(data.ids)
 

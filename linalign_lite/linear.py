@@ -40,12 +40,11 @@ class Space:
 
     def agrees(self, other: Space) -> bool:
         """Whether states of one space may be used in the other. What is not known agrees."""
-        if self.dim != other.dim:
+        named = [(self.model, other.model), (self.pooling, other.pooling)]
+        if self.dim != other.dim or any(a != b for a, b in named if a and b):
             return False
-        if not self.model or not other.model:
-            return True
-        same_way = self.pooling == other.pooling or not (self.pooling and other.pooling)
-        return self.model == other.model and same_way and self.normalize == other.normalize
+        # arrays that a caller brought do not say whether they were normalised
+        return self.normalize == other.normalize or not (self.model and other.model)
 
     @classmethod
     def parse(cls, raw: object) -> Space:
@@ -88,6 +87,11 @@ class Space:
                 expected=self.describe(),
                 hint="use files made from the same exported model with the same pooling",
             )
+
+
+def usable_label(label: str) -> bool:
+    """Whether a label can be printed on one line."""
+    return 0 < len(label) <= MAX_NAME and label.isprintable()
 
 
 UNKNOWN = Space(0)  # stands for "not given": becomes Space(d) of the weight's own dimension
@@ -217,6 +221,11 @@ class Head:
                 "the head's labels do not fit its weight",
                 got=f"{len(self.labels)} labels",
                 expected=f"{weight.shape[0]}",
+            )
+        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
+            raise InputError(
+                "the head's labels are not usable",
+                expected=f"distinct, printable, 1 to {MAX_NAME} characters each",
             )
         if self.softcap is not None and not 0 < self.softcap < np.inf:
             raise InputError(

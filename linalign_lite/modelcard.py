@@ -149,10 +149,12 @@ def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCa
 def _check(path: Path, card: ModelCard) -> None:
     texts = (card.name, card.architecture, card.digest, card.pooling)
     numbers = (card.hidden_size, card.max_length, card.vocab_size, card.opset)
+    sizes = [n for p in card.past for n in (p.heads, p.head_dim)]
     sound = (
         all(isinstance(t, str) for t in texts)
         and all(type(n) is int and 0 < n < 1 << 40 for n in numbers)
-        and all(0 < p.heads < 1 << 16 and 0 < p.head_dim < 1 << 16 for p in card.past)
+        and all(type(p.name) is str for p in card.past)
+        and all(type(n) is int and 0 < n < 1 << 16 for n in sizes)
         and card.task in ("embed", "generate")
         and card.pooling in POOLINGS
         and card.dtype in ("fp32", "fp16")

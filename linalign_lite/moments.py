@@ -55,10 +55,6 @@ class Moments:
             self.yy + other.yy + share * gap_y**2,
         )
 
-    @property
-    def dims(self) -> tuple[int, int]:
-        return int(self.xy.shape[0]), int(self.xy.shape[1])
-
     def about(self, mean_x: Float64, mean_y: Float64) -> Moments:
         """The same data with squares and products taken about other means."""
         gap_x, gap_y = self.mean_x - mean_x, self.mean_y - mean_y

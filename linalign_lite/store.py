@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from linalign_lite.archive import DEFAULT_CAP, AnyArray, load_npz, peek_npz, save_npz
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import DEFAULT_CAP, AnyArray, load_npz, peek_npz, save_npz
+from linalign_lite.files import PathLike
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.version import __version__
 
-PathLike = str | os.PathLike[str]
 VERSION = 1
 
 _FLOATS = ("<f2", "<f4", "<f8")
@@ -88,8 +87,8 @@ def load_head(path: PathLike, *, cap: int = DEFAULT_CAP) -> Head:
     arrays, card = load_npz(path, "linalign-head", VERSION, _PAIR, cap=cap)
     _require(path, arrays, ("weight", "bias"))
     softcap = card.get("softcap")
-    if softcap is not None and not isinstance(softcap, (int, float)):
-        raise FormatError(f"{path}: softcap is not a number")
+    if softcap is not None and (type(softcap) not in {int, float} or not abs(softcap) < 1e30):
+        raise FormatError(f"{path}: softcap is not a number that can be used")
     with _named(path):
         return Head(
             arrays["weight"],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import stat
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from linalign_lite import files, store
+from linalign_lite import archive, files, store
+from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.linear import AffineMap, Head, Space
@@ -93,7 +96,7 @@ def test_golden_bytes(kind, saved):
 
 
 def test_golden_files_still_load(kind):
-    golden = files.Path(__file__).parent / "golden" / f"v1.{kind}.npz"
+    golden = Path(__file__).parent / "golden" / f"v1.{kind}.npz"
     same(EXAMPLES[kind][1](golden), EXAMPLES[kind][0]())
 
 
@@ -153,7 +156,7 @@ def test_another_kind_is_named(tmp_path):
 
 
 def test_a_newer_version_is_named(tmp_path):
-    files.save_npz(tmp_path / "x.npz", "linalign-map", 2, {}, {})
+    archive.save_npz(tmp_path / "x.npz", "linalign-map", 2, {}, {})
     with pytest.raises(FormatError, match="got 2, expected 1 to 1"):
         store.load_map(tmp_path / "x.npz")
 
@@ -193,6 +196,12 @@ def card(**extra):
     return npy(np.frombuffer(json.dumps(data).encode(), dtype=np.uint8))
 
 
+def header(text):
+    """An .npy with any header at all."""
+    raw = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(raw).to_bytes(2, "little") + raw + bytes(24)
+
+
 WEIGHT = npy(np.zeros((2, 3), dtype=np.float32))
 BIAS = npy(np.zeros(2, dtype=np.float32))
 PICKLE = npy(np.frombuffer(b"cos\nsystem\n(S'true'\ntR.", dtype=np.uint8), (1,), "|O")
@@ -205,7 +214,7 @@ ATTACKS = {
     ),
     "negative shape": (
         {"weight": npy(np.zeros(4, dtype=np.float32), (-2, -3)), "bias": BIAS},
-        "does not have the size|not a readable",
+        "header that is not known",
     ),
     "float where a card is": ({"weight": WEIGHT, "bias": BIAS, "card": BIAS}, "wrong type"),
     "no weight": ({"bias": BIAS}, "no member 'weight'"),
@@ -247,7 +256,18 @@ ATTACKS = {
         "'info' is not usable",
     ),
     "version is a string": ({"weight": WEIGHT, "bias": BIAS, "card": card(version="1")}, "version"),
-    "version is true": ({"weight": WEIGHT, "bias": BIAS, "card": card(version=0)}, "version"),
+    "version is true": ({"weight": WEIGHT, "bias": BIAS, "card": card(version=True)}, "version"),
+    "version is 0": ({"weight": WEIGHT, "bias": BIAS, "card": card(version=0)}, "version"),
+    "info holds NaN": ({"weight": WEIGHT, "bias": BIAS, "card": card(info=math.nan)}, "not JSON"),
+    **{
+        f"header {i}": ({"weight": header(text), "bias": BIAS}, "header that is not known")
+        for i, text in enumerate(
+            ("{[]: 1}", "{'descr': '<f4', 'fortran_order': False, 'shape': ((", "  x\n y",
+             "{'descr': (), 'fortran_order': False, 'shape': (2, 3), }",
+             "{'descr': 'f4,,', 'fortran_order': False, 'shape': (2, 3), }",
+             "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }", "")
+        )
+    },
 }  # fmt: skip
 
 
@@ -291,6 +311,43 @@ def test_repeated_members_are_refused(tmp_path):
             archive.writestr("card.npy", card())
     with pytest.raises(FormatError, match="repeated"):
         store.load_map(path)
+
+
+def test_a_pipe_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for read in (store.load, store.load_map, describe):
+        with pytest.raises(InputError, match="got a pipe or a device, expected a file"):
+            read(tmp_path / "pipe.npz")
+
+
+def test_a_directory_of_many_members_is_refused_unparsed(tmp_path):
+    path = tmp_path / "many.npz"
+    with zipfile.ZipFile(path, "w") as made:
+        for i in range(40):
+            made.writestr(f"{i}.npy", b"")
+    with pytest.raises(FormatError, match="too many members"):
+        store.load_map(path)
+
+
+@pytest.mark.parametrize("cap", [10**400, True, "30"])
+def test_a_soft_cap_that_is_no_number_is_refused(tmp_path, cap):
+    space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
+    head = {"space": space, "labels": [], "softcap": cap, "info": {}}
+    arrays = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
+    archive.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, head)
+    with pytest.raises(FormatError, match="softcap is not a number"):
+        store.load_head(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("labels", [["a", "a"], ["a", "b\nc"], ["a", "\x1b[31m"], ["a", ""]])
+def test_labels_that_could_not_be_printed_are_refused(tmp_path, labels):
+    space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
+    head = {"space": space, "labels": labels, "softcap": None, "info": {}}
+    arrays = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
+    archive.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, head)
+    with pytest.raises(FormatError, match="labels are not usable") as caught:
+        store.load_head(tmp_path / "x.npz")
+    assert str(caught.value).isprintable()
 
 
 def test_a_cap_is_kept(tmp_path):
@@ -349,15 +406,15 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_secrets_are_private_and_never_overwritten(tmp_path):
     path = tmp_path / "secret.key"
-    files.write_secret(path, b"s3cret")
+    files.write_new(path, b"s3cret", private=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(OutputExistsError, match="never overwritten") as caught:
-        files.write_secret(path, b"other")
+        files.write_new(path, b"other", private=True)
     assert "s3cret" not in str(caught.value)
     assert path.read_bytes() == b"s3cret"
     (tmp_path / "dangling").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OutputExistsError):
-        files.write_secret(tmp_path / "dangling", b"x")
+        files.write_new(tmp_path / "dangling", b"x", private=True)
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -129,6 +129,41 @@ def test_lstsq_of_too_few_rows_is_the_minimum_norm_solution(rng):
     assert any("8 rows are few for 12" in w for w in report.warnings)
 
 
+def test_lstsq_is_judged_on_the_rows(rng):
+    """A column of tiny scale that decides everything: squares of it would drown in rounding."""
+    x = rng.normal(size=(300, 10))
+    y = x[:, :1] + 0.01 * rng.normal(size=(300, 1))
+    x[:, 0] *= 1e-7
+    affine, report = fit(HiddenStates(x), HiddenStates(y), method="lstsq")
+    assert report.held_out_r2 > 0.99
+    assert report.rank == 10
+    assert report.condition == pytest.approx(np.linalg.cond(x - x.mean(0)) ** 2, rel=1e-2)
+    assert r2(HiddenStates(y).states, affine(HiddenStates(x).states)) > 0.99
+
+
+def test_procrustes_is_the_minimum_where_it_says_so_and_never_worse_than_padding(rng):
+    def error(x, y, weight):
+        return ((x @ weight.T - y) ** 2).sum()
+
+    for d_source, d_target in ((4, 4), (3, 5), (6, 2)):
+        x, y = rng.normal(size=(80, d_source)) * [*range(1, d_source + 1)], rng.normal(
+            size=(80, d_target)
+        )  # fmt: skip
+        x, y = x - x.mean(0), y - y.mean(0)
+        weight, _ = procrustes(measure(x, y))
+        wide = max(d_source, d_target)
+        pad = [np.pad(a, ((0, 0), (0, wide - a.shape[1]))) for a in (x, y)]
+        rotation, nuclear = scipy.linalg.orthogonal_procrustes(*pad)
+        padded = (rotation * nuclear / (pad[0] ** 2).sum())[:d_source, :d_target].T
+        assert error(x, y, weight) <= error(x, y, padded) * (1 + 1e-9)
+        if d_source <= d_target:
+            for _ in range(300):
+                other = np.linalg.qr(rng.normal(size=(d_target, d_source)))[0]
+                z = x @ other.T
+                scale = (z * y).sum() / (z**2).sum()
+                assert error(x, y, weight) <= error(x, y, scale * other) + 1e-9
+
+
 @pytest.mark.parametrize(("d_source", "d_target"), [(7, 7), (9, 5), (5, 9)])
 def test_procrustes_is_scipys(rng, d_source, d_target):
     x, y = rng.normal(size=(200, d_source)), rng.normal(size=(200, d_target))
@@ -206,7 +241,8 @@ def test_wrong_options_are_named(pair, options, words):
         fit(*pair, **options)
 
 
-def test_constant_targets_are_named(pair):
+@pytest.mark.parametrize("method", ["ridge", "lstsq", "procrustes"])
+def test_constant_targets_are_named(pair, method):
     x, _ = pair
     with pytest.raises(InputError, match="all the same"):
-        fit(x, HiddenStates(np.ones((len(x), 3))))
+        fit(x, HiddenStates(np.ones((len(x), 3))), method=method)

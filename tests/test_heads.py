@@ -61,6 +61,18 @@ def test_dead_dimensions_get_no_weight(labelled):
         np.testing.assert_allclose(head.weight[:, -1], 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["ridge", "logistic"])
+def test_a_rare_class_beside_an_outlier_dimension_is_still_learned(rng, method):
+    """Strong penalties all say the commonest label; the search must not stop on that plateau."""
+    ids = (rng.random(2000) < 0.1).astype(np.int32)
+    states = rng.normal(size=(2000, 64))
+    states[:, :8] += ids[:, None]
+    states[:, 63] *= 30
+    data = HiddenStates(states, labels=("common", "rare"), label_ids=ids)
+    head, _ = train_head(data, method=method)
+    assert evaluate(head, data).per_class["rare"] > 0.5
+
+
 def test_auto_takes_the_better_by_cross_validation(labelled):
     head, report = train_head(labelled)
     assert set(report.tried) == {"ridge", "logistic"}

@@ -12,7 +12,7 @@ from support import ROOT
 PACKAGE = ROOT / "linalign_lite"
 FLOORS = {
     "version": 0, "errors": 0,
-    "linear": 1, "moments": 1, "metrics": 1, "files": 1,
+    "linear": 1, "moments": 1, "metrics": 1, "files": 1, "archive": 1,
     "hidden": 2, "store": 2, "fitting": 2, "heads": 2, "evaluation": 2, "modelcard": 2, "texts": 2,
     "runtime": 3, "extraction": 3, "encrypt": 3, "onnx": 3,
     "describe": 4, "demo": 4,

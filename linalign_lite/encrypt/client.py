@@ -20,14 +20,15 @@ from linalign_lite.encrypt.messages import (
 )
 from linalign_lite.encrypt.packing import Floats, pack_state, plan, score_positions
 from linalign_lite.encrypt.parameters import (
+    MAX_ERROR,
     decimals,
     norm_bits,
     query_scale,
     score_error,
 )
-from linalign_lite.encrypt.wire import DIGEST, Kind, PathLike, Record, Writer, reading
+from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.files import atomic
+from linalign_lite.files import PathLike, atomic
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Array
 
@@ -58,9 +59,13 @@ class Scores:
 
 
 class Client:
-    """Encrypts hidden states and decrypts scores with one secret key."""
+    """Encrypts hidden states and decrypts scores with one secret key.
 
-    def __init__(self, secret_key: SecretKey) -> None:
+    Scores whose stated error is above ``max_error`` are refused.
+    """
+
+    def __init__(self, secret_key: SecretKey, *, max_error: float = MAX_ERROR) -> None:
+        self._max_error = max_error
         self._key = secret_key
         self._scheme = scheme_for(secret_key.parameters)
         self._side = self._scheme.secret_side(secret_key.material)
@@ -107,16 +112,14 @@ class Client:
         return info
 
     def decrypt(self, response: Response, query: Query | None = None) -> Scores:
-        """Scores of a response; with ``query``, only if the response answers it.
+        """Scores of a response; with ``query``, only if the response answers it, in its layout.
 
+        Without ``query`` only the key is compared, and the response is believed about the rest.
         Raises MismatchError when the response belongs to another key or answers another query,
         FormatError when it is damaged.
         """
-        digest = query.digest if query else None
-        records = query.records() if query else None
-        return self._scores(
-            response.info, iter(response.payloads), "this response", digest, records, None
-        )
+        asked = _Asked(query.info, query.records()) if query else None
+        return self._scores(response.info, iter(response.payloads), "this response", asked, None)
 
     def decrypt_from(
         self,
@@ -126,16 +129,16 @@ class Client:
         progress: Progress | None = None,
     ) -> Scores:
         """As ``decrypt``, record by record from a `*.response` file (and its `*.query` file)."""
-        digest = records = None
+        asked = None
         if query_path is not None:
             with reading(query_path, Kind.QUERY) as reader:
-                digest = reader.digest.hex()
+                asked_info = QueryInfo.from_header(reader.header, reader.name)
                 # digests only: a file of queries may be larger than memory
-                records = [Record(b"", record.digest) for record in reader]
+                asked = _Asked(asked_info, [Record(b"", record.digest) for record in reader])
         with reading(path, Kind.RESPONSE) as reader:
             info = ResponseInfo.from_header(reader.header, reader.name)
             payloads = (record.payload for record in reader)
-            return self._scores(info, payloads, reader.name, digest, records, progress)
+            return self._scores(info, payloads, reader.name, asked, progress)
 
     def _info(
         self,
@@ -193,13 +196,20 @@ class Client:
         info: ResponseInfo,
         payloads: Iterator[bytes],
         name: str,
-        digest: str | None,
-        records: list[Record] | None,
+        asked: _Asked | None,
         progress: Progress | None,
     ) -> Scores:
         self._require_mine(info, name)
-        if records is not None and (info.query != digest or info.n != len(records)):
-            raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
+        if asked is not None:
+            asked.require(info, name)
+        error = _stated_error(info)
+        if not error <= self._max_error:
+            raise InputError(
+                f"the scores of {name} are too imprecise",
+                got=f"errors up to {error:.1e}",
+                expected=f"at most {self._max_error:.1e}",
+                hint="the response may have been altered, or the provider accepts larger errors",
+            )
         layout, size = info.layout, self._scheme.response_size
         products = layout.products(info.n_outputs)
         require_size(name, info.record_size, DIGEST + products * size)
@@ -208,7 +218,7 @@ class Client:
         # grown record by record, because what a header promises is not allocated on its word
         rows: list[Any] = []
         for i, payload in enumerate(payloads):
-            if records is not None and payload[:DIGEST] != records[i].digest:
+            if asked is not None and payload[:DIGEST] != asked.records[i].digest:
                 raise MismatchError(f"{name}: record {i} answers another query")
             view = memoryview(payload)[DIGEST:]
             parts = [
@@ -230,6 +240,25 @@ class Client:
             )
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a response must fit: the query's description, and its records' digests."""
+
+    info: QueryInfo
+    records: list[Record] = field(repr=False)
+
+    def require(self, info: ResponseInfo, name: str) -> None:
+        mine = self.info
+        same = (
+            info.query == mine.header().digest.hex()
+            and info.n == len(self.records)
+            and (info.parameters, info.dim, info.chunks, info.norm_bits)
+            == (mine.parameters, mine.space.dim, mine.chunks, mine.norm_bits)
+        )
+        if not same:
+            raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
+
+
 def _wrapped(states: HiddenStates | Array) -> HiddenStates:
     return states if isinstance(states, HiddenStates) else HiddenStates(np.asarray(states))
 
@@ -245,6 +274,11 @@ def _finished(info: ResponseInfo, scores: Floats) -> Scores:
     """Soft cap, then rounding to the places that the noise leaves."""
     if info.softcap is not None:
         scores = np.tanh(scores / info.softcap) * info.softcap
-    fold = info.layout.fold(info.n_outputs)
-    places = decimals(score_error(info.parameters, info.norm_bits, info.head_scale, fold))
+    places = decimals(_stated_error(info))
     return Scores(np.round(scores, places), info.labels, places)
+
+
+def _stated_error(info: ResponseInfo) -> float:
+    """Six standard deviations of the error of a score, from what the response says."""
+    fold = info.layout.fold(info.n_outputs)
+    return score_error(info.parameters, info.norm_bits, info.head_scale, fold)

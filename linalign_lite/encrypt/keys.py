@@ -15,9 +15,9 @@ from typing import NoReturn
 
 from linalign_lite.encrypt.parameters import DEFAULT, Parameters
 from linalign_lite.encrypt.scheme import Scheme
-from linalign_lite.encrypt.wire import Header, Kind, PathLike, Writer, reading
+from linalign_lite.encrypt.wire import Header, Kind, Writer, reading
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import write_atomic, write_secret
+from linalign_lite.files import PathLike, write_new
 
 
 def scheme_for(parameters: Parameters) -> Scheme:
@@ -46,8 +46,8 @@ class PublicKey:
         return _framed(Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload)
 
     def save(self, path: PathLike) -> None:
-        """Write ``path`` (`public.key`), whole or not at all."""
-        write_atomic(path, self.to_bytes())
+        """Create ``path`` (`public.key`). OutputExistsError when it is there."""
+        write_new(path, self.to_bytes())
 
     @classmethod
     def load(cls, source: PathLike | bytes) -> PublicKey:
@@ -81,7 +81,7 @@ class SecretKey:
     def save(self, path: PathLike) -> None:
         """Create ``path`` (`secret.key`) with mode 0600. OutputExistsError when it is there."""
         data = _framed(Kind.SECRET_KEY, self.parameters, self.digest, self.material)
-        write_secret(path, data)
+        write_new(path, data, private=True)
 
     @classmethod
     def load(cls, path: PathLike) -> SecretKey:

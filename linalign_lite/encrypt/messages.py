@@ -18,14 +18,13 @@ from linalign_lite.encrypt.wire import (
     DIGEST,
     Header,
     Kind,
-    PathLike,
     Record,
     Writer,
     reading,
     seal_record,
 )
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import atomic
+from linalign_lite.files import PathLike, atomic
 from linalign_lite.linear import MAX_DIM, Space
 
 MAX_OUTPUTS = 1 << 24

@@ -24,7 +24,7 @@ MODULUS_BITS = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438}
 MIN_NORM_BITS = 4  # states of norm up to 16 all declare the same bound
 MAX_NORM_BITS = 24
 MAX_ERROR = 1e-3
-MAX_DECIMALS = 6
+MAX_DECIMALS = 15  # what float64 holds of numbers of order 1
 _SIGMA = 3.2  # standard deviation of fresh encryption noise in SEAL
 _TAIL = 6.0  # standard deviations that the stated error covers
 
@@ -125,13 +125,14 @@ def norm_bits(largest: float) -> int:
     Only this power of two becomes public, and small norms all share one value. Raises InputError
     when the norm is not finite or above 2^MAX_NORM_BITS.
     """
-    if not largest <= 2.0**MAX_NORM_BITS:
+    if not 0 <= largest <= 2.0**MAX_NORM_BITS:
         raise InputError(
             "the states are too large to encrypt",
             expected=f"norms up to 2^{MAX_NORM_BITS}",
             hint="normalise the states, and fit the head on normalised states",
         )
-    return max(MIN_NORM_BITS, math.ceil(math.log2(max(largest, 1.0))))
+    mantissa, exponent = math.frexp(largest)  # exact, where log2 rounds
+    return max(MIN_NORM_BITS, exponent - (mantissa == 0.5))
 
 
 def query_scale(parameters: Parameters, bound: int) -> int:

@@ -22,9 +22,9 @@ from linalign_lite.encrypt.parameters import (
     score_error,
 )
 from linalign_lite.encrypt.scheme import Scheme, ServerSide
-from linalign_lite.encrypt.wire import DIGEST, Kind, PathLike, Record, Writer, reading
+from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.files import atomic
+from linalign_lite.files import PathLike, atomic
 from linalign_lite.linear import Head
 
 Progress = Callable[[int], None]

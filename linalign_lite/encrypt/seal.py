@@ -62,6 +62,7 @@ def _scratch() -> Iterator[tuple[int, str]]:
             size = os.fstat(handle).st_size
             os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, bytes(size))
+            os.fsync(handle)  # the zeros must reach the disk before the name goes
             os.close(handle)
 
 

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,13 +20,11 @@ from typing import IO, Any
 
 from linalign_lite.encrypt.parameters import Parameters, by_id
 from linalign_lite.errors import FormatError, InputError
-
-PathLike = str | os.PathLike[str]
+from linalign_lite.files import PathLike
 
 MAGIC = b"LINALIGN"
 VERSION = 1
 DIGEST = 32
-MAX_META = 64 << 20
 MAX_RECORD = 1 << 30
 MAX_RECORDS = 1 << 32
 # magic, version, kind, parameter id, reserved, records, record size, meta size, reserved, key
@@ -41,6 +38,11 @@ class Kind(IntEnum):
     PUBLIC_KEY = 2
     QUERY = 3
     RESPONSE = 4
+
+    @property
+    def max_meta(self) -> int:
+        """Bytes of description that a file of this kind may have, read before it is trusted."""
+        return {Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}.get(self, 2)
 
     @property
     def title(self) -> str:
@@ -61,11 +63,11 @@ class Header:
     def encode(self) -> bytes:
         """The header's bytes, its digest included. The same header always gives the same."""
         meta = _json(self.meta)
-        if len(meta) > MAX_META or not 0 < self.record_size <= MAX_RECORD:
+        if len(meta) > self.kind.max_meta or not 0 < self.record_size <= MAX_RECORD:
             raise InputError(
                 f"this {self.kind.title} is too large for one file",
                 got=f"{self.record_size} bytes a record, {len(meta)} bytes of description",
-                expected=f"at most {MAX_RECORD} and {MAX_META}",
+                expected=f"at most {MAX_RECORD} and {self.kind.max_meta}",
                 hint="score fewer classes at once",
             )
         head = _HEAD.pack(
@@ -222,7 +224,7 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
         raise FormatError(f"{name} is another kind of file", got=found, expected=kind.title)
     if zero or zeros or record_size > MAX_RECORD or record_size < 1 or not 1 <= n <= MAX_RECORDS:
         raise FormatError(f"{name} states sizes that are not usable")
-    if length > min(MAX_META, size):
+    if length > min(kind.max_meta, size):
         raise FormatError(f"{name} states a description that is too large", got=str(length))
     meta = _exactly(file, length, name)
     digest = _exactly(file, DIGEST, name)

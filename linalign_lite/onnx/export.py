@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from linalign_lite.errors import InputError
+from linalign_lite.files import check_free, whole_folder
 from linalign_lite.modelcard import MODEL_FILE, ModelCard
 from linalign_lite.onnx import finish, parity, pooling, reference, surgery, weights
 from linalign_lite.onnx.cut import Cut, cut_graph
-from linalign_lite.onnx.folder import check_free, require, whole_folder
+from linalign_lite.onnx.extra import require
 from linalign_lite.onnx.tokens import TEXTS, check_tokenizer, write_tokenizer
 
 TASKS = ("auto", "embed", "generate")

@@ -143,7 +143,7 @@ def test_stated_precision_of_the_default_set():
 
 
 def test_decimals():
-    assert [decimals(e) for e in (0.04, 4e-4, 1e-12, 3.0)] == [1, 3, 6, 0]
+    assert [decimals(e) for e in (0.04, 4e-4, 1e-12, 3.0, 1e-20)] == [1, 3, 12, 0, 15]
 
 
 def test_precision_bits():

@@ -7,6 +7,11 @@ state, a query, a text or a key: names, shapes, types and digests only.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """``text`` with what is not printable replaced, line ends and terminal escapes among it."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 class LinalignError(Exception):
     """Something went wrong that the caller can understand. Exit code 1 on the command line."""
 
@@ -27,8 +32,8 @@ class LinalignError(Exception):
             text += f"{',' if self.got else ':'} expected {self.expected}"
         if self.hint:
             text += f" (hint: {self.hint})"
-        # text from a file may stand in here: nothing that moves a cursor reaches a terminal
-        return "".join(c if c.isprintable() else "\ufffd" for c in text)
+        # text from a file may stand in here
+        return printable(text)
 
 
 class InputError(LinalignError):

@@ -14,6 +14,7 @@ from typing import IO
 from linalign_lite.errors import InputError, OutputExistsError
 
 PathLike = str | os.PathLike[str]
+_SECRET = b"LINALIGN\x01\x00\x01\x00"  # how a secret.key begins: docs/FORMAT.md, section 3
 _BINARY = getattr(os, "O_BINARY", 0)  # without it Windows rewrites line ends
 
 
@@ -25,6 +26,7 @@ def atomic(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
     ``private``: only its owner may read it.
     """
     target = Path(path)
+    require_replaceable(target)
     temporary = _beside(target)
     try:
         handle = _create(temporary, 0o600 if private else 0o666)
@@ -73,6 +75,22 @@ def write_new(path: PathLike, data: bytes, *, private: bool = False) -> None:
     except BaseException:
         target.unlink(missing_ok=True)
         raise
+
+
+def require_replaceable(target: Path) -> None:
+    """Raise unless ``target`` is absent or an ordinary file that is no secret key.
+
+    A link or a device would be replaced by a file instead of written through.
+    """
+    try:
+        mode = target.lstat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode):
+        raise InputError(f"cannot write {target}", got="a folder, a link or a device is there")
+    with contextlib.suppress(OSError), target.open("rb") as f:
+        if f.read(len(_SECRET)) == _SECRET:
+            raise OutputExistsError(f"{target} is a secret key and is never overwritten")
 
 
 @contextlib.contextmanager
@@ -129,7 +147,8 @@ def open_regular(path: PathLike) -> Iterator[IO[bytes]]:
 
 
 def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    # a fixed length: the name of the target may already be as long as names may be
+    return target.with_name(f".linalign-{secrets.token_hex(6)}.tmp")
 
 
 def _create(path: Path, mode: int) -> int:

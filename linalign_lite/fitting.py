@@ -277,6 +277,8 @@ def _report(
     total = total or spectrum(moments.total())
     d_source, d_target = total.projected.shape
     rank = int((total.values > total.cutoff).sum())
+    if rank == 0:
+        raise InputError("the source states are all the same, so no map can be fitted")
     smallest = float(total.values[0])
     return FitReport(
         method=method,

@@ -127,8 +127,14 @@ def _apply(weight: Array, bias: Array, states: Array, what: str) -> Array:
             expected=f"(n, {weight.shape[1]}) or ({weight.shape[1]},)",
         )
     dtype = np.result_type(weight.dtype, states.dtype, np.float32)
-    result: Array = states.astype(dtype, copy=False) @ weight.astype(dtype, copy=False).T
-    result += bias.astype(dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result: Array = states.astype(dtype, copy=False) @ weight.astype(dtype, copy=False).T
+        result += bias.astype(dtype, copy=False)
+    if not np.isfinite(result).all():
+        raise InputError(
+            f"this {what} gives values that {dtype} cannot hold on these states",
+            hint="scale its weight down, or pass float64 states",
+        )
     return result
 
 

@@ -146,6 +146,8 @@ def folded(
 
 def fold_index(groups: npt.NDArray[np.int64], folds: int, seed: int = 0) -> npt.NDArray[np.int64]:
     """The fold of each row, (n,): groups are shuffled and dealt out evenly."""
+    if seed < 0:
+        raise InputError("the seed is not usable", got=str(seed), expected="0 or more")
     names, inverse = np.unique(groups, return_inverse=True)
     if not 2 <= folds <= len(names):
         raise InputError(

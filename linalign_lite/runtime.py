@@ -19,6 +19,7 @@ from linalign_lite.store import load_head
 Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)
 OUTPUT = "last_hidden_state"
+MAX_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,10 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that turns token ids into final hidden states. Make one with `load_model`."""
+    """A model that turns token ids into final hidden states. Make one with `load_model`.
+
+    The tokenizer holds the length to cut to, so threads share a Model only with one max_length.
+    """
 
     card: ModelCard
     folder: Path
@@ -47,7 +51,13 @@ class Model:
         Raises InputError when max_length is more than the model's context.
         """
         length = self.context(max_length)
-        self.tokenizer.enable_truncation(max_length=length)
+        try:
+            self.tokenizer.enable_truncation(max_length=length)
+            found = self.tokenizer.encode_batch(list(texts))
+        except Exception as e:  # all that the tokenizers library raises
+            raise FormatError(
+                f"{self.folder}: its tokenizer fails on these texts", got=str(e)[:160]
+            ) from e
         return [
             Encoded(
                 ids=e.ids,
@@ -55,7 +65,7 @@ class Model:
                 special=e.special_tokens_mask,
                 cut=bool(e.overflowing),
             )
-            for e in self.tokenizer.encode_batch(list(texts))
+            for e in found
         ]
 
     def context(self, max_length: int | None) -> int:
@@ -82,7 +92,7 @@ class Model:
             raise LinalignError(
                 f"{self.folder} fails on a batch of {ids.shape[0]} texts of {ids.shape[1]} tokens",
                 got=f"{type(e).__name__}: {str(e)[:160]}",
-                hint="a smaller --batch-tokens needs less memory",
+                hint="does this tokenizer belong to this graph? Or less memory: --batch-tokens",
             ) from e
         return states
 
@@ -117,11 +127,13 @@ def load_model(
     from tokenizers import Tokenizer
 
     folder = Path(folder)
-    if threads is not None and threads < 1:
-        raise InputError("the number of threads is not usable", got=str(threads), expected="1 up")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise InputError(
+            "the number of threads is not usable", got=str(threads), expected=f"1 to {MAX_THREADS}"
+        )
     card = load_card(folder, verify=verify)
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors come to us as exceptions
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -118,6 +118,9 @@ def _csv(path: str, content: str) -> Iterator[Row]:
                 got=", ".join(str(name)[:40] for name in fields[:8]) or "no header",
                 expected="a header line with `text`, and `label` where there are labels",
             )
+        for column in ("text", "label"):
+            if list(fields).count(column) > 1:
+                raise InputError(f"{path} has more than one column `{column}`")
         for row in reader:
             number = reader.line_num
             label = row.get("label") or None
@@ -177,6 +180,8 @@ def _kind(path: str, fmt: str) -> str:
 
 def _read(path: str) -> bytes:
     if path == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed", expected="texts, a line each")
         return sys.stdin.buffer.read()
     with open_regular(path) as f:
         return f.read()

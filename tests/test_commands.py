@@ -90,7 +90,7 @@ def test_what_travels_holds_no_secret_and_no_text(played):
 def test_the_demo_refuses_a_folder_in_use(here, capsys):
     (here / "x").mkdir()
     (here / "x" / "mine").write_text("keep")
-    assert "is not an empty folder" in refused(capsys, "demo", "--out", "x")
+    assert "is already there and is not an empty folder" in refused(capsys, "demo", "--out", "x")
     assert (here / "x" / "mine").read_text() == "keep"
 
 
@@ -138,6 +138,7 @@ def test_every_step_by_hand_gives_what_the_demo_gave(played, tmp_path):
     truth = [states.labels[i] for i in states.label_ids]
     hits = [line.split()[0] == label for line, label in zip(lines, truth, strict=True)]
     assert np.mean(hits) == pytest.approx(figures["encrypted"])
+    assert stat.S_IMODE((tmp_path / "scores.jsonl").stat().st_mode) == 0o600
     first = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0])["scores"]
     assert max(first, key=first.get) == lines[0].split()[0]
 
@@ -375,6 +376,55 @@ def test_a_key_that_others_can_read_is_refused(played, here, capsys):
     assert "chmod 600" in said
 
 
+def test_nothing_of_the_users_is_overwritten_by_mistake(played, here, capsys):
+    """An output may replace an older output: not an input, a key, a link or a device."""
+    client, provider = played / "client", played / "provider"
+    shutil.copy(client / "public.states.npz", here / "b.npz")
+    shutil.copy(provider / "public.states.npz", here / "a.npz")
+    shutil.copy(played / "exchange" / "test.query", here / "q")
+    (here / "t.txt").write_text("mine\n")
+    (here / "link.npz").symlink_to("a.npz")
+    os.mkfifo(here / "pipe")
+    run("keygen", here / "keys")
+    key = (here / "keys" / "secret.key").read_bytes()
+    head = provider / "topics.head.npz"
+    cases = [
+        (("fit", "b.npz", "a.npz", "keys/secret.key"), "is a secret key and is never overwritten"),
+        (("fit", "b.npz", "a.npz", "b.npz"), "is an input of this command"),
+        (("extract", MODELS["ash"], "t.txt", "t.txt"), "is an input of this command"),
+        (("score", "q", "q", "--head", head), "is an input of this command"),
+        (("fit", "b.npz", "a.npz", "link.npz"), "a link or a device is there"),
+        (("fit", "b.npz", "a.npz", "pipe"), "a link or a device is there"),
+        (("fit", "b.npz", "a.npz", "/dev/null"), "a link or a device is there"),
+        (("fit", "b.npz", "a.npz", "m", "--seed", "-1"), "'--seed'"),
+        (("extract", MODELS["ash"], "t.txt", "x", "--threads", "100000"), "expected 1 to 256"),
+    ]
+    for args, words in cases:
+        assert words in refused(capsys, *args), args
+    assert (here / "keys" / "secret.key").read_bytes() == key
+    assert (here / "t.txt").read_text() == "mine\n"
+
+
+def test_closed_streams_and_narrow_terminals(played, tmp_path):
+    client, provider = played / "client", played / "provider"
+    fit = f"fit {client}/public.states.npz {provider}/public.states.npz {tmp_path}/m.npz"
+
+    def shell(line, code=0):
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    ascii_only = shell(f"PYTHONIOENCODING=ascii {COMMAND[0]} {fit}")
+    assert "held-out R\\xb2" in ascii_only.stdout
+    assert "\\u" not in shell(f"PYTHONIOENCODING=ascii {COMMAND[0]} {fit} --json").stdout
+    shell(f"{COMMAND[0]} {fit} >&-")
+    shell(f"{COMMAND[0]} {fit} 2>&-")
+    closed = shell(f"{COMMAND[0]} extract {MODELS['ash']} - {tmp_path}/x.npz <&-", code=2)
+    assert "standard input is closed" in closed.stderr
+    assert shell(f"{COMMAND[0]} inspect {tmp_path}/m.npz --json | true").stderr == ""
+
+
 def test_a_full_disk_is_an_error_not_a_traceback(here, capsys, monkeypatch):
     def full(_fd):
         raise OSError(28, "No space left on device")
@@ -410,8 +460,21 @@ def test_an_interrupted_command_leaves_nothing_half_written(played, tmp_path, nu
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
-    assert "Traceback" not in said
+    assert said == "interrupted; nothing half-written was left behind\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["many.npz"]
+
+
+def test_an_interrupted_demo_leaves_no_folder(tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--out", tmp_path / "story"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("1. ")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_terminal_sees_progress_and_a_pipe_does_not(tmp_path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from linalign_lite import demo, load_model
-from linalign_lite.errors import InputError, LinalignError
+from linalign_lite.errors import FormatError, InputError, LinalignError
 from linalign_lite.extraction import extract, plan_batches, pool
+from linalign_lite.modelcard import seal_card
 from linalign_lite.texts import Texts
 
 TEXTS = [
@@ -135,6 +139,22 @@ def test_wrong_options_are_named(model, options, words):
         extract(model, TEXTS, **options)
 
 
+def test_a_string_is_not_a_list_of_texts(model):
+    with pytest.raises(InputError, match="put it in a list"):
+        extract(model, "hello there")
+
+
+def test_a_tokenizer_that_fails_is_named(model, tmp_path):
+    """A folder whose parts are intact but do not work together."""
+    folder = tmp_path / "m"
+    shutil.copytree(model.folder, folder)
+    broken = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "u"}}
+    (folder / "tokenizer.json").write_text(json.dumps(broken))
+    seal_card(folder, model.card)
+    with pytest.raises(FormatError, match="its tokenizer fails on these texts"):
+        extract(load_model(folder), ["b"])
+
+
 def test_no_texts(model):
     with pytest.raises(InputError, match="no texts"):
         extract(model, [])
@@ -142,5 +162,5 @@ def test_no_texts(model):
 
 def test_a_graph_that_fails_is_named(model):
     unknown = np.array([[model.card.vocab_size + 5]])
-    with pytest.raises(LinalignError, match=r"fails on a batch of 1 texts of 1 tokens.*smaller"):
+    with pytest.raises(LinalignError, match=r"on a batch of 1 texts of 1 tokens.*--batch-tokens"):
         model.run(unknown, np.ones_like(unknown))

@@ -241,6 +241,12 @@ def test_wrong_options_are_named(pair, options, words):
         fit(*pair, **options)
 
 
+def test_constant_sources_are_named(pair):
+    _, y = pair
+    with pytest.raises(InputError, match="source states are all the same"):
+        fit(HiddenStates(np.ones((len(y), 3))), y)
+
+
 @pytest.mark.parametrize("method", ["ridge", "lstsq", "procrustes"])
 def test_constant_targets_are_named(pair, method):
     x, _ = pair

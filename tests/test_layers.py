@@ -88,7 +88,6 @@ def test_files_stay_small():
 )
 def test_nothing_heavy_is_loaded(code):
     names = "sorted({m.split('.')[0] for m in sys.modules} & HEAVY)"
-    names = "sorted({m.split('.')[0] for m in sys.modules} & HEAVY)"
     check = f"HEAVY = {HEAVY!r}\n{code}\nimport sys\nprint('LOADED', *{names})"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].strip() == "LOADED"

@@ -113,3 +113,14 @@ def test_labels_must_fit():
         Head(np.zeros((2, 3)), np.zeros(2), labels=("a",))
     with pytest.raises(InputError, match="soft cap"):
         Head(np.zeros((2, 3)), np.zeros(2), softcap=-1.0)
+
+
+def test_scores_that_float32_cannot_hold_are_refused():
+    head = Head(np.eye(2, dtype=np.float32) * np.float32(3e38), np.zeros(2, dtype=np.float32))
+    with pytest.raises(InputError, match="float32 cannot hold"):
+        head(np.full((1, 2), 1e3, dtype=np.float32))
+    assert np.isfinite(head(np.full((1, 2), 1e3))).all()
+
+
+def test_what_both_sides_know_must_agree_though_the_model_is_unknown():
+    assert not Space(3, pooling="mean").agrees(Space(3, pooling="cls"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 import threading
@@ -51,19 +53,45 @@ def _terminate(_signal: int, _frame: object) -> NoReturn:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 failure, 2 wrong usage or wrong files."""
+    for stream in (sys.stdout, sys.stderr):  # an R² on an ASCII terminal is no failure
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read us has enough; nothing more is to be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except OSError as e:
+        return _failed(e)
+    return code
+
+
+def _run(argv: list[str] | None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
         app(args=argv, prog_name="linalign-lite")
     except LinalignError as e:
-        sys.stderr.write(f"error: {e}\n")
+        _say(f"error: {e}")
         return e.exit_code
+    except BrokenPipeError:
+        raise
     except OSError as e:  # a full disk, a folder without permission
-        sys.stderr.write(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing half-written was left behind\n")
-        return 130
+        return _failed(e)
     except SystemExit as e:
+        if e.code in {130, 128 + signal.SIGTERM}:  # typer makes 130 of Ctrl-C
+            _say("interrupted; nothing half-written was left behind")
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0
+
+
+def _failed(e: OSError) -> int:
+    _say(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+    return 1
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(text + "\n")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_folder_of, table
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 
 
 class MapMethod(StrEnum):
@@ -24,7 +24,7 @@ class HeadMethod(StrEnum):
     logistic = "logistic"
 
 
-Seed = Annotated[int, typer.Option(help="Seed of the folds.")]
+Seed = Annotated[int, typer.Option(help="Seed of the folds.", min=0)]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +57,7 @@ def fit(
     from linalign_lite.store import load_states, save
 
     console = Console(as_json, quiet)
-    require_folder_of(out)
+    require_output(out, source, target)
     affine, report = fit_states(
         load_states(source),
         load_states(target),
@@ -106,7 +106,7 @@ def head(
     from linalign_lite.store import load_states, save
 
     console = Console(as_json, quiet)
-    require_folder_of(out)
+    require_output(out, states)
     trained, report = train_head(
         load_states(states),
         method=method.value,

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, printable
+from linalign_lite.files import require_replaceable
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[
@@ -29,12 +30,17 @@ class Console:
 
     def result(self, data: Mapping[str, Any], lines: Sequence[str]) -> None:
         """The command's answer: ``data`` with --json, else ``lines``."""
-        text = json.dumps(data, ensure_ascii=False) if self.as_json else "\n".join(lines)
+        if sys.stdout is None:  # closed by the caller, who does not want to know
+            return
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        text = "\n".join(lines)
+        if self.as_json:
+            text = json.dumps(data, ensure_ascii=not utf8, allow_nan=False)
         sys.stdout.write(text + "\n")
 
     def note(self, text: str) -> None:
         """Something to know beside the answer."""
-        if not self.quiet:
+        if not self.quiet and sys.stderr is not None:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
@@ -45,7 +51,7 @@ class Console:
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar on standard error when that is a terminal; nothing when it is not."""
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
             yield lambda _: None
             return
         from rich.console import Console as Terminal
@@ -61,12 +67,19 @@ class Console:
 def table(rows: Sequence[tuple[str, object]]) -> list[str]:
     """Two aligned columns."""
     width = max((len(name) for name, _ in rows), default=0)
-    return [f"{name:<{width}}  {value}" for name, value in rows]
+    return [f"{name:<{width}}  {printable(str(value))}" for name, value in rows]
 
 
-def require_folder_of(path: Path) -> None:
-    """Raise InputError now, not after an hour's work, when ``path`` cannot be written."""
+def require_output(path: Path, *inputs: Path | str | None) -> None:
+    """Raise InputError now, not after an hour's work, when ``path`` cannot be written.
+
+    Nor may it be one of the command's own inputs.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder", expected="the name of a file to write")
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} is not there", hint="make it first")
+    require_replaceable(path)
+    for given in inputs:
+        if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
+            raise InputError(f"{path} is an input of this command", hint="write to another file")

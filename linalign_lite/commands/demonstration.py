@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet
-from linalign_lite.errors import OutputExistsError
+from linalign_lite.files import whole_folder
 
 
 def register(app: typer.Typer) -> None:
@@ -36,18 +36,15 @@ def demo(
     from linalign_lite.demo.story import run
 
     console = Console(as_json, quiet)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputExistsError(
-            f"{out} is not an empty folder", hint="choose a new one; nothing is overwritten"
-        )
     started = time.perf_counter()
     # with --json the story is a remark, without it it is the answer
-    say = console.note if as_json else typer.echo
+    say = console.note if as_json else typer.echo  # both flush: a step is seen when it is done
     if out is None:
         with tempfile.TemporaryDirectory(prefix="linalign-demo-") as folder:
             figures = run(Path(folder), say)
     else:
-        figures = run(out, say)
+        with whole_folder(out) as folder:
+            figures = run(folder, say)
     lines = [f"Done in {time.perf_counter() - started:.1f} s."]
     if out is not None:
         lines.append(f"The files are in {out}; look at one with")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_folder_of, table
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 from linalign_lite.errors import InputError
 
 
@@ -132,7 +132,7 @@ def extract(
     from linalign_lite.texts import read_texts
 
     console = Console(as_json, quiet)
-    require_folder_of(out)
+    require_output(out, texts)
     read = read_texts(texts, fmt=fmt.value, limit=limit)
     if threads is not None:  # the tokenizer's own threads; read when it first works
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_folder_of
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
 from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.keys import keygen as make
 from linalign_lite.encrypt.parameters import by_name
@@ -47,8 +47,8 @@ def keygen(
 ) -> None:
     """Make a client's key pair.
 
-    secret.key has mode 0600, public.key may be given away; neither is ever overwritten. The secret
-    key encrypts queries and decrypts scores. It stays with the client.
+    secret.key has mode 0600; it encrypts queries and decrypts scores, and stays with the client.
+    public.key may be given away; scoring does not need it yet. Neither is ever overwritten.
 
     \b
     Example:
@@ -106,7 +106,7 @@ def encrypt(
     from linalign_lite.store import load_map
 
     console = Console(as_json, quiet)
-    require_folder_of(out)
+    require_output(out, queries, map_file)
     client = Client(_secret(key))
     affine = load_map(map_file) if map_file else None
     states = _states(queries, model, affine, console)
@@ -142,7 +142,7 @@ def score(
     from linalign_lite.store import load_head, load_map
 
     console = Console(as_json, quiet)
-    require_folder_of(out)
+    require_output(out, query, head, map_file)
     loaded = load_head(head)
     provider = Provider(loaded @ load_map(map_file) if map_file else loaded)
     with reading(query, Kind.QUERY) as reader:
@@ -186,7 +186,7 @@ def decrypt(
 
     console = Console(as_json, quiet)
     if out is not None:
-        require_folder_of(out)
+        require_output(out, response, query)
     client = Client(_secret(key))
     with reading(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
@@ -199,7 +199,7 @@ def decrypt(
         for row, ids in zip(scores.values, order, strict=True)
     ]
     if out is not None:
-        with atomic(out) as f:
+        with atomic(out, private=True) as f:  # scores are not for the provider
             for row in scores.values:
                 pairs = dict(zip(names, (float(x) for x in row), strict=True))
                 f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")

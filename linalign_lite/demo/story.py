@@ -63,8 +63,9 @@ class Readings:
 def run(out: Path, say: Say) -> dict[str, Any]:
     """Play both parties in the folder ``out`` and return the figures.
 
-    The provider's files go to out/provider, the client's to out/client, and what travels between
-    them to out/exchange. Only what is in out/exchange and the public texts crosses.
+    The provider's files go to out/provider, the client's to out/client. Only what is in
+    out/exchange and the public texts crosses: the provider's states on the public texts, to fit the
+    map; then a query and a response.
     """
     diary = Diary(say)
     provider, client, exchange = (out / name for name in ("provider", "client", "exchange"))
@@ -75,6 +76,7 @@ def run(out: Path, say: Say) -> dict[str, Any]:
 
     a = _read(diary, PROVIDER, "provider", provider, texts)
     b = _read(diary, CLIENT, "client", client, texts)
+    save(exchange / "provider.public.states.npz", a.public)
     affine = _fit(diary, b.public, a.public, client / "client-to-provider.map.npz")
     head = _head(diary, a.train, provider / "topics.head.npz")
     _judge(diary, head, affine, a, b)

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import inspect
 import pickle
 import threading
@@ -13,7 +14,14 @@ from linalign_lite.encrypt import provider as provider_module
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import Query, Response
-from linalign_lite.encrypt.parameters import DEFAULT, INSECURE_NOOP, SMALL, precision_bits
+from linalign_lite.encrypt.parameters import (
+    DEFAULT,
+    INSECURE_NOOP,
+    SMALL,
+    decimals,
+    precision_bits,
+    score_error,
+)
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.hidden import HiddenStates
@@ -244,6 +252,42 @@ def test_response_to_another_query(client, tmp_path):
     for name in ("1.query", "2.query"):
         with pytest.raises(MismatchError, match="answers another query"):
             client.decrypt_from(tmp_path / "s.response", tmp_path / name)
+
+
+@pytest.mark.parametrize("change", [{"norm_bits": 10}, {"head_scale": 0}, {"chunks": 2}])
+def test_a_response_whose_header_was_edited_gives_no_wrong_number(clients, change):
+    """Digests that agree, a description that does not fit the query."""
+    client = clients["default"]
+    states, head = make(64, 3)
+    query = client.encrypt(states)
+    response = Provider(head).score(query)
+    edited = Response(dataclasses.replace(response.info, **change), response.payloads)
+    with pytest.raises((MismatchError, InputError, FormatError), match=r"another query|imprecise"):
+        client.decrypt(edited, query)
+
+
+def test_a_small_head_is_not_rounded_to_nothing(clients):
+    client = clients["default"]
+    head = Head(np.eye(4) * 1e-7, np.zeros(4))
+    states = np.roll(np.eye(4), 1, axis=1)
+    scores = client.decrypt(Provider(head).score(client.encrypt(states)))
+    assert scores.predictions().tolist() == [1, 2, 3, 0]
+
+
+def test_the_stated_error_is_six_standard_deviations(clients, monkeypatch):
+    """Where rescaling dominates, the statement is the noise: no bound to spare, none missing."""
+    monkeypatch.setattr("linalign_lite.encrypt.client.decimals", lambda _: 15)
+    client = clients["default"]
+    states, head = make(384, 10, n=60)
+    query = client.encrypt(states)
+    response = Provider(head).score(query)
+    scores = client.decrypt(response, query)
+    stated = score_error(
+        DEFAULT, query.info.norm_bits, response.info.head_scale, query.info.layout.fold(10)
+    )
+    error = scores.values - exact(head, states)
+    assert 0.8 * stated < 6 * error.std() < 1.2 * stated
+    assert 10.0 ** -decimals(stated) >= stated
 
 
 def test_wrong_secret_key_of_the_same_name_gives_noise(clients):

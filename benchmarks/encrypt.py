@@ -2,10 +2,10 @@
 
     python benchmarks/encrypt.py [--rounds 20]
 
-The peer runs at ring degree 8192 with primes of 60, 40 and 60 bits, which gives errors of the order
-of ours, and at 4096 with 40, 28 and 40 bits, which is faster and coarser. It encrypts as ours does,
-symmetrically. `matmul` once for all classes, `dot` once a class. Ours keeps the head encoded between
-queries, as a provider does; TenSEAL's calls encode it each time.
+The peer runs at ring degree 8192 with primes of 60, 40 and 60 bits, which gives errors of the
+order of ours, and at 4096 with 40, 28 and 40 bits, which is faster and coarser. It encrypts as
+ours does, symmetrically. `matmul` once for all classes, `dot` once a class. Ours keeps the head
+encoded between queries, as a provider does; TenSEAL's calls encode it each time.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import MAX_NORM_BITS, MIN_NORM_BITS, Parameters
@@ -145,15 +145,40 @@ class ResponseInfo:
         )
 
 
-@dataclass(frozen=True)
-class Query:
-    """n encrypted states. Holds no secret and no state in clear."""
+class _Info(Protocol):
+    """What descriptions of messages have in common."""
 
-    info: QueryInfo
+    @property
+    def n(self) -> int: ...
+
+    def header(self) -> Header: ...
+
+
+InfoT = TypeVar("InfoT", bound=_Info)
+
+
+@dataclass(frozen=True)
+class _Message(Generic[InfoT]):
+    """A description and a payload for each state."""
+
+    info: InfoT
     payloads: tuple[bytes, ...] = field(repr=False)
 
     def __len__(self) -> int:
         return self.info.n
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes, docs/FORMAT.md section 3."""
+        return _to_bytes(self.info.header(), self.payloads)
+
+    def save(self, path: PathLike) -> None:
+        """Write ``path``, whole or not at all."""
+        with atomic(path) as f:
+            f.write(self.to_bytes())
+
+
+class Query(_Message[QueryInfo]):
+    """n encrypted states (`*.query`). Holds no secret and no state in clear."""
 
     @property
     def digest(self) -> str:
@@ -165,14 +190,6 @@ class Query:
         digest = self.info.header().digest
         return [seal_record(digest, i, p) for i, p in enumerate(self.payloads)]
 
-    def to_bytes(self) -> bytes:
-        return _to_bytes(self.info.header(), self.payloads)
-
-    def save(self, path: PathLike) -> None:
-        """Write ``path`` (`*.query`), whole or not at all."""
-        with atomic(path) as f:
-            f.write(self.to_bytes())
-
     @classmethod
     def load(cls, source: PathLike | bytes) -> Query:
         """From a file or from bytes. Raises FormatError, or InputError when it is not there."""
@@ -181,23 +198,8 @@ class Query:
             return cls(info, tuple(record.payload for record in reader))
 
 
-@dataclass(frozen=True)
-class Response:
-    """Encrypted scores of the n states of one query."""
-
-    info: ResponseInfo
-    payloads: tuple[bytes, ...] = field(repr=False)
-
-    def __len__(self) -> int:
-        return self.info.n
-
-    def to_bytes(self) -> bytes:
-        return _to_bytes(self.info.header(), self.payloads)
-
-    def save(self, path: PathLike) -> None:
-        """Write ``path`` (`*.response`), whole or not at all."""
-        with atomic(path) as f:
-            f.write(self.to_bytes())
+class Response(_Message[ResponseInfo]):
+    """Encrypted scores of the n states of one query (`*.response`)."""
 
     @classmethod
     def load(cls, source: PathLike | bytes) -> Response:

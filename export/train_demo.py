@@ -17,6 +17,7 @@ installed package.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 import sys
@@ -101,9 +102,9 @@ def train_tokenizer(name: str, stories: list[str], vocab: int) -> Tokenizer:
         tok.train_from_iterator(stories, trainer)
         # the byte tokens are ordinary entries of the vocabulary, reached through byte fallback
         keep = {UNK, BOS, EOS}
-        data = _json(tok)
+        data = json.loads(tok.to_str())
         data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] in keep]
-        tok = Tokenizer.from_str(_dump(data))
+        tok = Tokenizer.from_str(json.dumps(data))
     else:
         tok = Tokenizer(models.BPE())
         tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -119,19 +120,6 @@ def train_tokenizer(name: str, stories: list[str], vocab: int) -> Tokenizer:
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tok.token_to_id(BOS))]
     )
     return tok
-
-
-def _json(tok: Tokenizer) -> dict[str, Any]:
-    import json
-
-    result: dict[str, Any] = json.loads(tok.to_str())
-    return result
-
-
-def _dump(data: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(data, ensure_ascii=False)
 
 
 # --- models -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from linalign_lite.errors import InputError
 from linalign_lite.hidden import HiddenStates
@@ -33,10 +34,7 @@ def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) 
     Raises InputError when there are no labels in common, MismatchError when head, map and states
     do not belong together.
     """
-    if not head.labels:
-        raise InputError("this head has no labels", expected="a classifier, not a token head")
-    if states.label_ids is None:
-        raise InputError("these states have no labels", hint="extract from a file with labels")
+    truth = true_outputs(head, states)
     z = states.states
     if affine is not None:
         affine.source.require(states.space, "this map does not read these states")
@@ -44,9 +42,6 @@ def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) 
         z = affine(z)
     else:
         head.space.require(states.space, "this head does not read these states")
-    place = {name: i for i, name in enumerate(head.labels)}
-    to_head = np.array([place.get(name, -1) for name in states.labels])
-    truth = to_head[states.label_ids]
     known = truth >= 0
     if not known.any():
         raise InputError(
@@ -67,3 +62,18 @@ def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) 
             if not np.isnan(value)
         },
     )
+
+
+def true_outputs(head: Head, states: HiddenStates) -> npt.NDArray[np.intp]:
+    """The head's output for each state's label, matched by name, (n,); -1 where it has none.
+
+    Raises InputError when either has no labels.
+    """
+    if not head.labels:
+        raise InputError("this head has no labels", expected="a classifier, not a token head")
+    if states.label_ids is None:
+        raise InputError("these states have no labels", hint="extract from a file with labels")
+    place = {name: i for i, name in enumerate(head.labels)}
+    to_head = np.array([place.get(name, -1) for name in states.labels], dtype=np.intp)
+    outputs: npt.NDArray[np.intp] = to_head[states.label_ids]
+    return outputs

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
-from linalign_lite.hidden import HiddenStates
+from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.linear import AffineMap, Array
 from linalign_lite.moments import Float64, FoldedMoments, Moments, fold_index, folded
 
@@ -104,7 +104,7 @@ def fit(
     Raises MismatchError when the states were made from different texts, InputError for an unknown
     method, a penalty below 0, or folds that do not fit the data.
     """
-    x, y = _states(source), _states(target)
+    x, y = as_states(source), as_states(target)
     x.require_same_texts(y)
     if method not in METHODS:
         raise InputError("unknown method", got=method, expected=", ".join(METHODS))
@@ -139,7 +139,7 @@ def fit_moments(
     else:
         chosen = _number(penalty)
         score = _held_out(moments, [chosen])[0]
-    total = spectrum(moments.total())
+    total = spectrum(moments.total)
     weight, bias = ridge(total, chosen)
     return weight, bias, _report(moments, "ridge", chosen, float(score), curve, total)
 
@@ -225,13 +225,13 @@ def _procrustes_of(moments: FoldedMoments) -> tuple[Float64, Float64, FitReport]
     for train, held_out in moments.splits():
         weight, _ = procrustes(train)
         error += _squared_error(weight, held_out.about(train.mean_x, train.mean_y))
-    weight, bias = procrustes(moments.total())
+    weight, bias = procrustes(moments.total)
     return weight, bias, _report(moments, "procrustes", 0.0, 1.0 - error / _spread(moments))
 
 
 def _spread(moments: FoldedMoments) -> float:
     """‖Y − mean‖² of all the data. Raises InputError when the target never changes."""
-    spread = float(moments.total().yy.sum())
+    spread = float(moments.total.yy.sum())
     if spread <= 0:
         raise InputError("the target states are all the same, so no map can be judged")
     return spread
@@ -274,7 +274,7 @@ def _report(
     curve: tuple[tuple[float, float], ...] = (),
     total: Spectrum | None = None,
 ) -> FitReport:
-    total = total or spectrum(moments.total())
+    total = total or spectrum(moments.total)
     d_source, d_target = total.projected.shape
     rank = int((total.values > total.cutoff).sum())
     if rank == 0:
@@ -320,7 +320,3 @@ def _number(penalty: float | str) -> float:
             "the penalty is not usable", got=str(penalty)[:40], expected="auto, or 0 or more"
         )
     return value
-
-
-def _states(value: HiddenStates | Array) -> HiddenStates:
-    return value if isinstance(value, HiddenStates) else HiddenStates(np.asarray(value))

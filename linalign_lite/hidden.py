@@ -111,3 +111,8 @@ class HiddenStates:
                     "the token positions of these states are not the same",
                     hint="two tokenizers cut a text differently; use --pooling mean",
                 )
+
+
+def as_states(value: HiddenStates | Array) -> HiddenStates:
+    """States as they are; an array that the caller brought, as states of an unknown space."""
+    return value if isinstance(value, HiddenStates) else HiddenStates(np.asarray(value))

@@ -250,10 +250,7 @@ class Head:
 
     def finish(self, scores: Array) -> Array:
         """What comes after the affine part: the soft cap, or nothing."""
-        if self.softcap is None:
-            return scores
-        capped: Array = np.tanh(scores / self.softcap) * self.softcap
-        return capped
+        return soft_capped(scores, self.softcap)
 
     def predict(self, states: Array) -> npt.NDArray[np.intp]:
         """Index of the highest score of each state, (n,)."""
@@ -268,6 +265,14 @@ class Head:
         weight, bias = _compose(self.weight, self.bias, first)
         card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
         return dataclasses.replace(self, weight=weight, bias=bias, space=first.source, card=card)
+
+
+def soft_capped(scores: Array, softcap: float | None) -> Array:
+    """c·tanh(scores / c), or the scores themselves without a cap."""
+    if softcap is None:
+        return scores
+    capped: Array = np.tanh(scores / softcap) * softcap
+    return capped
 
 
 def _compose(weight: Array, bias: Array, first: AffineMap) -> tuple[Array, Array]:

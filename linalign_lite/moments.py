@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -109,8 +109,9 @@ class FoldedMoments:
     def n(self) -> int:
         return sum(f.n for f in self.folds)
 
+    @cached_property
     def total(self) -> Moments:
-        """Moments of all the data."""
+        """Moments of all the data, merged once."""
         return merge(self.folds)
 
     def splits(self) -> Iterator[tuple[Moments, Moments]]:

@@ -63,8 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read us has enough; nothing more is to be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
-    except OSError as e:
-        return _failed(e)
+    except OSError as e:  # a full disk, a folder without permission
+        _say(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+        return 1
     return code
 
 
@@ -76,20 +77,11 @@ def _run(argv: list[str] | None) -> int:
     except LinalignError as e:
         _say(f"error: {e}")
         return e.exit_code
-    except BrokenPipeError:
-        raise
-    except OSError as e:  # a full disk, a folder without permission
-        return _failed(e)
     except SystemExit as e:
         if e.code in {130, 128 + signal.SIGTERM}:  # typer makes 130 of Ctrl-C
             _say("interrupted; nothing half-written was left behind")
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0
-
-
-def _failed(e: OSError) -> int:
-    _say(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}")
-    return 1
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
+from linalign_lite.commands.reading import states_of
 from linalign_lite.errors import InputError
 
 
@@ -125,33 +125,23 @@ def extract(
       linalign-lite extract minilm questions.jsonl questions.states.npz
       echo "hello" | linalign-lite extract minilm - hello.states.npz
     """
-    from linalign_lite.extraction import BATCH_TOKENS
-    from linalign_lite.extraction import extract as extract_states
-    from linalign_lite.runtime import load_model
     from linalign_lite.store import save
     from linalign_lite.texts import read_texts
 
     console = Console(as_json, quiet)
     require_output(out, texts)
     read = read_texts(texts, fmt=fmt.value, limit=limit)
-    if threads is not None:  # the tokenizer's own threads; read when it first works
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
-    loaded = load_model(model, threads=threads)
-    with console.progress("extracting", len(read.texts)) as tally:
-        states = extract_states(
-            loaded,
-            read,
-            pooling=pooling.value if pooling else None,
-            normalize=normalize,
-            max_length=max_length,
-            batch_tokens=BATCH_TOKENS if batch_tokens is None else batch_tokens,
-            progress=tally,
-        )
+    states = states_of(
+        console,
+        model,
+        read,
+        pooling=pooling.value if pooling else None,
+        normalize=normalize,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        threads=threads,
+    )
     save(out, states)
-    if read.n_blank:
-        console.note(f"{read.n_blank} blank line(s) skipped")
-    if states.n_cut:
-        console.note(f"{states.n_cut} text(s) cut to {states.max_length} tokens")
     rows, dim = states.states.shape
     console.result(
         {"out": str(out), "rows": rows, "dim": dim, "texts": states.n_texts, "cut": states.n_cut,

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
+from linalign_lite.commands.reading import states_of
 from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.keys import keygen as make
 from linalign_lite.encrypt.parameters import by_name
@@ -228,20 +229,12 @@ def _states(
                 hint="add --model FOLDER to read texts",
             )
         return load_states(queries)
-    from linalign_lite.extraction import extract
-    from linalign_lite.runtime import load_model
     from linalign_lite.texts import read_texts
 
-    texts = read_texts(queries)
-    loaded = load_model(model)
-    with console.progress("extracting", len(texts.texts)) as tally:
-        states = extract(
-            loaded,
-            texts,
-            pooling=(affine.source.pooling or None) if affine else None,
-            normalize=affine.source.normalize if affine and affine.source.model else None,
-            progress=tally,
-        )
-    if states.n_cut:
-        console.note(f"{states.n_cut} text(s) cut to {states.max_length} tokens")
-    return states
+    return states_of(
+        console,
+        model,
+        read_texts(queries),
+        pooling=(affine.source.pooling or None) if affine else None,
+        normalize=affine.source.normalize if affine and affine.source.model else None,
+    )

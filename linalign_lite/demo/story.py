@@ -16,7 +16,7 @@ from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, p
 from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.evaluation import evaluate
+from linalign_lite.evaluation import evaluate, true_outputs
 from linalign_lite.extraction import extract
 from linalign_lite.files import write_atomic
 from linalign_lite.fitting import fit
@@ -161,9 +161,7 @@ def _compare(
 ) -> None:
     plain = head(affine(test.states))
     guess = scores.predictions()
-    place = {name: i for i, name in enumerate(head.labels)}
-    truth = np.array([place[test.labels[i]] for i in test.label_ids])  # type: ignore[union-attr]
-    diary.figures["encrypted"] = accuracy(truth, guess)
+    diary.figures["encrypted"] = accuracy(true_outputs(head, test), guess)
     diary.figures["same_as_plain"] = int((guess == plain.argmax(axis=1)).sum())
     diary.figures["queries"] = len(test)
     diary.figures["largest_error"] = float(np.abs(scores.values - plain).max())

@@ -29,8 +29,8 @@ from linalign_lite.encrypt.parameters import (
 from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.files import PathLike, atomic
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Array
+from linalign_lite.hidden import HiddenStates, as_states
+from linalign_lite.linear import AffineMap, Array, soft_capped
 
 Progress = Callable[[int], None]
 _BATCH = 256  # states mapped at once
@@ -87,7 +87,7 @@ class Client:
         number of states done since its last call. Raises MismatchError when the map does not read
         these states, InputError when a state's norm is above the bound.
         """
-        wrapped = _wrapped(states)
+        wrapped = as_states(states)
         info = self._info(wrapped, map, norm_bound, n_outputs)
         return Query(info, tuple(self._payloads(info, wrapped, map, progress)))
 
@@ -102,7 +102,7 @@ class Client:
         progress: Progress | None = None,
     ) -> QueryInfo:
         """As ``encrypt``, record by record into a `*.query` file, whole or not at all."""
-        wrapped = _wrapped(states)
+        wrapped = as_states(states)
         info = self._info(wrapped, map, norm_bound, n_outputs)
         with atomic(path) as f:
             writer = Writer(f, info.header())
@@ -259,10 +259,6 @@ class _Asked:
             raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
 
 
-def _wrapped(states: HiddenStates | Array) -> HiddenStates:
-    return states if isinstance(states, HiddenStates) else HiddenStates(np.asarray(states))
-
-
 def _mapped(states: HiddenStates, map: AffineMap | None) -> Iterator[Floats]:  # noqa: A002
     """The states to encrypt, in batches: (at most _BATCH, d) float64."""
     for start in range(0, len(states), _BATCH):
@@ -272,10 +268,9 @@ def _mapped(states: HiddenStates, map: AffineMap | None) -> Iterator[Floats]:  #
 
 def _finished(info: ResponseInfo, scores: Floats) -> Scores:
     """Soft cap, then rounding to the places that the noise leaves."""
-    if info.softcap is not None:
-        scores = np.tanh(scores / info.softcap) * info.softcap
     places = decimals(_stated_error(info))
-    return Scores(np.round(scores, places), info.labels, places)
+    capped = np.asarray(soft_capped(scores, info.softcap), dtype=np.float64)
+    return Scores(np.round(capped, places), info.labels, places)
 
 
 def _stated_error(info: ResponseInfo) -> float:

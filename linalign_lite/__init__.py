@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from linalign_lite.encrypt.client import Client, Scores
     from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
     from linalign_lite.encrypt.messages import Query, Response
+    from linalign_lite.encrypt.packing import Layout
+    from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED, Parameters
+    from linalign_lite.encrypt.policy import Budget
+    from linalign_lite.encrypt.pool import Zeros
     from linalign_lite.encrypt.provider import Provider
     from linalign_lite.errors import (
+        BudgetError,
         FormatError,
         InputError,
         LinalignError,
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         OutputExistsError,
         ParityError,
+        PrecisionError,
     )
     from linalign_lite.evaluation import Evaluation, evaluate
     from linalign_lite.extraction import extract
@@ -37,7 +43,11 @@ if TYPE_CHECKING:
     from linalign_lite.texts import Texts, read_texts
 
 __all__ = [
+    "PRIVATE",
+    "TRUSTED",
     "AffineMap",
+    "Budget",
+    "BudgetError",
     "Client",
     "Evaluation",
     "FitReport",
@@ -46,12 +56,15 @@ __all__ = [
     "HeadReport",
     "HiddenStates",
     "InputError",
+    "Layout",
     "LinalignError",
     "MismatchError",
     "MissingExtraError",
     "Model",
     "OutputExistsError",
+    "Parameters",
     "ParityError",
+    "PrecisionError",
     "Provider",
     "PublicKey",
     "Query",
@@ -60,6 +73,7 @@ __all__ = [
     "SecretKey",
     "Space",
     "Texts",
+    "Zeros",
     "__version__",
     "evaluate",
     "extract",
@@ -77,7 +91,11 @@ __all__ = [
 
 # where each public name lives; the imports above say the same to type checkers
 _HOMES = {
+    "PRIVATE": "encrypt.parameters",
+    "TRUSTED": "encrypt.parameters",
     "AffineMap": "linear",
+    "Budget": "encrypt.policy",
+    "BudgetError": "errors",
     "Client": "encrypt.client",
     "Evaluation": "evaluation",
     "FitReport": "fitting",
@@ -86,12 +104,15 @@ _HOMES = {
     "HeadReport": "heads",
     "HiddenStates": "hidden",
     "InputError": "errors",
+    "Layout": "encrypt.packing",
     "LinalignError": "errors",
     "MismatchError": "errors",
     "MissingExtraError": "errors",
     "Model": "runtime",
     "OutputExistsError": "errors",
+    "Parameters": "encrypt.parameters",
     "ParityError": "errors",
+    "PrecisionError": "errors",
     "Provider": "encrypt.provider",
     "PublicKey": "encrypt.keys",
     "Query": "encrypt.messages",
@@ -100,6 +121,7 @@ _HOMES = {
     "SecretKey": "encrypt.keys",
     "Space": "linear",
     "Texts": "texts",
+    "Zeros": "encrypt.pool",
     "evaluate": "evaluation",
     "extract": "extraction",
     "fit": "fitting",

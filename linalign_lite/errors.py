@@ -50,8 +50,16 @@ class MismatchError(InputError):
     """Things that do not belong together: a map of another model, a response to another key."""
 
 
+class PrecisionError(InputError):
+    """Parameters cannot hold what is asked: scores could overflow, be too imprecise, or leak."""
+
+
 class OutputExistsError(InputError):
     """A file that is never overwritten is already there."""
+
+
+class BudgetError(LinalignError):
+    """A provider's query budget for a key is used up."""
 
 
 class ParityError(LinalignError):

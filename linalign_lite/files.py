@@ -14,7 +14,8 @@ from typing import IO
 from linalign_lite.errors import InputError, OutputExistsError
 
 PathLike = str | os.PathLike[str]
-_SECRET = b"LINALIGN\x01\x00\x01\x00"  # how a secret.key begins: docs/FORMAT.md, section 3
+# how a secret.key of any version begins, bytes 8 and 9 left out: docs/FORMAT.md, section 3
+_MAGIC, _SECRET = b"LINALIGN", b"\x01\x00"
 _BINARY = getattr(os, "O_BINARY", 0)  # without it Windows rewrites line ends
 
 
@@ -89,7 +90,8 @@ def require_replaceable(target: Path) -> None:
     if not stat.S_ISREG(mode):
         raise InputError(f"cannot write {target}", got="a folder, a link or a device is there")
     with contextlib.suppress(OSError), target.open("rb") as f:
-        if f.read(len(_SECRET)) == _SECRET:
+        start = f.read(12)
+        if start[:8] == _MAGIC and start[10:] == _SECRET:
             raise OutputExistsError(f"{target} is a secret key and is never overwritten")
 
 

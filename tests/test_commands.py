@@ -120,7 +120,7 @@ def test_every_step_by_hand_gives_what_the_demo_gave(played, tmp_path):
         f"extract {MODELS['birch']} test.jsonl b.test.npz",
         "keygen keys",
         "encrypt b.test.npz mine.query --key keys --map b-to-a.map.npz --outputs 5",
-        "score mine.query mine.response --head topics.head.npz",
+        "score mine.query mine.response --head topics.head.npz --public keys",
     ]
     for step in steps:
         done = run(*step.split(), cwd=tmp_path)
@@ -149,7 +149,8 @@ def test_the_map_may_live_at_the_provider(played, tmp_path):
     args = ("--key", client / "keys")
     run("encrypt", client / "test.states.npz", tmp_path / "q", *args)
     run("score", tmp_path / "q", tmp_path / "r", "--head", provider / "topics.head.npz",
-        "--map", client / "client-to-provider.map.npz")  # fmt: skip
+        "--map", client / "client-to-provider.map.npz", "--public", client / "keys" / "public.key",
+        )  # fmt: skip
     fused = run("decrypt", tmp_path / "r", *args).stdout
     plain = run("decrypt", played / "exchange" / "test.response", *args).stdout
     assert [x.split()[0] for x in fused.splitlines()] == [x.split()[0] for x in plain.splitlines()]
@@ -160,7 +161,8 @@ def test_texts_are_encrypted_from_a_pipe(played, tmp_path):
     run("encrypt", "-", tmp_path / "q", "--model", MODELS["birch"], "--key", client / "keys",
         "--map", client / "client-to-provider.map.npz",
         stdin="The dog ran after the cat.\nShe ate the cake.\n")  # fmt: skip
-    run("score", tmp_path / "q", tmp_path / "r", "--head", played / "provider" / "topics.head.npz")
+    run("score", tmp_path / "q", tmp_path / "r", "--head", played / "provider" / "topics.head.npz",
+        "--public", client / "keys")  # fmt: skip
     done = run("decrypt", tmp_path / "r", "--key", client / "keys", "--top", "2")
     lines = done.stdout.splitlines()
     assert len(lines) == 2
@@ -309,6 +311,15 @@ def test_files_that_do_not_belong_together_are_named(played, here, capsys):
         # a head of another model
         (("evaluate", head, client / "test.states.npz"), "this head does not read these states"),
         (("score", here / "unmapped", "r", "--head", head), "does not belong in the head's space"),
+        # what a provider needs, and what it refuses
+        (("score", query, "r", "--head", head), "public key of this query is not among"),
+        (("score", query, "r", "--head", head, "--public", provider), "no public key in"),
+        (("score", query, "r", "--head", head, "--public", keys, "--profile", "trusted"),
+         "does not accept the query's profile"),
+        (("score", query, "r", "--head", head, "--public", keys, "--limit", "5"), "--budget"),
+        (("score", query, "r", "--head", head, "--public", keys, "--max-error", "1e-12"),
+         "too imprecise"),
+        (("budget", here / "none.sqlite"), "is not there"),
         # another key, another query
         (("decrypt", response, "--key", here / "other"), "belongs to another key"),
         (("decrypt", response, "--key", keys, "--query", here / "q2"), "answers another query"),
@@ -334,7 +345,7 @@ def test_altered_and_truncated_files_of_every_kind_are_named(played, here, capsy
         states: lambda f: ("head", f, "h"),
         affine: lambda f: ("evaluate", head, states, "--map", f),
         head: lambda f: ("score", query, "r", "--head", f),
-        query: lambda f: ("score", f, "r", "--head", head),
+        query: lambda f: ("score", f, "r", "--head", head, "--public", keys),
         response: lambda f: ("decrypt", f, "--key", keys),
         keys / "secret.key": lambda f: ("decrypt", response, "--key", f),
         keys / "public.key": lambda f: ("inspect", f),

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from linalign_lite import (
+    PRIVATE,
+    TRUSTED,
     Client,
     HiddenStates,
     Provider,
@@ -88,12 +90,15 @@ def test_a_map_without_labels_serves_the_other_models_head(states, source, targe
 def test_encrypted_scores_are_the_plain_ones(states):
     head, _ = train_head(states(MINILM, "train"), method="logistic", penalty=1e-3)
     queries = states(MINILM, "test").states[::30]
-    client = Client(keygen()[0])
-    query = client.encrypt(queries, n_outputs=head.n_outputs)
-    scores = client.decrypt(Provider(head).score(query), query)
     plain = head(queries)
-    assert np.abs(scores.values - plain).max() <= 1e-3
-    np.testing.assert_array_equal(scores.predictions(), plain.argmax(axis=1))
+    for profile in (PRIVATE, TRUSTED):
+        secret, public = keygen(profile)
+        client, provider = Client(secret), Provider(head, keys=[public], accept=[profile])
+        for count in (1, len(queries)):  # one alone, and all in shared ciphertexts
+            query = client.encrypt(queries[:count], n_outputs=head.n_outputs)
+            scores = client.decrypt(provider.score(query), query)
+            assert np.abs(scores.values - plain[:count]).max() <= 1e-3
+            np.testing.assert_array_equal(scores.predictions(), plain[:count].argmax(axis=1))
 
 
 def test_states_are_those_of_transformers(shared, exported):

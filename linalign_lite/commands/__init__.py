@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from linalign_lite.commands import alignment, demonstration, models, private
+from linalign_lite.commands import alignment, demonstration, models, private, protection
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
 
@@ -42,7 +42,7 @@ def _root(
     pass
 
 
-for room in (models, alignment, private, demonstration):
+for room in (models, alignment, private, protection, demonstration):
     room.register(app)
 
 

@@ -83,3 +83,15 @@ def require_output(path: Path, *inputs: Path | str | None) -> None:
     for given in inputs:
         if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
             raise InputError(f"{path} is an input of this command", hint="write to another file")
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Right-aligned columns but for the first; the first row names them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in rows
+    ]

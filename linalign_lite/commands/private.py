@@ -12,7 +12,7 @@ import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
 from linalign_lite.commands.reading import states_of
-from linalign_lite.encrypt.keys import SecretKey
+from linalign_lite.encrypt.keys import PublicKey, SecretKey
 from linalign_lite.encrypt.keys import keygen as make
 from linalign_lite.encrypt.parameters import by_name
 from linalign_lite.errors import InputError, OutputExistsError
@@ -23,10 +23,11 @@ SECRET, PUBLIC = "secret.key", "public.key"
 
 
 class Profile(StrEnum):
-    default = "default"
-    small = "small"
+    private = "private"
+    trusted = "trusted"
 
 
+MaxError = Annotated[float, typer.Option(help="Refuse scores that may be off by more.", min=0.0)]
 Key = Annotated[Path, typer.Option("--key", help="The secret key, or the folder that has it.")]
 
 
@@ -41,15 +42,16 @@ def keygen(
     folder: Annotated[Path, typer.Argument(help="Where the two keys go; made when not there.")],
     profile: Annotated[
         Profile,
-        typer.Option(help="Parameter set. small: fewer bytes, less precise."),
-    ] = Profile.default,
+        typer.Option(help="trusted: smaller and faster, but responses do not hide the head."),
+    ] = Profile.private,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a client's key pair.
 
     secret.key has mode 0600; it encrypts queries and decrypts scores, and stays with the client.
-    public.key may be given away; scoring does not need it yet. Neither is ever overwritten.
+    public.key goes to the provider, who needs it to hide its head in the responses. Neither is ever
+    overwritten.
 
     \b
     Example:
@@ -69,7 +71,7 @@ def keygen(
     secret, public = make(by_name(profile.value))
     secret.save(folder / SECRET)
     public.save(folder / PUBLIC)
-    console.note(f"{folder / SECRET} stays with you; {folder / PUBLIC} may be given away")
+    console.note(f"{folder / SECRET} stays with you; {folder / PUBLIC} goes to the provider")
     console.result(
         {"secret": str(folder / SECRET), "public": str(folder / PUBLIC),
          "key": public.digest.hex(), "profile": profile.value},
@@ -125,34 +127,71 @@ def score(
     query: Annotated[Path, typer.Argument(help="A client's query file.")],
     out: Annotated[Path, typer.Argument(help="The response file to write (.response).")],
     head: Annotated[Path, typer.Option("--head", help="The provider's head.")],
+    public: Annotated[
+        list[Path] | None,
+        typer.Option(help="The client's public key, or a folder of such; may be given often."),
+    ] = None,
     map_file: Annotated[
         Path | None, typer.Option("--map", help="Fold this map into the head first.")
+    ] = None,
+    profile: Annotated[
+        Profile,
+        typer.Option(help="The profile that queries may have. trusted: gives the head away."),
+    ] = Profile.private,
+    budget: Annotated[
+        Path | None, typer.Option(help="Count the states scored for each key in this file.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="With --budget: states that each key may have.", min=1)
+    ] = None,
+    max_error: MaxError = 1e-3,
+    threads: Annotated[
+        int | None, typer.Option(help="Processes for many queries (default: one a core).", min=1)
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score encrypted queries with a head. Needs no key.
+    """Score encrypted queries with a head. Needs no secret key.
 
     \b
     Examples:
-      linalign-lite score theirs.query theirs.response --head intents.head.npz
-      linalign-lite score theirs.query theirs.response --head intents.head.npz --map b-to-a.map.npz
+      linalign-lite score theirs.query theirs.response --head intents.head.npz --public public.key
+      linalign-lite score q r --head h.npz --public keys --map b-to-a.map.npz
+      linalign-lite score q r --head h.npz --public keys --budget clients.sqlite --limit 300
     """
+    from linalign_lite.encrypt.messages import QueryInfo
+    from linalign_lite.encrypt.planner import predict
+    from linalign_lite.encrypt.policy import Budget
     from linalign_lite.encrypt.provider import Provider
     from linalign_lite.encrypt.wire import Kind, reading
+    from linalign_lite.encrypt.workers import cores
     from linalign_lite.store import load_head, load_map
 
     console = Console(as_json, quiet)
-    require_output(out, query, head, map_file)
+    require_output(out, query, head, map_file, budget, *(public or ()))
+    if limit is not None and budget is None:
+        raise InputError("--limit has nothing to count in", hint="add --budget FILE")
     loaded = load_head(head)
-    provider = Provider(loaded @ load_map(map_file) if map_file else loaded)
+    if map_file:
+        loaded = loaded @ load_map(map_file)
     with reading(query, Kind.QUERY) as reader:
-        count = reader.header.n_records
-    with console.progress("scoring", count) as tally:
-        info = provider.score_file(query, out, tally)
+        asked = QueryInfo.from_header(reader.header, reader.name)
+    provider = Provider(
+        loaded,
+        keys=_public(public or []),
+        accept=[by_name(profile.value)],
+        max_error=max_error,
+        budget=Budget(budget, limit) if budget else None,
+    )
+    if threads is None:  # processes take a second to start
+        long = predict(asked.parameters, asked.layout, asked.n, loaded.n_outputs).score_ms > 4e3
+        threads = cores() if long else 1
+    with console.progress("scoring", asked.n) as tally:
+        info = provider.score_file(query, out, tally, workers=threads)
     size = out.stat().st_size
     console.result(
-        {"out": str(out), "queries": info.n, "outputs": info.n_outputs, "bytes": size},
+        {"out": str(out), "queries": info.n, "outputs": info.n_outputs, "bytes": size,
+         "profile": info.parameters.name},
         [f"{out}: {info.n} queries scored for {info.n_outputs} classes, "
          f"{size / info.n / 1e3:.1f} kB each"],
     )  # fmt: skip
@@ -168,6 +207,7 @@ def decrypt(
     out: Annotated[
         Path | None, typer.Option(help="Write every score here, a JSON object a line.")
     ] = None,
+    max_error: MaxError = 1e-3,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -188,7 +228,7 @@ def decrypt(
     console = Console(as_json, quiet)
     if out is not None:
         require_output(out, response, query)
-    client = Client(_secret(key))
+    client = Client(_secret(key), max_error=max_error)
     with reading(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
@@ -206,7 +246,7 @@ def decrypt(
                 f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")
     digits = scores.decimals
     console.result(
-        {"queries": len(best), "decimals": digits,
+        {"queries": len(best), "decimals": digits, "error": scores.error,
          "best": [[{"label": n, "score": s} for n, s in row] for row in best]},
         ["\t".join(f"{name} {value:.{min(digits, 4)}f}" for name, value in row) for row in best],
     )  # fmt: skip
@@ -214,6 +254,18 @@ def decrypt(
 
 def _secret(key: Path) -> SecretKey:
     return SecretKey.load(key / SECRET if key.is_dir() else key)
+
+
+def _public(paths: list[Path]) -> list[PublicKey]:
+    """The public keys in these files and folders."""
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(path.rglob("*.key")) if path.is_dir() else [path]
+        found = [p for p in found if p.name != SECRET] if path.is_dir() else found
+        if not found:
+            raise InputError(f"there is no public key in {path}", expected=f"{PUBLIC} files")
+        files += found
+    return [PublicKey.load(path) for path in files]
 
 
 def _states(

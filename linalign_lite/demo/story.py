@@ -14,7 +14,7 @@ import numpy as np
 
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
 from linalign_lite.encrypt.client import Client, Scores
-from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.keys import PublicKey, keygen
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.evaluation import evaluate, true_outputs
 from linalign_lite.extraction import extract
@@ -146,11 +146,13 @@ def _private(
         keys.mkdir(mode=0o700)
         secret.save(keys / "secret.key")
         public.save(keys / "public.key")
+        public.save(exchange / "public.key")
         asker = Client(secret)
         asker.encrypt_to(query, test, affine, n_outputs=head.n_outputs)
         lines.append(_sizes(query, len(test)))
     with diary.step("The provider scores what it cannot read") as lines:
-        Provider(head).score_file(query, response)
+        given = PublicKey.load(exchange / "public.key")  # what hides the head in the response
+        Provider(head, keys=[given]).score_file(query, response)
         lines.append(_sizes(response, len(test)))
     with diary.step("The client decrypts the scores"):
         return asker.decrypt_from(response, query)

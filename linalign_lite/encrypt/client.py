@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,11 @@ from linalign_lite.encrypt.messages import (
     ResponseInfo,
     new_identity,
     require_size,
+    response_size,
 )
-from linalign_lite.encrypt.packing import Floats, pack_state, plan, score_positions
-from linalign_lite.encrypt.parameters import (
+from linalign_lite.encrypt.packing import Floats, Layout, pack_states, score_positions
+from linalign_lite.encrypt.planner import choose
+from linalign_lite.encrypt.precision import (
     MAX_ERROR,
     decimals,
     norm_bits,
@@ -27,7 +28,8 @@ from linalign_lite.encrypt.parameters import (
     score_error,
 )
 from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
-from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.encrypt.words import decrypt, reply_size, split
+from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.files import PathLike, atomic
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.linear import AffineMap, Array, soft_capped
@@ -40,13 +42,14 @@ _BATCH = 256  # states mapped at once
 class Scores:
     """What decryption gives: the head's scores, (n, n_outputs), rounded to ``decimals`` places.
 
-    One unit of the last place is at least six standard deviations of the noise. Never send scores
+    One unit of the last place is at least the bound on the error. Never send scores
     back to the provider: docs/SECURITY.md says why.
     """
 
     values: Floats = field(repr=False)  # shape: (n, n_outputs)
     labels: tuple[str, ...]
     decimals: int
+    error: float  # bound on the error of a score before it was rounded
 
     def predictions(self) -> npt.NDArray[np.intp]:
         """Index of the highest score of each state, (n,)."""
@@ -77,18 +80,20 @@ class Client:
         *,
         norm_bound: float | None = None,
         n_outputs: int | None = None,
+        layout: Layout | None = None,
         progress: Progress | None = None,
     ) -> Query:
-        """Encrypt map(state), or the states as they are, each into its own record.
+        """Encrypt map(state), or the states as they are.
 
         states: (n, d). ``norm_bound`` is rounded up to a power of two and becomes public; without
-        it the largest norm is, but never below 16. With ``n_outputs``, the number of scores that
-        the provider's head has, the layout sends the fewest bytes. ``progress`` is called with the
-        number of states done since its last call. Raises MismatchError when the map does not read
-        these states, InputError when a state's norm is above the bound.
+        it the largest norm is, but never below 2. The layout is chosen by the planner, well when
+        ``n_outputs`` is given, the number of scores that the provider's head has; ``layout``
+        overrides it. ``progress`` is called with the number of states done since its last call.
+        Raises MismatchError when the map does not read these states, InputError when a state's
+        norm is above the bound.
         """
         wrapped = as_states(states)
-        info = self._info(wrapped, map, norm_bound, n_outputs)
+        info = self._info(wrapped, map, norm_bound, n_outputs, layout)
         return Query(info, tuple(self._payloads(info, wrapped, map, progress)))
 
     def encrypt_to(
@@ -99,11 +104,12 @@ class Client:
         *,
         norm_bound: float | None = None,
         n_outputs: int | None = None,
+        layout: Layout | None = None,
         progress: Progress | None = None,
     ) -> QueryInfo:
         """As ``encrypt``, record by record into a `*.query` file, whole or not at all."""
         wrapped = as_states(states)
-        info = self._info(wrapped, map, norm_bound, n_outputs)
+        info = self._info(wrapped, map, norm_bound, n_outputs, layout)
         with atomic(path) as f:
             writer = Writer(f, info.header())
             for payload in self._payloads(info, wrapped, map, progress):
@@ -146,12 +152,20 @@ class Client:
         map: AffineMap | None,  # noqa: A002
         norm_bound: float | None,
         n_outputs: int | None,
+        layout: Layout | None,
     ) -> QueryInfo:
         if map is not None:
             map.source.require(states.space, "this map does not read these states")
         space = map.target if map is not None else states.space
         parameters = self._key.parameters
-        layout = plan(parameters.degree, space.dim, n_outputs)
+        if layout is None:
+            layout = choose(parameters, space.dim, n_outputs, len(states)).layout
+        elif (layout.degree, layout.dim) != (parameters.degree, space.dim):
+            raise InputError(
+                "this layout is for other states",
+                got=f"{layout.dim} dimensions at ring degree {layout.degree}",
+                expected=f"{space.dim} at {parameters.degree}",
+            )
         with np.errstate(over="ignore", invalid="ignore"):  # norm_bits refuses what overflows
             norms = np.concatenate([np.linalg.norm(z, axis=1) for z in _mapped(states, map)])
         largest = float(norms.max())
@@ -170,6 +184,7 @@ class Client:
             layout.chunks * self._scheme.query_size,
             space,
             layout.chunks,
+            layout.batch,
             bound,
             new_identity(),
         )
@@ -184,12 +199,16 @@ class Client:
         progress: Progress | None,
     ) -> Iterator[bytes]:
         scale, layout = query_scale(info.parameters, info.norm_bits), info.layout
-        for batch in _mapped(states, map):
-            for state in batch:
-                chunks = pack_state(layout, state)
-                yield b"".join(self._side.encrypt(chunk, scale) for chunk in chunks)
-                if progress:
-                    progress(1)
+        for batch in _mapped(states, map, max(1, _BATCH // layout.batch) * layout.batch):
+            for start in range(0, len(batch), layout.batch):
+                block = batch[start : start + layout.batch]
+                done, parts = 0, []
+                for i, chunk in enumerate(pack_states(layout, block), 1):
+                    parts.append(self._side.encrypt(chunk, scale))
+                    if progress and (fresh := len(block) * i // layout.chunks - done):
+                        progress(fresh)
+                        done += fresh
+                yield b"".join(parts)
 
     def _scores(
         self,
@@ -204,31 +223,39 @@ class Client:
             asked.require(info, name)
         error = _stated_error(info)
         if not error <= self._max_error:
-            raise InputError(
+            raise PrecisionError(
                 f"the scores of {name} are too imprecise",
                 got=f"errors up to {error:.1e}",
                 expected=f"at most {self._max_error:.1e}",
                 hint="the response may have been altered, or the provider accepts larger errors",
             )
-        layout, size = info.layout, self._scheme.response_size
-        products = layout.products(info.n_outputs)
-        require_size(name, info.record_size, DIGEST + products * size)
-        scale = 2.0 ** (query_scale(info.parameters, info.norm_bits) + info.head_scale)
-        positions = score_positions(layout, layout.rows)
+        require_size(name, info.record_size, response_size(info.layout, info.n_outputs))
         # grown record by record, because what a header promises is not allocated on its word
-        rows: list[Any] = []
+        blocks: list[Floats] = []
         for i, payload in enumerate(payloads):
             if asked is not None and payload[:DIGEST] != asked.records[i].digest:
                 raise MismatchError(f"{name}: record {i} answers another query")
-            view = memoryview(payload)[DIGEST:]
-            parts = [
-                self._side.decrypt(view[j * size : (j + 1) * size], scale / info.parameters.dropped)
-                for j in range(products)
-            ]
-            rows.append(np.concatenate([p[positions] for p in parts])[: info.n_outputs])
+            live = info.layout.live(info.n, i)
+            blocks.append(self._decrypted(info, memoryview(payload)[DIGEST:], live))
             if progress:
-                progress(1)
-        return _finished(info, np.reshape(rows, (len(rows), info.n_outputs)))
+                progress(live)
+        return _finished(info, np.concatenate(blocks))
+
+    def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> Floats:
+        """Scores of one record: (live, n_outputs)."""
+        layout, degree = info.layout, info.parameters.degree
+        total = query_scale(info.parameters, info.norm_bits) + info.head_scale
+        unit = 2.0 ** (info.parameters.data_bits - total)
+        parts = []
+        for start in range(0, info.n_outputs, layout.rows):
+            positions = score_positions(layout, min(layout.rows, info.n_outputs - start))
+            size = reply_size(degree, positions.size)
+            second, first = split(view[:size], degree)
+            view = view[size:]
+            wanted, first = positions[:, :live], first.reshape(positions.shape)[:, :live]
+            values = decrypt(self._side.secret, second, first.ravel(), wanted.ravel())
+            parts.append(values.reshape(-1, live).T * unit)
+        return np.concatenate(parts, axis=1)
 
     def _require_mine(self, info: ResponseInfo, name: str) -> None:
         if info.parameters != self._key.parameters or info.key != self._key.digest:
@@ -249,31 +276,38 @@ class _Asked:
 
     def require(self, info: ResponseInfo, name: str) -> None:
         mine = self.info
-        same = (
-            info.query == mine.header().digest.hex()
-            and info.n == len(self.records)
-            and (info.parameters, info.dim, info.chunks, info.norm_bits)
-            == (mine.parameters, mine.space.dim, mine.chunks, mine.norm_bits)
-        )
+        same = info.query == mine.header().digest.hex() and (
+            info.parameters,
+            info.n,
+            info.dim,
+            info.chunks,
+            info.batch,
+            info.norm_bits,
+        ) == (mine.parameters, mine.n, mine.space.dim, mine.chunks, mine.batch, mine.norm_bits)
         if not same:
             raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
 
 
-def _mapped(states: HiddenStates, map: AffineMap | None) -> Iterator[Floats]:  # noqa: A002
-    """The states to encrypt, in batches: (at most _BATCH, d) float64."""
-    for start in range(0, len(states), _BATCH):
-        batch = states.states[start : start + _BATCH]
+def _mapped(
+    states: HiddenStates,
+    map: AffineMap | None,  # noqa: A002
+    size: int = _BATCH,
+) -> Iterator[Floats]:
+    """The states to encrypt, in batches: (at most size, d) float64."""
+    for start in range(0, len(states), size):
+        batch = states.states[start : start + size]
         yield np.asarray(batch if map is None else map.apply(batch), dtype=np.float64)
 
 
 def _finished(info: ResponseInfo, scores: Floats) -> Scores:
     """Soft cap, then rounding to the places that the noise leaves."""
-    places = decimals(_stated_error(info))
+    error = _stated_error(info)
+    places = decimals(error)
     capped = np.asarray(soft_capped(scores, info.softcap), dtype=np.float64)
-    return Scores(np.round(capped, places), info.labels, places)
+    return Scores(np.round(capped, places), info.labels, places, error)
 
 
 def _stated_error(info: ResponseInfo) -> float:
-    """Six standard deviations of the error of a score, from what the response says."""
+    """Bound on the error of a score, from what the response says."""
     fold = info.layout.fold(info.n_outputs)
-    return score_error(info.parameters, info.norm_bits, info.head_scale, fold)
+    return score_error(info.parameters, info.norm_bits, info.head_scale, fold, info.flood_bits)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from linalign_lite.encrypt.parameters import DEFAULT, Parameters
+from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.scheme import Scheme
 from linalign_lite.encrypt.wire import Header, Kind, Writer, reading
 from linalign_lite.errors import FormatError, InputError
@@ -23,7 +23,7 @@ from linalign_lite.files import PathLike, write_new
 def scheme_for(parameters: Parameters) -> Scheme:
     """The scheme of a parameter set. This is where the encryption library is first loaded."""
     if parameters.scheme == "seal":
-        from linalign_lite.encrypt.seal import SealScheme
+        from linalign_lite.encrypt.seal.scheme import SealScheme
 
         return SealScheme(parameters)
     from linalign_lite.encrypt.noop import NoopScheme
@@ -95,7 +95,7 @@ class SecretKey:
         return cls(parameters, digest, material)
 
 
-def keygen(parameters: Parameters = DEFAULT) -> tuple[SecretKey, PublicKey]:
+def keygen(parameters: Parameters = PRIVATE) -> tuple[SecretKey, PublicKey]:
     """A fresh pair of keys."""
     secret, public = scheme_for(parameters).keygen()
     public_key = PublicKey(parameters, public)

@@ -1,19 +1,22 @@
 """Queries and responses, and the checks on what their headers say.
 
-A query is n encrypted states with the space they live in; a response is as many sets of encrypted
-scores, each bound to the query record that it answers.
+A query is n encrypted states, ``batch`` to a record, with the space they live in; a response is as
+many sets of encrypted scores, each record bound to the query record that it answers.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import io
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from linalign_lite.encrypt.packing import Layout
-from linalign_lite.encrypt.parameters import MAX_NORM_BITS, MIN_NORM_BITS, Parameters
+from linalign_lite.encrypt.parameters import Parameters
+from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, SMALLEST
 from linalign_lite.encrypt.wire import (
     DIGEST,
     Header,
@@ -23,13 +26,16 @@ from linalign_lite.encrypt.wire import (
     reading,
     seal_record,
 )
+from linalign_lite.encrypt.words import reply_size
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import PathLike, atomic
 from linalign_lite.linear import MAX_DIM, Space
 
 MAX_OUTPUTS = 1 << 24
+_INTEGERS = (
+    "n", "dim", "chunks", "batch", "norm_bits", "head_scale", "flood_bits", "n_outputs",
+)  # fmt: skip
 ID_BYTES = 16
-WHOLE = "whole"  # both components of every ciphertext, all coefficients
 
 
 @dataclass(frozen=True)
@@ -45,38 +51,48 @@ class QueryInfo:
     record_size: int
     space: Space
     chunks: int
+    batch: int
     norm_bits: int
     identity: str
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.parameters.degree, self.space.dim, self.chunks)
+        return Layout(self.parameters.degree, self.space.dim, self.chunks, self.batch)
 
     def header(self) -> Header:
+        return self._header
+
+    @functools.cached_property
+    def _header(self) -> Header:
         meta = {
-            "space": dataclasses.asdict(self.space),
+            "space": dict(vars(self.space)),
+            "n": self.n,
             "chunks": self.chunks,
+            "batch": self.batch,
             "norm_bits": self.norm_bits,
             "identity": self.identity,
         }
-        return Header(Kind.QUERY, self.parameters, self.key, self.n, self.record_size, meta)
+        blocks = self.layout.blocks(self.n)
+        return Header(Kind.QUERY, self.parameters, self.key, blocks, self.record_size, meta)
 
     @classmethod
     def from_header(cls, header: Header, name: str) -> QueryInfo:
         """Checked. Raises FormatError when a field is missing, unknown or out of range."""
         meta = header.meta
-        _fields(name, meta, {"space": dict, "chunks": int, "norm_bits": int, "identity": str})
+        integers = ("n", "chunks", "batch", "norm_bits")
+        _fields(name, meta, {"space": dict, "identity": str} | dict.fromkeys(integers, int))
         space = _space(name, meta["space"])
         _within(name, "norm_bits", meta["norm_bits"], MIN_NORM_BITS, MAX_NORM_BITS)
         _hex(name, "identity", meta["identity"], ID_BYTES)
-        _layout(name, header.parameters, space.dim, meta["chunks"])
+        _layout(name, header, space.dim, meta)
         return cls(
             header.parameters,
             header.key,
-            header.n_records,
+            meta["n"],
             header.record_size,
             space,
             meta["chunks"],
+            meta["batch"],
             meta["norm_bits"],
             meta["identity"],
         )
@@ -86,7 +102,7 @@ class QueryInfo:
 class ResponseInfo:
     """What a response's header says. ``query`` is the digest of the query's header.
 
-    ``head_scale`` is b of parameters.head_scale. ``form`` says what is left of a ciphertext.
+    ``head_scale`` is b of precision.head_scale, ``flood_bits`` k of precision.flood_bits.
     """
 
     parameters: Parameters
@@ -96,50 +112,52 @@ class ResponseInfo:
     query: str
     dim: int
     chunks: int
+    batch: int
     norm_bits: int
     head_scale: int
+    flood_bits: int
     n_outputs: int
     labels: tuple[str, ...] = ()
     softcap: float | None = None
-    form: str = WHOLE
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.parameters.degree, self.dim, self.chunks)
+        return Layout(self.parameters.degree, self.dim, self.chunks, self.batch)
 
     def header(self) -> Header:
-        names = ("query", "dim", "chunks", "norm_bits", "head_scale", "n_outputs", "form")
-        meta = {name: getattr(self, name) for name in names}
-        meta |= {"labels": list(self.labels), "softcap": self.softcap}
-        return Header(Kind.RESPONSE, self.parameters, self.key, self.n, self.record_size, meta)
+        return self._header
+
+    @functools.cached_property
+    def _header(self) -> Header:
+        meta: dict[str, Any] = {name: getattr(self, name) for name in _INTEGERS}
+        meta |= {"query": self.query, "labels": list(self.labels), "softcap": self.softcap}
+        blocks = self.layout.blocks(self.n)
+        return Header(Kind.RESPONSE, self.parameters, self.key, blocks, self.record_size, meta)
 
     @classmethod
     def from_header(cls, header: Header, name: str) -> ResponseInfo:
         """Checked. Raises FormatError when a field is missing, unknown or out of range."""
         meta = dict(header.meta)
-        integers = ("dim", "chunks", "norm_bits", "head_scale", "n_outputs")
-        kinds: dict[str, Any] = dict.fromkeys(integers, int)
-        kinds |= {"query": str, "form": str, "labels": list, "softcap": (float, type(None))}
+        kinds: dict[str, Any] = dict.fromkeys(_INTEGERS, int)
+        kinds |= {"query": str, "labels": list, "softcap": (float, type(None))}
         _fields(name, meta, kinds)
         _hex(name, "query", meta["query"], DIGEST)
         _within(name, "dim", meta["dim"], 1, MAX_DIM)
         _within(name, "n_outputs", meta["n_outputs"], 1, MAX_OUTPUTS)
         _within(name, "norm_bits", meta["norm_bits"], MIN_NORM_BITS, MAX_NORM_BITS)
-        _layout(name, header.parameters, meta["dim"], meta["chunks"])
+        _layout(name, header, meta["dim"], meta)
         room = int(header.parameters.data_bits) - 2
+        _within(name, "flood_bits", meta["flood_bits"], 0, room)
         used = header.parameters.query_bits - meta["norm_bits"] + meta["head_scale"]
-        if meta["head_scale"] < 0 or not 0 <= used <= room:
+        if not (0 <= meta["head_scale"] <= room and 0 <= used <= room - math.log2(SMALLEST)):
             raise FormatError(f"{name}: its scale is not usable")
-        if meta["form"] != WHOLE:
-            raise FormatError(f"{name}: its form is unknown", got=meta["form"][:40], expected=WHOLE)
         labels = _labels(name, meta.pop("labels"), meta["n_outputs"])
         if meta["softcap"] is not None and not 0 < meta["softcap"] < float("inf"):
             raise FormatError(f"{name}: its soft cap is not usable")
         return cls(
-            header.parameters,
-            header.key,
-            header.n_records,
-            header.record_size,
+            parameters=header.parameters,
+            key=header.key,
+            record_size=header.record_size,
             labels=labels,
             **meta,
         )
@@ -150,6 +168,8 @@ class _Info(Protocol):
 
     @property
     def n(self) -> int: ...
+    @property
+    def key(self) -> bytes: ...
 
     def header(self) -> Header: ...
 
@@ -209,6 +229,12 @@ class Response(_Message[ResponseInfo]):
             return cls(info, tuple(record.payload for record in reader))
 
 
+def response_size(layout: Layout, n_outputs: int) -> int:
+    """Bytes of a record of a response."""
+    products = layout.products(n_outputs)
+    return DIGEST + products * reply_size(layout.degree, 0) + 4 * n_outputs * layout.batch
+
+
 def new_identity() -> str:
     return os.urandom(ID_BYTES).hex()
 
@@ -252,11 +278,16 @@ def _hex(name: str, key: str, value: str, size: int) -> None:
         raise FormatError(f"{name}: its field {key!r} is not {size} bytes in hexadecimal")
 
 
-def _layout(name: str, parameters: Parameters, dim: int, chunks: int) -> None:
+def _layout(name: str, header: Header, dim: int, meta: Mapping[str, Any]) -> None:
+    """Chunks and batch must make a layout, and n states as many records as there are."""
+    if not 1 <= meta["n"] <= header.n_records * header.parameters.degree:
+        raise FormatError(f"{name}: its number of states does not fit its records")
     try:
-        Layout(parameters.degree, dim, chunks)
+        layout = Layout(header.parameters.degree, dim, meta["chunks"], meta["batch"])
     except InputError as e:
         raise FormatError(f"{name}: {e}") from e
+    if layout.blocks(meta["n"]) != header.n_records:
+        raise FormatError(f"{name}: its number of states does not fit its records")
 
 
 def _labels(name: str, labels: list[Any], n_outputs: int) -> tuple[str, ...]:

@@ -1,9 +1,14 @@
 """Inner products in the coefficients of polynomials, and coefficients in the slots of CKKS.
 
-Modulo X^N + 1, with a state in x(X) = Σ xᵢ·Xⁱ and head rows, each reversed, end to end in
-w(X) = Σⱼ X^(j·d) Σᵢ wⱼᵢ·X^(d−1−i), coefficient (j+1)·d − 1 of x(X)·w(X) is ⟨x, wⱼ⟩: no other
-pair of terms reaches it, and what wraps around lands below coefficient d − 1. One product scores
-⌊N/d⌋ rows; states are cut into chunks (always when d > N) whose products add up.
+Modulo X^N + 1, with the states x_t of m queries in x(X) = Σ_i Σ_t x_ti·X^(i·m + t), t < m, and head
+rows of dimension d, each reversed, end to end in w(X) = Σ_j Σ_i w_ji·X^((j·d + d−1−i)·m),
+coefficient (j·d + d−1)·m + t of x(X)·w(X) is ⟨x_t, w_j⟩: no other pair of terms reaches it, and
+what wraps around lands below coefficient (d−1)·m. One product scores ⌊N/(d·m)⌋ rows for m queries.
+States are cut into chunks (always when d·m > N) whose products add up.
+
+With m = 1 this is the packing for single queries. With chunks of one dimension, each ciphertext is
+one feature of up to N queries and w(X) is a number: the packing called *columns*, where scoring is
+a matrix product modulo the primes (residues.combine). All in between is called *inner*.
 """
 
 from __future__ import annotations
@@ -16,33 +21,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Complexes = npt.NDArray[np.complex128]
-Words = npt.NDArray[np.uint64]
-MAX_CHUNKS = 64
+MAX_CHUNKS = 64  # of single queries; more only where the dimension or the batch needs them
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where states and rows of dimension ``dim`` go, in polynomials of ``degree`` coefficients.
+    """Where ``batch`` states, and rows, of dimension ``dim`` go in polynomials of ``degree``.
 
     A state is cut into ``chunks`` parts of ``width`` = ⌈dim/chunks⌉ coefficients, the last padded
-    with zeros. Raises InputError when a chunk is wider than the ring.
+    with zeros. Raises InputError when a chunk of all states is wider than the ring.
     """
 
     degree: int
     dim: int
     chunks: int
+    batch: int = 1
 
     def __post_init__(self) -> None:
-        fewest = -(-self.dim // self.degree)
-        if self.dim < 1 or not fewest <= self.chunks <= min(self.dim, max(MAX_CHUNKS, fewest)):
+        if not 1 <= self.batch <= self.degree:
+            raise InputError(
+                "queries cannot share ciphertexts like that",
+                got=f"{self.batch} at ring degree {self.degree}",
+                expected=f"1 to {self.degree}",
+            )
+        fewest = fewest_chunks(self.degree, self.dim, self.batch) if self.dim > 0 else 1
+        if not fewest <= self.chunks <= self.dim:
             raise InputError(
                 "a state cannot be cut like that",
                 got=f"{self.dim} dimensions in {self.chunks} chunks",
-                expected=f"at least {max(fewest, 1)} chunks at ring degree {self.degree}",
+                expected=f"{fewest} to {self.dim} chunks for {self.batch} states a ciphertext",
             )
 
     @property
@@ -50,40 +61,51 @@ class Layout:
         return -(-self.dim // self.chunks)
 
     @property
+    def columns(self) -> bool:
+        """Whether a chunk is one dimension, so that rows are numbers and not polynomials."""
+        return self.width == 1
+
+    @property
+    def packing(self) -> str:
+        return "columns" if self.columns else "inner"
+
+    @property
     def rows(self) -> int:
         """Head rows that one product scores."""
-        return self.degree // self.width
+        return 1 if self.columns else self.degree // (self.width * self.batch)
 
     def fold(self, n_outputs: int) -> int:
         """Head rows, by chunk, that share one product and so each other's noise."""
-        return min(self.rows, n_outputs) * self.chunks
+        return min(self.rows, n_outputs) * (1 if self.columns else self.chunks)
 
     def products(self, n_outputs: int) -> int:
         """Products, and so ciphertexts of a response, for a head of ``n_outputs`` rows."""
         return -(-n_outputs // self.rows)
 
+    def blocks(self, n: int) -> int:
+        """Records of a query of ``n`` states."""
+        return -(-n // self.batch)
 
-def plan(degree: int, dim: int, n_outputs: int | None = None) -> Layout:
-    """The layout that sends the fewest ciphertexts.
-
-    A query of k chunks and its response, products(n_outputs) ciphertexts, take about the same
-    bytes a ciphertext, so k + products is minimised. Without n_outputs: as few chunks as possible.
-    """
-    fewest = -(-dim // degree)
-    if n_outputs is None:
-        return Layout(degree, dim, fewest)
-    most = min(dim, max(MAX_CHUNKS, fewest))
-    layouts = [Layout(degree, dim, k) for k in range(fewest, most + 1)]
-    return min(layouts, key=lambda layout: layout.chunks + layout.products(n_outputs))
+    def live(self, n: int, block: int) -> int:
+        """States in one block: ``batch``, fewer in the last one."""
+        return min(self.batch, n - block * self.batch)
 
 
-def pack_state(layout: Layout, state: npt.ArrayLike) -> Floats:
-    """Coefficients of one state: (dim,) → (chunks, degree)."""
-    padded = np.zeros(layout.chunks * layout.width)
-    padded[: layout.dim] = state
-    out = np.zeros((layout.chunks, layout.degree))
-    out[:, : layout.width] = padded.reshape(layout.chunks, layout.width)
-    return out
+def fewest_chunks(degree: int, dim: int, batch: int) -> int:
+    """The fewest chunks whose width times ``batch`` fits in the ring."""
+    return -(-dim // (degree // batch))
+
+
+def pack_states(layout: Layout, states: npt.NDArray[Any]) -> Iterator[Floats]:
+    """Coefficients of up to ``batch`` states, chunk by chunk. states: (m, dim) → (degree,) each."""
+    m, width, batch = len(states), layout.width, layout.batch
+    for chunk in range(layout.chunks):
+        part = states[:, chunk * width : (chunk + 1) * width]
+        block = np.zeros((width, batch))
+        block[: part.shape[1], :m] = part.T
+        out = np.zeros(layout.degree)
+        out[: width * batch] = block.ravel()
+        yield out
 
 
 def pack_rows(layout: Layout, weight: npt.NDArray[Any]) -> Iterator[Floats]:
@@ -95,22 +117,25 @@ def pack_rows(layout: Layout, weight: npt.NDArray[Any]) -> Iterator[Floats]:
         block[: part.shape[0], : layout.dim] = part
         chunked = block.reshape(layout.rows, layout.chunks, layout.width)
         out = np.zeros((layout.chunks, layout.degree))
-        out[:, :used] = chunked[:, :, ::-1].transpose(1, 0, 2).reshape(layout.chunks, used)
-        yield out
-
-
-def pack_bias(layout: Layout, bias: npt.NDArray[Any]) -> Iterator[Floats]:
-    """Coefficients that add a bias: for each product, (degree,). bias: (n_outputs,)."""
-    for start in range(0, bias.shape[0], layout.rows):
-        part = bias[start : start + layout.rows]
-        out = np.zeros(layout.degree)
-        out[score_positions(layout, part.shape[0])] = part
+        values = chunked[:, :, ::-1].transpose(1, 0, 2).reshape(layout.chunks, used)
+        out[:, : used * layout.batch : layout.batch] = values
         yield out
 
 
 def score_positions(layout: Layout, count: int) -> npt.NDArray[np.intp]:
-    """The coefficients (j+1)·width − 1 that hold the first ``count`` scores of a product."""
-    return np.arange(1, count + 1, dtype=np.intp) * layout.width - 1
+    """The coefficients (j·width + width−1)·batch + t that hold the scores of a product.
+
+    For its first ``count`` rows: (count, batch).
+    """
+    rows = np.arange(1, count + 1, dtype=np.intp)[:, None] * layout.width - 1
+    return rows * layout.batch + np.arange(layout.batch, dtype=np.intp)
+
+
+def product_norm(layout: Layout, weight: npt.NDArray[Any]) -> float:
+    """Largest ‖W‖ of the rows that share a product. weight: (n_outputs, dim)."""
+    squares = np.einsum("ij,ij->i", weight, weight)
+    sums = np.add.reduceat(squares, np.arange(0, len(squares), layout.rows))
+    return float(np.sqrt(sums.max()))
 
 
 @functools.lru_cache(maxsize=8)
@@ -152,45 +177,3 @@ def from_slots(slots: Complexes) -> Floats:
     values[index[1::2]] = slots[1::2].conj()
     folded = np.fft.fft(values) * (twist.conj() / half)
     return np.concatenate([folded.real, folded.imag])
-
-
-def packed_size(degree: int, prime: int) -> int:
-    """Bytes that pack_words makes of ``degree`` residues of ``prime``."""
-    return degree * prime.bit_length() // 8
-
-
-def pack_words(words: Words, prime: int) -> bytes:
-    """Residues in as many bits as the prime has: whole low bytes, then the bits left, by plane.
-
-    words: (N,), each below prime. With b bits: N times the low ⌊b/8⌋ bytes, then for each bit left
-    N bits, the first residue in the lowest bit of the first byte.
-    """
-    whole, left = divmod(prime.bit_length(), 8)
-    octets = words.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
-    planes = [octets[:, :whole].tobytes()]
-    planes += [
-        np.packbits((octets[:, whole] >> k) & 1, bitorder="little").tobytes() for k in range(left)
-    ]
-    return b"".join(planes)
-
-
-def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
-    """What pack_words packed. Raises FormatError on a wrong length or a value not below prime."""
-    if len(data) != packed_size(degree, prime):
-        raise FormatError(
-            "a polynomial has the wrong length",
-            got=f"{len(data)} bytes",
-            expected=str(packed_size(degree, prime)),
-        )
-    whole, left = divmod(prime.bit_length(), 8)
-    octets = np.zeros((degree, 8), dtype=np.uint8)
-    raw = np.frombuffer(data, dtype=np.uint8)
-    octets[:, :whole] = raw[: degree * whole].reshape(degree, whole)
-    for k in range(left):
-        start = degree * whole + k * degree // 8
-        bits = np.unpackbits(raw[start : start + degree // 8], bitorder="little")
-        octets[:, whole] |= bits << k
-    words = octets.view("<u8").reshape(degree).astype(np.uint64, copy=False)
-    if words.max() >= prime:
-        raise FormatError("a polynomial holds a value that is not below its prime")
-    return words

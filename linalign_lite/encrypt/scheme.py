@@ -3,36 +3,65 @@ same scoring code and the same tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from linalign_lite.encrypt.packing import Floats
 from linalign_lite.encrypt.parameters import Parameters
+from linalign_lite.encrypt.words import Ternary
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a product becomes words. ``positions``: the coefficients that are returned, (m,).
+
+    ``bias``: what is added to them, as fractions of the modulus, (m,). ``flood``: bits of flooding.
+    """
+
+    positions: npt.NDArray[np.intp]
+    bias: Floats
+    flood: int
 
 
 class SecretSide(Protocol):
-    """What the holder of the secret key can do."""
+    """What the holder of the secret key can do. ``secret``: its coefficients, (N,)."""
+
+    secret: Ternary
 
     def encrypt(self, coefficients: Floats, scale: int) -> bytes:
         """Encrypt (N,) real coefficients times 2^scale. Returns ``query_size`` bytes."""
 
-    def decrypt(self, payload: bytes | memoryview, scale: float) -> Floats:
-        """The (N,) coefficients of one ciphertext of a response at this scale."""
-
 
 class ServerSide(Protocol):
-    """What anyone can do. Takes no key."""
+    """What anyone can do. Takes no secret key."""
 
     def encode(self, coefficients: Floats, scale: int) -> Any:
         """A polynomial to multiply a query with."""
 
-    def encode_bias(self, coefficients: Floats, scale: int) -> Any:
-        """A polynomial to add to a product of scale 2^scale, after it was rescaled."""
-
-    def load(self, payload: bytes | memoryview, scale: int) -> Any:
+    def load(self, payload: bytes | memoryview) -> Any:
         """One ciphertext of a query. Raises FormatError."""
 
-    def inner(self, queries: list[Any], rows: list[Any], bias: Any) -> bytes:
-        """Σ queries·rows, rescaled, plus bias. Returns ``response_size`` bytes."""
+    def inner(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
+        """Σ queries·rows: one product."""
+
+    def columns(self, payloads: Sequence[bytes | memoryview], weight: Floats) -> Iterator[Any]:
+        """Σ_i payloads[i]·weight[k, i], one product for each k.
+
+        weight: (n, len(payloads)) integers, no row zero.
+        """
+
+    def masker(self, public: bytes) -> Any:
+        """What makes encryptions of zero under a public key. Raises FormatError."""
+
+    def zero(self, masker: Any) -> Any:
+        """A fresh encryption of zero. To be used once."""
+
+    def reply(self, total: Any, finish: Finish, zero: Any | None) -> bytes:
+        """What is sent of a product (words.join). Uses up ``total`` and ``zero``."""
 
 
 class Scheme(Protocol):
@@ -40,7 +69,6 @@ class Scheme(Protocol):
 
     parameters: Parameters
     query_size: int
-    response_size: int
     secret_size: int
     public_size: int
     plain_size: int

@@ -8,6 +8,7 @@ length is believed before it agrees with the size of the file.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -23,7 +24,7 @@ from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import PathLike
 
 MAGIC = b"LINALIGN"
-VERSION = 1
+VERSION = 2  # 1 was never released: it did not hide the head
 DIGEST = 32
 MAX_RECORD = 1 << 30
 MAX_RECORDS = 1 << 32
@@ -42,7 +43,7 @@ class Kind(IntEnum):
     @property
     def max_meta(self) -> int:
         """Bytes of description that a file of this kind may have, read before it is trusted."""
-        return {Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}.get(self, 2)
+        return {Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}.get(self, 64)
 
     @property
     def title(self) -> str:
@@ -62,7 +63,11 @@ class Header:
 
     def encode(self) -> bytes:
         """The header's bytes, its digest included. The same header always gives the same."""
-        meta = _json(self.meta)
+        return self._encoded
+
+    @functools.cached_property
+    def _encoded(self) -> bytes:
+        meta = _json({**self.meta, "profile": self.parameters.name})
         if len(meta) > self.kind.max_meta or not 0 < self.record_size <= MAX_RECORD:
             raise InputError(
                 f"this {self.kind.title} is too large for one file",
@@ -154,7 +159,8 @@ class Reader:
         self.size = file.seek(0, io.SEEK_END)
         file.seek(0)
         self.header, self.digest = _read_header(file, kind, name, self.size)
-        size = file.tell() + self.header.n_records * (self.header.record_size + DIGEST)
+        self._start = file.tell()
+        size = self._start + self.header.n_records * (self.header.record_size + DIGEST)
         if size != self.size:
             raise FormatError(
                 f"{name} does not have the size that its header states",
@@ -164,7 +170,11 @@ class Reader:
             )
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record in order. FormatError when one does not agree with its digest."""
+        """Every record in order, from the first, as often as asked.
+
+        FormatError when one does not agree with its digest.
+        """
+        self._file.seek(self._start)
         for index in range(self.header.n_records):
             payload = _exactly(self._file, self.header.record_size, self.name)
             digest = _exactly(self._file, DIGEST, self.name)
@@ -216,8 +226,8 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
         raise FormatError(
             f"{name} has a version that this library does not read",
             got=str(version),
-            expected=f"1 to {VERSION}",
-            hint="a newer linalign-lite may read it",
+            expected=str(VERSION),
+            hint="make it again; a newer version needs a newer linalign-lite",
         )
     if number != kind:
         found = Kind(number).title if number in set(Kind) else f"kind {number}"
@@ -233,7 +243,10 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
             f"{name}: its header does not agree with its digest",
             hint="the file may be damaged; make or copy it again",
         )
-    return Header(kind, by_id(parameter_id), key, n, record_size, _parsed(meta, name)), digest
+    parameters, description = by_id(parameter_id), _parsed(meta, name)
+    if description.pop("profile", None) != parameters.name:
+        raise FormatError(f"{name} names another profile than its parameters", hint="make it again")
+    return Header(kind, parameters, key, n, record_size, description), digest
 
 
 def _parsed(raw: bytes, name: str) -> dict[str, Any]:

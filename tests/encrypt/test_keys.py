@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linalign_lite.encrypt import seal
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
-from linalign_lite.encrypt.parameters import DEFAULT, INSECURE_NOOP, SMALL
+from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.residues import pack_words
+from linalign_lite.encrypt.seal import objects
+from linalign_lite.encrypt.seal.scheme import SealScheme, api
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
 from linalign_lite.linear import Head
 
-SETS = [INSECURE_NOOP, DEFAULT, SMALL]
+SETS = [INSECURE_NOOP, PRIVATE, TRUSTED]
 
 
 @pytest.fixture(params=SETS, ids=lambda p: p.name)
@@ -39,15 +41,16 @@ def test_round_trip(pair, tmp_path):
     )
     assert PublicKey.load(tmp_path / "public.key") == public
     query = Client(secret).encrypt(np.eye(4))
-    response = Provider(Head(np.eye(4), np.zeros(4)), accept=SETS).score(query)
+    head = Head(np.eye(4), np.zeros(4))
+    response = Provider(head, accept=SETS, keys=[public]).score(query)
     assert np.allclose(Client(loaded).decrypt(response, query).values, np.eye(4), atol=1e-3)
 
 
 def test_sizes_are_kilobytes():
     sizes = {p.name: tuple(len(x) for x in (k[0].material, k[1].payload)) for p in SETS
              for k in [keygen(p)]}  # fmt: skip
-    assert sizes["default"] == (55808, 55872)
-    assert sizes["small"] == (13824, 13888)
+    assert sizes["private"] == (55808, 55872)
+    assert sizes["trusted"] == (13824, 13888)
 
 
 def test_secret_file_is_private_and_never_overwritten(pair, tmp_path):
@@ -102,7 +105,7 @@ def test_nothing_shows_the_secret(pair):
 
 
 def test_keys_differ():
-    (first, one), (second, two) = keygen(SMALL), keygen(SMALL)
+    (first, one), (second, two) = keygen(TRUSTED), keygen(TRUSTED)
     assert first.material != second.material
     assert one.digest != two.digest
 
@@ -126,33 +129,40 @@ def test_public_key_must_agree_with_its_digest():
 
 
 def test_secret_key_with_values_that_are_not_residues():
-    secret, _ = keygen(SMALL)
+    secret, _ = keygen(TRUSTED)
     for bad in (b"\xff" * len(secret.material), secret.material[:-1], b""):
         with pytest.raises(FormatError) as caught:
-            Client(SecretKey(SMALL, secret.digest, bad))
+            Client(SecretKey(TRUSTED, secret.digest, bad))
         assert secret.material[:8].hex() not in str(caught.value)
 
 
-def test_secret_key_is_ternary_and_fresh_noise_is_there():
+def test_keys_are_seals_own():
     """What keygen packs is SEAL's key: it decrypts what an independent SEAL object encrypts."""
-    secret, public = keygen(DEFAULT)
-    scheme = seal.SealScheme(DEFAULT)
-    level, primes = scheme.context.key_parms_id(), DEFAULT.primes
-    key = scheme._load(seal.api.PublicKey(), public.payload, level, primes, 1)
-    encoder, plain = seal.api.CKKSEncoder(scheme.context), seal.api.Plaintext()
+    secret, public = keygen(PRIVATE)
+    scheme = SealScheme(PRIVATE)
+    encoder, plain = api.CKKSEncoder(scheme.context), api.Plaintext()
     encoder.encode([1.0, 2.0, 3.0], 2.0**40, plain)
-    cipher = seal.api.Ciphertext()
-    seal.api.Encryptor(scheme.context, key).encrypt(plain, cipher)
-    out = seal.api.Plaintext()
-    scheme.secret_side(secret.material)._decryptor.decrypt(cipher, out)
+    cipher = api.Ciphertext()
+    api.Encryptor(scheme.context, scheme.public_key(public.payload)).encrypt(plain, cipher)
+    out = api.Plaintext()
+    api.Decryptor(scheme.context, scheme.secret_key(secret.material)[0]).decrypt(cipher, out)
     values = encoder.decode_double(out)[:3]
     assert np.allclose(values, [1, 2, 3], atol=1e-6)
-    assert values != [1.0, 2.0, 3.0]
+    assert values != [1.0, 2.0, 3.0]  # there is noise
+
+
+def test_a_secret_key_that_is_not_ternary_is_refused():
+    """Residues that are well formed, of something that is no key."""
+    secret, _ = keygen(TRUSTED)
+    prime = TRUSTED.primes[0]
+    words = np.random.default_rng(0).integers(0, prime, TRUSTED.degree, dtype=np.uint64)
+    with pytest.raises(FormatError, match="not ternary"):
+        Client(SecretKey(TRUSTED, secret.digest, pack_words(words, prime)))
 
 
 def test_without_anonymous_memory_nothing_is_left_behind(monkeypatch, tmp_path):
-    monkeypatch.delattr(os, "memfd_create", raising=False)
-    monkeypatch.setattr(seal, "_MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(objects, "_ANONYMOUS", False)
+    monkeypatch.setattr(objects, "_MEMORY", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = []
     real = os.open
@@ -163,9 +173,9 @@ def test_without_anonymous_memory_nothing_is_left_behind(monkeypatch, tmp_path):
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", watched)
-    secret, public = keygen(SMALL)
+    secret, public = keygen(TRUSTED)
     query = Client(secret).encrypt(np.eye(2))
-    response = Provider(Head(np.eye(2), np.zeros(2))).score(query)
+    response = Provider(Head(np.eye(2), np.zeros(2)), accept=[TRUSTED]).score(query)
     assert np.allclose(Client(secret).decrypt(response).values, np.eye(2), atol=1e-3)
     assert PublicKey.load(public.to_bytes()) == public
     assert list(tmp_path.iterdir()) == []
@@ -182,5 +192,5 @@ def test_with_anonymous_memory_no_file_is_opened_for_writing(monkeypatch):
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
     monkeypatch.setattr(tempfile, "mkstemp", refuse)
-    secret, _ = keygen(SMALL)
+    secret, _ = keygen(TRUSTED)
     Client(secret).encrypt(np.eye(2))

@@ -5,22 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite.encrypt.noop import negacyclic
 from linalign_lite.encrypt.packing import (
     Layout,
+    fewest_chunks,
     from_slots,
-    pack_bias,
     pack_rows,
-    pack_state,
-    pack_words,
-    packed_size,
-    plan,
+    pack_states,
+    product_norm,
     score_positions,
     to_slots,
-    unpack_words,
 )
-from linalign_lite.encrypt.parameters import DEFAULT, SMALL
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
+from linalign_lite.errors import InputError
 
 seeded = settings(derandomize=True, deadline=None, max_examples=40)
 
@@ -34,42 +30,65 @@ def exact_product(left, right):
     return out
 
 
-def scores_by(product, layout, weight, state):
-    chunks = pack_state(layout, state)
+def negacyclic(left, right):
+    return from_slots(to_slots(left) * to_slots(right))
+
+
+def scores_by(product, layout, weight, states):
+    """(m, n_outputs), as a client reads them out of products of packed polynomials."""
+    chunks = list(pack_states(layout, states))
     got = []
     for rows in pack_rows(layout, weight):
         total = sum(product(x, w) for x, w in zip(chunks, rows, strict=True))
         got.append(total[score_positions(layout, layout.rows)])
-    return np.concatenate(got)[: weight.shape[0]]
+    return np.concatenate(got)[: weight.shape[0], : len(states)].T
 
 
 @seeded
 @given(
     degree=st.sampled_from([4, 8, 16, 32]),
     dim=st.integers(1, 70),
-    extra=st.integers(0, 3),
+    batch=st.integers(1, 32),
+    extra=st.integers(0, 70),
     n_outputs=st.integers(1, 20),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_product_holds_every_inner_product(degree, dim, extra, n_outputs, seed):
-    chunks = min(-(-dim // degree) + extra, dim)
-    layout = Layout(degree, dim, chunks)
+def test_product_holds_every_inner_product(degree, dim, batch, extra, n_outputs, seed):
+    batch = min(batch, degree)
+    chunks = min(fewest_chunks(degree, dim, batch) + extra, dim)
+    layout = Layout(degree, dim, chunks, batch)
     rng = np.random.default_rng(seed)
     weight = rng.integers(-50, 50, (n_outputs, dim)).astype(float)
-    state = rng.integers(-50, 50, dim).astype(float)
-    assert np.array_equal(scores_by(exact_product, layout, weight, state), weight @ state)
+    states = rng.integers(-50, 50, (int(rng.integers(1, batch + 1)), dim)).astype(float)
+    got = scores_by(exact_product, layout, weight, states)
+    assert np.array_equal(got, states @ weight.T)
     assert len(list(pack_rows(layout, weight))) == layout.products(n_outputs)
+    used = score_positions(layout, layout.rows)
+    assert len(np.unique(used)) == used.size
+    assert used.max() < degree
+    norms = [np.linalg.norm(rows) for rows in pack_rows(layout, weight)]
+    assert product_norm(layout, weight) == pytest.approx(max(norms))
 
 
-@pytest.mark.parametrize(("dim", "n"), [(1, 3), (64, 10), (384, 150), (768, 7), (5000, 2)])
-def test_full_size_products(dim, n):
+@pytest.mark.parametrize(
+    ("dim", "n", "chunks", "batch"),
+    [(1, 3, 1, 1), (64, 10, 1, 1), (384, 150, 3, 1), (768, 7, 20, 100), (5000, 2, 2, 1),
+     (24, 5, 24, 4096), (40, 3, 20, 2048)],
+)  # fmt: skip
+def test_full_size_products(dim, n, chunks, batch):
     rng = np.random.default_rng(dim)
-    weight, state = rng.normal(size=(n, dim)), rng.normal(size=dim)
-    for outputs in (None, n):
-        layout = plan(4096, dim, outputs)
-        np.testing.assert_allclose(
-            scores_by(negacyclic, layout, weight, state), weight @ state, atol=1e-9
-        )
+    weight, states = rng.normal(size=(n, dim)), rng.normal(size=(min(batch, 50), dim))
+    layout = Layout(4096, dim, chunks, batch)
+    assert layout.packing == ("columns" if chunks == dim else "inner")
+    np.testing.assert_allclose(
+        scores_by(negacyclic, layout, weight, states), states @ weight.T, atol=1e-9
+    )
+
+
+def test_blocks():
+    layout = Layout(16, 4, 1, 4)
+    assert [layout.blocks(n) for n in (1, 4, 5, 9)] == [1, 1, 2, 3]
+    assert [layout.live(9, k) for k in range(3)] == [4, 4, 1]
 
 
 def test_negacyclic_agrees_with_schoolbook():
@@ -78,30 +97,16 @@ def test_negacyclic_agrees_with_schoolbook():
     np.testing.assert_allclose(negacyclic(left, right), exact_product(left, right), atol=1e-6)
 
 
-def test_bias_stands_where_scores_stand():
-    layout = Layout(16, 5, 1)
-    bias = np.arange(1.0, 8.0)
-    rows = [b[score_positions(layout, layout.rows)] for b in pack_bias(layout, bias)]
-    assert np.array_equal(np.concatenate(rows)[:7], bias)
-    assert sum(np.count_nonzero(b) for b in pack_bias(layout, bias)) == 7
-
-
-@pytest.mark.parametrize(("dim", "chunks"), [(0, 1), (10, 0), (10, 11), (33, 2), (4096, 65)])
+@pytest.mark.parametrize(("dim", "chunks"), [(0, 1), (10, 0), (10, 11), (33, 2)])
 def test_layouts_that_cannot_be(dim, chunks):
     with pytest.raises(InputError, match="cannot be cut"):
         Layout(16, dim, chunks)
 
 
-def test_plan_sends_the_fewest_ciphertexts():
-    assert plan(4096, 384).chunks == 1
-    assert plan(4096, 5000).chunks == 2
-    best = plan(4096, 384, 150)
-    cost = best.chunks + best.products(150)
-    assert cost == min(
-        k + Layout(4096, 384, k).products(150) for k in range(1, 65)
-    )  # and far below one chunk's 1 + 15
-    assert cost <= 8
-    assert plan(4096, 384, 10).chunks == 1
+@pytest.mark.parametrize("batch", [0, -1, 17])
+def test_batches_that_cannot_be(batch):
+    with pytest.raises(InputError, match="cannot share"):
+        Layout(16, 4, 4, batch)
 
 
 @pytest.mark.parametrize("degree", [8, 2048, 4096])
@@ -117,45 +122,20 @@ def test_slots_are_values_at_the_roots():
     np.testing.assert_allclose(to_slots(p), np.polyval(p[::-1], roots), atol=1e-10)
 
 
-@pytest.mark.parametrize("parameters", [DEFAULT, SMALL], ids=lambda p: p.name)
+@pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
 def test_slots_agree_with_tenseals_encoder(parameters):
     """Encode two polynomials given by coefficients, multiply in SEAL's ring, read coefficients."""
-    from linalign_lite.encrypt import seal
+    from linalign_lite.encrypt.seal.scheme import SealScheme, api
 
-    scheme = seal.SealScheme(parameters)
-    encoder, plain = seal.api.CKKSEncoder(scheme.context), seal.api.Plaintext()
+    scheme = SealScheme(parameters)
+    encoder, plain = api.CKKSEncoder(scheme.context), api.Plaintext()
     n, rng = parameters.degree, np.random.default_rng(5)
     p = np.round(rng.normal(size=n) * 1000)
     encoder.encode(to_slots(p).tolist(), 1.0, plain)
     # a constant polynomial has the same residue at every point, so it must encode to a constant
-    constant, one = seal.api.Plaintext(), np.zeros(n)
+    constant, one = api.Plaintext(), np.zeros(n)
     one[0] = 7.0
     encoder.encode(to_slots(one).tolist(), 1.0, constant)
     assert {constant.data(i) for i in range(0, n, 97)} == {7}
     back = from_slots(np.array(encoder.decode_complex(plain)))
     assert np.array_equal(np.round(back), p)
-
-
-@seeded
-@given(prime=st.sampled_from(DEFAULT.primes + SMALL.primes), seed=st.integers(0, 2**32 - 1))
-def test_words_round_trip(prime, seed):
-    words = np.random.default_rng(seed).integers(0, prime, 64, dtype=np.uint64)
-    words[:2] = 0, prime - 1
-    data = pack_words(words, prime)
-    assert len(data) == packed_size(64, prime) == 64 * prime.bit_length() // 8
-    assert np.array_equal(unpack_words(data, 64, prime), words)
-
-
-def test_packed_words_known_answer():
-    words = np.array([0x155, 0x0AA, 0, 1, 2, 3, 4, 0x1FF], dtype=np.uint64)  # 9 bits of prime
-    data = pack_words(words, 0x1FF + 2 - 2)
-    assert data.hex() == "55aa0001020304ff" + "81"
-
-
-def test_unpack_refuses_wrong_length_and_large_values():
-    prime = DEFAULT.primes[0]
-    data = bytearray(pack_words(np.zeros(64, dtype=np.uint64), prime))
-    with pytest.raises(FormatError, match="wrong length"):
-        unpack_words(bytes(data[:-1]), 64, prime)
-    with pytest.raises(FormatError, match="not below its prime"):
-        unpack_words(b"\xff" * len(data), 64, prime)

@@ -10,25 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linalign_lite.encrypt.parameters import (
-    DEFAULT,
     INSECURE_NOOP,
-    MAX_NORM_BITS,
     MODULUS_BITS,
+    PRIVATE,
     PROFILES,
-    SMALL,
+    TRUSTED,
     Parameters,
     by_id,
     by_name,
+)
+from linalign_lite.encrypt.precision import (
+    HIDING_BITS,
+    MAX_NORM_BITS,
+    MIN_NORM_BITS,
     decimals,
+    flood_bits,
     head_scale,
     norm_bits,
     precision_bits,
+    product_noise,
     query_scale,
     score_error,
 )
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import FormatError, InputError, PrecisionError
 
-BOTH = [DEFAULT, SMALL]
+BOTH = [PRIVATE, TRUSTED]
 seeded = settings(derandomize=True, deadline=None, max_examples=200)
 
 
@@ -60,21 +66,21 @@ def test_sets_are_sound(parameters):
 
 
 def test_seal_accepts_and_would_have_chosen_these():
-    from linalign_lite.encrypt import seal
+    from linalign_lite.encrypt.seal.scheme import SealScheme, api
 
     for parameters in BOTH:
-        context = seal.SealScheme(parameters).context
+        context = SealScheme(parameters).context
         data = context.key_context_data()
-        assert data.qualifiers().sec_level == seal.api.SEC_LEVEL_TYPE.TC128
-        chosen = seal.api.CoeffModulus.Create(parameters.degree, list(parameters.prime_bits))
+        assert data.qualifiers().sec_level == api.SEC_LEVEL_TYPE.TC128
+        chosen = api.CoeffModulus.Create(parameters.degree, list(parameters.prime_bits))
         assert tuple(m.value() for m in chosen) == parameters.primes
-        limit = seal.api.CoeffModulus.MaxBitCount(parameters.degree, seal.api.SEC_LEVEL_TYPE.TC128)
+        limit = api.CoeffModulus.MaxBitCount(parameters.degree, api.SEC_LEVEL_TYPE.TC128)
         assert limit == MODULUS_BITS[parameters.degree]
 
 
 def test_insecure_twin_is_out_of_reach_by_name():
     assert INSECURE_NOOP.name not in PROFILES
-    with pytest.raises(InputError, match="unknown parameter set"):
+    with pytest.raises(InputError, match="unknown profile"):
         by_name("insecure-noop")
     with pytest.raises(FormatError, match="unknown parameter set"):
         by_id(77)
@@ -83,7 +89,7 @@ def test_insecure_twin_is_out_of_reach_by_name():
 @pytest.mark.parametrize(
     ("degree", "primes", "message"),
     [
-        (2048, (2199022927873, 2199023190017), "too wide"),
+        (2048, PRIVATE.data_primes, "must be 1|too wide"),
         (4096, (134176771,), "must be 1 modulo"),
         (4096, (), "must be 1 modulo"),
         (4096, (40961, 65537, 114689), "at most two"),
@@ -92,7 +98,7 @@ def test_insecure_twin_is_out_of_reach_by_name():
 )
 def test_unsound_sets_are_refused(degree, primes, message):
     with pytest.raises(InputError, match=message):
-        Parameters("x", 9, degree, primes, (), 40)
+        Parameters("x", 9, degree, primes, (), 40, private=True)
 
 
 @seeded
@@ -114,8 +120,7 @@ def test_no_score_can_overflow(parameters, largest, row_norm, bias):
         assert (2.0**bound * row_norm + bias) * 2.0**a > q / 4
         return
     assert (largest * row_norm + bias) * 2.0 ** (a + b) <= q / 4 * (1 + 1e-9)
-    assert b >= 0
-    assert 2.0 ** (a + b) <= q / 4
+    assert 0 <= b <= parameters.data_bits - 2
 
 
 @pytest.mark.parametrize("largest", [math.inf, math.nan, 2.0**MAX_NORM_BITS * 1.01])
@@ -127,19 +132,92 @@ def test_norms_out_of_range(largest):
 def test_heads_out_of_range():
     for row_norm in (1e30, math.inf):
         with pytest.raises(InputError, match="overflow"):
-            head_scale(DEFAULT, 4, row_norm, 0.0)
+            head_scale(PRIVATE, 4, row_norm, 0.0)
 
 
 def test_small_norms_share_one_bound():
-    assert {norm_bits(x) for x in (0.0, 1e-9, 1.0, 10.0, 16.0)} == {4}
+    assert {norm_bits(x) for x in (0.0, 1e-9, 1.0, 2.0)} == {MIN_NORM_BITS} == {1}
+    assert norm_bits(2.01) == 2
     assert norm_bits(16.01) == 5
 
 
-def test_stated_precision_of_the_default_set():
-    """States of norm up to 16, head rows of norm 100: the error stays below 1e-5."""
-    b = head_scale(DEFAULT, 4, 100.0, 50.0)
-    assert score_error(DEFAULT, 4, b, 10) < 1e-5
-    assert decimals(score_error(DEFAULT, 4, b, 10)) >= 5
+@pytest.mark.parametrize("parameters", BOTH, ids=lambda p: p.name)
+def test_stated_precision(parameters):
+    """Unit states, ten head rows of norm 20 to a product: errors far below 1e-3."""
+    b = head_scale(parameters, 1, 20.0, 5.0)
+    flood = flood_bits(parameters, b, 20.0 * math.sqrt(10), parameters.degree)
+    error = score_error(parameters, 1, b, 10, flood)
+    assert error < 5e-5
+    assert decimals(error) >= 4
+
+
+@seeded
+@given(
+    row_norm=st.floats(1e-6, 1e6),
+    rows=st.integers(1, 4096),
+    chunks=st.integers(1, 64),
+    bound=st.integers(MIN_NORM_BITS, MAX_NORM_BITS),
+)
+def test_flooding_hides_the_noise_to_40_bits(row_norm, rows, chunks, bound):
+    """Statistical distance of a returned coefficient: a shift of δ among 2^k, and δ's own tail."""
+    try:
+        b = head_scale(PRIVATE, bound, row_norm, 0.0)
+        norm = row_norm * math.sqrt(rows)
+        k = flood_bits(PRIVATE, b, norm, PRIVATE.degree * chunks)
+    except PrecisionError:
+        return
+    delta = product_noise(PRIVATE, b, norm, PRIVATE.degree * chunks)
+    variance = 10.5 * (norm * 2.0**b) ** 2
+    zero = delta - math.sqrt(2 * math.log(2.0**42) * 10.5) * (
+        norm * 2.0**b + math.sqrt(PRIVATE.degree * chunks) / 2
+    )
+    tail = 2 * math.exp(-((delta - zero) ** 2) / (2 * variance))
+    assert delta / 2.0**k + tail <= 2.0**-HIDING_BITS * (1 + 1e-9)
+    # the flooding and the largest score together stay within half the modulus
+    assert 2.0 ** (k - 1) + PRIVATE.modulus / 4 < PRIVATE.modulus / 2
+
+
+def test_heads_that_cannot_be_hidden():
+    with pytest.raises(PrecisionError, match="cannot hold the noise that hides"):
+        flood_bits(PRIVATE, 60, 1.0, 4096)
+    assert flood_bits(TRUSTED, 60, 1.0, 2048) == 0
+
+
+def test_an_encryption_of_zero_is_as_quiet_as_its_bound():
+    """The part of δ that no draw exceeds, against what SEAL really adds."""
+    from linalign_lite.encrypt.keys import keygen
+    from linalign_lite.encrypt.pool import Zeros
+    from linalign_lite.encrypt.scheme import Finish
+    from linalign_lite.encrypt.seal.scheme import SealScheme
+    from linalign_lite.encrypt.seal.server import SealServerSide
+
+    secret, public = keygen(PRIVATE)
+    scheme = SealScheme(PRIVATE)
+    side, s = SealServerSide(scheme), scheme.secret_side(secret.material).secret
+    positions = np.arange(0, 4096, 64)
+    bound = product_noise(PRIVATE, 0, 0.0, 0)
+    zeros, largest = Zeros(public), 0
+    for _ in range(8):
+        first, second = side.flooded(zeros.take(), Finish(positions, np.zeros(64), 0), None)
+        prime = PRIVATE.data_primes[0]
+        for i, k in enumerate(positions.tolist()):
+            signs = np.concatenate([s[: k + 1][::-1], -s[k + 1 :][::-1]]).astype(object)
+            value = (int(first[0][i]) + int(np.dot(signs, second[0].astype(object)))) % prime
+            largest = max(largest, min(value, prime - value))
+    assert 0 < largest < bound
+
+
+def test_seals_noise_is_what_the_bound_supposes():
+    """Centred binomial of 42 coins: at most 21, variance 10.5."""
+    from linalign_lite.encrypt.audit import _Bench
+    from linalign_lite.linear import Head
+
+    bench = _Bench(Head(np.ones((1, 8)), np.zeros(1)), PRIVATE)
+    noise = np.concatenate([bench._noise(bench.ask(np.zeros(8))[2][0]) for _ in range(10)])
+    assert np.array_equal(noise, np.rint(noise))
+    assert np.abs(noise).max() <= 21
+    assert 9.8 < noise.var() < 11.2
+    assert abs(noise.mean()) < 0.1
 
 
 def test_decimals():

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import inspect
+import os
 import pickle
 import threading
 
@@ -14,28 +15,28 @@ from linalign_lite.encrypt import provider as provider_module
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import Query, Response
-from linalign_lite.encrypt.parameters import (
-    DEFAULT,
-    INSECURE_NOOP,
-    SMALL,
-    decimals,
-    precision_bits,
-    score_error,
-)
+from linalign_lite.encrypt.packing import Layout
+from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
+from linalign_lite.encrypt.pool import Zeros
+from linalign_lite.encrypt.precision import decimals, precision_bits
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.errors import FormatError, InputError, MismatchError
+from linalign_lite.errors import FormatError, InputError, MismatchError, PrecisionError
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
 
-SETS = [INSECURE_NOOP, DEFAULT, SMALL]
+SETS = [INSECURE_NOOP, PRIVATE, TRUSTED]
 SIZES = [(1, 2), (64, 10), (384, 1), (384, 150), (768, 2), (4096, 10), (5000, 2), (5000, 30)]
-# a state of norm 10 and rows of norm 30: logits of a classifier
-TOLERANCE = {"insecure-noop": 2e-6, "default": 5e-6, "small": 1e-3}
+# states of norm 1 and rows of norm 30: logits of a classifier on embeddings
+TOLERANCE = 5e-4
+
+
+PAIRS = {}  # by profile: made once, and what provider_of serves
 
 
 @pytest.fixture(scope="module")
 def pairs():
-    return {p.name: keygen(p) for p in SETS}
+    PAIRS.update({p.name: keygen(p) for p in SETS if p.name not in PAIRS})
+    return PAIRS
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def rows(rng, n, d, norm):
 def make(d, n_outputs, n=2, seed=0, **kwargs):
     rng = np.random.default_rng([seed, d, n_outputs])
     head = Head(rows(rng, n_outputs, d, 30.0), rng.normal(size=n_outputs) * 5, **kwargs)
-    return rows(rng, n, d, 10.0), head
+    return rows(rng, n, d, 1.0), head
 
 
 def exact(head, states):
@@ -64,49 +65,85 @@ def exact(head, states):
     return head.finish(wide)
 
 
-def provider_of(head, **kwargs):
-    return Provider(head, accept=SETS, **kwargs)
+def provider_of(head, *keys, **kwargs):
+    known = [*(public for _, public in PAIRS.values()), *keys]
+    return Provider(head, keys=known, **{"accept": SETS} | kwargs)
 
 
 @pytest.mark.parametrize(("d", "n_outputs"), SIZES)
-@pytest.mark.parametrize("planned", [False, True], ids=["fewest-chunks", "planned"])
+@pytest.mark.parametrize("planned", [False, True], ids=["assumed", "planned"])
 def test_scores(client, d, n_outputs, planned, record_property):
     states, head = make(d, n_outputs)
     query = client.encrypt(states, n_outputs=n_outputs if planned else None)
     response = provider_of(head).score(query)
     scores = client.decrypt(response, query)
     expected = exact(head, states)
-    name = query.info.parameters.name
     record_property("precision_bits", precision_bits(expected, scores.values))
     assert scores.values.shape == (2, n_outputs)
     assert scores.values.dtype == np.float64
-    assert np.abs(scores.values - expected).max() < TOLERANCE[name]
+    assert np.abs(scores.values - expected).max() < TOLERANCE
     assert np.array_equal(scores.predictions(), expected.argmax(1))
     assert np.array_equal(np.round(scores.values, scores.decimals), scores.values)
-    assert scores.decimals >= (2 if name == "small" else 5)
+    assert scores.decimals >= 3
 
 
-def test_precision_is_what_is_stated(clients):
-    """150 classes, rows of norm 100, states of norms 1 to 10: error below 1e-5, same arg-max."""
+@pytest.mark.parametrize("name", ["private", "trusted"])
+def test_precision_is_what_is_stated(clients, name):
+    """150 classes, rows of norm 20, states of norm 1: what a classifier on embeddings is."""
     rng = np.random.default_rng(8)
-    states = rows(rng, 24, 384, 1.0) * rng.uniform(1, 10, (24, 1)).astype(np.float32)
-    head = Head(rows(rng, 150, 384, 100.0), rng.normal(size=150) * 10)
-    client = clients["default"]
+    states, head = rows(rng, 24, 384, 1.0), Head(rows(rng, 150, 384, 20.0), rng.normal(size=150))
+    client = clients[name]
     query = client.encrypt(states, n_outputs=150)
-    scores = client.decrypt(Provider(head).score(query), query)
+    scores = client.decrypt(provider_of(head).score(query), query)
     expected = exact(head, states)
     bits = precision_bits(expected, scores.values)
-    print(f"precision left: {bits:.1f} bits")  # noqa: T201 (seen with pytest -s)
-    assert np.abs(scores.values - expected).max() < 1e-5
-    assert bits > 24
+    print(f"{name}: precision left: {bits:.1f} bits")  # noqa: T201 (seen with pytest -s)
+    assert np.abs(scores.values - expected).max() < 1e-4
+    assert bits > 14
     assert np.array_equal(scores.predictions(), expected.argmax(1))
+
+
+LAYOUTS = [(64, 5, 1, 1), (64, 5, 2, 7), (64, 5, 64, None), (16, 40, 3, 100), (1, 3, 1, 1),
+           (1, 2, 1, None)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("d", "n_outputs", "chunks", "batch"), LAYOUTS)
+def test_every_packing_gives_the_same_scores(client, d, n_outputs, chunks, batch):
+    """Single queries, shared ciphertexts, columns; a last record that is not full."""
+    degree = client._key.parameters.degree
+    layout = Layout(degree, d, chunks, batch or degree)
+    states, head = make(d, n_outputs, n=layout.batch + 2 if layout.batch < 200 else 9)
+    query = client.encrypt(states, layout=layout)
+    assert query.info.layout == layout
+    assert len(query.payloads) == layout.blocks(len(states))
+    scores = client.decrypt(provider_of(head).score(query), query)
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
+
+
+def test_columns_with_rows_of_zeros(client):
+    """SEAL refuses products that are zero; a provider's head may be."""
+    degree = client._key.parameters.degree
+    states, head = make(4, 3, n=3)
+    weight = np.array(head.weight)
+    weight[1] = 0
+    head = Head(weight, head.bias)
+    query = client.encrypt(states, layout=Layout(degree, 4, 4, degree))
+    scores = client.decrypt(provider_of(head).score(query), query)
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
+
+
+def test_a_layout_for_other_states_is_refused(client):
+    degree = client._key.parameters.degree
+    for layout in (Layout(degree, 9, 1), Layout(degree * 2, 8, 1)):
+        with pytest.raises(InputError, match="layout is for other states"):
+            client.encrypt(np.ones((1, 8)), layout=layout)
 
 
 def test_largest_allowed_score_does_not_wrap(client):
     """A state of exactly the bound, along the longest row: the worst case of Cauchy–Schwarz."""
     rng = np.random.default_rng(9)
-    weight = rows(rng, 3, 64, 2.0**5 * 0.999).astype(np.float64)
-    states = (16.0 * weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32)
+    weight = rows(rng, 3, 64, 2.0**8 * 0.999).astype(np.float64)
+    states = (2.0 * weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32)
     states *= np.float32(0.99999)
     head = Head(np.concatenate([weight, -weight]), np.zeros(6))
     query = client.encrypt(states)
@@ -146,32 +183,33 @@ def test_zero_states_and_zero_heads(client):
         assert np.abs(scores.values - [[1.5, -2.5]]).max() < 1e-3
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 3e3])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 50.0])
 def test_other_magnitudes(clients, scale):
     states, head = make(64, 5)
     states = (states * scale).astype(np.float32)
-    client = clients["default"]
+    client = clients["private"]
     query = client.encrypt(states)
-    scores = client.decrypt(Provider(head).score(query), query)
-    assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+    scores = client.decrypt(provider_of(head, max_error=0.1).score(query), query)
+    assert np.abs(scores.values - exact(head, states)).max() < 1e-3 * max(scale, 1)
 
 
 def test_files_give_what_memory_gives(client, tmp_path):
     states, head = make(64, 70, n=5, labels=tuple(f"label {i}" for i in range(70)))
     q, r = tmp_path / "a.query", tmp_path / "a.response"
     done = []
-    info = client.encrypt_to(q, states, progress=done.append)
+    layout = Layout(client._key.parameters.degree, 64, 3, 2)
+    info = client.encrypt_to(q, states, layout=layout, progress=done.append)
     provider = provider_of(head)
     answer = provider.score_file(q, r, progress=done.append)
     scores = client.decrypt_from(r, q, progress=done.append)
-    assert done == [1] * 15
+    assert sum(done) == 15
     assert np.abs(scores.values - exact(head, states)).max() < 1e-3
     query, response = Query.load(q), Response.load(r)
     assert (query.info, response.info) == (info, answer)
     assert query.to_bytes() == q.read_bytes()
     assert response.to_bytes() == r.read_bytes()
     again = client.decrypt(provider.score(query), query)
-    assert np.array_equal(again.values, scores.values)
+    assert np.abs(again.values - scores.values).max() < 1e-3
     assert np.array_equal(client.decrypt_from(r).values, scores.values)
     query.save(tmp_path / "b.query")
     response.save(tmp_path / "b.response")
@@ -183,40 +221,88 @@ def test_head_too_large_to_keep_is_encoded_again(client):
     states, head = make(64, 70)
     query = client.encrypt(states)
     kept, fresh = provider_of(head), provider_of(head, cache_bytes=0)
-    left = client.decrypt(kept.score(query), query)
-    right = client.decrypt(fresh.score(query), query)
-    assert np.array_equal(left.values, right.values)
+    for provider, held in ((kept, 1), (fresh, 0)):
+        scores = client.decrypt(provider.score(query), query)
+        assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
+        assert len(provider._scorer(query.info.parameters)._cache) == held
 
 
 def test_cache_stays_within_its_bytes(clients):
     states, head = make(64, 2, n=1)
     client = clients["insecure-noop"]
     plain = client._scheme.plain_size
-    provider = provider_of(head, cache_bytes=5 * plain)
-    for bound in (16, 32, 64, 128, 16):
-        query = client.encrypt(states, norm_bound=bound)
+    provider = provider_of(head, cache_bytes=3 * plain)
+    cache = provider._scorer(INSECURE_NOOP)._cache
+    for chunks in (1, 2, 1, 3, 1):
+        query = client.encrypt(states, layout=Layout(4096, 64, chunks))
         scores = client.decrypt(provider.score(query), query)
         assert np.abs(scores.values - exact(head, states)).max() < 1e-3
-        assert 0 < sum(size for size, _ in provider._cache.values()) <= 5 * plain
-    assert len(provider._cache) == 2
+        assert 0 < sum(size for size, _ in cache.values()) <= 3 * plain
+    assert len(cache) == 1
 
 
-def test_threads_share_a_provider(clients):
+@pytest.mark.parametrize("name", ["private", "trusted"])
+def test_threads_share_a_provider(pairs, clients, name):
     states, head = make(64, 100, n=1)
-    client = clients["default"]
-    provider, query = Provider(head), client.encrypt(states)
+    client = clients[name]
+    pool = [Zeros(pairs[name][1], 5)] if name == "private" else []
+    provider, query = provider_of(head, pool=pool), client.encrypt(states)
     answers = []
 
     def work():
-        answers.append(provider.score(query).payloads)
+        answers.append(provider.score(query))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert len(answers) == 4
-    assert len(set(answers)) == 1
+    values = [client.decrypt(answer, query).values for answer in answers]
+    assert len(values) == 4
+    assert all(np.abs(v - exact(head, states)).max() < TOLERANCE for v in values)
+    # masked anew each time; in the trusted profile nothing is random
+    assert len({a.payloads for a in answers}) == (4 if name == "private" else 1)
+
+
+def test_pools_are_used_once_and_only_by_their_process(pairs):
+    pool = Zeros(pairs["private"][1], 3)
+    assert pool.stock == 3
+    taken = [pool.take() for _ in range(5)]  # the last two are made on demand
+    assert pool.stock == 0
+    side = pool._side
+    seen = {side.whole(zero).tobytes() for zero in taken}
+    assert len(seen) == 5
+    pool.fill(2)
+    child = os.fork()
+    if child == 0:  # pragma: no cover (another process)
+        os._exit(0 if pool.stock == 0 and pool.take() is not None and pool.stock == 0 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert pool.stock == 2
+
+
+def test_a_pool_serves_its_key_alone(pairs, clients):
+    states, head = make(8, 2)
+    other = Zeros(keygen(PRIVATE)[1], 1)
+    query = clients["private"].encrypt(states)
+    with pytest.raises(MismatchError, match="public key of this query is not among"):
+        Provider(head, pool=[other]).score(query)
+    mine = Zeros(pairs["private"][1], 4)
+    scores = clients["private"].decrypt(Provider(head, pool=[mine]).score(query), query)
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
+    assert mine.stock < 4
+
+
+@pytest.mark.parametrize("name", ["private", "trusted"])
+def test_processes_give_the_same_scores(clients, name, tmp_path):
+    states, head = make(32, 3, n=9)
+    client = clients[name]
+    layout = Layout(client._key.parameters.degree, 32, 1, 2)
+    client.encrypt_to(tmp_path / "q", states, layout=layout)
+    done = []
+    provider_of(head).score_file(tmp_path / "q", tmp_path / "r", done.append, workers=2)
+    assert sum(done) == 9
+    scores = client.decrypt_from(tmp_path / "r", tmp_path / "q")
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
 
 
 # -- what does not belong together ------------------------------------------------------------
@@ -224,22 +310,23 @@ def test_threads_share_a_provider(clients):
 
 def test_response_of_another_key(client):
     states, head = make(8, 2)
-    other = Client(keygen(client._key.parameters)[0])
-    response = provider_of(head).score(other.encrypt(states))
+    secret, public = keygen(client._key.parameters)
+    response = provider_of(head, public).score(Client(secret).encrypt(states))
     with pytest.raises(MismatchError, match="another key"):
         client.decrypt(response)
 
 
 def test_response_under_other_parameters(clients):
     states, head = make(8, 2)
-    response = Provider(head).score(clients["small"].encrypt(states))
+    response = provider_of(head).score(clients["trusted"].encrypt(states))
     with pytest.raises(MismatchError, match="another key"):
-        clients["default"].decrypt(response)
+        clients["private"].decrypt(response)
 
 
 def test_response_to_another_query(client, tmp_path):
     states, head = make(8, 2)
-    first, second = client.encrypt(states), client.encrypt(states)
+    layout = Layout(client._key.parameters.degree, 8, 1, 1)
+    first, second = client.encrypt(states, layout=layout), client.encrypt(states, layout=layout)
     response = provider_of(head).score(first)
     with pytest.raises(MismatchError, match="another query"):
         client.decrypt(response, second)
@@ -254,50 +341,52 @@ def test_response_to_another_query(client, tmp_path):
             client.decrypt_from(tmp_path / "s.response", tmp_path / name)
 
 
-@pytest.mark.parametrize("change", [{"norm_bits": 10}, {"head_scale": 0}, {"chunks": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [{"norm_bits": 10}, {"head_scale": 0}, {"chunks": 2}, {"batch": 3}, {"flood_bits": 90}],
+)
 def test_a_response_whose_header_was_edited_gives_no_wrong_number(clients, change):
     """Digests that agree, a description that does not fit the query."""
-    client = clients["default"]
+    client = clients["private"]
     states, head = make(64, 3)
-    query = client.encrypt(states)
-    response = Provider(head).score(query)
+    query = client.encrypt(states, layout=Layout(4096, 64, 1, 4))
+    response = provider_of(head).score(query)
     edited = Response(dataclasses.replace(response.info, **change), response.payloads)
     with pytest.raises((MismatchError, InputError, FormatError), match=r"another query|imprecise"):
         client.decrypt(edited, query)
 
 
 def test_a_small_head_is_not_rounded_to_nothing(clients):
-    client = clients["default"]
+    client = clients["private"]
     head = Head(np.eye(4) * 1e-7, np.zeros(4))
     states = np.roll(np.eye(4), 1, axis=1)
-    scores = client.decrypt(Provider(head).score(client.encrypt(states)))
+    scores = client.decrypt(provider_of(head).score(client.encrypt(states)))
     assert scores.predictions().tolist() == [1, 2, 3, 0]
 
 
-def test_the_stated_error_is_six_standard_deviations(clients, monkeypatch):
-    """Where rescaling dominates, the statement is the noise: no bound to spare, none missing."""
+@pytest.mark.parametrize("name", ["private", "trusted"])
+def test_the_stated_error_bounds_the_error(clients, name, monkeypatch):
+    """No error is above the statement, and the statement is not idle: within a factor of ten."""
     monkeypatch.setattr("linalign_lite.encrypt.client.decimals", lambda _: 15)
-    client = clients["default"]
+    client = clients[name]
     states, head = make(384, 10, n=60)
-    query = client.encrypt(states)
-    response = Provider(head).score(query)
-    scores = client.decrypt(response, query)
-    stated = score_error(
-        DEFAULT, query.info.norm_bits, response.info.head_scale, query.info.layout.fold(10)
-    )
-    error = scores.values - exact(head, states)
-    assert 0.8 * stated < 6 * error.std() < 1.2 * stated
-    assert 10.0 ** -decimals(stated) >= stated
+    query = client.encrypt(states, layout=Layout(client._key.parameters.degree, 384, 1, 1))
+    provider = provider_of(head)
+    scores = client.decrypt(provider.score(query), query)
+    scales = provider._scorer(query.info.parameters).scales(query.info.layout, query.info.norm_bits)
+    error = np.abs(scores.values - exact(head, states)).max()
+    assert scales.error / 10 < error < scales.error
+    assert 10.0 ** -decimals(scales.error) >= scales.error
 
 
 def test_wrong_secret_key_of_the_same_name_gives_noise(clients):
     """The digest only names a key; without the key itself there is nothing to read."""
     states, head = make(64, 10)
-    good = clients["default"]
-    secret, _ = keygen(DEFAULT)
+    good = clients["private"]
+    secret, _ = keygen(PRIVATE)
     object.__setattr__(secret, "digest", good._key.digest)
     query = good.encrypt(states)
-    scores = Client(secret).decrypt(Provider(head).score(query), query)
+    scores = Client(secret).decrypt(provider_of(head).score(query), query)
     assert np.abs(scores.values - exact(head, states)).min() > 0.1
 
 
@@ -316,10 +405,19 @@ def test_wrong_space_and_dimension(client):
 
 def test_parameter_set_that_is_not_accepted(clients):
     states, head = make(8, 2)
+    for name in ("insecure-noop", "trusted"):  # unless told otherwise, only what hides the head
+        with pytest.raises(MismatchError, match="does not accept"):
+            Provider(head).score(clients[name].encrypt(states))
     with pytest.raises(MismatchError, match="does not accept"):
-        Provider(head).score(clients["insecure-noop"].encrypt(states))
-    with pytest.raises(MismatchError, match="does not accept"):
-        Provider(head, accept=[SMALL]).score(clients["default"].encrypt(states))
+        provider_of(head, accept=[TRUSTED]).score(clients["private"].encrypt(states))
+
+
+def test_public_key_that_is_not_known(clients):
+    states, head = make(8, 2)
+    with pytest.raises(MismatchError, match=r"public key of this query is not among.*public\.key"):
+        Provider(head).score(clients["private"].encrypt(states))
+    # trusted needs none: nothing is hidden
+    assert Provider(head, accept=[TRUSTED]).score(clients["trusted"].encrypt(states))
 
 
 # -- overflow and precision are named, and messages do not repeat values -------------------------
@@ -350,7 +448,7 @@ def test_states_that_cannot_be_encrypted(client):
 def test_head_that_could_overflow(client, where):
     weight, bias = np.ones((2, 4)), np.zeros(2)
     (weight if where == "weight" else bias)[1] = 1.2345e19
-    with pytest.raises(InputError, match="could overflow") as caught:
+    with pytest.raises(PrecisionError, match="could overflow") as caught:
         provider_of(Head(weight, bias)).score(client.encrypt(np.ones((1, 4))))
     assert "2345" not in str(caught.value)
 
@@ -358,7 +456,7 @@ def test_head_that_could_overflow(client, where):
 def test_head_that_would_be_too_imprecise(client):
     head = Head(np.full((2, 4), 1e6), np.zeros(2))
     query = client.encrypt(np.ones((1, 4)))
-    with pytest.raises(InputError, match="too imprecise"):
+    with pytest.raises(PrecisionError, match="too imprecise"):
         provider_of(head).score(query)
     assert provider_of(head, max_error=1e6).score(query)
 
@@ -367,9 +465,9 @@ def test_head_that_would_be_too_imprecise(client):
 
 
 def test_provider_gets_no_secret_and_no_state(pairs, clients):
-    secret, public = pairs["default"]
+    secret, public = pairs["private"]
     states, _ = make(64, 2, n=1)
-    query = clients["default"].encrypt(states)
+    query = clients["private"].encrypt(states)
     given = query.to_bytes() + pickle.dumps(query) + public.to_bytes()
     for start in range(0, len(secret.material) - 16, 16):
         assert secret.material[start : start + 16] not in given
@@ -379,7 +477,7 @@ def test_provider_gets_no_secret_and_no_state(pairs, clients):
 
 def test_same_state_twice_gives_unlike_queries(clients):
     states, _ = make(64, 2, n=1)
-    first, second = (clients["default"].encrypt(states).payloads[0] for _ in range(2))
+    first, second = (clients["private"].encrypt(states).payloads[0] for _ in range(2))
     same = np.frombuffer(first, np.uint8) == np.frombuffer(second, np.uint8)
     assert same.mean() < 0.02
 
@@ -394,42 +492,28 @@ def test_provider_names_nothing_secret():
 
 def test_provider_refuses_a_secret_key_as_query(pairs, tmp_path):
     _, head = make(8, 2)
-    pairs["default"][0].save(tmp_path / "secret.key")
+    pairs["private"][0].save(tmp_path / "secret.key")
     with pytest.raises(FormatError, match="got secret key, expected query"):
-        Provider(head).score_file(tmp_path / "secret.key", tmp_path / "out")
+        provider_of(head).score_file(tmp_path / "secret.key", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_one_chosen_query_gives_the_head_away(clients):
-    """What docs/SECURITY.md says plainly: a whole response holds the head's every coefficient."""
-    _, head = make(64, 10)
-    client = clients["default"]
-    chosen = np.zeros((1, 64))
-    chosen[0, 0] = 1.0  # the product with the polynomial 1 is the head's own polynomial
-    query = client.encrypt(chosen)
-    info, (payload,) = (r := Provider(head).score(query)).info, r.payloads
-    scale = 2.0 ** (43 - info.norm_bits + info.head_scale) / DEFAULT.dropped
-    product = client._side.decrypt(payload[32:], scale)
-    product[63:640:64] -= head.bias
-    assert np.abs(product[:640].reshape(10, 64)[:, ::-1] - head.weight).max() < 1e-5
 
 
 # -- hostile ciphertexts --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parameters", [DEFAULT, SMALL], ids=lambda p: p.name)
+@pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
 def test_ciphertexts_that_are_not(clients, parameters):
     """Right length, wrong content: garbage out or a named error, never a crash."""
     client = clients[parameters.name]
     states, head = make(64, 3, n=1)
     query = client.encrypt(states)
-    response = Provider(head).score(query)
+    response = provider_of(head).score(query)
     rng = np.random.default_rng(4)
     for fill in (bytes, lambda n: b"\xff" * n, rng.bytes):
         bad = fill(len(query.payloads[0]))
         forged = Query(query.info, (bad,))
         with contextlib.suppress(FormatError):
-            Provider(head).score(forged)
+            provider_of(head).score(forged)
         tail = fill(len(response.payloads[0]) - 32)
         forged = Response(response.info, (response.payloads[0][:32] + tail,))
         with contextlib.suppress(FormatError):
@@ -445,7 +529,8 @@ def test_agrees_with_tenseals_own_dot():
     context.global_scale = 2.0**40
     vector = tenseal.ckks_vector(context, states[0].astype(float).tolist())
     peer = [vector.dot(row.tolist()).decrypt()[0] for row in head.weight.astype(float)]
-    client = Client(keygen()[0])
+    secret, public = keygen()
+    client = Client(secret)
     query = client.encrypt(states)
-    ours = client.decrypt(Provider(head).score(query), query).values[0]
+    ours = client.decrypt(Provider(head, keys=[public]).score(query), query).values[0]
     assert np.abs(ours - (peer + head.bias)).max() < 1e-3

@@ -1,0 +1,178 @@
+"""Which layout a query should have, what it will cost, and why.
+
+The choice is between m, the states that share ciphertexts, and the chunks that a state is cut into.
+Bytes follow from the formats and are exact. Time is a sum over the operations that a layout needs,
+each at what it was measured to take on one core (benchmarks/encrypt.py): good for comparing
+layouts, not for promising milliseconds. The best has the least time plus bytes over bandwidth.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+from linalign_lite.encrypt.messages import response_size
+from linalign_lite.encrypt.packing import MAX_CHUNKS, Layout, fewest_chunks
+from linalign_lite.encrypt.parameters import Parameters
+from linalign_lite.encrypt.precision import (
+    MIN_NORM_BITS,
+    flood_bits,
+    head_scale,
+    score_error,
+)
+from linalign_lite.encrypt.residues import packed_size
+from linalign_lite.encrypt.wire import DIGEST, MAX_RECORD
+from linalign_lite.errors import InputError
+
+ASSUMED_OUTPUTS = 10  # when a client does not know how many classes the provider's head has
+BANDWIDTH = 12.5e6  # bytes a second: 100 Mbit/s
+_SEED = 64
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Milliseconds on one core. ``combine``: of one feature, class and ciphertext's matrix part."""
+
+    encrypt: float
+    load: float
+    expand: float
+    encode: float
+    multiply: float
+    combine: float
+    reply: float
+    zero: float
+    decrypt_few: float
+    decrypt_all: float
+
+
+# Medians on one core of an AMD EPYC, from `benchmarks/encrypt.py --costs`.
+COSTS = {
+    4096: Costs(1.30, 0.55, 0.95, 0.30, 0.08, 0.0026, 1.50, 1.90, 0.12, 0.45),
+    2048: Costs(0.70, 0.30, 0.45, 0.17, 0.03, 0.0009, 0.45, 0.00, 0.07, 0.22),
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one layout costs for ``n`` states and a head of ``n_outputs`` rows."""
+
+    layout: Layout
+    n: int
+    n_outputs: int
+    query_bytes: int
+    response_bytes: int
+    products: int
+    encrypt_ms: float
+    score_ms: float
+    decrypt_ms: float
+
+    @property
+    def ms(self) -> float:
+        return self.encrypt_ms + self.score_ms + self.decrypt_ms
+
+    def seconds(self, bandwidth: float) -> float:
+        """Time in all, with what the transfer takes."""
+        return self.ms / 1e3 + (self.query_bytes + self.response_bytes) / bandwidth
+
+
+def predict(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> Prediction:
+    """Bytes of records and their digests (headers, below 2 KB without labels, are left out)."""
+    costs = COSTS[parameters.degree]
+    blocks, products = layout.blocks(n), layout.products(n_outputs)
+    record = layout.chunks * _query_size(parameters)
+    score = products * (costs.reply + (costs.zero if parameters.private else 0))
+    encode = 0.0
+    if layout.columns:
+        score += layout.chunks * (costs.expand + n_outputs * costs.combine)
+    else:
+        score += layout.chunks * (costs.load + products * costs.multiply)
+        encode = products * layout.chunks * costs.encode
+    answers = layout.rows * layout.batch
+    decrypt = products * (costs.decrypt_few if answers <= 64 else costs.decrypt_all)
+    return Prediction(
+        layout,
+        n,
+        n_outputs,
+        blocks * (record + DIGEST),
+        blocks * (response_size(layout, n_outputs) + DIGEST),
+        blocks * products,
+        blocks * layout.chunks * costs.encrypt,
+        blocks * score + encode,
+        blocks * decrypt,
+    )
+
+
+def candidates(parameters: Parameters, dim: int, n_outputs: int, n: int) -> tuple[Prediction, ...]:
+    """Every layout worth looking at, each with what it costs.
+
+    m over powers of two, n shared evenly among full records, and N; chunks from the fewest that
+    fit; columns.
+    """
+    degree = parameters.degree
+    even = -(-n // -(-n // degree))
+    batches = {even} | {1 << k for k in range(degree.bit_length()) if 1 << k <= n}
+    layouts = []
+    for batch in sorted(batches):
+        fewest = fewest_chunks(degree, dim, batch)
+        most = min(dim, max(MAX_CHUNKS, fewest + 8))
+        layouts += [Layout(degree, dim, k, batch) for k in range(fewest, most + 1)]
+        if most < dim and batch == even:  # the fuller its ciphertexts the better for columns
+            layouts.append(Layout(degree, dim, dim, batch))
+    found = [predict(parameters, layout, n, n_outputs) for layout in layouts]
+    size = _query_size(parameters)
+    return tuple(
+        p
+        for p in found
+        if p.layout.chunks * size <= MAX_RECORD and response_size(p.layout, n_outputs) <= MAX_RECORD
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def choose(
+    parameters: Parameters,
+    dim: int,
+    n_outputs: int | None,
+    n: int,
+    bandwidth: float = BANDWIDTH,
+) -> Prediction:
+    """The layout of the least time, transfer included. Raises InputError when nothing fits."""
+    found = candidates(parameters, dim, n_outputs or ASSUMED_OUTPUTS, n)
+    if not found:
+        raise InputError(
+            "no layout for these dimensions and classes fits in a file",
+            got=f"{dim} dimensions, {n_outputs} classes",
+            hint="score fewer classes at once",
+        )
+    return min(found, key=lambda p: (p.seconds(bandwidth), p.layout.batch, p.layout.chunks))
+
+
+def alternatives(
+    parameters: Parameters,
+    dim: int,
+    n_outputs: int,
+    n: int,
+    bandwidth: float = BANDWIDTH,
+) -> tuple[Prediction, ...]:
+    """The chosen layout, then the best of each other kind: one state alone, several, columns."""
+    best = choose(parameters, dim, n_outputs, n, bandwidth)
+    kinds: dict[tuple[str, bool], Prediction] = {}
+    found = candidates(parameters, dim, n_outputs, n)
+    for p in sorted(found, key=lambda p: p.seconds(bandwidth)):
+        kinds.setdefault((p.layout.packing, p.layout.batch > 1), p)
+    rest = sorted(kinds.values(), key=lambda p: p.seconds(bandwidth))
+    return (best, *(p for p in rest if p.layout != best.layout))
+
+
+def relative_error(parameters: Parameters, layout: Layout, n_outputs: int) -> float:
+    """Bound on the error of a score, over the largest score: for rows of one norm and no bias."""
+    scale = head_scale(parameters, MIN_NORM_BITS, 1.0, 0.0)
+    norm = math.sqrt(min(layout.rows, n_outputs))
+    terms = layout.degree * (1 if layout.columns else layout.chunks)
+    flood = flood_bits(parameters, scale, norm, terms)
+    error = score_error(parameters, MIN_NORM_BITS, scale, layout.fold(n_outputs), flood)
+    return error / 2.0**MIN_NORM_BITS
+
+
+def _query_size(parameters: Parameters) -> int:
+    return sum(packed_size(parameters.degree, p) for p in parameters.data_primes) + _SEED

@@ -1,0 +1,147 @@
+"""Scales, flooding and errors: chosen so that nothing overflows, leaks or lacks precision.
+
+A query is encoded at scale 2^a and a head at scale 2^b, so a product holds scores at scale 2^(a+b)
+modulo q. The client keeps every state's norm below 2^B, B public; the provider knows the largest
+norm of its rows and its largest bias, and by Cauchy–Schwarz |score| ≤ 2^B·max‖w‖ + max|bias|.
+So b is chosen before anything is encrypted such that |score|·2^(a+b) ≤ q/4: half of the room is
+left for noise, and a score cannot wrap around in silence.
+
+The private profile adds to each coefficient that it returns an integer drawn uniformly from 2^k
+values (flooding). Two such draws that differ by a shift of δ have statistical distance |δ|/2^k, so
+k = 41 + log2 δ hides noise of at most δ to 2^-41; that the noise is larger has probability 2^-41
+at most. docs/SECURITY.md has the derivation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.encrypt.parameters import WORD_BITS, Parameters
+from linalign_lite.errors import InputError, PrecisionError
+
+MIN_NORM_BITS = 1  # states of norm up to 2 all declare the same bound
+MAX_NORM_BITS = 24
+MAX_ERROR = 1e-3
+SMALLEST = 2.0**-20  # scores are taken to be at least so large: a head of zeros needs some scale
+MAX_DECIMALS = 15  # what float64 holds of numbers of order 1
+HIDING_BITS = 40  # -log2 of the statistical distance of a returned coefficient
+
+# SEAL draws encryption noise from a centred binomial distribution: 21 bits minus 21 bits. That is
+# the sum of 42 times ±1/2, so by Hoeffding P(|⟨w, e⟩| > t) ≤ 2·exp(-t² / (2·10.5·‖w‖²)).
+NOISE_VARIANCE = 10.5
+NOISE_LARGEST = 21
+_DEVIATIONS = 6.0  # standard deviations that a stated error covers
+_TAIL = math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + 2)))  # 2·exp(-t²/2) = 2^-(HIDING_BITS + 1)
+
+
+def norm_bits(largest: float) -> int:
+    """B, the least integer of at least MIN_NORM_BITS with ``largest`` ≤ 2^B.
+
+    Only this power of two becomes public, and small norms all share one value. Raises InputError
+    when the norm is not finite or above 2^MAX_NORM_BITS.
+    """
+    if not 0 <= largest <= 2.0**MAX_NORM_BITS:
+        raise InputError(
+            "the states are too large to encrypt",
+            expected=f"norms up to 2^{MAX_NORM_BITS}",
+            hint="normalise the states, and fit the head on normalised states",
+        )
+    mantissa, exponent = math.frexp(largest)  # exact, where log2 rounds
+    return max(MIN_NORM_BITS, exponent - (mantissa == 0.5))
+
+
+def query_scale(parameters: Parameters, bound: int) -> int:
+    """a = query_bits − B: every encoded state then has a norm of at most 2^query_bits."""
+    return parameters.query_bits - bound
+
+
+def head_scale(parameters: Parameters, bound: int, row_norm: float, bias: float) -> int:
+    """b, the largest integer with max(2^-20, 2^B·row_norm + bias)·2^(a+b) ≤ q/4.
+
+    And 2^b ≤ q/4. row_norm: largest norm of a head row. bias: largest |bias|. Raises PrecisionError
+    when no scale of at least 1 is left, that is when scores could overflow the modulus.
+    """
+    largest = 2.0**bound * row_norm + bias
+    room = parameters.data_bits - 2 - query_scale(parameters, bound)
+    scale = math.floor(room - math.log2(max(largest, SMALLEST))) if math.isfinite(largest) else -1
+    if scale < 0:
+        raise PrecisionError(
+            "scores of this head on these states could overflow the coefficient modulus",
+            got=f"state norms up to 2^{bound} and a head that needs more room",
+            expected=f"scores below 2^{room:.0f}",
+            hint="scale the head's rows and its bias down, or normalise the states",
+        )
+    return min(scale, int(parameters.data_bits) - 2)
+
+
+def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -> float:
+    """δ: what flooding must hide of a returned coefficient, exceeded with probability ≤ 2^-41.
+
+    Two parts. The query's noise times the encoded rows, at most t·√10.5·‖W‖ by Hoeffding, where
+    W are all ``terms`` coefficients multiplied with this product's ciphertexts: ``norm``·2^scale,
+    and half a unit each for rounding. And the encryption of zero: (u·e + e0 + e1·s) divided by
+    the key primes, then rounded; u and s ternary, |e| ≤ 21: a bound that no draw exceeds.
+    """
+    encoded = norm * 2.0**scale + math.sqrt(terms) / 2
+    n = parameters.degree
+    zero = NOISE_LARGEST * (2 * n + 1) / math.prod(parameters.key_primes) + (n + 1) / 2
+    return _TAIL * math.sqrt(NOISE_VARIANCE) * encoded + zero
+
+
+def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> int:
+    """k: flooding draws from 2^k values. 0 when the profile does not hide the head.
+
+    Arguments as for product_noise. Raises PrecisionError when 2^k is above q/4: the modulus cannot
+    hold scores and flooding.
+    """
+    if not parameters.private:
+        return 0
+    noise = product_noise(parameters, scale, norm, terms)
+    bits = math.ceil(HIDING_BITS + 1 + math.log2(noise))
+    if bits > parameters.data_bits - 2:
+        raise PrecisionError(
+            "these parameters cannot hold the noise that hides this head",
+            got=f"{bits} bits of flooding",
+            expected=f"at most {int(parameters.data_bits) - 2}",
+            hint="scale the head's rows down, or cut the query into more chunks",
+        )
+    return bits
+
+
+def score_error(parameters: Parameters, bound: int, scale: int, fold: int, flood: int) -> float:
+    """Bound on the error of a score, from public numbers alone.
+
+    bound: B. scale: b. fold: rows per plaintext times chunks. flood: k. Flooding itself,
+    2^(k-1) / 2^(a+b), is never exceeded; to it come six standard deviations of three independent
+    parts: fresh noise times the head, √10.5·√fold·max‖w‖ / 2^a, where b allows
+    max‖w‖ = q/4 / 2^(a+b+B) at most; rounding of the head to integers, √(1/12)·2^B / 2^b; and
+    rounding of the response to words, √((1 + N)/12)·q / 2^(32+a+b), where one component meets a
+    ternary secret.
+    """
+    a = query_scale(parameters, bound)
+    row_norm = 2.0 ** (parameters.data_bits - 2 - a - scale - bound)
+    fresh = math.sqrt(NOISE_VARIANCE * fold) * row_norm / 2.0**a
+    rounding = math.sqrt(1 / 12) * 2.0**bound / 2.0**scale
+    per_word = 2.0 ** (parameters.data_bits - WORD_BITS - a - scale)
+    words = math.sqrt((1 + parameters.degree) / 12) * per_word
+    flooding = 2.0 ** (flood - 1 - a - scale) if flood else 0.0
+    return flooding + _DEVIATIONS * math.sqrt(fresh**2 + rounding**2 + words**2)
+
+
+def decimals(error: float) -> int:
+    """Decimal places to round scores to: one unit of the last place is at least ``error``."""
+    return max(0, min(MAX_DECIMALS, math.floor(-math.log10(error))))
+
+
+def precision_bits(exact: npt.ArrayLike, got: npt.ArrayLike) -> float:
+    """−log2(max|got − exact| / max|exact|): bits of precision left. Infinite when equal."""
+    reference: npt.NDArray[Any] = np.asarray(exact, dtype=np.float64)
+    error = float(np.max(np.abs(np.asarray(got, dtype=np.float64) - reference)))
+    largest = float(np.max(np.abs(reference)))
+    if error == 0:
+        return math.inf
+    return -math.log2(error / largest) if largest else -math.inf

@@ -1,0 +1,151 @@
+"""Exact arithmetic modulo a prime in NumPy, and residues as bytes.
+
+Primes have up to 60 bits, so a product of residues does not fit in 64. ``mul_mod`` and
+``shift_mod`` use that a·b − p·⌊a·b/p⌉ is small: computed with wrap-around it is exact, whatever
+overflowed, as long as the quotient, from float64, is within one of the truth.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.encrypt.packing import Floats
+from linalign_lite.errors import FormatError
+
+Words = npt.NDArray[np.uint64]
+_LIMB = 25  # bits: 2^23 of a row's norm times √SLAB times 2^25 stays below 2^53
+SLAB = 256  # features multiplied at once
+
+
+def packed_size(degree: int, prime: int) -> int:
+    """Bytes that pack_words makes of ``degree`` residues of ``prime``."""
+    return degree * prime.bit_length() // 8
+
+
+def pack_words(words: Words, prime: int) -> bytes:
+    """Residues in as many bits as the prime has: whole low bytes, then the bits left, by plane.
+
+    words: (N,), each below prime. With b bits: N times the low ⌊b/8⌋ bytes, then for each bit left
+    N bits, the first residue in the lowest bit of the first byte.
+    """
+    whole, left = divmod(prime.bit_length(), 8)
+    octets = words.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
+    planes = [octets[:, :whole].tobytes()]
+    planes += [
+        np.packbits((octets[:, whole] >> k) & 1, bitorder="little").tobytes() for k in range(left)
+    ]
+    return b"".join(planes)
+
+
+def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
+    """What pack_words packed. Raises FormatError on a wrong length or a value not below prime."""
+    if len(data) != packed_size(degree, prime):
+        raise FormatError(
+            "a polynomial has the wrong length",
+            got=f"{len(data)} bytes",
+            expected=str(packed_size(degree, prime)),
+        )
+    whole, left = divmod(prime.bit_length(), 8)
+    octets = np.zeros((degree, 8), dtype=np.uint8)
+    raw = np.frombuffer(data, dtype=np.uint8)
+    octets[:, :whole] = raw[: degree * whole].reshape(degree, whole)
+    for k in range(left):
+        start = degree * whole + k * degree // 8
+        bits = np.unpackbits(raw[start : start + degree // 8], bitorder="little")
+        octets[:, whole] |= bits << k
+    words = octets.view("<u8").reshape(degree).astype(np.uint64, copy=False)
+    if words.max() >= prime:
+        raise FormatError("a polynomial holds a value that is not below its prime")
+    return words
+
+
+def mul_mod(a: Words, b: int, prime: int) -> Words:
+    """a·b mod prime, for a and b below prime and b below 2^40."""
+    quotient = (a.astype(np.float64) * (b / prime)).astype(np.uint64)
+    return _settled(a * np.uint64(b) - quotient * np.uint64(prime), prime)
+
+
+def shift_mod(a: Words, bits: int, prime: int) -> Words:
+    """a·2^bits mod prime, for a below prime and up to 32 bits."""
+    quotient = (a.astype(np.float64) * (2.0**bits / prime)).astype(np.uint64)
+    return _settled((a << np.uint64(bits)) - quotient * np.uint64(prime), prime)
+
+
+def _settled(remainder: Words, prime: int) -> Words:
+    """A remainder from a quotient that may be one off, wrapped around: into [0, prime)."""
+    signed = remainder.view(np.int64)
+    signed += np.where(signed < 0, prime, 0)
+    signed -= np.where(signed >= prime, prime, 0)
+    return signed.view(np.uint64)
+
+
+def combine(weight: Floats, residues: Words, prime: int) -> Words:
+    """weight @ residues modulo prime, exactly, by float64 matrix products.
+
+    weight: (n, f) integers, each row of norm at most 2^23. residues: (f, N), f at most SLAB, each
+    below prime. Residues are cut into limbs of 25 bits; every partial sum then stays below
+    2^23·√256·2^25 = 2^52 by Cauchy–Schwarz, so float64 is exact.
+    """
+    total = np.zeros((weight.shape[0], residues.shape[1]), dtype=np.uint64)
+    limbs = -(-prime.bit_length() // _LIMB)
+    mask = np.uint64((1 << _LIMB) - 1)
+    for k in reversed(range(limbs)):
+        limb = ((residues >> np.uint64(k * _LIMB)) & mask).astype(np.float64)
+        part = (weight @ limb).astype(np.int64) % prime  # of the divisor's sign: never negative
+        total = add_mod(shift_mod(total, _LIMB, prime), part.view(np.uint64), prime)
+    return total
+
+
+def add_mod(a: Words, b: Words, prime: int) -> Words:
+    """a + b mod prime, for a and b below prime."""
+    total = a + b
+    return np.where(total >= prime, total - np.uint64(prime), total)
+
+
+class Flood:
+    """``count`` integers drawn uniformly from [−2^(bits−1), 2^(bits−1)), as residues.
+
+    The operating system's generator; bits at most 92. Not kept: each use draws anew.
+    """
+
+    def __init__(self, count: int, bits: int) -> None:
+        raw = np.frombuffer(os.urandom(12 * count), dtype="<u4").reshape(3, count)
+        low, high = min(bits, 32), max(bits - 32, 0)
+        self._low = raw[0].astype(np.uint64) & np.uint64((1 << low) - 1)
+        wide = raw[1].astype(np.uint64) | (raw[2].astype(np.uint64) << np.uint64(32))
+        self._high = wide & np.uint64((1 << high) - 1)
+        self._half = 1 << (bits - 1) if bits else 0
+
+    def residues(self, prime: int) -> Words:
+        high = shift_mod(self._high % np.uint64(prime), 32, prime)
+        drawn = add_mod(high, self._low % np.uint64(prime), prime)
+        return add_mod(drawn, np.full_like(drawn, -self._half % prime), prime)
+
+
+def fractions(residues: list[Words], primes: tuple[int, ...]) -> Floats:
+    """value / (product of the primes), to float64, of values given by their residues: in [0, 1).
+
+    One prime, or two of which the first has at most 40 bits: the nearest multiple of the second is
+    divided out exactly, c' = (c − [c]_p1)·p1^-1 mod p0, and what was dropped is added as a number.
+    """
+    if len(primes) == 1:
+        return residues[0].astype(np.float64) / primes[0]
+    first, second = primes
+    centred = residues[1].astype(np.int64)
+    centred -= np.where(centred > second // 2, second, 0)
+    rest = (residues[0].astype(np.int64) - centred % first) % first
+    whole = mul_mod(rest.view(np.uint64), pow(second, -1, first), first)
+    value: Floats = (whole.astype(np.float64) + centred / second) / first
+    return value
+
+
+def to_words(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Fractions of the modulus as 32-bit words: round(2^32·value) mod 2^32."""
+    wrapped = values - np.floor(values)
+    whole = np.rint(wrapped * 2.0**32).astype(np.uint64) & np.uint64(0xFFFFFFFF)
+    words: npt.NDArray[np.uint32] = whole.astype(np.uint32)
+    return words

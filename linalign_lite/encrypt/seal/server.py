@@ -1,0 +1,121 @@
+"""The side without a secret key. See scheme.ServerSide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tenseal.sealapi as api
+
+from linalign_lite.encrypt.packing import Floats, to_slots
+from linalign_lite.encrypt.residues import SLAB, Flood, Words, add_mod, combine, fractions, to_words
+from linalign_lite.encrypt.scheme import Finish
+from linalign_lite.encrypt.seal.scheme import SealScheme
+from linalign_lite.encrypt.words import join
+from linalign_lite.errors import FormatError
+
+_CLASSES = 1024  # classes of a matrix product held at once
+
+
+class SealServerSide:
+    """Multiplies, adds, masks. Not for several threads at once: SEAL holds the interpreter lock."""
+
+    def __init__(self, scheme: SealScheme) -> None:
+        self._scheme = scheme
+        self._encoder = api.CKKSEncoder(scheme.context)
+        self._evaluator = api.Evaluator(scheme.context)
+        self._level = scheme.context.first_parms_id()
+        self._primes = scheme.parameters.data_primes
+        self._no_words = [np.zeros(scheme.parameters.degree, dtype=np.uint64)] * len(self._primes)
+
+    def encode(self, coefficients: Floats, scale: int) -> Any:
+        if np.max(np.abs(coefficients)) * 2.0**scale < 1:
+            # SEAL refuses a product that is zero whatever the key; one unit is below rounding
+            coefficients = coefficients.copy()
+            coefficients[0] = 2.0**-scale
+        plain = api.Plaintext()
+        self._encoder.encode(to_slots(coefficients).tolist(), 2.0**scale, plain)
+        plain.scale = 1.0  # scales are kept by our own headers; SEAL would only refuse large ones
+        return plain
+
+    def load(self, payload: bytes | memoryview) -> Any:
+        scheme = self._scheme
+        return scheme.load_seeded(api.Ciphertext(), payload, self._level, self._primes, 1.0)
+
+    def inner(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
+        total, term = api.Ciphertext(), api.Ciphertext()
+        try:
+            self._evaluator.multiply_plain(queries[0], rows[0], total)
+            for query, row in zip(queries[1:], rows[1:], strict=True):
+                self._evaluator.multiply_plain(query, row, term)
+                self._evaluator.add_inplace(total, term)
+        except (RuntimeError, ValueError) as e:
+            raise FormatError("SEAL refuses this ciphertext", got=str(e)[:80]) from e
+        return total
+
+    def columns(self, payloads: Sequence[bytes | memoryview], weight: Floats) -> Iterator[Any]:
+        for start in range(0, len(weight), _CLASSES):
+            yield from self._columns(payloads, weight[start : start + _CLASSES])
+
+    def _columns(self, payloads: Sequence[bytes | memoryview], weight: Floats) -> Iterator[Any]:
+        n, primes = self._scheme.parameters.degree, self._primes
+        totals = np.zeros((2, len(primes), len(weight), n), dtype=np.uint64)
+        for start in range(0, len(payloads), SLAB):
+            slab = np.stack([self._expanded(p) for p in payloads[start : start + SLAB]], axis=2)
+            part = weight[:, start : start + slab.shape[2]]
+            for component in range(2):
+                for i, prime in enumerate(primes):
+                    product = combine(part, slab[component, i], prime)
+                    totals[component, i] = add_mod(totals[component, i], product, prime)
+        for k in range(len(weight)):
+            rows = list(totals[:, :, k].reshape(-1, n))
+            yield self._scheme.load_residues(rows, self._level, 1.0)
+
+    def _expanded(self, payload: bytes | memoryview) -> Words:
+        """Both components of a query's ciphertext: (2, primes, N).
+
+        SEAL grows the second from its seed, beside zeros: they cost it nothing to save.
+        """
+        scheme = self._scheme
+        rows, seed = scheme.split_seeded(payload, self._primes)
+        level = self._level
+        grown = scheme.load_seed(seed, self._no_words, level)
+        return np.stack([np.stack(rows), scheme.residues(grown, len(self._primes))[1]])
+
+    def masker(self, public: bytes) -> Any:
+        return api.Encryptor(self._scheme.context, self._scheme.public_key(public))
+
+    def zero(self, masker: Any) -> Any:
+        zero = api.Ciphertext()
+        masker.encrypt_zero(zero)
+        return zero
+
+    def reply(self, total: Any, finish: Finish, zero: Any | None) -> bytes:
+        first, second = self.flooded(total, finish, zero)
+        answers = to_words(fractions(first, self._primes) + finish.bias)
+        return join(to_words(fractions(second, self._primes)), answers)
+
+    def flooded(
+        self, total: Any, finish: Finish, zero: Any | None
+    ) -> tuple[list[Words], list[Words]]:
+        """A masked, flooded product before it is rounded: (returned first, whole second)."""
+        try:
+            if zero is not None:
+                self._evaluator.add_inplace(total, zero)
+            self._evaluator.transform_from_ntt_inplace(total)
+        except (RuntimeError, ValueError) as e:
+            raise FormatError("SEAL refuses this ciphertext", got=str(e)[:80]) from e
+        components = self._scheme.residues(total, len(self._primes))
+        first = [row[finish.positions] for row in components[0]]
+        if finish.flood:
+            flood = Flood(len(finish.positions), finish.flood)
+            first = [
+                add_mod(row, flood.residues(p), p)
+                for row, p in zip(first, self._primes, strict=True)
+            ]
+        return first, list(components[1])
+
+    def whole(self, cipher: Any) -> Words:
+        """A ciphertext as it is, in the form that it has, (2, primes, N): for `audit` alone."""
+        return self._scheme.residues(cipher, len(self._primes))

@@ -1,0 +1,80 @@
+"""A response as 32-bit words, and its decryption.
+
+A ciphertext (c0, c1) modulo q decrypts to c0 + c1·s modulo q and X^N + 1. For a response only some
+coefficients of the sum are wanted, to some 30 bits, so only those of c0 are sent, and all of c1,
+each as round(2^32·c/q) mod 2^32 (modulus switching to 2^32). Nothing else of the product leaves the
+provider. Decryption is y0 + (y1·s) in wrap-around arithmetic; s is ternary, so rounding adds an
+error of standard deviation √(N/18) words or so, and not more than stated (precision.score_error).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.encrypt.packing import Floats, from_slots, to_slots
+from linalign_lite.errors import FormatError
+
+Ternary = npt.NDArray[np.int8]
+Word = npt.NDArray[np.uint32]
+_FEW = 64  # wanted coefficients up to which a product with s is cheaper one by one than by FFT
+
+
+def reply_size(degree: int, wanted: int) -> int:
+    """Bytes of one product of a response with ``wanted`` returned coefficients."""
+    return 4 * (degree + wanted)
+
+
+def join(second: Word, first: Word) -> bytes:
+    """All of the second component, then what is returned of the first."""
+    return second.astype("<u4", copy=False).tobytes() + first.astype("<u4", copy=False).tobytes()
+
+
+def split(payload: bytes | memoryview, degree: int) -> tuple[Word, Word]:
+    """(second, first). Raises FormatError when the payload is not as long as that."""
+    if len(payload) % 4 or len(payload) < 4 * degree:
+        raise FormatError("a response has the wrong length", got=f"{len(payload)} bytes")
+    words = np.frombuffer(payload, dtype="<u4").astype(np.uint32, copy=False)
+    return words[:degree], words[degree:]
+
+
+def spread(payload: bytes, degree: int, rows: int, batch: int) -> bytes:
+    """A reply whose returned coefficients, (rows, live), are filled up to (rows, batch)."""
+    second, first = split(payload, degree)
+    filled = np.zeros((rows, batch), dtype=np.uint32)
+    filled[:, : len(first) // rows] = first.reshape(rows, -1)
+    return join(second, filled.ravel())
+
+
+def decrypt(secret: Ternary, second: Word, first: Word, positions: npt.NDArray[np.intp]) -> Floats:
+    """(first + (second·secret)[positions]) / 2^32, in [−1/2, 1/2): fractions of the modulus.
+
+    secret: (N,) ternary coefficients. second: (N,). first and positions: (m,).
+    """
+    if len(positions) <= _FEW:
+        products = _one_by_one(secret, second, positions)
+    else:
+        products = _by_fft(secret, second)[positions]
+    total = first + products.astype(np.int64).astype(np.uint32)  # both wrap around
+    return total.view(np.int32) / 2.0**32
+
+
+def _one_by_one(secret: Ternary, second: Word, positions: npt.NDArray[np.intp]) -> Floats:
+    """Σᵢ sᵢ·y(k−i), with y(j − N) = −y(j): at most 4096·2^32, exact in float64."""
+    n = len(secret)
+    whole = second.astype(np.float64)
+    extended = np.concatenate([-whole, whole])
+    windows = np.lib.stride_tricks.sliding_window_view(extended, n)[positions + 1]
+    products: Floats = windows @ secret[::-1].astype(np.float64)
+    return products
+
+
+def _by_fft(secret: Ternary, second: Word) -> Floats:
+    """All N of them. Halves of 16 bits: sums below 2^28, so rounding makes the FFT's exact."""
+    slots = to_slots(secret.astype(np.float64))
+    high, low = (
+        np.rint(from_slots(to_slots(half.astype(np.float64)) * slots))
+        for half in (second >> np.uint32(16), second & np.uint32(0xFFFF))
+    )
+    total: Floats = high * 2.0**16 + low
+    return total

@@ -1,0 +1,78 @@
+"""Records scored by several processes: SEAL's Python bindings hold the interpreter lock.
+
+Processes are spawned, never forked, so they share no mask and no generator with their parent. Each
+makes its own encryptions of zero. Nothing secret is sent to them: a provider has no secret.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
+
+from linalign_lite.encrypt.keys import PublicKey
+from linalign_lite.encrypt.messages import QueryInfo
+from linalign_lite.encrypt.parameters import Parameters
+from linalign_lite.encrypt.pool import Zeros
+from linalign_lite.encrypt.scoring import Scales, Scorer
+from linalign_lite.encrypt.wire import Record
+from linalign_lite.linear import Head
+
+_AHEAD = 2  # records in flight for each process: what bounds memory
+_job: list[Any] = []  # of one worker: scorer, zeros, query, scales
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def scored(
+    head: Head,
+    parameters: Parameters,
+    cache_bytes: int,
+    key: PublicKey | None,
+    query: QueryInfo,
+    scales: Scales,
+    records: Iterator[Record],
+    workers: int,
+) -> Iterator[bytes]:
+    """What Scorer.score gives for each record, in order."""
+    context = multiprocessing.get_context("spawn")
+    shared = (head, parameters, cache_bytes, key, query, scales)
+    pool = ProcessPoolExecutor(workers, context, _begin, shared)
+    flying: deque[Future[bytes]] = deque()
+    try:
+        for index, record in enumerate(records):
+            flying.append(pool.submit(_one, index, record))
+            if len(flying) >= _AHEAD * workers:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(
+    head: Head,
+    parameters: Parameters,
+    cache_bytes: int,
+    key: PublicKey | None,
+    query: QueryInfo,
+    scales: Scales,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and stops this one
+    zeros = None if key is None else Zeros(key)
+    _job[:] = [Scorer(head, parameters, cache_bytes), zeros, query, scales]
+
+
+def _one(index: int, record: Record) -> bytes:
+    scorer, zeros, query, scales = _job
+    reply: bytes = scorer.score(query, scales, index, record, zeros)
+    return reply

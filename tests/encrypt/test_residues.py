@@ -1,0 +1,189 @@
+"""Modular arithmetic against Python's integers; residues as bytes; words against SEAL."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linalign_lite.encrypt import words
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
+from linalign_lite.encrypt.residues import (
+    SLAB,
+    Flood,
+    add_mod,
+    combine,
+    fractions,
+    mul_mod,
+    pack_words,
+    packed_size,
+    shift_mod,
+    to_words,
+    unpack_words,
+)
+from linalign_lite.errors import FormatError
+
+seeded = settings(derandomize=True, deadline=None, max_examples=60)
+PRIMES = sorted({*PRIVATE.primes, *TRUSTED.primes, 1152921504606830593})  # the last has 60 bits
+
+
+def residues(rng, prime, count=64):
+    drawn = rng.integers(0, prime, count, dtype=np.uint64)
+    drawn[:4] = 0, 1, prime - 1, prime // 2
+    return drawn
+
+
+@seeded
+@given(prime=st.sampled_from(PRIMES), seed=st.integers(0, 2**32 - 1), bits=st.integers(0, 32))
+def test_arithmetic_is_exact(prime, seed, bits):
+    rng = np.random.default_rng(seed)
+    a, b = residues(rng, prime), residues(rng, prime)[::-1].copy()
+    factor = int(rng.integers(0, min(prime, 2**40)))
+    assert mul_mod(a, factor, prime).tolist() == [x * factor % prime for x in a.tolist()]
+    assert shift_mod(a, bits, prime).tolist() == [(x << bits) % prime for x in a.tolist()]
+    sums = [(x + y) % prime for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    assert add_mod(a, b, prime).tolist() == sums
+
+
+@seeded
+@given(prime=st.sampled_from(PRIMES), seed=st.integers(0, 2**32 - 1))
+def test_matrix_products_are_exact(prime, seed):
+    """Rows of the largest norm allowed, residues all as large as can be among them."""
+    rng = np.random.default_rng(seed)
+    features = int(rng.choice([1, 7, SLAB]))
+    weight = rng.normal(size=(3, features))
+    weight = np.rint(weight * (2.0**23 - 20) / np.linalg.norm(weight, axis=1, keepdims=True))
+    values = np.stack([residues(rng, prime, 16) for _ in range(features)])
+    values[:, -1] = prime - 1
+    exact = weight.astype(int).astype(object) @ values.astype(object) % prime
+    assert combine(weight, values, prime).tolist() == exact.tolist()
+
+
+@seeded
+@given(parameters=st.sampled_from([PRIVATE, TRUSTED]), seed=st.integers(0, 2**32 - 1))
+def test_fractions_and_words(parameters, seed):
+    rng, q = np.random.default_rng(seed), parameters.modulus
+    values = [0, 1, q - 1, q // 2, q // 2 + 1, *(int(rng.integers(2**62)) * q >> 62 for _ in "abc")]
+    rows = [np.array([v % p for v in values], dtype=np.uint64) for p in parameters.data_primes]
+    got = fractions(rows, parameters.data_primes)
+    exact = np.array([v / q for v in values])
+    distance = np.abs(got - exact)
+    assert np.minimum(distance, np.abs(distance - 1)).max() < 2.0**-50
+    rounded = [round((v << 32) / q) % 2**32 for v in values]
+    off = (to_words(got).astype(np.int64) - np.array(rounded)) % 2**32
+    assert np.isin(off, (0, 1, 2**32 - 1)).all()
+    assert to_words(np.array([-0.25, 1.25, 1 - 2.0**-40])).tolist() == [3 << 30, 1 << 30, 0]
+
+
+@pytest.mark.parametrize("bits", [1, 5, 32, 33, 64, 70, 90])
+def test_flooding_is_uniform_and_the_same_for_every_prime(bits):
+    flood = Flood(20_000, bits)
+    p0, p1 = PRIVATE.data_primes
+    first, second = (flood.residues(p).astype(object) for p in (p0, p1))
+    whole = first + p0 * ((second - first) * pow(p0, -1, p1) % p1)
+    q = PRIVATE.modulus
+    drawn = np.where(whole > q // 2, whole - q, whole)
+    assert drawn.min() >= -(1 << (bits - 1))
+    assert drawn.max() < 1 << (bits - 1)
+    scaled = drawn.astype(float) / 2.0**bits + 0.5
+    counts = np.histogram(scaled, bins=min(16, 2**bits), range=(0, 1))[0]
+    expected = 20_000 / len(counts)
+    assert np.abs(counts - expected).max() < 6 * np.sqrt(expected)
+    if bits > 1:
+        odd = sum(int(v) & 1 for v in drawn)
+        assert abs(odd - 10_000) < 6 * 71
+
+
+def test_flooding_is_drawn_anew():
+    p = PRIVATE.data_primes[0]
+    assert not np.array_equal(Flood(8, 70).residues(p), Flood(8, 70).residues(p))
+
+
+# -- the parts of a response --------------------------------------------------------------------
+
+
+@seeded
+@given(
+    degree=st.sampled_from([8, 64, 256]),
+    wanted=st.integers(1, 200),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_decryption_is_exact(degree, wanted, seed):
+    rng = np.random.default_rng(seed)
+    secret = rng.integers(-1, 2, degree).astype(np.int8)
+    second = rng.integers(0, 2**32, degree, dtype=np.uint32)
+    positions = rng.choice(degree, min(wanted, degree), replace=False)
+    first = rng.integers(0, 2**32, len(positions), dtype=np.uint32)
+    full = np.convolve(second.astype(object), secret.astype(object))
+    product = full[:degree].copy()
+    product[: degree - 1] -= full[degree:]
+    total = [(int(f) + int(v)) % 2**32 for f, v in zip(first, product[positions], strict=True)]
+    exact = [(t - 2**32 if t >= 2**31 else t) / 2**32 for t in total]
+    assert words.decrypt(secret, second, first, positions).tolist() == exact
+    assert np.array_equal(words._by_fft(secret, second), product.astype(float))
+
+
+@pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
+def test_decryption_agrees_with_seals(parameters):
+    """Our own decryption of words against SEAL's Decryptor on the whole ciphertext."""
+    from linalign_lite.encrypt.keys import keygen
+    from linalign_lite.encrypt.packing import from_slots
+    from linalign_lite.encrypt.scheme import Finish
+    from linalign_lite.encrypt.seal.scheme import SealScheme, api
+    from linalign_lite.encrypt.seal.server import SealServerSide
+
+    secret, _ = keygen(parameters)
+    scheme = SealScheme(parameters)
+    side, server = scheme.secret_side(secret.material), SealServerSide(scheme)
+    rng, n = np.random.default_rng(3), parameters.degree
+    scale = parameters.query_bits
+    payload = side.encrypt(rng.normal(size=n) / np.sqrt(n), scale)
+    plain = api.Plaintext()
+    api.Decryptor(scheme.context, scheme.secret_key(secret.material)[0]).decrypt(
+        server.load(payload), plain
+    )
+    peer = from_slots(np.array(api.CKKSEncoder(scheme.context).decode_complex(plain)))
+    finish = Finish(np.arange(n), np.zeros(n), 0)
+    reply = server.reply(server.load(payload), finish, None)
+    second, first = words.split(reply, n)
+    ours = words.decrypt(side.secret, second, first, np.arange(n))
+    unit = 2.0**parameters.data_bits  # loaded at SEAL's scale 1
+    assert np.abs(ours * unit - peer).max() < 7 * np.sqrt(n / 12) * unit / 2**32
+
+
+def test_spread_and_split():
+    payload = words.join(np.arange(8, dtype=np.uint32), np.array([1, 2, 3, 4], dtype=np.uint32))
+    second, first = words.split(words.spread(payload, 8, 2, 3), 8)
+    assert second.tolist() == list(range(8))
+    assert first.tolist() == [1, 2, 0, 3, 4, 0]
+    assert len(payload) == words.reply_size(8, 4)
+    for bad in (payload[:-1], payload[:28], b""):
+        with pytest.raises(FormatError, match="wrong length"):
+            words.split(bad, 8)
+
+
+# -- bytes -----------------------------------------------------------------------------------------
+
+
+@seeded
+@given(prime=st.sampled_from(PRIMES), seed=st.integers(0, 2**32 - 1))
+def test_words_round_trip(prime, seed):
+    words = np.random.default_rng(seed).integers(0, prime, 64, dtype=np.uint64)
+    words[:2] = 0, prime - 1
+    data = pack_words(words, prime)
+    assert len(data) == packed_size(64, prime) == 64 * prime.bit_length() // 8
+    assert np.array_equal(unpack_words(data, 64, prime), words)
+
+
+def test_packed_words_known_answer():
+    words = np.array([0x155, 0x0AA, 0, 1, 2, 3, 4, 0x1FF], dtype=np.uint64)  # 9 bits of prime
+    data = pack_words(words, 0x1FF + 2 - 2)
+    assert data.hex() == "55aa0001020304ff" + "81"
+
+
+def test_unpack_refuses_wrong_length_and_large_values():
+    prime = PRIVATE.primes[0]
+    data = bytearray(pack_words(np.zeros(64, dtype=np.uint64), prime))
+    with pytest.raises(FormatError, match="wrong length"):
+        unpack_words(bytes(data[:-1]), 64, prime)
+    with pytest.raises(FormatError, match="not below its prime"):
+        unpack_words(b"\xff" * len(data), 64, prime)

@@ -21,16 +21,19 @@ _BINARY = getattr(os, "O_BINARY", 0)  # without it Windows rewrites line ends
 
 @contextlib.contextmanager
 def atomic(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path``; on success fsync it and rename it into place.
+    """Write a file that gets its name, ``path``, once it is whole and on the disk.
 
-    On any failure, Ctrl-C included, the temporary file is removed and an older ``path`` stays.
-    ``private``: only its owner may read it.
+    On any failure, Ctrl-C included, nothing is left and an older ``path`` stays. Where the system
+    knows files without a name (Linux) that holds for kill -9 and loss of power too; elsewhere those
+    can leave a temporary file. ``private``: only its owner may read it.
     """
     target = Path(path)
     require_replaceable(target)
     temporary = _beside(target)
+    mode = 0o600 if private else 0o666
     try:
-        handle = _create(temporary, 0o600 if private else 0o666)
+        nameless = _nameless(target.parent, mode)
+        handle = _create(temporary, mode) if nameless is None else nameless
     except OSError as e:
         raise InputError(
             f"cannot write {target}", got=e.strerror or str(e), hint="does the folder exist?"
@@ -40,6 +43,8 @@ def atomic(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
             yield f
             f.flush()
             os.fsync(f.fileno())
+            if nameless is not None:
+                _name(f.fileno(), temporary)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -59,13 +64,12 @@ def write_new(path: PathLike, data: bytes, *, private: bool = False) -> None:
     that name.
     """
     target = Path(path)
+    mode = 0o600 if private else 0o666
     try:
-        handle = _create(target, 0o600 if private else 0o666)
+        nameless = None if os.path.lexists(target) else _nameless(target.parent, mode)
+        handle = _create(target, mode) if nameless is None else nameless
     except FileExistsError:
-        raise OutputExistsError(
-            f"{target} is already there and is never overwritten",
-            hint="choose another folder, or remove the old file yourself",
-        ) from None
+        raise _exists(target) from None
     except OSError as e:
         raise InputError(f"cannot write {target}", got=e.strerror or str(e)) from e
     try:
@@ -73,8 +77,13 @@ def write_new(path: PathLike, data: bytes, *, private: bool = False) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
+            if nameless is not None:
+                _name(f.fileno(), target)
+    except FileExistsError:  # somebody else was faster
+        raise _exists(target) from None
     except BaseException:
-        target.unlink(missing_ok=True)
+        if nameless is None:
+            target.unlink(missing_ok=True)
         raise
 
 
@@ -151,6 +160,33 @@ def open_regular(path: PathLike) -> Iterator[IO[bytes]]:
 def _beside(target: Path) -> Path:
     # a fixed length: the name of the target may already be as long as names may be
     return target.with_name(f".linalign-{secrets.token_hex(6)}.tmp")
+
+
+def _exists(target: Path) -> OutputExistsError:
+    return OutputExistsError(
+        f"{target} is already there and is never overwritten",
+        hint="choose another folder, or remove the old file yourself",
+    )
+
+
+def _nameless(folder: Path, mode: int) -> int | None:
+    """A file without a name in ``folder``, which goes when it is closed; None where unknown."""
+    flag = getattr(os, "O_TMPFILE", 0)
+    if not flag or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(folder, flag | os.O_WRONLY, mode)
+    except OSError:  # this file system has none, or the folder is not usable: creating will say so
+        return None
+
+
+def _name(handle: int, path: Path) -> None:
+    """Give an open file without a name the name ``path``. FileExistsError when it is taken."""
+    folder = os.open("/", os.O_RDONLY)  # any: with one, Python asks to follow the link in /proc
+    try:
+        os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 def _create(path: Path, mode: int) -> int:

@@ -70,7 +70,7 @@ class Report:
     def leaks(self) -> bool:
         """Whether one response gave something of the head away beyond its scores."""
         found = max(abs(self.masked_correlation), abs(self.sent_correlation))
-        return found > self.chance or abs(self.sent_noise) > self.noise_chance
+        return bool(found > self.chance or abs(self.sent_noise) > self.noise_chance)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"leaks": self.leaks}
@@ -119,10 +119,10 @@ def audit(
         bare,
         masked,
         sent,
-        _SUSPICIOUS / np.sqrt(count),
+        float(_SUSPICIOUS / np.sqrt(count)),
         bare_noise,
         sent_noise,
-        _SUSPICIOUS / np.sqrt(samples),
+        float(_SUSPICIOUS / np.sqrt(samples)),
         head.space.dim + 1,
         asked,
         algebra,

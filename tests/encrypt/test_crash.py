@@ -1,0 +1,90 @@
+"""kill -9 at any point of `encrypt` and `score`: nothing half-written, no count lost."""
+
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.keys import PublicKey, keygen
+from linalign_lite.encrypt.messages import Query
+from linalign_lite.encrypt.packing import Layout
+from linalign_lite.encrypt.parameters import PRIVATE
+from linalign_lite.encrypt.policy import Budget
+from linalign_lite.encrypt.provider import Provider
+from linalign_lite.linear import Head
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+N, DIM, KILLS = 3, 16, 60
+HEAD = Head(np.random.default_rng(0).normal(size=(4, DIM)), np.zeros(4))
+STATES = np.random.default_rng(1).normal(size=(N, DIM)) / 4
+LAYOUT = Layout(4096, DIM, 1)  # one state to a record: more places to die at
+
+
+def killed(work, after):
+    """Run ``work`` in a child and kill it after so many seconds. Whether it was done before."""
+    child = os.fork()
+    if child == 0:  # pragma: no cover (another process)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFEXITED(os.waitpid(child, 0)[1])
+
+
+def test_killed_while_encrypting(tmp_path):
+    client = Client(keygen(PRIVATE)[0])
+    path = tmp_path / "a.query"
+
+    def work():
+        client.encrypt_to(path, STATES, layout=LAYOUT)
+
+    alive = 0
+    rng = random.Random(7)
+    for _ in range(KILLS):
+        path.unlink(missing_ok=True)
+        killed(work, rng.uniform(0, 0.04))
+        for left in tmp_path.iterdir():  # whole under its name, or whole and not yet named
+            assert len(Query.load(left)) == N
+            left.unlink()
+            alive += 1
+    assert 0 < alive < KILLS
+
+
+def test_killed_while_scoring(tmp_path):
+    """Each query is charged once: not lost by a crash, and not charged again when asked again."""
+    secret, public = keygen(PRIVATE)
+    client = Client(secret)
+    query, response, ledger = (tmp_path / name for name in ("a.query", "a.response", "b.sqlite"))
+    Budget(ledger, 1000)
+    public.save(tmp_path / "public.key")
+    exact = HEAD(STATES)
+    rng, served = random.Random(9), 0
+
+    def work():
+        keys = [PublicKey.load(tmp_path / "public.key")]
+        Provider(HEAD, keys=keys, budget=Budget(ledger)).score_file(query, response)
+
+    for asked in range(1, KILLS + 1):
+        client.encrypt_to(query, STATES, layout=LAYOUT)
+        killed(work, rng.uniform(0, 0.09))
+        used = Budget(ledger).usage()[0].used if Budget(ledger).usage() else 0
+        for left in tmp_path.glob(".linalign-*"):  # whole and not yet named
+            assert client.decrypt_from(left, query).values.shape == (N, 4)
+            left.unlink()
+        if response.exists():
+            served += 1
+            assert used == asked * N
+        else:
+            assert used in ((asked - 1) * N, asked * N)
+            work()
+        (usage,) = Budget(ledger).usage()
+        assert usage.used == asked * N
+        assert np.abs(client.decrypt_from(response, query).values - exact).max() < 1e-3
+        response.unlink()
+    assert 0 < served < KILLS

@@ -1,0 +1,338 @@
+"""What a key's holder can and cannot get out of responses; what a provider's budget counts."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+
+from linalign_lite.encrypt.audit import Report, audit
+from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.messages import Query
+from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions, to_slots
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
+from linalign_lite.encrypt.policy import Budget
+from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.residues import pack_words
+from linalign_lite.encrypt.seal.scheme import SealScheme, api
+from linalign_lite.encrypt.wire import Record, seal_record
+from linalign_lite.encrypt.words import decrypt, reply_size, split
+from linalign_lite.errors import BudgetError, FormatError, InputError, PrecisionError
+from linalign_lite.linear import Head
+
+DIM, CLASSES = 48, 5
+
+
+def head_of(seed=0, classes=CLASSES, dim=DIM, norm=10.0):
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(classes, dim))
+    weight *= norm / np.linalg.norm(weight, axis=1, keepdims=True)
+    return Head(weight, rng.normal(size=classes))
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return {p.name: audit(head_of(), p) for p in (PRIVATE, TRUSTED)}
+
+
+# -- attacks -------------------------------------------------------------------------------------
+
+
+def test_the_attack_works_on_a_bare_product(reports):
+    """So that the next test can fail: one reply without protection gives every weight."""
+    for report in reports.values():
+        assert report.bare_error < 1e-4
+        assert report.bare_noise > 0.999
+
+
+def test_the_attack_fails_on_a_response(reports):
+    report = reports["private"]
+    assert abs(report.masked_correlation) < report.chance < 1
+    assert abs(report.sent_correlation) < report.chance
+    assert abs(report.sent_noise) < report.noise_chance < 1
+    assert not report.leaks
+
+
+def test_trusted_gives_the_head_away(reports):
+    """The same attack on the profile that claims nothing: before it is rounded, all is there."""
+    assert reports["trusted"].masked_correlation > 0.999
+    assert reports["trusted"].leaks
+
+
+def test_chosen_queries_give_the_head_away(reports):
+    """Whatever the cryptography: scores are linear."""
+    for report in reports.values():
+        assert report.queries == DIM + 1
+        assert report.algebra_error < 1e-3
+
+
+def test_sizes_depend_on_shapes_alone(reports):
+    assert all(report.sizes_equal for report in reports.values())
+
+
+def test_a_report_says_so(reports):
+    text = "\n".join(reports["private"].lines())
+    assert "49 chosen queries" in text
+    assert reports["private"].as_dict()["leaks"] is False
+    leaky = dataclasses.replace(reports["private"], masked_correlation=0.9)
+    assert leaky.leaks
+    assert isinstance(leaky, Report)
+
+
+def test_a_response_has_only_what_is_wanted():
+    """All of the second component, and as many coefficients of the first as there are scores."""
+    secret, public = keygen(PRIVATE)
+    query = Client(secret).encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 1))
+    (payload,) = Provider(head_of(), keys=[public]).score(query).payloads
+    assert len(payload) == 32 + reply_size(4096, CLASSES) == 32 + 4 * (4096 + CLASSES)
+
+
+def test_a_response_of_nothing_but_zeros_is_masked():
+    """A zero query to a zero head: what comes back is still unlike, every time, everywhere."""
+    secret, public = keygen(PRIVATE)
+    query = Client(secret).encrypt(np.zeros((1, DIM)))
+    provider = Provider(Head(np.zeros((2, DIM)), np.zeros(2)), keys=[public])
+    replies = [provider.score(query).payloads[0][32:] for _ in range(2)]
+    first, second = (np.frombuffer(r, dtype="<u4") for r in replies)
+    assert (first == second).sum() <= 2
+    for words in (first, second):  # all 32 bits of words are at work
+        assert abs((words[:4096] >> 31).mean() - 0.5) < 0.05
+
+
+def forged(client, public, coefficients):
+    """A query that its holder may make and no honest client would: any polynomial at all."""
+    query = client.encrypt(np.zeros((1, DIM)), layout=Layout(4096, DIM, 1))
+    scheme = SealScheme(PRIVATE)
+    key, _ = scheme.secret_key(client._key.material)
+    plain = api.Plaintext()
+    api.CKKSEncoder(scheme.context).encode(to_slots(coefficients).tolist(), 1.0, plain)
+    cipher = api.Encryptor(scheme.context, key).encrypt_symmetric(plain)
+    return Query(query.info, (scheme.dump_seeded(cipher, PRIVATE.data_primes),))
+
+
+def test_a_chosen_ciphertext_gets_one_functional_for_each_returned_coefficient():
+    """Not an honest query: the polynomial 1 would read all coefficients of a bare product.
+
+    Of a response it reads those that are returned, one number each, as honest queries do. What it
+    decrypts elsewhere has nothing to do with the head.
+    """
+    head = head_of()
+    secret, public = keygen(PRIVATE)
+    client, provider = Client(secret), Provider(head, keys=[public])
+    impulse = np.zeros(4096)
+    impulse[0] = 2.0**66
+    query = forged(client, public, impulse)
+    response = provider.score(query)
+    second, first = split(response.payloads[0][32:], 4096)
+    assert len(first) == CLASSES
+    (rows,) = next(pack_rows(query.info.layout, head.weight))
+    positions = score_positions(query.info.layout, CLASSES).ravel()
+    unit = 2.0 ** (PRIVATE.data_bits - 66 - response.info.head_scale)
+    returned = decrypt(client._side.secret, second, first, positions) * unit
+    scale = 2.0 ** (67 - 66)  # the header says states of norm 2^1 at 2^67; the impulse is 2^66
+    assert np.abs(returned - head.bias * scale - rows[positions]).max() < 1e-3
+    guesses = np.zeros(4096, dtype=np.uint32)  # the coefficients of the first that did not come
+    whole = decrypt(client._side.secret, second, guesses, np.arange(4096)) * unit
+    used = rows != 0
+    used[positions] = False
+    correlation = np.corrcoef(whole[used], rows[used])[0, 1]
+    assert abs(correlation) < 6 / np.sqrt(used.sum())
+    # and at most so many bits come with a coefficient
+    assert PRIVATE.data_bits - response.info.flood_bits < 28
+
+
+def test_nobody_chooses_the_second_component_of_a_public_key():
+    """A key whose second component is zero would mask nothing. The file has only its seed."""
+    _, public = keygen(PRIVATE)
+    scheme = SealScheme(PRIVATE)
+    rows, seed = scheme.split_seeded(public.payload, PRIVATE.primes)
+    assert len(public.payload) == sum(len(pack_words(r, p)) for r, p in
+                                      zip(rows, PRIVATE.primes, strict=True)) + 64  # fmt: skip
+    for other in (bytes(64), b"\xff" * 64, seed):
+        level = scheme.context.first_parms_id()
+        grown = scheme.load_seed(other, rows[:2], level)
+        second = scheme.residues(grown, 2)[1, 0]
+        assert len(np.unique(second)) > 4000  # of 4096 residues of 40 bits
+
+
+# -- another implementation ----------------------------------------------------------------------
+
+
+def packed(words, prime):
+    """docs/FORMAT.md, Polynomials, one bit at a time."""
+    bits = prime.bit_length()
+    out = bytearray()
+    for word in words:
+        out += int(word).to_bytes(8, "little")[: bits // 8]
+    for k in range(bits // 8 * 8, bits):
+        plane = sum(((int(word) >> k) & 1) << i for i, word in enumerate(words))
+        out += plane.to_bytes(len(words) // 8, "little")
+    return bytes(out)
+
+
+@pytest.mark.parametrize("profile", [PRIVATE, TRUSTED], ids=lambda p: p.name)
+def test_another_seal_implementation_can_ask_and_read(profile):
+    """From docs/FORMAT.md and SEAL alone: keys, a query, SEAL's own decryption of a response."""
+    import json
+    import struct
+
+    from linalign_lite.encrypt.keys import PublicKey
+    from linalign_lite.encrypt.seal.objects import CIPHER, INNER, dump, restore
+    from linalign_lite.encrypt.seal.objects import ciphertext as body
+
+    head, rng = head_of(dim=30, classes=3), np.random.default_rng(5)
+    n, primes = profile.degree, profile.data_primes
+    context = SealScheme(profile).context
+    secret = api.KeyGenerator(context).secret_key()
+    encryptor = api.Encryptor(context, secret)
+
+    def seeded(cipher, moduli):
+        end = CIPHER + INNER + 8 * n * len(moduli)
+        raw = dump(cipher, end + 81)
+        rows = np.frombuffer(raw[CIPHER + INNER : end], "<u8").reshape(len(moduli), n)
+        return b"".join(map(packed, rows, moduli)) + raw[-64:]
+
+    def framed(kind, key, payload, meta, records=1):
+        text = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
+        raw = struct.pack("<8sHHHHQQII32s", b"LINALIGN", 2, kind, profile.id, 0, records,
+                          len(payload), len(text), 0, key) + text  # fmt: skip
+        digest = hashlib.sha256(raw).digest()
+        last = hashlib.sha256(digest + bytes(8) + payload).digest()
+        return raw + digest + payload + last, digest, last
+
+    zero = encryptor.encrypt_zero_symmetric(context.key_parms_id())
+    public = seeded(zero, profile.primes)
+    key = hashlib.sha256(public).digest()
+    public_file, _, _ = framed(2, key, public, {"profile": profile.name})
+
+    state = rng.normal(size=30)
+    state /= np.linalg.norm(state)
+    polynomial = np.zeros(n)
+    polynomial[:30] = state  # one chunk of 30 dimensions: coefficient i is dimension i
+    roots = np.exp(1j * np.pi * np.array([pow(3, j, 2 * n) for j in range(n // 2)]) / n)
+    slots = [complex(np.polyval(state[::-1], z)) for z in roots]
+    plain = api.Plaintext()
+    bits = {"private": 68, "trusted": 29}[profile.name] - 1
+    api.CKKSEncoder(context).encode(slots, 2.0**bits, plain)
+    payload = seeded(encryptor.encrypt_symmetric(plain), primes)
+    space = {"dim": 30, "model": "", "name": "", "normalize": False, "pooling": ""}
+    meta = {"batch": 1, "chunks": 1, "identity": "00" * 16, "n": 1, "norm_bits": 1,
+            "profile": profile.name, "space": space}  # fmt: skip
+    query, query_digest, record_digest = framed(3, key, payload, meta)
+
+    provider = Provider(head, accept=[profile], keys=[PublicKey.load(public_file)])
+    response = provider.score(Query.load(query))
+    assert response.info.query == query_digest.hex()
+    (reply,) = response.payloads
+    assert reply[:32] == record_digest
+    words = np.frombuffer(reply[32:], "<u4")
+    q, positions = profile.modulus, [29, 59, 89]
+    first = np.zeros(n, dtype=object)
+    first[positions] = words[n:].astype(object)
+    residues = []
+    for component in (first, words[:n].astype(object)):
+        lifted = [round(int(w) * q / 2**32) if q < 2**60 else (int(w) * q) >> 32
+                  for w in component]  # fmt: skip
+        residues += [np.array([v % p for v in lifted], dtype="<u8") for p in primes]
+    raw = b"".join(r.tobytes() for r in residues)
+    cipher = restore(
+        api.Ciphertext(),
+        context,
+        body(context.first_parms_id(), n, len(primes), 1.0, raw, ntt=False),
+    )
+    api.Evaluator(context).transform_to_ntt_inplace(cipher)
+    out = api.Plaintext()
+    api.Decryptor(context, secret).decrypt(cipher, out)
+    from linalign_lite.encrypt.packing import from_slots
+
+    values = from_slots(np.array(api.CKKSEncoder(context).decode_complex(out)))
+    scores = values[positions] / 2.0 ** (bits + response.info.head_scale)
+    assert np.abs(scores - (head.weight @ state + head.bias)).max() < 1e-3
+
+
+# -- budgets -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path):
+    secret, public = keygen(PRIVATE)
+    client = Client(secret)
+    budget = Budget(tmp_path / "budget.sqlite", 10)
+    provider = Provider(head_of(), keys=[public], budget=budget)
+    return client, provider, budget, public.digest
+
+
+def test_a_budget_counts_states_and_then_refuses(asked, tmp_path):
+    client, provider, budget, key = asked
+    for count in (4, 6):
+        provider.score(client.encrypt(np.zeros((count, DIM))))
+    assert budget.remaining(key) == 0
+    query = client.encrypt(np.zeros((1, DIM)))
+    with pytest.raises(BudgetError, match=key.hex()[:8]) as caught:
+        provider.score(query)
+    assert caught.value.exit_code == 1
+    query.save(tmp_path / "q")
+    with pytest.raises(BudgetError):
+        provider.score_file(tmp_path / "q", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    assert budget.usage()[0].pending == 0
+
+
+def test_other_keys_have_budgets_of_their_own(asked):
+    _, _, budget, key = asked
+    secret, public = keygen(PRIVATE)
+    other = Provider(head_of(), keys=[public], budget=budget)
+    other.score(Client(secret).encrypt(np.zeros((7, DIM))))
+    assert budget.remaining(key) == 10
+    assert budget.remaining(public.digest) == 3
+
+
+def test_what_is_refused_costs_nothing(asked, tmp_path):
+    """Errors before anything was scored, and damage found while all of it was read."""
+    client, provider, budget, key = asked
+    query = client.encrypt(np.zeros((3, DIM)), layout=Layout(4096, DIM, 1))
+    with pytest.raises(PrecisionError):
+        Provider(head_of(norm=1e6), keys=provider._keys.values(), budget=budget).score(query)
+    raw = bytearray(query.to_bytes())
+    raw[-40] ^= 1
+    (tmp_path / "q").write_bytes(raw)
+    with pytest.raises(FormatError, match="record 2"):
+        provider.score_file(tmp_path / "q", tmp_path / "r")
+    bad = Query(query.info, (b"\xff" * len(query.payloads[0]),) * 3)
+    with pytest.raises(FormatError):
+        provider.score(bad)
+    assert budget.remaining(key) == 10
+    assert budget.usage() == () or budget.usage()[0].used == 0
+
+
+def test_a_query_cannot_be_altered_and_asked_for_free(asked):
+    """The charge is bound to every record, not to the header alone."""
+    client, provider, budget, key = asked
+    query = client.encrypt(np.zeros((2, DIM)), layout=Layout(4096, DIM, 1))
+    provider.score(query)
+    provider.score(Query(query.info, query.payloads[::-1]))
+    assert budget.remaining(key) == 6
+    digest = query.info.header().digest
+    assert isinstance(seal_record(digest, 0, b""), Record)
+
+
+def test_a_key_of_another_does_not_help(asked):
+    """Who names another's key in a query is masked with that key, and can read nothing."""
+    _, provider, budget, key = asked
+    thief = Client(keygen(PRIVATE)[0])
+    query = thief.encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 1))
+    named = Query(dataclasses.replace(query.info, key=key), query.payloads)
+    response = provider.score(named)
+    assert budget.remaining(key) == 9
+    mine = dataclasses.replace(
+        response, info=dataclasses.replace(response.info, key=query.info.key)
+    )
+    scores = thief.decrypt(mine).values[0]
+    exact = head_of().weight[:, 0] + head_of().bias
+    assert np.abs(scores - exact).min() > 1
+
+
+def test_a_limit_must_make_sense(tmp_path):
+    with pytest.raises(InputError):
+        Budget(tmp_path / "b", 0)

@@ -1,98 +1,331 @@
-"""One private query against TenSEAL's own calls: same states, same heads, same run.
+"""One private query: ours in both profiles, against TenSEAL's own calls and other libraries.
 
-    python benchmarks/encrypt.py [--rounds 20]
+    python benchmarks/encrypt.py [--rounds 20] [--quick] [--peers FOLDER] [--costs]
 
-The peer runs at ring degree 8192 with primes of 60, 40 and 60 bits, which gives errors of the
-order of ours, and at 4096 with 40, 28 and 40 bits, which is faster and coarser. It encrypts as
-ours does, symmetrically. `matmul` once for all classes, `dot` once a class. Ours keeps the head
-encoded between queries, as a provider does; TenSEAL's calls encode it each time.
+Same states, same heads, same run, calls taken in turn; every figure is a median. TenSEAL runs at
+ring degree 8192 with primes of 60, 40 and 60 bits, which gives errors of the order of ours, and
+encrypts symmetrically, as ours does: `matmul` once for all classes, `dot` once a class, and
+elementwise products that the client decrypts and sums. Ours keeps the head encoded between queries,
+as a provider does; TenSEAL's calls encode it each time. The other peers (benchmarks/peers) keep
+theirs encoded too; each runs in an environment of its own, FOLDER/NAME/bin/python, and is left out,
+saying so, when it is not there.
+
+Two floors: a plain NumPy product, and what SEAL needs for the bare encryptions, products and
+decryptions, without anything being saved, loaded or sent. --costs prints what the planner's table
+of costs is made from, and compares its predictions with measurements.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tenseal as ts
-from common import publish, ratio, side_by_side
+import tenseal.sealapi as api
+from common import ROOT, publish, ratio, side_by_side
 
-from linalign_lite import Client, Head, Provider, keygen
+from linalign_lite import (
+    PRIVATE,
+    TRUSTED,
+    Client,
+    Head,
+    Layout,
+    Parameters,
+    Provider,
+    Zeros,
+    keygen,
+)
+from linalign_lite.encrypt import planner, words
+from linalign_lite.encrypt.packing import to_slots
+from linalign_lite.encrypt.scheme import Finish
+from linalign_lite.encrypt.seal.scheme import SealScheme
+from linalign_lite.encrypt.seal.server import SealServerSide
 
-SHAPES = ((384, 2), (384, 10), (384, 150), (768, 20))
-MATMUL_ROUNDS = 3  # seconds each
-NAMES = ("ours", "dot", "dot_4096", "matmul")
+SHAPES = ((384, 2), (384, 150), (768, 20), (1024, 4), (2048, 20), (4096, 20))
+PEERS = ("openfhe", "pyfhel", "concrete")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="two shapes, three slow rounds")
+    parser.add_argument("--peers", type=Path, default=os.environ.get("LINALIGN_PEERS"))
+    parser.add_argument("--costs", action="store_true")
     args = parser.parse_args()
-    publish("encrypt", {"rounds": args.rounds, "shapes": [one(*s, args.rounds) for s in SHAPES]})
+    if args.costs:
+        print(json.dumps(costs(args.rounds), indent=2))
+        return
+    shapes = SHAPES[:1] + SHAPES[2:3] if args.quick else SHAPES
+    slow = 3 if args.quick else args.rounds
+    found = []
+    for dim, classes in shapes:
+        print(f"{dim} dimensions, {classes} classes", file=sys.stderr)
+        found.append(one(dim, classes, args.rounds, slow, args.peers))
+    publish("encrypt", {"rounds": args.rounds, "shapes": found})
 
 
-def peer(degree: int, primes: list[int], scale: int) -> Any:
-    """A TenSEAL context with rotation keys, that encrypts with its secret key."""
-    context = ts.context(
-        ts.SCHEME_TYPE.CKKS,
-        poly_modulus_degree=degree,
-        coeff_mod_bit_sizes=primes,
-        encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
-    )
-    context.global_scale = 2.0**scale
-    context.generate_galois_keys()
-    return context
+class Ours:
+    """One profile's client and provider, and a query's three steps."""
 
+    def __init__(self, parameters: Parameters, head: Head, state: Any) -> None:
+        secret, self.public = keygen(parameters)
+        self.client, self.parameters = Client(secret), parameters
+        self.provider = Provider(head, keys=[self.public], accept=[parameters])
+        self.pool = Zeros(self.public)
+        self.pooled = Provider(head, pool=[self.pool], accept=[parameters])
+        self.state, self.classes = state, head.n_outputs
+        self.secret_bytes = secret.material
+        self.answers()
 
-def one(dim: int, classes: int, rounds: int) -> dict[str, Any]:
-    rng = np.random.default_rng(dim + classes)
-    state = rng.normal(size=dim)
-    state /= np.linalg.norm(state)
-    weight, bias = rng.normal(size=(classes, dim)), rng.normal(size=classes)
-    client, provider = Client(keygen()[0]), Provider(Head(weight, bias))
-    fine, coarse = peer(8192, [60, 40, 60], 40), peer(4096, [40, 28, 40], 28)
-    columns, rows = weight.T.tolist(), weight.tolist()
-    answers: dict[str, Any] = {}
+    def answers(self) -> None:
+        self.query = self.client.encrypt(self.state[None], n_outputs=self.classes)
+        self.response = self.provider.score(self.query)
+        self.scores = self.client.decrypt(self.response, self.query).values[0]
 
-    def ours() -> None:
-        query = client.encrypt(state[None], n_outputs=classes)
-        answers["query"], answers["response"] = query, provider.score(query)
-        answers["ours"] = client.decrypt(answers["response"], query).values[0]
+    def steps(self) -> dict[str, Callable[[], Any]]:
+        """Each step alone; the provider's share also with zeros made ahead."""
+        steps = {
+            "encrypt": lambda: self.client.encrypt(self.state[None], n_outputs=self.classes),
+            "score": lambda: self.provider.score(self.query),
+            "decrypt": lambda: self.client.decrypt(self.response, self.query),
+        }
+        if self.parameters.private:
+            steps["score_pooled"] = lambda: self.pooled.score(self.query)
+        return steps
 
-    def matmul() -> None:
-        product = ts.ckks_vector(fine, state).matmul(columns)
-        answers["matmul"] = (product + bias.tolist()).decrypt()
+    def floor(self) -> Callable[[], Any]:
+        """SEAL's own work for the same layout and nothing around it."""
+        scheme, layout = SealScheme(self.parameters), self.query.info.layout
+        key, _ = scheme.secret_key(self.secret_bytes)
+        context = scheme.context
+        encoder, encryptor = api.CKKSEncoder(context), api.Encryptor(context, key)
+        evaluator, decryptor = api.Evaluator(context), api.Decryptor(context, key)
+        masker = api.Encryptor(context, scheme.public_key(self.public.payload))
+        state = np.zeros(layout.degree)
+        state[: min(layout.dim, layout.degree)] = self.state[: layout.degree]
+        slots = to_slots(state).tolist()
+        plain, row, out = api.Plaintext(), api.Plaintext(), api.Plaintext()
+        scale = 2.0 ** (self.parameters.query_bits - 1)
+        encoder.encode(slots, 2.0**18, row)
+        row.scale = 1.0
+        server = scheme.server_side()
+        asked = server.load(self.query.payloads[0][: scheme.query_size])
+        products = layout.products(self.classes)
 
-    def dots(name: str, context: Any) -> Callable[[], None]:
         def call() -> None:
-            asked = ts.ckks_vector(context, state)
-            answers[name] = [
-                asked.dot(row).add([b]).decrypt()[0] for row, b in zip(rows, bias, strict=True)
-            ]
+            for _ in range(layout.chunks):
+                encoder.encode(slots, scale, plain)
+                encryptor.encrypt_symmetric(plain)
+            for _ in range(products):
+                total, term, zero = api.Ciphertext(), api.Ciphertext(), api.Ciphertext()
+                evaluator.multiply_plain(asked, row, total)
+                for _ in range(layout.chunks - 1):
+                    evaluator.multiply_plain(asked, row, term)
+                    evaluator.add_inplace(total, term)
+                if self.parameters.private:
+                    masker.encrypt_zero(zero)
+                    evaluator.add_inplace(total, zero)
+                decryptor.decrypt(total, out)
+                encoder.decode_complex(out)
 
         return call
 
-    calls = {"ours": ours, "dot": dots("dot", fine), "dot_4096": dots("dot_4096", coarse)}
-    fast = side_by_side(calls, rounds if classes <= 20 else 5)
-    slow = side_by_side({"ours": ours, "matmul": matmul}, MATMUL_ROUNDS)
-    exact = weight @ state + bias
+
+def tenseal_calls(state: Any, head: Head) -> tuple[Any, dict[str, Any]]:
+    """A context at 8192, and what it is asked to do. Answers come back under each call's name."""
+    context = ts.context(
+        ts.SCHEME_TYPE.CKKS,
+        poly_modulus_degree=8192,
+        coeff_mod_bit_sizes=[60, 40, 60],
+        encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC,
+    )
+    context.global_scale = 2.0**40
+    context.generate_galois_keys()
+    columns, rows, bias = head.weight.T.tolist(), head.weight.tolist(), head.bias.tolist()
+    answers: dict[str, Any] = {"context": context}
+
+    def matmul() -> None:
+        answers["matmul"] = (ts.ckks_vector(context, state).matmul(columns) + bias).decrypt()
+
+    def dot() -> None:
+        asked = ts.ckks_vector(context, state)
+        answers["dot"] = [
+            asked.dot(row).add([b]).decrypt()[0] for row, b in zip(rows, bias, strict=True)
+        ]
+
+    def client_sum() -> None:
+        asked = ts.ckks_vector(context, state)
+        answers["client_sum"] = [
+            sum((asked * row).decrypt()) + b for row, b in zip(rows, bias, strict=True)
+        ]
+
+    return answers, {"dot": dot, "client_sum": client_sum, "matmul": matmul}
+
+
+def one(dim: int, classes: int, rounds: int, slow: int, peers: Path | None) -> dict[str, Any]:
+    rng = np.random.default_rng(dim + classes)
+    state = rng.normal(size=dim)
+    state /= np.linalg.norm(state)
+    head = Head(rng.normal(size=(classes, dim)), rng.normal(size=classes))
+    exact = head.weight @ state + head.bias
+    ours = {p.name: Ours(p, head, state) for p in (PRIVATE, TRUSTED)}
+    answers, theirs = tenseal_calls(state, head)
+    calls: dict[str, Callable[[], Any]] = {name: o.answers for name, o in ours.items()}
+    calls |= {f"{name}_floor": o.floor() for name, o in ours.items()}
+    calls["numpy"] = lambda: head.weight @ state + head.bias
+    side_by_side(calls, 2)  # the head is encoded, caches are warm
+    times = side_by_side({**calls, **theirs}, slow)
+    fast = side_by_side(calls, max(rounds, 20))
+    medians = {name: 1e3 * statistics.median(found) for name, found in (times | fast).items()}
+    profiles = {}
+    for name, o in ours.items():
+        if o.parameters.private:
+            o.pool.fill(2 * (rounds + 1) * len(o.response.payloads[0]) // (4 * 4096) + rounds)
+        steps = side_by_side(o.steps(), max(rounds, 20))
+        profiles[name] = {
+            "ms": medians[name],
+            "floor_ms": medians[f"{name}_floor"],
+            "over_floor": ratio(fast[name], fast[f"{name}_floor"]),
+            "steps_ms": {k: 1e3 * statistics.median(v) for k, v in steps.items()},
+            "times_faster": {k: ratio(times[k], times[name]) for k in theirs},
+            "max_abs_error": float(np.abs(o.scores - exact).max()),
+            "query_bytes": len(o.query.to_bytes()),
+            "response_bytes": len(o.response.to_bytes()),
+            "public_key_bytes": len(o.public.to_bytes()),
+            "chunks": o.query.info.chunks,
+            "products": o.query.info.layout.products(classes),
+        }
+    context = answers["context"]
+    asked = ts.ckks_vector(context, state)
     return {
         "dim": dim,
         "classes": classes,
-        "ours_ms": 1e3 * statistics.median(fast["ours"]),
-        "dot_ms": 1e3 * statistics.median(fast["dot"]),
-        "dot_4096_ms": 1e3 * statistics.median(fast["dot_4096"]),
-        "matmul_ms": 1e3 * statistics.median(slow["matmul"]),
-        "dot_over_ours": ratio(fast["dot"], fast["ours"]),
-        "matmul_over_ours": ratio(slow["matmul"], slow["ours"]),
-        "max_abs_error": {k: float(np.abs(np.array(answers[k]) - exact).max()) for k in NAMES},
-        "query_bytes": len(answers["query"].to_bytes()),
-        "response_bytes": len(answers["response"].to_bytes()),
-        "peer_query_bytes": len(ts.ckks_vector(fine, state).serialize()),
-        "peer_context_bytes": len(fine.serialize(False, False, True, False)),
+        "ours": profiles,
+        "numpy_ms": medians["numpy"],
+        "tenseal": {
+            "ms": {k: medians[k] for k in theirs},
+            "max_abs_error": {k: float(np.abs(np.array(answers[k]) - exact).max()) for k in theirs},
+            "query_bytes": len(asked.serialize()),
+            "key_bytes": len(context.serialize(False, False, True, False)),
+            "response_bytes": {
+                "matmul": len(asked.matmul(head.weight.T.tolist()).serialize()),
+                "dot": classes * len(asked.dot(head.weight[0].tolist()).serialize()),
+                "client_sum": classes * len((asked * head.weight[0].tolist()).serialize()),
+            },
+        },
+        "peers": other_peers(state, head, rounds, peers, ours),
     }
+
+
+def other_peers(
+    state: Any, head: Head, rounds: int, peers: Path | None, ours: dict[str, Ours]
+) -> list[dict[str, Any]]:
+    """Each in its own process, ours measured again right before and after it."""
+    found = []
+    question = {
+        "state": state.tolist(),
+        "weight": head.weight.tolist(),
+        "bias": head.bias.tolist(),
+        "rounds": rounds,
+    }
+    for name in PEERS:
+        python = Path(peers) / name / "bin" / "python" if peers else None
+        if python is None or not python.exists():
+            print(f"  {name} is left out: no environment for it", file=sys.stderr)
+            continue
+        private = {"private": ours["private"].answers}
+        around = side_by_side(private, 10)["private"]
+        done = subprocess.run(
+            [python, ROOT / "benchmarks" / "peers" / f"{name}_dot.py"],
+            input=json.dumps(question),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            print(f"  {name} failed: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+            continue
+        answer = json.loads(done.stdout)
+        around += side_by_side(private, 10)["private"]
+        here = 1e3 * statistics.median(around)
+        answer.pop("scores")
+        answer["median_ms"] = statistics.median(answer.pop("ms"))
+        found.append({**answer, "ours_ms": here, "times_faster": answer["median_ms"] / here})
+    return found
+
+
+def costs(rounds: int) -> dict[str, Any]:
+    """Milliseconds of the planner's operations, and its order of layouts against the clock's."""
+    found: dict[str, Any] = {p.name: operations(p, rounds) for p in (PRIVATE, TRUSTED)}
+    cases = ((384, 150, 1), (384, 20, 64), (64, 10, 2000))
+    found["order"] = [order(PRIVATE, d, c, n) for d, c, n in cases]
+    return found
+
+
+def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
+    """Medians of what planner.Costs lists."""
+    rng, n = np.random.default_rng(0), parameters.degree
+    o = Ours(parameters, Head(rng.normal(size=(8, 256)), np.zeros(8)), rng.normal(size=256) / 16)
+    scheme = SealScheme(parameters)
+    side, mine = SealServerSide(scheme), scheme.secret_side(o.secret_bytes)
+    payload = o.query.payloads[0][: scheme.query_size]
+    row, cipher = side.encode(rng.normal(size=n), 10), side.load(payload)
+    masker, secret = side.masker(o.public.payload), mine.secret
+    slabs = {count: np.rint(rng.normal(size=(count, 64)) * 1000) for count in (4, 132)}
+    some, every = np.arange(10), np.arange(n)
+    finish = Finish(some, np.zeros(10), 70 if parameters.private else 0)
+    second, first = words.split(side.reply(side.inner([cipher], [row]), finish, None), n)
+    calls = {
+        "encrypt": lambda: mine.encrypt(np.ones(n), 20),
+        "load": lambda: side.load(payload),
+        "expand": lambda: side._expanded(payload),
+        "encode": lambda: side.encode(np.ones(n), 10),
+        "multiply": lambda: side.inner([cipher] * 9, [row] * 9),
+        "columns_4": lambda: next(side.columns([payload] * 64, slabs[4])),
+        "columns_132": lambda: next(side.columns([payload] * 64, slabs[132])),
+        "reply": lambda: side.reply(side.inner([cipher], [row]), finish, None),
+        "zero": lambda: side.zero(masker),
+        "decrypt_few": lambda: words.decrypt(secret, second, first, some),
+        "decrypt_all": lambda: words.decrypt(secret, second, np.zeros(n, np.uint32), every),
+    }
+    side_by_side(calls, 2)
+    times = side_by_side(calls, rounds)
+    ms = {k: 1e3 * statistics.median(v) for k, v in times.items()}
+    ms["multiply"] /= 9
+    ms["combine"] = (ms.pop("columns_132") - ms.pop("columns_4")) / (64 * 128)
+    return ms
+
+
+def order(parameters: Parameters, dim: int, classes: int, n: int) -> list[dict[str, float]]:
+    """Predicted and measured milliseconds of some layouts, cold, as `score` runs."""
+    rng = np.random.default_rng(1)
+    head = Head(rng.normal(size=(classes, dim)), np.zeros(classes))
+    states = rng.normal(size=(n, dim)) / np.sqrt(dim)
+    secret, public = keygen(parameters)
+    client = Client(secret)
+    rows = []
+    for chunks, batch in ((1, 1), (3, 1), (8, 1), (24, min(n, 256)), (dim, parameters.degree)):
+        if -(-dim // chunks) * batch > parameters.degree:
+            continue
+        layout = Layout(parameters.degree, dim, chunks, batch)
+
+        def call(layout: Layout = layout) -> None:
+            query = client.encrypt(states, layout=layout)
+            provider = Provider(head, keys=[public], accept=[parameters])
+            client.decrypt(provider.score(query), query)
+
+        ms = 1e3 * statistics.median(side_by_side({"it": call}, 3)["it"])
+        predicted = planner.predict(parameters, layout, n, classes).ms
+        rows.append({"chunks": chunks, "batch": batch, "predicted_ms": predicted, "ms": ms})
+    return sorted(rows, key=lambda row: row["ms"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
+from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
 from linalign_lite.files import open_regular
@@ -27,6 +28,8 @@ def describe(path: Path) -> dict[str, Any]:
         start = f.read(12)
     if start.startswith(MAGIC):
         return _framed(path, int.from_bytes(start[10:12], "little"))
+    if start == b"SQLite forma":
+        return _budget(path)
     if start.startswith(b"PK"):
         thing = load(path)
         if isinstance(thing, HiddenStates):
@@ -34,7 +37,7 @@ def describe(path: Path) -> dict[str, Any]:
         return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
-        expected="states, a map, a head, a model folder, a key, a query or a response",
+        expected="states, a map, a head, a model folder, a key, a query, a response or a budget",
     )
 
 
@@ -101,7 +104,7 @@ def _framed(path: Path, number: int) -> dict[str, Any]:
         header = reader.header
         found: dict[str, Any] = {
             "kind": kind.title,
-            "parameters": header.parameters.name,
+            "profile": header.parameters.name,
             "ring_degree": header.parameters.degree,
             "modulus_bits": list(header.parameters.prime_bits),
             "key": header.key.hex(),
@@ -109,14 +112,38 @@ def _framed(path: Path, number: int) -> dict[str, Any]:
         if kind is Kind.QUERY:
             query = QueryInfo.from_header(header, reader.name)
             found |= {"queries": query.n, "space": query.space.describe()}
-            found |= {"bytes_each": query.record_size, "norm_bound": 2**query.norm_bits}
+            found |= _layout(query.layout, reader.size / query.n)
+            found |= {"norm_bound": 2**query.norm_bits}
         elif kind is Kind.RESPONSE:
             response = ResponseInfo.from_header(header, reader.name)
             found |= {"queries": response.n, "outputs": response.n_outputs}
-            found |= {"bytes_each": response.record_size, "answers": response.query}
+            found |= _layout(response.layout, reader.size / response.n)
+            found |= {"flood_bits": response.flood_bits, "answers": response.query}
         for _ in reader:  # every record against its digest
             pass
     return found
+
+
+def _budget(path: Path) -> dict[str, Any]:
+    from linalign_lite.encrypt.policy import Budget
+
+    budget = Budget(path)
+    usage = budget.usage()
+    return {
+        "kind": "query budget",
+        "limit": budget.limit,
+        "keys": len(usage),
+        "used": sum(u.used for u in usage),
+    }
+
+
+def _layout(layout: Layout, size: float) -> dict[str, Any]:
+    return {
+        "packing": layout.packing,
+        "states_together": layout.batch,
+        "chunks": layout.chunks,
+        "bytes_each": round(size),
+    }
 
 
 def _some(card: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

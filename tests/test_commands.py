@@ -520,3 +520,56 @@ def test_a_closed_pipe_is_quiet(played):
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
+
+
+# --- what protects a provider ---------------------------------------------------------------------
+
+
+def test_a_budget_is_counted_and_refused(played, here, capsys):
+    client, provider = played / "client", played / "provider"
+    query, head = played / "exchange" / "test.query", provider / "topics.head.npz"
+    args = ("score", query, "r", "--head", head, "--public", client / "keys", "--budget", "b.db")
+    assert "--limit" in refused(capsys, *args) or "limit" in refused(capsys, *args)
+    done = run(*args, "--limit", "200", "--json")
+    assert json.loads(done.stdout)["profile"] == "private"
+    said = refused(capsys, *args, code=1)
+    assert "budget of key" in said
+    found = json.loads(run("budget", "b.db", "--json").stdout)
+    assert (found["limit"], found["keys"][0]["used"]) == (200, 145)
+    assert "145" in run("budget", "b.db").stdout
+    run("budget", "b.db", "--limit", "400")
+    run(*args)
+    assert "290" in run("inspect", "b.db").stdout
+
+
+def test_audit_attacks_a_head(played, capsys):
+    head = played / "provider" / "topics.head.npz"
+    text = run("audit", "--head", head).stdout
+    assert "hides the head" in text
+    assert "129 chosen queries" in text
+    found = json.loads(run("audit", "--head", head, "--profile", "trusted", "--json").stdout)
+    assert found["leaks"]
+    assert found["bare_error"] < 1e-3
+
+
+def test_plan_says_what_and_why():
+    text = run("plan", "--dim", "384", "--classes", "150", "--queries", "4500").stdout
+    assert text.startswith("columns, 2250 states to a ciphertext, 384 chunk(s) a state")
+    assert "because it has the least time" in text
+    plan = json.loads(run("plan", "--dim", "384", "--classes", "150", "--json").stdout)
+    assert plan["chosen"]["packing"] == "inner"
+    assert plan["chosen"]["states_per_ciphertext"] == 1
+    assert plan["alternatives"]
+
+
+def test_trusted_queries_need_a_provider_that_trusts(played, here):
+    client, head = played / "client", played / "provider" / "topics.head.npz"
+    run("keygen", "keys", "--profile", "trusted")
+    run("encrypt", client / "test.states.npz", "q", "--key", "keys",
+        "--map", client / "client-to-provider.map.npz", "--outputs", "5")  # fmt: skip
+    run("score", "q", "r", "--head", head, "--profile", "trusted", "--threads", "2")
+    mine = run("decrypt", "r", "--key", "keys", "--query", "q").stdout
+    theirs = run("decrypt", played / "exchange" / "test.response", "--key", client / "keys").stdout
+    best = [[line.split()[0] for line in text.splitlines()] for text in (mine, theirs)]
+    assert best[0] == best[1]
+    assert "trusted" in run("inspect", "r").stdout

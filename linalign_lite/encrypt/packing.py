@@ -75,8 +75,13 @@ class Layout:
         return 1 if self.columns else self.degree // (self.width * self.batch)
 
     def fold(self, n_outputs: int) -> int:
-        """Head rows, by chunk, that share one product and so each other's noise."""
-        return min(self.rows, n_outputs) * (1 if self.columns else self.chunks)
+        """Head rows that share one product, and so each other's noise."""
+        return min(self.rows, n_outputs)
+
+    @property
+    def terms(self) -> int:
+        """Coefficients that a product's rows have in all chunks, each rounded to an integer."""
+        return self.chunks if self.columns else self.chunks * self.degree
 
     def products(self, n_outputs: int) -> int:
         """Products, and so ciphertexts of a response, for a head of ``n_outputs`` rows."""

@@ -168,8 +168,7 @@ def relative_error(parameters: Parameters, layout: Layout, n_outputs: int) -> fl
     """Bound on the error of a score, over the largest score: for rows of one norm and no bias."""
     scale = head_scale(parameters, MIN_NORM_BITS, 1.0, 0.0)
     norm = math.sqrt(min(layout.rows, n_outputs))
-    terms = layout.degree * (1 if layout.columns else layout.chunks)
-    flood = flood_bits(parameters, scale, norm, terms)
+    flood = flood_bits(parameters, scale, norm, layout.terms)
     error = score_error(parameters, MIN_NORM_BITS, scale, layout.fold(n_outputs), flood)
     return error / 2.0**MIN_NORM_BITS
 

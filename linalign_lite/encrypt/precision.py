@@ -115,7 +115,7 @@ def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> i
 def score_error(parameters: Parameters, bound: int, scale: int, fold: int, flood: int) -> float:
     """Bound on the error of a score, from public numbers alone.
 
-    bound: B. scale: b. fold: rows per plaintext times chunks. flood: k. Flooding itself,
+    bound: B. scale: b. fold: rows to a product. flood: k. Flooding itself,
     2^(k-1) / 2^(a+b), is never exceeded; to it come six standard deviations of three independent
     parts: fresh noise times the head, √10.5·√fold·max‖w‖ / 2^a, where b allows
     max‖w‖ = q/4 / 2^(a+b+B) at most; rounding of the head to integers, √(1/12)·2^B / 2^b; and

@@ -59,9 +59,8 @@ class Scorer:
     def scales(self, layout: Layout, bound: int) -> Scales:
         """For states of norm up to 2^bound. Raises PrecisionError when the modulus is too small."""
         scale = head_scale(self.parameters, bound, self._row_norm, self._largest_bias)
-        terms = layout.degree * (1 if layout.columns else layout.chunks)
         norm = product_norm(layout, self._weight)
-        flood = flood_bits(self.parameters, scale, norm, terms)
+        flood = flood_bits(self.parameters, scale, norm, layout.terms)
         fold = layout.fold(len(self._bias))
         return Scales(scale, flood, score_error(self.parameters, bound, scale, fold, flood))
 

@@ -12,6 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from linalign_lite.encrypt.keys import PublicKey
@@ -20,6 +21,7 @@ from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Record
+from linalign_lite.errors import LinalignError
 from linalign_lite.linear import Head
 
 _AHEAD = 2  # records in flight for each process: what bounds memory
@@ -55,6 +57,10 @@ def scored(
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()
+    except BrokenProcessPool as e:
+        raise LinalignError(
+            "a scoring process died", hint="was there too little memory? --threads 1 needs least"
+        ) from e
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -84,8 +84,9 @@ def dump(thing: Any, size: int) -> bytes:
 
 def restore(thing: Any, context: Any, body: bytes) -> Any:
     """Load an object from an uncompressed body. What SEAL refuses is a FormatError."""
+    saved = header(len(body)) + body
     with _scratch() as (handle, path):
-        _write(handle, header(len(body)) + body)
+        _write(handle, saved)
         try:
             thing.load(context, path)
         except (RuntimeError, ValueError) as e:

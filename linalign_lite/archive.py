@@ -28,8 +28,10 @@ MAX_MEMBERS = 16
 MAX_CARD = 16 << 20
 DEFAULT_CAP = 64 << 30
 _CARD = (("|u1",), 1)
+_MAX_DIRECTORY = 1 << 16  # bytes: members have short names
+_ZIP64 = 20  # bytes of the locator that stands before the end record
 _HEADER = re.compile(
-    r"\{'descr': '([<|>][fiu][1248])', 'fortran_order': False, "
+    r"\{'descr': '([<|>](?:[iu][1248]|f[248]))', 'fortran_order': False, "
     r"'shape': \(((?:\d{1,15}, ?)*\d{0,15})\), \} *\n"
 )
 _END = 22  # bytes of a ZIP end record without a comment
@@ -113,6 +115,11 @@ def _require_end(path: Path, f: IO[bytes]) -> None:
         )
     if int.from_bytes(end[10:12], "little") > MAX_MEMBERS:  # before the directory is parsed
         raise FormatError(f"{path} has too many members", expected=f"at most {MAX_MEMBERS}")
+    if int.from_bytes(end[12:16], "little") > _MAX_DIRECTORY:  # the count may lie
+        raise FormatError(f"{path} has too large a directory", expected=f"{_MAX_DIRECTORY} bytes")
+    f.seek(-min(_END + _ZIP64, os.fstat(f.fileno()).st_size), os.SEEK_END)
+    if f.read(4) == b"PK\6\7":  # a locator of a larger directory, which would be believed instead
+        raise FormatError(f"{path} has a directory of another format (ZIP64)")
     f.seek(0)
 
 
@@ -231,12 +238,21 @@ def _header(path: Path, f: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dt
 
 def _card(path: Path, raw: AnyArray) -> dict[str, Any]:
     try:
-        card = json.loads(raw.tobytes().decode("utf-8"), parse_constant=_no_constant)
+        card = json.loads(
+            raw.tobytes().decode("utf-8"), parse_constant=_no_constant, parse_float=_finite
+        )
     except (ValueError, RecursionError) as e:
         raise FormatError(f"{path}: its card is not JSON") from e
     if not isinstance(card, dict):
         raise FormatError(f"{path}: its card is not a JSON object")
     return card
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # as 1e999 is not
+        raise ValueError(f"{text[:20]} is too large")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

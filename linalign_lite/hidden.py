@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.linear import UNKNOWN, Array, Space
+from linalign_lite.linear import MAX_NAME, UNKNOWN, Array, Space, usable_label
 
 Ints = npt.NDArray[np.int32]
 
@@ -74,6 +74,11 @@ class HiddenStates:
                     got=f"shape {rows.shape}",
                     expected=f"{states.shape[:1]}, nothing below 0",
                 )
+        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
+            raise InputError(
+                "the labels of the states are not usable",
+                expected=f"distinct, printable, 1 to {MAX_NAME} characters each",
+            )
         if self.label_ids is not None and self.label_ids.max() >= len(self.labels):
             raise InputError("label_ids name a label that is not there")
 

@@ -271,7 +271,8 @@ def soft_capped(scores: Array, softcap: float | None) -> Array:
     """c·tanh(scores / c), or the scores themselves without a cap."""
     if softcap is None:
         return scores
-    capped: Array = np.tanh(scores / softcap) * softcap
+    with np.errstate(over="ignore"):  # a cap next to nothing: tanh of infinity is 1
+        capped: Array = np.tanh(scores / softcap) * softcap
     return capped
 
 

@@ -29,7 +29,7 @@ from linalign_lite.encrypt.wire import (
 from linalign_lite.encrypt.words import reply_size
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import PathLike, atomic
-from linalign_lite.linear import MAX_DIM, Space
+from linalign_lite.linear import MAX_DIM, Space, usable_label
 
 MAX_OUTPUTS = 1 << 24
 _INTEGERS = (
@@ -282,6 +282,8 @@ def _layout(name: str, header: Header, dim: int, meta: Mapping[str, Any]) -> Non
     """Chunks and batch must make a layout, and n states as many records as there are."""
     if not 1 <= meta["n"] <= header.n_records * header.parameters.degree:
         raise FormatError(f"{name}: its number of states does not fit its records")
+    _within(name, "chunks", meta["chunks"], 1, MAX_DIM)
+    _within(name, "batch", meta["batch"], 1, header.parameters.degree)
     try:
         layout = Layout(header.parameters.degree, dim, meta["chunks"], meta["batch"])
     except InputError as e:
@@ -293,10 +295,8 @@ def _layout(name: str, header: Header, dim: int, meta: Mapping[str, Any]) -> Non
 def _labels(name: str, labels: list[Any], n_outputs: int) -> tuple[str, ...]:
     if not all(isinstance(x, str) for x in labels) or len(labels) not in {0, n_outputs}:
         raise FormatError(f"{name}: its labels do not fit its classes")
-    try:
-        "".join(labels).encode()
-    except UnicodeEncodeError:
-        raise FormatError(f"{name}: its labels are not text") from None
+    if len(set(labels)) != len(labels) or not all(map(usable_label, labels)):
+        raise FormatError(f"{name}: its labels are not distinct and printable")
     return tuple(labels)
 
 

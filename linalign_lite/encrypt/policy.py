@@ -201,7 +201,7 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise LinalignError(f"cannot use {path}", got=e.strerror or str(e), hint=hint) from e
-    except sqlite3.Error as e:
+    except (sqlite3.Error, UnicodeDecodeError) as e:  # SQLite's messages may quote the file
         got = getattr(e, "sqlite_errorname", "contents that are not a budget's")
         if re.match("SQLITE_(BUSY|FULL|IOERR|READONLY|CANTOPEN|PERM|NOLFS)", got):
             raise LinalignError(f"cannot use {path}", got=got, hint=hint) from e

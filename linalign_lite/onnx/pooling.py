@@ -50,8 +50,16 @@ def read_json(path: Path, *, needed: bool = False) -> Any:
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, RecursionError) as e:
         raise InputError(f"{path} is not readable JSON", got=type(e).__name__) from e
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """As read_json, of a file that must hold an object."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not a JSON object", got=type(found).__name__)
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -65,8 +73,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def architecture(config: Mapping[str, Any]) -> str:
     """The class that the weights belong to, else the family, else "unknown"."""
-    names = config.get("architectures") or [config.get("model_type")]
-    return str(names[0] or "unknown")
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else config.get("model_type")
+    return name if isinstance(name, str) and name else "unknown"
 
 
 def guess_task(folder: Path, config: Mapping[str, Any]) -> str:
@@ -80,9 +89,9 @@ def max_length(folder: Path, config: Mapping[str, Any]) -> int:
     limits = [v for key in _POSITIONS if (v := _count(config.get(key)))][:1]
     if limits and config.get("model_type") in _OFFSET_TYPES:
         padding = config.get("pad_token_id")
-        limits = [limits[0] - (1 if padding is None else int(padding)) - 1]
-    limits.append(_count(read_json(folder / "tokenizer_config.json").get("model_max_length")))
-    limits.append(_count(read_json(folder / "sentence_bert_config.json").get("max_seq_length")))
+        limits = [limits[0] - (padding if type(padding) is int else 1) - 1]
+    limits.append(_count(_settings(folder / "tokenizer_config.json").get("model_max_length")))
+    limits.append(_count(_settings(folder / "sentence_bert_config.json").get("max_seq_length")))
     return min((n for n in limits if n), default=_FALLBACK)
 
 
@@ -92,8 +101,8 @@ def special_tokens(folder: Path, config: Mapping[str, Any], ids: Any) -> dict[st
     ids: a function from a token's text to its id or None.
     """
     tokens = {
-        **read_json(folder / "special_tokens_map.json"),
-        **read_json(folder / "tokenizer_config.json"),
+        **_settings(folder / "special_tokens_map.json"),
+        **_settings(folder / "tokenizer_config.json"),
     }
     result: dict[str, int | None] = {}
     for name in ("bos", "eos", "pad"):
@@ -119,7 +128,7 @@ def read_pooling(folder: Path) -> Pooling:
     pooling = "mean"
     if "Pooling" in kinds:
         where = folder / str(kinds["Pooling"].get("path", "1_Pooling"))
-        modes = _modes(read_json(where / "config.json"))
+        modes = _modes(_settings(where / "config.json"))
         if len(modes) == 1 and modes[0] in _WORDS.values():
             pooling = modes[0]
         else:

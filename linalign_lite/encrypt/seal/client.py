@@ -23,7 +23,7 @@ class SealSecretSide:
         first = scheme.transformed(rows[0], back=True)
         centred = first.astype(np.int64)
         centred -= np.where(centred > primes[0] // 2, primes[0], 0)
-        if np.abs(centred).max() > 1:
+        if np.abs(centred).max() != 1:
             raise FormatError("a secret key is not ternary", hint="the file may be damaged")
         self.secret: Ternary = centred.astype(np.int8)
 

@@ -140,6 +140,8 @@ class SealScheme:
         rows = [values] * (2 * count)
         if count > 1:  # the other prime's must be below it; they are not looked at
             rows[1::count] = [np.zeros_like(values)] * 2
+        if not values.any():
+            return values  # SEAL refuses zeros; theirs are zeros
         cipher = self._restored(api.Ciphertext(), level, rows, 1.0, ntt=back)
         evaluator = api.Evaluator(self.context)
         if back:

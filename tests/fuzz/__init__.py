@@ -1,0 +1,1 @@
+"""Fuzzing of every loader of outside data. README.md says how to run it."""

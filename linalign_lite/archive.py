@@ -238,14 +238,17 @@ def _header(path: Path, f: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dt
 
 def _card(path: Path, raw: AnyArray) -> dict[str, Any]:
     try:
-        card = json.loads(
-            raw.tobytes().decode("utf-8"), parse_constant=_no_constant, parse_float=_finite
-        )
+        card = strict_json(raw.tobytes())
     except (ValueError, RecursionError) as e:
         raise FormatError(f"{path}: its card is not JSON") from e
     if not isinstance(card, dict):
         raise FormatError(f"{path}: its card is not a JSON object")
     return card
+
+
+def strict_json(raw: bytes) -> Any:
+    """JSON without NaN or infinities (1e999). ValueError or RecursionError if it is not."""
+    return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
 
 
 def _finite(text: str) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.archive import strict_json
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import write_atomic
 from linalign_lite.linear import MAX_NAME, POOLINGS, Space
@@ -114,7 +115,7 @@ def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCa
     if path.stat().st_size > _MAX_CARD:
         raise FormatError(f"{path} is too large", got=f"{path.stat().st_size} bytes")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = strict_json(path.read_bytes())
         if raw["format"] != FORMAT:
             raise FormatError(f"{path} is not a model card")
         version = raw["version"]

@@ -44,7 +44,11 @@ class Pooling:
 
 def read_json(path: Path, *, needed: bool = False) -> Any:
     """The content of a JSON file; {} when it is not there and not needed."""
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have, from another file
+        there = False
+    if not there:
         if needed:
             raise InputError(f"{path.parent} has no {path.name}", hint="is this a model's folder?")
         return {}

@@ -78,7 +78,7 @@ class Budget:
         if limit is not None and not os.path.lexists(self._path):
             _create(self._path, limit)
         with _transaction(self._path, write=limit is not None) as db:
-            size, (page,) = self._path.stat().st_size, db.execute("PRAGMA page_size").fetchone()
+            size, [(page,)] = self._path.stat().st_size, db.execute("PRAGMA page_size").fetchall()
             check = "PRAGMA quick_check(1)" if size <= _CHECKED else "SELECT 'ok'"
             if size % page or db.execute(check).fetchall() != [("ok",)]:
                 raise sqlite3.DatabaseError

@@ -22,7 +22,7 @@ from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.precision import MAX_ERROR
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Kind, Record, Writer, reading
-from linalign_lite.errors import MismatchError, PrecisionError
+from linalign_lite.errors import LinalignError, MismatchError, PrecisionError
 from linalign_lite.files import PathLike, atomic
 from linalign_lite.linear import Head
 
@@ -169,8 +169,10 @@ class Provider:
         self._budget.charge(*charge)
         try:
             yield
-        except BaseException:
-            self._budget.refund(*charge)
+        except Exception:  # not Ctrl-C, which may come when the response is out already:
+            # then the charge stays pending, and the same query takes it up again
+            with contextlib.suppress(LinalignError):
+                self._budget.refund(*charge)
             raise
         self._budget.settle(*charge)
 

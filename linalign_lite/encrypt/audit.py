@@ -28,11 +28,12 @@ from linalign_lite.encrypt.packing import (
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.planner import choose
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.residues import add_mod, fractions, shift_mod, to_words
+from linalign_lite.encrypt.residues import add_mod, shift_mod
 from linalign_lite.encrypt.scheme import Finish
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.seal.scheme import SealScheme
 from linalign_lite.encrypt.seal.server import SealServerSide
+from linalign_lite.encrypt.words import split
 from linalign_lite.linear import Head
 
 _NOISE_ROUNDS = 48
@@ -179,7 +180,9 @@ class _Bench:
         _, second = self.side.flooded(total, finish, zero)
         masked = self._divided(self.scheme.transformed(second[0], back=False), known)
         q = self.parameters.modulus
-        words = to_words(fractions(second, self.parameters.data_primes))
+        # the reply itself, made anew, as a provider makes it
+        reply = self.side.reply(self.side.inner(loaded[:1], plains[:1]), finish, self.zero())
+        words, _ = split(reply, self.parameters.degree)
         prime = self.parameters.data_primes[0]
         lifted = np.array([round(int(w) * q / 2**32) % prime for w in words], dtype=np.uint64)
         sent = self._divided(self.scheme.transformed(lifted, back=False), known)

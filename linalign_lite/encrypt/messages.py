@@ -207,6 +207,10 @@ class Query(_Message[QueryInfo]):
 
     def records(self) -> list[Record]:
         """The records, with the digests that responses carry."""
+        return self._records
+
+    @functools.cached_property
+    def _records(self) -> list[Record]:
         digest = self.info.header().digest
         return [seal_record(digest, i, p) for i, p in enumerate(self.payloads)]
 

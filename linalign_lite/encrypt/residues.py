@@ -34,11 +34,11 @@ def pack_words(words: Words, prime: int) -> bytes:
     """
     whole, left = divmod(prime.bit_length(), 8)
     octets = words.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
-    planes = [octets[:, :whole].tobytes()]
-    planes += [
-        np.packbits((octets[:, whole] >> k) & 1, bitorder="little").tobytes() for k in range(left)
-    ]
-    return b"".join(planes)
+    low = octets[:, :whole].tobytes()
+    if not left:
+        return low
+    bits = np.unpackbits(octets[:, whole, None], axis=1, count=left, bitorder="little")
+    return low + np.packbits(bits.T, axis=1, bitorder="little").tobytes()
 
 
 def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
@@ -53,10 +53,10 @@ def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
     octets = np.zeros((degree, 8), dtype=np.uint8)
     raw = np.frombuffer(data, dtype=np.uint8)
     octets[:, :whole] = raw[: degree * whole].reshape(degree, whole)
-    for k in range(left):
-        start = degree * whole + k * degree // 8
-        bits = np.unpackbits(raw[start : start + degree // 8], bitorder="little")
-        octets[:, whole] |= bits << k
+    if left:
+        planes = raw[degree * whole :].reshape(left, degree // 8)
+        bits = np.unpackbits(planes, axis=1, bitorder="little")
+        octets[:, whole] = np.packbits(bits, axis=0, bitorder="little")[0]
     words = octets.view("<u8").reshape(degree).astype(np.uint64, copy=False)
     if words.max() >= prime:
         raise FormatError("a polynomial holds a value that is not below its prime")

@@ -24,6 +24,7 @@ from linalign_lite.encrypt.wire import Record
 from linalign_lite.encrypt.words import spread
 from linalign_lite.linear import Head
 
+_LAYOUTS = 256
 Plains = list[Any]  # of one product: the head's rows by chunk
 
 
@@ -54,10 +55,19 @@ class Scorer:
         self._largest_bias = float(np.abs(self._bias).max())
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[tuple[int, ...], tuple[int, list[Plains]]] = OrderedDict()
+        self._scales: dict[tuple[Layout, int], Scales] = {}
         self._lock = threading.Lock()
 
     def scales(self, layout: Layout, bound: int) -> Scales:
         """For states of norm up to 2^bound. Raises PrecisionError when the modulus is too small."""
+        key = layout, bound
+        if key not in self._scales:
+            if len(self._scales) > _LAYOUTS:  # a stranger may try many
+                self._scales.clear()
+            self._scales[key] = self._new_scales(layout, bound)
+        return self._scales[key]
+
+    def _new_scales(self, layout: Layout, bound: int) -> Scales:
         scale = head_scale(self.parameters, bound, self._row_norm, self._largest_bias)
         norm = product_norm(layout, self._weight)
         flood = flood_bits(self.parameters, scale, norm, layout.terms)

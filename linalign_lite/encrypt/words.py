@@ -62,11 +62,11 @@ def decrypt(secret: Ternary, second: Word, first: Word, positions: npt.NDArray[n
 def _one_by_one(secret: Ternary, second: Word, positions: npt.NDArray[np.intp]) -> Floats:
     """Σᵢ sᵢ·y(k−i), with y(j − N) = −y(j): at most 4096·2^32, exact in float64."""
     n = len(secret)
-    whole = second.astype(np.float64)
-    extended = np.concatenate([-whole, whole])
-    windows = np.lib.stride_tricks.sliding_window_view(extended, n)[positions + 1]
-    products: Floats = windows @ secret[::-1].astype(np.float64)
-    return products
+    extended = np.empty(2 * n)
+    extended[n:] = second
+    np.negative(extended[n:], out=extended[:n])
+    backwards = secret[::-1].astype(np.float64)
+    return np.array([extended[k + 1 : k + 1 + n] @ backwards for k in positions.tolist()])
 
 
 def _by_fft(secret: Ternary, second: Word) -> Floats:

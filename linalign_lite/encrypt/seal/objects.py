@@ -8,13 +8,11 @@ checked before SEAL sees it; SEAL then checks again.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import struct
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +34,48 @@ if hasattr(os, "register_at_fork"):  # a child must not write to its parent's
     os.register_at_fork(after_in_child=lambda: _mine.__dict__.pop("handle", None))
 
 
-@contextlib.contextmanager
-def _scratch() -> Iterator[tuple[int, str]]:
-    """An open descriptor and a path to it: anonymous memory, or a private file that is wiped."""
-    if _ANONYMOUS:
-        handle = getattr(_mine, "handle", None)
-        if handle is None:
-            handle = _mine.handle = os.memfd_create("linalign", os.MFD_CLOEXEC)
-        try:
-            yield handle, f"/proc/self/fd/{handle}"
-        finally:
-            os.lseek(handle, 0, os.SEEK_SET)
-            os.ftruncate(handle, 0)  # gives the pages back: nothing of a key stays in it
-        return
-    with tempfile.TemporaryDirectory(dir=_MEMORY if Path(_MEMORY).is_dir() else None) as folder:
-        path = Path(folder) / "object"
-        handle = os.open(
+class _Scratch:
+    """An open descriptor and a path to it: anonymous memory, or a private file that is wiped.
+
+    Anonymous memory is kept by its thread and used again; ``wipe`` gives its pages back, so that
+    nothing of a key stays in it.
+    """
+
+    def __init__(self, *, wipe: bool) -> None:
+        self._wipe = wipe
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> tuple[int, str]:
+        if _ANONYMOUS:
+            self._handle = getattr(_mine, "handle", -1)
+            if self._handle < 0:
+                self._handle = _mine.handle = os.memfd_create("linalign", os.MFD_CLOEXEC)
+            return self._handle, f"/proc/self/fd/{self._handle}"
+        self._folder = tempfile.TemporaryDirectory(dir=_MEMORY if Path(_MEMORY).is_dir() else None)
+        path = Path(self._folder.name) / "object"
+        self._handle = os.open(
             path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
         )
+        return self._handle, str(path)
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is None:
+            if self._wipe:
+                os.ftruncate(self._handle, 0)
+            return
         try:
-            yield handle, str(path)
+            size = os.fstat(self._handle).st_size
+            os.lseek(self._handle, 0, os.SEEK_SET)
+            os.write(self._handle, bytes(size))
+            os.fsync(self._handle)  # the zeros must reach the disk before the name goes
+            os.close(self._handle)
         finally:
-            size = os.fstat(handle).st_size
-            os.lseek(handle, 0, os.SEEK_SET)
-            os.write(handle, bytes(size))
-            os.fsync(handle)  # the zeros must reach the disk before the name goes
-            os.close(handle)
+            self._folder.cleanup()
 
 
-def dump(thing: Any, size: int) -> bytes:
+def dump(thing: Any, size: int, *, secret: bool = False) -> bytes:
     """The body of a saved object: ``size`` bytes after decompression."""
-    with _scratch() as (handle, path):
+    with _Scratch(wipe=secret) as (handle, path):
         thing.save(path)
         os.lseek(handle, 0, os.SEEK_SET)
         saved = _read(handle, os.fstat(handle).st_size)
@@ -82,11 +91,12 @@ def dump(thing: Any, size: int) -> bytes:
     return body
 
 
-def restore(thing: Any, context: Any, body: bytes) -> Any:
-    """Load an object from an uncompressed body. What SEAL refuses is a FormatError."""
-    saved = header(len(body)) + body
-    with _scratch() as (handle, path):
-        _write(handle, saved)
+def restore(thing: Any, context: Any, body: list[bytes], *, secret: bool = False) -> Any:
+    """Load an object from the parts of an uncompressed body. What SEAL refuses is a FormatError."""
+    parts = [header(sum(map(len, body))), *body]
+    with _Scratch(wipe=secret) as (handle, path):
+        os.lseek(handle, 0, os.SEEK_SET)
+        _write(handle, parts)
         try:
             thing.load(context, path)
         except (RuntimeError, ValueError) as e:
@@ -99,9 +109,10 @@ def header(size: int) -> bytes:
     return _version() + b"\0\0\0" + struct.pack("<Q", OUTER + size)
 
 
-def numbers(words: bytes) -> bytes:
-    """An array of 64-bit words as SEAL nests it in an object."""
-    return header(8 + len(words)) + struct.pack("<Q", len(words) // 8) + words
+def numbers(words: list[bytes]) -> list[bytes]:
+    """An array of 64-bit words, in parts, as SEAL nests it in an object."""
+    size = sum(map(len, words))
+    return [header(8 + size) + struct.pack("<Q", size // 8), *words]
 
 
 def ciphertext(
@@ -109,23 +120,24 @@ def ciphertext(
     degree: int,
     primes: int,
     scale: float,
-    words: bytes,
+    words: list[bytes],
     *,
     seed: bytes = b"",
     ntt: bool = True,
-) -> bytes:
-    """The body of a ciphertext: both components, or the first and a seed."""
-    body = struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, scale, 1) + numbers(words)
+) -> list[bytes]:
+    """The body of a ciphertext, in parts: both components, or the first and a seed."""
+    start = struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, scale, 1)
+    body = [start, *numbers(words)]
     if seed:
         kind = int(api.prng_type.blake2xb.value).to_bytes(1, "little")
-        body += header(1 + SEED) + kind + seed
+        body.append(header(1 + SEED) + kind + seed)
     return body
 
 
 @functools.cache
 def _version() -> bytes:
     """The first five bytes of everything that this SEAL saves: magic, header size, version."""
-    with _scratch() as (handle, path):
+    with _Scratch(wipe=False) as (handle, path):
         api.Plaintext().save(path)
         os.lseek(handle, 0, os.SEEK_SET)
         return os.read(handle, 5)
@@ -139,7 +151,10 @@ def _read(handle: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write(handle: int, data: bytes) -> None:
-    view = memoryview(data)
+def _write(handle: int, parts: list[bytes]) -> None:
+    written = os.writev(handle, parts) if hasattr(os, "writev") else 0
+    if written == sum(map(len, parts)):
+        return
+    view = memoryview(b"".join(parts))[written:]
     while view:
         view = view[os.write(handle, view) :]

@@ -59,7 +59,7 @@ class SealScheme:
         p = self.parameters
         n, count = p.degree, len(p.primes)
         secret = api.KeyGenerator(self.context).secret_key()
-        words = dump(secret, PLAIN + INNER + 8 * n * count)[PLAIN + INNER :]
+        words = dump(secret, PLAIN + INNER + 8 * n * count, secret=True)[PLAIN + INNER :]
         rows = np.frombuffer(words, dtype="<u8").reshape(count, n)
         packed = b"".join(map(pack_words, rows, p.primes))
         zero = api.Encryptor(self.context, secret).encrypt_zero_symmetric(
@@ -142,13 +142,14 @@ class SealScheme:
             rows[1::count] = [np.zeros_like(values)] * 2
         if not values.any():
             return values  # SEAL refuses zeros; theirs are zeros
-        cipher = self._restored(api.Ciphertext(), level, rows, 1.0, ntt=back)
+        # the secret key comes this way too
+        cipher = self._restored(api.Ciphertext(), level, rows, 1.0, ntt=back, secret=True)
         evaluator = api.Evaluator(self.context)
         if back:
             evaluator.transform_from_ntt_inplace(cipher)
         else:
             evaluator.transform_to_ntt_inplace(cipher)
-        result: Words = self.residues(cipher, count)[0, 0]
+        result: Words = self.residues(cipher, count, secret=True)[0, 0]
         return result
 
     def _restored(
@@ -160,17 +161,18 @@ class SealScheme:
         *,
         seed: bytes = b"",
         ntt: bool = True,
+        secret: bool = False,
     ) -> Any:
         n = self.parameters.degree
         count = len(rows) if seed else len(rows) // 2
-        words = b"".join(row.astype("<u8", copy=False).tobytes() for row in rows)
+        words = [row.astype("<u8", copy=False).tobytes() for row in rows]
         body = ciphertext(level, n, count, scale, words, seed=seed, ntt=ntt)
-        return restore(thing, self.context, body)
+        return restore(thing, self.context, body, secret=secret)
 
-    def residues(self, cipher: Any, primes: int) -> Words:
+    def residues(self, cipher: Any, primes: int, *, secret: bool = False) -> Words:
         """All coefficients of a ciphertext in the form that it has: (2, primes, N)."""
         n = self.parameters.degree
-        body = dump(cipher, CIPHER + INNER + 2 * 8 * n * primes)
+        body = dump(cipher, CIPHER + INNER + 2 * 8 * n * primes, secret=secret)
         words: Words = np.frombuffer(body[CIPHER + INNER :], "<u8").reshape(2, primes, n)
         return words
 
@@ -190,5 +192,6 @@ class SealScheme:
             view = view[size:]
         level = self.context.key_parms_id()
         head = struct.pack("<4QQd", *level, p.degree * len(p.primes), 1.0)
-        words = b"".join(row.astype("<u8", copy=False).tobytes() for row in rows)
-        return restore(api.SecretKey(), self.context, head + numbers(words)), rows
+        words = [row.astype("<u8", copy=False).tobytes() for row in rows]
+        key = restore(api.SecretKey(), self.context, [head, *numbers(words)], secret=True)
+        return key, rows

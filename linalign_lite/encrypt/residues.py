@@ -7,6 +7,7 @@ overflowed, as long as the quotient, from float64, is within one of the truth.
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -26,6 +27,12 @@ def packed_size(degree: int, prime: int) -> int:
     return degree * prime.bit_length() // 8
 
 
+@functools.cache
+def _low(count: int) -> np.dtype[Any]:
+    """The low bytes of 64-bit words, to be copied as one piece each."""
+    return np.dtype({"names": ["low"], "formats": [f"V{count}"], "offsets": [0], "itemsize": 8})
+
+
 def pack_words(words: Words, prime: int) -> bytes:
     """Residues in as many bits as the prime has: whole low bytes, then the bits left, by plane.
 
@@ -33,12 +40,13 @@ def pack_words(words: Words, prime: int) -> bytes:
     N bits, the first residue in the lowest bit of the first byte.
     """
     whole, left = divmod(prime.bit_length(), 8)
-    octets = words.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
-    low = octets[:, :whole].tobytes()
+    words = np.ascontiguousarray(words, dtype="<u8")
+    low = words.view(_low(whole))["low"].tobytes()
     if not left:
         return low
-    bits = np.unpackbits(octets[:, whole, None], axis=1, count=left, bitorder="little")
-    return low + np.packbits(bits.T, axis=1, bitorder="little").tobytes()
+    top = np.ascontiguousarray(words.view(np.uint8)[whole::8])
+    bits = np.unpackbits(top, bitorder="little").reshape(-1, 8).T[:left]
+    return low + np.packbits(np.ascontiguousarray(bits).ravel(), bitorder="little").tobytes()
 
 
 def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
@@ -50,14 +58,16 @@ def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
             expected=str(packed_size(degree, prime)),
         )
     whole, left = divmod(prime.bit_length(), 8)
-    octets = np.zeros((degree, 8), dtype=np.uint8)
     raw = np.frombuffer(data, dtype=np.uint8)
-    octets[:, :whole] = raw[: degree * whole].reshape(degree, whole)
+    words = np.zeros(degree, dtype="<u8")
+    words.view(_low(whole))["low"] = raw[: degree * whole].view(f"V{whole}")
     if left:
-        planes = raw[degree * whole :].reshape(left, degree // 8)
-        bits = np.unpackbits(planes, axis=1, bitorder="little")
-        octets[:, whole] = np.packbits(bits, axis=0, bitorder="little")[0]
-    words = octets.view("<u8").reshape(degree).astype(np.uint64, copy=False)
+        planes = np.unpackbits(raw[degree * whole :], bitorder="little").reshape(left, degree)
+        top = planes[0].copy()
+        for k in range(1, left):
+            top |= planes[k] << k
+        words.view(np.uint8)[whole::8] = top
+    words = words.astype(np.uint64, copy=False)
     if words.max() >= prime:
         raise FormatError("a polynomial holds a value that is not below its prime")
     return words

@@ -82,7 +82,7 @@ def dump(thing: Any, size: int, *, secret: bool = False) -> bytes:
     mode = saved[5]
     body = saved[OUTER:]
     if mode == int(api.COMPR_MODE_TYPE.ZSTD.value):
-        body = zstandard.ZstdDecompressor().decompress(body, max_output_size=size)
+        body = _decompressor().decompress(body, max_output_size=size)
     if mode not in {0, int(api.COMPR_MODE_TYPE.ZSTD.value)} or len(body) != size:
         raise LinalignError(
             "this build of SEAL saves its objects in a form that is not known here",
@@ -102,6 +102,14 @@ def restore(thing: Any, context: Any, body: list[bytes], *, secret: bool = False
         except (RuntimeError, ValueError) as e:
             raise FormatError("SEAL refuses this key or ciphertext", got=str(e)[:80]) from e
     return thing
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's own: one is not safe to share."""
+    if not hasattr(_mine, "decompressor"):
+        _mine.decompressor = zstandard.ZstdDecompressor()
+    found: zstandard.ZstdDecompressor = _mine.decompressor
+    return found
 
 
 def header(size: int) -> bytes:

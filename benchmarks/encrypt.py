@@ -45,6 +45,7 @@ from linalign_lite import (
 )
 from linalign_lite.encrypt import planner, words
 from linalign_lite.encrypt.packing import to_slots
+from linalign_lite.encrypt.residues import combine
 from linalign_lite.encrypt.scheme import Finish
 from linalign_lite.encrypt.seal.scheme import SealScheme
 from linalign_lite.encrypt.seal.server import SealServerSide
@@ -59,9 +60,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two shapes, three slow rounds")
     parser.add_argument("--peers", type=Path, default=os.environ.get("LINALIGN_PEERS"))
     parser.add_argument("--costs", action="store_true")
+    parser.add_argument("--order", action="store_true", help="with --costs: layouts by the clock")
     args = parser.parse_args()
     if args.costs:
-        print(json.dumps(costs(args.rounds), indent=2))
+        print(json.dumps(costs(args.rounds, layouts=args.order), indent=2))
         return
     shapes = SHAPES[:1] + SHAPES[2:3] if args.quick else SHAPES
     slow = 3 if args.quick else args.rounds
@@ -262,10 +264,10 @@ def other_peers(
     return found
 
 
-def costs(rounds: int) -> dict[str, Any]:
+def costs(rounds: int, *, layouts: bool) -> dict[str, Any]:
     """Milliseconds of the planner's operations, and its order of layouts against the clock's."""
     found: dict[str, Any] = {p.name: operations(p, rounds) for p in (PRIVATE, TRUSTED)}
-    cases = ((384, 150, 1), (384, 20, 64), (64, 10, 2000))
+    cases = ((384, 150, 1), (384, 20, 64), (64, 10, 500)) if layouts else ()
     found["order"] = [order(PRIVATE, d, c, n) for d, c, n in cases]
     return found
 
@@ -279,7 +281,9 @@ def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
     payload = o.query.payloads[0][: scheme.query_size]
     row, cipher = side.encode(rng.normal(size=n), 10), side.load(payload)
     masker, secret = side.masker(o.public.payload), mine.secret
-    slabs = {count: np.rint(rng.normal(size=(count, 64)) * 1000) for count in (4, 132)}
+    stacks = {f: rng.integers(0, 1 << 38, (f, n), dtype=np.uint64) for f in (32, 288)}
+    weights = {f: np.rint(rng.normal(size=(64, f)) * 1000) for f in stacks}
+    primes = parameters.data_primes
     some, every = np.arange(10), np.arange(n)
     finish = Finish(some, np.zeros(10), 70 if parameters.private else 0)
     second, first = words.split(side.reply(side.inner([cipher], [row]), finish, None), n)
@@ -289,8 +293,10 @@ def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
         "expand": lambda: side._expanded(payload),
         "encode": lambda: side.encode(np.ones(n), 10),
         "multiply": lambda: side.inner([cipher] * 9, [row] * 9),
-        "columns_4": lambda: next(side.columns([payload] * 64, slabs[4])),
-        "columns_132": lambda: next(side.columns([payload] * 64, slabs[132])),
+        **{
+            f"combine_{f}": lambda f=f: [combine(weights[f], stacks[f], p) for p in primes]
+            for f in stacks
+        },
         "reply": lambda: side.reply(side.inner([cipher], [row]), finish, None),
         "zero": lambda: side.zero(masker),
         "decrypt_few": lambda: words.decrypt(secret, second, first, some),
@@ -300,7 +306,9 @@ def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
     times = side_by_side(calls, rounds)
     ms = {k: 1e3 * statistics.median(v) for k, v in times.items()}
     ms["multiply"] /= 9
-    ms["combine"] = (ms.pop("columns_132") - ms.pop("columns_4")) / (64 * 128)
+    few, many = 2 * ms.pop("combine_32") / 64, 2 * ms.pop("combine_288") / 64
+    ms["combine"] = (many - few) / 256
+    ms["settle"] = few - 32 * ms["combine"]
     return ms
 
 

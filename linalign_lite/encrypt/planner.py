@@ -21,7 +21,7 @@ from linalign_lite.encrypt.precision import (
     head_scale,
     score_error,
 )
-from linalign_lite.encrypt.residues import packed_size
+from linalign_lite.encrypt.residues import SLAB, packed_size
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORD
 from linalign_lite.errors import InputError
 
@@ -32,7 +32,10 @@ _SEED = 64
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds on one core. ``combine``: of one feature, class and ciphertext's matrix part."""
+    """Milliseconds of one operation, as `benchmarks/encrypt.py --costs` measures them.
+
+    ``combine``: one feature for one class in columns. ``settle``: one class, whatever the features.
+    """
 
     encrypt: float
     load: float
@@ -40,16 +43,17 @@ class Costs:
     encode: float
     multiply: float
     combine: float
+    settle: float
     reply: float
     zero: float
     decrypt_few: float
     decrypt_all: float
 
 
-# Medians on one core of an AMD EPYC, from `benchmarks/encrypt.py --costs`.
+# Medians on an AMD EPYC, from `benchmarks/encrypt.py --costs`, operations taken in turn.
 COSTS = {
-    4096: Costs(1.30, 0.55, 0.95, 0.30, 0.08, 0.0026, 1.50, 1.90, 0.12, 0.45),
-    2048: Costs(0.70, 0.30, 0.45, 0.17, 0.03, 0.0009, 0.45, 0.00, 0.07, 0.22),
+    4096: Costs(2.20, 0.70, 1.60, 0.65, 0.12, 0.0055, 0.80, 2.30, 2.00, 0.12, 0.57),
+    2048: Costs(1.04, 0.36, 0.61, 0.31, 0.034, 0.0020, 0.23, 0.85, 0.00, 0.12, 0.48),
 }
 
 
@@ -85,6 +89,7 @@ def predict(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> P
     encode = 0.0
     if layout.columns:
         score += layout.chunks * (costs.expand + n_outputs * costs.combine)
+        score += n_outputs * costs.settle * -(-layout.chunks // SLAB)
     else:
         score += layout.chunks * (costs.load + products * costs.multiply)
         encode = products * layout.chunks * costs.encode

@@ -18,8 +18,8 @@ from linalign_lite.encrypt.packing import Floats
 from linalign_lite.errors import FormatError
 
 Words = npt.NDArray[np.uint64]
-_LIMB = 25  # bits: 2^23 of a row's norm times √SLAB times 2^25 stays below 2^53
-SLAB = 256  # features multiplied at once
+_LIMB = 24  # bits: 2^23 of a row's norm times √SLAB times 2^24 stays below 2^52
+SLAB = 512  # features multiplied at once
 
 
 def packed_size(degree: int, prime: int) -> int:
@@ -97,17 +97,23 @@ def combine(weight: Floats, residues: Words, prime: int) -> Words:
     """weight @ residues modulo prime, exactly, by float64 matrix products.
 
     weight: (n, f) integers, each row of norm at most 2^23. residues: (f, N), f at most SLAB, each
-    below prime. Residues are cut into limbs of 25 bits; every partial sum then stays below
-    2^23·√256·2^25 = 2^52 by Cauchy–Schwarz, so float64 is exact.
+    below prime. Residues are cut into limbs of 24 bits; every partial sum then stays below
+    2^23·√512·2^24 < 2^52 by Cauchy–Schwarz, so float64 is exact.
     """
     total = np.zeros((weight.shape[0], residues.shape[1]), dtype=np.uint64)
     limbs = -(-prime.bit_length() // _LIMB)
     mask = np.uint64((1 << _LIMB) - 1)
     for k in reversed(range(limbs)):
         limb = ((residues >> np.uint64(k * _LIMB)) & mask).astype(np.float64)
-        part = (weight @ limb).astype(np.int64) % prime  # of the divisor's sign: never negative
-        total = add_mod(shift_mod(total, _LIMB, prime), part.view(np.uint64), prime)
+        part = _reduced(weight @ limb, prime)
+        total = part if k == limbs - 1 else add_mod(shift_mod(total, _LIMB, prime), part, prime)
     return total
+
+
+def _reduced(values: Floats, prime: int) -> Words:
+    """Integers of size below 2^52 modulo prime."""
+    quotient = np.floor(values * (1 / prime)).astype(np.int64)
+    return _settled((values.astype(np.int64) - quotient * prime).view(np.uint64), prime)
 
 
 def add_mod(a: Words, b: Words, prime: int) -> Words:

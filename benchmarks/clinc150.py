@@ -164,3 +164,7 @@ def _agreement(got: Any, plain: Any) -> dict[str, Any]:
         "max_abs_error": float(np.abs(got - plain).max()),
         "precision_bits": precision_bits(plain, got),
     }
+
+
+if __name__ == "__main__":
+    main()

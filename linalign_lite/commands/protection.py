@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -59,7 +60,8 @@ def plan(
             "score_ms": round(o.score_ms, 3),
             "decrypt_ms": round(o.decrypt_ms, 3),
             "seconds_with_transfer": round(o.seconds(rate), 6),
-            "error_over_range": relative_error(parameters, o.layout, classes),
+            "error_over_range": (error := relative_error(parameters, o.layout, classes)),
+            "precision_bits": round(-math.log2(error), 1),
         }
         for o in options
     ]
@@ -87,7 +89,8 @@ def plan(
         [
             f"{layout.packing}{together}, {layout.chunks} chunk(s) a state, "
             f"{best.products} product(s); "
-            f"error at most {relative_error(parameters, layout, classes):.1e} of the head's range",
+            f"error at most {rows[0]['error_over_range']:.1e} of the head's range"
+            f" ({rows[0]['precision_bits']:.0f} bits)",
             f"because it has the least time in all at {bandwidth:g} Mbit/s among:",
             *columns(table),
         ],

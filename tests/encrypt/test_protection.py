@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import json
+import struct
 
 import numpy as np
 import pytest
@@ -78,6 +80,15 @@ def test_a_report_says_so(reports):
     leaky = dataclasses.replace(reports["private"], masked_correlation=0.9)
     assert leaky.leaks
     assert isinstance(leaky, Report)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (1, 1), (70, 3)])
+def test_odd_heads_are_audited_too(shape):
+    """A head of zeros, of one weight, of more classes than are attacked."""
+    head = Head(np.zeros(shape) if shape == (2, 8) else np.ones(shape), np.zeros(shape[0]))
+    report = audit(head, PRIVATE)
+    assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["leaks"] is False
+    assert report.algebra_error < 1e-3
 
 
 def test_a_response_has_only_what_is_wanted():
@@ -174,9 +185,6 @@ def packed(words, prime):
 @pytest.mark.parametrize("profile", [PRIVATE, TRUSTED], ids=lambda p: p.name)
 def test_another_seal_implementation_can_ask_and_read(profile):
     """From docs/FORMAT.md and SEAL alone: keys, a query, SEAL's own decryption of a response."""
-    import json
-    import struct
-
     from linalign_lite.encrypt.keys import PublicKey
     from linalign_lite.encrypt.seal.objects import CIPHER, INNER, dump, restore
     from linalign_lite.encrypt.seal.objects import ciphertext as body

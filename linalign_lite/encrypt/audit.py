@@ -126,7 +126,7 @@ def audit(
         bare,
         masked,
         sent,
-        float(_SUSPICIOUS / np.sqrt(count)),
+        float(_SUSPICIOUS / np.sqrt(max(count, 1))),
         bare_noise,
         sent_noise,
         float(_SUSPICIOUS / np.sqrt(samples)),
@@ -323,6 +323,8 @@ def _crt(residues: list[int], primes: tuple[int, ...]) -> int:
 
 def _correlation(left: Floats, right: Floats) -> float:
     """Pearson's; 0 where one side is constant."""
+    if len(left) < 2:
+        return 0.0
     left, right = left - left.mean(), right - right.mean()
     norm = float(np.linalg.norm(left) * np.linalg.norm(right))
     return float(left @ right) / norm if norm else 0.0

@@ -83,12 +83,11 @@ def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -
 
     Two parts. The query's noise times the encoded rows, at most t·√10.5·‖W‖ by Hoeffding, where
     W are all ``terms`` coefficients multiplied with this product's ciphertexts: ``norm``·2^scale,
-    and half a unit each for rounding. And the encryption of zero: (u·e + e0 + e1·s) divided by
-    the key primes, then rounded; u and s ternary, |e| ≤ 21: a bound that no draw exceeds.
+    and half a unit each for rounding. And the encryption of zero: u·e_pk, u ternary, |e_pk| ≤ 21,
+    at most 21·N: a bound that no draw exceeds.
     """
     encoded = norm * 2.0**scale + math.sqrt(terms) / 2
-    n = parameters.degree
-    zero = NOISE_LARGEST * (2 * n + 1) / math.prod(parameters.key_primes) + (n + 1) / 2
+    zero = NOISE_LARGEST * parameters.degree
     return _TAIL * math.sqrt(NOISE_VARIANCE) * encoded + zero
 
 

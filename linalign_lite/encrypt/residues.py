@@ -122,6 +122,15 @@ def add_mod(a: Words, b: Words, prime: int) -> Words:
     return np.where(total >= prime, total - np.uint64(prime), total)
 
 
+def random_ternary(count: int) -> Floats:
+    """-1, 0 and 1, uniform, from the operating system's generator: bytes below 255 modulo 3."""
+    kept = np.empty(0, dtype=np.uint8)
+    while len(kept) < count:
+        drawn = np.frombuffer(os.urandom(count + 64), dtype=np.uint8)
+        kept = np.concatenate([kept, drawn[drawn < 255]])
+    return (kept[:count] % 3).astype(np.float64) - 1.0
+
+
 class Flood:
     """``count`` integers drawn uniformly from [−2^(bits−1), 2^(bits−1)), as residues.
 

@@ -16,6 +16,7 @@ from linalign_lite.encrypt.residues import (
     mul_mod,
     pack_words,
     packed_size,
+    random_ternary,
     shift_mod,
     to_words,
     unpack_words,
@@ -91,6 +92,32 @@ def test_flooding_is_uniform_and_the_same_for_every_prime(bits):
     if bits > 1:
         odd = sum(int(v) & 1 for v in drawn)
         assert abs(odd - 10_000) < 6 * 71
+
+
+def test_ternary_values_are_uniform_and_drawn_anew():
+    drawn = random_ternary(60_000)
+    assert set(drawn.tolist()) == {-1.0, 0.0, 1.0}
+    counts = np.array([(drawn == v).sum() for v in (-1, 0, 1)])
+    assert np.abs(counts - 20_000).max() < 6 * np.sqrt(20_000)
+    assert not np.array_equal(random_ternary(64), random_ternary(64))
+
+
+def test_an_error_on_the_second_component_would_drown_in_its_rounding():
+    """What docs/SECURITY.md leaves out, and why it may: over all N words, below 2^-40."""
+    changes = (2 * 21 + 1) * 2**32 / PRIVATE.modulus  # a word changes at 2^32 of q places
+    assert PRIVATE.degree * changes < 2.0**-43
+    rng = np.random.default_rng(1)
+    whole = [int(rng.integers(2**62)) * PRIVATE.modulus >> 62 for _ in range(4096)]
+    moved = [
+        (v + int(e)) % PRIVATE.modulus
+        for v, e in zip(whole, rng.integers(-21, 22, 4096), strict=True)
+    ]  # noqa: E501
+    words_of = [
+        to_words(fractions([np.array([v % p for v in values], dtype=np.uint64)
+                            for p in PRIVATE.data_primes], PRIVATE.data_primes))
+        for values in (whole, moved)
+    ]  # fmt: skip
+    assert np.array_equal(*words_of)
 
 
 def test_flooding_is_drawn_anew():

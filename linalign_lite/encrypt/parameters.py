@@ -1,8 +1,8 @@
 """Parameter sets for encrypted scoring.
 
 A query is a ring element modulo q, the product of the data primes. A set's key primes exist only in
-keys: SEAL divides by them when it encrypts with a public key, and no other use is made of them, so
-the private profile gives them the fewest bits that the ring allows and the data primes the rest.
+keys: SEAL insists on one beside two data primes, for rotations that are not made here. So the
+private profile gives it the fewest bits that the ring allows and the data primes the rest.
 """
 
 from __future__ import annotations

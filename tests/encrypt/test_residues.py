@@ -111,7 +111,7 @@ def test_an_error_on_the_second_component_would_drown_in_its_rounding():
     moved = [
         (v + int(e)) % PRIVATE.modulus
         for v, e in zip(whole, rng.integers(-21, 22, 4096), strict=True)
-    ]  # noqa: E501
+    ]
     words_of = [
         to_words(fractions([np.array([v % p for v in values], dtype=np.uint64)
                             for p in PRIVATE.data_primes], PRIVATE.data_primes))

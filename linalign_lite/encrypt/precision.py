@@ -83,11 +83,12 @@ def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -
 
     Two parts. The query's noise times the encoded rows, at most t·√10.5·‖W‖ by Hoeffding, where
     W are all ``terms`` coefficients multiplied with this product's ciphertexts: ``norm``·2^scale,
-    and half a unit each for rounding. And the encryption of zero: u·e_pk, u ternary, |e_pk| ≤ 21,
-    at most 21·N: a bound that no draw exceeds.
+    and half a unit each for rounding. And the encryption of zero: u·e_pk + e1·s, u and s ternary,
+    |e_pk| and |e1| ≤ 21, at most 42·N: a bound that no draw exceeds. (e1 is not drawn, but the
+    argument in docs/SECURITY.md supposes it.)
     """
     encoded = norm * 2.0**scale + math.sqrt(terms) / 2
-    zero = NOISE_LARGEST * parameters.degree
+    zero = 2 * NOISE_LARGEST * parameters.degree
     return _TAIL * math.sqrt(NOISE_VARIANCE) * encoded + zero
 
 

@@ -3,8 +3,8 @@
     python benchmarks/encrypt.py [--rounds 20] [--quick] [--peers FOLDER] [--costs]
 
 Same states, same heads, same run, calls taken in turn; every figure is a median of 20 rounds or
-more, but for TenSEAL from 1,024 dimensions up, whose matmul takes 5 to 20 s: 5 rounds. TenSEAL runs at
-ring degree 8192 with primes of 60, 40 and 60 bits, which gives errors of the order of ours, and
+more, but for TenSEAL from 1,024 dimensions up, whose matmul takes 5 to 20 s: 5 rounds. TenSEAL runs
+at ring degree 8192 with primes of 60, 40 and 60 bits, which gives errors of the order of ours, and
 encrypts symmetrically, as ours does: `matmul` once for all classes, `dot` once a class, and
 elementwise products that the client decrypts and sums. Ours keeps the head encoded between queries,
 as a provider does; TenSEAL's calls encode it each time. The other peers (benchmarks/peers) keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -451,21 +452,29 @@ def test_a_full_disk_is_an_error_not_a_traceback(here, capsys, monkeypatch):
 # --- interruption and pipes -----------------------------------------------------------------------
 
 
+def nameless(pid, folder):
+    """Whether a process has a file without a name open in a folder."""
+    with contextlib.suppress(OSError):
+        links = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir()]
+        return any(x.startswith(str(folder)) and x.endswith("(deleted)") for x in links)
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_nothing_half_written(played, tmp_path, number):
-    """While the response file is being written: its temporary file is there, then it is not."""
+    """While the query file is being made: it has no name yet, or a temporary one."""
     states = load_states(played / "client" / "test.states.npz")
-    many = HiddenStates(np.tile(states.states, (20, 1)), states.space)
+    many = HiddenStates(np.tile(states.states, (100, 1)), states.space)
     save(tmp_path / "many.npz", many)
     process = subprocess.Popen(
         [*COMMAND, "encrypt", tmp_path / "many.npz", tmp_path / "q", "--key",
          played / "client" / "keys"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    for _ in range(600):
-        if any(p.suffix == ".tmp" and p.stat().st_size for p in tmp_path.iterdir()):
+    for _ in range(6000):
+        if any(p.suffix == ".tmp" for p in tmp_path.iterdir()) or nameless(process.pid, tmp_path):
             break
-        time.sleep(0.05)
+        time.sleep(0.005)
     else:
         pytest.fail("no temporary file was seen")
     process.send_signal(number)

@@ -455,7 +455,7 @@ def test_a_full_disk_is_an_error_not_a_traceback(here, capsys, monkeypatch):
 def nameless(pid, folder):
     """Whether a process has a file without a name open in a folder."""
     with contextlib.suppress(OSError):
-        links = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir()]
+        links = [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir()]
         return any(x.startswith(str(folder)) and x.endswith("(deleted)") for x in links)
     return False
 

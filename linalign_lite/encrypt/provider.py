@@ -186,19 +186,11 @@ class Provider:
     ) -> Iterator[bytes]:
         scorer, private = self._scorer(query.parameters), query.parameters.private
         if workers > 1 and query.layout.blocks(query.n) > 1:
-            from linalign_lite.encrypt.workers import scored
+            from linalign_lite.encrypt.workers import Job, scored
 
             key = self._mask(query.key).key if private else None
-            payloads = scored(
-                self._head,
-                query.parameters,
-                self._cache_bytes,
-                key,
-                query,
-                scales,
-                records,
-                workers,
-            )
+            job = Job(self._head, self._cache_bytes, key, query, scales)
+            payloads = scored(job, records, workers)
         else:
             zeros = self._mask(query.key) if private else None
             payloads = (

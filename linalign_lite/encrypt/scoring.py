@@ -61,11 +61,12 @@ class Scorer:
     def scales(self, layout: Layout, bound: int) -> Scales:
         """For states of norm up to 2^bound. Raises PrecisionError when the modulus is too small."""
         key = layout, bound
-        if key not in self._scales:
+        found = self._scales.get(key)  # once: another thread may clear them
+        if found is None:
             if len(self._scales) > _LAYOUTS:  # a stranger may try many
                 self._scales.clear()
-            self._scales[key] = self._new_scales(layout, bound)
-        return self._scales[key]
+            found = self._scales[key] = self._new_scales(layout, bound)
+        return found
 
     def _new_scales(self, layout: Layout, bound: int) -> Scales:
         scale = head_scale(self.parameters, bound, self._row_norm, self._largest_bias)

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any
 
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import QueryInfo
-from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Record
@@ -35,20 +35,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def scored(
-    head: Head,
-    parameters: Parameters,
-    cache_bytes: int,
-    key: PublicKey | None,
-    query: QueryInfo,
-    scales: Scales,
-    records: Iterator[Record],
-    workers: int,
-) -> Iterator[bytes]:
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know. ``key``: whose zeros mask, None where nothing is masked."""
+
+    head: Head
+    cache_bytes: int
+    key: PublicKey | None
+    query: QueryInfo
+    scales: Scales
+
+
+def scored(job: Job, records: Iterator[Record], workers: int) -> Iterator[bytes]:
     """What Scorer.score gives for each record, in order."""
     context = multiprocessing.get_context("spawn")
-    shared = (head, parameters, cache_bytes, key, query, scales)
-    pool = ProcessPoolExecutor(workers, context, _begin, shared)
+    pool = ProcessPoolExecutor(workers, context, _begin, (job,))
     flying: deque[Future[bytes]] = deque()
     try:
         for index, record in enumerate(records):
@@ -65,17 +66,11 @@ def scored(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(
-    head: Head,
-    parameters: Parameters,
-    cache_bytes: int,
-    key: PublicKey | None,
-    query: QueryInfo,
-    scales: Scales,
-) -> None:
+def _begin(job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and stops this one
-    zeros = None if key is None else Zeros(key)
-    _job[:] = [Scorer(head, parameters, cache_bytes), zeros, query, scales]
+    zeros = None if job.key is None else Zeros(job.key)
+    scorer = Scorer(job.head, job.query.parameters, job.cache_bytes)
+    _job[:] = [scorer, zeros, job.query, job.scales]
 
 
 def _one(index: int, record: Record) -> bytes:

@@ -65,19 +65,26 @@ def machine() -> dict[str, Any]:
     }
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds that one call takes."""
+def timed(call: Callable[[], Any], number: int = 1) -> float:
+    """Seconds that one call takes, the mean of ``number`` one after the other."""
     started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    for _ in range(number):
+        call()
+    return (time.perf_counter() - started) / number
 
 
-def side_by_side(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, taken in turn, so that what else the machine does hits all alike."""
+def side_by_side(
+    calls: dict[str, Callable[[], Any]], rounds: int, number: dict[str, int] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each call, taken in turn, so that what else the machine does hits all alike.
+
+    ``number``: how often a call is made in each round (as timeit does), for calls of a few
+    milliseconds, which would otherwise be timed with another library's work in the caches.
+    """
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            found[name].append(timed(call))
+            found[name].append(timed(call, (number or {}).get(name, 1)))
     return found
 
 

@@ -55,7 +55,7 @@ class QueryInfo:
     norm_bits: int
     identity: str
 
-    @property
+    @functools.cached_property
     def layout(self) -> Layout:
         return Layout(self.parameters.degree, self.space.dim, self.chunks, self.batch)
 
@@ -120,7 +120,7 @@ class ResponseInfo:
     labels: tuple[str, ...] = ()
     softcap: float | None = None
 
-    @property
+    @functools.cached_property
     def layout(self) -> Layout:
         return Layout(self.parameters.degree, self.dim, self.chunks, self.batch)
 

@@ -56,7 +56,7 @@ class Layout:
                 expected=f"{fewest} to {self.dim} chunks for {self.batch} states a ciphertext",
             )
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         return -(-self.dim // self.chunks)
 
@@ -167,9 +167,11 @@ def to_slots(coefficients: Floats) -> Complexes:
     """
     half = coefficients.shape[-1] // 2
     twist, index = _tables(2 * half)
-    values = np.fft.ifft((coefficients[:half] + 1j * coefficients[half:]) * twist)
-    slots: Complexes = values[index] * half
-    slots[1::2] = slots[1::2].conj()
+    folded = np.empty(half, dtype=np.complex128)
+    folded.real, folded.imag = coefficients[:half], coefficients[half:]
+    folded *= twist
+    slots: Complexes = np.fft.ifft(folded, norm="forward")[index]  # the inverse without its factor
+    np.conjugate(slots[1::2], out=slots[1::2])
     return slots
 
 

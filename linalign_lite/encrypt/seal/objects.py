@@ -13,6 +13,7 @@ import os
 import struct
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ CIPHER = 32 + 1 + 8 * 5  # parms_id, NTT?, components, degree, primes, scale, co
 PLAIN = 32 + 8 + 8  # parms_id, coefficients, scale
 SEED = 64
 SEED_INFO = OUTER + 1 + SEED
+Parts = Sequence[bytes | memoryview]  # an object's bytes, piece by piece
+_ZSTD = int(api.COMPR_MODE_TYPE.ZSTD.value)
 _MEMORY = "/dev/shm"  # noqa: S108 (a private folder, mode 0700, is made in it)
 _ANONYMOUS = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
 _mine = threading.local()  # one piece of anonymous memory for each thread, made once
@@ -73,17 +76,17 @@ class _Scratch:
             self._folder.cleanup()
 
 
-def dump(thing: Any, size: int, *, secret: bool = False) -> bytes:
+def dump(thing: Any, size: int, *, secret: bool = False) -> bytes | memoryview:
     """The body of a saved object: ``size`` bytes after decompression."""
     with _Scratch(wipe=secret) as (handle, path):
         thing.save(path)
         os.lseek(handle, 0, os.SEEK_SET)
         saved = _read(handle, os.fstat(handle).st_size)
     mode = saved[5]
-    body = saved[OUTER:]
-    if mode == int(api.COMPR_MODE_TYPE.ZSTD.value):
+    body: bytes | memoryview = memoryview(saved)[OUTER:]
+    if mode == _ZSTD:
         body = _decompressor().decompress(body, max_output_size=size)
-    if mode not in {0, int(api.COMPR_MODE_TYPE.ZSTD.value)} or len(body) != size:
+    if mode not in {0, _ZSTD} or len(body) != size:
         raise LinalignError(
             "this build of SEAL saves its objects in a form that is not known here",
             hint="install a TenSEAL wheel from the package index",
@@ -91,7 +94,7 @@ def dump(thing: Any, size: int, *, secret: bool = False) -> bytes:
     return body
 
 
-def restore(thing: Any, context: Any, body: list[bytes], *, secret: bool = False) -> Any:
+def restore(thing: Any, context: Any, body: Parts, *, secret: bool = False) -> Any:
     """Load an object from the parts of an uncompressed body. What SEAL refuses is a FormatError."""
     parts = [header(sum(map(len, body))), *body]
     with _Scratch(wipe=secret) as (handle, path):
@@ -117,7 +120,7 @@ def header(size: int) -> bytes:
     return _version() + b"\0\0\0" + struct.pack("<Q", OUTER + size)
 
 
-def numbers(words: list[bytes]) -> list[bytes]:
+def numbers(words: Parts) -> Parts:
     """An array of 64-bit words, in parts, as SEAL nests it in an object."""
     size = sum(map(len, words))
     return [header(8 + size) + struct.pack("<Q", size // 8), *words]
@@ -128,14 +131,14 @@ def ciphertext(
     degree: int,
     primes: int,
     scale: float,
-    words: list[bytes],
+    words: Parts,
     *,
     seed: bytes = b"",
     ntt: bool = True,
-) -> list[bytes]:
+) -> Parts:
     """The body of a ciphertext, in parts: both components, or the first and a seed."""
     start = struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, scale, 1)
-    body = [start, *numbers(words)]
+    body: list[bytes | memoryview] = [start, *numbers(words)]
     if seed:
         kind = int(api.prng_type.blake2xb.value).to_bytes(1, "little")
         body.append(header(1 + SEED) + kind + seed)
@@ -159,7 +162,7 @@ def _read(handle: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write(handle: int, parts: list[bytes]) -> None:
+def _write(handle: int, parts: Parts) -> None:
     written = os.writev(handle, parts) if hasattr(os, "writev") else 0
     if written == sum(map(len, parts)):
         return

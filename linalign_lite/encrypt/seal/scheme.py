@@ -89,11 +89,11 @@ class SealScheme:
         """First component, and the seed that the second grows from."""
         n = self.parameters.degree
         end = CIPHER + INNER + 8 * n * len(primes)
-        body = dump(cipher, end + SEED_INFO)
+        body = memoryview(dump(cipher, end + SEED_INFO))
         if body[end + OUTER] != int(api.prng_type.blake2xb.value):
             raise LinalignError("this build of SEAL expands seeds in another way than BLAKE2Xb")
-        rows = np.frombuffer(body[CIPHER + INNER : end], dtype="<u8").reshape(-1, n)
-        return b"".join(map(pack_words, rows, primes)) + body[-SEED:]
+        rows = np.frombuffer(body[:end], dtype="<u8", offset=CIPHER + INNER).reshape(-1, n)
+        return b"".join([*map(pack_words, rows, primes), body[-SEED:]])
 
     def split_seeded(
         self, payload: bytes | memoryview, primes: tuple[int, ...]
@@ -165,7 +165,7 @@ class SealScheme:
     ) -> Any:
         n = self.parameters.degree
         count = len(rows) if seed else len(rows) // 2
-        words = [row.astype("<u8", copy=False).tobytes() for row in rows]
+        words = [_bytes(row) for row in rows]
         body = ciphertext(level, n, count, scale, words, seed=seed, ntt=ntt)
         return restore(thing, self.context, body, secret=secret)
 
@@ -173,7 +173,7 @@ class SealScheme:
         """All coefficients of a ciphertext in the form that it has: (2, primes, N)."""
         n = self.parameters.degree
         body = dump(cipher, CIPHER + INNER + 2 * 8 * n * primes, secret=secret)
-        words: Words = np.frombuffer(body[CIPHER + INNER :], "<u8").reshape(2, primes, n)
+        words: Words = np.frombuffer(body, "<u8", offset=CIPHER + INNER).reshape(2, primes, n)
         return words
 
     def secret_key(self, secret: bytes) -> tuple[Any, list[Words]]:
@@ -192,6 +192,10 @@ class SealScheme:
             view = view[size:]
         level = self.context.key_parms_id()
         head = struct.pack("<4QQd", *level, p.degree * len(p.primes), 1.0)
-        words = [row.astype("<u8", copy=False).tobytes() for row in rows]
+        words = [_bytes(row) for row in rows]
         key = restore(api.SecretKey(), self.context, [head, *numbers(words)], secret=True)
         return key, rows
+
+
+def _bytes(row: Words) -> memoryview:
+    return np.ascontiguousarray(row, dtype="<u8").data.cast("B")

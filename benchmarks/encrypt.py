@@ -194,7 +194,9 @@ def one(dim: int, classes: int, rounds: int, slow: int, peers: Path | None) -> d
     profiles = {}
     for name, o in ours.items():
         if o.parameters.private:
-            o.pool.fill(2 * BURST * (rounds + 1) * len(o.response.payloads[0]) // (4 * 4096) + rounds)
+            o.pool.fill(
+                2 * BURST * (rounds + 1) * len(o.response.payloads[0]) // (4 * 4096) + rounds
+            )
         steps = side_by_side(o.steps(), max(rounds, 20), dict.fromkeys(o.steps(), BURST))
         profiles[name] = {
             "ms": medians[name],

@@ -12,13 +12,14 @@ import os
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.arrays import PIECE, not_finite
 from linalign_lite.errors import FormatError
 from linalign_lite.files import PathLike, atomic, open_regular
 
@@ -34,6 +35,7 @@ _HEADER = re.compile(
     r"\{'descr': '([<|>](?:[iu][1248]|f[248]))', 'fortran_order': False, "
     r"'shape': \(((?:\d{1,15}, ?)*\d{0,15})\), \} *\n"
 )
+_LOCAL = 30  # bytes of the header before each member, its name left out
 _END = 22  # bytes of a ZIP end record without a comment
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -66,14 +68,16 @@ def load_npz(
     schema: Mapping[str, tuple[tuple[str, ...], int]],
     *,
     cap: int = DEFAULT_CAP,
+    mapped: Collection[str] = (),
 ) -> tuple[dict[str, AnyArray], dict[str, Any]]:
     """Read what save_npz wrote. ``schema``: member → (allowed dtypes such as "<f4", dimensions).
 
+    ``mapped``: members to map into memory instead of reading them, which are checked all the same.
     Raises FormatError naming the file and what is wrong with it, InputError when it is not there.
     """
     path = Path(path)
     with _reading(path, kind) as (archive, size):
-        return _read_archive(path, archive, size, kind, version, schema, cap)
+        return _read_archive(path, archive, size, kind, version, schema, cap, mapped)
 
 
 def peek_npz(path: PathLike) -> dict[str, Any]:
@@ -131,6 +135,7 @@ def _read_archive(
     version: int,
     schema: Mapping[str, tuple[tuple[str, ...], int]],
     cap: int,
+    mapped: Collection[str],
 ) -> tuple[dict[str, AnyArray], dict[str, Any]]:
     infos = archive.infolist()
     names = [i.filename for i in infos]
@@ -169,7 +174,7 @@ def _read_archive(
             expected=", ".join(sorted(schema)),
         )
     arrays = {
-        name: _read_member(path, archive, by_name[name], spec, name)
+        name: _read_member(path, archive, by_name[name], spec, name, mapped=name in mapped)
         for name, spec in schema.items()
         if name in by_name
     }
@@ -182,6 +187,8 @@ def _read_member(
     info: zipfile.ZipInfo,
     spec: tuple[tuple[str, ...], int],
     name: str,
+    *,
+    mapped: bool = False,
 ) -> AnyArray:
     dtypes, ndim = spec
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
@@ -203,18 +210,43 @@ def _read_member(
                 got=f"{info.file_size - f.tell()} bytes",
                 expected=str(expected),
             )
-        array = np.empty(shape, dtype=dtype)
-        view = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        read = 0
-        while read < expected:
-            count = f.readinto(view[read : read + (16 << 20)])  # type: ignore[attr-defined]
-            if not count:
-                raise EOFError(f"member {name!r} ends early")
-            read += count
-        f.read(1)  # reaching the end is what makes zipfile compare the CRC
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        read = _map if mapped and expected else _copy
+        array = read(path, f, info, dtype, shape)
+    if array.dtype.kind == "f" and not_finite(array):
         raise FormatError(f"{path}: member {name!r} holds values that are not finite")
     return array
+
+
+def _copy(
+    _path: Path, f: IO[bytes], info: zipfile.ZipInfo, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> AnyArray:
+    array = np.empty(shape, dtype=dtype)
+    view = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    read = 0
+    while read < len(view):
+        count = f.readinto(view[read : read + PIECE])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError(f"member {info.filename!r} ends early")
+        read += count
+    f.read(1)  # reaching the end is what makes zipfile compare the CRC
+    return array
+
+
+def _map(
+    path: Path, f: IO[bytes], info: zipfile.ZipInfo, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> AnyArray:
+    """The member where it lies in the file, read once to compare its CRC."""
+    start = f.tell()
+    while f.read(PIECE):
+        pass
+    with path.open("rb") as raw:
+        raw.seek(info.header_offset)
+        local = raw.read(_LOCAL)
+    if len(local) != _LOCAL or local[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile("a member is not where the directory says")
+    name, extra = struct.unpack("<HH", local[26:30])
+    offset = info.header_offset + _LOCAL + name + extra + start
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
 
 
 def _header(path: Path, f: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -6,13 +6,14 @@ Weights are always (out, in): an affine map sends a source state z to ``weight @
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.arrays import not_finite
 from linalign_lite.errors import InputError, MismatchError
 
 Array = npt.NDArray[np.floating[Any]]
@@ -20,6 +21,7 @@ Array = npt.NDArray[np.floating[Any]]
 
 POOLINGS = ("mean", "last", "cls", "tokens")
 MAX_DIM = 1 << 20
+BLOCK = 128 << 20  # bytes of a weight widened at once
 MAX_NAME = 256  # characters of a space's name or digest in a file
 
 
@@ -107,10 +109,10 @@ def _checked(name: str, value: Array, ndim: int) -> Array:
             got=str(array.shape),
             expected=f"{ndim} dimension(s), none of them empty",
         )
-    if not np.isfinite(array).all():
+    if bad := not_finite(array):
         raise InputError(
             f"{name} holds values that are not finite",
-            got=f"{int((~np.isfinite(array)).sum())} of {array.size}",
+            got=f"{bad} of {array.size}",
             expected="finite numbers only",
         )
     array = array.view()
@@ -128,13 +130,31 @@ def _apply(weight: Array, bias: Array, states: Array, what: str) -> Array:
         )
     dtype = np.result_type(weight.dtype, states.dtype, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        result: Array = states.astype(dtype, copy=False) @ weight.astype(dtype, copy=False).T
+        result = _product(states.astype(dtype, copy=False), weight)
         result += bias.astype(dtype, copy=False)
     if not np.isfinite(result).all():
         raise InputError(
             f"this {what} gives values that {dtype} cannot hold on these states",
             hint="scale its weight down, or pass float64 states",
         )
+    return result
+
+
+def row_blocks(weight: Array) -> Iterator[slice]:
+    """Rows of a weight that is to be widened, or is mapped from a file, a piece at a time."""
+    step = max(1, BLOCK // (8 * weight.shape[1]))
+    for start in range(0, len(weight), step):
+        yield slice(start, min(start + step, len(weight)))
+
+
+def _product(states: Array, weight: Array) -> Array:
+    """states·weightᵀ in the states' dtype, which is at least as wide as the weight's."""
+    if weight.dtype == states.dtype and weight.flags.aligned:
+        product: Array = states @ weight.T
+        return product
+    result: Array = np.empty((*states.shape[:-1], len(weight)), dtype=states.dtype)
+    for rows in row_blocks(weight):
+        result[..., rows] = states @ weight[rows].astype(states.dtype).T
     return result
 
 
@@ -257,6 +277,21 @@ class Head:
         best: npt.NDArray[np.intp] = np.argmax(self.apply(states), axis=-1)
         return best
 
+    def top(self, states: Array, k: int) -> tuple[npt.NDArray[np.intp], Array]:
+        """The k highest scores of each state, highest first: indices and scores, (n, k) each.
+
+        states: (n, d). Scores of all outputs are never held at once.
+        """
+        if not 1 <= k <= self.n_outputs:
+            raise InputError("no so many outputs", got=str(k), expected=f"1 to {self.n_outputs}")
+        best = np.empty((len(states), 0), dtype=np.intp)
+        scores: Array = np.empty((len(states), 0))
+        for rows in row_blocks(self.weight):
+            part = _apply(self.weight[rows], self.bias[rows], states, "head")
+            index = np.broadcast_to(np.arange(rows.start, rows.stop), part.shape)
+            best, scores = _best(np.hstack([best, index]), np.hstack([scores, part]), k)
+        return best, self.finish(scores)
+
     def __matmul__(self, first: AffineMap) -> Head:
         """``head @ map``: one head that reads source states, so that the map need not travel."""
         if not isinstance(first, AffineMap):
@@ -265,6 +300,16 @@ class Head:
         weight, bias = _compose(self.weight, self.bias, first)
         card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
         return dataclasses.replace(self, weight=weight, bias=bias, space=first.source, card=card)
+
+
+def _best(index: npt.NDArray[np.intp], scores: Array, k: int) -> tuple[npt.NDArray[np.intp], Array]:
+    """The k highest of each row, highest first, the earlier of equals first."""
+    if k < scores.shape[1]:
+        kept = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        index = np.take_along_axis(index, kept, axis=1)
+        scores = np.take_along_axis(scores, kept, axis=1)
+    order = np.lexsort((index, -scores), axis=1)
+    return np.take_along_axis(index, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def soft_capped(scores: Array, softcap: float | None) -> Array:
@@ -279,5 +324,9 @@ def soft_capped(scores: Array, softcap: float | None) -> Array:
 def _compose(weight: Array, bias: Array, first: AffineMap) -> tuple[Array, Array]:
     """W₂(W₁z + b₁) + b₂ = (W₂W₁)z + (W₂b₁ + b₂), in float64, stored as wide as the wider part."""
     dtype = np.result_type(weight.dtype, first.weight.dtype, np.float32)
-    wide, inner = weight.astype(np.float64), first.weight.astype(np.float64)
-    return (wide @ inner).astype(dtype), (wide @ first.bias.astype(np.float64) + bias).astype(dtype)
+    inner, shift = first.weight.astype(np.float64), first.bias.astype(np.float64)
+    product, moved = np.empty((len(weight), inner.shape[1]), dtype), np.empty(len(weight), dtype)
+    for rows in row_blocks(weight):
+        wide = weight[rows].astype(np.float64)
+        product[rows], moved[rows] = wide @ inner, wide @ shift + bias[rows]
+    return product, moved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.version import __version__
 
 VERSION = 1
+MAPPED = 512 << 20  # bytes of a head's file above which its weight stays there
 
 _FLOATS = ("<f2", "<f4", "<f8")
 _PAIR = {"weight": (_FLOATS, 2), "bias": (_FLOATS, 1)}
@@ -82,9 +84,15 @@ def load_map(path: PathLike, *, cap: int = DEFAULT_CAP) -> AffineMap:
         )
 
 
-def load_head(path: PathLike, *, cap: int = DEFAULT_CAP) -> Head:
-    """Read a `.head.npz`. Raises FormatError, or InputError when it is not there."""
-    arrays, card = load_npz(path, "linalign-head", VERSION, _PAIR, cap=cap)
+def load_head(path: PathLike, *, cap: int = DEFAULT_CAP, mapped: bool | None = None) -> Head:
+    """Read a `.head.npz`. Raises FormatError, or InputError when it is not there.
+
+    mapped: leave the weight in the file, mapped into memory; None: when the file is large.
+    """
+    if mapped is None:
+        mapped = Path(path).is_file() and Path(path).stat().st_size > MAPPED
+    members = ("weight",) if mapped else ()
+    arrays, card = load_npz(path, "linalign-head", VERSION, _PAIR, cap=cap, mapped=members)
     _require(path, arrays, ("weight", "bias"))
     softcap = card.get("softcap")
     if softcap is not None and (type(softcap) not in {int, float} or not abs(softcap) < 1e30):

@@ -1,0 +1,119 @@
+"""What a long fit has done so far, in a file, so that a job that was stopped goes on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.archive import load_npz, save_npz
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.files import PathLike
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.kl.descent import Affine
+from linalign_lite.linear import Array, Head
+
+KIND, VERSION = "linalign-fit", 1
+_FLOATS = (("<f8",), 3)
+_SCHEMA = {"weights": _FLOATS, "biases": (("<f8",), 2), "numbers": (("<f8",), 2)}
+_SAMPLE = 1021  # every so many rows of states are hashed
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A penalty, the map it gave on a sample of the rows, and that map's held-out divergence."""
+
+    penalty: float
+    divergence: float
+    iterations: int
+    affine: Affine
+
+
+class Checkpoint:
+    """Maps found on the way, by penalty and by number of rows; nowhere when ``path`` is None."""
+
+    def __init__(self, path: PathLike | None) -> None:
+        self._path = None if path is None else Path(path)
+        self._key = ""
+        # (0: a penalty, 1: a number of rows), which, divergence, iterations, map
+        self._found: list[tuple[float, float, float, float, Affine]] = []
+
+    def open(self, key: str) -> None:
+        """Take up what a job with the same inputs left. FormatError for a file of another job."""
+        self._key = key
+        if self._path is None or not self._path.exists():
+            return
+        arrays, card = load_npz(self._path, KIND, VERSION, _SCHEMA)
+        if card.get("job") != key:
+            raise FormatError(
+                f"{self._path} belongs to another fit",
+                hint="remove it, or name another file",
+            )
+        if set(arrays) != set(_SCHEMA) or not len(arrays["numbers"]) == len(
+            arrays["weights"]
+        ) == len(arrays["biases"]):
+            raise FormatError(f"{self._path} does not hold what it should", hint="remove it")
+        rows = zip(arrays["numbers"], arrays["weights"], arrays["biases"], strict=True)
+        self._found = [(*map(float, n), Affine(w, b)) for n, w, b in rows]  # type: ignore[misc]
+
+    def trial(self, penalty: float) -> Trial | None:
+        for kind, which, divergence, count, affine in self._found:
+            if kind == 0 and which == penalty:
+                return Trial(penalty, divergence, int(count), affine)
+        return None
+
+    def part(self, size: int) -> tuple[Affine, int] | None:
+        for kind, which, _, count, affine in self._found:
+            if kind == 1 and which == size:
+                return affine, int(count)
+        return None
+
+    def remember(self, trial: Trial) -> None:
+        self._add(0, trial.penalty, trial.divergence, trial.iterations, trial.affine)
+
+    def remember_part(self, size: int, affine: Affine, count: int) -> None:
+        self._add(1, size, 0.0, count, affine)
+
+    def close(self) -> None:
+        """The job is done: nothing is left to go on from."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def _add(self, kind: int, which: float, divergence: float, count: int, affine: Affine) -> None:
+        self._found.append((kind, which, divergence, count, affine))
+        if self._path is None:
+            return
+        arrays: dict[str, Any] = {
+            "numbers": np.array([row[:4] for row in self._found], dtype="<f8"),
+            "weights": np.stack([row[4].weight for row in self._found]).astype("<f8"),
+            "biases": np.stack([row[4].bias for row in self._found]).astype("<f8"),
+        }
+        try:
+            save_npz(self._path, KIND, VERSION, arrays, {"job": self._key})
+        except InputError as e:
+            raise InputError(f"the checkpoint cannot be written: {e}") from e
+
+
+def fingerprint(x: HiddenStates, y: HiddenStates, head: Head, mass: Array, settings: str) -> str:
+    """Names a job: the same states, head, weights and settings give the same."""
+    sha = hashlib.sha256(settings.encode())
+    for states in (x, y):
+        sha.update(f"{states.text_digest} {states.space} {states.states.shape}".encode())
+        sha.update(np.ascontiguousarray(states.states[::_SAMPLE]).tobytes())
+    sha.update(np.ascontiguousarray(mass[::_SAMPLE]).tobytes())
+    sha.update(digest_of(head).encode())
+    return sha.hexdigest()
+
+
+def digest_of(head: Head) -> str:
+    """SHA-256 of a head's weight and bias as float32, and its soft cap."""
+    sha = hashlib.sha256(repr((head.weight.shape, head.softcap)).encode())
+    for array in (head.weight, head.bias):
+        for start in range(0, len(array), 8192):
+            sha.update(np.asarray(array[start : start + 8192], dtype="<f4").tobytes())
+    return sha.hexdigest()

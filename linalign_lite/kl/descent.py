@@ -1,0 +1,121 @@
+"""Minimising the divergence plus a penalty on the distance from the starting map.
+
+    minimise  L(W, b) + λu/2 · ‖F^½ (W − W₀)‖²,
+
+F being the head's curvature and u the mean variance of the source's dimensions, so that λ means the
+same at every scale of states and head. It is solved in the coordinates Θ = F^½ (W − W₀) (Σ + λu)^½,
+Σ the source's covariance, where the curvature is close to the identity: L-BFGS (SciPy's) then needs
+tens of iterations instead of thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from linalign_lite.kl.objective import Lesson, Softmax, divergence
+from linalign_lite.moments import Float64
+
+FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at
+MEMORY = 1 << 29  # bytes for what L-BFGS remembers
+Watch = Callable[[int, float, "Affine"], bool]  # iteration, loss, where it is → whether to stop
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """ζ = weight·x + bias, in the head's coordinates."""
+
+    weight: Float64  # shape: (r, d_source)
+    bias: Float64  # shape: (r,)
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """The coordinates Θ around a starting map, and the penalty in them."""
+
+    start: Affine
+    mean: Float64  # shape: (d_source,)
+    left: Float64  # shape: (r, r)  F^-½ up to a rotation
+    right: Float64  # shape: (d_source, d_source)  (Σ + λu)^-½ up to a rotation
+    charge: Float64  # shape: (d_source,)  what the penalty asks of each column of Θ
+
+    def affine(self, theta: Float64) -> Affine:
+        """The map at Θ, whose last column moves the image of the mean."""
+        full = theta.reshape(len(self.left), -1)
+        step = self.left @ full[:, :-1] @ self.right.T
+        weight = self.start.weight + step
+        return Affine(weight, self.start.bias + self.left @ full[:, -1] - step @ self.mean)
+
+    def theta(self, affine: Affine) -> Float64:
+        """Where a map lies: the inverse of ``affine``."""
+        step = affine.weight - self.start.weight
+        inside = np.linalg.solve(self.left, step)
+        shift = np.linalg.solve(self.left, affine.bias - self.start.bias + step @ self.mean)
+        return np.column_stack([np.linalg.solve(self.right, inside.T).T, shift]).ravel()
+
+    def gradient(self, slope: Float64, shift: Float64, theta: Float64) -> Float64:
+        """From the gradient in (weight, bias) to that in Θ, the penalty's included."""
+        full = theta.reshape(len(self.left), -1)
+        inside = self.left.T @ (slope - np.outer(shift, self.mean)) @ self.right
+        return np.column_stack([inside + full[:, :-1] * self.charge, self.left.T @ shift]).ravel()
+
+    def penalty(self, theta: Float64) -> float:
+        full = theta.reshape(len(self.left), -1)
+        return 0.5 * float((full[:, :-1] ** 2 @ self.charge).sum())
+
+
+def make_chart(
+    start: Affine, mean: Float64, covariance: Float64, curvature: Float64, penalty: float
+) -> Chart:
+    """covariance: (d_source, d_source) of the source's rows. penalty: λ."""
+    f, rotation = np.linalg.eigh(curvature)
+    f = np.maximum(f, 0) + FLOOR * max(f[-1], np.finfo(float).tiny)
+    s, axes = np.linalg.eigh(covariance)
+    unit = max(float(np.trace(covariance)) / len(covariance), np.finfo(float).tiny)
+    wide = np.maximum(s, 0) + (penalty + 1e-9) * unit
+    return Chart(start, mean, rotation / np.sqrt(f), axes / np.sqrt(wide), penalty * unit / wide)
+
+
+def descend(
+    softmax: Softmax,
+    lesson: Lesson,
+    chart: Chart,
+    begin: Affine,
+    *,
+    iterations: int,
+    tolerance: float,
+    watch: Watch,
+) -> tuple[Affine, float]:
+    """The minimum, or where ``watch`` said to stop, and the objective there.
+
+    tolerance: relative decrease of the objective at which it ends.
+    """
+    from scipy.optimize import minimize
+
+    def objective(theta: Float64) -> tuple[float, Float64]:
+        here = chart.affine(theta)
+        value, slope, shift = divergence(softmax, lesson, here.weight, here.bias)
+        return value + chart.penalty(theta), chart.gradient(slope, shift, theta)
+
+    count = 0
+
+    def callback(intermediate_result: object) -> None:
+        nonlocal count
+        count += 1
+        found = intermediate_result
+        if watch(count, float(found.fun), chart.affine(found.x)):  # type: ignore[attr-defined]
+            raise StopIteration
+
+    begin_at = chart.theta(begin)
+    remembered = int(np.clip(MEMORY // (16 * begin_at.size), 3, 20))
+    result = minimize(
+        objective,
+        begin_at,
+        jac=True,
+        method="L-BFGS-B",
+        callback=callback,
+        options={"maxiter": iterations, "maxcor": remembered, "ftol": tolerance, "gtol": 1e-9},
+    )
+    return chart.affine(result.x), float(result.fun)

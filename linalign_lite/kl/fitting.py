@@ -1,0 +1,312 @@
+"""Fit a map for a head: penalty chosen on held-out texts, then all texts, in growing parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError
+from linalign_lite.fitting import fit
+from linalign_lite.hidden import HiddenStates, as_states
+from linalign_lite.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprint
+from linalign_lite.kl.descent import Affine, Chart, descend, make_chart
+from linalign_lite.kl.objective import (
+    Float32,
+    Lesson,
+    Softmax,
+    agreement,
+    divergence,
+    learn,
+    reduce_head,
+)
+from linalign_lite.linear import AffineMap, Array, Head
+from linalign_lite.moments import Float64, fold_index, measure
+
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
+HELD_OUT = 10  # every tenth text judges
+WORK = 4e9  # multiplications of a pass in the search, and rows for that
+FEWEST_ROWS, GROWTH = 1024, 6
+ITERATIONS = 200
+ROUGH, FINE = 1e-5, 1e-7
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a descent is. ``held_out`` is nan where it was not measured in this step."""
+
+    stage: str
+    iteration: int
+    loss: float
+    held_out: float
+
+
+Watch = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class KlReport:
+    """What a head-aware fit found.
+
+    Divergences are mean KL in nats on held-out texts, ``agreement`` the share of held-out rows
+    where the head's first choice is the same on true and on mapped states; ``start_`` figures are
+    those of the least-squares map that it began with. The map itself is then fitted on all texts.
+    """
+
+    penalty: float
+    n: int
+    n_held_out: int
+    d_source: int
+    d_target: int
+    n_outputs: int
+    start_method: str
+    start_penalty: float
+    start_divergence: float
+    start_agreement: float
+    held_out_divergence: float
+    held_out_agreement: float
+    iterations: int
+    warnings: tuple[str, ...] = ()
+    curve: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+
+    def as_card(self) -> dict[str, Any]:
+        """For the map file: everything but the curve."""
+        card = asdict(self)
+        del card["curve"]
+        return {"method": "kl", **card, "warnings": list(self.warnings)}
+
+
+def fit_kl(
+    source: HiddenStates | Array,
+    target: HiddenStates | Array,
+    head: Head,
+    *,
+    penalty: float | str = "auto",
+    weights: npt.ArrayLike | None = None,
+    iterations: int = ITERATIONS,
+    seed: int = 0,
+    watch: Watch | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[AffineMap, KlReport]:
+    """Fit the affine map for which ``head`` says on mapped states what it says on true ones.
+
+    minimise Σ wᵢ KL(pᵢ ‖ qᵢ)/Σwᵢ + λu/2 ‖F^½(W − W₀)‖² (kl.objective, kl.descent), W₀ the ridge
+    map. source: (n, d_source), target: (n, d_target), row i of both the same text or token.
+    penalty: λ, or "auto": chosen on a tenth of the texts. weights: (n,), how much each row counts.
+    The result's card names the head. ``checkpoint``: a job that was stopped goes on from it.
+
+    Raises MismatchError when head and states do not belong together, InputError for weights or a
+    penalty that cannot be used.
+    """
+    x, y = as_states(source), as_states(target)
+    x.require_same_texts(y)
+    head.space.require(y.space, "this head does not read the target's states")
+    if iterations < 1:
+        raise InputError("the number of iterations is not usable", got=str(iterations))
+    mass = _weights(weights, len(x))
+    start, ridge = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
+    order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
+    judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
+    order = np.concatenate([order[~judged], order[judged]])
+    softmax = reduce_head(head)
+    lesson, curvature = learn(softmax, x.states[order], y.states[order], mass[order])
+    job = _Job(softmax, lesson, curvature, start, len(order) - int(judged.sum()), iterations,
+               watch or (lambda _: None))  # fmt: skip
+    memory = checkpoint or Checkpoint(None)
+    memory.open(fingerprint(x, y, head, mass, f"{penalty} {iterations} {seed}"))
+    grid = PENALTIES if penalty == "auto" else (_penalty(penalty) * len(x) / job.sample,)
+    tried = search(job, grid, memory)
+    best = min(tried, key=lambda t: t.divergence)
+    found, count = settle(job, best.penalty * job.sample / len(x), best, memory)
+    truth = y.states[order][job.training :]
+    held_out = job.held_out
+    report = KlReport(
+        penalty=best.penalty * job.sample / len(x),
+        n=len(x),
+        n_held_out=len(held_out),
+        d_source=x.space.dim,
+        d_target=y.space.dim,
+        n_outputs=head.n_outputs,
+        start_method=ridge.method,
+        start_penalty=ridge.penalty,
+        start_divergence=job.judge(job.origin),
+        start_agreement=_agreement(job, truth, job.origin),
+        held_out_divergence=best.divergence,
+        held_out_agreement=_agreement(job, truth, best.affine),
+        iterations=count + sum(t.iterations for t in tried),
+        warnings=_warnings(tried, best, grid),
+        curve=tuple((t.penalty * job.sample / len(x), t.divergence) for t in tried),
+    )
+    card = {**report.as_card(), "head": head_name(head), "text_digest": x.text_digest}
+    weight, bias = raised(softmax, start, job.origin, found)
+    affine = AffineMap(weight.astype(np.float32), bias.astype(np.float32), x.space, y.space, card)
+    memory.close()
+    return affine, report
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What stays the same through search and settling. Rows are shuffled, the judging ones last."""
+
+    softmax: Softmax
+    lesson: Lesson
+    curvature: Float64
+    start: AffineMap
+    training: int  # rows that are not held out
+    iterations: int
+    watch: Watch
+
+    @property
+    def sample(self) -> int:
+        """Rows of the search: what makes a pass of WORK multiplications."""
+        outputs, rank = self.softmax.factor.shape
+        return int(min(self.training, max(FEWEST_ROWS, WORK / (2 * outputs * rank))))
+
+    @property
+    def held_out(self) -> Lesson:
+        stop = self.training + max(FEWEST_ROWS, self.sample // 4)
+        return self.lesson.rows(slice(self.training, stop))
+
+    @property
+    def origin(self) -> Affine:
+        """The least-squares map in the head's coordinates."""
+        return lowered(self.softmax, self.start)
+
+    def judge(self, affine: Affine) -> float:
+        value, _, _ = divergence(self.softmax, self.held_out, affine.weight, affine.bias)
+        return value
+
+    def chart(self, lesson: Lesson, penalty: float) -> Chart:
+        moments = measure(lesson.source, np.zeros((len(lesson), 1)))
+        covariance = moments.xx / len(lesson)
+        return make_chart(self.origin, moments.mean_x, covariance, self.curvature, penalty)
+
+
+def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial]:
+    """From the strongest penalty to the weakest, each begun where the last ended."""
+    tried: list[Trial] = []
+    lesson = job.lesson.rows(slice(0, job.sample))
+    at = job.origin
+    for penalty in grid:
+        known = memory.trial(penalty)
+        if known is None:
+            best, since, count, kept = job.judge(at), 0, 0, at
+
+            def watch(count_: int, loss: float, here: Affine, penalty: float = penalty) -> bool:
+                nonlocal best, since, count, kept
+                count, score = count_, float("nan")
+                if count % 5 == 0:
+                    score = job.judge(here)
+                    since = 0 if score < best else since + 1
+                    if score < best:
+                        best, kept = score, here
+                job.watch(Step(f"penalty {penalty:.0e}", count, loss, score))
+                return since >= PATIENCE
+
+            chart = job.chart(lesson, penalty)
+            end, _ = descend(job.softmax, lesson, chart, at, iterations=job.iterations,
+                             tolerance=ROUGH, watch=watch)  # fmt: skip
+            score = job.judge(end)
+            found = (score, end) if score <= best else (best, kept)
+            known = Trial(penalty, found[0], count, found[1])
+            memory.remember(known)
+        tried.append(known)
+        at = known.affine
+        lowest = min(t.divergence for t in tried)
+        if len(tried) > PATIENCE and all(t.divergence > lowest for t in tried[-PATIENCE:]):
+            break
+    return tried
+
+
+def settle(job: _Job, penalty: float, best: Trial, memory: Checkpoint) -> tuple[Affine, int]:
+    """The minimum on all rows, held-out ones included, by way of growing parts of them."""
+    n, at, total = len(job.lesson), best.affine, 0
+    sizes = [n]
+    while sizes[0] > GROWTH * job.sample:
+        sizes.insert(0, sizes[0] // GROWTH)
+    everything = np.random.default_rng(n).permutation(n)  # the held-out rows stand last: mix
+    for size in sizes:
+        known = memory.part(size)
+        if known is None:
+            lesson = job.lesson.rows(everything[:size]) if size < n else job.lesson
+            count = 0
+
+            def watch(count_: int, loss: float, _: Affine, size: int = size) -> bool:
+                nonlocal count
+                count = count_
+                job.watch(Step(f"{size} rows", count, loss, float("nan")))
+                return False
+
+            chart = job.chart(lesson, penalty * n / size)
+            tolerance = FINE if n <= job.sample * GROWTH else ROUGH
+            at, _ = descend(job.softmax, lesson, chart, at, iterations=job.iterations,
+                            tolerance=tolerance, watch=watch)  # fmt: skip
+            memory.remember_part(size, at, count)
+            known = at, count
+        at, count = known
+        total += count
+    return at, total
+
+
+def lowered(softmax: Softmax, affine: AffineMap) -> Affine:
+    """A map in the head's coordinates."""
+    weight, bias = affine.weight.astype(np.float64), affine.bias.astype(np.float64)
+    if softmax.basis is None:
+        return Affine(weight, bias)
+    return Affine(softmax.basis.T @ weight, softmax.basis.T @ bias)
+
+
+def raised(
+    softmax: Softmax, start: AffineMap, origin: Affine, found: Affine
+) -> tuple[Float64, Float64]:
+    """The map itself: where the head does not look, as it started."""
+    step, shift = found.weight - origin.weight, found.bias - origin.bias
+    if softmax.basis is not None:
+        step, shift = softmax.basis @ step, softmax.basis @ shift
+    return start.weight + step, start.bias + shift
+
+
+def head_name(head: Head) -> dict[str, Any]:
+    """What a map's card says of the head it was fitted for."""
+    return {"digest": digest_of(head), "outputs": head.n_outputs, "space": head.space.describe()}
+
+
+def _agreement(job: _Job, truth: Array, affine: Affine) -> float:
+    held_out = job.held_out
+    return agreement(job.softmax, held_out, truth[: len(held_out)], affine.weight, affine.bias)
+
+
+def _weights(weights: npt.ArrayLike | None, n: int) -> Float32:
+    if weights is None:
+        return np.ones(n, dtype=np.float32)
+    found = np.asarray(weights, dtype=np.float64)
+    if found.shape != (n,) or not np.isfinite(found).all() or found.min() < 0 or not found.any():
+        raise InputError(
+            "the weights of the rows are not usable",
+            got=f"shape {found.shape}",
+            expected=f"({n},), none below 0, not all 0",
+        )
+    shares: Float32 = (found / found.mean()).astype(np.float32)
+    return shares
+
+
+def _penalty(value: float | str) -> float:
+    try:
+        found = float(value)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise InputError(
+            "the penalty is not usable", got=str(value)[:40], expected="auto, or 0 or more"
+        )
+    return found
+
+
+def _warnings(tried: list[Trial], best: Trial, grid: tuple[float, ...]) -> tuple[str, ...]:
+    if len(grid) > 1 and best is tried[0]:
+        return ("the strongest penalty did best: these texts say little about this head",)
+    return ()

@@ -1,0 +1,206 @@
+"""KL divergence between a head's distributions on true and on mapped states, and its gradient.
+
+With a head of weight V (n_outputs, d), bias c, target states y and source states x of the same
+texts, p = softmax(V y + c) and q = softmax(V (W x + b) + c):
+
+    L(W, b) = Σᵢ wᵢ KL(pᵢ ‖ qᵢ) / Σᵢ wᵢ,   KL(p ‖ q) = logsumexp(V z + c) − pᵀ(V z + c) + pᵀ log p,
+
+z = W x + b. It is convex in (W, b), and of p it needs only the vector Vᵀp and two numbers: a pass
+costs a product with V and one with Vᵀ, exact over the whole vocabulary, a block of rows at a time.
+A head with a soft cap is not linear in z, so there p is made again in every pass; L is not convex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.linear import Array, Head
+from linalign_lite.moments import Float64
+
+Float32 = npt.NDArray[np.float32]
+BLOCK = 4 << 20  # bytes of scores held at once: they should stay in a processor's cache
+FEWEST, MOST = 128, 4096  # rows in a block, whatever the number of outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """A head as a softmax sees it: scores are factor·ζ + bias for ζ = basisᵀz.
+
+    Where a head has fewer outputs than dimensions, ζ has as many coordinates as the scores have
+    freedom: adding the same number to every score changes nothing, so the rows of V are centred.
+    """
+
+    factor: Float32  # shape: (n_outputs, r)
+    bias: Float32  # shape: (n_outputs,)
+    basis: Float64 | None = None  # shape: (d, r), orthonormal columns; None: r = d, ζ = z
+    softcap: float | None = None
+
+    @property
+    def rank(self) -> int:
+        return int(self.factor.shape[1])
+
+    def blocks(self, n: int) -> Iterator[slice]:
+        """Rows to take together."""
+        step = int(np.clip(BLOCK // (4 * len(self.factor)), FEWEST, MOST))
+        for start in range(0, n, step):
+            yield slice(start, min(start + step, n))
+
+    def coordinates(self, states: Array) -> Float32:
+        """ζ of target states: (n, d) → (n, r)."""
+        z = np.asarray(states, dtype=np.float32)
+        found: Float32 = z if self.basis is None else z @ self.basis.astype(np.float32)
+        return found
+
+    def probabilities(self, coordinates: Float32) -> tuple[Float32, Float64]:
+        """softmax and log-partition of rows: (n, r) → (n, n_outputs), (n,)."""
+        scores = self.scores(coordinates)
+        top = scores.max(axis=1, keepdims=True)
+        scores -= top
+        np.exp(scores, out=scores)
+        sums = scores.sum(axis=1, keepdims=True)
+        scores /= sums
+        return scores, (np.log(sums.astype(np.float64)) + top)[:, 0]
+
+    def scores(self, coordinates: Float32) -> Float32:
+        """Scores, soft-capped: (n, r) → (n, n_outputs)."""
+        found = coordinates @ self.factor.T
+        found += self.bias
+        if self.softcap is not None:
+            found /= np.float32(self.softcap)
+            np.tanh(found, out=found)
+            found *= np.float32(self.softcap)
+        capped: Float32 = found
+        return capped
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What mapped states should make the head say: n rows, each with its weight.
+
+    ``summary`` is Vᵀp in ζ's coordinates, ``constant`` pᵀlog p − pᵀc. With a soft cap, ``target``
+    holds ζ of the target's states instead.
+    """
+
+    source: Array  # shape: (n, d_source)
+    summary: Float32  # shape: (n, r)
+    constant: Float64  # shape: (n,)
+    weight: Float32  # shape: (n,), of mean 1
+    target: Float32 | None = field(default=None)  # shape: (n, r)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def rows(self, keep: slice | npt.NDArray[np.intp]) -> Lesson:
+        """Some of the rows; their weights are as they were."""
+        target = None if self.target is None else self.target[keep]
+        return Lesson(
+            self.source[keep],
+            self.summary[keep],
+            self.constant[keep],
+            self.weight[keep],
+            target,
+        )
+
+
+def reduce_head(head: Head) -> Softmax:
+    """A head in the coordinates that its softmax looks at. Exact up to float32 rounding."""
+    bias = head.bias.astype(np.float32)
+    if head.softcap is not None or head.n_outputs > head.weight.shape[1]:
+        return Softmax(head.weight.astype(np.float32), bias, None, head.softcap)
+    weight = head.weight.astype(np.float64)
+    weight = weight - weight.mean(axis=0)
+    _, singular, rows = np.linalg.svd(weight, full_matrices=False)
+    kept = singular > max(singular[0], np.finfo(float).tiny) * len(weight) * np.finfo(float).eps
+    basis = rows[kept].T if kept.any() else rows[:1].T
+    return Softmax((weight @ basis).astype(np.float32), bias, basis)
+
+
+def learn(
+    softmax: Softmax, source: Array, target: Array, weight: Float32 | None = None
+) -> tuple[Lesson, Float64]:
+    """What the head says on the target's own states, and its mean curvature (r, r).
+
+    The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z at z = y: which
+    directions of the target's space the head looks at, and how closely.
+    """
+    n, r = len(source), softmax.rank
+    weight = np.ones(n, dtype=np.float32) if weight is None else weight
+    summary = np.empty((n, r), dtype=np.float32)
+    constant = np.empty(n)
+    usage = np.zeros(len(softmax.factor))
+    kept = None if softmax.softcap is None else np.empty((n, r), dtype=np.float32)
+    for rows in softmax.blocks(n):
+        zeta = softmax.coordinates(target[rows])
+        p, partition = softmax.probabilities(zeta)
+        summary[rows] = p @ softmax.factor
+        # pᵀlog p − pᵀc = pᵀ(Vz + c) − logsumexp − pᵀc = ζ·Vᵀp − logsumexp
+        constant[rows] = np.einsum("ij,ij->i", zeta, summary[rows], dtype=np.float64) - partition
+        usage += (weight[rows] @ p).astype(np.float64)
+        if kept is not None:
+            kept[rows] = zeta
+            scores = softmax.scores(zeta)
+            constant[rows] = np.einsum("ij,ij->i", p, scores, dtype=np.float64) - partition
+    weighted = summary * weight[:, None]
+    curvature = _gram(softmax.factor, usage) - (weighted.T @ summary).astype(np.float64)
+    return Lesson(source, summary, constant, weight, kept), curvature / float(weight.sum())
+
+
+def _gram(factor: Float32, usage: Float64) -> Float64:
+    """Vᵀ diag(usage) V, a block of outputs at a time."""
+    total = np.zeros((factor.shape[1],) * 2)
+    for start in range(0, len(factor), 8192):
+        part = factor[start : start + 8192]
+        share = usage[start : start + 8192].astype(np.float32)
+        total += part.T @ (part * share[:, None])
+    return total
+
+
+def divergence(
+    softmax: Softmax, lesson: Lesson, weight: Float64, bias: Float64
+) -> tuple[float, Float64, Float64]:
+    """L and its gradient in weight (r, d_source) and bias (r,), ζ = weight·x + bias."""
+    slope, shift = np.zeros(weight.shape), np.zeros(bias.shape)
+    narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
+    total = 0.0
+    for rows in softmax.blocks(len(lesson)):
+        x = np.asarray(lesson.source[rows], dtype=np.float32)
+        value, gap = _block(softmax, lesson.rows(rows), x @ narrow.T + offset)
+        total += value
+        slope += gap.T @ x
+        shift += gap.sum(axis=0, dtype=np.float64)
+    mass = float(lesson.weight.sum(dtype=np.float64))
+    return total / mass, slope / mass, shift / mass
+
+
+def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[float, Float32]:
+    """Weighted sum of KL over some rows, and its gradient in ζ, (n, r)."""
+    q, partition = softmax.probabilities(zeta)
+    if part.target is None:
+        each = partition - np.einsum("ij,ij->i", zeta, part.summary, dtype=np.float64)
+        gap = q @ softmax.factor
+        gap -= part.summary
+    else:
+        p, _ = softmax.probabilities(part.target)
+        scores = softmax.scores(zeta)
+        each = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
+        cap = np.float32(softmax.softcap or 1.0)
+        gap = ((q - p) * (1 - (scores / cap) ** 2)) @ softmax.factor
+    gap *= part.weight[:, None]
+    return float(np.dot(part.weight.astype(np.float64), each + part.constant)), gap
+
+
+def agreement(softmax: Softmax, lesson: Lesson, target: Array, weight: Float64, bias: Float64,
+              ) -> float:  # fmt: skip
+    """Share of rows whose highest score is the same on target and on mapped states."""
+    narrow, offset, same = weight.astype(np.float32), bias.astype(np.float32), 0
+    for rows in softmax.blocks(len(lesson)):
+        mapped = np.asarray(lesson.source[rows], dtype=np.float32) @ narrow.T + offset
+        guess = softmax.scores(mapped).argmax(axis=1)
+        same += int(
+            (softmax.scores(softmax.coordinates(target[rows])).argmax(axis=1) == guess).sum()
+        )
+    return same / len(lesson)

@@ -14,6 +14,7 @@ from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import load_card
+from linalign_lite.shards import MANIFEST, open_folder
 from linalign_lite.store import load
 
 
@@ -23,7 +24,7 @@ def describe(path: Path) -> dict[str, Any]:
     Raises InputError when it is not there, FormatError when it is none of ours or damaged.
     """
     if path.is_dir():
-        return _model(path)
+        return _folder(path) if (path / MANIFEST).exists() else _model(path)
     with open_regular(path) as f:
         start = f.read(12)
     if start.startswith(MAGIC):
@@ -52,6 +53,24 @@ def _states(x: HiddenStates) -> dict[str, Any]:
         "max_length": x.max_length,
         "labels": len(x.labels),
         "text_digest": x.text_digest,
+    }
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    x = open_folder(path)
+    for part in x:  # every shard against the manifest
+        del part  # or the next one is read beside it
+    return {
+        "kind": "folder of hidden states",
+        "rows": x.rows,
+        "space": x.space.describe(),
+        "dtype": x.dtype,
+        "texts": x.n_texts,
+        "cut": x.n_cut,
+        "max_length": x.max_length,
+        "labels": len(x.labels),
+        "text_digest": x.text_digest,
+        "shards": len(x.shards),
     }
 
 

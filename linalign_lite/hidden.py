@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,9 @@ from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.linear import MAX_NAME, UNKNOWN, Array, Space, usable_label
 
 Ints = npt.NDArray[np.int32]
+POSITIONS = ("text_index", "char_end", "next_token")  # what token rows have beside their state
+ROWS = ("label_ids", *POSITIONS)  # what rows may have
+NO_TOKEN = -1  # a text's last token has no next one
 
 
 def text_digest(texts: Iterable[str]) -> str:
@@ -44,6 +49,7 @@ class HiddenStates:
     label_ids: Ints | None = None  # shape: (n,)
     text_index: Ints | None = None  # shape: (n,)
     char_end: Ints | None = None  # shape: (n,)
+    next_token: Ints | None = None  # shape: (n,)
 
     def __post_init__(self) -> None:
         states = np.asarray(self.states)
@@ -64,15 +70,16 @@ class HiddenStates:
         object.__setattr__(self, "space", space)
         if not self.n_texts and self.text_index is None:
             object.__setattr__(self, "n_texts", states.shape[0])
-        for name in ("label_ids", "text_index", "char_end"):
+        for name in ROWS:
             rows = getattr(self, name)
             if rows is None:
                 continue
-            if rows.shape != states.shape[:1] or rows.min() < 0:
+            lowest = NO_TOKEN if name == "next_token" else 0
+            if rows.shape != states.shape[:1] or rows.min() < lowest:
                 raise InputError(
                     f"{name} does not fit the states",
                     got=f"shape {rows.shape}",
-                    expected=f"{states.shape[:1]}, nothing below 0",
+                    expected=f"{states.shape[:1]}, nothing below {lowest}",
                 )
         if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
             raise InputError(
@@ -91,6 +98,39 @@ class HiddenStates:
         if self.text_index is not None:
             return self.text_index.astype(np.int64)
         return np.arange(len(self), dtype=np.int64)
+
+    def rows(self, index: npt.NDArray[np.integer[Any]]) -> HiddenStates:
+        """The rows that ``index`` (m,) numbers, in its order, what belongs to each row with it.
+
+        The texts they were drawn from stay named: ``text_digest``, ``n_texts`` and ``n_cut`` are
+        kept as they are. Raises InputError when it numbers no row, or one that is not there.
+        """
+        index = np.asarray(index)
+        whole = np.issubdtype(index.dtype, np.integer)  # a mask has other rules
+        if index.ndim != 1 or not index.size or not whole:
+            raise InputError(
+                "the numbers of the rows are not usable",
+                got=f"{index.dtype}, shape {index.shape}",
+                expected="whole numbers, (m,), at least one",
+            )
+        if index.min() < 0 or index.max() >= len(self):
+            raise InputError(
+                "a row is not there",
+                got=f"rows {index.min()} to {index.max()}",
+                expected=f"0 to {len(self) - 1}",
+            )
+
+        def along(values: Ints | None) -> Ints | None:
+            return None if values is None else values[index]
+
+        return dataclasses.replace(
+            self,
+            states=self.states[index],
+            label_ids=along(self.label_ids),
+            text_index=along(self.text_index),
+            char_end=along(self.char_end),
+            next_token=along(self.next_token),
+        )
 
     def require_same_texts(self, other: HiddenStates) -> None:
         """Raise MismatchError unless row i of both is the same text (or token position)."""

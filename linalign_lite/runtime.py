@@ -15,6 +15,7 @@ from linalign_lite.errors import FormatError, InputError, LinalignError
 from linalign_lite.linear import Array, Head
 from linalign_lite.modelcard import HEAD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard, load_card
 from linalign_lite.store import load_head
+from linalign_lite.tokens import load_tokenizer, read_ends
 
 Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)
@@ -24,7 +25,7 @@ MAX_THREADS = 256
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text as tokens. ``char_end``: the character at which each token ends; special: 1."""
+    """One text as tokens. ``char_end``: how much of it is read whole at each; special: 1."""
 
     ids: Sequence[int]
     char_end: Sequence[int]
@@ -61,11 +62,11 @@ class Model:
         return [
             Encoded(
                 ids=e.ids,
-                char_end=[end for _, end in e.offsets],
+                char_end=read_ends(text, e),
                 special=e.special_tokens_mask,
                 cut=bool(e.overflowing),
             )
-            for e in found
+            for text, e in zip(texts, found, strict=True)
         ]
 
     def context(self, max_length: int | None) -> int:
@@ -124,7 +125,6 @@ def load_model(
     when it was altered or does not load.
     """
     import onnxruntime as ort
-    from tokenizers import Tokenizer
 
     folder = Path(folder)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
@@ -140,12 +140,11 @@ def load_model(
         session = ort.InferenceSession(
             str(folder / MODEL_FILE), sess_options=options, providers=list(PROVIDERS)
         )
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
     except Exception as e:  # both libraries raise plain Exception
         raise FormatError(
             f"{folder} does not load", got=f"{type(e).__name__}: {str(e)[:160]}"
         ) from e
-    tokenizer.no_padding()
     inputs = frozenset(i.name for i in session.get_inputs())
     _check_graph(folder, card, inputs, {o.name: o.shape for o in session.get_outputs()})
     return Model(card, folder, session, tokenizer, inputs)

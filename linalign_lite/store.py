@@ -13,7 +13,7 @@ import numpy as np
 from linalign_lite.archive import DEFAULT_CAP, AnyArray, load_npz, peek_npz, save_npz
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import PathLike
-from linalign_lite.hidden import HiddenStates
+from linalign_lite.hidden import ROWS, HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.version import __version__
 
@@ -27,9 +27,9 @@ _STATES = {
     "label_ids": (("<i4",), 1),
     "text_index": (("<i4",), 1),
     "char_end": (("<i4",), 1),
+    "next_token": (("<i4",), 1),
 }
 _INT_FIELDS = ("n_texts", "n_cut", "max_length")
-_ROW_FIELDS = ("label_ids", "text_index", "char_end")
 
 
 def save(path: PathLike, thing: HiddenStates | AffineMap | Head) -> None:
@@ -66,7 +66,7 @@ def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
             text_digest=_typed(path, card, "text_digest", str),
             labels=tuple(_strings(path, card, "labels")),
             **{name: _typed(path, card, name, int) for name in _INT_FIELDS},
-            **{name: arrays.get(name) for name in _ROW_FIELDS},  # type: ignore[arg-type]
+            **{name: arrays.get(name) for name in ROWS},  # type: ignore[arg-type]
         )
 
 
@@ -122,7 +122,7 @@ def load(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates | AffineMap 
 
 def _save_states(path: PathLike, states: HiddenStates) -> None:
     arrays: dict[str, AnyArray] = {"states": states.states}
-    for name in _ROW_FIELDS:
+    for name in ROWS:
         rows = getattr(states, name)
         if rows is not None:
             arrays[name] = np.asarray(rows, dtype="<i4")

@@ -442,11 +442,11 @@ def test_a_full_disk_is_an_error_not_a_traceback(here, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     (here / "t.txt").write_text("a\n")
-    (here / "x").write_text("old")
+    (here / "x.npz").write_text("old")
     monkeypatch.setattr(os, "fsync", full)
-    said = refused(capsys, "extract", MODELS["ash"], "t.txt", "x", code=1)
+    said = refused(capsys, "extract", MODELS["ash"], "t.txt", "x.npz", code=1)
     assert said == "error: No space left on device\n"
-    assert (here / "x").read_text() == "old"
+    assert (here / "x.npz").read_text() == "old"
 
 
 # --- interruption and pipes -----------------------------------------------------------------------

@@ -77,6 +77,9 @@ def test_token_states_say_where_each_token_ends(model):
         assert ends[-1] == len(text)
         assert (np.diff(ends) >= 0).all()
         assert ends.min() >= 0
+        encoded = model.encode([text])[0]
+        ids = [k for k, left in zip(encoded.ids, encoded.special, strict=True) if not left]
+        assert got.next_token[got.text_index == i].tolist() == [*ids[1:], -1]
     assert [got.labels[k] for k in got.label_ids[got.text_index == 1]] == ["b"] * int(
         (got.text_index == 1).sum()
     )

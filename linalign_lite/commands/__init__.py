@@ -11,7 +11,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from linalign_lite.commands import alignment, demonstration, models, private, protection
+from linalign_lite.commands import (
+    alignment,
+    compat,
+    demonstration,
+    generation,
+    models,
+    private,
+    protection,
+)
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
 
@@ -42,7 +50,7 @@ def _root(
     pass
 
 
-for room in (models, alignment, private, protection, demonstration):
+for room in (models, alignment, compat, generation, private, protection, demonstration):
     room.register(app)
 
 

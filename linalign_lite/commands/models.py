@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 from linalign_lite.commands.reading import states_of
 from linalign_lite.errors import InputError
+from linalign_lite.files import check_free
+
+if TYPE_CHECKING:
+    from linalign_lite.hidden import HiddenStates
+    from linalign_lite.shards import StatesFolder
+    from linalign_lite.texts import Texts
 
 
 class Task(StrEnum):
@@ -100,7 +108,9 @@ def export(
 def extract(
     model: Annotated[Path, typer.Argument(help="An exported model folder.")],
     texts: Annotated[str, typer.Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")],
-    out: Annotated[Path, typer.Argument(help="The file of states to write (.states.npz).")],
+    out: Annotated[
+        Path, typer.Argument(help="The file of states to write (.states.npz), or a folder to make.")
+    ],
     pooling: Annotated[
         Pooling | None, typer.Option(help="How a text becomes one state; default: the model's.")
     ] = None,
@@ -113,43 +123,131 @@ def extract(
     threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
     fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
     limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="How states are stored; fp16 takes half the disk.")
+    ] = Dtype.fp32,
+    shard_texts: Annotated[
+        int | None, typer.Option(help="Texts in one file of a folder; default 4096.", min=1)
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn texts into final hidden states, with their provenance.
 
+    An OUT that does not end in .npz is a folder of shards: only one shard is in memory at a time.
     Blank lines are skipped; texts longer than the model's context are cut; both are counted.
 
     \b
     Examples:
       linalign-lite extract minilm questions.jsonl questions.states.npz
+      linalign-lite extract my-llama corpus.txt corpus-states --pooling tokens --dtype fp16
       echo "hello" | linalign-lite extract minilm - hello.states.npz
     """
+    from linalign_lite.extraction import narrow
     from linalign_lite.store import save
     from linalign_lite.texts import read_texts
 
     console = Console(as_json, quiet)
-    require_output(out, texts)
+    folder = out.suffix.lower() != ".npz"
+    if folder:
+        _require_folder(out, texts)
+    elif shard_texts is not None:
+        raise InputError("--shard-texts is for a folder", got=str(out), hint="drop the .npz")
+    else:
+        require_output(out, texts)
     read = read_texts(texts, fmt=fmt.value, limit=limit)
-    states = states_of(
-        console,
-        model,
-        read,
-        pooling=pooling.value if pooling else None,
-        normalize=normalize,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        threads=threads,
-    )
-    save(out, states)
-    rows, dim = states.states.shape
+    how = pooling.value if pooling else None
+    made: HiddenStates | StatesFolder
+    if folder:
+        made = _write_folder(
+            console,
+            model,
+            read,
+            out,
+            pooling=how,
+            normalize=normalize,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            threads=threads,
+            dtype=dtype.value,
+            shard_texts=shard_texts,
+        )
+        rows, shards = made.rows, {"shards": len(made.shards)}
+    else:
+        made = states_of(
+            console,
+            model,
+            read,
+            pooling=how,
+            normalize=normalize,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            threads=threads,
+        )
+        save(out, dataclasses.replace(made, states=narrow(made.states, dtype.value)))
+        rows, shards = len(made), {}
+    dim, how = made.space.dim, made.space.pooling
     console.result(
-        {"out": str(out), "rows": rows, "dim": dim, "texts": states.n_texts, "cut": states.n_cut,
-         "blank": read.n_blank, "pooling": states.space.pooling, "labels": len(states.labels),
-         "text_digest": states.text_digest},
-        [f"{out}: {rows} states of {dim} dimensions, {states.space.pooling} pooling"
-         + (f", {len(states.labels)} labels" if states.labels else "")],
+        {"out": str(out), "rows": rows, "dim": dim, "texts": made.n_texts, "cut": made.n_cut,
+         "blank": read.n_blank, "pooling": how, "labels": len(made.labels),
+         "text_digest": made.text_digest, **shards},
+        [f"{out}: {rows} states of {dim} dimensions, {how} pooling"
+         + (f", {len(made.labels)} labels" if made.labels else "")
+         + (f", {shards['shards']} shards" if shards else "")],
     )  # fmt: skip
+
+
+def _require_folder(out: Path, texts: str) -> None:
+    """Raise InputError now, not after an hour's work, when ``out`` cannot be made."""
+    from linalign_lite.shards import require_name
+
+    require_name(out)
+    if out.exists() and Path(texts).exists() and out.samefile(texts):
+        raise InputError(f"{out} is an input of this command", hint="write to another file")
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {out.parent} is not there", hint="make it first")
+    check_free(out)
+
+
+def _write_folder(
+    console: Console,
+    model: Path,
+    texts: Texts,
+    out: Path,
+    *,
+    pooling: str | None,
+    normalize: bool | None,
+    max_length: int | None,
+    batch_tokens: int | None,
+    threads: int | None,
+    dtype: str,
+    shard_texts: int | None,
+) -> StatesFolder:
+    """As `states_of`, but to the disk, a shard at a time."""
+    from linalign_lite.extraction import BATCH_TOKENS, SHARD_TEXTS, extract_to
+    from linalign_lite.runtime import load_model
+
+    if threads is not None:  # the tokenizer's own threads; read when it first works
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    loaded = load_model(model, threads=threads)
+    with console.progress("extracting", len(texts.texts)) as tally:
+        made = extract_to(
+            out,
+            loaded,
+            texts,
+            shard_texts=SHARD_TEXTS if shard_texts is None else shard_texts,
+            pooling=pooling,
+            normalize=normalize,
+            max_length=max_length,
+            batch_tokens=BATCH_TOKENS if batch_tokens is None else batch_tokens,
+            dtype=dtype,
+            progress=tally,
+        )
+    if texts.n_blank:
+        console.note(f"{texts.n_blank} blank line(s) skipped")
+    if made.n_cut:
+        console.note(f"{made.n_cut} text(s) cut to {made.max_length} tokens")
+    return made
 
 
 def inspect(
@@ -158,7 +256,7 @@ def inspect(
 ) -> None:
     """Say what a file is, after checking the whole of it.
 
-    States, a map, a head, a model folder, a key, a query or a response.
+    States or a folder of them, a map, a head, a model folder, a key, a query or a response.
 
     \b
     Examples:

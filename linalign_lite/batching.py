@@ -1,0 +1,45 @@
+"""Which texts run together, and how the states of their tokens become one a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linalign_lite.linear import Array
+from linalign_lite.runtime import Int64
+
+
+@dataclass(frozen=True)
+class Batch:
+    rows: tuple[int, ...]  # indices into the window
+    length: int  # tokens of the longest row
+
+
+def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[Batch]:
+    """Rows sorted from long to short, cut so that rows × longest ≤ budget (one row at least).
+
+    The longest come first: what does not fit in memory fails at once, not after an hour.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        longest = max(lengths[order[start]], 1)
+        stop = start + max(1, budget // longest)
+        yield Batch(tuple(order[start:stop]), longest)
+        start = stop
+
+
+def pool(states: Array, lengths: Int64, pooling: str) -> Array:
+    """One state a row. states: (batch, length, d), padded on the right; lengths: (batch,)."""
+    if pooling == "cls":
+        first: Array = states[:, 0]
+        return first
+    if pooling == "last":
+        last: Array = states[np.arange(len(states)), lengths - 1]
+        return last
+    inside = np.arange(states.shape[1])[None, :] < lengths[:, None]
+    weights = (inside / lengths[:, None]).astype(np.float32)
+    mean: Array = np.matmul(weights[:, None, :], states)[:, 0]
+    return mean

@@ -1,0 +1,287 @@
+"""Whether two tokenizers go together, said before anybody runs a model.
+
+Generation across two models reads its training pairs from positions at which both tokenizations
+have read the same text, and speaks in the target's tokens. How much of a text gives such pairs,
+and how alike the two cut it, is a matter of `tokenizer.json` alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.files import PathLike
+from linalign_lite.modelcard import TOKENIZER_FILE
+from linalign_lite.tokens import completing, load_tokenizer, pair_ends, read_ends
+
+GOOD_MATCH = 0.67  # arXiv 2603.18908: exact-token match of pairs that generated well
+GOOD_BILLIONS = 4  # and parameters of their sources
+WINDOW = 1024  # texts tokenised at a time
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Compatibility:
+    """How two tokenizers cut the same texts. Tokens are counted without special ones.
+
+    ``paired_target`` and ``paired_source``: the share of a side's tokens that have an exact pair
+    (`tokens.pair_ends`) on the other. ``exact_match``: the share of the target's tokens for which
+    the source has a token with the same start and the same end, the same piece of the text;
+    tokens that share a character count as one piece, and both must cut it into as many.
+    ``vocabulary_jaccard``: of the two vocabularies, what is in both over what is in either; see
+    `vocabulary`. Fertility: tokens per word, a word being what white space separates.
+    """
+
+    n_texts: int
+    words: int
+    source_tokens: int
+    target_tokens: int
+    pairs: int
+    matches: int
+    vocabulary_jaccard: float
+
+    @property
+    def paired_target(self) -> float:
+        return self.pairs / self.target_tokens
+
+    @property
+    def paired_source(self) -> float:
+        return self.pairs / self.source_tokens
+
+    @property
+    def exact_match(self) -> float:
+        return self.matches / self.target_tokens
+
+    @property
+    def source_fertility(self) -> float:
+        return self.source_tokens / self.words
+
+    @property
+    def target_fertility(self) -> float:
+        return self.target_tokens / self.words
+
+    @property
+    def fertility_ratio(self) -> float:
+        """The source's fertility over the target's: above 1, the source takes more tokens."""
+        return self.source_tokens / self.target_tokens
+
+    @property
+    def promising(self) -> bool:
+        """Whether the tokenizers are as alike as those of pairs that generated well."""
+        return self.exact_match >= GOOD_MATCH
+
+    @property
+    def verdict(self) -> str:
+        """What the figures mean for generation, in words."""
+        size = f"{GOOD_BILLIONS} billion parameters"
+        if self.promising:
+            return (
+                f"good for generation, if the source is large enough: exact-token match is at "
+                f"least {GOOD_MATCH}. In the paper such pairs generated well with a source of "
+                f"{size} or more, and poorly with a smaller one; how many yours has is not known "
+                "here."
+            )
+        return (
+            f"poor for generation: exact-token match is below {GOOD_MATCH}. In the paper the pairs "
+            f"that generated well had at least that, and a source of {size} or more; how many "
+            "yours has is not known here. Maps between pooled states do not depend on this."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Every token of some texts that is not special, in order, and what of its text it is."""
+
+    text_index: Int64  # shape: (n,)
+    char_start: Int64  # shape: (n,)
+    char_end: Int64  # shape: (n,), as `tokens.read_ends` has it
+
+    def __len__(self) -> int:
+        return len(self.text_index)
+
+
+def check_compatibility(source: PathLike, target: PathLike, texts: Sequence[str]) -> Compatibility:
+    """Compare the tokenizers of two model folders, exported or of Hugging Face, on ``texts``.
+
+    Texts are not cut. Raises InputError when there are no words, a folder has no `tokenizer.json`,
+    or its tokenizer makes no tokens or does not say where they are; FormatError when it is broken.
+    """
+    words = sum(len(text.split()) for text in texts)
+    if not words:
+        raise InputError("no words to compare tokenizers on", got=f"{len(texts)} texts")
+    tokenizers = [read_tokenizer(folder) for folder in (source, target)]
+    mine, theirs = (
+        locate(tokenizer, texts, str(folder))
+        for tokenizer, folder in zip(tokenizers, (source, target), strict=True)
+    )
+    rows, partners = pair_ends(
+        (mine.text_index, mine.char_end), (theirs.text_index, theirs.char_end)
+    )
+    return Compatibility(
+        n_texts=len(texts),
+        words=words,
+        source_tokens=len(mine),
+        target_tokens=len(theirs),
+        pairs=len(rows),
+        matches=_matches(_pieces(mine)[:, rows], _pieces(theirs)[:, partners]),
+        vocabulary_jaccard=jaccard(*map(vocabulary, tokenizers)),
+    )
+
+
+def read_tokenizer(folder: PathLike) -> Any:
+    """The tokenizer of a model folder. InputError without one, FormatError when it is broken."""
+    path = Path(folder) / TOKENIZER_FILE
+    if not path.is_file():
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder} is not a folder", expected="a model folder")
+        raise InputError(
+            f"{folder} has no {TOKENIZER_FILE}",
+            hint="save one with `AutoTokenizer.from_pretrained(MODEL, use_fast=True)"
+            ".save_pretrained`",
+        )
+    return load_tokenizer(path)
+
+
+def locate(tokenizer: Any, texts: Sequence[str], name: str = "the tokenizer") -> Located:
+    """Where each token of ``texts`` is. ``name`` stands in messages.
+
+    Raises FormatError when the tokenizer fails, InputError when it makes no tokens or does not say
+    where they are.
+    """
+    index: list[Int64] = []
+    places: list[Int64] = []
+    for start in range(0, len(texts), WINDOW):
+        window = list(texts[start : start + WINDOW])
+        try:
+            found = tokenizer.encode_batch(window)
+        except Exception as e:  # all that the tokenizers library raises
+            raise FormatError(
+                f"{name}: its tokenizer fails on these texts", got=str(e)[:160]
+            ) from e
+        for i, (text, encoding) in enumerate(zip(window, found, strict=True), start):
+            ends = read_ends(text, encoding)
+            kept = [
+                (offset[0], end)
+                for offset, end, special in zip(
+                    encoding.offsets, ends, encoding.special_tokens_mask, strict=True
+                )
+                if not special
+            ]
+            places.append(np.array(kept, dtype=np.int64).reshape(-1, 2))
+            index.append(np.full(len(kept), i, dtype=np.int64))
+    where = np.concatenate([np.empty((0, 2), dtype=np.int64), *places])
+    if not len(where):
+        raise InputError(f"{name}: its tokenizer makes no token of these texts")
+    if not where.any():
+        raise InputError(
+            f"{name}: its tokenizer does not say where its tokens are",
+            got="offsets (0, 0) for every token",
+            expected="a tokenizer that gives offsets",
+        )
+    return Located(np.concatenate(index), where[:, 0], where[:, 1])
+
+
+def _matches(source: Int64, target: Int64) -> int:
+    """Tokens of pieces that are the same on both sides, (start, tokens) of each pair, (2, m).
+
+    Pairs end at the same character; the same piece begins at the same one too, and both sides cut
+    it into as many tokens.
+    """
+    return int(target[1, (source == target).all(axis=0)].sum())
+
+
+def _pieces(located: Located) -> Int64:
+    """Where the piece that is whole at each row begins, and its tokens, (2, n); else 0.
+
+    A piece is what is read from one completing position to the next, by one token as a rule.
+    """
+    rows = completing(located.text_index, located.char_end)
+    pieces = np.zeros((2, len(located)), dtype=np.int64)
+    # a token that completes nothing belongs to what the next completing one completes
+    piece = np.searchsorted(rows, np.arange(len(located)))
+    owned = np.flatnonzero(piece < len(rows))
+    owned = owned[located.text_index[rows[piece[owned]]] == located.text_index[owned]]
+    if len(rows):
+        first = np.searchsorted(piece[owned], np.arange(len(rows)))
+        pieces[0, rows] = np.minimum.reduceat(located.char_start[owned], first)
+        pieces[1, rows] = np.diff(first, append=len(owned))
+    return pieces
+
+
+def vocabulary(tokenizer: Any) -> frozenset[bytes]:
+    """The tokens as the bytes they stand for, special ones left out.
+
+    Byte-level spelling is undone (Ġ is a space), and so is SentencePiece's (▁ is a space, <0x0A>
+    the byte 10). WordPiece leaves the space before a word out: a token without its mark of
+    continuation (##) that begins with a letter or a digit is given one, as other tokenizers do.
+    """
+    special = {
+        added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special
+    }
+    try:
+        spelled = _spelling(tokenizer)
+    except Exception as e:  # all that the tokenizers library raises
+        raise FormatError("a tokenizer fails on its own tokens", got=str(e)[:160]) from e
+    return frozenset(spelled(token) for token in tokenizer.get_vocab() if token not in special)
+
+
+def jaccard(source: frozenset[bytes], target: frozenset[bytes]) -> float:
+    """What is in both over what is in either; 0 for two empty sets."""
+    return len(source & target) / max(len(source | target), 1)
+
+
+def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
+    if _is_byte_level(tokenizer):
+        letters = _byte_letters()
+        return lambda token: _from_letters(token, letters)
+    mark = getattr(tokenizer.model, "continuing_subword_prefix", None)
+    if type(tokenizer.model).__name__ == "WordPiece" and mark:
+        return lambda token: _from_word_piece(token, mark)
+    return _from_metaspace
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    """Whether Ġ is its way to write a space."""
+    return (
+        tokenizer.decoder is not None and tokenizer.decoder.decode(["a", "Ġ", "b"]) == "a b"
+    ) or (
+        tokenizer.pre_tokenizer is not None
+        and any("Ġ" in piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str("a b"))
+    )
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that byte-level tokenizers write for each byte: printable ones are themselves."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+def _from_letters(token: str, letters: Mapping[str, int]) -> bytes:
+    if all(c in letters for c in token):
+        return bytes(letters[c] for c in token)
+    return token.encode("utf-8", "surrogatepass")  # a token added by hand is written as it is
+
+
+def _from_word_piece(token: str, mark: str) -> bytes:
+    if token.startswith(mark) and token != mark:
+        token = token.removeprefix(mark)
+    elif token[:1].isalnum():
+        token = " " + token
+    return token.encode("utf-8", "surrogatepass")
+
+
+def _from_metaspace(token: str) -> bytes:
+    byte = _BYTE.fullmatch(token)
+    if byte:
+        return bytes([int(byte[1], 16)])
+    return token.replace("▁", " ").encode("utf-8", "surrogatepass")

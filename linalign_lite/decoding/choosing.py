@@ -1,0 +1,112 @@
+"""Which token comes next, and where a text stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from linalign_lite.errors import InputError, LinalignError
+from linalign_lite.linear import Array
+
+Chooser = Callable[[Array], int]
+LONGEST_STOP = 4096  # characters
+
+
+def chooser(temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> Chooser:
+    """From scores (n_outputs,) to a token: the first highest one, or one drawn.
+
+    With a temperature, drawn from softmax(scores / temperature) cut to its nucleus: the fewest
+    tokens whose probabilities sum to ``top_p``. Raises InputError when a number is not usable; the
+    chooser raises LinalignError when the scores have no finite highest one.
+    """
+    if not 0 <= temperature < np.inf:
+        raise InputError(
+            "the temperature is not usable", got=repr(temperature), expected="0 (greedy) or above"
+        )
+    if not 0 < top_p <= 1:
+        raise InputError("top-p is not usable", got=repr(top_p), expected="above 0, at most 1")
+    if seed < 0:
+        raise InputError("the seed is not usable", got=str(seed), expected="0 or above")
+    if temperature == 0:
+        return _highest
+    rng = np.random.default_rng(seed)
+
+    def draw(scores: Array) -> int:
+        return _drawn(scores, _highest(scores), temperature, top_p, rng.random())
+
+    return draw
+
+
+def _highest(scores: Array) -> int:
+    best = int(scores.argmax())  # the first NaN if there is one
+    if not np.isfinite(scores[best]):
+        raise LinalignError(
+            "no token can be chosen from these scores",
+            got=f"a highest score of {scores[best]}",
+            hint="do the map and the head belong to these models?",
+        )
+    return best
+
+
+def _drawn(scores: Array, best: int, temperature: float, top_p: float, chance: float) -> int:
+    with np.errstate(over="ignore"):  # far below the highest: probability 0
+        mass = np.exp((scores.astype(np.float64) - float(scores[best])) / temperature)
+    if top_p == 1:
+        return _at(mass, chance)
+    order = np.argsort(-mass, kind="stable")
+    sums = np.cumsum(mass[order])
+    kept = order[: int(np.searchsorted(sums, top_p * sums[-1])) + 1]
+    return int(kept[_at(mass[kept], chance)])
+
+
+def _at(mass: Array, chance: float) -> int:
+    """The index at which the cumulated mass passes ``chance`` of the whole."""
+    sums = np.cumsum(mass)
+    found = int(np.searchsorted(sums, chance * sums[-1], side="right"))
+    return min(found, int(np.flatnonzero(mass)[-1]))  # rounding at the upper end
+
+
+class Stops:
+    """Lets text through up to the first of some strings, and never the beginning of one.
+
+    Of several strings, the one that is complete first counts, whatever the pieces are.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        strings = [strings] if isinstance(strings, str) else list(strings)
+        for string in strings:
+            if not 1 <= len(string) <= LONGEST_STOP:
+                raise InputError(
+                    "a stop string is not usable",
+                    got=f"{len(string)} characters",
+                    expected=f"1 to {LONGEST_STOP}",
+                )
+        self._strings = strings
+        self._held = ""
+        self.met = False
+
+    def push(self, text: str) -> str:
+        """The text that may be shown now; nothing more once a string was met."""
+        if not self._strings or self.met:
+            return "" if self.met else text
+        self._held += text
+        found = [(at + len(s), at) for s in self._strings if (at := self._held.find(s)) >= 0]
+        if found:
+            self.met = True
+            shown, self._held = self._held[: min(found)[1]], ""
+            return shown
+        keep = max(map(self._begun, self._strings))
+        shown = self._held[: len(self._held) - keep]
+        self._held = self._held[len(shown) :]
+        return shown
+
+    def _begun(self, string: str) -> int:
+        """How many characters at the end could be the beginning of a stop string."""
+        most = min(len(string) - 1, len(self._held))
+        return next((n for n in range(most, 0, -1) if self._held.endswith(string[:n])), 0)
+
+    def close(self) -> str:
+        """What was held back and turned out to be no stop string."""
+        shown, self._held = self._held, ""
+        return shown

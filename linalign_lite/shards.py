@@ -1,0 +1,349 @@
+"""A folder of shards: states of a text set that is too large for one file, or for memory.
+
+docs/FORMAT.md, section 5. Writing and reading hold one shard at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.archive import DEFAULT_CAP, MAX_CARD, strict_json
+from linalign_lite.errors import FormatError, InputError, MismatchError
+from linalign_lite.files import PathLike, open_regular, whole_folder, write_atomic
+from linalign_lite.hidden import POSITIONS, HiddenStates, Ints
+from linalign_lite.linear import Array, Space, usable_label
+from linalign_lite.modelcard import hash_file
+from linalign_lite.store import load_states, save
+from linalign_lite.version import __version__
+
+FORMAT = "linalign-states-folder"
+VERSION = 1
+MANIFEST = "manifest.json"
+MAX_SHARDS = 1 << 16
+_DTYPES = ("float32", "float16")
+_MAX_MANIFEST = 16 << 20
+_MAX_ROWS = 1 << 48
+_MAX_TEXTS = (1 << 31) - 1  # text_index is an int32
+_FRAME = 1 << 16  # bytes of an archive that are neither its rows nor its card, at most
+_DIGEST = re.compile("[0-9a-f]{64}")
+_HINT = "the folder may be altered or incomplete; extract or copy it again"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a folder: the states of ``n_texts`` texts, the first of them ``first_text``."""
+
+    file: str
+    sha256: str
+    rows: int
+    first_text: int
+    n_texts: int
+    n_cut: int
+
+    def __post_init__(self) -> None:
+        counts = (self.rows, self.first_text, self.n_texts, self.n_cut)
+        if type(self.sha256) is not str or not _DIGEST.fullmatch(self.sha256):
+            raise InputError("a shard's digest is not usable")
+        if not all(type(n) is int and 0 <= n < _MAX_ROWS for n in counts):
+            raise InputError("a shard's counts are not usable")
+        if not self.rows or not self.n_texts or self.n_cut > self.n_texts:
+            raise InputError("a shard is empty, or has more texts cut than it has")
+
+
+@dataclass(frozen=True)
+class StatesFolder:
+    """A folder of shards whose manifest was checked. Iterating reads and checks one at a time.
+
+    Raises InputError when the parts do not fit together.
+    """
+
+    folder: Path
+    space: Space
+    dtype: str  # "float32" or "float16"
+    text_digest: str  # of all texts
+    n_texts: int
+    n_cut: int
+    max_length: int
+    labels: tuple[str, ...]
+    rows: int
+    shards: tuple[Shard, ...]
+
+    def __post_init__(self) -> None:
+        counts = (self.n_texts, self.n_cut, self.max_length, self.rows)
+        if not all(type(n) is int and 0 <= n < _MAX_ROWS for n in counts):
+            raise InputError("its counts are not usable")
+        if type(self.text_digest) is not str or not _DIGEST.fullmatch(self.text_digest):
+            raise InputError("its text digest is not usable")
+        if self.dtype not in _DTYPES:
+            raise InputError("its dtype is not usable", expected=" or ".join(_DTYPES))
+        usable = all(type(label) is str and usable_label(label) for label in self.labels)
+        if not usable or len(set(self.labels)) != len(self.labels):
+            raise InputError("its labels are not distinct and printable")
+        if not 1 <= len(self.shards) <= MAX_SHARDS or self.n_texts > _MAX_TEXTS:
+            raise InputError(f"it has no shard, more than {MAX_SHARDS}, or too many texts")
+        first = 0
+        for i, shard in enumerate(self.shards):
+            if shard.file != _name(i):  # so no name leads elsewhere, and none comes twice
+                raise InputError(
+                    "a shard has another name than its place gives it",
+                    got=str(shard.file)[:60],
+                    expected=_name(i),
+                )
+            if shard.first_text != first:
+                raise InputError(f"the texts of {shard.file} do not follow those before it")
+            if self.space.pooling != "tokens" and shard.rows != shard.n_texts:
+                raise InputError(f"{shard.file} does not have a row a text")
+            first += shard.n_texts
+        found = (first, sum(s.rows for s in self.shards), sum(s.n_cut for s in self.shards))
+        if found != (self.n_texts, self.rows, self.n_cut):
+            raise InputError("the counts of its shards do not add up to its own")
+
+    def __iter__(self) -> Iterator[HiddenStates]:
+        """The shards in order, each checked. Raises FormatError naming the file."""
+        for shard in self.shards:
+            yield self._read(shard)  # no name holds it: it can go before the next one is read
+
+    def load(self, *, cap: int = DEFAULT_CAP) -> HiddenStates:
+        """Everything as one. Raises FormatError when that is more than ``cap`` bytes."""
+        size = self.rows * self._row_bytes()
+        if size > cap:
+            raise FormatError(
+                f"{self.folder} holds more than may be read at once",
+                got=f"{size} bytes",
+                expected=f"at most {cap}",
+                hint="read it shard by shard",
+            )
+        states: Array = np.empty((self.rows, self.space.dim), dtype=self.dtype)
+        columns: dict[str, Ints] = {n: np.empty(self.rows, np.int32) for n in self._columns()}
+        start = 0
+        for part in self:
+            rows = slice(start, start + len(part))
+            states[rows] = part.states
+            for name, column in columns.items():
+                column[rows] = getattr(part, name)
+            start += len(part)
+            del part  # or the next one is read beside it
+        return HiddenStates(
+            states=states,
+            space=self.space,
+            text_digest=self.text_digest,
+            n_texts=self.n_texts,
+            n_cut=self.n_cut,
+            max_length=self.max_length,
+            labels=self.labels,
+            **columns,
+        )
+
+    def _columns(self) -> tuple[str, ...]:
+        positions = POSITIONS if self.space.pooling == "tokens" else ()
+        return (*positions, "label_ids") if self.labels else positions
+
+    def _row_bytes(self) -> int:
+        return self.space.dim * np.dtype(self.dtype).itemsize + 4 * len(self._columns())
+
+    def _read(self, shard: Shard) -> HiddenStates:
+        path = self.folder / shard.file
+        self._require_size(shard)
+        if hash_file(path) != shard.sha256:
+            raise FormatError(f"{path} does not have the digest that {MANIFEST} says", hint=_HINT)
+        part = load_states(path)
+        problem = _misfit(_facts(self), shard, part)
+        if problem:
+            raise FormatError(f"{path} does not agree with {MANIFEST}: {problem}", hint=_HINT)
+        return part
+
+    def _require_size(self, shard: Shard) -> None:
+        """Before a byte of it is read: a shard is an ordinary file of the size its rows need."""
+        path = self.folder / shard.file
+        size, least = _regular_size(path), shard.rows * self._row_bytes()
+        if not least <= size <= least + MAX_CARD + _FRAME:
+            problem = f"{path} does not have the size that its rows need"
+            raise FormatError(problem, got=f"{size} bytes", expected=f"{least}, and its card")
+
+
+def write_shards(out: PathLike, parts: Iterable[HiddenStates], *, text_digest: str) -> StatesFolder:
+    """Write a folder of shards, whole or not at all; each part is let go before the next is made.
+
+    parts: as `extract_shards` gives them. text_digest: of all texts. Raises OutputExistsError when
+    ``out`` is there and not empty, MismatchError when a part does not continue those before it.
+    """
+    out = Path(out)
+    require_name(out)
+    shards: list[Shard] = []
+    facts: dict[str, Any] = {}
+    first = rows = n_cut = 0
+    with whole_folder(out) as folder:
+        for part in parts:
+            path = folder / _name(len(shards))
+            facts = facts or _facts(part)
+            shard = Shard(path.name, "0" * 64, len(part), first, part.n_texts, part.n_cut)
+            problem = _misfit(facts, shard, part)
+            if problem:
+                raise MismatchError(f"shard {len(shards)} does not continue the others: {problem}")
+            save(path, part)
+            del part  # or the next one is made beside it
+            shards.append(dataclasses.replace(shard, sha256=hash_file(path)))
+            first, rows, n_cut = first + shard.n_texts, rows + shard.rows, n_cut + shard.n_cut
+        if not shards:
+            raise InputError("there are no states to write")
+        whole = StatesFolder(
+            out, text_digest=text_digest, n_texts=first, n_cut=n_cut, rows=rows,
+            shards=tuple(shards), **facts,
+        )  # fmt: skip
+        write_atomic(folder / MANIFEST, _manifest(whole))
+    return whole
+
+
+def open_folder(folder: PathLike) -> StatesFolder:
+    """Read and check a folder's manifest, and that its files are there and no others.
+
+    Raises InputError when it is no folder of states, FormatError when it was altered. What the
+    shards hold is checked when they are read.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not folder.is_dir() or not path.exists():
+        raise InputError(
+            f"{folder} is not a folder of states: no {MANIFEST}",
+            hint="make one with `linalign-lite extract MODEL TEXTS OUT`",
+        )
+    size = _regular_size(path)
+    if size > _MAX_MANIFEST:
+        raise FormatError(f"{path} is too large", expected=f"at most {_MAX_MANIFEST} bytes")
+    with open_regular(path) as f:
+        raw = f.read(size)
+    found = _parse(folder, path, raw)
+    _require_files(found)
+    return found
+
+
+def open_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> StatesFolder | HiddenStates:
+    """A folder of shards, opened; or the states of a `.states.npz`, read."""
+    return open_folder(path) if Path(path).is_dir() else load_states(path, cap=cap)
+
+
+def states_of(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
+    """All states of a `.states.npz` or of a folder of shards, in memory.
+
+    Raises InputError when it is not there, FormatError when it was altered or is above ``cap``.
+    """
+    found = open_states(path, cap=cap)
+    return found.load(cap=cap) if isinstance(found, StatesFolder) else found
+
+
+def require_name(out: Path) -> None:
+    """Raise InputError for a folder that cannot be made because it is there whatever it holds."""
+    if out.name in {"", ".."}:
+        raise InputError(f"{out} is a folder already", expected="the name of a folder to make")
+
+
+def _name(i: int) -> str:
+    return f"{i:05d}.states.npz"
+
+
+def _facts(thing: HiddenStates | StatesFolder) -> dict[str, Any]:
+    """What every shard has in common with the folder."""
+    dtype = thing.dtype if isinstance(thing, StatesFolder) else str(thing.states.dtype)
+    facts = {name: getattr(thing, name) for name in ("space", "labels", "max_length")}
+    return {**facts, "dtype": dtype}
+
+
+def _misfit(facts: Mapping[str, Any], shard: Shard, part: HiddenStates) -> str:
+    """What of ``part`` does not fit the folder's facts or its own entry; "" when all does."""
+    mine = _facts(part)
+    other = next((name for name in facts if mine[name] != facts[name]), None)
+    if other is not None:
+        return f"another {other.replace('_', ' ')}"
+    if (len(part), part.n_texts, part.n_cut) != (shard.rows, shard.n_texts, shard.n_cut):
+        return "other counts of rows, texts or texts cut"
+    index, tokens = part.text_index, part.space.pooling == "tokens"
+    columns = [getattr(part, name) is not None for name in ("label_ids", *POSITIONS)]
+    if columns != [bool(part.labels)] + [tokens] * len(POSITIONS):
+        return "labels or token positions without their rows, or the other way round"
+    if not tokens and len(part) != part.n_texts:
+        return "not a row a text"
+    after = shard.first_text + shard.n_texts
+    if index is not None and not (
+        shard.first_text <= index[0] and index[-1] < after and (index[1:] >= index[:-1]).all()
+    ):
+        return "text indices outside its own texts, or not in order"
+    return ""
+
+
+def _manifest(whole: StatesFolder) -> bytes:
+    raw = {name: getattr(whole, name) for name in _FIELDS}
+    raw["space"] = dataclasses.asdict(whole.space)
+    raw["shards"] = [dataclasses.asdict(shard) for shard in whole.shards]
+    raw |= {"format": FORMAT, "version": VERSION, "library": __version__}
+    text = json.dumps({**raw, "seal": _seal(raw)}, sort_keys=True) + "\n"
+    if len(text) > _MAX_MANIFEST:
+        raise InputError("the labels and shards are too many for one folder's manifest")
+    return text.encode()
+
+
+_FIELDS = tuple(f.name for f in dataclasses.fields(StatesFolder) if f.name != "folder")
+
+
+def _seal(raw: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else in the manifest: finds damage, not forgery."""
+    text = json.dumps(raw, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parse(folder: Path, path: Path, content: bytes) -> StatesFolder:
+    try:
+        raw = strict_json(content)
+        if raw["format"] != FORMAT:
+            raise FormatError(f"{path} is not the manifest of a folder of states")
+        version = raw["version"]
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise FormatError(f"{path}: unknown version", got=str(version)[:20])
+        if raw.pop("seal") != _seal(raw):
+            raise FormatError(f"{path} does not agree with its own digest", hint=_HINT)
+        if set(raw) != {*_FIELDS, "format", "version", "library"}:
+            raise FormatError(f"{path} has unknown or missing fields")
+        lists = (raw["labels"], raw["shards"])
+        if not all(isinstance(value, list) for value in lists) or len(lists[1]) > MAX_SHARDS:
+            raise FormatError(f"{path} has a field that is not usable")
+        found = {name: raw[name] for name in _FIELDS}
+        found["space"] = Space.parse(raw["space"])
+        found["labels"] = tuple(raw["labels"])
+        found["shards"] = tuple(Shard(**entry) for entry in raw["shards"])
+        return StatesFolder(folder, **found)
+    except FormatError:
+        raise
+    except InputError as e:
+        raise FormatError(f"{path}: {e}") from e
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise FormatError(f"{path} is not a usable manifest", got=type(e).__name__) from e
+
+
+def _require_files(found: StatesFolder) -> None:
+    there = {path.name for path in found.folder.iterdir()}
+    named = {MANIFEST, *(shard.file for shard in found.shards)}
+    for names, problem in ((there - named, "does not belong"), (named - there, "is missing")):
+        if names:
+            raise FormatError(f"{found.folder}: {min(names)[:60]} {problem}", hint=_HINT)
+    for shard in found.shards:
+        found._require_size(shard)
+
+
+def _regular_size(path: Path) -> int:
+    """The size of an ordinary file; a link in a folder from outside could lead anywhere."""
+    try:
+        status = path.lstat()
+    except OSError as e:
+        raise FormatError(f"{path} is missing", got=e.strerror or str(e), hint=_HINT) from e
+    if not stat.S_ISREG(status.st_mode):
+        raise FormatError(f"{path} is a link, a folder or a device", expected="an ordinary file")
+    return status.st_size

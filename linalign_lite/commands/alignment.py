@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
+from linalign_lite.errors import InputError
+
+if TYPE_CHECKING:
+    from linalign_lite.hidden import HiddenStates
+    from linalign_lite.linear import AffineMap, Head
 
 
 class MapMethod(StrEnum):
@@ -22,6 +28,16 @@ class HeadMethod(StrEnum):
     auto = "auto"
     ridge = "ridge"
     logistic = "logistic"
+
+
+class Objective(StrEnum):
+    least_squares = "least-squares"
+    kl = "kl"
+
+
+class Pairing(StrEnum):
+    exact = "exact"
+    after = "after"
 
 
 Seed = Annotated[int, typer.Option(help="Seed of the folds.", min=0)]
@@ -37,10 +53,32 @@ def fit(
     source: Annotated[Path, typer.Argument(help="States of the model that reads.")],
     target: Annotated[Path, typer.Argument(help="States of the other model, same texts.")],
     out: Annotated[Path, typer.Argument(help="The map to write (.map.npz).")],
+    objective: Annotated[
+        Objective, typer.Option(help="What the map is to be good at; kl needs --head.")
+    ] = Objective.least_squares,
+    head_file: Annotated[
+        Path | None, typer.Option("--head", help="The head, or model folder, it is to serve.")
+    ] = None,
     method: Annotated[MapMethod, typer.Option(help="How to fit.")] = MapMethod.ridge,
     penalty: Annotated[
         str, typer.Option(help="auto, or a number relative to the mean variance of the source.")
     ] = "auto",
+    pair: Annotated[
+        Pairing, typer.Option(help="Token states: which positions belong together.")
+    ] = Pairing.exact,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Write head∘map, a head for source states, to OUT.")
+    ] = False,
+    temperature: Annotated[
+        float | None, typer.Option(help="kl: of what the head says on true states.")
+    ] = None,
+    truth: Annotated[
+        float | None, typer.Option(help="kl: share of the true next token in what is learnt.")
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="kl: at most so many in each stage.")] = 200,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="kl: keep what is done here; go on from it.")
+    ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -48,38 +86,134 @@ def fit(
 ) -> None:
     """Fit the affine map from one model's states to another's.
 
+    least-squares brings the mapped states near to the target's. kl makes a head, a classifier or a
+    model's token head, say on mapped states what it says on the target's own: far better where the
+    map is for that head. SOURCE and TARGET are files or folders of states; of token states, those
+    that end at the same character are paired.
+
     \b
     Examples:
       linalign-lite fit client.states.npz provider.states.npz client-to-provider.map.npz
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --method procrustes
+      linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --objective kl --head b.head.npz
+      linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
     """
-    from linalign_lite.fitting import fit as fit_states
-    from linalign_lite.store import load_states, save
+    from linalign_lite.store import save
 
     console = Console(as_json, quiet)
-    require_output(out, source, target)
-    affine, report = fit_states(
-        load_states(source),
-        load_states(target),
-        method=method.value,
-        penalty=penalty,
-        folds=folds,
-        seed=seed,
-    )
-    save(out, affine)
+    require_output(out, source, target, head_file, checkpoint)
+    served = _served(head_file, kl=objective is Objective.kl, fold=fold)
+    if objective is Objective.kl:
+        if method is not MapMethod.ridge:
+            raise InputError("kl starts from ridge", got=method.value, hint="leave --method out")
+        assert served is not None
+        affine, facts, rows = _fit_kl(
+            console, _paired(source, target, pair.value), served,
+            penalty=penalty, iterations=iterations, seed=seed, checkpoint=checkpoint,
+            teaching=(temperature, truth),
+        )  # fmt: skip
+    else:
+        if temperature is not None or truth is not None or checkpoint is not None:
+            raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
+        affine, facts, rows = _fit_squares(
+            console, _paired(source, target, pair.value),
+            method=method.value, penalty=penalty, folds=folds, seed=seed,
+        )  # fmt: skip
+    save(out, affine if served is None or not fold else served @ affine)
+    console.result({"out": str(out), **facts}, table([("head" if fold else "map", out), *rows]))
+
+
+Fitted = tuple["AffineMap", dict[str, Any], list[tuple[str, object]]]
+
+
+def _fit_squares(
+    console: Console, states: tuple[HiddenStates, HiddenStates], **options: Any
+) -> Fitted:
+    from linalign_lite.fitting import fit as fit_states
+
+    affine, report = fit_states(*states, **options)
     console.warn(report.warnings)
     rank = f"{report.rank} of {report.d_source}"
-    console.result(
-        {"out": str(out), **report.as_card(), "curve": report.curve},
-        table([
-            ("map", out),
-            ("method", f"{report.method}, penalty {report.penalty:.3g}"),
-            ("dimensions", f"{report.d_source} to {report.d_target}"),
-            ("texts", report.n),
-            ("held-out R²", f"{report.held_out_r2:.4f} ({report.folds} folds)"),
-            ("condition", f"{report.condition:.3g}, rank {rank}, freedom {report.freedom:.1f}"),
-        ]),
-    )  # fmt: skip
+    rows: list[tuple[str, object]] = [
+        ("method", f"{report.method}, penalty {report.penalty:.3g}"),
+        ("dimensions", f"{report.d_source} to {report.d_target}"),
+        ("texts", report.n),
+        ("held-out R²", f"{report.held_out_r2:.4f} ({report.folds} folds)"),
+        ("condition", f"{report.condition:.3g}, rank {rank}, freedom {report.freedom:.1f}"),
+    ]
+    return affine, {**report.as_card(), "curve": report.curve}, rows
+
+
+def _fit_kl(
+    console: Console,
+    states: tuple[HiddenStates, HiddenStates],
+    served: Head,
+    *,
+    checkpoint: Path | None,
+    teaching: tuple[float | None, float | None],
+    **options: Any,
+) -> Fitted:
+    from linalign_lite.kl.checkpoint import Checkpoint
+    from linalign_lite.kl.fitting import default_teaching, fit_kl
+    from linalign_lite.kl.objective import Teaching
+
+    usual = default_teaching(states[1], served)
+    temperature, truth = teaching
+    taught = Teaching(
+        usual.temperature if temperature is None else temperature,
+        usual.truth if truth is None else truth,
+    )
+    with console.descent() as watch:
+        affine, report = fit_kl(
+            *states, served, teaching=taught, watch=watch, checkpoint=Checkpoint(checkpoint),
+            **options,
+        )  # fmt: skip
+    console.warn(report.warnings)
+    rows: list[tuple[str, object]] = [
+        ("objective", f"kl, penalty {report.penalty:.3g}, temperature {report.temperature:g}, "
+                      f"truth {report.truth:g}"),
+        ("dimensions", f"{report.d_source} to {report.d_target}, {report.n_outputs} outputs"),
+        ("rows", report.n),
+        ("held-out divergence", f"{report.held_out_divergence:.4f} nats "
+                                f"({report.start_method}: {report.start_divergence:.4f})"),
+        ("held-out agreement", f"{report.held_out_agreement:.4f} "
+                               f"({report.start_method}: {report.start_agreement:.4f})"),
+    ]  # fmt: skip
+    return affine, {**report.as_card(), "curve": report.curve}, rows
+
+
+def _paired(source: Path, target: Path, rule: str) -> tuple[HiddenStates, HiddenStates]:
+    """Both sides, row i of both the same text or position."""
+    from linalign_lite.shards import states_of
+    from linalign_lite.tokens import pair_states
+
+    x, y = states_of(source), states_of(target)
+    if x.text_index is None or y.text_index is None:
+        return x, y
+    return pair_states(x, y, rule)
+
+
+def _served(path: Path | None, *, kl: bool, fold: bool) -> Head | None:
+    """The head of --head: a file, or a model folder's token head."""
+    from linalign_lite.modelcard import HEAD_FILE, load_card
+    from linalign_lite.store import load_head
+
+    if path is None:
+        if kl or fold:
+            raise InputError(
+                f"{'--objective kl' if kl else '--fold'} needs --head",
+                expected="a .head.npz file, or an exported model folder with a token head",
+            )
+        return None
+    if not (kl or fold):
+        raise InputError("--head goes with --objective kl or --fold")
+    if not path.is_dir():
+        return load_head(path)
+    card = load_card(path)
+    if HEAD_FILE not in card.files:
+        raise InputError(f"{path} has no token head", expected="a causal LM, or a .head.npz file")
+    found = load_head(path / HEAD_FILE)
+    return dataclasses.replace(found, space=card.space("tokens", normalize=False))
 
 
 def head(

@@ -63,6 +63,24 @@ class Console:
             task = bar.add_task(label, total=total)
             yield lambda count: bar.advance(task, count)
 
+    @contextlib.contextmanager
+    def descent(self) -> Iterator[Callable[[Any], None]]:
+        """A line on standard error, written over at each kl.fitting.Step, on a terminal only."""
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+            yield lambda _: None
+            return
+
+        def show(step: Any) -> None:
+            judged = "" if step.held_out != step.held_out else f", held-out {step.held_out:.4f}"
+            line = f"{step.stage}, step {step.iteration}: loss {step.loss:.4f}{judged}"
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+
+        try:
+            yield show
+        finally:
+            sys.stderr.write("\r\x1b[K")
+
 
 def table(rows: Sequence[tuple[str, object]]) -> list[str]:
     """Two aligned columns."""

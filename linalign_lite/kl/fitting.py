@@ -16,8 +16,10 @@ from linalign_lite.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprin
 from linalign_lite.kl.descent import Affine, Chart, descend, make_chart
 from linalign_lite.kl.objective import (
     Float32,
+    Ints,
     Lesson,
     Softmax,
+    Teaching,
     agreement,
     divergence,
     learn,
@@ -26,13 +28,16 @@ from linalign_lite.kl.objective import (
 from linalign_lite.linear import AffineMap, Array, Head
 from linalign_lite.moments import Float64, fold_index, measure
 
-PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
 PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
 HELD_OUT = 10  # every tenth text judges
-WORK = 4e9  # multiplications of a pass in the search, and rows for that
+WORK = 3e9  # multiplications of a pass in the search, which has as many rows as that allows
 FEWEST_ROWS, GROWTH = 1024, 6
 ITERATIONS = 200
-ROUGH, FINE = 1e-5, 1e-7
+LOOK = 5  # iterations between two looks at the held-out rows
+CLASSES = Teaching(temperature=0.7)  # docs/DESIGN.md, section 4, has what was tried
+TOKENS = Teaching(temperature=0.5, truth=0.2)
+ROUGH, FINE = 1e-4, 1e-6  # relative decrease at which a descent ends: to choose, to keep
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class KlReport:
     d_source: int
     d_target: int
     n_outputs: int
+    temperature: float
+    truth: float
     start_method: str
     start_penalty: float
     start_divergence: float
@@ -91,12 +98,15 @@ def fit_kl(
     seed: int = 0,
     watch: Watch | None = None,
     checkpoint: Checkpoint | None = None,
+    teaching: Teaching | None = None,
 ) -> tuple[AffineMap, KlReport]:
     """Fit the affine map for which ``head`` says on mapped states what it says on true ones.
 
     minimise Σ wᵢ KL(pᵢ ‖ qᵢ)/Σwᵢ + λu/2 ‖F^½(W − W₀)‖² (kl.objective, kl.descent), W₀ the ridge
     map. source: (n, d_source), target: (n, d_target), row i of both the same text or token.
     penalty: λ, or "auto": chosen on a tenth of the texts. weights: (n,), how much each row counts.
+    teaching: the temperature of p and the share of the truth in it; by default 0.5 and 0.2 for a
+    token head, where the target's states know their next tokens, else 0.7 and 0.
     The result's card names the head. ``checkpoint``: a job that was stopped goes on from it.
 
     Raises MismatchError when head and states do not belong together, InputError for weights or a
@@ -108,16 +118,24 @@ def fit_kl(
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
     mass = _weights(weights, len(x))
+    taught = _teaching(teaching, y, head)
     start, ridge = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
     order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
     judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
     order = np.concatenate([order[~judged], order[judged]])
     softmax = reduce_head(head)
-    lesson, curvature = learn(softmax, x.states[order], y.states[order], mass[order])
+    lesson, curvature = learn(
+        softmax,
+        x.states[order],
+        y.states[order],
+        mass[order],
+        teaching=taught,
+        following=_following(y, head, order) if taught.truth else None,
+    )
     job = _Job(softmax, lesson, curvature, start, len(order) - int(judged.sum()), iterations,
                watch or (lambda _: None))  # fmt: skip
     memory = checkpoint or Checkpoint(None)
-    memory.open(fingerprint(x, y, head, mass, f"{penalty} {iterations} {seed}"))
+    memory.open(fingerprint(x, y, head, mass, f"{penalty} {iterations} {seed} {taught}"))
     grid = PENALTIES if penalty == "auto" else (_penalty(penalty) * len(x) / job.sample,)
     tried = search(job, grid, memory)
     best = min(tried, key=lambda t: t.divergence)
@@ -131,6 +149,8 @@ def fit_kl(
         d_source=x.space.dim,
         d_target=y.space.dim,
         n_outputs=head.n_outputs,
+        temperature=taught.temperature,
+        truth=taught.truth,
         start_method=ridge.method,
         start_penalty=ridge.penalty,
         start_divergence=job.judge(job.origin),
@@ -194,25 +214,19 @@ def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial
     for penalty in grid:
         known = memory.trial(penalty)
         if known is None:
-            best, since, count, kept = job.judge(at), 0, 0, at
+            count = 0
 
-            def watch(count_: int, loss: float, here: Affine, penalty: float = penalty) -> bool:
-                nonlocal best, since, count, kept
-                count, score = count_, float("nan")
-                if count % 5 == 0:
-                    score = job.judge(here)
-                    since = 0 if score < best else since + 1
-                    if score < best:
-                        best, kept = score, here
-                job.watch(Step(f"penalty {penalty:.0e}", count, loss, score))
-                return since >= PATIENCE
+            def watch(done: int, loss: float, here: Affine, penalty: float = penalty) -> bool:
+                nonlocal count
+                count = done
+                score = job.judge(here) if done % LOOK == 0 else float("nan")
+                job.watch(Step(f"penalty {penalty:.0e}", done, loss, score))
+                return False
 
             chart = job.chart(lesson, penalty)
             end, _ = descend(job.softmax, lesson, chart, at, iterations=job.iterations,
                              tolerance=ROUGH, watch=watch)  # fmt: skip
-            score = job.judge(end)
-            found = (score, end) if score <= best else (best, kept)
-            known = Trial(penalty, found[0], count, found[1])
+            known = Trial(penalty, job.judge(end), count, end)
             memory.remember(known)
         tried.append(known)
         at = known.affine
@@ -292,6 +306,42 @@ def _weights(weights: npt.ArrayLike | None, n: int) -> Float32:
         )
     shares: Float32 = (found / found.mean()).astype(np.float32)
     return shares
+
+
+def default_teaching(target: HiddenStates, head: Head) -> Teaching:
+    """TOKENS for a token head whose target states know their next tokens, else CLASSES."""
+    return CLASSES if head.labels or target.next_token is None else TOKENS
+
+
+def _teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teaching:
+    if given is None:
+        return default_teaching(target, head)
+    if not 0 < given.temperature < float("inf") or not 0 <= given.truth <= 1:
+        raise InputError(
+            "the temperature or the share of the truth is not usable",
+            got=f"{given.temperature} and {given.truth}",
+            expected="above 0, and 0 to 1",
+        )
+    if given.truth and target.next_token is None:
+        raise InputError(
+            "the target's states do not know their next tokens",
+            hint="extract them with --pooling tokens, or leave the truth out",
+        )
+    return given
+
+
+def _following(target: HiddenStates, head: Head, order: npt.NDArray[np.intp]) -> Ints | None:
+    """True outputs of the rows in that order."""
+    if target.next_token is None:
+        return None
+    if target.next_token.max() >= head.n_outputs:
+        raise InputError(
+            "the target's tokens are not this head's outputs",
+            got=f"token {target.next_token.max()}",
+            expected=f"below {head.n_outputs}",
+        )
+    following: Ints = target.next_token[order]
+    return following
 
 
 def _penalty(value: float | str) -> float:

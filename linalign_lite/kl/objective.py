@@ -8,6 +8,10 @@ texts, p = softmax(V y + c) and q = softmax(V (W x + b) + c):
 z = W x + b. It is convex in (W, b), and of p it needs only the vector Vᵀp and two numbers: a pass
 costs a product with V and one with Vᵀ, exact over the whole vocabulary, a block of rows at a time.
 A head with a soft cap is not linear in z, so there p is made again in every pass; L is not convex.
+
+What the head says may be sharpened, p = softmax((V y + c)/t) with a temperature t below 1, so that
+its first choice counts for more, and mixed with what is true, (1 − a)·p + a·e, e being 1 at the
+token that follows in the text.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from linalign_lite.linear import Array, Head
 from linalign_lite.moments import Float64
 
 Float32 = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
 BLOCK = 4 << 20  # bytes of scores held at once: they should stay in a processor's cache
 FEWEST, MOST = 128, 4096  # rows in a block, whatever the number of outputs
 
@@ -55,9 +60,13 @@ class Softmax:
         found: Float32 = z if self.basis is None else z @ self.basis.astype(np.float32)
         return found
 
-    def probabilities(self, coordinates: Float32) -> tuple[Float32, Float64]:
+    def probabilities(
+        self, coordinates: Float32, temperature: float = 1.0
+    ) -> tuple[Float32, Float64]:
         """softmax and log-partition of rows: (n, r) → (n, n_outputs), (n,)."""
         scores = self.scores(coordinates)
+        if temperature != 1.0:
+            scores /= np.float32(temperature)
         top = scores.max(axis=1, keepdims=True)
         scores -= top
         np.exp(scores, out=scores)
@@ -77,32 +86,43 @@ class Softmax:
         return capped
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What mapped states should make the head say: see the module. ``truth`` is a."""
+
+    temperature: float = 1.0
+    truth: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Lesson:
     """What mapped states should make the head say: n rows, each with its weight.
 
     ``summary`` is Vᵀp in ζ's coordinates, ``constant`` pᵀlog p − pᵀc. With a soft cap, ``target``
-    holds ζ of the target's states instead.
+    holds ζ of the target's states instead, and ``following`` the true tokens (-1: none).
     """
 
     source: Array  # shape: (n, d_source)
     summary: Float32  # shape: (n, r)
     constant: Float64  # shape: (n,)
     weight: Float32  # shape: (n,), of mean 1
-    target: Float32 | None = field(default=None)  # shape: (n, r)
+    teaching: Teaching = field(default_factory=Teaching)
+    target: Float32 | None = None  # shape: (n, r)
+    following: Ints | None = None  # shape: (n,)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def rows(self, keep: slice | npt.NDArray[np.intp]) -> Lesson:
         """Some of the rows; their weights are as they were."""
-        target = None if self.target is None else self.target[keep]
         return Lesson(
             self.source[keep],
             self.summary[keep],
             self.constant[keep],
             self.weight[keep],
-            target,
+            self.teaching,
+            None if self.target is None else self.target[keep],
+            None if self.following is None else self.following[keep],
         )
 
 
@@ -120,33 +140,54 @@ def reduce_head(head: Head) -> Softmax:
 
 
 def learn(
-    softmax: Softmax, source: Array, target: Array, weight: Float32 | None = None
+    softmax: Softmax,
+    source: Array,
+    target: Array,
+    weight: Float32 | None = None,
+    *,
+    teaching: Teaching = Teaching(),
+    following: Ints | None = None,
 ) -> tuple[Lesson, Float64]:
     """What the head says on the target's own states, and its mean curvature (r, r).
 
-    The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z at z = y: which
-    directions of the target's space the head looks at, and how closely.
+    The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z where q = p: which
+    directions of the target's space the head looks at, and how closely. following: (n,), the true
+    outputs, -1 where none is known.
     """
     n, r = len(source), softmax.rank
     weight = np.ones(n, dtype=np.float32) if weight is None else weight
     summary = np.empty((n, r), dtype=np.float32)
     constant = np.empty(n)
     usage = np.zeros(len(softmax.factor))
-    kept = None if softmax.softcap is None else np.empty((n, r), dtype=np.float32)
+    capped = softmax.softcap is not None
+    kept = np.empty((n, r), dtype=np.float32) if capped else None
     for rows in softmax.blocks(n):
         zeta = softmax.coordinates(target[rows])
-        p, partition = softmax.probabilities(zeta)
+        true = None if following is None else following[rows]
+        p = _taught(softmax, zeta, teaching, true)
         summary[rows] = p @ softmax.factor
-        # pᵀlog p − pᵀc = pᵀ(Vz + c) − logsumexp − pᵀc = ζ·Vᵀp − logsumexp
-        constant[rows] = np.einsum("ij,ij->i", zeta, summary[rows], dtype=np.float64) - partition
-        usage += (weight[rows] @ p).astype(np.float64)
-        if kept is not None:
+        logs = np.log(np.maximum(p, np.finfo(np.float32).tiny))
+        constant[rows] = np.einsum("ij,ij->i", p, logs, dtype=np.float64)
+        if kept is None:
+            constant[rows] -= p @ softmax.bias
+        else:
             kept[rows] = zeta
-            scores = softmax.scores(zeta)
-            constant[rows] = np.einsum("ij,ij->i", p, scores, dtype=np.float64) - partition
+        usage += (weight[rows] @ p).astype(np.float64)
     weighted = summary * weight[:, None]
     curvature = _gram(softmax.factor, usage) - (weighted.T @ summary).astype(np.float64)
-    return Lesson(source, summary, constant, weight, kept), curvature / float(weight.sum())
+    true = following if capped else None
+    lesson = Lesson(source, summary, constant, weight, teaching, kept, true)
+    return lesson, curvature / float(weight.sum())
+
+
+def _taught(softmax: Softmax, zeta: Float32, teaching: Teaching, following: Ints | None) -> Float32:
+    """(1 − a)·p + a·e: (n, n_outputs)."""
+    p, _ = softmax.probabilities(zeta, teaching.temperature)
+    if teaching.truth and following is not None:
+        known = np.flatnonzero(following >= 0)
+        p[known] *= np.float32(1 - teaching.truth)
+        p[known, following[known]] += np.float32(teaching.truth)
+    return p
 
 
 def _gram(factor: Float32, usage: Float64) -> Float64:
@@ -184,7 +225,7 @@ def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[float, Float3
         gap = q @ softmax.factor
         gap -= part.summary
     else:
-        p, _ = softmax.probabilities(part.target)
+        p = _taught(softmax, part.target, part.teaching, part.following)
         scores = softmax.scores(zeta)
         each = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
         cap = np.float32(softmax.softcap or 1.0)
@@ -193,14 +234,14 @@ def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[float, Float3
     return float(np.dot(part.weight.astype(np.float64), each + part.constant)), gap
 
 
-def agreement(softmax: Softmax, lesson: Lesson, target: Array, weight: Float64, bias: Float64,
-              ) -> float:  # fmt: skip
+def agreement(
+    softmax: Softmax, lesson: Lesson, target: Array, weight: Float64, bias: Float64
+) -> float:
     """Share of rows whose highest score is the same on target and on mapped states."""
     narrow, offset, same = weight.astype(np.float32), bias.astype(np.float32), 0
     for rows in softmax.blocks(len(lesson)):
         mapped = np.asarray(lesson.source[rows], dtype=np.float32) @ narrow.T + offset
         guess = softmax.scores(mapped).argmax(axis=1)
-        same += int(
-            (softmax.scores(softmax.coordinates(target[rows])).argmax(axis=1) == guess).sum()
-        )
+        choice = softmax.scores(softmax.coordinates(target[rows])).argmax(axis=1)
+        same += int((choice == guess).sum())
     return same / len(lesson)

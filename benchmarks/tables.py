@@ -18,6 +18,9 @@ SHORT = {"all-minilm-l6-v2": "MiniLM-L6", "tinystories-656k": "TinyStories-656K"
          "stories260k": "stories260K"}  # fmt: skip
 
 
+STORIES = {"260k": "stories260k", "656k": "tinystories-656k"}
+
+
 def load(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return found
@@ -135,6 +138,57 @@ def peers() -> str:
     return table(head, rows)
 
 
+def hybrid() -> str:
+    """Next-token agreement and cross-entropy through a map, least squares and head-aware."""
+    rows = [
+        [SHORT[STORIES[r["source"]]], SHORT[STORIES[r["target"]]],
+         f"{r['ridge']['agreement']:.3f}", f"{r['ridge']['cross_entropy']:.2f}",
+         f"{r['kl']['agreement']:.3f}", f"{r['kl']['cross_entropy']:.2f}",
+         f"{r['kl']['target_cross_entropy']:.2f}", f"{r['seconds']:.0f} s",
+         f"{1e3 * r['peak_gb']:.0f} MB"]
+        for r in load("kl")["tokens"]
+    ]  # fmt: skip
+    head = ["reads", "speaks", "ridge: agreement", "cross-entropy", "kl: agreement",
+            "cross-entropy", "speaker's own", "fit", "memory"]  # fmt: skip
+    return table(head, rows)
+
+
+def aware() -> str:
+    """Accuracy of logistic heads after a map fitted for them."""
+    names = {**STORIES, "minilm": "all-minilm-l6-v2"}
+    rows = [
+        [SHORT[names[r["source"]]], SHORT[names[r["target"]]], f"{r['ridge']:.3f}",
+         f"{r['kl_plain']:.3f}", f"{r['kl']:.3f}", f"{r['native']:.3f}", f"{r['seconds']:.0f} s"]
+        for r in load("kl")["classes"]
+    ]  # fmt: skip
+    head = ["states of", "head of", "ridge map", "kl", "kl, sharpened", "native", "fit"]
+    return table(head, rows)
+
+
+def tried() -> str:
+    rows = [
+        [r["variant"], f"{r['rows']:,}", f"{r['agreement']:.3f}", f"{r['cross_entropy']:.3f}"]
+        for r in load("kl")["tried"]
+    ]
+    return table(["variant", "pairs", "agreement", "cross-entropy"], rows)
+
+
+def decoding() -> str:
+    rows = []
+    for r in load("generate")["pairs"]:
+        rate = r["tokens_per_second"]
+        rows.append([
+            SHORT[r["source"]], SHORT[r["target"]], f"{rate['hybrid']:,.0f}",
+            f"{rate['native']:,.0f}", f"{rate['transformers']:,.0f}",
+            f"{r['hybrid_times_native']['median']:.2f}",
+            f"{r['native_times_transformers']['median']:.1f}",
+            f"{r['hybrid_times_transformers']['median']:.1f}",
+        ])  # fmt: skip
+    head = ["reads", "speaks", "hybrid, tokens/s", "reader alone", "transformers, reader alone",
+            "hybrid / alone", "alone / transformers", "hybrid / transformers"]  # fmt: skip
+    return table(head, rows)
+
+
 def speed() -> str:
     rows = [
         [r["set"], f"{r['ours_per_second']:,.0f}", f"{r['sentence_transformers_per_second']:,.0f}",
@@ -162,8 +216,10 @@ def machine() -> str:
 
 
 TABLES = {
-    f.__name__: f for f in (accuracy, encrypted, private, floors, peers, speed, start, machine)
-}
+    f.__name__: f
+    for f in (accuracy, aware, hybrid, tried, decoding, encrypted, private, floors, peers, speed,
+              start, machine)
+}  # fmt: skip
 
 
 def render(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from linalign_lite.version import __version__
 
 if TYPE_CHECKING:
+    from linalign_lite.compat import Compatibility, check_compatibility
     from linalign_lite.encrypt.client import Client, Scores
     from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
     from linalign_lite.encrypt.messages import Query, Response
@@ -33,14 +34,20 @@ if TYPE_CHECKING:
         PrecisionError,
     )
     from linalign_lite.evaluation import Evaluation, evaluate
-    from linalign_lite.extraction import extract
+    from linalign_lite.extraction import extract, extract_to
     from linalign_lite.fitting import FitReport, fit
+    from linalign_lite.generation import Generation, generate
     from linalign_lite.heads import HeadReport, train_head
     from linalign_lite.hidden import HiddenStates
+    from linalign_lite.kl.checkpoint import Checkpoint
+    from linalign_lite.kl.fitting import KlReport, fit_kl
+    from linalign_lite.kl.objective import Teaching
     from linalign_lite.linear import AffineMap, Head, Space
     from linalign_lite.runtime import Model, load_model
+    from linalign_lite.shards import StatesFolder, open_states
     from linalign_lite.store import load, load_head, load_map, load_states, save
     from linalign_lite.texts import Texts, read_texts
+    from linalign_lite.tokens import pair_states
 
 __all__ = [
     "PRIVATE",
@@ -48,14 +55,18 @@ __all__ = [
     "AffineMap",
     "Budget",
     "BudgetError",
+    "Checkpoint",
     "Client",
+    "Compatibility",
     "Evaluation",
     "FitReport",
     "FormatError",
+    "Generation",
     "Head",
     "HeadReport",
     "HiddenStates",
     "InputError",
+    "KlReport",
     "Layout",
     "LinalignError",
     "MismatchError",
@@ -72,18 +83,26 @@ __all__ = [
     "Scores",
     "SecretKey",
     "Space",
+    "StatesFolder",
+    "Teaching",
     "Texts",
     "Zeros",
     "__version__",
+    "check_compatibility",
     "evaluate",
     "extract",
+    "extract_to",
     "fit",
+    "fit_kl",
+    "generate",
     "keygen",
     "load",
     "load_head",
     "load_map",
     "load_model",
     "load_states",
+    "open_states",
+    "pair_states",
     "read_texts",
     "save",
     "train_head",
@@ -96,14 +115,18 @@ _HOMES = {
     "AffineMap": "linear",
     "Budget": "encrypt.policy",
     "BudgetError": "errors",
+    "Checkpoint": "kl.checkpoint",
     "Client": "encrypt.client",
+    "Compatibility": "compat",
     "Evaluation": "evaluation",
     "FitReport": "fitting",
     "FormatError": "errors",
+    "Generation": "generation",
     "Head": "linear",
     "HeadReport": "heads",
     "HiddenStates": "hidden",
     "InputError": "errors",
+    "KlReport": "kl.fitting",
     "Layout": "encrypt.packing",
     "LinalignError": "errors",
     "MismatchError": "errors",
@@ -120,17 +143,25 @@ _HOMES = {
     "Scores": "encrypt.client",
     "SecretKey": "encrypt.keys",
     "Space": "linear",
+    "StatesFolder": "shards",
+    "Teaching": "kl.objective",
     "Texts": "texts",
     "Zeros": "encrypt.pool",
+    "check_compatibility": "compat",
     "evaluate": "evaluation",
     "extract": "extraction",
+    "extract_to": "extraction",
     "fit": "fitting",
+    "fit_kl": "kl.fitting",
+    "generate": "generation",
     "keygen": "encrypt.keys",
     "load": "store",
     "load_head": "store",
     "load_map": "store",
     "load_model": "runtime",
     "load_states": "store",
+    "open_states": "shards",
+    "pair_states": "tokens",
     "read_texts": "texts",
     "save": "store",
     "train_head": "heads",

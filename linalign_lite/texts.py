@@ -50,19 +50,30 @@ class Texts:
         return names, np.array([index[label] for label in self.labels], dtype=np.int32)
 
 
-def read_texts(path: str, *, fmt: str = "auto", limit: int | None = None) -> Texts:
+def read_texts(
+    path: str, *, fmt: str = "auto", limit: int | None = None, separator: str | None = None
+) -> Texts:
     """Read ``path`` ("-" is standard input).
 
     ``txt``: a text a line. ``jsonl``: objects with `text` and optionally `label`. ``csv``: a header
     with a column `text` and optionally `label`. "auto" goes by the file's ending (standard input:
     txt). Blank lines are skipped, and counted but for those of a csv.
 
+    With a ``separator``, the texts of a txt are what stands between lines that equal it: line
+    breaks inside are kept, those around a text dropped, and blank texts skipped and counted.
+
     Raises InputError for an empty file, bytes that are not UTF-8, a row without usable text, and a
-    label that only some rows have, naming the line.
+    label that only some rows have, naming the line; and for a separator that is no line, or that is
+    given for another format.
     """
     kind = _kind(path, fmt)
+    if separator is not None:
+        _require_separator(separator, kind)
     content = _decode(path, _read(path))
-    rows = {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[kind](path, content)
+    if separator is not None:
+        rows = _separated(content, separator)
+    else:
+        rows = {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[kind](path, content)
     texts: list[str] = []
     labels: list[str | None] = []
     n_blank = 0
@@ -91,6 +102,35 @@ Row = tuple[int, str | None, str | None]  # line, text (None: a blank line), lab
 def _txt(_path: str, content: str) -> Iterator[Row]:
     for number, line in enumerate(_lines(content), 1):
         yield number, line if line.strip() else None, None
+
+
+def _separated(content: str, separator: str) -> Iterator[Row]:
+    """Texts of several lines. Nothing at all after the last separator is not a blank text."""
+    start, lines = 1, []
+    for number, line in enumerate(io.StringIO(content, newline="\n"), 1):
+        if line.rstrip("\r\n") != separator:
+            lines.append(line)
+            continue
+        yield start, _joined(lines), None
+        start, lines = number + 1, []
+    if lines:
+        yield start, _joined(lines), None
+
+
+def _joined(lines: list[str]) -> str | None:
+    text = "".join(lines).strip("\r\n")
+    return text if text.strip() else None
+
+
+def _require_separator(separator: str, kind: str) -> None:
+    if kind != "txt":
+        raise InputError("a separator is for txt only", got=kind, hint="leave it out")
+    if not separator or not {"\r", "\n"}.isdisjoint(separator):
+        raise InputError(
+            "the separator is not usable",
+            got="nothing" if not separator else "more than a line",
+            expected="a line, such as <|endoftext|>",
+        )
 
 
 def _jsonl(path: str, content: str) -> Iterator[Row]:

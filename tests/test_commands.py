@@ -74,6 +74,10 @@ def test_the_demo_keeps_its_promises(played):
     assert figures["same_as_plain"] == figures["queries"]
     assert figures["largest_error"] < 1e-5
     assert figures["held_out_r2"] > 0.3
+    assert figures["next_token_agreement"] > 0.43
+    sample = figures["sample"]
+    assert len(sample["hybrid"].split()) >= 8
+    assert sample["hybrid"] != sample["provider"]
     key = played / "client" / "keys" / "secret.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
@@ -103,6 +107,22 @@ def test_the_bundled_models_are_independent():
         assert cards["ash"][field] != cards["birch"][field]
     for path in MODELS.values():
         assert (Path(path) / "model.onnx").stat().st_size <= 3_000_000
+
+
+def test_the_demo_writes_a_story_that_the_command_writes_too(played):
+    """With the map that it leaves: the same text, and the same agreement on the same texts."""
+    figures = json.loads((played / "figures.json").read_text())
+    lines = (played / "public.txt").read_text().splitlines()
+    args = ("--source", MODELS["birch"], "--target", MODELS["ash"],
+            "--map", played / "provider" / "client-to-provider.tokens.map.npz")  # fmt: skip
+    sample = figures["sample"]
+    done = run("generate", sample["prompt"], *args, "--max-tokens", "20")
+    assert done.stdout == sample["hybrid"] + "\n"
+    held_out = "\n".join(lines[::20])
+    done = run("evaluate-generation", "-", *args, "--samples", "0", "--json", stdin=held_out)
+    found = json.loads(done.stdout)
+    assert found["agreement"] == pytest.approx(figures["next_token_agreement"], abs=0.002)
+    assert found["hybrid"]["cross_entropy"] < found["target"]["cross_entropy"] + 0.3
 
 
 # --- the same by hand -----------------------------------------------------------------------------

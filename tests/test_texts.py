@@ -61,6 +61,56 @@ def test_limit(tmp_path):
     assert read_texts(write(tmp_path, "a.txt", "1\n2\n3\n"), limit=2).texts == ("1", "2")
 
 
+def test_texts_of_several_lines_stand_between_separators(tmp_path):
+    content = "\n\none\r\n\n still one\r\n--\n \n--\n--\n\ttwo \n -- \n--x\n\n--\r\nthree"
+    read = read_texts(write(tmp_path, "a.txt", content), separator="--")
+    assert read.texts == ("one\r\n\n still one", "\ttwo \n -- \n--x", "three")
+    assert read.n_blank == 2
+    # nothing after the last one is no blank text, a blank line there is
+    for end, blank in (("", 0), ("\n", 0), ("\n\n", 1)):
+        read = read_texts(write(tmp_path, "a.txt", "one\n--" + end), separator="--")
+        assert (read.texts, read.n_blank) == (("one",), blank)
+    assert read_texts(write(tmp_path, "a.txt", "--\none"), separator="--").n_blank == 1
+    path = write(tmp_path, "a.txt", "1\n--\n2\n--\n3")
+    assert read_texts(path, separator="--", limit=2).texts == ("1", "2")
+    assert read_texts(path, separator="==").texts == ("1\n--\n2\n--\n3",)
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", " b", "", "--x"]), max_size=4), max_size=5))
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_separated_texts_come_back(tmp_path, parts):
+    texts = ["\n".join(lines) for lines in parts]
+    wanted = [t.strip("\n") for t in texts if t.strip()]
+    path = write(tmp_path, "a.txt", "".join(f"{t}\n--\n" for t in texts) + "end")
+    read = read_texts(path, separator="--")
+    assert read.texts == (*wanted, "end")
+    assert read.n_blank == len(texts) - len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "words"),
+    [
+        ("a.jsonl", "--", "a separator is for txt only: got jsonl"),
+        ("a.csv", "--", "a separator is for txt only: got csv"),
+        ("a.txt", "", "the separator is not usable: got nothing"),
+        ("a.txt", "-\n-", "the separator is not usable: got more than a line"),
+    ],
+)
+def test_wrong_separators_are_named(tmp_path, name, separator, words):
+    with pytest.raises(InputError, match=words):
+        read_texts(write(tmp_path, name, "x"), separator=separator)
+
+
+def test_only_separators_are_no_text(tmp_path):
+    with pytest.raises(InputError, match="holds no text"):
+        read_texts(write(tmp_path, "a.txt", "--\n \n--\n"), separator="--")
+
+
 def test_the_digest_depends_on_order_and_borders(tmp_path):
     digests = {
         read_texts(write(tmp_path, "a.txt", content)).digest

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, table
-from linalign_lite.commands.models import Format
+from linalign_lite.commands.models import Format, Separator
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,7 @@ def compat(
     texts: Annotated[str, typer.Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")],
     fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
     limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether two tokenizers go together, before anybody runs a model.
@@ -39,7 +40,7 @@ def compat(
     from linalign_lite.texts import read_texts
 
     console = Console(as_json)
-    read = read_texts(texts, fmt=fmt.value, limit=limit)
+    read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)
     found = check_compatibility(source, target, read.texts)
     data = {
         **dataclasses.asdict(found),

@@ -1,8 +1,10 @@
-"""generate: one model reads, another speaks."""
+"""generate, evaluate-generation: one model reads, another speaks."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,17 +13,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet
-from linalign_lite.errors import InputError
+from linalign_lite.commands.console import AsJson, Console, Quiet, columns, table
+from linalign_lite.commands.models import Format, Separator
+from linalign_lite.errors import InputError, printable
 
 if TYPE_CHECKING:
     from linalign_lite.generation import Generation
+    from linalign_lite.judging import Figures, Judgement
 
 MAX_PROMPT = 16 << 20  # bytes read from standard input
 
 
 def register(app: typer.Typer) -> None:
     app.command()(generate)
+    app.command()(evaluate_generation)
 
 
 def generate(
@@ -93,6 +98,107 @@ def generate(
         console.result(data, [])
     elif sys.stderr is not None and sys.stderr.isatty():
         console.note(f"{summary.tokens} tokens, {rate:.0f} a second, ended by {summary.reason}")
+
+
+def evaluate_generation(
+    texts: Annotated[str, typer.Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")],
+    source: Annotated[Path, typer.Option(help="The exported model that reads.")],
+    target: Annotated[Path, typer.Option(help="The exported model whose token head speaks.")],
+    map_file: Annotated[
+        Path | None,
+        typer.Option("--map", help="The map between them; none: source and target are the same."),
+    ] = None,
+    fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
+    limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    separator: Separator = None,
+    samples: Annotated[int, typer.Option(help="How many texts to go on with.", min=0)] = 16,
+    sample_tokens: Annotated[int, typer.Option(help="Tokens of a sample.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Seed that draws these texts.", min=0)] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say how well a source, a map and a target's token head go on with texts.
+
+    Beside the target by itself, and the source by itself where it has a token head, at the same
+    positions of texts that no map was fit on; then both go on with the beginnings of some texts.
+    Nats are per token, and the source's tokens are others: compare its bits per character.
+
+    \b
+    Examples:
+      linalign-lite evaluate-generation --source b --target a --map b-to-a.map.npz test.txt
+      linalign-lite evaluate-generation --source b --target a --map b-to-a.map.npz stories.txt \\
+        --separator "<|endoftext|>" --limit 200 --json
+    """
+    from linalign_lite.judging import judge
+    from linalign_lite.runtime import load_model
+    from linalign_lite.store import load_map
+    from linalign_lite.texts import read_texts
+
+    console = Console(as_json, quiet)
+    read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)
+    affine = load_map(map_file) if map_file else None
+    if threads is not None:  # the tokenizer's own threads; read when it first works
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    reads = load_model(source, threads=threads)
+    same = source.resolve() == target.resolve()
+    speaks = reads if same else load_model(target, threads=threads)
+    with console.progress("judging", len(read.texts) + samples) as tally:
+        found = judge(
+            reads,
+            speaks,
+            affine,
+            read,
+            samples=samples,
+            sample_tokens=sample_tokens,
+            seed=seed,
+            progress=tally,
+        )
+    if read.n_blank:
+        console.note(f"{read.n_blank} blank line(s) or text(s) skipped")
+    if found.cut:
+        console.note(f"{found.cut} text(s) longer than a model's context, judged up to there")
+    console.warn(found.warnings)
+    names = {"source_model": reads.card.name, "target_model": speaks.card.name}
+    data = {**names, **dataclasses.asdict(found), "blank": read.n_blank}
+    console.result(data, _judged(found, reads.card.name, speaks.card.name))
+
+
+def _judged(found: Judgement, source: str, target: str) -> list[str]:
+    rows = [
+        ("", "nats/token", "bits/character", "repetition", "perplexity"),
+        _row(f"target, {target}", found.target),
+        _row("hybrid", found.hybrid),
+    ]
+    if found.source is not None:
+        rows.append(_row(f"source, {source}", found.source))
+    figures = table(
+        [
+            ("texts", f"{found.texts}, {found.positions} positions, {found.samples} samples"),
+            ("next-token agreement", f"{found.agreement:.4f}"),
+            (f"top-{found.top} overlap", f"{found.top_overlap:.4f}"),
+            ("KL(target, hybrid)", f"{found.divergence:.4f} nats"),
+        ]
+    )
+    sample = []
+    for shown in found.examples[:1]:  # --json has more, and their line breaks
+        said = (("a prompt", shown.prompt), ("the hybrid", shown.hybrid),
+                ("the target", shown.target))  # fmt: skip
+        sample = ["", *table([(name, " ".join(text.split())) for name, text in said])]
+    return [*columns(rows), "", *figures, *sample]
+
+
+def _row(name: str, figures: Figures) -> tuple[str, ...]:
+    def number(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    return (
+        printable(name),
+        number(figures.cross_entropy, 4),
+        number(figures.bits_per_character, 4),
+        number(figures.repetition, 3),
+        number(figures.perplexity, 2),
+    )
 
 
 def _say(going: Generation, *, aloud: bool) -> tuple[str, list[int]]:

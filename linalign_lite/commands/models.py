@@ -46,6 +46,12 @@ class Format(StrEnum):
     csv = "csv"
 
 
+Separator = Annotated[
+    str | None,
+    typer.Option(help="Texts of a .txt are what stands between lines that equal this."),
+]
+
+
 def register(app: typer.Typer) -> None:
     app.command()(export)
     app.command()(extract)
@@ -123,6 +129,7 @@ def extract(
     threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
     fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
     limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    separator: Separator = None,
     dtype: Annotated[
         Dtype, typer.Option(help="How states are stored; fp16 takes half the disk.")
     ] = Dtype.fp32,
@@ -155,7 +162,7 @@ def extract(
         raise InputError("--shard-texts is for a folder", got=str(out), hint="drop the .npz")
     else:
         require_output(out, texts)
-    read = read_texts(texts, fmt=fmt.value, limit=limit)
+    read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)
     how = pooling.value if pooling else None
     made: HiddenStates | StatesFolder
     if folder:

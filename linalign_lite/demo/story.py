@@ -20,15 +20,23 @@ from linalign_lite.evaluation import evaluate, true_outputs
 from linalign_lite.extraction import extract
 from linalign_lite.files import write_atomic
 from linalign_lite.fitting import fit
+from linalign_lite.generation import generate
 from linalign_lite.heads import train_head
 from linalign_lite.hidden import HiddenStates
+from linalign_lite.judging import judge
+from linalign_lite.kl.fitting import fit_kl
 from linalign_lite.linear import AffineMap, Head
 from linalign_lite.metrics import accuracy
-from linalign_lite.runtime import load_model
+from linalign_lite.runtime import Model, load_model
 from linalign_lite.store import save
 from linalign_lite.texts import Texts
+from linalign_lite.tokens import pair_states
 
 Say = Callable[[str], None]
+PROMPT, SAMPLE_TOKENS = "One day, Lily went to the park with her mom. She", 20
+JUDGED_EVERY = 20  # of the public texts, one is held out to judge the writing by
+TAUGHT = 500  # and so many others teach it: a few seconds' work, and little better with all
+KL_PENALTY, KL_ITERATIONS = 1.0, 5
 
 
 @dataclass
@@ -65,7 +73,8 @@ def run(out: Path, say: Say) -> dict[str, Any]:
 
     The provider's files go to out/provider, the client's to out/client. Only what is in
     out/exchange and the public texts crosses: the provider's states on the public texts, to fit the
-    map; then a query and a response.
+    map; then a query and a response. For the writing at the end, the provider's token head and the
+    client's model are in one place, as is what both made of the public texts, token by token.
     """
     diary = Diary(say)
     provider, client, exchange = (out / name for name in ("provider", "client", "exchange"))
@@ -82,6 +91,7 @@ def run(out: Path, say: Say) -> dict[str, Any]:
     _judge(diary, head, affine, a, b)
     scores = _private(diary, head, affine, b.test, client, exchange)
     _compare(diary, scores, head, affine, b.test)
+    _write(diary, texts[0], provider / "client-to-provider.tokens.map.npz")
     diary.figures["seconds"] = {k: round(v, 3) for k, v in diary.seconds.items()}
     write_atomic(out / "figures.json", (json.dumps(diary.figures, indent=2) + "\n").encode())
     return diary.figures
@@ -170,6 +180,38 @@ def _compare(
     diary.say(f"     {diary.figures['encrypted']:.3f}  accuracy on the encrypted queries; "
               f"{diary.figures['same_as_plain']} of {len(test)} answers as without encryption, "
               f"largest error of a score {diary.figures['largest_error']:.1e}")  # fmt: skip
+
+
+def _write(diary: Diary, public: Texts, path: Path) -> None:
+    with diary.step("The client's model writes with the provider's token head") as lines:
+        source, target = (load_model(model_folder(name)) for name in (CLIENT, PROVIDER))
+        affine, pairs = _fit_tokens(source, target, public)
+        save(path, affine)
+        held_out = Texts(public.texts[::JUDGED_EVERY])
+        found = judge(source, target, affine, held_out, samples=0)
+        diary.figures["next_token_agreement"] = found.agreement
+        lines.append(f"{pairs} token positions fit a map; the next token is the provider's own at "
+                     f"{found.agreement:.3f} of {found.positions} others")  # fmt: skip
+        mixed = _continued(source, target, affine)
+        alone = _continued(target, target, None)
+        diary.figures["sample"] = {"prompt": PROMPT, "hybrid": mixed, "provider": alone}
+        lines.append(f"both go on with:   {PROMPT}")
+        lines.append(f"client, map, head: {' '.join(mixed.split())}")
+        lines.append(f"provider alone:    {' '.join(alone.split())}")
+
+
+def _fit_tokens(source: Model, target: Model, public: Texts) -> tuple[AffineMap, int]:
+    """A map for what the target's token head says, and how many positions it was fit on."""
+    texts = [text for i, text in enumerate(public.texts) if i % JUDGED_EVERY][:TAUGHT]
+    theirs, mine = (extract(m, texts, pooling="tokens", normalize=False) for m in (source, target))
+    x, y = pair_states(theirs, mine)
+    affine, _ = fit_kl(x, y, target.token_head(), penalty=KL_PENALTY, iterations=KL_ITERATIONS)
+    return affine, len(x)
+
+
+def _continued(source: Model, target: Model, affine: AffineMap | None) -> str:
+    going = generate(source, target, PROMPT, affine=affine, max_tokens=SAMPLE_TOKENS)
+    return "".join(piece.text for piece in going)
 
 
 def _sizes(path: Path, count: int) -> str:

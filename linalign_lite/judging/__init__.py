@@ -1,0 +1,163 @@
+"""How well a hybrid continues text: one model reads, a map carries its state, another speaks.
+
+The hybrid, the target by itself and the source by itself are asked for the next token at the same
+positions of the same texts: those where both tokenizations have read the same characters
+(`tokens.pair_ends`, rule "exact") and both have a next token. Then the hybrid and the target go on
+with the beginnings of some of the texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+from linalign_lite.errors import InputError
+from linalign_lite.extraction import Progress
+from linalign_lite.judging.reading import Job, make_job, reads_ahead, teach, windows
+from linalign_lite.judging.sampling import Said, Sample, Spoken, draw_prompts, speak
+from linalign_lite.judging.scoring import TOP, Sums
+from linalign_lite.linear import AffineMap, Head
+from linalign_lite.runtime import Model
+from linalign_lite.texts import Texts
+
+LOOKED = 16  # texts of which the longest shows whether the source reads ahead
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well next tokens were foreseen, and what was said.
+
+    ``cross_entropy``: nats per token. ``bits_per_character``: the same nats over the characters
+    that those tokens add to the text; None when they add none. ``repetition``: see `repetition`.
+    ``perplexity``: the target's on this one's samples, per target token. None without samples.
+    """
+
+    cross_entropy: float
+    bits_per_character: float | None
+    repetition: float | None = None
+    perplexity: float | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What `judge` found.
+
+    The target's and the hybrid's figures are about the same tokens, the target's. ``source`` is
+    about its own, which cut the text otherwise: only bits per character compare, and these roughly
+    where one of the two foresees whole words and the other their first letters. It is None for a
+    source without a token head.
+
+    ``agreement``: the share of positions where the hybrid's first choice is the target's.
+    ``top_overlap``: the mean share of the target's ``top`` first choices that are among the
+    hybrid's. ``divergence``: mean KL(target ‖ hybrid) in nats.
+    """
+
+    texts: int
+    cut: int  # texts of which a model's context holds a part only
+    positions: int
+    target: Figures
+    hybrid: Figures
+    source: Figures | None
+    agreement: float
+    top: int
+    top_overlap: float
+    divergence: float
+    samples: int
+    examples: tuple[Sample, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def judge(
+    source: Model,
+    target: Model,
+    affine: AffineMap | None,
+    texts: Texts,
+    *,
+    head: Head | None = None,
+    samples: int = 16,
+    sample_tokens: int = 64,
+    prompt_characters: int = 80,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Judgement:
+    """Teacher-forced figures over all texts, and ``samples`` continuations of some of them.
+
+    Without a map, source and target must be the same model. ``head`` stands in for the target's
+    token head. A sample begins with the first words of a text, about ``prompt_characters``; shorter
+    texts are left out, and ``seed`` draws among the others. Both go on greedily, to at most
+    ``sample_tokens`` of the target's tokens. progress is called with the number of texts and of
+    samples done since the last call, len(texts.texts) + samples in all.
+
+    A source that reads a text whole (an encoder) knows at each position what comes next: it has a
+    warning, and only its samples mean something.
+
+    Raises InputError for a target without a token head, numbers that are not usable, and texts of
+    which none gives a position; MismatchError when models, map and head do not belong together.
+    """
+    for name, number, least in (("samples", samples, 0), ("tokens of a sample", sample_tokens, 1),
+                                ("characters of a prompt", prompt_characters, 1),
+                                ("seed", seed, 0)):  # fmt: skip
+        if number < least:
+            raise InputError(f"{name}: no usable number", got=str(number), expected=f"{least} up")
+    tally = progress or (lambda _: None)
+    job = make_job(source, target, affine, head)
+    # the samples come first: what cannot be generated fails at once, not after an hour
+    prompts = draw_prompts(texts.texts, samples, prompt_characters, seed)
+    spoken = speak(job, prompts, sample_tokens, tally)
+    tally(samples - len(prompts))
+    warnings = _warnings(job, texts.texts)
+    if samples and not prompts:
+        warnings += (f"no text is longer than {prompt_characters} characters: no samples",)
+    sums = Sums()
+    for window in windows(job, texts.texts):
+        sums += teach(job, window, tally)
+    if not sums.positions:
+        raise InputError(
+            "these texts have no position to judge at",
+            got=f"{len(texts.texts)} texts",
+            expected="a character at which tokens of both models end, and one after it",
+        )
+    if not all(map(math.isfinite, astuple(sums))):
+        raise InputError(
+            "the scores are too far apart to be compared",
+            hint="do the map and the head belong to these models?",
+        )
+    return _judgement(job, texts, sums, spoken, warnings)
+
+
+def _judgement(
+    job: Job, texts: Texts, sums: Sums, spoken: Spoken, warnings: tuple[str, ...]
+) -> Judgement:
+    n, k = sums.positions, min(TOP, job.head.n_outputs)
+
+    def figures(nats: float, characters: int, spoke: Said | None = None) -> Figures:
+        bits = nats / characters / math.log(2) if characters else None
+        spoke = spoke or Said()
+        return Figures(nats / n, bits, spoke.repetition, spoke.perplexity)
+
+    return Judgement(
+        texts=len(texts.texts),
+        cut=sums.cut,
+        positions=n,
+        target=figures(sums.target_nats, sums.target_characters, spoken.target),
+        hybrid=figures(sums.hybrid_nats, sums.target_characters, spoken.hybrid),
+        source=figures(sums.source_nats, sums.source_characters) if job.own else None,
+        agreement=sums.agreeing / n,
+        top=k,
+        top_overlap=sums.overlapping / (n * k),
+        divergence=sums.divergence / n,
+        samples=spoken.count,
+        examples=spoken.examples,
+        warnings=warnings,
+    )
+
+
+def _warnings(job: Job, texts: Sequence[str]) -> tuple[str, ...]:
+    longest = max(texts[:LOOKED], key=len, default="")
+    if longest and reads_ahead(job.source, longest):
+        return (
+            f"{job.source.card.name} reads a text whole: its states know what comes next, and only "
+            "the samples mean something",
+        )
+    return ()

@@ -45,7 +45,11 @@ def test_the_python_example_runs_and_knows_a_puppy_from_snow(tmp_path):
 
 
 def without_times(text):
-    """Times are the machine's; the last digits of a score's error are the key's."""
+    """Times are the machine's, the last digits of a score's error the key's.
+
+    What a model writes may turn on a rounding: only that it wrote is compared.
+    """
+    text = re.sub(r"(client, map, head|provider alone): .*", r"\1: _", text)
     text = re.sub(r"\d+\.\d+ s", "_ s", text)
     return re.sub(r"\d\.\de-\d+", "_", text).strip()
 

@@ -92,9 +92,9 @@ class Client:
         Raises MismatchError when the map does not read these states, InputError when a state's
         norm is above the bound.
         """
-        wrapped = as_states(states)
-        info = self._info(wrapped, map, norm_bound, n_outputs, layout)
-        return Query(info, tuple(self._payloads(info, wrapped, map, progress)))
+        mapped = _Mapped(as_states(states), map)
+        info = self._info(mapped, norm_bound, n_outputs, layout)
+        return Query(info, tuple(self._payloads(info, mapped, progress)))
 
     def encrypt_to(
         self,
@@ -108,11 +108,11 @@ class Client:
         progress: Progress | None = None,
     ) -> QueryInfo:
         """As ``encrypt``, record by record into a `*.query` file, whole or not at all."""
-        wrapped = as_states(states)
-        info = self._info(wrapped, map, norm_bound, n_outputs, layout)
+        mapped = _Mapped(as_states(states), map)
+        info = self._info(mapped, norm_bound, n_outputs, layout)
         with atomic(path) as f:
             writer = Writer(f, info.header())
-            for payload in self._payloads(info, wrapped, map, progress):
+            for payload in self._payloads(info, mapped, progress):
                 writer.write(payload)
             writer.finish()
         return info
@@ -148,18 +148,14 @@ class Client:
 
     def _info(
         self,
-        states: HiddenStates,
-        map: AffineMap | None,  # noqa: A002
+        states: _Mapped,
         norm_bound: float | None,
         n_outputs: int | None,
         layout: Layout | None,
     ) -> QueryInfo:
-        if map is not None:
-            map.source.require(states.space, "this map does not read these states")
-        space = map.target if map is not None else states.space
-        parameters = self._key.parameters
+        space, parameters = states.space, self._key.parameters
         if layout is None:
-            layout = choose(parameters, space.dim, n_outputs, len(states)).layout
+            layout = choose(parameters, space.dim, n_outputs, states.n).layout
         elif (layout.degree, layout.dim) != (parameters.degree, space.dim):
             raise InputError(
                 "this layout is for other states",
@@ -167,7 +163,8 @@ class Client:
                 expected=f"{space.dim} at {parameters.degree}",
             )
         with np.errstate(over="ignore", invalid="ignore"):  # norm_bits refuses what overflows
-            norms = np.concatenate([np.linalg.norm(z, axis=1) for z in _mapped(states, map)])
+            squares = [(z * z).sum(axis=1) for z in states.batches()]
+            norms = np.sqrt(squares[0] if len(squares) == 1 else np.concatenate(squares))
         largest = float(norms.max())
         bound = norm_bits(largest if norm_bound is None else norm_bound)
         if not largest <= 2.0**bound:
@@ -180,7 +177,7 @@ class Client:
         info = QueryInfo(
             parameters,
             self._key.digest,
-            len(states),
+            states.n,
             layout.chunks * self._scheme.query_size,
             space,
             layout.chunks,
@@ -188,18 +185,17 @@ class Client:
             bound,
             new_identity(),
         )
-        # what cannot be read back is not written
-        return QueryInfo.from_header(info.header(), "this query")
+        info.require_readable()
+        return info
 
     def _payloads(
         self,
         info: QueryInfo,
-        states: HiddenStates,
-        map: AffineMap | None,  # noqa: A002
+        states: _Mapped,
         progress: Progress | None,
     ) -> Iterator[bytes]:
         scale, layout = query_scale(info.parameters, info.norm_bits), info.layout
-        for batch in _mapped(states, map, max(1, _BATCH // layout.batch) * layout.batch):
+        for batch in states.batches(max(1, _BATCH // layout.batch) * layout.batch):
             for start in range(0, len(batch), layout.batch):
                 block = batch[start : start + layout.batch]
                 done, parts = 0, []
@@ -239,7 +235,7 @@ class Client:
             blocks.append(self._decrypted(info, memoryview(payload)[DIGEST:], live))
             if progress:
                 progress(live)
-        return _finished(info, np.concatenate(blocks))
+        return _finished(info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks), error)
 
     def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> Floats:
         """Scores of one record: (live, n_outputs)."""
@@ -255,7 +251,7 @@ class Client:
             wanted, first = positions[:, :live], first.reshape(positions.shape)[:, :live]
             values = decrypt(self._side.secret, second, first.ravel(), wanted.ravel())
             parts.append(values.reshape(-1, live).T * unit)
-        return np.concatenate(parts, axis=1)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _require_mine(self, info: ResponseInfo, name: str) -> None:
         if info.parameters != self._key.parameters or info.key != self._key.digest:
@@ -288,20 +284,40 @@ class _Asked:
             raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
 
 
-def _mapped(
-    states: HiddenStates,
-    map: AffineMap | None,  # noqa: A002
-    size: int = _BATCH,
-) -> Iterator[Floats]:
-    """The states to encrypt, in batches: (at most size, d) float64."""
-    for start in range(0, len(states), size):
-        batch = states.states[start : start + size]
-        yield np.asarray(batch if map is None else map.apply(batch), dtype=np.float64)
+class _Mapped:
+    """The states to encrypt, in their space. Few enough for one batch are mapped once and kept.
+
+    Raises MismatchError when the map does not read these states.
+    """
+
+    def __init__(
+        self,
+        states: HiddenStates,
+        map: AffineMap | None,  # noqa: A002
+    ) -> None:
+        if map is not None:
+            map.source.require(states.space, "this map does not read these states")
+        self.space = states.space if map is None else map.target
+        self.n = len(states)
+        self._states, self._map = states.states, map
+        self._kept: Floats | None = None
+
+    def batches(self, size: int = _BATCH) -> Iterator[Floats]:
+        """(m, d) float64 each, m at most ``size``, or all that there are when they are kept."""
+        if self.n <= _BATCH:
+            if self._kept is None:
+                self._kept = self._mapped(self._states)
+            yield self._kept
+            return
+        for start in range(0, self.n, size):
+            yield self._mapped(self._states[start : start + size])
+
+    def _mapped(self, batch: Array) -> Floats:
+        return np.asarray(batch if self._map is None else self._map.apply(batch), dtype=np.float64)
 
 
-def _finished(info: ResponseInfo, scores: Floats) -> Scores:
+def _finished(info: ResponseInfo, scores: Floats, error: float) -> Scores:
     """Soft cap, then rounding to the places that the noise leaves."""
-    error = _stated_error(info)
     places = decimals(error)
     capped = np.asarray(soft_capped(scores, info.softcap), dtype=np.float64)
     return Scores(np.round(capped, places), info.labels, places, error)

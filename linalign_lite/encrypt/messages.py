@@ -12,9 +12,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
-from linalign_lite.encrypt.packing import Layout
+from linalign_lite.encrypt.packing import Layout, layout_of
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, SMALLEST
 from linalign_lite.encrypt.wire import (
@@ -36,6 +37,12 @@ _INTEGERS = (
     "n", "dim", "chunks", "batch", "norm_bits", "head_scale", "flood_bits", "n_outputs",
 )  # fmt: skip
 ID_BYTES = 16
+_COMMON = ("parameters", "n", "record_size")
+_QUERY_SHAPE = attrgetter(
+    *_COMMON, "chunks", "batch", "norm_bits",
+    "space.dim", "space.model", "space.name", "space.pooling", "space.normalize",
+)  # fmt: skip
+_RESPONSE_SHAPE = attrgetter(*_COMMON, *_INTEGERS[1:], "labels", "softcap")
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,13 @@ class QueryInfo:
     norm_bits: int
     identity: str
 
-    @functools.cached_property
+    @property
     def layout(self) -> Layout:
-        return Layout(self.parameters.degree, self.space.dim, self.chunks, self.batch)
+        return layout_of(self.parameters.degree, self.space.dim, self.chunks, self.batch)
+
+    def require_readable(self) -> None:
+        """Raise FormatError where what is about to be written could not be read back."""
+        _require_readable_query(*_QUERY_SHAPE(self))
 
     def header(self) -> Header:
         return self._header
@@ -120,9 +131,13 @@ class ResponseInfo:
     labels: tuple[str, ...] = ()
     softcap: float | None = None
 
-    @functools.cached_property
+    @property
     def layout(self) -> Layout:
-        return Layout(self.parameters.degree, self.dim, self.chunks, self.batch)
+        return layout_of(self.parameters.degree, self.dim, self.chunks, self.batch)
+
+    def require_readable(self) -> None:
+        """Raise FormatError where what is about to be written could not be read back."""
+        _require_readable_response(*_RESPONSE_SHAPE(self))
 
     def header(self) -> Header:
         return self._header
@@ -161,6 +176,21 @@ class ResponseInfo:
             labels=labels,
             **meta,
         )
+
+
+# Once for each shape: keys, identities and digests are made here and always fit. ``typed``, because
+# to a cache 1 is 1.0 and True, to a reader not.
+@functools.lru_cache(maxsize=256, typed=True)
+def _require_readable_query(parameters: Parameters, n: int, size: int, *rest: Any) -> None:
+    shape = (size, Space(*rest[3:]), *rest[:3], "0" * 2 * ID_BYTES)
+    info = QueryInfo(parameters, bytes(DIGEST), n, *shape)
+    QueryInfo.from_header(info.header(), "this query")
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _require_readable_response(parameters: Parameters, n: int, size: int, *rest: Any) -> None:
+    info = ResponseInfo(parameters, bytes(DIGEST), n, size, "0" * 2 * DIGEST, *rest)
+    ResponseInfo.from_header(info.header(), "this response")
 
 
 class _Info(Protocol):

@@ -82,7 +82,8 @@ class NoopScheme:
         flood = np.frombuffer(os.urandom(8 * len(finish.positions)), "<u8") / 2.0**64 - 0.5
         flooded = total[finish.positions] + flood * (2.0**finish.flood if finish.flood else 0.0)
         second = np.zeros(self.parameters.degree, dtype=np.uint32)
-        return join(second, to_words(flooded / q + finish.bias))
+        fractions = flooded / q + finish.bias
+        return join(second, to_words(fractions - np.floor(fractions)))
 
     @staticmethod
     def _require(payload: bytes | memoryview, size: int) -> None:

@@ -69,7 +69,7 @@ class Layout:
     def packing(self) -> str:
         return "columns" if self.columns else "inner"
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         """Head rows that one product scores."""
         return 1 if self.columns else self.degree // (self.width * self.batch)
@@ -96,6 +96,12 @@ class Layout:
         return min(self.batch, n - block * self.batch)
 
 
+@functools.lru_cache(maxsize=1024)
+def layout_of(degree: int, dim: int, chunks: int, batch: int) -> Layout:
+    """The layout, the same object each time: messages ask for theirs again and again."""
+    return Layout(degree, dim, chunks, batch)
+
+
 def fewest_chunks(degree: int, dim: int, batch: int) -> int:
     """The fewest chunks whose width times ``batch`` fits in the ring."""
     return -(-dim // (degree // batch))
@@ -106,10 +112,8 @@ def pack_states(layout: Layout, states: npt.NDArray[Any]) -> Iterator[Floats]:
     m, width, batch = len(states), layout.width, layout.batch
     for chunk in range(layout.chunks):
         part = states[:, chunk * width : (chunk + 1) * width]
-        block = np.zeros((width, batch))
-        block[: part.shape[1], :m] = part.T
         out = np.zeros(layout.degree)
-        out[: width * batch] = block.ravel()
+        out[: width * batch].reshape(width, batch)[: part.shape[1], :m] = part.T
         yield out
 
 
@@ -127,13 +131,16 @@ def pack_rows(layout: Layout, weight: npt.NDArray[Any]) -> Iterator[Floats]:
         yield out
 
 
+@functools.lru_cache(maxsize=64)
 def score_positions(layout: Layout, count: int) -> npt.NDArray[np.intp]:
     """The coefficients (j·width + width−1)·batch + t that hold the scores of a product.
 
-    For its first ``count`` rows: (count, batch).
+    For its first ``count`` rows: (count, batch). Kept, and so read-only.
     """
     rows = np.arange(1, count + 1, dtype=np.intp)[:, None] * layout.width - 1
-    return rows * layout.batch + np.arange(layout.batch, dtype=np.intp)
+    positions = rows * layout.batch + np.arange(layout.batch, dtype=np.intp)
+    positions.flags.writeable = False
+    return positions
 
 
 def product_norm(layout: Layout, weight: npt.NDArray[Any]) -> float:

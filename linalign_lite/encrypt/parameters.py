@@ -7,6 +7,7 @@ private profile gives it the fewest bits that the ring allows and the data prime
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -59,12 +60,12 @@ class Parameters:
     def prime_bits(self) -> tuple[int, ...]:
         return tuple(p.bit_length() for p in self.primes)
 
-    @property
+    @functools.cached_property
     def modulus(self) -> int:
         """q, the modulus of a query."""
         return math.prod(self.data_primes)
 
-    @property
+    @functools.cached_property
     def data_bits(self) -> float:
         """log2 q."""
         return math.log2(self.modulus)

@@ -14,6 +14,7 @@ at most. docs/SECURITY.md has the derivation.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -112,6 +113,7 @@ def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> i
     return bits
 
 
+@functools.lru_cache(maxsize=256)
 def score_error(parameters: Parameters, bound: int, scale: int, fold: int, flood: int) -> float:
     """Bound on the error of a score, from public numbers alone.
 

@@ -73,6 +73,8 @@ class Provider:
         """
         records = query.records()
         info, scales = self._answer(query.info, query.digest, "this query")
+        if self._budget is None:  # nothing to charge
+            return Response(info, tuple(self._scored(query.info, scales, iter(records))))
         with self._charged(query.info, (r.digest for r in records)):
             payloads = tuple(self._scored(query.info, scales, iter(records)))
         return Response(info, payloads)
@@ -133,8 +135,8 @@ class Provider:
             head.labels,
             None if head.softcap is None else float(head.softcap),
         )
-        # what cannot be read back is not written
-        return ResponseInfo.from_header(info.header(), "this response"), scales
+        info.require_readable()
+        return info, scales
 
     def _require_known(self, query: QueryInfo) -> None:
         known = query.key in self._keys or query.key in self._zeros

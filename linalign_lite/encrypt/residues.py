@@ -20,6 +20,9 @@ from linalign_lite.errors import FormatError
 Words = npt.NDArray[np.uint64]
 _LIMB = 24  # bits: 2^23 of a row's norm times √SLAB times 2^24 stays below 2^52
 SLAB = 512  # features multiplied at once
+_PLACES = np.arange(8, dtype=np.uint64)[:, None]
+# of a byte: looked up, which is faster than divided
+_MODULO_3: Floats = (np.arange(256) % 3 - 1).astype(np.float64)
 
 
 def packed_size(degree: int, prime: int) -> int:
@@ -46,7 +49,7 @@ def pack_words(words: Words, prime: int) -> bytes:
         return low
     top = np.ascontiguousarray(words.view(np.uint8)[whole::8])
     bits = np.unpackbits(top, bitorder="little").reshape(-1, 8).T[:left]
-    return low + np.packbits(np.ascontiguousarray(bits).ravel(), bitorder="little").tobytes()
+    return low + np.packbits(bits.ravel(), bitorder="little").tobytes()
 
 
 def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
@@ -58,15 +61,17 @@ def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
             expected=str(packed_size(degree, prime)),
         )
     whole, left = divmod(prime.bit_length(), 8)
-    raw = np.frombuffer(data, dtype=np.uint8)
-    words = np.zeros(degree, dtype="<u8")
-    words.view(_low(whole))["low"] = raw[: degree * whole].view(f"V{whole}")
+    padded = b"".join((data, bytes(8)))  # so that 64-bit words that overlap may be read to the end
+    words = np.empty(degree, dtype="<u8")
+    overlapping = np.ndarray((degree,), "<u8", padded, strides=(whole,))
+    np.bitwise_and(overlapping, np.uint64((1 << 8 * whole) - 1), out=words)
     if left:
-        planes = np.unpackbits(raw[degree * whole :], bitorder="little").reshape(left, degree)
-        top = planes[0].copy()
-        for k in range(1, left):
-            top |= planes[k] << k
-        words.view(np.uint8)[whole::8] = top
+        top_bits = np.frombuffer(data, dtype=np.uint8, offset=degree * whole)
+        # eight residues at a time: a bit moved within its byte does not leave it
+        bits = np.unpackbits(top_bits, bitorder="little").view(np.uint64)
+        planes = bits.reshape(left, degree // 8) << _PLACES[:left]
+        top = np.bitwise_or.reduce(planes, axis=0)
+        words.view(np.uint8)[whole::8] = top.view(np.uint8)
     words = words.astype(np.uint64, copy=False)
     if words.max() >= prime:
         raise FormatError("a polynomial holds a value that is not below its prime")
@@ -127,8 +132,9 @@ def random_ternary(count: int) -> Floats:
     kept = np.empty(0, dtype=np.uint8)
     while len(kept) < count:
         drawn = np.frombuffer(os.urandom(count + 64), dtype=np.uint8)
-        kept = np.concatenate([kept, drawn[drawn < 255]])
-    return (kept[:count] % 3).astype(np.float64) - 1.0
+        drawn = drawn[drawn < 255]
+        kept = np.concatenate([kept, drawn]) if len(kept) else drawn
+    return _MODULO_3[kept[:count]]
 
 
 class Flood:
@@ -151,6 +157,13 @@ class Flood:
         return add_mod(drawn, np.full_like(drawn, -self._half % prime), prime)
 
 
+def flood_integers(count: int, bits: int) -> list[int]:
+    """As Flood draws them, as integers: a few are done sooner one by one than in arrays."""
+    raw, mask, half = os.urandom(12 * count), (1 << bits) - 1, (1 << bits) >> 1
+    drawn = (int.from_bytes(raw[i : i + 12], "little") for i in range(0, 12 * count, 12))
+    return [(value & mask) - half for value in drawn]
+
+
 def fractions(residues: list[Words], primes: tuple[int, ...]) -> Floats:
     """value / (product of the primes), to float64, of values given by their residues: in [0, 1).
 
@@ -169,8 +182,8 @@ def fractions(residues: list[Words], primes: tuple[int, ...]) -> Floats:
 
 
 def to_words(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    """Fractions of the modulus as 32-bit words: round(2^32·value) mod 2^32."""
-    wrapped = values - np.floor(values)
-    whole = np.rint(wrapped * 2.0**32).astype(np.uint64) & np.uint64(0xFFFFFFFF)
-    words: npt.NDArray[np.uint32] = whole.astype(np.uint32)
+    """Fractions of the modulus, below 2^31, as 32-bit words: round(2^32·value) mod 2^32."""
+    scaled = values * 2.0**32
+    whole = np.rint(scaled, out=scaled).astype(np.int64)
+    words: npt.NDArray[np.uint32] = whole.astype(np.uint32)  # keeps the low bits: modulo 2^32
     return words

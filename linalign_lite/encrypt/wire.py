@@ -30,6 +30,7 @@ MAX_RECORD = 1 << 30
 MAX_RECORDS = 1 << 32
 # magic, version, kind, parameter id, reserved, records, record size, meta size, reserved, key
 _HEAD = struct.Struct("<8sHHHHQQII32s")
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class Kind(IntEnum):
@@ -43,11 +44,14 @@ class Kind(IntEnum):
     @property
     def max_meta(self) -> int:
         """Bytes of description that a file of this kind may have, read before it is trusted."""
-        return {Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}.get(self, 64)
+        return _MAX_META.get(self, 64)
 
     @property
     def title(self) -> str:
         return self.name.lower().replace("_", " ")
+
+
+_MAX_META = {Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,7 @@ class Record:
 
 
 def _json(meta: Mapping[str, Any]) -> bytes:
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii")
+    return _ENCODER.encode(meta).encode("ascii")
 
 
 def seal_record(header_digest: bytes, index: int, payload: bytes) -> Record:

@@ -27,7 +27,12 @@ def reply_size(degree: int, wanted: int) -> int:
 
 def join(second: Word, first: Word) -> bytes:
     """All of the second component, then what is returned of the first."""
-    return second.astype("<u4", copy=False).tobytes() + first.astype("<u4", copy=False).tobytes()
+    return joined(second) + joined(first)
+
+
+def joined(words: Word) -> bytes:
+    """As ``join``, when both stand in one array already."""
+    return words.astype("<u4", copy=False).tobytes()
 
 
 def split(payload: bytes | memoryview, degree: int) -> tuple[Word, Word]:
@@ -61,12 +66,9 @@ def decrypt(secret: Ternary, second: Word, first: Word, positions: npt.NDArray[n
 
 def _one_by_one(secret: Ternary, second: Word, positions: npt.NDArray[np.intp]) -> Floats:
     """Σᵢ sᵢ·y(k−i), with y(j − N) = −y(j): at most 4096·2^32, exact in float64."""
-    n = len(secret)
-    extended = np.empty(2 * n)
-    extended[n:] = second
-    np.negative(extended[n:], out=extended[:n])
-    backwards = secret[::-1].astype(np.float64)
-    return np.array([extended[k + 1 : k + 1 + n] @ backwards for k in positions.tolist()])
+    y, backwards = second.astype(np.float64), secret[::-1].astype(np.float64)
+    cuts = [(k + 1, len(secret) - 1 - k) for k in positions.tolist()]
+    return np.array([y[:k] @ backwards[j:] - y[k:] @ backwards[:j] for k, j in cuts])
 
 
 def _by_fft(secret: Ternary, second: Word) -> Floats:

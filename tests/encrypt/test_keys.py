@@ -183,6 +183,19 @@ def test_without_anonymous_memory_nothing_is_left_behind(monkeypatch, tmp_path):
     assert os.name == "nt" or set(made) == {0o700}
 
 
+def test_reads_and_writes_may_come_in_pieces(monkeypatch):
+    """The system may read or write less than it is asked to."""
+    read, write = os.read, os.write
+    monkeypatch.setattr(os, "read", lambda handle, size: read(handle, min(size, 1000)))
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:1000]))
+    monkeypatch.setattr(os, "writev", lambda handle, parts: write(handle, parts[0]), raising=False)
+    secret, public = keygen(TRUSTED)
+    query = Client(secret).encrypt(np.eye(2))
+    response = Provider(Head(np.eye(2), np.zeros(2)), accept=[TRUSTED]).score(query)
+    assert np.allclose(Client(secret).decrypt(response, query).values, np.eye(2), atol=1e-3)
+    assert PublicKey.load(public.to_bytes()) == public
+
+
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs anonymous memory")
 def test_with_anonymous_memory_no_file_is_opened_for_writing(monkeypatch):
     """The secret key never touches a disk outside `secret.key`."""

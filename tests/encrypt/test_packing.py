@@ -85,6 +85,16 @@ def test_full_size_products(dim, n, chunks, batch):
     )
 
 
+def test_positions_are_kept_and_cannot_be_altered():
+    layout = Layout(64, 5, 1, 3)
+    positions = score_positions(layout, 2)
+    assert positions.tolist() == [[12, 13, 14], [27, 28, 29]]
+    assert score_positions(Layout(64, 5, 1, 3), 2) is positions
+    assert score_positions(layout, 1).tolist() == [[12, 13, 14]]
+    with pytest.raises(ValueError, match="read-only"):
+        positions[0, 0] = 1
+
+
 def test_blocks():
     layout = Layout(16, 4, 1, 4)
     assert [layout.blocks(n) for n in (1, 4, 5, 9)] == [1, 1, 2, 3]

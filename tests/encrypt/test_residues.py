@@ -12,6 +12,7 @@ from linalign_lite.encrypt.residues import (
     Flood,
     add_mod,
     combine,
+    flood_integers,
     fractions,
     mul_mod,
     pack_words,
@@ -82,7 +83,13 @@ def test_flooding_is_uniform_and_the_same_for_every_prime(bits):
     first, second = (flood.residues(p).astype(object) for p in (p0, p1))
     whole = first + p0 * ((second - first) * pow(p0, -1, p1) % p1)
     q = PRIVATE.modulus
-    drawn = np.where(whole > q // 2, whole - q, whole)
+    require_uniform(np.where(whole > q // 2, whole - q, whole), bits)
+    one_by_one = flood_integers(20_000, bits)
+    assert all(type(v) is int for v in one_by_one)
+    require_uniform(np.array(one_by_one, dtype=object), bits)
+
+
+def require_uniform(drawn, bits):
     assert drawn.min() >= -(1 << (bits - 1))
     assert drawn.max() < 1 << (bits - 1)
     scaled = drawn.astype(float) / 2.0**bits + 0.5
@@ -123,6 +130,9 @@ def test_an_error_on_the_second_component_would_drown_in_its_rounding():
 def test_flooding_is_drawn_anew():
     p = PRIVATE.data_primes[0]
     assert not np.array_equal(Flood(8, 70).residues(p), Flood(8, 70).residues(p))
+    assert flood_integers(8, 70) != flood_integers(8, 70)
+    assert len(set(flood_integers(8, 70))) == 8
+    assert flood_integers(3, 0) == [0, 0, 0]
 
 
 # -- the parts of a response --------------------------------------------------------------------
@@ -175,6 +185,34 @@ def test_decryption_agrees_with_seals(parameters):
     ours = words.decrypt(side.secret, second, first, np.arange(n))
     unit = 2.0**parameters.data_bits  # loaded at SEAL's scale 1
     assert np.abs(ours * unit - peer).max() < 7 * np.sqrt(n / 12) * unit / 2**32
+
+
+@pytest.mark.parametrize("flood", [0, 60, 80])
+def test_few_coefficients_are_replied_like_many(monkeypatch, flood):
+    """The short way, one by one, against the way of whole polynomials."""
+    from linalign_lite.encrypt.keys import keygen
+    from linalign_lite.encrypt.scheme import Finish
+    from linalign_lite.encrypt.seal import server as module
+    from linalign_lite.encrypt.seal.scheme import SealScheme
+
+    secret, _ = keygen(PRIVATE)
+    scheme, rng, n = SealScheme(PRIVATE), np.random.default_rng(6), PRIVATE.degree
+    side, server = scheme.secret_side(secret.material), module.SealServerSide(scheme)
+    loaded = server.load(side.encrypt(rng.normal(size=n) / np.sqrt(n), PRIVATE.query_bits))
+    row = server.encode(rng.normal(size=n), 10)
+    positions = np.array([0, 7, 383, n - 1])
+    finish = Finish(positions, np.array([0.0, 0.25, -0.25, 0.125]), flood)
+    replies = []
+    for few in (256, 0):
+        monkeypatch.setattr(module, "_FEW", few)
+        words_of = np.frombuffer(server.reply(server.inner([loaded], [row]), finish, None), "<u4")
+        replies.append(words_of.astype(np.int64))
+    off = (replies[0] - replies[1] + 2**31) % 2**32 - 2**31
+    assert len(off) == n + len(positions)
+    assert np.abs(off[:n]).max() <= 1
+    # two floods of 60 of the modulus's 93 bits differ by less than a word, of 80 by up to 2^19
+    assert np.abs(off[n:]).max() <= max(1, 2.0 ** (flood + 32 - 93) + 1)
+    assert flood < 80 or np.abs(off[n:]).max() > 2**9
 
 
 def test_spread_and_split():

@@ -166,6 +166,25 @@ def test_map_is_applied_and_its_space_is_kept(client):
     assert scores.names() == [head.labels[i] for i in expected.argmax(1)]
 
 
+@pytest.mark.parametrize(("n", "batch"), [(3, 2), (250, 200), (300, 200), (600, 512)])
+def test_states_are_mapped_in_batches(clients, n, batch):
+    """Few are mapped once and kept, many a batch at a time: blocks never cross a batch's end."""
+    client, rng, calls = clients["insecure-noop"], np.random.default_rng(n), []
+
+    class Counted(AffineMap):
+        def apply(self, states):
+            calls.append(len(states))
+            return super().apply(states)
+
+    the_map = Counted(rng.normal(size=(5, 4)) / 5, rng.normal(size=5))
+    states = rows(rng, n, 4, 1.0)
+    head = Head(rng.normal(size=(3, 5)), rng.normal(size=3))
+    query = client.encrypt(states, the_map, layout=Layout(4096, 5, 1, batch))
+    assert calls == [n] if n <= 256 else sum(calls) == 2 * n
+    scores = client.decrypt(provider_of(head).score(query), query)
+    assert np.abs(scores.values - exact(head, the_map(states))).max() < TOLERANCE
+
+
 def test_softcap_is_applied_by_the_client(client):
     states, head = make(32, 4, softcap=30.0)
     query = client.encrypt(states)

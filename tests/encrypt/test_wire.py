@@ -1,5 +1,6 @@
 """The framed form: golden bytes, and whatever is damaged or hostile is a named error."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -388,6 +389,29 @@ def test_what_could_not_be_read_back_is_not_written(cases):
     states = HiddenStates(STATES, Space(3, "", "line\nbreak"))
     with pytest.raises(FormatError, match="printable"):
         cases["insecure-noop"].client.encrypt(states)
+
+
+def test_what_is_equal_but_of_another_type_is_not_taken_for_what_was_checked(cases):
+    """A shape is checked once. 1 and True and 1.0 are one key of a cache, but not one JSON."""
+    client = cases["insecure-noop"].client
+    for space in (Space(3, normalize=True), Space(3, normalize=1), Space(np.int64(3))):
+        states, good = HiddenStates(STATES, space), type(space.normalize) is bool
+        for _ in range(2):
+            if good and type(space.dim) is int:
+                assert Query.load(client.encrypt(states).to_bytes()).info.space == space
+                continue
+            with pytest.raises(FormatError, match="wrong type"):
+                client.encrypt(states)
+
+
+def test_a_response_that_could_not_be_read_back_is_not_written(cases):
+    """Checked once for each shape, and still for each shape."""
+    info = cases["insecure-noop"].response.info
+    info.require_readable()
+    for change in ({"flood_bits": 92}, {"softcap": 1}, {"labels": ("one",) * 9}, {"norm_bits": 25}):
+        for _ in range(2):
+            with pytest.raises(FormatError):
+                dataclasses.replace(info, **change).require_readable()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")

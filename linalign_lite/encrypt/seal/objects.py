@@ -29,12 +29,14 @@ PLAIN = 32 + 8 + 8  # parms_id, coefficients, scale
 SEED = 64
 SEED_INFO = OUTER + 1 + SEED
 Parts = Sequence[bytes | memoryview]  # an object's bytes, piece by piece
+BLAKE2XB = int(api.prng_type.blake2xb.value)
 _ZSTD = int(api.COMPR_MODE_TYPE.ZSTD.value)
+_MORE = 1 << 12  # bytes by which compression may make an object larger: 1 in 256
 _MEMORY = "/dev/shm"  # noqa: S108 (a private folder, mode 0700, is made in it)
 _ANONYMOUS = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
 _mine = threading.local()  # one piece of anonymous memory for each thread, made once
 if hasattr(os, "register_at_fork"):  # a child must not write to its parent's
-    os.register_at_fork(after_in_child=lambda: _mine.__dict__.pop("handle", None))
+    os.register_at_fork(after_in_child=lambda: _mine.__dict__.pop("memory", None))
 
 
 class _Scratch:
@@ -50,10 +52,9 @@ class _Scratch:
 
     def __enter__(self) -> tuple[int, str]:
         if _ANONYMOUS:
-            self._handle = getattr(_mine, "handle", -1)
-            if self._handle < 0:
-                self._handle = _mine.handle = os.memfd_create("linalign", os.MFD_CLOEXEC)
-            return self._handle, f"/proc/self/fd/{self._handle}"
+            memory = getattr(_mine, "memory", None) or _anonymous()
+            self._handle = memory[0]
+            return memory
         self._folder = tempfile.TemporaryDirectory(dir=_MEMORY if Path(_MEMORY).is_dir() else None)
         path = Path(self._folder.name) / "object"
         self._handle = os.open(
@@ -76,17 +77,23 @@ class _Scratch:
             self._folder.cleanup()
 
 
+def _anonymous() -> tuple[int, str]:
+    handle = os.memfd_create("linalign", os.MFD_CLOEXEC)
+    _mine.memory = handle, f"/proc/self/fd/{handle}"
+    memory: tuple[int, str] = _mine.memory
+    return memory
+
+
 def dump(thing: Any, size: int, *, secret: bool = False) -> bytes | memoryview:
     """The body of a saved object: ``size`` bytes after decompression."""
     with _Scratch(wipe=secret) as (handle, path):
         thing.save(path)
-        os.lseek(handle, 0, os.SEEK_SET)
-        saved = _read(handle, os.fstat(handle).st_size)
+        saved = _read(handle, OUTER + size + _MORE)
     mode = saved[5]
     body: bytes | memoryview = memoryview(saved)[OUTER:]
     if mode == _ZSTD:
         body = _decompressor().decompress(body, max_output_size=size)
-    if mode not in {0, _ZSTD} or len(body) != size:
+    if mode not in (0, _ZSTD) or len(body) != size:
         raise LinalignError(
             "this build of SEAL saves its objects in a form that is not known here",
             hint="install a TenSEAL wheel from the package index",
@@ -98,7 +105,6 @@ def restore(thing: Any, context: Any, body: Parts, *, secret: bool = False) -> A
     """Load an object from the parts of an uncompressed body. What SEAL refuses is a FormatError."""
     parts = [header(sum(map(len, body))), *body]
     with _Scratch(wipe=secret) as (handle, path):
-        os.lseek(handle, 0, os.SEEK_SET)
         _write(handle, parts)
         try:
             thing.load(context, path)
@@ -137,12 +143,19 @@ def ciphertext(
     ntt: bool = True,
 ) -> Parts:
     """The body of a ciphertext, in parts: both components, or the first and a seed."""
-    start = struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, scale, 1)
-    body: list[bytes | memoryview] = [start, *numbers(words)]
-    if seed:
-        kind = int(api.prng_type.blake2xb.value).to_bytes(1, "little")
-        body.append(header(1 + SEED) + kind + seed)
-    return body
+    start = _start(tuple(level), degree, primes, scale, ntt, sum(map(len, words)))
+    if not seed:
+        return [start, *words]
+    return [start, *words, header(1 + SEED) + BLAKE2XB.to_bytes(1, "little") + seed]
+
+
+@functools.lru_cache(maxsize=64)
+def _start(
+    level: tuple[int, ...], degree: int, primes: int, scale: float, ntt: bool, size: int
+) -> bytes:
+    """What stands before the ``size`` bytes of a ciphertext's numbers: the same every time."""
+    own = struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, scale, 1)
+    return own + header(8 + size) + struct.pack("<Q", size // 8)
 
 
 @functools.cache
@@ -150,19 +163,21 @@ def _version() -> bytes:
     """The first five bytes of everything that this SEAL saves: magic, header size, version."""
     with _Scratch(wipe=False) as (handle, path):
         api.Plaintext().save(path)
-        os.lseek(handle, 0, os.SEEK_SET)
-        return os.read(handle, 5)
+        return _read(handle, OUTER)[:5]
 
 
 def _read(handle: int, size: int) -> bytes:
-    parts = []
-    while size > 0 and (part := os.read(handle, size)):
-        parts.append(part)
-        size -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    """The first ``size`` bytes of a file, or as many as SEAL's header in it says it has."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    data = os.read(handle, size)
+    wanted = min(size, int.from_bytes(data[8:OUTER], "little"))
+    while len(data) < wanted and (part := os.read(handle, wanted - len(data))):
+        data += part  # rare: memory is read at once
+    return data
 
 
 def _write(handle: int, parts: Parts) -> None:
+    os.lseek(handle, 0, os.SEEK_SET)
     written = os.writev(handle, parts) if hasattr(os, "writev") else 0
     if written == sum(map(len, parts)):
         return

@@ -13,6 +13,7 @@ from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.residues import Words, pack_words, packed_size, unpack_words
 from linalign_lite.encrypt.scheme import SecretSide, ServerSide
 from linalign_lite.encrypt.seal.objects import (
+    BLAKE2XB,
     CIPHER,
     INNER,
     OUTER,
@@ -90,9 +91,9 @@ class SealScheme:
         n = self.parameters.degree
         end = CIPHER + INNER + 8 * n * len(primes)
         body = memoryview(dump(cipher, end + SEED_INFO))
-        if body[end + OUTER] != int(api.prng_type.blake2xb.value):
+        if body[end + OUTER] != BLAKE2XB:
             raise LinalignError("this build of SEAL expands seeds in another way than BLAKE2Xb")
-        rows = np.frombuffer(body[:end], dtype="<u8", offset=CIPHER + INNER).reshape(-1, n)
+        rows = np.ndarray((len(primes), n), "<u8", body, offset=CIPHER + INNER)
         return b"".join([*map(pack_words, rows, primes), body[-SEED:]])
 
     def split_seeded(
@@ -100,7 +101,8 @@ class SealScheme:
     ) -> tuple[list[Words], bytes]:
         """Residues of the first component, by prime, and the seed. FormatError when damaged."""
         n = self.parameters.degree
-        expected = sum(packed_size(n, p) for p in primes) + SEED
+        sizes = [packed_size(n, p) for p in primes]
+        expected = sum(sizes) + SEED
         if len(payload) != expected:
             raise FormatError(
                 "a key or ciphertext has the wrong length",
@@ -108,8 +110,7 @@ class SealScheme:
                 expected=str(expected),
             )
         rows, view = [], memoryview(payload)
-        for prime in primes:
-            size = packed_size(n, prime)
+        for prime, size in zip(primes, sizes, strict=True):
             rows.append(unpack_words(view[:size], n, prime))
             view = view[size:]
         return rows, bytes(view)
@@ -173,7 +174,7 @@ class SealScheme:
         """All coefficients of a ciphertext in the form that it has: (2, primes, N)."""
         n = self.parameters.degree
         body = dump(cipher, CIPHER + INNER + 2 * 8 * n * primes, secret=secret)
-        words: Words = np.frombuffer(body, "<u8", offset=CIPHER + INNER).reshape(2, primes, n)
+        words: Words = np.ndarray((2, primes, n), "<u8", body, offset=CIPHER + INNER)
         return words
 
     def secret_key(self, secret: bytes) -> tuple[Any, list[Words]]:

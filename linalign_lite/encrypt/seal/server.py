@@ -15,13 +15,14 @@ from linalign_lite.encrypt.residues import (
     Words,
     add_mod,
     combine,
+    flood_integers,
     fractions,
     random_ternary,
     to_words,
 )
 from linalign_lite.encrypt.scheme import Finish
 from linalign_lite.encrypt.seal.scheme import SealScheme
-from linalign_lite.encrypt.words import join
+from linalign_lite.encrypt.words import joined
 from linalign_lite.errors import FormatError
 
 _FEW = 256  # wanted coefficients up to which reading them one by one is faster
@@ -37,6 +38,8 @@ class SealServerSide:
         self._evaluator = api.Evaluator(scheme.context)
         self._level = scheme.context.first_parms_id()
         self._primes = scheme.parameters.data_primes
+        first, *more = self._primes
+        self._inverse = pow(more[0], -1, first) if more else 1  # of the second prime, by the first
         self._no_words = [np.zeros(scheme.parameters.degree, dtype=np.uint64)] * len(self._primes)
 
     def encode(self, coefficients: Floats, scale: int) -> Any:
@@ -114,11 +117,13 @@ class SealServerSide:
 
     def reply(self, total: Any, finish: Finish, zero: Any | None) -> bytes:
         if len(self._primes) > 1 and len(finish.positions) <= _FEW:
-            first, second = self._few(total, finish, zero)
+            values = np.concatenate(self._few(total, finish, zero)[::-1])
         else:
-            first, components = self.flooded(total, finish, zero)
-            second = fractions(components, self._primes)
-        return join(to_words(second), to_words(fractions(first, self._primes) + finish.bias))
+            both = self.flooded(total, finish, zero)
+            rows = [np.concatenate([second, first]) for first, second in zip(*both, strict=True)]
+            values = fractions(rows, self._primes)
+        values[self._scheme.parameters.degree :] += finish.bias
+        return joined(to_words(values))
 
     def flooded(
         self, total: Any, finish: Finish, zero: Any | None
@@ -130,24 +135,26 @@ class SealServerSide:
         first = [row[finish.positions] for row in components[0]]
         return self._flood(first, finish), list(components[1])
 
-    def _few(self, total: Any, finish: Finish, zero: Any | None) -> tuple[list[Words], Floats]:
+    def _few(self, total: Any, finish: Finish, zero: Any | None) -> tuple[list[float], Floats]:
         """The same for a few coefficients, with half as much to save, which takes SEAL longest.
 
-        SEAL divides the second component by the second prime and rounds, and the first's wanted
-        residues are read one by one: (returned first, whole second as fractions).
+        SEAL divides the second component by the second prime and rounds; the first's wanted
+        residues are read, joined and flooded one by one: (returned first, whole second), both as
+        fractions.
         """
         n, rescaled = self._scheme.parameters.degree, api.Ciphertext()
         self._mask(total, zero)
         self._evaluator.rescale_to_next(total, rescaled)
         self._evaluator.transform_from_ntt_inplace(rescaled)
         self._evaluator.transform_from_ntt_inplace(total)
-        wanted = finish.positions.tolist()
-        first = [
-            np.array([total[i * n + k] for k in wanted], dtype=np.uint64)
-            for i in range(len(self._primes))
-        ]
-        second = self._scheme.residues(rescaled, 1)[1, 0] / self._primes[0]
-        return self._flood(first, finish), second
+        (p0, p1), q = self._primes, self._scheme.parameters.modulus
+        first = []
+        floods = flood_integers(len(finish.positions), finish.flood)
+        for k, flood in zip(finish.positions.tolist(), floods, strict=True):
+            last = total[n + k]
+            whole = last + p1 * ((total[k] - last) * self._inverse % p0)
+            first.append((whole + flood) % q / q)
+        return first, self._scheme.residues(rescaled, 1)[1, 0] / p0
 
     def _mask(self, total: Any, zero: Any | None) -> None:
         try:

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import tenseal as ts
 import tenseal.sealapi as api
-from common import ROOT, publish, ratio, side_by_side
+from common import RESULTS, ROOT, publish, ratio, side_by_side
 
 from linalign_lite import (
     PRIVATE,
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="two shapes, three slow rounds")
     parser.add_argument("--peers", type=Path, default=os.environ.get("LINALIGN_PEERS"))
+    parser.add_argument("--shape", help="one of the shapes, as 384,2; the others' figures stay")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--order", action="store_true", help="with --costs: layouts by the clock")
     args = parser.parse_args()
@@ -69,11 +70,16 @@ def main() -> None:
         print(json.dumps(costs(args.rounds, layouts=args.order), indent=2))
         return
     shapes = SHAPES[:1] + SHAPES[2:3] if args.quick else SHAPES
-    found = []
+    found: list[dict[str, Any]] = []
+    if args.shape:
+        shapes = tuple(s for s in SHAPES if f"{s[0]},{s[1]}" == args.shape)
+        kept = json.loads((RESULTS / "encrypt.json").read_text(encoding="utf-8"))["shapes"]
+        found = [s for s in kept if (s["dim"], s["classes"]) not in shapes]
     for dim, classes in shapes:
         print(f"{dim} dimensions, {classes} classes", file=sys.stderr)
         slow = 3 if args.quick else args.rounds
         found.append(one(dim, classes, args.rounds, slow, args.peers))
+    found.sort(key=lambda s: SHAPES.index((s["dim"], s["classes"])))
     publish("encrypt", {"rounds": args.rounds, "shapes": found})
 
 

@@ -201,9 +201,11 @@ def large(quick: bool) -> dict[str, Any]:
     del weight
     from linalign_lite import load_head
 
-    y = rng.normal(size=(n, d)).astype(np.float16)
-    x = (y @ rng.normal(size=(d, d)).astype(np.float16) / np.float16(np.sqrt(d))
-         + rng.normal(size=(n, d))).astype(np.float16)  # fmt: skip
+    y = rng.normal(size=(n, d)).astype(np.float32)
+    turned = y @ (rng.normal(size=(d, d)) / np.sqrt(d)).astype(np.float32)
+    x = (turned + rng.normal(size=(n, d))).astype(np.float16)
+    y = y.astype(np.float16)
+    del turned
     began = time.perf_counter()
     _, report = fit_kl(HiddenStates(x), HiddenStates(y), load_head(path, mapped=True),
                        penalty=0.1, iterations=1, teaching=Teaching(0.5))  # fmt: skip

@@ -193,6 +193,8 @@ def _read_member(
     dtypes, ndim = spec
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
         raise FormatError(f"{path}: member {name!r} is compressed or encrypted", expected="stored")
+    if info.compress_size != info.file_size:  # zipfile would not come to compare the CRC
+        raise FormatError(f"{path}: member {name!r} has two sizes")
     if name == "card" and info.file_size > MAX_CARD:
         raise FormatError(f"{path}: the card is too large", got=str(info.file_size))
     with archive.open(info) as f:

@@ -283,9 +283,16 @@ class Head:
         states: (n, d). Scores of all outputs are never held at once.
         """
         if not 1 <= k <= self.n_outputs:
-            raise InputError("no so many outputs", got=str(k), expected=f"1 to {self.n_outputs}")
+            raise InputError("not so many outputs", got=str(k), expected=f"1 to {self.n_outputs}")
+        states = np.asarray(states)
+        if states.ndim != 2:
+            raise InputError(
+                "states do not fit this head",
+                got=f"shape {states.shape}",
+                expected=f"(n, {self.weight.shape[1]})",
+            )
         best = np.empty((len(states), 0), dtype=np.intp)
-        scores: Array = np.empty((len(states), 0))
+        scores: Array = np.empty((len(states), 0), dtype=np.float16)  # widened by what comes
         for rows in row_blocks(self.weight):
             part = _apply(self.weight[rows], self.bias[rows], states, "head")
             index = np.broadcast_to(np.arange(rows.start, rows.stop), part.shape)
@@ -303,11 +310,16 @@ class Head:
 
 
 def _best(index: npt.NDArray[np.intp], scores: Array, k: int) -> tuple[npt.NDArray[np.intp], Array]:
-    """The k highest of each row, highest first, the earlier of equals first."""
+    """The k highest of each row, highest first, the earlier of equals first.
+
+    Of equals, those with the lower index stand before the others in each row.
+    """
     if k < scores.shape[1]:
-        kept = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        index = np.take_along_axis(index, kept, axis=1)
-        scores = np.take_along_axis(scores, kept, axis=1)
+        least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+        above, equal = scores > least, scores == least
+        left = k - above.sum(axis=1, keepdims=True)
+        kept = above | (equal & (equal.cumsum(axis=1) <= left))
+        index, scores = index[kept].reshape(-1, k), scores[kept].reshape(-1, k)
     order = np.lexsort((index, -scores), axis=1)
     return np.take_along_axis(index, order, axis=1), np.take_along_axis(scores, order, axis=1)
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import mmap
 import os
 import stat
 import struct
@@ -425,3 +426,187 @@ def test_written_files_follow_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+# --- heads whose weight stays in the file -------------------------------------------------------
+
+
+def large_head(rng, dtype=np.float16) -> Head:
+    return Head(rng.normal(size=(37, 5)).astype(dtype), rng.normal(size=37).astype(dtype))
+
+
+def in_file(array) -> bool:
+    """Whether an array's numbers lie in a mapped file."""
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_mapped_head_is_the_same_head(tmp_path, rng, dtype):
+    path, made = tmp_path / "x.head.npz", large_head(rng, dtype)
+    store.save(path, made)
+    found, read = store.load_head(path, mapped=True), store.load_head(path, mapped=False)
+    assert in_file(found.weight)
+    assert not in_file(read.weight)
+    same(found, made)
+    same(read, made)
+    z = rng.normal(size=(3, 5)).astype(np.float32)
+    np.testing.assert_allclose(found(z), made(z), rtol=1e-6)
+    with pytest.raises(ValueError, match="read-only"):
+        found.weight[0, 0] = 1
+
+
+def test_large_files_are_mapped_unless_told_otherwise(tmp_path, rng, monkeypatch):
+    path = tmp_path / "x.head.npz"
+    store.save(path, large_head(rng))
+    assert not in_file(store.load_head(path).weight)
+    monkeypatch.setattr(store, "MAPPED", path.stat().st_size)
+    assert not in_file(store.load_head(path).weight)
+    monkeypatch.setattr(store, "MAPPED", path.stat().st_size - 1)
+    assert in_file(store.load_head(path).weight)
+    assert not in_file(store.load_head(path, mapped=False).weight)
+    for missing in (tmp_path / "gone", tmp_path):
+        with pytest.raises(InputError, match="cannot read"):
+            store.load_head(missing)
+
+
+def test_a_mapped_head_is_not_read_into_memory(tmp_path):
+    import tracemalloc
+
+    path = tmp_path / "x.head.npz"
+    store.save(path, Head(np.ones((200_000, 64), np.float16), np.zeros(200_000, np.float16)))
+    tracemalloc.start()
+    try:
+        found = store.load_head(path, mapped=True)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.weight.nbytes == 25_600_000
+    assert held < 1_500_000
+    assert peak < 3 * archive.PIECE
+    assert found.weight.nbytes > archive.PIECE
+
+
+@pytest.mark.parametrize("piece", [None, 7])
+def test_every_flipped_byte_of_a_mapped_head_is_named_or_harmless(tmp_path, monkeypatch, piece):
+    if piece:  # the CRC is compared at the end of many pieces
+        monkeypatch.setattr(archive, "PIECE", piece)
+    path, made = tmp_path / "x.head.npz", example_head()
+    store.save(path, made)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        broken = bytearray(whole)
+        broken[place] ^= 0x01
+        path.write_bytes(broken)
+        try:
+            found = store.load_head(path, mapped=True)
+        except FormatError:
+            continue
+        same(found, made)
+    for size in range(0, len(whole) - 1, 7):
+        path.write_bytes(whole[:size])
+        with pytest.raises(FormatError):
+            store.load_head(path, mapped=True)
+
+
+def test_mapped_numbers_are_looked_at_too(tmp_path):
+    path = tmp_path / "x.head.npz"
+    weight = np.zeros((4, 3), np.float32)
+    weight[3, 2] = np.inf
+    space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
+    facts = {"space": space, "labels": [], "softcap": None, "info": {}}
+    archive.save_npz(path, "linalign-head", 1, {"weight": weight, "bias": np.zeros(4)}, facts)
+    with pytest.raises(FormatError, match="'weight' holds values that are not finite"):
+        store.load_head(path, mapped=True)
+
+
+def directory(raw: bytes, name: bytes) -> int:
+    """Where a member's record in an archive's directory begins."""
+    at = -1
+    while (at := raw.index(b"PK\x01\x02", at + 1)) and raw[at + 46 : at + 46 + len(name)] != name:
+        pass
+    return at
+
+
+LARGEST = 2**32 - 2
+
+
+@pytest.mark.parametrize(
+    ("place", "form", "value"),
+    [
+        *((42, "<I", offset) for offset in (1, 7, 100, 10**6, LARGEST)),  # where it begins
+        *((20, "<I", size) for size in (0, 1, 130, 10**6, LARGEST)),  # its size, as stored
+        *((24, "<I", size) for size in (0, 1, 130, 10**6, LARGEST)),  # its size, unpacked
+        (16, "<I", 12345),  # its CRC
+        (10, "<H", 8),  # how it is packed
+        (30, "<H", 40),  # how long what follows the name is
+        (8, "<H", 0x20),  # a flag: to be patched
+    ],
+)
+def test_a_directory_that_lies_of_a_mapped_member_is_named(tmp_path, place, form, value):
+    path = tmp_path / "x.head.npz"
+    store.save(path, example_head())
+    raw = bytearray(path.read_bytes())
+    struct.pack_into(form, raw, directory(raw, b"weight.npy") + place, value)
+    path.write_bytes(raw)
+    with pytest.raises(FormatError):
+        store.load_head(path, mapped=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [*((26, n) for n in (0, 3, 64, 200, 65535)), *((28, n) for n in (3, 64, 200, 65535))],
+)
+def test_a_member_whose_own_header_lies_is_named(tmp_path, field, value):
+    """The lengths of the name and of what follows it, which say where the numbers begin."""
+    path, made = tmp_path / "x.head.npz", example_head()
+    store.save(path, made)
+    raw = bytearray(path.read_bytes())
+    start = raw.index(b"weight.npy") - 30
+    struct.pack_into("<H", raw, start + field, value)
+    path.write_bytes(raw)
+    with pytest.raises(FormatError):
+        store.load_head(path, mapped=True)
+
+
+def test_numbers_with_something_before_them_are_found_where_they_are(tmp_path):
+    """A member may have an extra field, as other writers leave it: the mapping begins after it."""
+    path, made = tmp_path / "x.head.npz", example_head()
+    store.save(path, made)
+    with zipfile.ZipFile(path) as old:
+        content = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in content.items():
+            info = zipfile.ZipInfo(name)
+            info.extra = struct.pack("<HH", 0xCAFE, 9) + b"nine byte"
+            new.writestr(info, data)
+    same(store.load_head(path, mapped=True), made)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("more", [-8, 8])
+def test_a_member_of_two_sizes_is_named(tmp_path, mapped, more):
+    """Whose CRC is of the part that is there, or is never compared."""
+    path = tmp_path / "x.head.npz"
+    store.save(path, example_head())
+    raw = bytearray(path.read_bytes())
+    at = directory(raw, b"weight.npy")
+    size = struct.unpack_from("<I", raw, at + 20)[0]
+    start = raw.index(b"weight.npy") + len(b"weight.npy")
+    raw[start + size - 5] ^= 1
+    struct.pack_into("<I", raw, at + 20, size + more)
+    if more < 0:
+        struct.pack_into("<I", raw, at + 16, zipfile.crc32(raw[start : start + size + more]))
+    path.write_bytes(raw)
+    with pytest.raises(FormatError, match="'weight' has two sizes"):
+        store.load_head(path, mapped=mapped)
+
+
+def test_an_empty_mapped_member_is_named(tmp_path):
+    space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
+    facts = {"space": space, "labels": [], "softcap": None, "info": {}}
+    arrays = {"weight": np.zeros((0, 3)), "bias": np.zeros(0)}
+    archive.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, facts)
+    with pytest.raises(FormatError, match="none of them empty"):
+        store.load_head(tmp_path / "x.npz", mapped=True)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linalign_lite import linear
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.linear import AffineMap, Head, Space
 
@@ -124,3 +125,126 @@ def test_scores_that_float32_cannot_hold_are_refused():
 
 def test_what_both_sides_know_must_agree_though_the_model_is_unknown():
     assert not Space(3, pooling="mean").agrees(Space(3, pooling="cls"))
+
+
+# --- the highest scores, and weights that are taken a block at a time ---------------------------
+
+
+def best_of(scores, k):
+    """Indices of the k highest of each row, the earlier of equals first."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+@given(
+    st.integers(1, 30), st.integers(1, 4), st.integers(1, 6), st.data(), st.integers(0, 2**32 - 1)
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_the_highest_scores_are_those_of_a_full_sort(outputs, dim, n, data, seed):
+    """Whole numbers, so that many scores are equal; blocks of every size."""
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(-1, 2, size=(outputs, dim)).astype(np.float32)
+    head = Head(weight, rng.integers(-1, 2, size=outputs).astype(np.float32))
+    z = rng.integers(-2, 3, size=(n, dim)).astype(np.float32)
+    k, block = data.draw(st.integers(1, outputs)), data.draw(st.integers(1, outputs))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "BLOCK", 8 * dim * block)
+        assert len(list(linear.row_blocks(weight))) == -(-outputs // block)
+        index, scores = head.top(z, k)
+    wanted = best_of(head(z), k)
+    np.testing.assert_array_equal(index, wanted)
+    np.testing.assert_array_equal(scores, np.take_along_axis(head(z), wanted, axis=1))
+    np.testing.assert_array_equal(index[:, 0], head.predict(z))
+    assert scores.dtype == head(z).dtype == np.float32
+
+
+def test_the_highest_scores_are_capped_as_the_others_are(rng):
+    head = Head(rng.normal(size=(9, 3)), rng.normal(size=9), softcap=1.5)
+    z = rng.normal(size=(4, 3))
+    index, scores = head.top(z, 9)
+    np.testing.assert_allclose(scores, np.take_along_axis(head(z), index, axis=1), rtol=1e-12)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert np.abs(scores).max() <= 1.5
+
+
+def test_the_highest_scores_never_need_all_scores_at_once(monkeypatch):
+    monkeypatch.setattr(linear, "BLOCK", 8 * 2 * 100)
+    widest = []
+    plain = linear._apply
+
+    def watched(weight, bias, states, what):
+        widest.append(len(weight))
+        return plain(weight, bias, states, what)
+
+    monkeypatch.setattr(linear, "_apply", watched)
+    head = Head(np.arange(2000.0).reshape(1000, 2), np.zeros(1000))
+    index, _ = head.top(np.ones((3, 2)), 2)
+    np.testing.assert_array_equal(index, [[999, 998]] * 3)
+    assert max(widest) == 100
+
+
+@pytest.mark.parametrize("k", [0, -1, 6])
+def test_so_many_outputs_there_are_not(k):
+    with pytest.raises(InputError, match=f"got {k}, expected 1 to 5"):
+        Head(np.zeros((5, 2)), np.zeros(5)).top(np.zeros((1, 2)), k)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3), (1, 2, 2), ()])
+def test_the_highest_scores_are_of_rows_that_fit(shape):
+    with pytest.raises(InputError, match="states do not fit this head"):
+        Head(np.zeros((5, 2)), np.zeros(5)).top(np.zeros(shape), 1)
+
+
+def in_file(weight, path, lead=0):
+    """The weight mapped from a file, ``lead`` bytes from where a number would lie well."""
+    path.write_bytes(bytes(lead) + weight.tobytes())
+    return np.memmap(path, weight.dtype, "r", lead, weight.shape)
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**9])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("states", [np.float16, np.float32, np.float64])
+def test_products_in_blocks_are_products(block, dtype, states, tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(linear, "BLOCK", block)
+    weight, bias = rng.normal(size=(11, 5)).astype(dtype), rng.normal(size=11).astype(dtype)
+    z = rng.normal(size=(7, 5)).astype(states)
+    wanted = z.astype(float) @ weight.astype(float).T + bias.astype(float)
+    exact = np.float64 if states is np.float64 else np.float32
+    for held in (weight, in_file(weight, tmp_path / "even"), in_file(weight, tmp_path / "odd", 1)):
+        for thing in (Head(held, bias), AffineMap(held, bias)):
+            found = thing(z)
+            assert found.dtype == exact
+            np.testing.assert_allclose(found, wanted, atol=1e-12 if exact is np.float64 else 1e-5)
+            np.testing.assert_allclose(thing(z[3]), found[3], atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 100, 10**9])
+def test_composing_in_blocks_is_composing(block, tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(linear, "BLOCK", block)
+    weight, bias = (rng.normal(size=s).astype(np.float16) for s in ((23, 4), 23))
+    first = AffineMap(*(rng.normal(size=s).astype(np.float32) for s in ((4, 3), 4)))
+    product = weight.astype(float) @ first.weight.astype(float)
+    moved = weight.astype(float) @ first.bias.astype(float) + bias.astype(float)
+    for held in (weight, in_file(weight, tmp_path / "odd", 3)):
+        for thing in (Head(held, bias), AffineMap(held, bias)):
+            found = thing @ first
+            assert found.weight.dtype == found.bias.dtype == np.float32
+            np.testing.assert_array_equal(found.weight, product.astype(np.float32))
+            np.testing.assert_allclose(found.bias, moved, rtol=1e-6)
+
+
+def test_a_weight_in_a_file_is_never_widened_whole(tmp_path, monkeypatch):
+    """A float16 head 8 times the block: what a product takes is far less than it as float32."""
+    import tracemalloc
+
+    weight = in_file(np.ones((4096, 256), np.float16), tmp_path / "w")
+    head = Head(weight, np.zeros(4096, np.float16))
+    monkeypatch.setattr(linear, "BLOCK", weight.nbytes // 8)
+    affine = AffineMap(np.eye(256, 2, dtype=np.float32), np.zeros(256, np.float32))
+    for use in (lambda: head(np.ones((1, 256))), lambda: head.top(np.ones((1, 256)), 3),
+                lambda: head @ affine):  # fmt: skip
+        tracemalloc.start()
+        try:
+            use()
+            assert tracemalloc.get_traced_memory()[1] < weight.nbytes // 2
+        finally:
+            tracemalloc.stop()

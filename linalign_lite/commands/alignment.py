@@ -102,6 +102,8 @@ def fit(
 
     console = Console(as_json, quiet)
     require_output(out, source, target, head_file, checkpoint)
+    if checkpoint is not None and checkpoint.absolute() == out.absolute():
+        raise InputError("--checkpoint is the map's own name", hint="name another file")
     served = _served(head_file, kl=objective is Objective.kl, fold=fold)
     if objective is Objective.kl:
         if method is not MapMethod.ridge:

@@ -12,7 +12,7 @@ import numpy as np
 
 from linalign_lite.archive import load_npz, save_npz
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike
+from linalign_lite.files import PathLike, require_replaceable
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.kl.descent import Affine
 from linalign_lite.linear import Array, Head
@@ -20,7 +20,7 @@ from linalign_lite.linear import Array, Head
 KIND, VERSION = "linalign-fit", 1
 _FLOATS = (("<f8",), 3)
 _SCHEMA = {"weights": _FLOATS, "biases": (("<f8",), 2), "numbers": (("<f8",), 2)}
-_SAMPLE = 1021  # every so many rows of states are hashed
+_SAMPLE = 64 << 20  # bytes of a side's states that are hashed, or a little more
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +42,18 @@ class Checkpoint:
         # (0: a penalty, 1: a number of rows), which, divergence, iterations, map
         self._found: list[tuple[float, float, float, float, Affine]] = []
 
-    def open(self, key: str) -> None:
-        """Take up what a job with the same inputs left. FormatError for a file of another job."""
-        self._key = key
-        if self._path is None or not self._path.exists():
+    def open(self, key: str, shape: tuple[int, int]) -> None:
+        """Take up what a job with the same inputs left. shape: that of a map's weight, (r, d).
+
+        FormatError for a file of another job, InputError where none could be written.
+        """
+        self._key, self._found = key, []
+        if self._path is None:
+            return
+        require_replaceable(self._path)
+        if not self._path.parent.is_dir():
+            raise InputError(f"the folder {self._path.parent} is not there", hint="make it first")
+        if not self._path.exists():
             return
         arrays, card = load_npz(self._path, KIND, VERSION, _SCHEMA)
         if card.get("job") != key:
@@ -53,9 +61,9 @@ class Checkpoint:
                 f"{self._path} belongs to another fit",
                 hint="remove it, or name another file",
             )
-        if set(arrays) != set(_SCHEMA) or not len(arrays["numbers"]) == len(
-            arrays["weights"]
-        ) == len(arrays["biases"]):
+        count = len(arrays.get("numbers", ()))
+        expected = {"weights": (count, *shape), "biases": (count, shape[0]), "numbers": (count, 4)}
+        if {name: array.shape for name, array in arrays.items()} != expected:
             raise FormatError(f"{self._path} does not hold what it should", hint="remove it")
         rows = zip(arrays["numbers"], arrays["weights"], arrays["biases"], strict=True)
         self._found = [(*map(float, n), Affine(w, b)) for n, w, b in rows]  # type: ignore[misc]
@@ -103,9 +111,12 @@ def fingerprint(x: HiddenStates, y: HiddenStates, head: Head, mass: Array, setti
     """Names a job: the same states, head, weights and settings give the same."""
     sha = hashlib.sha256(settings.encode())
     for states in (x, y):
-        sha.update(f"{states.text_digest} {states.space} {states.states.shape}".encode())
-        sha.update(np.ascontiguousarray(states.states[::_SAMPLE]).tobytes())
-    sha.update(np.ascontiguousarray(mass[::_SAMPLE]).tobytes())
+        values = states.states
+        sha.update(f"{states.text_digest} {states.space} {values.shape} {values.dtype}".encode())
+        sha.update(np.ascontiguousarray(values[:: 1 + values.nbytes // _SAMPLE]).tobytes())
+        for rows in (states.text_index, states.next_token):
+            sha.update(b"" if rows is None else rows.tobytes())
+    sha.update(mass.tobytes())
     sha.update(digest_of(head).encode())
     return sha.hexdigest()
 

@@ -19,6 +19,7 @@ from linalign_lite.kl.objective import Lesson, Softmax, divergence
 from linalign_lite.moments import Float64
 
 FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at
+NOISE = 1e-13  # of the largest variance or the mean's square: no more than float32's rounding
 MEMORY = 1 << 29  # bytes for what L-BFGS remembers
 Watch = Callable[[int, float, "Affine"], bool]  # iteration, loss, where it is → whether to stop
 
@@ -33,12 +34,15 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Chart:
-    """The coordinates Θ around a starting map, and the penalty in them."""
+    """The coordinates Θ around a starting map, and the penalty in them.
+
+    Directions in which the source does not vary are left as they start.
+    """
 
     start: Affine
     mean: Float64  # shape: (d_source,)
     left: Float64  # shape: (r, r)  F^-½ up to a rotation
-    right: Float64  # shape: (d_source, d_source)  (Σ + λu)^-½ up to a rotation
+    right: Float64  # shape: (d_source, d_source)  (Σ + λu)^-½, as above; 0 where Σ is
     charge: Float64  # shape: (d_source,)  what the penalty asks of each column of Θ
 
     def affine(self, theta: Float64) -> Affine:
@@ -49,11 +53,11 @@ class Chart:
         return Affine(weight, self.start.bias + self.left @ full[:, -1] - step @ self.mean)
 
     def theta(self, affine: Affine) -> Float64:
-        """Where a map lies: the inverse of ``affine``."""
+        """Where a map lies, or the nearest point to it: the inverse of ``affine``."""
         step = affine.weight - self.start.weight
-        inside = np.linalg.solve(self.left, step)
-        shift = np.linalg.solve(self.left, affine.bias - self.start.bias + step @ self.mean)
-        return np.column_stack([np.linalg.solve(self.right, inside.T).T, shift]).ravel()
+        back = _inverse(self.left)
+        shift = back @ (affine.bias - self.start.bias + step @ self.mean)
+        return np.column_stack([back @ step @ _inverse(self.right).T, shift]).ravel()
 
     def gradient(self, slope: Float64, shift: Float64, theta: Float64) -> Float64:
         """From the gradient in (weight, bias) to that in Θ, the penalty's included."""
@@ -66,6 +70,13 @@ class Chart:
         return 0.5 * float((full[:, :-1] ** 2 @ self.charge).sum())
 
 
+def _inverse(columns: Float64) -> Float64:
+    """The pseudo-inverse of a matrix whose columns are orthogonal."""
+    squares = np.einsum("ij,ij->j", columns, columns)
+    found: Float64 = np.divide(columns, squares, out=np.zeros_like(columns), where=squares > 0).T
+    return found
+
+
 def make_chart(
     start: Affine, mean: Float64, covariance: Float64, curvature: Float64, penalty: float
 ) -> Chart:
@@ -73,9 +84,11 @@ def make_chart(
     f, rotation = np.linalg.eigh(curvature)
     f = np.maximum(f, 0) + FLOOR * max(f[-1], np.finfo(float).tiny)
     s, axes = np.linalg.eigh(covariance)
-    unit = max(float(np.trace(covariance)) / len(covariance), np.finfo(float).tiny)
+    unit = float(np.trace(covariance)) / len(mean) or 1.0
+    alive = s > NOISE * max(s[-1], float(mean @ mean) / len(mean))
     wide = np.maximum(s, 0) + (penalty + 1e-9) * unit
-    return Chart(start, mean, rotation / np.sqrt(f), axes / np.sqrt(wide), penalty * unit / wide)
+    right = np.where(alive, axes / np.sqrt(wide), 0.0)  # else rounding would be taken for a slope
+    return Chart(start, mean, rotation / np.sqrt(f), right, penalty * unit / wide)
 
 
 def descend(

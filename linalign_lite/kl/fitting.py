@@ -13,10 +13,9 @@ from linalign_lite.errors import InputError
 from linalign_lite.fitting import fit
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprint
+from linalign_lite.kl.checks import true_outputs, usable_penalty, usable_weights
 from linalign_lite.kl.descent import Affine, Chart, descend, make_chart
 from linalign_lite.kl.objective import (
-    Float32,
-    Ints,
     Lesson,
     Softmax,
     Teaching,
@@ -30,6 +29,7 @@ from linalign_lite.moments import Float64, fold_index, measure
 
 PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
 PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
+TRIED = 6  # penalties looked at in any case: the strongest differ by noise alone
 HELD_OUT = 10  # every tenth text judges
 WORK = 3e9  # multiplications of a pass in the search, which has as many rows as that allows
 FEWEST_ROWS, GROWTH = 1024, 6
@@ -104,7 +104,8 @@ def fit_kl(
 
     minimise Σ wᵢ KL(pᵢ ‖ qᵢ)/Σwᵢ + λu/2 ‖F^½(W − W₀)‖² (kl.objective, kl.descent), W₀ the ridge
     map. source: (n, d_source), target: (n, d_target), row i of both the same text or token.
-    penalty: λ, or "auto": chosen on a tenth of the texts. weights: (n,), how much each row counts.
+    penalty: λ, or "auto": chosen on a tenth of the texts. weights: (n,), how much each row counts;
+    those of weight 0 are left out. W₀, Σ and u take the others alike.
     teaching: the temperature of p and the share of the truth in it; by default 0.5 and 0.2 for a
     token head, where the target's states know their next tokens, else 0.7 and 0.
     The result's card names the head. ``checkpoint``: a job that was stopped goes on from it.
@@ -117,26 +118,31 @@ def fit_kl(
     head.space.require(y.space, "this head does not read the target's states")
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
-    mass = _weights(weights, len(x))
+    given = usable_penalty(penalty)
     taught = _teaching(teaching, y, head)
+    mass = usable_weights(weights, len(x))
+    if not mass.all():  # such rows might as well not be there
+        kept = np.flatnonzero(mass)
+        x, y, mass = x.rows(kept), y.rows(kept), mass[kept]
+    following = true_outputs(y, head) if taught.truth else None
+    softmax, memory = reduce_head(head), checkpoint or Checkpoint(None)
+    job_key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {taught}")
+    memory.open(job_key, (softmax.rank, x.space.dim))
     start, ridge = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
     order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
     judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
     order = np.concatenate([order[~judged], order[judged]])
-    softmax = reduce_head(head)
     lesson, curvature = learn(
         softmax,
         x.states[order],
         y.states[order],
         mass[order],
         teaching=taught,
-        following=_following(y, head, order) if taught.truth else None,
+        following=None if following is None else following[order],
     )
     job = _Job(softmax, lesson, curvature, start, len(order) - int(judged.sum()), iterations,
                watch or (lambda _: None))  # fmt: skip
-    memory = checkpoint or Checkpoint(None)
-    memory.open(fingerprint(x, y, head, mass, f"{penalty} {iterations} {seed} {taught}"))
-    grid = PENALTIES if penalty == "auto" else (_penalty(penalty) * len(x) / job.sample,)
+    grid = PENALTIES if given is None else (given * len(x) / job.sample,)
     tried = search(job, grid, memory)
     best = min(tried, key=lambda t: t.divergence)
     found, count = settle(job, best.penalty * job.sample / len(x), best, memory)
@@ -184,7 +190,8 @@ class _Job:
     def sample(self) -> int:
         """Rows of the search: what makes a pass of WORK multiplications."""
         outputs, rank = self.softmax.factor.shape
-        return int(min(self.training, max(FEWEST_ROWS, WORK / (2 * outputs * rank))))
+        fewest = max(FEWEST_ROWS, 2 * self.lesson.source.shape[1])  # fewer fit anything
+        return int(min(self.training, max(fewest, WORK / (2 * outputs * rank))))
 
     @property
     def held_out(self) -> Lesson:
@@ -231,7 +238,7 @@ def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial
         tried.append(known)
         at = known.affine
         lowest = min(t.divergence for t in tried)
-        if len(tried) > PATIENCE and all(t.divergence > lowest for t in tried[-PATIENCE:]):
+        if len(tried) >= TRIED and all(t.divergence > lowest for t in tried[-PATIENCE:]):
             break
     return tried
 
@@ -294,20 +301,6 @@ def _agreement(job: _Job, truth: Array, affine: Affine) -> float:
     return agreement(job.softmax, held_out, truth[: len(held_out)], affine.weight, affine.bias)
 
 
-def _weights(weights: npt.ArrayLike | None, n: int) -> Float32:
-    if weights is None:
-        return np.ones(n, dtype=np.float32)
-    found = np.asarray(weights, dtype=np.float64)
-    if found.shape != (n,) or not np.isfinite(found).all() or found.min() < 0 or not found.any():
-        raise InputError(
-            "the weights of the rows are not usable",
-            got=f"shape {found.shape}",
-            expected=f"({n},), none below 0, not all 0",
-        )
-    shares: Float32 = (found / found.mean()).astype(np.float32)
-    return shares
-
-
 def default_teaching(target: HiddenStates, head: Head) -> Teaching:
     """TOKENS for a token head whose target states know their next tokens, else CLASSES."""
     return CLASSES if head.labels or target.next_token is None else TOKENS
@@ -328,32 +321,6 @@ def _teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teach
             hint="extract them with --pooling tokens, or leave the truth out",
         )
     return given
-
-
-def _following(target: HiddenStates, head: Head, order: npt.NDArray[np.intp]) -> Ints | None:
-    """True outputs of the rows in that order."""
-    if target.next_token is None:
-        return None
-    if target.next_token.max() >= head.n_outputs:
-        raise InputError(
-            "the target's tokens are not this head's outputs",
-            got=f"token {target.next_token.max()}",
-            expected=f"below {head.n_outputs}",
-        )
-    following: Ints = target.next_token[order]
-    return following
-
-
-def _penalty(value: float | str) -> float:
-    try:
-        found = float(value)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found < float("inf"):
-        raise InputError(
-            "the penalty is not usable", got=str(value)[:40], expected="auto, or 0 or more"
-        )
-    return found
 
 
 def _warnings(tried: list[Trial], best: Trial, grid: tuple[float, ...]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.errors import InputError
 from linalign_lite.linear import Array, Head
 from linalign_lite.moments import Float64
 
@@ -139,6 +140,7 @@ def reduce_head(head: Head) -> Softmax:
     return Softmax((weight @ basis).astype(np.float32), bias, basis)
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # looked for at the end
 def learn(
     softmax: Softmax,
     source: Array,
@@ -153,6 +155,7 @@ def learn(
     The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z where q = p: which
     directions of the target's space the head looks at, and how closely. following: (n,), the true
     outputs, -1 where none is known.
+    Raises InputError when float32 cannot hold the scores.
     """
     n, r = len(source), softmax.rank
     weight = np.ones(n, dtype=np.float32) if weight is None else weight
@@ -175,6 +178,11 @@ def learn(
         usage += (weight[rows] @ p).astype(np.float64)
     weighted = summary * weight[:, None]
     curvature = _gram(softmax.factor, usage) - (weighted.T @ summary).astype(np.float64)
+    if not np.isfinite(curvature).all() or not np.isfinite(constant).all():
+        raise InputError(
+            "this head gives scores that float32 cannot hold on these states",
+            hint="scale its weight down, or take a higher temperature",
+        )
     true = following if capped else None
     lesson = Lesson(source, summary, constant, weight, teaching, kept, true)
     return lesson, curvature / float(weight.sum())

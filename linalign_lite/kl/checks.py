@@ -1,0 +1,55 @@
+"""What a head-aware fit is given, looked at before any work is done."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.kl.objective import Float32, Ints
+from linalign_lite.linear import Head
+
+
+def usable_weights(weights: npt.ArrayLike | None, n: int) -> Float32:
+    """Weights of the rows, (n,); those above 0 have mean 1."""
+    if weights is None:
+        return np.ones(n, dtype=np.float32)
+    found = np.asarray(weights, dtype=np.float64)
+    if found.shape != (n,) or not np.isfinite(found).all() or found.min() < 0 or not found.any():
+        raise InputError(
+            "the weights of the rows are not usable",
+            got=f"shape {found.shape}",
+            expected=f"({n},), none below 0, not all 0",
+        )
+    found = found / found.max()  # so that their sum is a number
+    shares: Float32 = (found / found[found > 0].mean()).astype(np.float32)
+    return shares
+
+
+def usable_penalty(value: float | str) -> float | None:
+    """λ, or None for "auto"."""
+    if value == "auto":
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = -1.0
+    if not 0 <= found < 1e100:  # times the variance of the source, and a number still
+        raise InputError(
+            "the penalty is not usable", got=str(value)[:40], expected="auto, or 0 or more"
+        )
+    return found
+
+
+def true_outputs(target: HiddenStates, head: Head) -> Ints | None:
+    """The output that follows each row in its text, (n,), -1 where none is known."""
+    if target.next_token is None:
+        return None
+    if target.next_token.max() >= head.n_outputs:
+        raise InputError(
+            "the target's tokens are not this head's outputs",
+            got=f"token {target.next_token.max()}",
+            expected=f"below {head.n_outputs}",
+        )
+    return target.next_token

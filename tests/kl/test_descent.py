@@ -1,0 +1,205 @@
+"""The coordinates of the descent, its penalty, and the minimum against SciPy's BFGS."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kl_cases import CASES, SOURCE, Case, make_case, reference
+
+from linalign_lite.kl.descent import Affine, Chart, descend, make_chart
+from linalign_lite.kl.fitting import lowered
+from linalign_lite.kl.objective import Softmax, divergence, learn, reduce_head
+from linalign_lite.linear import AffineMap, Head
+
+
+def make_problem(case: Case, penalty: float, seed: int = 3):
+    """What `descend` takes: softmax, lesson, chart; and the curvature and u of its penalty."""
+    softmax = reduce_head(case.head)
+    lesson, curvature = learn(
+        softmax, case.x, case.y, case.weight, teaching=case.teaching, following=case.following
+    )
+    rng = np.random.default_rng(seed)
+    dims = case.head.weight.shape[1]
+    start = lowered(softmax, AffineMap(rng.normal(size=(dims, SOURCE)) / 3, rng.normal(size=dims)))
+    x = case.x.astype(float)
+    covariance = np.cov(x.T, bias=True)
+    chart = make_chart(start, x.mean(axis=0), covariance, curvature, penalty)
+    return softmax, lesson, chart, curvature, float(np.trace(covariance)) / SOURCE
+
+
+def penalty_of(curvature, weight, start, strength: float) -> float:
+    """λu/2 ‖F^½(W − W₀)‖²."""
+    gap = weight - start
+    return strength / 2 * float(np.trace(gap.T @ curvature @ gap))
+
+
+def random_chart(seed: int, rank: int, penalty: float) -> Chart:
+    rng = np.random.default_rng(seed)
+    root, spread = rng.normal(size=(rank, rank)), rng.normal(size=(SOURCE, SOURCE))
+    start = Affine(rng.normal(size=(rank, SOURCE)), rng.normal(size=rank))
+    return make_chart(start, rng.normal(size=SOURCE) * 4, spread @ spread.T, root @ root.T, penalty)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.sampled_from([0.0, 1e-3, 1.0, 1e6]))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_coordinates_go_both_ways(seed, rank, penalty):
+    chart = random_chart(seed, rank, penalty)
+    theta = np.random.default_rng(seed + 1).normal(size=rank * (SOURCE + 1))
+    np.testing.assert_allclose(chart.theta(chart.affine(theta)), theta, rtol=1e-5, atol=1e-5)
+    origin = chart.affine(np.zeros_like(theta))
+    np.testing.assert_array_equal(origin.weight, chart.start.weight)
+    np.testing.assert_array_equal(origin.bias, chart.start.bias)
+    assert chart.penalty(np.zeros_like(theta)) == 0
+
+
+def test_the_last_column_moves_the_image_of_the_mean_and_nothing_else_does():
+    chart = random_chart(5, 3, 0.1)
+    theta = np.random.default_rng(6).normal(size=(3, SOURCE + 1))
+    before = chart.start.weight @ chart.mean + chart.start.bias
+    theta[:, -1] = 0
+    turned = chart.affine(theta.ravel())
+    np.testing.assert_allclose(turned.weight @ chart.mean + turned.bias, before, atol=1e-8)
+    theta[:, -1] = 1
+    shifted = chart.affine(theta.ravel())
+    np.testing.assert_array_equal(shifted.weight, turned.weight)
+    np.testing.assert_allclose(shifted.bias - turned.bias, chart.left.sum(axis=1), atol=1e-8)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1e-3, 0.5, 30.0])
+@pytest.mark.parametrize("name", ["tokens, all of it", "classes"])
+def test_the_penalty_is_the_distance_in_the_heads_metric(name, penalty):
+    _, _, chart, curvature, unit = make_problem(CASES[name], penalty)
+    theta = np.random.default_rng(8).normal(size=chart.left.shape[0] * (SOURCE + 1))
+    affine = chart.affine(theta)
+    least = penalty_of(curvature, affine.weight, chart.start.weight, penalty * unit)
+    largest = float(np.linalg.eigvalsh(curvature)[-1])
+    floor = penalty_of(np.eye(len(curvature)), affine.weight, chart.start.weight, penalty * unit)
+    assert least - 1e-9 <= chart.penalty(theta) <= least + 1e-3 * largest * floor + 1e-9
+    assert (chart.penalty(theta) > 0) == (penalty > 0)
+
+
+@pytest.mark.parametrize("name", ["tokens, all of it", "classes, all of it", "capped, all of it"])
+def test_the_gradient_in_the_coordinates_is_that_of_the_objective(name):
+    """Central differences of the reference plus the penalty."""
+    case = CASES[name]
+    softmax, lesson, chart, _, _ = make_problem(case, 0.3)
+    seen = Case(
+        Head(softmax.factor, softmax.bias, softcap=softmax.softcap),
+        case.x, softmax.coordinates(case.y), case.weight, case.teaching, case.following,
+    )  # fmt: skip
+
+    def objective(theta):
+        here = chart.affine(theta)
+        return reference(seen, here.weight, here.bias) + chart.penalty(theta)
+
+    theta = np.random.default_rng(9).normal(size=chart.left.shape[0] * (SOURCE + 1)) / 2
+    here = chart.affine(theta)
+    _, slope, shift = divergence(softmax, lesson, here.weight, here.bias)
+    wanted = scipy.optimize.approx_fprime(theta, objective, 1e-6)
+    found = chart.gradient(slope, shift, theta)
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("penalty", [0.003, 0.3])
+@pytest.mark.parametrize(
+    "case",
+    [make_case(9, 4, n=60), make_case(3, 5, n=60, weighted=True, temperature=0.7),
+     make_case(9, 3, n=60, softcap=4.0, truth=0.2)],
+    ids=["tokens", "classes", "capped"],
+)  # fmt: skip
+def test_the_descent_ends_where_bfgs_ends(case, penalty):
+    """In the map's own coordinates, from the same start, with a gradient by differences."""
+    softmax, lesson, chart, curvature, unit = make_problem(case, penalty)
+    seen = Case(
+        Head(softmax.factor, softmax.bias, softcap=softmax.softcap),
+        case.x, softmax.coordinates(case.y), case.weight, case.teaching, case.following,
+    )  # fmt: skip
+    metric = curvature + 1e-4 * np.linalg.eigvalsh(curvature)[-1] * np.eye(len(curvature))
+
+    def objective(flat):
+        full = flat.reshape(len(metric), -1)
+        value = reference(seen, full[:, :-1], full[:, -1])
+        return value + penalty_of(metric, full[:, :-1], chart.start.weight, penalty * unit)
+
+    begin = np.column_stack([chart.start.weight, chart.start.bias]).ravel()
+    best = scipy.optimize.minimize(objective, begin, method="BFGS", options={"gtol": 1e-5})
+    losses = []
+
+    def watch(count, loss, here):
+        assert isinstance(here, Affine)
+        losses.append((count, loss))
+        return False
+
+    at, value = descend(
+        softmax, lesson, chart, chart.start, iterations=300, tolerance=1e-9, watch=watch
+    )
+    flat = np.column_stack([at.weight, at.bias]).ravel()
+    assert objective(flat) <= best.fun + 1e-4
+    assert value == pytest.approx(objective(flat), abs=1e-5)
+    assert value < objective(begin) - 1e-2
+    assert [count for count, _ in losses] == list(range(1, len(losses) + 1))
+    assert losses[-1][1] == pytest.approx(value)
+    # begun elsewhere it ends there too, penalty and all; that one is convex
+    if softmax.softcap is None:
+        far = Affine(chart.start.weight + 1, chart.start.bias - 1)
+        _, again = descend(
+            softmax, lesson, chart, far, iterations=300, tolerance=1e-9, watch=lambda *_: False
+        )
+        assert again == pytest.approx(value, abs=1e-4)
+
+
+def test_the_descent_stops_when_told_to_and_at_its_limit():
+    softmax, lesson, chart, _, _ = make_problem(CASES["tokens"], 1e-3)
+    seen = []
+
+    def stop_at(limit):
+        seen.clear()
+        return lambda count, loss, here: bool(seen.append(here)) or count >= limit
+
+    at, _ = descend(
+        softmax, lesson, chart, chart.start, iterations=50, tolerance=0, watch=stop_at(3)
+    )
+    assert len(seen) == 3
+    np.testing.assert_allclose(at.weight, seen[-1].weight, atol=1e-12)
+    descend(softmax, lesson, chart, chart.start, iterations=4, tolerance=0, watch=stop_at(99))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("rows", ["the same", "along a line"])
+def test_where_the_source_does_not_vary_the_map_does_not_move(rows):
+    """There the slope is rounding, and the penalty may be next to nothing."""
+    case = make_case(4, 7, n=50)
+    x = np.repeat(case.x[:1] * 1000 + np.float32(1 / 3), 50, axis=0)
+    along = np.arange(SOURCE) == 2
+    if rows == "along a line":
+        x[:, along] = case.x[:, along]
+    softmax = reduce_head(case.head)
+    lesson, curvature = learn(softmax, x, case.y)
+    start = Affine(np.ones((softmax.rank, SOURCE)), np.zeros(softmax.rank))
+    covariance, mean = np.cov(x.T.astype(float), bias=True), x.mean(axis=0, dtype=float)
+    for penalty in (0.0, 1.0):
+        chart = make_chart(start, mean, covariance, curvature, penalty)
+        at, _ = descend(
+            softmax, lesson, chart, start, iterations=100, tolerance=1e-6, watch=lambda *_: False
+        )
+        assert np.abs(at.weight - 1)[:, ~along].max() < 1e-6
+        assert (np.abs(at.weight - 1)[:, along].max() > 1e-3) == (rows == "along a line")
+        back = chart.affine(chart.theta(at))
+        np.testing.assert_allclose(back.weight, at.weight, atol=1e-9)
+        np.testing.assert_allclose(back.bias, at.bias, rtol=1e-9)
+
+
+def test_a_head_that_says_the_same_of_everything_leaves_the_map_alone():
+    softmax = Softmax(np.zeros((3, 2), np.float32), np.array([1, 2, 3], np.float32))
+    case = make_case(3, 2)
+    lesson, curvature = learn(softmax, case.x, case.y)
+    start = Affine(np.ones((2, SOURCE)), np.zeros(2))
+    chart = make_chart(start, np.zeros(SOURCE), np.eye(SOURCE), curvature, 0.1)
+    at, value = descend(
+        softmax, lesson, chart, start, iterations=9, tolerance=1e-6, watch=lambda *_: False
+    )
+    assert abs(value) < 1e-6
+    np.testing.assert_array_equal(at.weight, start.weight)

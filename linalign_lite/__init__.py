@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from linalign_lite.generation import Generation, generate
     from linalign_lite.heads import HeadReport, train_head
     from linalign_lite.hidden import HiddenStates
+    from linalign_lite.judging import Judgement, judge
     from linalign_lite.kl.checkpoint import Checkpoint
     from linalign_lite.kl.fitting import KlReport, fit_kl
     from linalign_lite.kl.objective import Teaching
@@ -66,6 +67,7 @@ __all__ = [
     "HeadReport",
     "HiddenStates",
     "InputError",
+    "Judgement",
     "KlReport",
     "Layout",
     "LinalignError",
@@ -95,6 +97,7 @@ __all__ = [
     "fit",
     "fit_kl",
     "generate",
+    "judge",
     "keygen",
     "load",
     "load_head",
@@ -126,6 +129,7 @@ _HOMES = {
     "HeadReport": "heads",
     "HiddenStates": "hidden",
     "InputError": "errors",
+    "Judgement": "judging",
     "KlReport": "kl.fitting",
     "Layout": "encrypt.packing",
     "LinalignError": "errors",
@@ -154,6 +158,7 @@ _HOMES = {
     "fit": "fitting",
     "fit_kl": "kl.fitting",
     "generate": "generation",
+    "judge": "judging",
     "keygen": "encrypt.keys",
     "load": "store",
     "load_head": "store",

@@ -510,6 +510,20 @@ def test_every_flipped_byte_of_a_mapped_head_is_named_or_harmless(tmp_path, monk
             store.load_head(path, mapped=True)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_a_flipped_bit_far_into_a_mapped_weight_is_named(tmp_path, rng, share):
+    """Beyond what zipfile reads ahead: the CRC is compared at the end of all of it alone."""
+    path = tmp_path / "x.head.npz"
+    made = Head(rng.normal(size=(500, 40)).astype(np.float32), np.zeros(500, np.float32))
+    store.save(path, made)
+    raw = bytearray(path.read_bytes())
+    start = raw.index(made.weight[:4].tobytes())
+    raw[start + int(share * made.weight.nbytes) // 4 * 4] ^= 1  # still a finite number
+    path.write_bytes(raw)
+    with pytest.raises(FormatError, match="Bad CRC"):
+        store.load_head(path, mapped=True)
+
+
 def test_mapped_numbers_are_looked_at_too(tmp_path):
     path = tmp_path / "x.head.npz"
     weight = np.zeros((4, 3), np.float32)

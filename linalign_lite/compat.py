@@ -19,7 +19,7 @@ import numpy.typing as npt
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import PathLike
 from linalign_lite.modelcard import TOKENIZER_FILE
-from linalign_lite.tokens import completing, load_tokenizer, pair_ends, read_ends
+from linalign_lite.tokens import byte_alphabet, completing, load_tokenizer, pair_ends, read_ends
 
 GOOD_MATCH = 0.67  # arXiv 2603.18908: exact-token match of pairs that generated well
 GOOD_BILLIONS = 4  # and parameters of their sources
@@ -241,7 +241,7 @@ def jaccard(source: frozenset[bytes], target: frozenset[bytes]) -> float:
 
 def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
     if _is_byte_level(tokenizer):
-        letters = _byte_letters()
+        letters = byte_alphabet()
         return lambda token: _from_letters(token, letters)
     mark = getattr(tokenizer.model, "continuing_subword_prefix", None)
     if type(tokenizer.model).__name__ == "WordPiece" and mark:
@@ -257,13 +257,6 @@ def _is_byte_level(tokenizer: Any) -> bool:
         tokenizer.pre_tokenizer is not None
         and any("Ġ" in piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str("a b"))
     )
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letter that byte-level tokenizers write for each byte: printable ones are themselves."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
 
 
 def _from_letters(token: str, letters: Mapping[str, int]) -> bytes:

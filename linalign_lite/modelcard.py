@@ -87,13 +87,13 @@ def seal_card(folder: Path, card: ModelCard) -> ModelCard:
     }
     card = dataclasses.replace(card, files=files, digest=folder_digest(files))
     raw = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(card)}
-    raw["seal"] = _seal(raw)
+    raw["seal"] = seal_of(raw)
     write_atomic(folder / CARD_FILE, (json.dumps(raw, indent=2, sort_keys=True) + "\n").encode())
     return card
 
 
-def _seal(raw: Mapping[str, Any]) -> str:
-    """SHA-256 of everything else in the card: finds damage, not forgery."""
+def seal_of(raw: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else in a card or manifest: finds damage, not forgery."""
     rest = {key: value for key, value in raw.items() if key != "seal"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -121,7 +121,7 @@ def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCa
         version = raw["version"]
         if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise FormatError(f"{path}: unknown version", got=str(version)[:20])
-        if raw.pop("seal") != _seal(raw):
+        if raw.pop("seal") != seal_of(raw):
             raise FormatError(
                 f"{path} does not agree with its own digest",
                 hint="the card may be altered; export or copy the folder again",

@@ -6,7 +6,6 @@ docs/FORMAT.md, section 5. Writing and reading hold one shard at a time.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import stat
@@ -22,7 +21,7 @@ from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.files import PathLike, open_regular, whole_folder, write_atomic
 from linalign_lite.hidden import POSITIONS, HiddenStates, Ints
 from linalign_lite.linear import Array, Space, usable_label
-from linalign_lite.modelcard import hash_file
+from linalign_lite.modelcard import hash_file, seal_of
 from linalign_lite.store import load_states, save
 from linalign_lite.version import __version__
 
@@ -285,19 +284,13 @@ def _manifest(whole: StatesFolder) -> bytes:
     raw["space"] = dataclasses.asdict(whole.space)
     raw["shards"] = [dataclasses.asdict(shard) for shard in whole.shards]
     raw |= {"format": FORMAT, "version": VERSION, "library": __version__}
-    text = json.dumps({**raw, "seal": _seal(raw)}, sort_keys=True) + "\n"
+    text = json.dumps({**raw, "seal": seal_of(raw)}, sort_keys=True) + "\n"
     if len(text) > _MAX_MANIFEST:
         raise InputError("the labels and shards are too many for one folder's manifest")
     return text.encode()
 
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(StatesFolder) if f.name != "folder")
-
-
-def _seal(raw: Mapping[str, Any]) -> str:
-    """SHA-256 of everything else in the manifest: finds damage, not forgery."""
-    text = json.dumps(raw, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _parse(folder: Path, path: Path, content: bytes) -> StatesFolder:
@@ -308,7 +301,7 @@ def _parse(folder: Path, path: Path, content: bytes) -> StatesFolder:
         version = raw["version"]
         if type(version) is not int or not 1 <= version <= VERSION:
             raise FormatError(f"{path}: unknown version", got=str(version)[:20])
-        if raw.pop("seal") != _seal(raw):
+        if raw.pop("seal") != seal_of(raw):
             raise FormatError(f"{path} does not agree with its own digest", hint=_HINT)
         if set(raw) != {*_FIELDS, "format", "version", "library"}:
             raise FormatError(f"{path} has unknown or missing fields")

@@ -56,6 +56,13 @@ def load_tokenizer(path: PathLike) -> Any:
     return tokenizer
 
 
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's characters for the 256 bytes, the other way round."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
 def read_ends(text: str, encoding: Any) -> list[int]:
     """How much of ``text`` has been read, whole, at each token of its tokenizers.Encoding.
 

@@ -23,9 +23,10 @@ from linalign_lite.commands import main
 from linalign_lite.decoding.choosing import Stops, chooser
 from linalign_lite.decoding.reader import KEPT, Reader
 from linalign_lite.decoding.tail import PATTERNS, WINDOW, Tail
-from linalign_lite.decoding.voice import Letters, Voice, byte_alphabet
+from linalign_lite.decoding.voice import Letters, Voice
 from linalign_lite.errors import InputError, LinalignError, MismatchError
 from linalign_lite.generation import FOLD, Piece, _scorer, generate
+from linalign_lite.tokens import byte_alphabet
 
 PROMPT = "Once upon a time"
 STORY = (

@@ -371,7 +371,7 @@ def sealed(folder: Path, change) -> None:
     raw = json.loads((folder / "manifest.json").read_text())
     raw.pop("seal")
     change(raw)
-    raw["seal"] = shards._seal(raw)
+    raw["seal"] = shards.seal_of(raw)
     (folder / "manifest.json").write_text(json.dumps(raw))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
-from linalign_lite.commands.reading import states_of
+from linalign_lite.commands.reading import extracting, note_losses, states_of
 from linalign_lite.errors import InputError
 from linalign_lite.files import check_free
 
@@ -232,12 +231,8 @@ def _write_folder(
 ) -> StatesFolder:
     """As `states_of`, but to the disk, a shard at a time."""
     from linalign_lite.extraction import BATCH_TOKENS, SHARD_TEXTS, extract_to
-    from linalign_lite.runtime import load_model
 
-    if threads is not None:  # the tokenizer's own threads; read when it first works
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
-    loaded = load_model(model, threads=threads)
-    with console.progress("extracting", len(texts.texts)) as tally:
+    with extracting(console, model, texts, threads) as (loaded, tally):
         made = extract_to(
             out,
             loaded,
@@ -250,10 +245,7 @@ def _write_folder(
             dtype=dtype,
             progress=tally,
         )
-    if texts.n_blank:
-        console.note(f"{texts.n_blank} blank line(s) skipped")
-    if made.n_cut:
-        console.note(f"{made.n_cut} text(s) cut to {made.max_length} tokens")
+    note_losses(console, texts, made)
     return made
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linalign_lite.commands.console import Console
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.texts import Texts
+
+if TYPE_CHECKING:
+    from linalign_lite.runtime import Model
+    from linalign_lite.shards import StatesFolder
 
 
 def states_of(
@@ -23,12 +30,8 @@ def states_of(
 ) -> HiddenStates:
     """Load the model and extract; None is the model's, or the library's, default."""
     from linalign_lite.extraction import BATCH_TOKENS, extract
-    from linalign_lite.runtime import load_model
 
-    if threads is not None:  # the tokenizer's own threads; read when it first works
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
-    loaded = load_model(model, threads=threads)
-    with console.progress("extracting", len(texts.texts)) as tally:
+    with extracting(console, model, texts, threads) as (loaded, tally):
         states = extract(
             loaded,
             texts,
@@ -38,8 +41,27 @@ def states_of(
             batch_tokens=BATCH_TOKENS if batch_tokens is None else batch_tokens,
             progress=tally,
         )
+    note_losses(console, texts, states)
+    return states
+
+
+@contextlib.contextmanager
+def extracting(
+    console: Console, model: Path, texts: Texts, threads: int | None
+) -> Iterator[tuple[Model, Callable[[int], None]]]:
+    """The model, loaded, and what moves the bar."""
+    from linalign_lite.runtime import load_model
+
+    if threads is not None:  # the tokenizer's own threads; read when it first works
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    loaded = load_model(model, threads=threads)
+    with console.progress("extracting", len(texts.texts)) as tally:
+        yield loaded, tally
+
+
+def note_losses(console: Console, texts: Texts, states: HiddenStates | StatesFolder) -> None:
+    """What of the texts is not in the states."""
     if texts.n_blank:
         console.note(f"{texts.n_blank} blank line(s) skipped")
     if states.n_cut:
         console.note(f"{states.n_cut} text(s) cut to {states.max_length} tokens")
-    return states

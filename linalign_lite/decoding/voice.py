@@ -11,17 +11,11 @@ import numpy as np
 from linalign_lite.decoding.describing import silent_ids, steps
 from linalign_lite.errors import InputError
 from linalign_lite.linear import Array
+from linalign_lite.tokens import byte_alphabet
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 LOCAL = {"Replace", "Metaspace", "WordPiece", "ByteFallback", "Strip", "Fuse"}
 CONTINUES = range(0x80, 0xC0)  # bytes that only go on with a character
-
-
-def byte_alphabet() -> dict[str, int]:
-    """GPT-2's characters for the 256 bytes, the other way round."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 class Letters:

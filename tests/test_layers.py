@@ -19,7 +19,7 @@ FLOORS = {
     "runtime": 3, "compat": 3, "batching": 3, "extraction": 3, "decoding": 3,
     "generation": 3, "judging": 3,
     "encrypt": 3, "onnx": 3,
-    "describe": 4, "demo": 4,
+    "describe": 4, "demo": 4, "survey": 4, "report": 4,
     "__init__": 5, "commands": 5,
 }  # fmt: skip
 # Within a floor, what comes first may be used by what comes after.

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,11 +124,10 @@ def digest(described: Described) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-@contextlib.contextmanager
-def shelf_in(folder: Path) -> Iterator[Shelf]:
+def open_shelf(folder: Path) -> Shelf:
     """The shelf in ``folder``, which is made when it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"cannot write {folder}", got=e.strerror or str(e)) from e
-    yield Shelf(folder)
+    return Shelf(folder)

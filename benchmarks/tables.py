@@ -251,8 +251,8 @@ def machine() -> str:
 
 TABLES = {
     f.__name__: f
-    for f in (accuracy, aware, hybrid, tried, decoding, similarity, dense, encrypted, private, floors, peers, speed,
-              start, machine)
+    for f in (accuracy, aware, hybrid, tried, decoding, similarity, dense, encrypted, private,
+              floors, peers, speed, start, machine)
 }  # fmt: skip
 
 

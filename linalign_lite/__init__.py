@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from linalign_lite.linear import AffineMap, Head, Space
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
+    from linalign_lite.similarity.comparing import compare, compare_all
+    from linalign_lite.similarity.results import Similarities, Similarity
     from linalign_lite.store import load, load_head, load_map, load_states, save
     from linalign_lite.texts import Texts, read_texts
     from linalign_lite.tokens import pair_states
@@ -84,6 +86,8 @@ __all__ = [
     "Response",
     "Scores",
     "SecretKey",
+    "Similarities",
+    "Similarity",
     "Space",
     "StatesFolder",
     "Teaching",
@@ -91,6 +95,8 @@ __all__ = [
     "Zeros",
     "__version__",
     "check_compatibility",
+    "compare",
+    "compare_all",
     "evaluate",
     "extract",
     "extract_to",
@@ -146,12 +152,16 @@ _HOMES = {
     "Response": "encrypt.messages",
     "Scores": "encrypt.client",
     "SecretKey": "encrypt.keys",
+    "Similarities": "similarity.results",
+    "Similarity": "similarity.results",
     "Space": "linear",
     "StatesFolder": "shards",
     "Teaching": "kl.objective",
     "Texts": "texts",
     "Zeros": "encrypt.pool",
     "check_compatibility": "compat",
+    "compare": "similarity.comparing",
+    "compare_all": "similarity.comparing",
     "evaluate": "evaluation",
     "extract": "extraction",
     "extract_to": "extraction",

@@ -1,4 +1,4 @@
-"""What a survey finds: rows of plain numbers, and `results.json`. docs/FORMAT.md, section 5."""
+"""What a survey finds: rows of plain numbers, and `results.json`. docs/FORMAT.md, section 6."""
 
 from __future__ import annotations
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from linalign_lite.report.findings import TEXTS, WORDS, Recipe, recipes, several
+from functools import partial
+
+from linalign_lite.report.findings import TEXTS, Recipe, recipes, several, words
 from linalign_lite.report.looks import OF_TEXTS, glyph, legend, shorten, stroke
 from linalign_lite.report.markup import Child, Html, behind, figure, join, tag
 from linalign_lite.report.plots import Dot, Strip, dots
 from linalign_lite.report.studio import Studio, ends_of, prose, section
 from linalign_lite.report.studio import figure as pictures
-from linalign_lite.survey.results import ClassRow, NativeRow
+from linalign_lite.survey.results import ClassRow, NativeRow, names
 
 MOST_STRIPS = 12  # in one picture
 
@@ -18,9 +20,11 @@ def classification(studio: Studio) -> Html | None:
     if not r.classification and not r.native:
         return None
     parts: list[Child] = [
-        prose("The target's head reads the source's mapped states. Native, in a frame or as an "
-              "upright line, is a head on its own model's states. Intervals: 95 %, bootstrap.")
+        prose("The target's head reads the source's mapped states. Native is a head on its own "
+              "model's states. Intervals: 95 %, bootstrap.")
     ]  # fmt: skip
+    if r.classification:
+        parts += [tag("h3", "Native against mapped"), _native_against_mapped(studio)]
     for data in r.data:
         parts += _of_data(studio, data.name)
     return section("classification", "Classification", *parts)
@@ -37,7 +41,6 @@ def _of_data(studio: Studio, data: str) -> list[Child]:
         tag("h3", data),
         prose(f"Always saying the commonest label is right for {majority:.3f}."),
         _heats(studio, data, own, by_recipe) if by_recipe else None,
-        _dots(studio, data, own, by_recipe) if by_recipe else None,
         _numbers(studio, data, own, by_recipe),
     ]
 
@@ -58,11 +61,29 @@ def _heats(
     return pictures(panels, f"Accuracy on {data}; framed: native.", ends=ends)
 
 
-def _dots(
-    studio: Studio, data: str, own: dict[str, NativeRow], by_recipe: dict[Recipe, list[ClassRow]]
-) -> Html:
+def _native_against_mapped(studio: Studio) -> Html:
+    r = studio.results
+    panels = [panel for data in names(r.classification, "data") for panel in _dots(studio, data)]
+    kinds = sorted(names(r.classification, "texts"), key=lambda t: (*TEXTS, t).index(t))
+    shown = legend([
+        *(join([glyph(OF_TEXTS.get(t, "P"), "ink"), words(t)]) for t in kinds),
+        join([glyph("o", "ink", filled=False), "hollow: ridge"]),
+        join([glyph("o", "ink"), "filled: kl"]),
+        join([stroke("ink", upright=True), "target's native, in the target's colour"]),
+        join([stroke("ink", upright=True, dashed=True), "source's own, in the source's"]),
+    ])  # fmt: skip
+    caption = ("Each line a kind of texts, ridge and kl joined. Kept: the lowest and the highest "
+               "retention of the pair. The numbers stand with each data set below.")  # fmt: skip
+    return pictures(panels, caption, shown)
+
+
+def _dots(studio: Studio, data: str) -> list[Html]:
+    """One picture of a data set, or, of many pairs, one for each target."""
+    r = studio.results
+    own = {x.model: x for x in r.native if x.data == data}
+    by_recipe = recipes(x for x in r.classification if x.data == data)
     rows = [(key, x) for key, found in by_recipe.items() for x in found]
-    pairs = [p for p in studio.results.pairs() if any((x.source, x.target) == p for _, x in rows)]
+    pairs = [p for p in r.pairs() if any((x.source, x.target) == p for _, x in rows)]
     groups = [pairs]
     if len(pairs) > MOST_STRIPS:
         groups = [[p for p in pairs if p[1] == t] for t in dict.fromkeys(t for _, t in pairs)]
@@ -73,22 +94,10 @@ def _dots(
     for group in groups:
         strips = [_strip(studio, p, own, [(k, x) for k, x in rows if (x.source, x.target) == p])
                   for p in group]  # fmt: skip
-        title = f"{data}, native and mapped" + (f", into {group[0][1]}" if len(groups) > 1 else "")
-        panels.append(studio.panel(
-            lambda strips=strips: dots(strips, "accuracy", limits, "kept"),  # type: ignore[misc]
-            title, _told(data, group, rows),
-        ))  # fmt: skip
-    kinds = sorted({k.texts for k in by_recipe}, key=lambda t: (*TEXTS, t).index(t))
-    shown = legend([
-        *(join([glyph(OF_TEXTS.get(t, "P"), "ink"), WORDS.get(t, t)]) for t in kinds),
-        join([glyph("o", "ink", filled=False), "hollow: ridge"]),
-        join([glyph("o", "ink"), "filled: kl"]),
-        join([stroke("ink", upright=True), "target's native, in the target's colour"]),
-        join([stroke("ink", upright=True, dashed=True), "source's own, in the source's"]),
-    ])  # fmt: skip
-    caption = ("Each line a kind of texts, ridge and kl joined. Kept: the lowest and the highest "
-               "retention of the pair.")  # fmt: skip
-    return pictures(panels, caption, shown)
+        title = data + (f", into {group[0][1]}" if len(groups) > 1 else "")
+        draw = partial(dots, strips, "accuracy", limits, "kept")
+        panels.append(studio.panel(draw, title, _told(data, group, rows)))
+    return panels
 
 
 def _strip(
@@ -112,7 +121,13 @@ def _strip(
                   for n, dashed in ((source, True), (target, False)) if n in own]  # fmt: skip
     kept = [x.retention for _, x in rows]
     said = f"{min(kept):.2f}–{max(kept):.2f}"
-    return Strip(f"{shorten(source, 19)} → {shorten(target, 19)}", colour(source), found, tuple(references), said)
+    return Strip(
+        f"{shorten(source, 19)} → {shorten(target, 19)}",
+        colour(source),
+        found,
+        tuple(references),
+        said,
+    )
 
 
 def _told(data: str, pairs: list[tuple[str, str]], rows: list[tuple[Recipe, ClassRow]]) -> str:
@@ -135,7 +150,7 @@ def _numbers(
          figure(x.low), figure(x.high), figure(1.0, 2))
         for x in own.values()
     ] + [
-        (look.pair(x.source, x.target), WORDS.get(x.texts, x.texts), x.objective,
+        (look.pair(x.source, x.target), words(x.texts), x.objective,
          figure(x.n_public, 0), figure(x.n_few, 0), figure(x.accuracy), figure(x.low),
          figure(x.high), figure(x.retention, 2))
         for found in by_recipe.values()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from linalign_lite.report.findings import native_accuracy
 from linalign_lite.report.looks import stroke
 from linalign_lite.report.markup import Child, Html, behind, figure, join, number, tag
@@ -52,7 +54,7 @@ def _panel(
 ) -> Html:
     look = studio.look
     drawn = [Line(tuple(points), look.colour(n), look.mark(n)) for n, points in found]
-    return studio.panel(lambda: lines(drawn, frame), title, alt)
+    return studio.panel(partial(lines, drawn, frame), title, alt)
 
 
 def _penalties(studio: Studio, rows: list[CurveRow]) -> Html:
@@ -61,7 +63,7 @@ def _penalties(studio: Studio, rows: list[CurveRow]) -> Html:
     slack = max((top - low) * 0.06, 0.01)
     frame = Frame("penalty", "held-out R²", True, (low - slack, top + slack))
     panels = []
-    for target in names(rows, "target"):
+    for target in studio.look.names:
         found = _curves(studio, rows, target, "r2")
         best = [(n, *max(points, key=lambda p: p[1])) for n, points in found]
         alt = f"Held-out R² against the ridge penalty, into {target}. Best: " + "; ".join(
@@ -83,7 +85,7 @@ def _sizes(studio: Studio, rows: list[CurveRow]) -> list[Child]:
     slack = max((high - low) * 0.06, 0.01)
     frame = Frame("public texts", "held-out R²", True, (max(low, LOWEST_R2) - slack, high + slack))
     panels = []
-    for target in names(rows, "target"):
+    for target in studio.look.names:
         found = _curves(studio, rows, target, "r2")
         alt = f"Held-out R² against public texts, into {target}: {_grows(found)}."
         if found:
@@ -98,7 +100,7 @@ def _sizes(studio: Studio, rows: list[CurveRow]) -> list[Child]:
         seen += [v for (_, d), v in own.items() if d == data]
         ylim = (min(seen) - 0.03, max(seen) + 0.03)
         panels = []
-        for target in names(of_data, "target"):
+        for target in studio.look.names:
             found = _curves(studio, of_data, target, "accuracy")
             shown = [n for n in studio.look.names if (n, data) in own]
             lines_at = tuple((own[n, data], studio.look.colour(n)) for n in shown)
@@ -117,7 +119,7 @@ def _sizes(studio: Studio, rows: list[CurveRow]) -> list[Child]:
 
 def _grows(found: list[tuple[str, Curve]]) -> str:
     return "; ".join(
-        f"{n} from {number(points[0][1], 2)} with {points[0][0]:,.0f} to {number(points[-1][1], 2)} "
-        f"with {points[-1][0]:,.0f}"
+        f"{n} from {number(points[0][1], 2)} with {points[0][0]:,.0f} to "
+        f"{number(points[-1][1], 2)} with {points[-1][0]:,.0f}"
         for n, points in found
     )

@@ -16,7 +16,7 @@ FAILS = 0.8  # below this it does not
 UNLIKE = 0.3  # held-out R² on public texts
 TEXTS = ("public", "few", "public+few", "all", "native")
 OBJECTIVES = ("ridge", "kl", "native")
-WORDS = {
+_WORDS = {
     "public": "public texts",
     "few": "few own texts",
     "public+few": "public + few own",
@@ -36,7 +36,7 @@ class Recipe:
     @property
     def words(self) -> str:
         few = f" ({self.n_few:,})" if self.n_few else ""
-        return f"{WORDS.get(self.texts, self.texts)}{few}, {self.objective}"
+        return f"{words(self.texts)}{few}, {self.objective}"
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,13 @@ def best_generation(results: Results) -> list[GenerationRow]:
     return sorted(found.values(), key=lambda r: -r.agreement)
 
 
+def words(texts: str) -> str:
+    """What a map was fitted on, in words."""
+    return _WORDS.get(texts, texts)
+
+
 def several(count: int, one: str, many: str = "") -> str:
-    """"1 pair", "6 pairs"."""
+    """ "1 pair", "6 pairs"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 

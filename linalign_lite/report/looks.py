@@ -32,7 +32,9 @@ class Look:
 
     def mark(self, name: str) -> str:
         place = self.names.index(name)
-        return MARKS[(place + place // N_MODELS) % N_MODELS]  # the ninth has the first's colour only
+        return MARKS[
+            (place + place // N_MODELS) % N_MODELS
+        ]  # the ninth has the first's colour only
 
     def chip(self, name: str) -> Html:
         """A model's name with its mark."""
@@ -85,14 +87,28 @@ def shorten(name: str, length: int = 20) -> str:
     return f"{name[: length - tail - 1]}…{name[-tail:]}"
 
 
-def wrapped(name: str, length: int = 11, lines: int = 3) -> str:
-    """``name`` in a few lines, broken where names have joints."""
-    found = [""]
-    for piece in _BREAKS.split(shorten(name, length * lines - 2)):
-        if found[-1] and len(found[-1]) + len(piece) > length:
-            found.append("")
-        found[-1] += piece
-    cut = [line[i : i + length] for line in found for i in range(0, len(line), length)]
-    if len(cut) > lines:
-        cut = [*cut[: lines - 1], shorten("".join(cut[lines - 1 :]), length)]
-    return "\n".join(cut)
+def wrapped(name: str, length: int = 12, lines: int = 3) -> str:
+    """``name`` in as few lines as need be, evenly filled, broken where names have joints."""
+    pieces = [
+        part[i : i + length]
+        for part in _BREAKS.split(shorten(name, length * lines - 6))
+        for i in range(0, len(part), length)
+    ]
+    found = _filled(pieces, length)
+    for narrower in range(length - 1, 3, -1):
+        other = _filled(pieces, narrower)
+        if len(other) > len(found) or max(map(len, other), default=0) > narrower:
+            break
+        found = other
+    if len(found) > lines:
+        found = [*found[: lines - 1], shorten("".join(found[lines - 1 :]), length)]
+    return "\n".join(found)
+
+
+def _filled(pieces: Sequence[str], length: int) -> list[str]:
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len(lines[-1]) + len(piece) > length:
+            lines.append("")
+        lines[-1] += piece
+    return lines

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from linalign_lite.report.findings import (
+    KEPT,
     best_pairs,
     failures,
     native_accuracy,
@@ -76,7 +77,9 @@ def _summary(r: Results) -> list[str]:
          f"{x.kept} of {len(x.retention)}")
         for x in retained(r)
     ]  # fmt: skip
-    kept = _table(("data", "map fitted on", "retention, median", "range", "pairs at 0.9 or more"), rows)
+    kept = _table(
+        ("data", "map fitted on", "retention, median", "range", f"pairs at {KEPT} or more"), rows
+    )
     best = [
         f"- Best pair on {plain(x.data)}: {_pair(x.source, x.target)}, {x.accuracy:.3f}, retention "
         f"{x.retention:.2f} ({x.texts}, {x.objective})."

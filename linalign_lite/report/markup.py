@@ -49,6 +49,9 @@ class Cell:
     value: float | None = None
 
 
+Row = Sequence[str | Cell]
+
+
 def figure(value: float | None, digits: int = 3) -> Cell:
     """A number with so many decimals, or a dash where there is none."""
     if value is None:
@@ -65,8 +68,8 @@ def number(value: float, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> Html:
-    """A table whose columns sort, in a box of its own that scrolls; the first cell names the row."""
+def table(caption: str, head: Sequence[str], rows: Sequence[Row]) -> Html:
+    """A table whose columns sort, in a box that scrolls; the first cell names the row."""
     names = [
         tag("th", tag("button", name, type="button"), scope="col", aria_sort="none")
         for name in head
@@ -89,7 +92,7 @@ def _cell(cell: str | Cell, name: str) -> Html:
     return tag(name, cell.shown, scope=scope, class_="n", data_v=value)
 
 
-def behind(caption: str, head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> Html:
+def behind(caption: str, head: Sequence[str], rows: Sequence[Row]) -> Html:
     """A table that opens: the numbers behind a picture."""
     return tag(
         "details", tag("summary", f"The numbers: {caption}"), table(caption, head, rows),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from linalign_lite.report.findings import WORDS, OodLoss, ood_losses
+from functools import partial
+
+from linalign_lite.report.findings import OodLoss, ood_losses, words
 from linalign_lite.report.looks import stroke
-from linalign_lite.report.markup import Child, Html, behind, figure, join, number, tag
+from linalign_lite.report.markup import Child, Html, Row, behind, figure, join, number, tag
 from linalign_lite.report.plots import Frame, Line, lines
 from linalign_lite.report.studio import Studio, ends_of, prose, section
 from linalign_lite.report.studio import figure as pictures
@@ -27,7 +29,7 @@ def out_of_distribution(studio: Studio) -> Html | None:
         losses = [x for x in ood_losses(r) if x.mapped.data == data]
         parts.append(tag("h3", data))
         if losses:
-            parts += [_heats(studio, data, losses), _rocs(studio, data, losses)]
+            parts += [_heats(studio, data, losses), *_rocs(studio, data, losses)]
         parts.append(_numbers(studio, data))
     return section("ood", "Out-of-distribution detection", *parts)
 
@@ -43,53 +45,56 @@ def _heats(studio: Studio, data: str, losses: list[OodLoss]) -> Html:
     }  # fmt: skip
     ends = ends_of(grids.values())
     panels = [
-        studio.heat(grid, f"map from {WORDS.get(texts, texts)}",
-                    f"AUROC on {data}, map from {WORDS.get(texts, texts)}", ends)
+        studio.heat(grid, f"map from {words(texts)}",
+                    f"AUROC on {data}, map from {words(texts)}", ends)
         for texts, grid in grids.items()
     ]  # fmt: skip
     return pictures(panels, f"AUROC on {data}, the better objective of each pair; framed: native.",
                     ends=ends)  # fmt: skip
 
 
-def _rocs(studio: Studio, data: str, losses: list[OodLoss]) -> Html | None:
+def _rocs(studio: Studio, data: str, losses: list[OodLoss]) -> list[Html]:
+    """Curves, one picture a target, for each kind of texts."""
     look = studio.look
-    panels = []
-    for target in dict.fromkeys(x.mapped.target for x in losses):
-        for texts in dict.fromkeys(x.mapped.texts for x in losses):
+    legend = look.legend(join([stroke("ink"), "native, thick, in the target's colour"]),
+                         join([stroke("ink", dashed=True), "mapped, in the source's"]))  # fmt: skip
+    made = []
+    for texts in dict.fromkeys(x.mapped.texts for x in losses):
+        panels = []
+        for target in look.names:
             found = [x for x in losses if (x.mapped.target, x.mapped.texts) == (target, texts)]
-            if not found:
-                continue
-            shown = [x.mapped for x in found if len(x.mapped.roc) > 1]
-            own = found[0].native
-            drawn = [
-                Line(_thinned(x.roc), look.colour(x.source), look.mark(x.source), dashed=True)
-                for x in shown
-            ]
-            if len(own.roc) > 1:
-                drawn.insert(0, Line(_thinned(own.roc), look.colour(target), width=2.6))
-            if drawn:
-                alt = (f"ROC curves on {data} into {target}, map from {WORDS.get(texts, texts)}. "
-                       f"AUROC native {own.auroc:.3f}; "
-                       + "; ".join(f"{x.source} {x.auroc:.3f}" for x in (y.mapped for y in found)))  # fmt: skip
-                title = f"into {target}, {WORDS.get(texts, texts)} ({own.detector})"
-                frame = Frame("false positive rate", "true positive rate", square=True)
-                panels.append(studio.panel(
-                    lambda drawn=drawn, frame=frame: lines(drawn, frame),  # type: ignore[misc]
-                    title, alt + ".",
-                ))  # fmt: skip
-    if not panels:
-        return None
-    shown_as = look.legend(join([stroke("ink"), "native, thick, in the target's colour"]),
-                           join([stroke("ink", dashed=True), "mapped, in the source's"]))  # fmt: skip
-    rows = [
-        (look.pair(x.source, x.target), x.texts, x.objective, x.detector,
+            if any(len(x.mapped.roc) > 1 for x in found):
+                panels.append(_roc(studio, data, found))
+        if panels:
+            made.append(pictures(panels, f"ROC curves on {data}, map from {words(texts)}.", legend))
+    rows: list[Row] = [
+        (look.pair(x.source, x.target), words(x.texts), x.objective, x.detector,
          *(figure(_at(x, rate)) for rate in RATES))
         for x in studio.results.ood
         if x.data == data and len(x.roc) > 1
     ]  # fmt: skip
     head = ("pair", "map fitted on", "objective", "detector",
             *(f"TPR at FPR {rate:g}" for rate in RATES))  # fmt: skip
-    return pictures(panels, f"ROC curves on {data}.", shown_as, behind("ROC curves", head, rows))
+    return [*made, behind(f"ROC curves on {data}", head, rows)] if made else []
+
+
+def _roc(studio: Studio, data: str, losses: list[OodLoss]) -> Html:
+    """Into one target."""
+    look, own = studio.look, losses[0].native
+    drawn = [
+        Line(_thinned(x.roc), look.colour(x.source), look.mark(x.source), dashed=True)
+        for x in (y.mapped for y in losses)
+        if len(x.roc) > 1
+    ]
+    if len(own.roc) > 1:
+        drawn.insert(0, Line(_thinned(own.roc), look.colour(own.target), width=2.6))
+    areas = "; ".join(f"{x.mapped.source} {x.mapped.auroc:.3f}" for x in losses)
+    alt = (
+        f"ROC curves on {data} into {own.target}, map from {words(losses[0].mapped.texts)}. AUROC "
+        f"native {own.auroc:.3f}; {areas}."
+    )
+    frame = Frame("false positive rate", "true positive rate", square=True)
+    return studio.panel(partial(lines, drawn, frame), f"into {own.target} ({own.detector})", alt)
 
 
 def _thinned(roc: tuple[Point, ...]) -> tuple[Point, ...]:
@@ -113,7 +118,7 @@ def _numbers(studio: Studio, data: str) -> Html:
     look = studio.look
     rows = [
         (look.chip(x.target) if x.source == x.target else look.pair(x.source, x.target),
-         WORDS.get(x.texts, x.texts), x.objective, x.detector, figure(x.auroc), figure(x.aupr_in),
+         words(x.texts), x.objective, x.detector, figure(x.auroc), figure(x.aupr_in),
          figure(x.aupr_out), figure(x.fpr95))
         for x in studio.results.ood
         if x.data == data

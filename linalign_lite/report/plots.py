@@ -12,8 +12,8 @@ from linalign_lite.report.looks import shorten, wrapped
 from linalign_lite.report.markup import number
 from linalign_lite.report.theme import step
 
-CELL, ROW, SIDE = (66, 42), 17, 96
-PANEL = (312, 216)
+CELL, ROW, SIDE = (66, 40), 17, 82
+PANEL = (282, 204)
 Points = Sequence[tuple[float, float]]
 
 
@@ -72,35 +72,43 @@ class Grid:
     values: Mapping[tuple[int, int], float]
     corner: str = "source ↓  target →"
     framed: frozenset[tuple[int, int]] = frozenset()
+    side: float = SIDE  # what row names may take; one with a line end is written as it is
+    wide: float = CELL[0]
 
 
 def heat(grid: Grid, low: float, high: float) -> Any:
     """A cell for each row and column, coloured between low and high, its value printed in it."""
-    wide, tall = CELL
-    top = 16 + 12 * max(wrapped(n).count("\n") + 1 for n in grid.columns)
-    figure = canvas(SIDE + wide * len(grid.columns) + 4, top + tall * len(grid.rows) + 4)
+    wide, tall, side = grid.wide, CELL[1], grid.side
+    across = [wrapped(name, round(wide / 5.6)) for name in grid.columns]
+    down = [n if "\n" in n else wrapped(n, round(side / 5.8)) for n in grid.rows]
+    top = 18 + 12 * max(name.count("\n") + 1 for name in across)
+    figure = canvas(side + wide * len(across) + 2, top + tall * len(down) + 2)
     ax = blank(figure)
     ax.text(0, top - 6, grid.corner, fontsize=9, color=paint("muted"))
-    for i, name in enumerate(grid.rows):
-        ax.text(SIDE - 8, top + tall * (i + 0.5), wrapped(name, 15), ha="right", va="center",
-                fontsize=10.5, linespacing=1.1)  # fmt: skip
-    for j, name in enumerate(grid.columns):
-        ax.text(SIDE + wide * (j + 0.5), top - 6, wrapped(name), ha="center", va="bottom",
-                fontsize=10.5, linespacing=1.1)  # fmt: skip
-    for i in range(len(grid.rows)):
-        for j in range(len(grid.columns)):
-            at = (SIDE + wide * j, top + tall * i)
-            _cell(ax, at, grid.values.get((i, j)), (i, j) in grid.framed, low, high)
+    for i, name in enumerate(down):
+        ax.text(side - 6, top + tall * (i + 0.5), name, ha="right", va="center", fontsize=10,
+                linespacing=1.15)  # fmt: skip
+    for j, name in enumerate(across):
+        ax.text(side + wide * (j + 0.5), top - 6, name, ha="center", va="baseline", fontsize=10,
+                linespacing=1.15)  # fmt: skip
+    for i in range(len(down)):
+        for j in range(len(across)):
+            box = (side + wide * j, top + tall * i, wide, tall)
+            _cell(ax, box, grid.values.get((i, j)), (i, j) in grid.framed, (low, high))
     return figure
 
 
 def _cell(
-    ax: Any, at: tuple[float, float], value: float | None, native: bool, low: float, high: float
+    ax: Any,
+    box: tuple[float, float, float, float],
+    value: float | None,
+    native: bool,
+    ends: tuple[float, float],
 ) -> None:
-    (x, y), (wide, tall) = at, CELL
+    x, y, wide, tall = box
     gap, place = 1.5, "muted"
     if value is not None:
-        k = step(value, low, high)
+        k = step(value, *ends)
         corners = (x + gap, x + wide - gap, x + wide - gap, x + gap)
         sides = (y + gap, y + gap, y + tall - gap, y + tall - gap)
         ax.fill(corners, sides, facecolor=paint(f"h{k}"), edgecolor="none")
@@ -118,8 +126,8 @@ def dots(strips: Sequence[Strip], xlabel: str, limits: tuple[float, float], head
     """Strips one below the other; within one, a line a kind of texts, its dots joined."""
     heights = [24 + ROW * len(s.lines) for s in strips]
     top, bottom = 16, 40
-    figure = canvas(336, top + sum(heights) + bottom)
-    ax = axes(figure, 8, top, 56, bottom)
+    figure = canvas(PANEL[0], top + sum(heights) + bottom)
+    ax = axes(figure, 6, top, 62, bottom)
     ax.set(xlim=limits, ylim=(sum(heights), 0), xlabel=xlabel, yticks=[])
     ax.spines["left"].set_visible(False)
     ax.text(limits[1], -4, f"  {head}", fontsize=9, color=paint("muted"))
@@ -132,7 +140,7 @@ def dots(strips: Sequence[Strip], xlabel: str, limits: tuple[float, float], head
         for i, line in enumerate(strip.lines):
             _dots(ax, y + 20 + ROW * (i + 0.5), line, strip.colour)
         ax.text(limits[1], y + 20 + ROW * len(strip.lines) / 2, f"  {strip.said}", va="center",
-                fontsize=11.5)  # fmt: skip
+                fontsize=11)  # fmt: skip
         y += height
         ax.axhline(y, color=paint("rule"), linewidth=0.8)
     return figure
@@ -151,7 +159,7 @@ def _dots(ax: Any, y: float, line: Sequence[Dot], colour: str) -> None:
 
 def lines(curves: Sequence[Line], frame: Frame) -> Any:
     """Curves over one another."""
-    width, height = (PANEL[0], 300) if frame.square else PANEL
+    width, height = (PANEL[0], 282) if frame.square else PANEL
     figure = canvas(width, height)
     ax = axes(figure, 48, 10, 12, 44)
     ax.set(xlabel=frame.x, ylabel=frame.y)
@@ -161,10 +169,10 @@ def lines(curves: Sequence[Line], frame: Frame) -> Any:
         ax.plot([0, 1], [0, 1], color=paint("line"), linewidth=1, linestyle=(0, (1, 2)))
         ax.set(xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
     for curve in curves:
-        x, y = zip(*curve.points, strict=True)
-        ax.plot(x, y, color=paint(curve.colour), linewidth=curve.width, marker=curve.mark or None,
+        xs, ys = zip(*curve.points, strict=True)
+        ax.plot(xs, ys, color=paint(curve.colour), linewidth=curve.width, marker=curve.mark or None,
                 markersize=5, linestyle=(0, (4, 2)) if curve.dashed else "-",
-                markevery=max(1, len(x) // 8) if len(x) > 20 else 1)  # fmt: skip
+                markevery=max(1, len(xs) // 8) if len(xs) > 20 else 1)  # fmt: skip
     if frame.logarithmic:
         _logarithmic(ax, [x for c in curves for x, _ in c.points])
     if frame.ylim:
@@ -193,10 +201,15 @@ def _short(value: float) -> str:
     return f"{value:g}".replace("e-0", "e−").replace("e+0", "e").replace("-", "−")
 
 
-def cloud(native: Points, mapped: Points, colours: tuple[str, str],
-          centres: Mapping[str, tuple[float, float]], axis_names: tuple[str, str]) -> Any:  # fmt: skip
+def cloud(
+    native: Points,
+    mapped: Points,
+    colours: tuple[str, str],
+    centres: Mapping[str, tuple[float, float]],
+    axis_names: tuple[str, str],
+) -> Any:
     """Native states (rings) and mapped ones (crosses), a text's two joined by a thin line."""
-    figure = canvas(PANEL[0], 308)
+    figure = canvas(PANEL[0], 292)
     ax = axes(figure, 30, 8, 8, 32)
     for a, b in zip(native, mapped, strict=True):
         ax.plot(*zip(a, b, strict=True), color=paint("line"), linewidth=0.6, alpha=0.45)
@@ -204,19 +217,32 @@ def cloud(native: Points, mapped: Points, colours: tuple[str, str],
             color=paint(colours[0]), markerfacecolor="none", markeredgewidth=1.2)  # fmt: skip
     ax.plot(*zip(*mapped, strict=True), linestyle="", marker="x", markersize=5,
             color=paint(colours[1]), markeredgewidth=1.3)  # fmt: skip
-    for i, (label, at) in enumerate(centres.items()):
-        ax.text(*at, shorten(label, 14), ha="center", va="center", fontsize=11.5,
-                fontweight="bold", gid=f"class-halo.{i}")  # fmt: skip
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1], xticks=[], yticks=[])
     ax.set_aspect("equal", adjustable="datalim")
+    ax.apply_aspect()
+    low, high = ax.get_ylim()
+    for i, (label, at) in enumerate(_apart(centres, (high - low) * 0.07)):
+        ax.text(*at, shorten(label, 14), ha="center", va="center", fontsize=11.5,
+                fontweight="bold", gid=f"class-halo.{i}")  # fmt: skip
     return figure
+
+
+def _apart(
+    centres: Mapping[str, tuple[float, float]], line: float
+) -> list[tuple[str, tuple[float, float]]]:
+    """Words and where to write them, moved up where one would cover another."""
+    placed: list[tuple[str, tuple[float, float]]] = []
+    for label, (x, y) in sorted(centres.items(), key=lambda item: item[1][1]):
+        near = [b for _, (a, b) in placed if abs(a - x) < 6 * line and abs(b - y) < line]
+        placed.append((label, (x, max([y, *(b + line for b in near)]))))
+    return placed
 
 
 def scatter(
     points: Sequence[tuple[float, float, str, str, bool, str]], frame: Frame, upright: float
 ) -> Any:
     """Points (x, y, colour, mark, filled, label), and one dashed upright line."""
-    figure = canvas(560, 340)
+    figure = canvas(520, 320)
     ax = axes(figure, 50, 12, 16, 44)
     ax.set(xlabel=frame.x, ylabel=frame.y, xlim=(0, 1), ylim=frame.ylim or (0, 1))
     ax.axvline(upright, color=paint("line"), linewidth=1.2, linestyle=(0, (5, 3)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 
 from linalign_lite.report.looks import stroke
-from linalign_lite.report.markup import Child, Html, behind, figure, join, number, tag
+from linalign_lite.report.markup import Child, Html, Row, behind, figure, join, number, tag
 from linalign_lite.report.plots import cloud
 from linalign_lite.report.studio import Studio, ends_of, prose, section
 from linalign_lite.report.studio import figure as pictures
@@ -32,7 +33,11 @@ def similarity(studio: Studio) -> Html | None:
     ]  # fmt: skip
     for texts in names(r.similarity, "texts"):
         rows = [x for x in r.similarity if x.texts == texts]
-        parts += [tag("h3", f"On {texts} texts"), _measured(studio, texts, rows)]
+        measured = _measured(studio, texts, rows)
+        if len(parts) == 1:
+            parts += [tag("h3", f"On {texts} texts"), measured]
+        else:
+            parts.append(tag("details", tag("summary", f"On {texts} texts"), measured))
     return section("similarity", "Similarity of states", *parts)
 
 
@@ -67,7 +72,7 @@ def projections(studio: Studio) -> Html | None:
             join([stroke("line"), "ring: native, in the target's colour; cross: mapped, in the "
                                   "source's"])
         )  # fmt: skip
-        numbers = [
+        numbers: list[Row] = [
             (studio.look.pair(p.source, p.target), p.objective, figure(p.explained[0]),
              figure(p.explained[1]), *(figure(c, 2) for c in _correlations(p)),
              figure(_distance(p), 2), figure(len(p.native), 0))
@@ -75,7 +80,7 @@ def projections(studio: Studio) -> Html | None:
         ]  # fmt: skip
         head = ("pair", "objective", "variance, axis 1", "axis 2", "correlation, axis 1", "axis 2",
                 "distance", "texts")  # fmt: skip
-        points = [
+        points: list[Row] = [
             (join([studio.look.pair(p.source, p.target), f", {p.objective}"]), label,
              *(figure(v) for v in (*a, *b)))
             for p in of_data
@@ -110,10 +115,8 @@ def _projection(studio: Studio, p: Projection) -> Html:
         f"first axis, {_said(two)} on the second; median distance {number(_distance(p), 2)} of the "
         "native spread."
     )
-    return studio.panel(
-        lambda: cloud(native, mapped, colours, _centres(p), (axis_names[0], axis_names[1])),
-        f"{p.source} → {p.target}, {p.objective}", alt,
-    )  # fmt: skip
+    draw = partial(cloud, native, mapped, colours, _centres(p), (axis_names[0], axis_names[1]))
+    return studio.panel(draw, f"{p.source} → {p.target}, {p.objective}", alt)
 
 
 def _said(correlation: float | None) -> str:

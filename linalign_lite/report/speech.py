@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from linalign_lite.compat import GOOD_MATCH
 from linalign_lite.report.findings import several
 from linalign_lite.report.looks import glyph, legend, shorten, stroke
@@ -72,14 +74,16 @@ def _entropy(studio: Studio) -> Html:
         own = rows[0].target_cross_entropy
         best = min(x.cross_entropy for x in rows)
         values += [own, *(x.cross_entropy for x in rows)]
-        told.append(f"{source} → {target} {number(best, 2)}, the speaker by itself {number(own, 2)}")
+        told.append(
+            f"{source} → {target} {number(best, 2)}, the speaker by itself {number(own, 2)}"
+        )
         strips.append(Strip(f"{shorten(source, 19)} → {shorten(target, 19)}", look.colour(source),
                             (found,), ((own, look.colour(target), False),),
                             f"+{max(best - own, 0):.2f}"))  # fmt: skip
     slack = 0.05 * (max(values) - min(values)) + 0.02
     limits = (min(values) - slack, max(values) + slack)
     panel = studio.panel(
-        lambda: dots(strips, "cross-entropy, nats a token", limits, "lost"),
+        partial(dots, strips, "cross-entropy, nats a token", limits, "lost"),
         "Cross-entropy", "Best cross-entropy of each pair: " + "; ".join(told) + ".",
     )  # fmt: skip
     shown = legend([
@@ -87,7 +91,9 @@ def _entropy(studio: Studio) -> Html:
         join([glyph("o", "ink"), "filled: kl"]),
         join([stroke("ink", upright=True), "the speaker by itself, in its colour"]),
     ])  # fmt: skip
-    return pictures([panel], "Lower is better. Lost: the better map over the speaker by itself.", shown)
+    return pictures(
+        [panel], "Lower is better. Lost: the better map over the speaker by itself.", shown
+    )
 
 
 def _numbers(studio: Studio) -> Html:
@@ -125,8 +131,9 @@ def _against(studio: Studio) -> Html | None:
                     for s, t in sorted(pairs)) + "."
     )  # fmt: skip
     frame = Frame("exact-token match", "next-token agreement")
-    panel = studio.panel(lambda: scatter(points, frame, GOOD_MATCH),
-                         "Tokenizers and generation", alt)  # fmt: skip
+    panel = studio.panel(
+        partial(scatter, points, frame, GOOD_MATCH), "Tokenizers and generation", alt
+    )
     shown = look.legend(
         join([glyph("o", "ink", filled=False), "hollow: ridge"]),
         join([glyph("o", "ink"), "filled: kl"]),

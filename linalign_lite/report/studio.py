@@ -1,10 +1,11 @@
-"""Where pictures are made for a page: each with a number, a title, and words for who can't see it."""
+"""Where a page's pictures are made, each with a title and with words for who cannot see it."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from linalign_lite.report.drawing import to_svg
@@ -29,14 +30,16 @@ class Studio:
         count = next(iter(self.counter))
         if count > MOST_PICTURES:
             return tag("p", f"{title}: {alt} (No picture: the page has {MOST_PICTURES} already.)")
-        svg = to_svg(draw(), f"p{count}", title, alt)
+        drawn = draw()
+        svg = to_svg(drawn, f"p{count}", title, alt)
+        width = f"width:calc({round(drawn.get_size_inches()[0] * 72)}px + 1.5rem)"
         box = tag("div", svg, class_="scroll", role="group", aria_label=title)
-        return tag("div", tag("p", title, class_="title"), box, class_="panel")
+        return tag("div", tag("p", title, class_="title"), box, class_="panel", style=width)
 
     def heat(self, grid: Grid, title: str, what: str, ends: tuple[float, float]) -> Html:
         """A heat map whose words name its best and its worst cell."""
         alt = f"{what}. {_extremes(grid)}"
-        return self.panel(lambda: heat(grid, *ends), title, alt)
+        return self.panel(partial(heat, grid, *ends), title, alt)
 
     def matrix(
         self, values: Mapping[tuple[str, str], float], native: Mapping[str, float] | None = None
@@ -98,4 +101,4 @@ def _extremes(grid: Grid) -> str:
 
 def _place(grid: Grid, at: tuple[int, int]) -> str:
     join = " → " if grid.rows == grid.columns else ", "
-    return f"{grid.rows[at[0]]}{join}{grid.columns[at[1]]}"
+    return f"{grid.rows[at[0]]}{join}{grid.columns[at[1]]}".replace("\n", " ")

@@ -7,7 +7,6 @@ import statistics
 from linalign_lite.report.findings import (
     FAILS,
     KEPT,
-    WORDS,
     Failure,
     best_by_texts,
     best_generation,
@@ -17,12 +16,14 @@ from linalign_lite.report.findings import (
     ood_losses,
     retained,
     several,
+    words,
 )
-from linalign_lite.report.markup import Cell, Child, Html, behind, figure, join, number, table, tag
+from linalign_lite.report.looks import shorten
+from linalign_lite.report.markup import Child, Html, Row, behind, figure, join, number, table, tag
 from linalign_lite.report.plots import Grid
 from linalign_lite.report.studio import Studio, ends_of, prose, section
 from linalign_lite.report.studio import figure as pictures
-from linalign_lite.survey.results import names
+from linalign_lite.survey.results import Results, names
 
 SHOWN = 12  # failures in the summary; all are in the table
 
@@ -52,24 +53,18 @@ def participants(studio: Studio) -> Html:
 
 def _tiles(studio: Studio) -> Html | None:
     r = studio.results
-    tiles = []
-    for texts in names(r.classification, "texts"):
-        values = [x for group in retained(r) if group.texts == texts for x in group.retention]
-        tiles.append((
-            f"classification, {WORDS.get(texts, texts)}",
-            f"{statistics.median(values):.2f}",
-            f"median retention; {sum(v >= KEPT for v in values)} of {len(values)} pairs and data "
-            f"sets keep {KEPT} or more",
-        ))  # fmt: skip
+    tiles = [_kept_tile(r, texts) for texts in names(r.classification, "texts")]
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
     if losses:
         median = statistics.median(x.lost for x in losses)
         tiles.append(("out of distribution", number(median, 2), "AUROC lost through a map from "
-                      f"{WORDS.get(losses[0].mapped.texts, losses[0].mapped.texts)}, median over "
-                      f"{len(losses)} pairs and data sets"))  # fmt: skip
-    for best in best_generation(r)[:1]:
-        tiles.append(("generation", f"{best.agreement:.2f}", "of next tokens are the speaker's own "
-                      f"choice, at best: {best.source} → {best.target}"))  # fmt: skip
+                      f"{words(losses[0].mapped.texts)}, median of {len(losses)} pairs and data "
+                      "sets"))  # fmt: skip
+    tiles += [
+        ("generation", f"{best.agreement:.2f}", "of next tokens are the speaker's own choice, at "
+         f"best: {best.source} → {best.target}")
+        for best in best_generation(r)[:1]
+    ]  # fmt: skip
     items = (
         tag("div", tag("dt", what), tag("dd", tag("strong", shown), " ", said))
         for what, shown, said in tiles
@@ -77,34 +72,39 @@ def _tiles(studio: Studio) -> Html | None:
     return tag("dl", *items, class_="tiles") if tiles else None
 
 
+def _kept_tile(r: Results, texts: str) -> tuple[str, str, str]:
+    values = [x for group in retained(r) if group.texts == texts for x in group.retention]
+    said = (f"median retention; {sum(v >= KEPT for v in values)} of {len(values)} pairs and data "
+            f"sets keep {KEPT} or more")  # fmt: skip
+    return f"classification, {words(texts)}", f"{statistics.median(values):.2f}", said
+
+
 def _first(rows: tuple[object, ...]) -> str:
-    """"public" where there is such a row, else the first kind of texts that is not native."""
+    """ "public" where there is such a row, else the first kind of texts that is not native."""
     found = [t for t in names(rows, "texts") if t != "native"]
     return "public" if "public" in found else (found or [""])[0]
 
 
 def _best(studio: Studio) -> Html | None:
     r, pair = studio.results, studio.look.pair
-    items: list[Html] = []
-    for x in best_pairs(r):
-        items.append(join([
-            tag("b", x.data), ": ", pair(x.source, x.target), f" keeps {x.retention:.2f}: accuracy "
-            f"{x.accuracy:.3f} with {WORDS.get(x.texts, x.texts)} ({x.objective}).",
-        ]))  # fmt: skip
+    items = [
+        join([tag("b", x.data), ": ", pair(x.source, x.target), f" keeps {x.retention:.2f}: "
+              f"accuracy {x.accuracy:.3f} with {words(x.texts)} ({x.objective})."])
+        for x in best_pairs(r)
+    ]  # fmt: skip
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
     if losses:
         least = min(losses, key=lambda x: (x.lost, x.mapped.source, x.mapped.target))
-        items.append(join([
-            tag("b", "out of distribution"), ": ", pair(least.mapped.source, least.mapped.target),
-            f" on {least.mapped.data}: AUROC {least.mapped.auroc:.3f} where native has "
-            f"{least.native.auroc:.3f} ({least.native.detector}).",
-        ]))  # fmt: skip
-    for g in best_generation(r)[:1]:
-        items.append(join([
-            tag("b", "generation"), ": ", pair(g.source, g.target), f": agreement "
-            f"{g.agreement:.3f}, cross-entropy {g.cross_entropy:.2f} nats a token where the "
-            f"speaker by itself has {g.target_cross_entropy:.2f} ({g.objective}).",
-        ]))  # fmt: skip
+        said = (f" on {least.mapped.data}: AUROC {least.mapped.auroc:.3f} where native has "
+                f"{least.native.auroc:.3f} ({least.native.detector}).")  # fmt: skip
+        items.append(join([tag("b", "out of distribution"), ": ",
+                           pair(least.mapped.source, least.mapped.target), said]))  # fmt: skip
+    items += [
+        join([tag("b", "generation"), ": ", pair(g.source, g.target), f": agreement "
+              f"{g.agreement:.3f}, cross-entropy {g.cross_entropy:.2f} nats a token where the "
+              f"speaker by itself has {g.target_cross_entropy:.2f} ({g.objective})."])
+        for g in best_generation(r)[:1]
+    ]  # fmt: skip
     if not items:
         return None
     return join([tag("h3", "The best pair for each task"),
@@ -119,26 +119,27 @@ def _kept(studio: Studio) -> list[Child]:
         return []
     pairs = [p for p in r.pairs() if any(key[:2] == p for key in best)]
     data = names(r.classification, "data")
-    rows = tuple(f"{s} → {t}" for s, t in pairs)
+    rows = tuple(f"{shorten(s)} →\n{shorten(t)}" for s, t in pairs)
     grids = {}
     for texts in names(r.classification, "texts"):
         values = {(pairs.index((s, t)), data.index(d)): found[texts].retention
                   for (s, t, d), found in best.items() if texts in found}  # fmt: skip
-        grids[texts] = Grid(rows, tuple(data), values, "pair ↓  data →")
+        grids[texts] = Grid(rows, tuple(data), values, "pair ↓  data →", side=104, wide=44)
     ends = ends_of(grids.values())
     panels = [
-        studio.heat(grid, f"Map fitted on {WORDS.get(texts, texts)}",
+        studio.heat(grid, f"Map fitted on {words(texts)}",
                     f"Retention of {len(pairs)} pairs on {len(data)} data sets", ends)
         for texts, grid in grids.items()
     ]  # fmt: skip
     numbers = [
-        (studio.look.pair(x.source, x.target), x.data, WORDS.get(x.texts, x.texts), x.objective,
+        (studio.look.pair(x.source, x.target), x.data, words(x.texts), x.objective,
          figure(x.accuracy), figure(x.retention, 2))
         for found in best.values()
         for x in found.values()
     ]  # fmt: skip
     caption = ("Retention: accuracy with the map over the lower of the two models' native "
-               "accuracies, the better objective of each.")  # fmt: skip
+               "accuracies, the better objective of each. Own texts: training texts of the data "
+               "set itself, without their labels.")  # fmt: skip
     head = ("pair", "data", "map fitted on", "objective", "accuracy", "retention")
     return [
         tag("h3", "What maps keep"),
@@ -169,7 +170,7 @@ def _failing(studio: Studio) -> list[Child]:
     return parts
 
 
-def _failure(studio: Studio, f: Failure) -> tuple[str | Cell, ...]:
+def _failure(studio: Studio, f: Failure) -> Row:
     by_texts = dict(f.by_texts)
     return (
         studio.look.pair(f.source, f.target), f.data, figure(f.retention, 2), figure(f.r2, 2),

@@ -45,15 +45,13 @@ def _luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _theme(
-    base: dict[str, str], models: tuple[str, ...], ramp: tuple[str, ...]
-) -> dict[str, str]:
+def _theme(base: dict[str, str], models: tuple[str, ...], ramp: tuple[str, ...]) -> dict[str, str]:
     return {
         **base,
         **{f"m{i}": colour for i, colour in enumerate(models)},
         **{f"h{i}": colour for i, colour in enumerate(ramp)},
         **{
-            f"t{i}": max(_BLACK, _WHITE, key=lambda ink, c=colour: contrast(ink, c))
+            f"t{i}": _BLACK if contrast(_BLACK, colour) > contrast(_WHITE, colour) else _WHITE
             for i, colour in enumerate(ramp)
         },
     }

@@ -51,9 +51,9 @@ def check_results(results: Results) -> None:
         for name in _NAMED:
             _few(f"{part}: {name}", {getattr(r, name) for r in found if hasattr(r, name)})
     for i, p in enumerate(results.projections):
-        if not len(p.native) == len(p.mapped) == len(p.labels) or not 2 <= len(p.native):
+        if not len(p.native) == len(p.mapped) == len(p.labels) or len(p.native) < 2:
             raise InputError(f"projections[{i}] does not have the same texts on both sides",
-                             got=f"{len(p.native)}, {len(p.mapped)} and {len(p.labels)}")  # fmt: skip
+                             got=f"{len(p.native)}, {len(p.mapped)}, {len(p.labels)}")  # fmt: skip
         _points(f"projections[{i}]", [*p.native, *p.mapped], -LARGEST, LARGEST)
     for i, row in enumerate(results.ood):
         _points(f"ood[{i}].roc", row.roc, 0, 1)
@@ -83,8 +83,8 @@ def _numbers(where: str, row: Any) -> None:
         share = name in _SHARES
         least = 0 if share or name in _POSITIVE or type(value) is int else -LARGEST
         if not least <= value <= (1 if share else LARGEST):
-            raise InputError(f"{where}.{name} is out of range",
-                             expected="0 to 1" if share else f"{least:g} to {LARGEST:g}")  # fmt: skip
+            expected = "0 to 1" if share else f"{least:g} to {LARGEST:g}"
+            raise InputError(f"{where}.{name} is out of range", expected=expected)
 
 
 def _distinct(part: str, keys: list[tuple[Hashable, ...]]) -> None:

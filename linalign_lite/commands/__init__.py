@@ -19,6 +19,7 @@ from linalign_lite.commands import (
     models,
     private,
     protection,
+    report,
 )
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
@@ -50,7 +51,8 @@ def _root(
     pass
 
 
-for room in (models, alignment, compat, generation, private, protection, demonstration):
+rooms = (models, alignment, compat, generation, report, private, protection, demonstration)
+for room in rooms:
     room.register(app)
 
 

@@ -161,7 +161,7 @@ def lines(curves: Sequence[Line], frame: Frame) -> Any:
     """Curves over one another."""
     width, height = (PANEL[0], 282) if frame.square else PANEL
     figure = canvas(width, height)
-    ax = axes(figure, 48, 10, 12, 44)
+    ax = axes(figure, 48, 8, 12, 40)
     ax.set(xlabel=frame.x, ylabel=frame.y)
     for y, colour in frame.references:
         ax.axhline(y, color=paint(colour), linewidth=1.2, linestyle=(0, (5, 3)), zorder=1.5)
@@ -243,7 +243,7 @@ def scatter(
 ) -> Any:
     """Points (x, y, colour, mark, filled, label), and one dashed upright line."""
     figure = canvas(520, 320)
-    ax = axes(figure, 50, 12, 16, 44)
+    ax = axes(figure, 50, 12, 16, 40)
     ax.set(xlabel=frame.x, ylabel=frame.y, xlim=(0, 1), ylim=frame.ylim or (0, 1))
     ax.axvline(upright, color=paint("line"), linewidth=1.2, linestyle=(0, (5, 3)))
     taken: list[tuple[float, float]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,11 +23,11 @@ class Studio:
 
     results: Results
     look: Look
-    counter: Iterable[int] = field(default_factory=lambda: itertools.count(1))
+    counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def panel(self, draw: Callable[[], Any], title: str, alt: str) -> Html:
         """A picture with its title above; beyond MOST_PICTURES, its words alone."""
-        count = next(iter(self.counter))
+        count = next(self.counter)
         if count > MOST_PICTURES:
             return tag("p", f"{title}: {alt} (No picture: the page has {MOST_PICTURES} already.)")
         drawn = draw()

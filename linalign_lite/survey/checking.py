@@ -15,7 +15,7 @@ MOST_DATA = 32
 MOST_ROWS = 100_000  # in one list
 MOST_KINDS = 40  # measures, detectors, texts that a map was fitted on
 MOST_POINTS = 10_000  # of one curve or projection
-LARGEST = 1e15
+LARGEST = 1e30
 KEYS = {
     "native": ("model", "data"),
     "similarity": ("source", "target", "texts", "measure"),

@@ -137,7 +137,7 @@ def _curves(rng, pairs, native):
             for n in (250, 500, 1000, 2500, 5000, 10000, 20000):
                 share = 1 - 0.6 * (250 / n) ** 0.45
                 yield rows.CurveRow(
-                    source, target, data, "size", n, round(top * (1.35 * share - 0.35), 4),
+                    source, target, data, "size", float(n), round(top * (1.35 * share - 0.35), 4),
                     round(bound * (0.4 + 0.6 * share) + rng.normal() * 0.006, 4),
                 )  # fmt: skip
 
@@ -175,3 +175,41 @@ def _projections(rng, pairs):
 
 def _points(array):
     return tuple((round(float(x), 3), round(float(y), 3)) for x, y in array)
+
+
+def small_results() -> rows.Results:
+    """One row of each kind, every figure different: what the golden file holds."""
+    a, b = "ash", "birch é"
+    return rows.Results(
+        title="Two | <models>",
+        library="0.1.0",
+        seed=7,
+        pooling="mean",
+        public=4000,
+        models=(
+            rows.ModelRow(a, "ab" * 32, "LlamaForCausalLM", "generate", 128, 1024, 384),
+            rows.ModelRow(b, "cd" * 32, "GPT2LMHeadModel", "generate", 144, 2048, 384),
+        ),
+        data=(rows.DataRow("topics", 295, 145, 40, 5, 0.2),),
+        native=(rows.NativeRow(a, "topics", 0.738, 0.66, 0.807),),
+        similarity=(rows.SimilarityRow(b, a, "public", "cka", 0.5625, 0.03125, 0.01, 4000),),
+        classification=(
+            rows.ClassRow(b, a, "topics", "public", "kl", 4000, 0, 0.731, 0.655, 0.8, 0.9905),
+        ),
+        ood=(
+            rows.OodRow(a, a, "topics", "native", "native", "knn", 0.9, 0.89, 0.88, 0.4),
+            rows.OodRow(b, a, "topics", "public", "kl", "knn", 0.8, 0.79, 0.78, 0.5,
+                        ((0.0, 0.0), (0.25, 0.75), (1.0, 1.0))),
+        ),
+        curves=(
+            rows.CurveRow(b, a, "", "penalty", 0.046, 0.507),
+            rows.CurveRow(b, a, "topics", "size", 1000.0, 0.41, 0.7),
+        ),
+        tokenizers=(rows.TokenizerRow(b, a, 0.81, 0.62, 0.3, 0.9, "poor for generation"),),
+        generation=(rows.GenerationRow(b, a, "kl", 0.493, 0.75, 2.5, 1.75, 2285),),
+        projections=(
+            rows.Projection(b, a, "topics", "kl", (0.5, 0.25), ((0.0, 1.0), (2.0, -3.0)),
+                            ((0.5, 1.0), (1.5, -2.0)), ("food", "weather")),
+        ),
+        times=(rows.TimeRow("fit", 2.4, False),),
+    )  # fmt: skip

@@ -193,6 +193,11 @@ SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=20),
 )  # fmt: skip
+ANYTHING = st.one_of(
+    SCALARS,
+    st.lists(SCALARS, max_size=3),
+    st.dictionaries(st.text(max_size=5), SCALARS, max_size=3),
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -202,8 +207,7 @@ def test_any_value_in_any_place_is_a_result_or_a_named_error(tmp_path_factory, d
     content = golden()
     places = list(_places(content))
     container, key = data.draw(st.sampled_from(places))
-    container[key] = data.draw(st.one_of(SCALARS, st.lists(SCALARS, max_size=3),
-                                         st.dictionaries(st.text(max_size=5), SCALARS, max_size=3)))  # fmt: skip
+    container[key] = data.draw(ANYTHING)
     path: Path = tmp_path_factory.mktemp("any") / "x.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     try:

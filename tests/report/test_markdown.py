@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from made import PALE, SMALL, TINY, made_results, small_results
+from support import ROOT
 
 from linalign_lite import to_markdown
 from linalign_lite.errors import InputError
@@ -89,7 +90,7 @@ def test_results_that_do_not_hang_together_are_refused():
 def test_markdown_needs_no_matplotlib():
     code = ("import sys; sys.modules['matplotlib'] = None; from made import made_results; "
             "from linalign_lite import to_markdown; to_markdown(made_results())")  # fmt: skip
-    subprocess.run([sys.executable, "-c", code], check=True, cwd="tests/report")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "tests" / "report")
 
 
 # --- findings -------------------------------------------------------------------------------------
@@ -138,8 +139,8 @@ def test_unlike_spaces_are_named():
 def test_the_better_of_two_objectives_counts_and_is_named():
     made = made_results()
     rows = findings.best_by_texts(made)[SMALL, TINY, "sst2"]["public"]
-    both = [r for r in made.classification
-            if (r.source, r.target, r.data, r.texts) == (SMALL, TINY, "sst2", "public")]  # fmt: skip
+    wanted = (SMALL, TINY, "sst2", "public")
+    both = [r for r in made.classification if (r.source, r.target, r.data, r.texts) == wanted]
     assert len(both) == 2
     assert rows.accuracy == max(r.accuracy for r in both)
     mended = findings.mended_by_kl(made)

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 
 import pytest
 from made import PALE, SMALL, TINY, made_results, small_results
+from support import ROOT
 
 from linalign_lite.commands import main
 from linalign_lite.errors import InputError, MissingExtraError
@@ -92,11 +93,14 @@ def test_references_inside_pictures_are_their_own(page):
 
 def test_the_same_results_give_the_same_bytes_in_any_process(text):
     assert render(made_results()) == text
-    code = ("import hashlib; from made import made_results; from linalign_lite.report import render;"
-            "print(hashlib.sha256(render(made_results()).encode()).hexdigest())")  # fmt: skip
+    code = (
+        "import hashlib; from made import made_results; from linalign_lite.report import render\n"
+        "print(hashlib.sha256(render(made_results()).encode()).hexdigest())"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": "5", "TZ": "Asia/Tokyo"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
-        cwd="tests/report", env={**os.environ, "PYTHONHASHSEED": "5", "TZ": "Asia/Tokyo"},
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env,
+        cwd=ROOT / "tests" / "report",
     )  # fmt: skip
     assert done.stdout.strip() == hashlib.sha256(text.encode()).hexdigest()
 

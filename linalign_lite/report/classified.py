@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from linalign_lite.report.findings import TEXTS, Recipe, recipes, several, words
-from linalign_lite.report.looks import OF_TEXTS, glyph, legend, shorten, stroke
+from linalign_lite.report.looks import OF_TEXTS, glyph, legend, stroke
 from linalign_lite.report.markup import Child, Html, behind, figure, join, tag
 from linalign_lite.report.plots import Dot, Strip, dots
 from linalign_lite.report.studio import Studio, ends_of, prose, section
@@ -122,7 +122,8 @@ def _strip(
     kept = [x.retention for _, x in rows]
     said = f"{min(kept):.2f}–{max(kept):.2f}"
     return Strip(
-        f"{shorten(source, 19)} → {shorten(target, 19)}",
+        source,
+        target,
         colour(source),
         found,
         tuple(references),

@@ -16,6 +16,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from linalign_lite.errors import MissingExtraError
+from linalign_lite.report.looks import shorten
 from linalign_lite.report.markup import Html, escape, tag
 from linalign_lite.report.theme import NAMES
 
@@ -85,6 +86,26 @@ def blank(figure: Any) -> Any:
     ax.set(xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
     return ax
+
+
+def width_of(text: str, size: float) -> float:
+    """CSS pixels that ``text`` takes in the font that is measured with, a wide one."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", size=size)
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+
+
+def fitted(text: str, size: float, room: float) -> str:
+    """``text``, or so much of its beginning and end as the room holds."""
+    length = len(text)
+    while length > 3 and width_of(text, size) > room:
+        length -= 1
+        text = shorten(text, length)
+    return text
 
 
 def to_svg(figure: Any, ident: str, title: str, description: str) -> Html:

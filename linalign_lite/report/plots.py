@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linalign_lite.report.drawing import axes, blank, canvas, paint
-from linalign_lite.report.looks import shorten, wrapped
+from linalign_lite.report.drawing import axes, blank, canvas, fitted, paint
+from linalign_lite.report.looks import wrapped
 from linalign_lite.report.markup import number
 from linalign_lite.report.theme import step
 
@@ -32,7 +32,8 @@ class Dot:
 class Strip:
     """A pair in a dot plot: lines of dots, and references (value, colour, dashed) through all."""
 
-    label: str
+    source: str
+    target: str
     colour: str
     lines: tuple[tuple[Dot, ...], ...]
     references: tuple[tuple[float, str, bool], ...] = ()
@@ -79,8 +80,8 @@ class Grid:
 def heat(grid: Grid, low: float, high: float) -> Any:
     """A cell for each row and column, coloured between low and high, its value printed in it."""
     wide, tall, side = grid.wide, CELL[1], grid.side
-    across = [wrapped(name, round(wide / 5.6)) for name in grid.columns]
-    down = [n if "\n" in n else wrapped(n, round(side / 5.8)) for n in grid.rows]
+    across = [_lines(wrapped(name, round(wide / 5.6)), wide - 1) for name in grid.columns]
+    down = [_lines(n if "\n" in n else wrapped(n, round(side / 5.8)), side - 8) for n in grid.rows]
     top = 18 + 12 * max(name.count("\n") + 1 for name in across)
     figure = canvas(side + wide * len(across) + 2, top + tall * len(down) + 2)
     ax = blank(figure)
@@ -96,6 +97,10 @@ def heat(grid: Grid, low: float, high: float) -> Any:
             box = (side + wide * j, top + tall * i, wide, tall)
             _cell(ax, box, grid.values.get((i, j)), (i, j) in grid.framed, (low, high))
     return figure
+
+
+def _lines(name: str, room: float) -> str:
+    return "\n".join(fitted(line, 10, room) for line in name.split("\n"))
 
 
 def _cell(
@@ -133,7 +138,8 @@ def dots(strips: Sequence[Strip], xlabel: str, limits: tuple[float, float], head
     ax.text(limits[1], -4, f"  {head}", fontsize=9, color=paint("muted"))
     y = 0.0
     for strip, height in zip(strips, heights, strict=True):
-        ax.text(limits[0], y + 14, strip.label, fontsize=10.5, gid="class-halo.0")
+        label = " → ".join(fitted(n, 10.5, PANEL[0] / 2 - 14) for n in (strip.source, strip.target))
+        ax.text(limits[0], y + 14, label, fontsize=10.5, gid="class-halo.0")
         for value, colour, dashed in strip.references:
             ax.plot([value] * 2, [y + 18, y + height - 2], color=paint(colour), linewidth=1.6,
                     linestyle=(0, (2, 1.5)) if dashed else "-", zorder=1.5)  # fmt: skip
@@ -222,7 +228,7 @@ def cloud(
     ax.apply_aspect()
     low, high = ax.get_ylim()
     for i, (label, at) in enumerate(_apart(centres, (high - low) * 0.07)):
-        ax.text(*at, shorten(label, 14), ha="center", va="center", fontsize=11.5,
+        ax.text(*at, fitted(label, 11.5, 90), ha="center", va="center", fontsize=11.5,
                 fontweight="bold", gid=f"class-halo.{i}")  # fmt: skip
     return figure
 
@@ -239,9 +245,11 @@ def _apart(
 
 
 def scatter(
-    points: Sequence[tuple[float, float, str, str, bool, str]], frame: Frame, upright: float
+    points: Sequence[tuple[float, float, str, str, bool, tuple[str, ...]]],
+    frame: Frame,
+    upright: float,
 ) -> Any:
-    """Points (x, y, colour, mark, filled, label), and one dashed upright line."""
+    """Points (x, y, colour, mark, filled, pair to name), and one dashed upright line."""
     figure = canvas(520, 320)
     ax = axes(figure, 50, 12, 16, 40)
     ax.set(xlabel=frame.x, ylabel=frame.y, xlim=(0, 1), ylim=frame.ylim or (0, 1))
@@ -252,7 +260,8 @@ def scatter(
                 markerfacecolor=paint(colour if filled else "card"), zorder=3)  # fmt: skip
         if label and not any(abs(x - a) < 0.3 and abs(y - b) < 0.05 for a, b in taken):
             taken.append((x, y))
-            left = x > 0.6
-            ax.text(x + (-0.022 if left else 0.022), y, label, ha="right" if left else "left",
+            left = x > 0.5
+            said = " → ".join(fitted(name, 10.5, 100) for name in label)
+            ax.text(x + (-0.022 if left else 0.022), y, said, ha="right" if left else "left",
                     va="center", fontsize=10.5, gid=f"class-halo.{len(taken)}")  # fmt: skip
     return figure

@@ -6,7 +6,7 @@ from functools import partial
 
 from linalign_lite.compat import GOOD_MATCH
 from linalign_lite.report.findings import several
-from linalign_lite.report.looks import glyph, legend, shorten, stroke
+from linalign_lite.report.looks import glyph, legend, stroke
 from linalign_lite.report.markup import Html, behind, figure, join, number, table
 from linalign_lite.report.plots import Dot, Frame, Strip, dots, scatter
 from linalign_lite.report.studio import Studio, ends_of, prose, section
@@ -77,7 +77,7 @@ def _entropy(studio: Studio) -> Html:
         told.append(
             f"{source} → {target} {number(best, 2)}, the speaker by itself {number(own, 2)}"
         )
-        strips.append(Strip(f"{shorten(source, 19)} → {shorten(target, 19)}", look.colour(source),
+        strips.append(Strip(source, target, look.colour(source),
                             (found,), ((own, look.colour(target), False),),
                             f"+{max(best - own, 0):.2f}"))  # fmt: skip
     slack = 0.05 * (max(values) - min(values)) + 0.02
@@ -120,7 +120,7 @@ def _against(studio: Studio) -> Html | None:
     for x in found:
         pair = (x.source, x.target)
         named = x.agreement == best[pair] and len(pairs) <= MOST_NAMED
-        label = f"{shorten(x.source, 16)} → {shorten(x.target, 16)}" if named else ""
+        label = pair if named else ()
         points.append((exact[pair], x.agreement, look.colour(x.source), look.mark(x.source),
                        x.objective != "ridge", label))  # fmt: skip
     good = sum(exact[p] >= GOOD_MATCH for p in pairs)

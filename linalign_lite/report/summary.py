@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from linalign_lite.report.drawing import fitted, width_of
 from linalign_lite.report.findings import (
     FAILS,
     KEPT,
@@ -18,13 +19,13 @@ from linalign_lite.report.findings import (
     several,
     words,
 )
-from linalign_lite.report.looks import shorten
 from linalign_lite.report.markup import Child, Html, Row, behind, figure, join, number, table, tag
 from linalign_lite.report.plots import Grid
 from linalign_lite.report.studio import Studio, ends_of, prose, section
 from linalign_lite.report.studio import figure as pictures
 from linalign_lite.survey.results import Results, names
 
+NAME = 112  # CSS pixels that a name may take beside a grid of pairs
 SHOWN = 12  # failures in the summary; all are in the table
 
 
@@ -119,12 +120,13 @@ def _kept(studio: Studio) -> list[Child]:
         return []
     pairs = [p for p in r.pairs() if any(key[:2] == p for key in best)]
     data = names(r.classification, "data")
-    rows = tuple(f"{shorten(s)} →\n{shorten(t)}" for s, t in pairs)
+    rows = tuple(f"{fitted(s, 10, NAME)} →\n{fitted(t, 10, NAME)}" for s, t in pairs)
+    side = 12 + max(width_of(line, 10) for row in rows for line in row.split("\n"))
     grids = {}
     for texts in names(r.classification, "texts"):
         values = {(pairs.index((s, t)), data.index(d)): found[texts].retention
                   for (s, t, d), found in best.items() if texts in found}  # fmt: skip
-        grids[texts] = Grid(rows, tuple(data), values, "pair ↓  data →", side=104, wide=44)
+        grids[texts] = Grid(rows, tuple(data), values, "pair ↓  data →", side=side, wide=44)
     ends = ends_of(grids.values())
     panels = [
         studio.heat(grid, f"Map fitted on {words(texts)}",

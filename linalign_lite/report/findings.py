@@ -72,10 +72,10 @@ class Failure:
     def why(self) -> str:
         """In words, from the numbers."""
         better = {texts: r for texts, r in self.by_texts if r >= FAILS}
-        for texts in ("few", "public+few"):
-            if texts in better:
-                return (f"the public texts do not cover this data: with a few of its own texts "
-                        f"{better[texts]:.2f} is kept")  # fmt: skip
+        few = max(better.get("few", 0.0), better.get("public+few", 0.0))
+        if few:
+            return (f"the public texts do not cover this data: with a few of its own texts "
+                    f"{few:.2f} is kept")  # fmt: skip
         if "all" in better:
             return (f"the public texts do not cover this data, and a few of its own are too few: "
                     f"with all of them {better['all']:.2f} is kept")  # fmt: skip

@@ -44,11 +44,13 @@ if TYPE_CHECKING:
     from linalign_lite.kl.fitting import KlReport, fit_kl
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.report import to_markdown, write_report
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
     from linalign_lite.similarity.comparing import compare, compare_all
     from linalign_lite.similarity.results import Similarities, Similarity
     from linalign_lite.store import load, load_head, load_map, load_states, save
+    from linalign_lite.survey.results import Results, load_results
     from linalign_lite.texts import Texts, read_texts
     from linalign_lite.tokens import pair_states
 
@@ -84,6 +86,7 @@ __all__ = [
     "PublicKey",
     "Query",
     "Response",
+    "Results",
     "Scores",
     "SecretKey",
     "Similarities",
@@ -109,12 +112,15 @@ __all__ = [
     "load_head",
     "load_map",
     "load_model",
+    "load_results",
     "load_states",
     "open_states",
     "pair_states",
     "read_texts",
     "save",
+    "to_markdown",
     "train_head",
+    "write_report",
 ]
 
 # where each public name lives; the imports above say the same to type checkers
@@ -150,6 +156,7 @@ _HOMES = {
     "PublicKey": "encrypt.keys",
     "Query": "encrypt.messages",
     "Response": "encrypt.messages",
+    "Results": "survey.results",
     "Scores": "encrypt.client",
     "SecretKey": "encrypt.keys",
     "Similarities": "similarity.results",
@@ -174,12 +181,15 @@ _HOMES = {
     "load_head": "store",
     "load_map": "store",
     "load_model": "runtime",
+    "load_results": "survey.results",
     "load_states": "store",
     "open_states": "shards",
     "pair_states": "tokens",
     "read_texts": "texts",
     "save": "store",
+    "to_markdown": "report",
     "train_head": "heads",
+    "write_report": "report",
 }
 
 

@@ -19,7 +19,9 @@ from linalign_lite.commands import (
     models,
     private,
     protection,
+    report,
     similarity,
+    surveying,
 )
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
@@ -51,7 +53,19 @@ def _root(
     pass
 
 
-for room in (models, alignment, similarity, compat, generation, private, protection, demonstration):
+rooms = (
+    models,
+    alignment,
+    similarity,
+    compat,
+    generation,
+    surveying,
+    report,
+    private,
+    protection,
+    demonstration,
+)
+for room in rooms:
     room.register(app)
 
 

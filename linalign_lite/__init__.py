@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from linalign_lite.kl.fitting import KlReport, fit_kl
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.ood.detector import Detector
+    from linalign_lite.ood.files import load_detector
+    from linalign_lite.ood.fitting import fit_detector
+    from linalign_lite.ood.report import DetectionReport, evaluate_detector, report_scores
+    from linalign_lite.ood.scores import outlyingness
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
     from linalign_lite.store import load, load_head, load_map, load_states, save
@@ -59,6 +64,8 @@ __all__ = [
     "Checkpoint",
     "Client",
     "Compatibility",
+    "DetectionReport",
+    "Detector",
     "Evaluation",
     "FitReport",
     "FormatError",
@@ -92,21 +99,26 @@ __all__ = [
     "__version__",
     "check_compatibility",
     "evaluate",
+    "evaluate_detector",
     "extract",
     "extract_to",
     "fit",
+    "fit_detector",
     "fit_kl",
     "generate",
     "judge",
     "keygen",
     "load",
+    "load_detector",
     "load_head",
     "load_map",
     "load_model",
     "load_states",
     "open_states",
+    "outlyingness",
     "pair_states",
     "read_texts",
+    "report_scores",
     "save",
     "train_head",
 ]
@@ -121,6 +133,8 @@ _HOMES = {
     "Checkpoint": "kl.checkpoint",
     "Client": "encrypt.client",
     "Compatibility": "compat",
+    "DetectionReport": "ood.report",
+    "Detector": "ood.detector",
     "Evaluation": "evaluation",
     "FitReport": "fitting",
     "FormatError": "errors",
@@ -153,21 +167,26 @@ _HOMES = {
     "Zeros": "encrypt.pool",
     "check_compatibility": "compat",
     "evaluate": "evaluation",
+    "evaluate_detector": "ood.report",
     "extract": "extraction",
     "extract_to": "extraction",
     "fit": "fitting",
+    "fit_detector": "ood.fitting",
     "fit_kl": "kl.fitting",
     "generate": "generation",
     "judge": "judging",
     "keygen": "encrypt.keys",
     "load": "store",
+    "load_detector": "ood.files",
     "load_head": "store",
     "load_map": "store",
     "load_model": "runtime",
     "load_states": "store",
     "open_states": "shards",
+    "outlyingness": "ood.scores",
     "pair_states": "tokens",
     "read_texts": "texts",
+    "report_scores": "ood.report",
     "save": "store",
     "train_head": "heads",
 }

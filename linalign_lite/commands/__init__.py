@@ -17,6 +17,7 @@ from linalign_lite.commands import (
     demonstration,
     generation,
     models,
+    ood,
     private,
     protection,
 )
@@ -50,7 +51,7 @@ def _root(
     pass
 
 
-for room in (models, alignment, compat, generation, private, protection, demonstration):
+for room in (models, alignment, compat, generation, private, protection, ood, demonstration):
     room.register(app)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.linear import UNKNOWN, AffineMap, Array, Space
 from linalign_lite.ood.rules import Rule, ScoreRule
@@ -90,18 +90,29 @@ class Detector:
             raise InputError("this detector gives scores that are not finite on these states")
         return result
 
-    def of_scores(self, scores: Array) -> Float64:
+    def of_scores(self, scores: Array, labels: tuple[str, ...] = ()) -> Float64:
         """How outlying each row of a head's scores (n, n_outputs) is, decrypted ones too: (n,).
 
-        Raises InputError when the detector does not read scores, or these do not fit.
+        labels: of the scores' columns, when known, in any order. Raises InputError when the
+        detector does not read scores or these do not fit, MismatchError for other labels.
         """
+        rule = self.require_scores()
+        if labels and self.labels and set(labels) != set(self.labels):
+            raise MismatchError(
+                "this detector is for the scores of another head",
+                got=f"{len(set(labels) - set(self.labels))} labels that it does not know",
+            )
+        return rule.of_scores(scores)
+
+    def require_scores(self) -> ScoreRule:
+        """Its rule. Raises InputError when it does not read scores."""
         if not isinstance(self.rule, ScoreRule):
             raise InputError(
                 "this detector reads states, not scores",
                 got=self.method,
                 expected="energy, msp or max-logit",
             )
-        return self.rule.of_scores(scores)
+        return self.rule
 
     def outlying(
         self,
@@ -129,9 +140,7 @@ class Detector:
 
         Raises InputError when the detector does not read scores.
         """
-        if not isinstance(self.rule, ScoreRule):
-            raise InputError("this detector needs states", got=self.method)
-        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, head=None))
+        return dataclasses.replace(self, rule=dataclasses.replace(self.require_scores(), head=None))
 
 
 def threshold_for(scores: Float64, tpr: float = TPR) -> float:

@@ -32,8 +32,8 @@ def max_softmax(scores: Array, temperature: float = 1.0) -> Float64:
     Examples in Neural Networks", section 2 (T = 1); with T, the score of Liang et al. 2018 (ODIN).
     """
     z = _divided(scores, temperature)
-    likeliest: Float64 = np.exp(z.max(axis=1) - _log_sum(z))
-    return -likeliest
+    odds: Float64 = np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)
+    return -1.0 / odds
 
 
 def max_logit(scores: Array) -> Float64:

@@ -24,7 +24,7 @@ class StandIn(MetaPathFinder, Loader):
     """pytorch-ood imports torchvision for data sets and models; detectors of features need none."""
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        mine = name.split(".")[0] == "torchvision"
+        mine = name.split(".", maxsplit=1)[0] == "torchvision"
         return ModuleSpec(name, self, is_package=True) if mine else None
 
     def create_module(self, spec: ModuleSpec) -> Any:

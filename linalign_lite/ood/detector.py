@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.hidden import HiddenStates, as_states
-from linalign_lite.linear import UNKNOWN, AffineMap, Array, Space
+from linalign_lite.linear import UNKNOWN, AffineMap, Array, Space, usable_label
 from linalign_lite.ood.rules import Rule, ScoreRule
 
 Float64 = npt.NDArray[np.float64]
@@ -57,6 +57,8 @@ class Detector:
             not isinstance(self.rule, ScoreRule) or len(self.labels) != self.rule.n_outputs
         ):
             raise InputError("the labels do not fit the detector", got=f"{len(self.labels)} labels")
+        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
+            raise InputError("the detector's labels are not usable", expected="distinct, printable")
 
     @property
     def method(self) -> str:

@@ -116,7 +116,10 @@ def load_detector(path: PathLike, *, cap: int = DEFAULT_CAP) -> Detector:
     try:
         space = Space.parse(card.get("space"))
         labels = _labels(card.get("labels"))
-        head = _head(arrays, space, labels, card.get("softcap")) if "weight" in arrays else None
+        softcap = _number(card.get("softcap"), "softcap")
+        head = None
+        if "weight" in arrays:
+            head = Head(arrays["weight"], arrays["bias"], labels, space, softcap)
         settings = _settings(card.get("settings"), form.settings)
         if head is not None and settings["n_outputs"] != head.n_outputs:
             raise InputError("n_outputs is not what the weight has")
@@ -125,8 +128,7 @@ def load_detector(path: PathLike, *, cap: int = DEFAULT_CAP) -> Detector:
         if not isinstance(info, dict):
             raise InputError("the card's 'info' is not usable")
         threshold, tpr = (_number(card.get(name), name) for name in ("threshold", "tpr"))
-        kept = labels if isinstance(rule, ScoreRule) else ()
-        return Detector(rule, space, threshold, tpr, kept, info)
+        return Detector(rule, space, threshold, tpr, labels, info)
     except InputError as e:
         raise FormatError(f"{path}: {e}") from e
 
@@ -135,11 +137,6 @@ def _stored(array: AnyArray) -> AnyArray:
     """As float32 or float64, little-endian."""
     wide = np.result_type(array.dtype, np.float32)
     return np.asarray(array, dtype=wide.newbyteorder("<"))
-
-
-def _head(arrays: Arrays, space: Space, labels: tuple[str, ...], softcap: Any) -> Head:
-    cap = _number(softcap, "softcap")
-    return Head(arrays["weight"], arrays["bias"], labels, space, cap)
 
 
 def _given(head: Head | None) -> Head:

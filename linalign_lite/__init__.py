@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from linalign_lite.kl.fitting import KlReport, fit_kl
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.ood.choosing import Comparison, compare_detectors
     from linalign_lite.ood.detector import Detector
     from linalign_lite.ood.files import load_detector
     from linalign_lite.ood.fitting import fit_detector
@@ -63,6 +64,7 @@ __all__ = [
     "BudgetError",
     "Checkpoint",
     "Client",
+    "Comparison",
     "Compatibility",
     "DetectionReport",
     "Detector",
@@ -98,6 +100,7 @@ __all__ = [
     "Zeros",
     "__version__",
     "check_compatibility",
+    "compare_detectors",
     "evaluate",
     "evaluate_detector",
     "extract",
@@ -132,6 +135,7 @@ _HOMES = {
     "BudgetError": "errors",
     "Checkpoint": "kl.checkpoint",
     "Client": "encrypt.client",
+    "Comparison": "ood.choosing",
     "Compatibility": "compat",
     "DetectionReport": "ood.report",
     "Detector": "ood.detector",
@@ -166,6 +170,7 @@ _HOMES = {
     "Texts": "texts",
     "Zeros": "encrypt.pool",
     "check_compatibility": "compat",
+    "compare_detectors": "ood.choosing",
     "evaluate": "evaluation",
     "evaluate_detector": "ood.report",
     "extract": "extraction",

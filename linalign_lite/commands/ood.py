@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ app = typer.Typer(
 
 
 class Method(StrEnum):
+    auto = "auto"
     energy = "energy"
     msp = "msp"
     max_logit = "max-logit"
@@ -85,14 +87,17 @@ def fit(
 
     energy, msp, max-logit and vim read a head's scores, the others states. mahalanobis measures
     from the nearest label's mean, relative-mahalanobis less the distance that any text has, cosine
-    by direction alone; knn from the nearest states. With --scores-only a client can use the
-    detector on what it decrypts, and gets no head.
+    by direction alone; knn from the nearest states. auto takes the one of these that best tells
+    labels left out from the others. With --scores-only a client can use the detector on what it
+    decrypts, and gets no head.
 
     \b
     Examples:
       linalign-lite ood fit train.states.npz intents.ood.npz --validation val.states.npz
+      linalign-lite ood fit train.states.npz intents.ood.npz --method auto
       linalign-lite ood fit train.npz x.ood.npz --method energy --head h.npz --scores-only
     """
+    from linalign_lite.ood.choosing import compare_detectors
     from linalign_lite.ood.files import save_detector
     from linalign_lite.ood.fitting import fit_detector
     from linalign_lite.shards import states_of
@@ -100,11 +105,18 @@ def fit(
 
     console = Console(as_json, quiet)
     require_output(out, states, head_file, validation)
+    fitted_on = states_of(states)
+    held_out = states_of(validation) if validation else None
+    chosen, tried = method.value, {}
+    if method is Method.auto:
+        labelled = held_out if held_out is not None and held_out.label_ids is not None else None
+        found = compare_detectors(fitted_on, validation=labelled, seed=seed, progress=console.note)
+        chosen, tried = found.best, dict(found.auroc)
     detector = fit_detector(
-        states_of(states),
-        method=method.value,
+        fitted_on,
+        method=chosen,
         head=load_head(head_file) if head_file else None,
-        validation=states_of(validation) if validation else None,
+        validation=held_out,
         tpr=tpr,
         temperature=temperature,
         k=k,
@@ -113,12 +125,14 @@ def fit(
         shrinkage=shrinkage,
         seed=seed,
     )
+    if tried:
+        detector = replace(detector, card={**detector.card, "tried": tried})
     if scores_only:
         detector = detector.without_head()
     if detector.threshold is None:
         console.note("no threshold: none was asked for with --validation")
     save_detector(out, detector)
-    _tell(console, out, detector)
+    _tell(console, out, detector, tried)
 
 
 def score(
@@ -225,7 +239,9 @@ def threshold(
     _tell(console, out, detector)
 
 
-def _tell(console: Console, out: Path, detector: Detector) -> None:
+def _tell(
+    console: Console, out: Path, detector: Detector, tried: dict[str, float] | None = None
+) -> None:
     from linalign_lite.describe import describe
 
     facts = describe(out)
@@ -235,6 +251,10 @@ def _tell(console: Console, out: Path, detector: Detector) -> None:
         for name, value in facts.items()
         if name not in {"kind", "method"} and value is not None
     ]
+    if tried:
+        facts["tried"] = tried
+        shown = ", ".join(f"{name} {area:.3f}" for name, area in tried.items())
+        rows.append(("AUROC of labels left out", shown))
     console.result({"out": str(out), **facts}, table(rows))
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from linalign_lite.kl.fitting import KlReport, fit_kl
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.linear import AffineMap, Head, Space
-    from linalign_lite.ood.choosing import Comparison, compare_detectors
+    from linalign_lite.ood.choosing import DetectorComparison, compare_detectors
     from linalign_lite.ood.detector import Detector
     from linalign_lite.ood.files import load_detector
     from linalign_lite.ood.fitting import fit_detector
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from linalign_lite.ood.scores import outlyingness
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
+    from linalign_lite.similarity.comparing import compare, compare_all
+    from linalign_lite.similarity.results import Similarities, Similarity
     from linalign_lite.store import load, load_head, load_map, load_states, save
     from linalign_lite.texts import Texts, read_texts
     from linalign_lite.tokens import pair_states
@@ -64,10 +66,10 @@ __all__ = [
     "BudgetError",
     "Checkpoint",
     "Client",
-    "Comparison",
     "Compatibility",
     "DetectionReport",
     "Detector",
+    "DetectorComparison",
     "Evaluation",
     "FitReport",
     "FormatError",
@@ -93,6 +95,8 @@ __all__ = [
     "Response",
     "Scores",
     "SecretKey",
+    "Similarities",
+    "Similarity",
     "Space",
     "StatesFolder",
     "Teaching",
@@ -100,6 +104,8 @@ __all__ = [
     "Zeros",
     "__version__",
     "check_compatibility",
+    "compare",
+    "compare_all",
     "compare_detectors",
     "evaluate",
     "evaluate_detector",
@@ -135,10 +141,10 @@ _HOMES = {
     "BudgetError": "errors",
     "Checkpoint": "kl.checkpoint",
     "Client": "encrypt.client",
-    "Comparison": "ood.choosing",
     "Compatibility": "compat",
     "DetectionReport": "ood.report",
     "Detector": "ood.detector",
+    "DetectorComparison": "ood.choosing",
     "Evaluation": "evaluation",
     "FitReport": "fitting",
     "FormatError": "errors",
@@ -164,12 +170,16 @@ _HOMES = {
     "Response": "encrypt.messages",
     "Scores": "encrypt.client",
     "SecretKey": "encrypt.keys",
+    "Similarities": "similarity.results",
+    "Similarity": "similarity.results",
     "Space": "linear",
     "StatesFolder": "shards",
     "Teaching": "kl.objective",
     "Texts": "texts",
     "Zeros": "encrypt.pool",
     "check_compatibility": "compat",
+    "compare": "similarity.comparing",
+    "compare_all": "similarity.comparing",
     "compare_detectors": "ood.choosing",
     "evaluate": "evaluation",
     "evaluate_detector": "ood.report",

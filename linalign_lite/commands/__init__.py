@@ -20,6 +20,7 @@ from linalign_lite.commands import (
     ood,
     private,
     protection,
+    similarity,
 )
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
@@ -51,7 +52,10 @@ def _root(
     pass
 
 
-for room in (models, alignment, compat, generation, private, protection, ood, demonstration):
+rooms = (
+    models, alignment, similarity, compat, generation, private, protection, ood, demonstration
+)  # fmt: skip
+for room in rooms:
     room.register(app)
 
 

@@ -66,7 +66,9 @@ def survey(
 def _summary(results: Results) -> list[str]:
     """The best map of every pair and data set beside what the two models reach alone."""
     native = {(r.model, r.data): r.accuracy for r in results.native}
-    rows = [("source", "target", "data", "map", "accuracy", "target alone", "source alone")]
+    rows: list[list[str]] = [
+        ["source", "target", "data", "map", "accuracy", "target alone", "source alone"]
+    ]
     for source, target in results.pairs():
         for data in results.data:
             mine = [r for r in results.classification
@@ -76,5 +78,5 @@ def _summary(results: Results) -> list[str]:
             best = max(mine, key=lambda r: r.accuracy)
             own = (f"{native[m, data.name]:.3f}" for m in (target, source))
             way = f"{best.objective}, {best.texts}"
-            rows.append((source, target, data.name, way, f"{best.accuracy:.3f}", *own))
+            rows.append([source, target, data.name, way, f"{best.accuracy:.3f}", *own])
     return columns(rows) if len(rows) > 1 else []

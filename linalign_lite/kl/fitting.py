@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.arrays import let_go
 from linalign_lite.errors import InputError
 from linalign_lite.fitting import fit
 from linalign_lite.hidden import HiddenStates, as_states
@@ -128,6 +129,7 @@ def fit_kl(
     softmax, memory = reduce_head(head), checkpoint or Checkpoint(None)
     job_key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {taught}")
     memory.open(job_key, (softmax.rank, x.space.dim))
+    let_go(head.weight)  # ``softmax`` has what is needed of it
     start, ridge = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
     order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
     judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0

@@ -25,7 +25,7 @@ HELD_OUT = 5  # one text in so many judges, where there are no validation states
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DetectorComparison:
     """Mean AUROC of each candidate over the folds, and the name of the best."""
 
     best: str
@@ -42,7 +42,7 @@ def compare_detectors(
     folds: int = FOLDS,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
-) -> Comparison:
+) -> DetectorComparison:
     """Which detector best tells labels that it was not fitted on from those that it was?
 
     The labels are dealt into folds. For each, every candidate (options of fit_detector, by name) is
@@ -76,7 +76,7 @@ def compare_detectors(
             detector = fit_detector(kept, head=cut, seed=seed, **options)
             found[name].append(auroc(detector.scores(low), detector.scores(high)))
     means = {name: float(np.mean(values)) for name, values in found.items()}
-    return Comparison(max(means, key=lambda name: means[name]), means, folds)
+    return DetectorComparison(max(means, key=lambda name: means[name]), means, folds)
 
 
 def _parts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from linalign_lite.evaluation import evaluate
 from linalign_lite.few import fit_with_few
@@ -70,7 +71,7 @@ def class_jobs(shop: Workshop) -> Jobs:
             yield Job(
                 f"native: {model}, {data}", "native", NativeRow,
                 described(shop, (model,), texts=texts),
-                lambda model=model, data=data: [_native(shop, model, data)],
+                partial(_native, shop, model, data),
             )  # fmt: skip
     for data in shop.data:
         texts = shop.marks(shop.config.public, shop.data[data].train, shop.data[data].test)
@@ -79,22 +80,24 @@ def class_jobs(shop: Workshop) -> Jobs:
                 yield Job(
                     f"{source} to {target}, {data}: {way.name}", "classification", ClassRow,
                     described(shop, (source, target), texts=texts, way=way.name),
-                    lambda s=source, t=target, d=data, w=way: [_classified(shop, s, t, d, w)],
+                    partial(_classified, shop, source, target, data, way),
                 )  # fmt: skip
 
 
-def _native(shop: Workshop, model: str, data: str) -> NativeRow:
+def _native(shop: Workshop, model: str, data: str) -> list[NativeRow]:
     found = shop.native(model, data).accuracy
-    return NativeRow(model, data, found.value, found.low, found.high)
+    row = NativeRow(model, data, found.value, found.low, found.high)
+    return [row]
 
 
-def _classified(shop: Workshop, source: str, target: str, data: str, way: Way) -> ClassRow:
+def _classified(shop: Workshop, source: str, target: str, data: str, way: Way) -> list[ClassRow]:
     affine = mapped(shop, source, target, data, way)
     found = evaluate(shop.head(target, data), shop.test(source, data), affine).accuracy
     own = min(shop.native(m, data).accuracy.value for m in (source, target))
     public = 0 if way.texts in {"all", "few"} else len(shop.public(source))
     inside = len(shop.train(source, data)) if way.texts == "all" else way.few
-    return ClassRow(
+    row = ClassRow(
         source, target, data, way.texts, way.objective, public, inside,
         found.value, found.low, found.high, found.value / own if own else 0.0,
     )  # fmt: skip
+    return [row]

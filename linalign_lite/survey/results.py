@@ -61,16 +61,22 @@ class NativeRow:
 
 @dataclass(frozen=True)
 class SimilarityRow:
-    """One measure of one ordered pair, with what pairs shuffled at random give."""
+    """One measure of one ordered pair: ``value`` on ``n`` rows.
+
+    The null is made on ``null_n`` rows, on which the measure is ``observed``: compare these two,
+    some measures change with the number of rows.
+    """
 
     source: str
     target: str
     texts: str  # "public" or the name of a data set
     measure: str  # cka, cka_debiased, mutual_knn, svcca, r2, cosine, cycle
     value: float
+    n: int
+    observed: float
     null: float  # mean over shufflings
     p: float
-    n: int
+    null_n: int
 
 
 @dataclass(frozen=True)

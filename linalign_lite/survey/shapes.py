@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from linalign_lite.evaluation import evaluate
@@ -22,7 +24,7 @@ def curve_jobs(shop: Workshop) -> Jobs:
         inputs = described(shop, tuple(shop.cards), source=source,
                            texts=shop.marks(shop.config.public))  # fmt: skip
         yield Job(f"penalties: from {source}", "curves", CurveRow, inputs,
-                  lambda s=source: _penalties(shop, s))  # fmt: skip
+                  partial(_penalties, shop, source))  # fmt: skip
     tests = shop.marks(
         shop.config.public, *(r for d in shop.data.values() for r in (d.train, d.test))
     )
@@ -31,7 +33,7 @@ def curve_jobs(shop: Workshop) -> Jobs:
             inputs = described(shop, tuple(shop.cards), source=source, texts=tests, n=n,
                                data=list(shop.data))  # fmt: skip
             yield Job(f"{n} public texts: from {source}", "curves", CurveRow, inputs,
-                      lambda s=source, n=n: _of_size(shop, s, n))  # fmt: skip
+                      partial(_of_size, shop, source, n))  # fmt: skip
 
 
 def sizes(n: int) -> list[int]:
@@ -74,11 +76,13 @@ def projection_jobs(shop: Workshop) -> Jobs:
                 yield Job(
                     f"projection: {source} to {target}, {objective}", "projections", Projection,
                     described(shop, (source, target), texts=texts, objective=objective),
-                    lambda s=source, t=target, d=data, o=objective: [_project(shop, s, t, d, o)],
+                    partial(_project, shop, source, target, data, objective),
                 )  # fmt: skip
 
 
-def _project(shop: Workshop, source: str, target: str, data: str, objective: str) -> Projection:
+def _project(
+    shop: Workshop, source: str, target: str, data: str, objective: str
+) -> list[Projection]:
     native, other = shop.test(target, data), shop.test(source, data)
     shown = _shown(native, shop.config.seed)
     affine = mapped(shop, source, target, data, Way("all", objective))
@@ -90,11 +94,12 @@ def _project(shop: Workshop, source: str, target: str, data: str, objective: str
     share = singular[:2] ** 2 / max(float((singular**2).sum()), np.finfo(float).tiny)
     ids = native.label_ids
     labels = () if ids is None else tuple(native.labels[i] for i in ids[shown])
-    return Projection(
+    row = Projection(
         source, target, data, objective, (float(share[0]), float(share[1])),
         _points((own - centre) @ axes.T), _points((affine(other.states[shown]) - centre) @ axes.T),
         labels,
     )  # fmt: skip
+    return [row]
 
 
 def _shown(states: HiddenStates, seed: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

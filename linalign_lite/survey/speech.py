@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from linalign_lite.compat import check_compatibility
 from linalign_lite.fitting import fit
 from linalign_lite.judging import judge
@@ -24,19 +26,20 @@ def tokenizer_jobs(shop: Workshop) -> Jobs:
         yield Job(
             f"tokenizers: {source} and {target}", "tokenizers", TokenizerRow,
             described(shop, (source, target), texts=shop.marks(reading)),
-            lambda s=source, t=target: [_compare(shop, s, t)],
+            partial(_compare, shop, source, target),
         )  # fmt: skip
 
 
-def _compare(shop: Workshop, source: str, target: str) -> TokenizerRow:
+def _compare(shop: Workshop, source: str, target: str) -> list[TokenizerRow]:
     generation = shop.config.generation
     texts = shop.texts(generation.test if generation else shop.config.public).texts[:LOOKED]
     folders = shop.config.models
     found = check_compatibility(folders[source], folders[target], texts)
-    return TokenizerRow(
+    row = TokenizerRow(
         source, target, found.paired_target, found.exact_match, found.vocabulary_jaccard,
         found.fertility_ratio, "good" if found.promising else "poor",
     )  # fmt: skip
+    return [row]
 
 
 def speakers(shop: Workshop) -> list[tuple[str, str]]:
@@ -55,20 +58,21 @@ def speech_jobs(shop: Workshop) -> Jobs:
             yield Job(
                 f"{source} reads, {target} speaks: {objective}", "generation", GenerationRow,
                 described(shop, (source, target), texts=texts, objective=objective),
-                lambda s=source, t=target, o=objective: [_judge(shop, stories, s, t, o)],
+                partial(_judge, shop, stories, source, target, objective),
             )  # fmt: skip
 
 
 def _judge(
     shop: Workshop, stories: Stories, source: str, target: str, objective: str
-) -> GenerationRow:
+) -> list[GenerationRow]:
     affine = _map(shop, stories, source, target, objective)
     reads, speaks = (load_model(shop.config.models[m], verify=False) for m in (source, target))
     found = judge(reads, speaks, affine, shop.texts(stories.test), samples=0)
-    return GenerationRow(
+    row = GenerationRow(
         source, target, objective, found.agreement, found.top_overlap,
         found.hybrid.cross_entropy, found.target.cross_entropy, found.positions,
     )  # fmt: skip
+    return [row]
 
 
 def _map(shop: Workshop, stories: Stories, source: str, target: str, objective: str) -> AffineMap:
@@ -76,8 +80,10 @@ def _map(shop: Workshop, stories: Stories, source: str, target: str, objective: 
                        objective=objective)  # fmt: skip
 
     def make() -> AffineMap:
-        sides = (shop.states(m, stories.train, "tokens") for m in (source, target))
-        x, y = pair_states(*sides)
+        x, y = pair_states(
+            shop.states(source, stories.train, "tokens"),
+            shop.states(target, stories.train, "tokens"),
+        )
         if objective == "ridge":
             return fit(x, y, seed=shop.config.seed)[0]
         return fit_kl(x, y, shop.model(target).token_head(), seed=shop.config.seed)[0]

@@ -18,6 +18,8 @@ from linalign_lite.hidden import HiddenStates
 from linalign_lite.kl.fitting import fit_kl
 from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import ModelCard, load_card
+from linalign_lite.ood.detector import Detector
+from linalign_lite.ood.fitting import fit_detector
 from linalign_lite.runtime import Model, load_model
 from linalign_lite.several import fit_several
 from linalign_lite.survey.config import DataSet, Reading, SurveyConfig
@@ -27,6 +29,7 @@ from linalign_lite.texts import Texts
 Tell = Callable[[str], None]
 PUBLIC = "public"
 KEPT_STATES = 24  # sets of states held in memory
+KEPT_DETECTORS = 32
 
 
 class Workshop:
@@ -45,6 +48,7 @@ class Workshop:
         self._states = lru_cache(maxsize=KEPT_STATES)(self._make_states)
         self.head = lru_cache(maxsize=KEPT_STATES)(self._make_head)
         self.native = lru_cache(maxsize=None)(self._evaluate_native)
+        self.detector = lru_cache(maxsize=KEPT_DETECTORS)(self._fit_detector)
 
     @cached_property
     def data(self) -> dict[str, DataSet]:
@@ -104,6 +108,11 @@ class Workshop:
 
     def _evaluate_native(self, model: str, data: str) -> Evaluation:
         return evaluate(self.head(model, data), self.test(model, data))
+
+    def _fit_detector(self, model: str, data: str, method: str) -> Detector:
+        """Fitted on the model's own training states; seconds at most, so not kept in a file."""
+        train, head = self.train(model, data), self.head(model, data)
+        return fit_detector(train, method=method, head=head, seed=self.config.seed)
 
     def _of(self, reading: Reading, *models: str) -> Described:
         return {"of": self.digests(*models), "texts": self.marks(reading),

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from linalign_lite.hidden import HiddenStates
     from linalign_lite.judging import Judgement, judge
     from linalign_lite.kl.checkpoint import Checkpoint
-    from linalign_lite.kl.fitting import KlReport, fit_kl
+    from linalign_lite.kl.fitting import fit_kl
     from linalign_lite.kl.objective import Teaching
+    from linalign_lite.kl.report import KlReport
     from linalign_lite.linear import AffineMap, Head, Space
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
@@ -130,7 +131,7 @@ _HOMES = {
     "HiddenStates": "hidden",
     "InputError": "errors",
     "Judgement": "judging",
-    "KlReport": "kl.fitting",
+    "KlReport": "kl.report",
     "Layout": "encrypt.packing",
     "LinalignError": "errors",
     "MismatchError": "errors",

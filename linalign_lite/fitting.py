@@ -137,7 +137,7 @@ def fit_moments(
         best = int(np.argmax(scores))
         chosen, score = curve[best]
     else:
-        chosen = _number(penalty)
+        chosen = usable_penalty(penalty)
         score = _held_out(moments, [chosen])[0]
     total = spectrum(moments.total)
     weight, bias = ridge(total, chosen)
@@ -197,7 +197,7 @@ def _lstsq_of(
     kept = singular[singular > _noise(x.states.shape) * singular[0]]
     full = len(kept) == x.space.dim
     report = replace(
-        _report(moments, "lstsq", 0.0, 1.0 - error / _spread(moments)),
+        _report(moments, "lstsq", 0.0, 1.0 - error / spread(moments.total)),
         rank=len(kept),
         freedom=float(len(kept)),
         condition=float((kept[0] / kept[-1]) ** 2) if full else float("inf"),
@@ -226,15 +226,15 @@ def _procrustes_of(moments: FoldedMoments) -> tuple[Float64, Float64, FitReport]
         weight, _ = procrustes(train)
         error += _squared_error(weight, held_out.about(train.mean_x, train.mean_y))
     weight, bias = procrustes(moments.total)
-    return weight, bias, _report(moments, "procrustes", 0.0, 1.0 - error / _spread(moments))
+    return weight, bias, _report(moments, "procrustes", 0.0, 1.0 - error / spread(moments.total))
 
 
-def _spread(moments: FoldedMoments) -> float:
-    """‖Y − mean‖² of all the data. Raises InputError when the target never changes."""
-    spread = float(moments.total.yy.sum())
-    if spread <= 0:
+def spread(moments: Moments) -> float:
+    """‖Y − mean‖². Raises InputError when the target never changes."""
+    found = float(moments.yy.sum())
+    if found <= 0:
         raise InputError("the target states are all the same, so no map can be judged")
-    return spread
+    return found
 
 
 def _squared_error(weight: Float64, m: Moments) -> float:
@@ -245,25 +245,31 @@ def _squared_error(weight: Float64, m: Moments) -> float:
 
 
 def _held_out(moments: FoldedMoments, penalties: npt.ArrayLike) -> Float64:
-    """Exact K-fold held-out R² of every penalty, (n_penalties,), without touching a row.
-
-    In the eigenbasis of a fold's training data, with f = 1/(s+λ), A = QᵀX_cᵀY_c of the training
-    part, B and G the held-out XᵀY and XᵀX (about the training means) in that basis:
-    ‖X Wᵀ − Y‖² = yy − 2 fᵀ(A∘B)1 + fᵀ(G ∘ AAᵀ)f, so each penalty costs one O(d²) form.
-    """
+    """Exact K-fold held-out R² of every penalty, (n_penalties,), without touching a row."""
     penalties = np.asarray(penalties, dtype=np.float64)
     errors = np.zeros(len(penalties))
     for train, held_out in moments.splits():
-        basis = spectrum(train)
-        part = held_out.about(train.mean_x, train.mean_y)
-        linear = np.einsum("ij,ij->i", basis.projected, basis.vectors.T @ part.xy)
-        inner = basis.vectors.T @ part.xx @ basis.vectors
-        quadratic = inner * (basis.projected @ basis.projected.T)
-        for i, penalty in enumerate(penalties):
-            f = basis.shrink(float(penalty))
-            errors[i] += part.yy.sum() - 2 * f @ linear + f @ quadratic @ f
-    scores: Float64 = 1.0 - errors / _spread(moments)
+        errors += held_out_errors(spectrum(train), held_out, penalties)
+    scores: Float64 = 1.0 - errors / spread(moments.total)
     return scores
+
+
+def held_out_errors(basis: Spectrum, held_out: Moments, penalties: Float64) -> Float64:
+    """‖X Wᵀ + b − Y‖² on held-out pairs of the ridge map of every penalty, (n_penalties,).
+
+    In the eigenbasis of the training data, with f = 1/(s+λ), A = QᵀX_cᵀY_c of the training part, B
+    and G the held-out XᵀY and XᵀX (about the training means) in that basis:
+    ‖X Wᵀ − Y‖² = yy − 2 fᵀ(A∘B)1 + fᵀ(G ∘ AAᵀ)f, so each penalty costs one O(d²) form.
+    """
+    part = held_out.about(basis.mean_x, basis.mean_y)
+    linear = np.einsum("ij,ij->i", basis.projected, basis.vectors.T @ part.xy)
+    inner = basis.vectors.T @ part.xx @ basis.vectors
+    quadratic = inner * (basis.projected @ basis.projected.T)
+    errors = np.empty(len(penalties))
+    for i, penalty in enumerate(penalties):
+        f = basis.shrink(float(penalty))
+        errors[i] = part.yy.sum() - 2 * f @ linear + f @ quadratic @ f
+    return errors
 
 
 def _report(
@@ -310,7 +316,7 @@ def _warnings(
     return tuple(found)
 
 
-def _number(penalty: float | str) -> float:
+def usable_penalty(penalty: float | str) -> float:
     try:
         value = float(penalty)
     except (TypeError, ValueError):

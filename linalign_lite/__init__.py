@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     )
     from linalign_lite.evaluation import Evaluation, evaluate
     from linalign_lite.extraction import extract, extract_to
+    from linalign_lite.few.fitting import fit_with_few
+    from linalign_lite.few.report import FewReport
     from linalign_lite.fitting import FitReport, fit
     from linalign_lite.generation import Generation, generate
     from linalign_lite.heads import HeadReport, train_head
@@ -61,6 +63,7 @@ __all__ = [
     "Client",
     "Compatibility",
     "Evaluation",
+    "FewReport",
     "FitReport",
     "FormatError",
     "Generation",
@@ -97,6 +100,7 @@ __all__ = [
     "extract_to",
     "fit",
     "fit_kl",
+    "fit_with_few",
     "generate",
     "judge",
     "keygen",
@@ -123,6 +127,7 @@ _HOMES = {
     "Client": "encrypt.client",
     "Compatibility": "compat",
     "Evaluation": "evaluation",
+    "FewReport": "few.report",
     "FitReport": "fitting",
     "FormatError": "errors",
     "Generation": "generation",
@@ -158,6 +163,7 @@ _HOMES = {
     "extract_to": "extraction",
     "fit": "fitting",
     "fit_kl": "kl.fitting",
+    "fit_with_few": "few.fitting",
     "generate": "generation",
     "judge": "judging",
     "keygen": "encrypt.keys",

@@ -11,7 +11,6 @@ the few: first the start, at one λ, then λ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +27,8 @@ from linalign_lite.moments import Float64, FoldedMoments, Moments
 
 START_PENALTIES = (10.0, 1.0, 0.1)
 FIRST = 3.0  # λ at which starts are compared
-PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
+PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+TRIED = 7  # λ looked at in any case: where the start is of no use, the loss first rises, then falls
 ITERATIONS = 60  # in the search
 WORK, FEWEST_ROWS = 3e8, 512  # multiplications of a pass in the search, rows it has in any case
 
@@ -70,37 +70,50 @@ def trials(few: Few, weights: tuple[float, ...], penalties: tuple[float, ...]) -
 
     The best start of the few alone is given every λ as well, so that it is judged at its best.
     """
-    first = FIRST if FIRST in penalties else penalties[0]
+    first = (FIRST,) if FIRST in penalties else penalties[:1]
     found: list[Trial] = []
     for weight in weights:
         bases = few.bases(weight)
-        for penalty in START_PENALTIES:
-            found += _path(few, bases, weight, penalty, (first,))
-    others = tuple(p for p in penalties if p != first)
+        for start in START_PENALTIES:
+            found += _path(few, bases, weight, start, first)
     alone = [t for t in found if t.weight == FEW]
     winners = {lowest(found), lowest(alone or found)}
-    for best in sorted(winners, key=lambda t: t.weight):
-        found += _path(few, few.bases(best.weight), best.weight, best.start_penalty, others)
+    if len(penalties) > 1:
+        for best in sorted(winners, key=lambda t: t.weight):
+            bases = few.bases(best.weight)
+            found += _path(few, bases, best.weight, best.start_penalty, penalties)
     return found
 
 
 def _path(
     few: Few, bases: list[Spectrum], weight: float, start: float, penalties: tuple[float, ...]
-) -> Iterator[Trial]:
-    """From the strongest λ to the weakest, each begun where the last ended, fold by fold."""
+) -> list[Trial]:
+    """From the strongest λ to the weakest, each begun where the last ended, the folds abreast."""
     n = len(few.lesson)
-    losses = np.empty((len(penalties), n))
-    for fold, basis in enumerate(bases):
-        rows, held_out = few.training(fold), np.flatnonzero(few.index == fold)
-        lesson, judged = few.lesson.rows(rows), few.lesson.rows(held_out)
-        origin = at = lowered(few.softmax, few.start(basis, start))
-        for i, penalty in enumerate(penalties):
-            at = _descend(few, lesson, origin, at, penalty * n / len(rows), ITERATIONS, ROUGH)
-            losses[i, held_out] = divergences(few.softmax, judged, at.weight, at.bias)
-    for penalty, each in zip(penalties, losses, strict=True):
-        error = error_of_mean(each, few.groups)
-        few.watch(Step(f"weight {weight:g}, penalty {penalty:g}", 1, 0.0, float(each.mean())))
-        yield Trial(weight, penalty, float(each.mean()), error, start)
+    rows = [few.training(fold) for fold in range(few.folds)]
+    origins = [lowered(few.softmax, few.start(basis, start)) for basis in bases]
+    ends, found = list(origins), list[Trial]()
+    for penalty in penalties:
+        losses = np.empty(n)
+        for fold, origin in enumerate(origins):
+            lesson, held_out = few.lesson.rows(rows[fold]), np.flatnonzero(few.index == fold)
+            shared = penalty * n / len(lesson)
+            at = _descend(few, lesson, origin, ends[fold], shared, ITERATIONS, ROUGH)
+            judged = few.lesson.rows(held_out)
+            losses[held_out] = divergences(few.softmax, judged, at.weight, at.bias)
+            ends[fold] = at
+        mean = float(losses.mean())
+        few.watch(Step(f"weight {weight:g}, penalty {penalty:g}", 1, mean, mean))
+        found.append(Trial(weight, penalty, mean, error_of_mean(losses, few.groups), start))
+        if len(found) >= TRIED and _rising(found):
+            break
+    return found
+
+
+def _rising(found: list[Trial]) -> bool:
+    """Whether the last λ but one did worse than the one before, and the last one still worse."""
+    before, last_but_one, last = (t.loss for t in found[-3:])
+    return before < last_but_one < last
 
 
 def judged(few: Few, affine: AffineMap, weight: float, penalty: float) -> Trial:

@@ -15,7 +15,8 @@ class FewReport:
     public texts alone, inf the few alone. A loss is the mean over the few texts, each judged by a
     map that never saw it: 1 − R² for least squares, the divergence in nats for kl. ``loss`` is
     that of what was chosen; ``public_``, ``few_`` and ``both_`` that of the best of each kind, None
-    where it was not tried. ``start_penalty`` is that of the ridge map which a kl map begins with.
+    where it was not tried. ``start_penalty`` is that of the ridge map which a kl map begins with;
+    ``penalty`` is inf where that map, or the one of the public texts, did best as it is.
     ``curve`` lists what was tried: (few_weight, start_penalty, penalty, loss).
     """
 

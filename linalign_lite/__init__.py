@@ -35,14 +35,17 @@ if TYPE_CHECKING:
     )
     from linalign_lite.evaluation import Evaluation, evaluate
     from linalign_lite.extraction import extract, extract_to
+    from linalign_lite.few.fitting import fit_with_few
+    from linalign_lite.few.report import FewReport
     from linalign_lite.fitting import FitReport, fit
     from linalign_lite.generation import Generation, generate
     from linalign_lite.heads import HeadReport, train_head
     from linalign_lite.hidden import HiddenStates
     from linalign_lite.judging import Judgement, judge
     from linalign_lite.kl.checkpoint import Checkpoint
-    from linalign_lite.kl.fitting import KlReport, fit_kl
+    from linalign_lite.kl.fitting import fit_kl
     from linalign_lite.kl.objective import Teaching
+    from linalign_lite.kl.report import KlReport
     from linalign_lite.linear import AffineMap, Head, Space
     from linalign_lite.ood.choosing import DetectorComparison, compare_detectors
     from linalign_lite.ood.detector import Detector
@@ -73,6 +76,7 @@ __all__ = [
     "Detector",
     "DetectorComparison",
     "Evaluation",
+    "FewReport",
     "FitReport",
     "FormatError",
     "Generation",
@@ -117,6 +121,7 @@ __all__ = [
     "fit",
     "fit_detector",
     "fit_kl",
+    "fit_with_few",
     "generate",
     "judge",
     "keygen",
@@ -152,6 +157,7 @@ _HOMES = {
     "Detector": "ood.detector",
     "DetectorComparison": "ood.choosing",
     "Evaluation": "evaluation",
+    "FewReport": "few.report",
     "FitReport": "fitting",
     "FormatError": "errors",
     "Generation": "generation",
@@ -160,7 +166,7 @@ _HOMES = {
     "HiddenStates": "hidden",
     "InputError": "errors",
     "Judgement": "judging",
-    "KlReport": "kl.fitting",
+    "KlReport": "kl.report",
     "Layout": "encrypt.packing",
     "LinalignError": "errors",
     "MismatchError": "errors",
@@ -195,6 +201,7 @@ _HOMES = {
     "fit": "fitting",
     "fit_detector": "ood.fitting",
     "fit_kl": "kl.fitting",
+    "fit_with_few": "few.fitting",
     "generate": "generation",
     "judge": "judging",
     "keygen": "encrypt.keys",

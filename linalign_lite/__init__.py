@@ -35,14 +35,17 @@ if TYPE_CHECKING:
     )
     from linalign_lite.evaluation import Evaluation, evaluate
     from linalign_lite.extraction import extract, extract_to
+    from linalign_lite.few.fitting import fit_with_few
+    from linalign_lite.few.report import FewReport
     from linalign_lite.fitting import FitReport, fit
     from linalign_lite.generation import Generation, generate
     from linalign_lite.heads import HeadReport, train_head
     from linalign_lite.hidden import HiddenStates
     from linalign_lite.judging import Judgement, judge
     from linalign_lite.kl.checkpoint import Checkpoint
-    from linalign_lite.kl.fitting import KlReport, fit_kl
+    from linalign_lite.kl.fitting import fit_kl
     from linalign_lite.kl.objective import Teaching
+    from linalign_lite.kl.report import KlReport
     from linalign_lite.linear import AffineMap, Head, Space
     from linalign_lite.ood.choosing import DetectorComparison, compare_detectors
     from linalign_lite.ood.detector import Detector
@@ -50,11 +53,13 @@ if TYPE_CHECKING:
     from linalign_lite.ood.fitting import fit_detector
     from linalign_lite.ood.report import DetectionReport, evaluate_detector, report_scores
     from linalign_lite.ood.scores import outlyingness
+    from linalign_lite.report import to_markdown, write_report
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
     from linalign_lite.similarity.comparing import compare, compare_all
     from linalign_lite.similarity.results import Similarities, Similarity
     from linalign_lite.store import load, load_head, load_map, load_states, save
+    from linalign_lite.survey.results import Results, load_results
     from linalign_lite.texts import Texts, read_texts
     from linalign_lite.tokens import pair_states
 
@@ -71,6 +76,7 @@ __all__ = [
     "Detector",
     "DetectorComparison",
     "Evaluation",
+    "FewReport",
     "FitReport",
     "FormatError",
     "Generation",
@@ -93,6 +99,7 @@ __all__ = [
     "PublicKey",
     "Query",
     "Response",
+    "Results",
     "Scores",
     "SecretKey",
     "Similarities",
@@ -114,6 +121,7 @@ __all__ = [
     "fit",
     "fit_detector",
     "fit_kl",
+    "fit_with_few",
     "generate",
     "judge",
     "keygen",
@@ -122,6 +130,7 @@ __all__ = [
     "load_head",
     "load_map",
     "load_model",
+    "load_results",
     "load_states",
     "open_states",
     "outlyingness",
@@ -129,7 +138,9 @@ __all__ = [
     "read_texts",
     "report_scores",
     "save",
+    "to_markdown",
     "train_head",
+    "write_report",
 ]
 
 # where each public name lives; the imports above say the same to type checkers
@@ -146,6 +157,7 @@ _HOMES = {
     "Detector": "ood.detector",
     "DetectorComparison": "ood.choosing",
     "Evaluation": "evaluation",
+    "FewReport": "few.report",
     "FitReport": "fitting",
     "FormatError": "errors",
     "Generation": "generation",
@@ -154,7 +166,7 @@ _HOMES = {
     "HiddenStates": "hidden",
     "InputError": "errors",
     "Judgement": "judging",
-    "KlReport": "kl.fitting",
+    "KlReport": "kl.report",
     "Layout": "encrypt.packing",
     "LinalignError": "errors",
     "MismatchError": "errors",
@@ -168,6 +180,7 @@ _HOMES = {
     "PublicKey": "encrypt.keys",
     "Query": "encrypt.messages",
     "Response": "encrypt.messages",
+    "Results": "survey.results",
     "Scores": "encrypt.client",
     "SecretKey": "encrypt.keys",
     "Similarities": "similarity.results",
@@ -188,6 +201,7 @@ _HOMES = {
     "fit": "fitting",
     "fit_detector": "ood.fitting",
     "fit_kl": "kl.fitting",
+    "fit_with_few": "few.fitting",
     "generate": "generation",
     "judge": "judging",
     "keygen": "encrypt.keys",
@@ -196,6 +210,7 @@ _HOMES = {
     "load_head": "store",
     "load_map": "store",
     "load_model": "runtime",
+    "load_results": "survey.results",
     "load_states": "store",
     "open_states": "shards",
     "outlyingness": "ood.scores",
@@ -203,7 +218,9 @@ _HOMES = {
     "read_texts": "texts",
     "report_scores": "ood.report",
     "save": "store",
+    "to_markdown": "report",
     "train_head": "heads",
+    "write_report": "report",
 }
 
 

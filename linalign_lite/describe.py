@@ -79,7 +79,8 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _map(m: AffineMap) -> dict[str, Any]:
-    wanted = ("method", "penalty", "n", "held_out_r2", "condition", "rank")
+    wanted = ("method", "penalty", "n", "n_public", "n_few", "few_weight", "held_out_r2",
+              "condition", "rank")  # fmt: skip
     return {
         "kind": "affine map",
         "source": m.source.describe(),

@@ -20,7 +20,9 @@ from linalign_lite.commands import (
     ood,
     private,
     protection,
+    report,
     similarity,
+    surveying,
 )
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
@@ -53,8 +55,18 @@ def _root(
 
 
 rooms = (
-    models, alignment, similarity, compat, generation, private, protection, ood, demonstration
-)  # fmt: skip
+    models,
+    alignment,
+    similarity,
+    compat,
+    generation,
+    surveying,
+    report,
+    ood,
+    private,
+    protection,
+    demonstration,
+)
 for room in rooms:
     room.register(app)
 

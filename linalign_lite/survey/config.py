@@ -1,4 +1,4 @@
-"""What a survey is asked to do: `CONFIG.toml`. docs/FORMAT.md, section 5."""
+"""What a survey is asked to do: `CONFIG.toml`. docs/FORMAT.md, section 6."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import PathLike, open_regular
 from linalign_lite.linear import POOLINGS
+from linalign_lite.survey.checking import MOST_DATA, MOST_MODELS
 from linalign_lite.texts import Texts, read_texts
 
 TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
 OBJECTIVES = ("ridge", "kl")
 MAX_CONFIG = 1 << 20
-MAX_MODELS, MAX_DATA, MAX_FEW = 64, 64, 8
+MAX_FEW = 8
 MAX_COUNT = 1 << 31
 
 
@@ -102,7 +103,7 @@ def parse_config(raw: Mapping[str, Any], base: Path) -> SurveyConfig:
     known = {f.name for f in fields(SurveyConfig)} - {"files"}
     _require_keys(raw, known, {"models", "public"}, "the survey")
     models = _models(raw["models"], base)
-    data = _list(raw.get("data", []), "data", MAX_DATA)
+    data = _list(raw.get("data", []), "data", MOST_DATA)
     sets = tuple(_data_set(entry, base) for entry in data)
     if len({s.name for s in sets}) != len(sets):
         raise InputError("two data sets have the same name")
@@ -125,8 +126,8 @@ def parse_config(raw: Mapping[str, Any], base: Path) -> SurveyConfig:
 
 
 def _models(raw: object, base: Path) -> dict[str, Path]:
-    if not isinstance(raw, dict) or not 2 <= len(raw) <= MAX_MODELS:
-        raise InputError("models: a table of names and folders", expected=f"2 to {MAX_MODELS}")
+    if not isinstance(raw, dict) or not 2 <= len(raw) <= MOST_MODELS:
+        raise InputError("models: a table of names and folders", expected=f"2 to {MOST_MODELS}")
     return {_name(name, "models"): _path(p, base, f"models.{name}") for name, p in raw.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a survey finds: rows of plain numbers, and `results.json`. docs/FORMAT.md, section 5."""
+"""What a survey finds: rows of plain numbers, and `results.json`. docs/FORMAT.md, section 6."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import Any
 from linalign_lite.archive import strict_json
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import PathLike, open_regular, write_atomic
+from linalign_lite.survey.checking import check_results
 
 FORMAT, VERSION = "linalign-survey", 1
-MAX_BYTES = 256 << 20
+MAX_BYTES = 64 << 20  # as Python objects it takes some twenty times as much
 MAX_NAME = 256
 
 Point = tuple[float, float]
@@ -220,7 +221,10 @@ def save_results(path: PathLike, results: Results) -> None:
 
 
 def load_results(path: PathLike) -> Results:
-    """Read `results.json`. Raises FormatError when anything in it is not as documented."""
+    """Read `results.json`. Raises FormatError when anything in it is not as documented.
+
+    What is read hangs together: see `checking.check_results`.
+    """
     with open_regular(path) as f:
         raw = f.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
@@ -237,6 +241,7 @@ def load_results(path: PathLike) -> Results:
     body = {k: v for k, v in whole.items() if k not in {"format", "version"}}
     try:
         results: Results = parse(Results, body)
+        check_results(results)
     except InputError as e:
         raise FormatError(f"{path}: {e}") from e
     return results

@@ -34,6 +34,8 @@ from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.onnx import pooling
 from linalign_lite.ood import rules as rules_module
 from linalign_lite.ood.detector import Detector
+from linalign_lite.report import render, to_markdown
+from linalign_lite.survey.results import load_results, save_results
 from linalign_lite.texts import read_texts
 
 Mutate = Callable[[bytes, Random, Sequence[bytes]], bytes]
@@ -266,6 +268,10 @@ _FOLDER: dict[str, Any] = {
 }  # fmt: skip
 
 
+def results_seeds() -> list[bytes]:
+    return [(Path(__file__).parents[1] / "golden" / "v1.results.json").read_bytes()]
+
+
 def folder_seeds() -> list[bytes]:
     return [bytes([i]) + json.dumps(_FOLDER[name]).encode() for i, name in enumerate(_FOLDER)]
 
@@ -492,6 +498,17 @@ def run_budget(data: bytes, folder: Path) -> None:
     Budget(path, 5)
 
 
+def run_results(data: bytes, folder: Path) -> None:
+    """What was let in can be saved and shown."""
+    results = load_results(_file(folder, "results.json", data))
+    to_markdown(results)
+    save_results(folder / "again.json", results)
+    if load_results(folder / "again.json") != results:
+        raise Broken("loaded, and another thing when saved and loaded again")
+    if zlib.crc32(data) % 6 == 0:  # it draws
+        render(results)
+
+
 def run_folder(data: bytes, folder: Path) -> None:
     """The settings of a model's folder that `export` reads before it loads the model."""
     if not data:
@@ -566,6 +583,8 @@ _ALL = (
     Target("inspect", _everything, _mixed, run_describe, 10, "runs the command too: fewer inputs"),
     Target("budget", budget_seeds, documents.mutate_sqlite, run_budget, 6,
         "SQLite writes for each: fewer inputs"),
+    Target("results", results_seeds, documents.mutate_json, run_results, 6,
+        "draws some: fewer inputs"),
     Target("model-folder", folder_seeds, documents.mutate_folder, run_folder, 10),
 )  # fmt: skip
 TARGETS = {target.name: target for target in _ALL}

@@ -304,7 +304,7 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     plain, charted, found = fitting.descend, fitting.make_chart, []
 
     def chart(start, mean, covariance, curvature, penalty):
-        found.append([penalty])
+        found.append([start, penalty])
         return charted(start, mean, covariance, curvature, penalty)
 
     def descend(softmax, lesson, chart, begin, **options):
@@ -316,7 +316,7 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     monkeypatch.setattr(fitting, "descend", descend)
     head, x, y = spot
     _, report = fit_kl(x, y, head, iterations=30)
-    penalties, sizes, begins, ends = zip(*found, strict=True)
+    starts, penalties, sizes, begins, ends = zip(*found, strict=True)
     tried = len(report.curve)
     assert penalties[:tried] == fitting.PENALTIES[:tried]
     assert set(sizes[:tried]) == {30}
@@ -328,8 +328,13 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     best = min(range(tried), key=lambda i: report.curve[i][1])
     np.testing.assert_allclose(mass[best], report.penalty * 600)
     before = [*range(tried - 1), best, *range(tried, len(ends) - 1)]
-    for begin, last in zip(begins[1:], before, strict=True):
-        assert begin is ends[last]
+    for i, (begin, last) in enumerate(zip(begins[1:], before, strict=True), 1):
+        if i != tried:
+            assert begin is ends[last]
+    # all rows have another ridge map than those that do not judge: as far from it as before
+    step = ends[best].weight - starts[0].weight
+    np.testing.assert_allclose(begins[tried].weight - starts[tried].weight, step, atol=1e-12)
+    assert np.abs(starts[0].weight - starts[tried].weight).max() > 1e-6
 
 
 # --- what states and heads may be ---------------------------------------------------------------

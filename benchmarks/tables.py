@@ -173,6 +173,70 @@ def tried() -> str:
     return table(["variant", "pairs", "agreement", "cross-entropy"], rows)
 
 
+def _areas(rows: list[dict[str, Any]]) -> tuple[list[str], list[str], dict[tuple[str, str], Any]]:
+    """Methods and columns in the order they were measured, and the row of each pair of them."""
+    names = {**STORIES, "minilm": "all-minilm-l6-v2"}
+    found = {}
+    for r in rows:
+        of = SHORT[names[r["target"]]]
+        if "map" in r:
+            of = f"{SHORT[names[r['source']]]} to {of}, {r['map']}"
+        found[r["method"], of] = r
+    return list(dict.fromkeys(m for m, _ in found)), list(dict.fromkeys(c for _, c in found)), found
+
+
+def outlying() -> str:
+    """AUROC and FPR at 95 % of every detector on its own model's states."""
+    methods, models, found = _areas(load("ood")["native"])
+    cells = [
+        [m, *(f"{found[m, c]['auroc']:.3f}, {found[m, c]['fpr_at_95']:.2f}" for c in models)]
+        for m in methods
+    ]
+    return table(["AUROC, FPR at 95 %", *models], cells)
+
+
+def outlying_mapped() -> str:
+    """AUROC of every detector on states that a map carried over."""
+    methods, pairs, found = _areas(load("ood")["mapped"])
+    shown = [p for p in pairs if not p.startswith("stories260K")]
+    cells = [[m, *(f"{found[m, p]['auroc']:.3f}" for p in shown)] for m in methods]
+    return table(["AUROC", *shown], cells)
+
+
+def similarity() -> str:
+    """Each measure of each pair; in brackets, on the null's rows, paired and shuffled."""
+    names = {**STORIES, "minilm": "all-minilm-l6-v2"}
+    result = load("similarity")
+    found, tried = result["pairs"], []
+
+    def cell(one: dict[str, Any]) -> str:
+        null = one["null"]
+        tried.append(null["p"])
+        return f"{one['value']:.3f} ({null['observed']:.3f}, {null['mean']:.3f})"
+
+    rows = [
+        [title, *(cell(p["measures"][name]) for p in found)]
+        for name, title in (("cka", "CKA"), ("cka_debiased", "CKA, debiased"), ("svcca", "SVCCA"),
+                            ("mutual_knn", "mutual 10-NN"))
+    ]  # fmt: skip
+    for name, title in (("r2", "held-out R² of the map"), ("cosine", "held-out cosine"),
+                        ("cycle", "cycle error")):  # fmt: skip
+        rows.append([f"{title}, there", *(cell(p["measures"][name]) for p in found)])
+        rows.append([f"{title}, back", *(cell(p["back"][name]) for p in found)])
+    pairs = [f"{SHORT[names[p['first']]]}, {SHORT[names[p['second']]]}" for p in found]
+    return table([f"{result['texts']:,} sentences; every p ≤ {max(tried)}", *pairs], rows)
+
+
+def dense() -> str:
+    rows = [
+        [f"`{r['measure']}`", r["peer"], f"{r['ours']:.4f}",
+         f"{r['difference']:.0e}" if r["difference"] > 1e-15 else "< 1e-15",
+         f"{r['times_faster']['median']:.1f}"]
+        for r in load("similarity")["peers"]
+    ]  # fmt: skip
+    return table(["measure", "peer", "value", "difference", "times faster than it"], rows)
+
+
 def decoding() -> str:
     rows = []
     for r in load("generate")["pairs"]:
@@ -217,8 +281,8 @@ def machine() -> str:
 
 TABLES = {
     f.__name__: f
-    for f in (accuracy, aware, hybrid, tried, decoding, encrypted, private, floors, peers, speed,
-              start, machine)
+    for f in (accuracy, aware, outlying, outlying_mapped, hybrid, tried, decoding, similarity,
+              dense, encrypted, private, floors, peers, speed, start, machine)
 }  # fmt: skip
 
 

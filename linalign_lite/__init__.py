@@ -47,9 +47,19 @@ if TYPE_CHECKING:
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.kl.report import KlReport
     from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.ood.choosing import DetectorComparison, compare_detectors
+    from linalign_lite.ood.detector import Detector
+    from linalign_lite.ood.files import load_detector
+    from linalign_lite.ood.fitting import fit_detector
+    from linalign_lite.ood.report import DetectionReport, evaluate_detector, report_scores
+    from linalign_lite.ood.scores import outlyingness
+    from linalign_lite.report import to_markdown, write_report
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
+    from linalign_lite.similarity.comparing import compare, compare_all
+    from linalign_lite.similarity.results import Similarities, Similarity
     from linalign_lite.store import load, load_head, load_map, load_states, save
+    from linalign_lite.survey.results import Results, load_results
     from linalign_lite.texts import Texts, read_texts
     from linalign_lite.tokens import pair_states
 
@@ -62,6 +72,9 @@ __all__ = [
     "Checkpoint",
     "Client",
     "Compatibility",
+    "DetectionReport",
+    "Detector",
+    "DetectorComparison",
     "Evaluation",
     "FewReport",
     "FitReport",
@@ -86,8 +99,11 @@ __all__ = [
     "PublicKey",
     "Query",
     "Response",
+    "Results",
     "Scores",
     "SecretKey",
+    "Similarities",
+    "Similarity",
     "Space",
     "StatesFolder",
     "Teaching",
@@ -95,25 +111,36 @@ __all__ = [
     "Zeros",
     "__version__",
     "check_compatibility",
+    "compare",
+    "compare_all",
+    "compare_detectors",
     "evaluate",
+    "evaluate_detector",
     "extract",
     "extract_to",
     "fit",
+    "fit_detector",
     "fit_kl",
     "fit_with_few",
     "generate",
     "judge",
     "keygen",
     "load",
+    "load_detector",
     "load_head",
     "load_map",
     "load_model",
+    "load_results",
     "load_states",
     "open_states",
+    "outlyingness",
     "pair_states",
     "read_texts",
+    "report_scores",
     "save",
+    "to_markdown",
     "train_head",
+    "write_report",
 ]
 
 # where each public name lives; the imports above say the same to type checkers
@@ -126,6 +153,9 @@ _HOMES = {
     "Checkpoint": "kl.checkpoint",
     "Client": "encrypt.client",
     "Compatibility": "compat",
+    "DetectionReport": "ood.report",
+    "Detector": "ood.detector",
+    "DetectorComparison": "ood.choosing",
     "Evaluation": "evaluation",
     "FewReport": "few.report",
     "FitReport": "fitting",
@@ -150,33 +180,47 @@ _HOMES = {
     "PublicKey": "encrypt.keys",
     "Query": "encrypt.messages",
     "Response": "encrypt.messages",
+    "Results": "survey.results",
     "Scores": "encrypt.client",
     "SecretKey": "encrypt.keys",
+    "Similarities": "similarity.results",
+    "Similarity": "similarity.results",
     "Space": "linear",
     "StatesFolder": "shards",
     "Teaching": "kl.objective",
     "Texts": "texts",
     "Zeros": "encrypt.pool",
     "check_compatibility": "compat",
+    "compare": "similarity.comparing",
+    "compare_all": "similarity.comparing",
+    "compare_detectors": "ood.choosing",
     "evaluate": "evaluation",
+    "evaluate_detector": "ood.report",
     "extract": "extraction",
     "extract_to": "extraction",
     "fit": "fitting",
+    "fit_detector": "ood.fitting",
     "fit_kl": "kl.fitting",
     "fit_with_few": "few.fitting",
     "generate": "generation",
     "judge": "judging",
     "keygen": "encrypt.keys",
     "load": "store",
+    "load_detector": "ood.files",
     "load_head": "store",
     "load_map": "store",
     "load_model": "runtime",
+    "load_results": "survey.results",
     "load_states": "store",
     "open_states": "shards",
+    "outlyingness": "ood.scores",
     "pair_states": "tokens",
     "read_texts": "texts",
+    "report_scores": "ood.report",
     "save": "store",
+    "to_markdown": "report",
     "train_head": "heads",
+    "write_report": "report",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -18,3 +19,12 @@ def not_finite(array: npt.NDArray[Any]) -> int:
     if not step:  # a row alone is larger
         return sum(map(not_finite, array))
     return sum(not_finite(array[start : start + step]) for start in range(0, len(array), step))
+
+
+def let_go(array: npt.NDArray[Any]) -> None:
+    """Drop from memory what was read of an array that lies in a mapped file; it is read again."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

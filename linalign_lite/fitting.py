@@ -20,9 +20,9 @@ from linalign_lite.errors import InputError
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.linear import AffineMap, Array
 from linalign_lite.moments import Float64, FoldedMoments, Moments, fold_index, folded
+from linalign_lite.spectra import PENALTIES, Spectrum, held_out_errors, ridge, spectrum
 
 METHODS = ("ridge", "lstsq", "procrustes")
-PENALTIES = np.logspace(-8, 2, 61)
 LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
 
 
@@ -56,33 +56,6 @@ class FitReport:
         if not np.isfinite(self.condition):
             card["condition"] = None
         return card
-
-
-@dataclass(frozen=True, eq=False)
-class Spectrum:
-    """X_cᵀX_c = Q diag(s) Qᵀ, and QᵀX_cᵀY_c: all that any penalty needs."""
-
-    values: Float64  # shape: (d_source,)  s, none below 0
-    vectors: Float64  # shape: (d_source, d_source)  Q
-    projected: Float64  # shape: (d_source, d_target)  QᵀX_cᵀY_c
-    mean_x: Float64
-    mean_y: Float64
-
-    @property
-    def cutoff(self) -> float:
-        """Eigenvalues at or below this are rounding noise."""
-        return float(self.values[-1]) * len(self.values) * np.finfo(np.float64).eps
-
-    @property
-    def unit(self) -> float:
-        """trace / d_source: what a relative penalty of 1 stands for."""
-        return float(self.values.sum()) / len(self.values)
-
-    def shrink(self, penalty: float) -> Float64:
-        """1 / (s + λ), (d_source,); 0 where that would divide by nothing (the pseudo-inverse)."""
-        shifted = self.values + penalty * self.unit
-        safe = shifted > self.cutoff
-        return np.divide(1.0, shifted, out=np.zeros_like(shifted), where=safe)
 
 
 def fit(
@@ -141,25 +114,7 @@ def fit_moments(
         score = _held_out(moments, [chosen])[0]
     total = spectrum(moments.total)
     weight, bias = ridge(total, chosen)
-    return weight, bias, _report(moments, "ridge", chosen, float(score), curve, total)
-
-
-def spectrum(moments: Moments) -> Spectrum:
-    """Eigendecomposition of the centred X_cᵀX_c: O(d³) once, then every penalty is O(d²)."""
-    values, vectors = np.linalg.eigh(moments.xx)
-    return Spectrum(
-        np.maximum(values, 0.0),
-        vectors,
-        vectors.T @ moments.xy,
-        moments.mean_x,
-        moments.mean_y,
-    )
-
-
-def ridge(spectrum: Spectrum, penalty: float) -> tuple[Float64, Float64]:
-    """W = (Q diag(1/(s+λ)) QᵀX_cᵀY_c)ᵀ and the bias that makes the means meet."""
-    weight = (spectrum.vectors @ (spectrum.shrink(penalty)[:, None] * spectrum.projected)).T
-    return weight, spectrum.mean_y - weight @ spectrum.mean_x
+    return weight, bias, report_of(moments, "ridge", chosen, float(score), curve, total)
 
 
 def _lstsq(x: Array, y: Array) -> tuple[Float64, Float64, Float64]:
@@ -197,7 +152,7 @@ def _lstsq_of(
     kept = singular[singular > _noise(x.states.shape) * singular[0]]
     full = len(kept) == x.space.dim
     report = replace(
-        _report(moments, "lstsq", 0.0, 1.0 - error / spread(moments.total)),
+        report_of(moments, "lstsq", 0.0, 1.0 - error / spread(moments.total)),
         rank=len(kept),
         freedom=float(len(kept)),
         condition=float((kept[0] / kept[-1]) ** 2) if full else float("inf"),
@@ -226,7 +181,7 @@ def _procrustes_of(moments: FoldedMoments) -> tuple[Float64, Float64, FitReport]
         weight, _ = procrustes(train)
         error += _squared_error(weight, held_out.about(train.mean_x, train.mean_y))
     weight, bias = procrustes(moments.total)
-    return weight, bias, _report(moments, "procrustes", 0.0, 1.0 - error / spread(moments.total))
+    return weight, bias, report_of(moments, "procrustes", 0.0, 1.0 - error / spread(moments.total))
 
 
 def spread(moments: Moments) -> float:
@@ -254,25 +209,7 @@ def _held_out(moments: FoldedMoments, penalties: npt.ArrayLike) -> Float64:
     return scores
 
 
-def held_out_errors(basis: Spectrum, held_out: Moments, penalties: Float64) -> Float64:
-    """‖X Wᵀ + b − Y‖² on held-out pairs of the ridge map of every penalty, (n_penalties,).
-
-    In the eigenbasis of the training data, with f = 1/(s+λ), A = QᵀX_cᵀY_c of the training part, B
-    and G the held-out XᵀY and XᵀX (about the training means) in that basis:
-    ‖X Wᵀ − Y‖² = yy − 2 fᵀ(A∘B)1 + fᵀ(G ∘ AAᵀ)f, so each penalty costs one O(d²) form.
-    """
-    part = held_out.about(basis.mean_x, basis.mean_y)
-    linear = np.einsum("ij,ij->i", basis.projected, basis.vectors.T @ part.xy)
-    inner = basis.vectors.T @ part.xx @ basis.vectors
-    quadratic = inner * (basis.projected @ basis.projected.T)
-    errors = np.empty(len(penalties))
-    for i, penalty in enumerate(penalties):
-        f = basis.shrink(float(penalty))
-        errors[i] = part.yy.sum() - 2 * f @ linear + f @ quadratic @ f
-    return errors
-
-
-def _report(
+def report_of(
     moments: FoldedMoments,
     method: str,
     penalty: float,
@@ -280,6 +217,7 @@ def _report(
     curve: tuple[tuple[float, float], ...] = (),
     total: Spectrum | None = None,
 ) -> FitReport:
+    """The report of a fit with this held-out R². InputError when the source never changes."""
     total = total or spectrum(moments.total)
     d_source, d_target = total.projected.shape
     rank = int((total.values > total.cutoff).sum())

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
-from linalign_lite.fitting import ridge, spectrum
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import Array, Head
 from linalign_lite.moments import Float64, fold_index, measure
+from linalign_lite.spectra import ridge, spectrum
 
 METHODS = ("ridge", "logistic")
 RIDGE_PENALTIES = tuple(

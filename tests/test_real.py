@@ -20,8 +20,10 @@ from linalign_lite import (
     HiddenStates,
     Provider,
     evaluate,
+    evaluate_detector,
     extract,
     fit,
+    fit_detector,
     fit_kl,
     keygen,
     load_model,
@@ -109,6 +111,26 @@ def test_a_map_for_the_head_serves_it_better_than_least_squares(states):
     still = np.ptp(target.states, axis=0) == 0  # dimensions of MiniLM that never change
     assert still.any()
     assert np.abs(back.weight[:, still]).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("method", "native", "mapped"),
+    [("mahalanobis", 0.925, 0.88), ("relative-mahalanobis", 0.965, 0.92), ("cosine", 0.96, 0.935)],
+)
+def test_texts_outside_the_intents_are_found(states, method, native, mapped):
+    """MiniLM alone, and MiniLM through a least-squares map with TinyStories' own detector."""
+    inside, outside = states(MINILM, "test"), states(MINILM, "oos_test")
+    own = fit_detector(states(MINILM, "train"), method=method, validation=states(MINILM, "val"))
+    found = evaluate_detector(own, inside, outside)
+    assert found.auroc.value >= native
+    assert 0.93 <= found.kept <= 0.97
+    theirs = fit_detector(states(STORY, "train"), method=method)
+    unlabelled = [replace(states(n, "train"), labels=(), label_ids=None) for n in (MINILM, STORY)]
+    affine, _ = fit(*unlabelled)
+    theirs = theirs.with_threshold(theirs.scores(states(MINILM, "val"), affine))
+    found = evaluate_detector(theirs, inside, outside, affine)
+    assert found.auroc.value >= mapped
+    assert 0.93 <= found.kept <= 0.97
 
 
 def test_encrypted_scores_are_the_plain_ones(states):

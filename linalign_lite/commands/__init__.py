@@ -17,8 +17,12 @@ from linalign_lite.commands import (
     demonstration,
     generation,
     models,
+    ood,
     private,
     protection,
+    report,
+    similarity,
+    surveying,
 )
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
@@ -50,7 +54,20 @@ def _root(
     pass
 
 
-for room in (models, alignment, compat, generation, private, protection, demonstration):
+rooms = (
+    models,
+    alignment,
+    similarity,
+    compat,
+    generation,
+    surveying,
+    report,
+    ood,
+    private,
+    protection,
+    demonstration,
+)
+for room in rooms:
     room.register(app)
 
 

@@ -64,6 +64,24 @@ class Console:
             yield lambda count: bar.advance(task, count)
 
     @contextlib.contextmanager
+    def steps(self) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
+        """A bar of many jobs: (done, all) → None, and what is being done → None."""
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+            yield lambda _done, _all: None, lambda _what: None
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+
+        columns = (BarColumn(), MofNCompleteColumn(), Elapsed(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield (
+                lambda done, total: bar.update(task, completed=done, total=total),
+                lambda what: bar.update(task, description=what),
+            )
+
+    @contextlib.contextmanager
     def descent(self) -> Iterator[Callable[[Any], None]]:
         """A line on standard error, written over at each kl.fitting.Step, on a terminal only."""
         if self.quiet or sys.stderr is None or not sys.stderr.isatty():

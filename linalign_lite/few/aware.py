@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.few.choice import FEW, Trial, error_of_mean, lowest, merged
-from linalign_lite.fitting import Spectrum, ridge, spectrum
 from linalign_lite.kl.descent import Affine, descend, make_chart
 from linalign_lite.kl.fitting import FINE, ROUGH, lowered
 from linalign_lite.kl.objective import Lesson, Softmax, divergences
 from linalign_lite.kl.report import Step, Watch
 from linalign_lite.linear import AffineMap
 from linalign_lite.moments import Float64, FoldedMoments, Moments
+from linalign_lite.spectra import Spectrum, ridge, spectrum
 
 START_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
 HELD = float("inf")  # the λ of the start itself

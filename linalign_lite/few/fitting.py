@@ -10,7 +10,7 @@ from linalign_lite.errors import InputError
 from linalign_lite.few import aware, squares
 from linalign_lite.few.choice import FEW, PUBLIC, Trial, lowest, usable_weight
 from linalign_lite.few.report import FewReport
-from linalign_lite.fitting import PENALTIES, ridge, usable_penalty
+from linalign_lite.fitting import usable_penalty
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.kl.checks import true_outputs
 from linalign_lite.kl.fitting import ITERATIONS, fit_kl, head_name, raised, usable_teaching
@@ -18,6 +18,7 @@ from linalign_lite.kl.objective import Teaching, learn, reduce_head
 from linalign_lite.kl.report import Watch
 from linalign_lite.linear import AffineMap, Array, Head
 from linalign_lite.moments import fold_index, folded, measure
+from linalign_lite.spectra import PENALTIES, ridge
 
 FEWEST = 8  # texts
 

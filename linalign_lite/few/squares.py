@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from linalign_lite.few.choice import Trial, merged
-from linalign_lite.fitting import Spectrum, held_out_errors, spectrum, spread
+from linalign_lite.fitting import spread
 from linalign_lite.moments import Float64, FoldedMoments, Moments
+from linalign_lite.spectra import Spectrum, held_out_errors, spectrum
 
 
 def trials(

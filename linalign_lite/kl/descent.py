@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linalign_lite.kl.objective import Lesson, Softmax, divergence
+from linalign_lite.linear import row_blocks
 from linalign_lite.moments import Float64
 
 FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at
@@ -46,28 +47,46 @@ class Chart:
     charge: Float64  # shape: (d_source,)  what the penalty asks of each column of Θ
 
     def affine(self, theta: Float64) -> Affine:
-        """The map at Θ, whose last column moves the image of the mean."""
-        full = theta.reshape(len(self.left), -1)
-        step = self.left @ full[:, :-1] @ self.right.T
-        weight = self.start.weight + step
-        return Affine(weight, self.start.bias + self.left @ full[:, -1] - step @ self.mean)
+        """The map at Θ, whose last part moves the image of the mean."""
+        inside, shift = self._parts(theta)
+        weight = self.left @ inside @ self.right.T
+        bias = self.start.bias + self.left @ shift - weight @ self.mean
+        weight += self.start.weight
+        return Affine(weight, bias)
 
     def theta(self, affine: Affine) -> Float64:
         """Where a map lies, or the nearest point to it: the inverse of ``affine``."""
         step = affine.weight - self.start.weight
         back = _inverse(self.left)
         shift = back @ (affine.bias - self.start.bias + step @ self.mean)
-        return np.column_stack([back @ step @ _inverse(self.right).T, shift]).ravel()
+        return np.concatenate([(back @ step @ _inverse(self.right).T).ravel(), shift])
 
     def gradient(self, slope: Float64, shift: Float64, theta: Float64) -> Float64:
-        """From the gradient in (weight, bias) to that in Θ, the penalty's included."""
-        full = theta.reshape(len(self.left), -1)
-        inside = self.left.T @ (slope - np.outer(shift, self.mean)) @ self.right
-        return np.column_stack([inside + full[:, :-1] * self.charge, self.left.T @ shift]).ravel()
+        """From the gradient in (weight, bias) to that in Θ, the penalty's included.
+
+        ``slope`` is used up. A large map's matrices are the most memory that a fit needs, so none
+        is made that is not needed.
+        """
+        inside, _ = self._parts(theta)
+        for rows in row_blocks(slope):
+            slope[rows] -= shift[rows, None] * self.mean
+        found = np.empty_like(theta)
+        into, moved = self._parts(found)
+        np.matmul(self.left.T @ slope, self.right, out=into)
+        for rows in row_blocks(slope):
+            into[rows] += inside[rows] * self.charge
+        moved[:] = self.left.T @ shift
+        return found
 
     def penalty(self, theta: Float64) -> float:
-        full = theta.reshape(len(self.left), -1)
-        return 0.5 * float((full[:, :-1] ** 2 @ self.charge).sum())
+        inside, _ = self._parts(theta)
+        sums = sum((inside[rows] ** 2).sum(axis=0) for rows in row_blocks(inside))
+        return 0.5 * float(sums @ self.charge)
+
+    def _parts(self, theta: Float64) -> tuple[Float64, Float64]:
+        """Views of Θ's matrix (r, d_source) and of its last part (r,)."""
+        r = len(self.left)
+        return theta[:-r].reshape(r, -1), theta[-r:]
 
 
 def _inverse(columns: Float64) -> Float64:

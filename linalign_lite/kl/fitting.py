@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.arrays import let_go
 from linalign_lite.errors import InputError
-from linalign_lite.fitting import fit, ridge, spectrum
+from linalign_lite.fitting import fit
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprint
 from linalign_lite.kl.checks import true_outputs, usable_penalty, usable_weights
@@ -26,6 +27,7 @@ from linalign_lite.kl.objective import (
 from linalign_lite.kl.report import KlReport, Step, Watch
 from linalign_lite.linear import AffineMap, Array, Head
 from linalign_lite.moments import Float64, fold_index, measure
+from linalign_lite.spectra import ridge, spectrum
 
 PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
 PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
@@ -82,6 +84,7 @@ def fit_kl(
     softmax, memory = reduce_head(head), checkpoint or Checkpoint(None)
     job_key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {taught}")
     memory.open(job_key, (softmax.rank, x.space.dim))
+    let_go(head.weight)  # ``softmax`` has what is needed of it
     start, least_squares = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
     order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
     judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0

@@ -223,7 +223,8 @@ def divergence(
         slope += gap.T @ x
         shift += gap.sum(axis=0, dtype=np.float64)
     mass = float(lesson.weight.sum(dtype=np.float64))
-    return total / mass, slope / mass, shift / mass
+    slope /= mass  # in place: with a large head it is one of the largest matrices
+    return total / mass, slope, shift / mass
 
 
 def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[Float64, Float32]:

@@ -18,13 +18,13 @@ from linalign_lite.errors import InputError
 from linalign_lite.few import aware
 from linalign_lite.few.choice import FEW, PUBLIC, WEIGHTS
 from linalign_lite.few.fitting import fit_with_few
-from linalign_lite.fitting import ridge, spectrum
 from linalign_lite.hidden import NO_TOKEN, HiddenStates
 from linalign_lite.kl.checkpoint import digest_of
 from linalign_lite.kl.fitting import CLASSES, TOKENS, fit_kl
 from linalign_lite.kl.objective import Teaching, divergences, learn, reduce_head
 from linalign_lite.linear import Head, Space
 from linalign_lite.moments import measure
+from linalign_lite.spectra import ridge, spectrum
 
 PUBLIC_ROWS, FEW_ROWS = 400, 60
 

@@ -55,15 +55,15 @@ def test_coordinates_go_both_ways(seed, rank, penalty):
     assert chart.penalty(np.zeros_like(theta)) == 0
 
 
-def test_the_last_column_moves_the_image_of_the_mean_and_nothing_else_does():
+def test_the_last_part_moves_the_image_of_the_mean_and_nothing_else_does():
     chart = random_chart(5, 3, 0.1)
-    theta = np.random.default_rng(6).normal(size=(3, SOURCE + 1))
+    theta = np.random.default_rng(6).normal(size=3 * (SOURCE + 1))
     before = chart.start.weight @ chart.mean + chart.start.bias
-    theta[:, -1] = 0
-    turned = chart.affine(theta.ravel())
+    theta[-3:] = 0
+    turned = chart.affine(theta)
     np.testing.assert_allclose(turned.weight @ chart.mean + turned.bias, before, atol=1e-8)
-    theta[:, -1] = 1
-    shifted = chart.affine(theta.ravel())
+    theta[-3:] = 1
+    shifted = chart.affine(theta)
     np.testing.assert_array_equal(shifted.weight, turned.weight)
     np.testing.assert_allclose(shifted.bias - turned.bias, chart.left.sum(axis=1), atol=1e-8)
 

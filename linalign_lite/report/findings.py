@@ -1,0 +1,225 @@
+"""What the rows of a survey say together: the best map of a pair, what it keeps, where and why not.
+
+Nothing here is measured anew: every figure is a row's, or a median or a difference of rows'.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from linalign_lite.survey.results import ClassRow, GenerationRow, OodRow, Results
+
+KEPT = 0.9  # of the native accuracy: a map that serves
+FAILS = 0.8  # below this it does not
+UNLIKE = 0.3  # held-out R² on public texts
+TEXTS = ("public", "few", "public+few", "all", "native")
+OBJECTIVES = ("ridge", "kl", "native")
+_WORDS = {
+    "public": "public texts",
+    "few": "few own texts",
+    "public+few": "public + few own",
+    "all": "all own texts",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Recipe:
+    """How a map was made. ``n_few`` is 0 unless several numbers of own texts were tried."""
+
+    place: tuple[int, int]
+    texts: str
+    objective: str
+    n_few: int = 0
+
+    @property
+    def words(self) -> str:
+        few = f" ({self.n_few:,})" if self.n_few else ""
+        return f"{words(self.texts)}{few}, {self.objective}"
+
+
+@dataclass(frozen=True)
+class Retained:
+    """Over all pairs on one data set: what the better objective's map keeps of native accuracy."""
+
+    data: str
+    texts: str
+    retention: tuple[float, ...]  # one a pair
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.retention)
+
+    @property
+    def kept(self) -> int:
+        return sum(r >= KEPT for r in self.retention)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pair on a data set that public texts do not serve, and what the other rows say of it."""
+
+    source: str
+    target: str
+    data: str
+    retention: float
+    objective: str
+    r2: float | None
+    by_texts: tuple[tuple[str, float], ...]  # the best retention of each kind of texts
+
+    @property
+    def why(self) -> str:
+        """In words, from the numbers."""
+        better = {texts: r for texts, r in self.by_texts if r >= FAILS}
+        few = max(better.get("few", 0.0), better.get("public+few", 0.0))
+        if few:
+            return (f"the public texts do not cover this data: with a few of its own texts "
+                    f"{few:.2f} is kept")  # fmt: skip
+        if "all" in better:
+            return (f"the public texts do not cover this data, and a few of its own are too few: "
+                    f"with all of them {better['all']:.2f} is kept")  # fmt: skip
+        if self.r2 is not None and self.r2 < UNLIKE:
+            return f"the two spaces are unlike: held-out R² on public texts {self.r2:.2f}"
+        return "not explained by what was measured"
+
+
+@dataclass(frozen=True)
+class OodLoss:
+    """The target's best native detector on a data set, there and on mapped states.
+
+    ``mapped``: of the maps fitted on the same kind of texts, the better one.
+    """
+
+    native: OodRow
+    mapped: OodRow
+
+    @property
+    def lost(self) -> float:
+        return self.native.auroc - self.mapped.auroc
+
+
+def recipe(texts: str, objective: str, n_few: int = 0) -> Recipe:
+    place = (_index(TEXTS, texts), _index(OBJECTIVES, objective))
+    return Recipe(place, texts, objective, n_few)
+
+
+def recipes(rows: Iterable[ClassRow]) -> dict[Recipe, list[ClassRow]]:
+    """Rows of one data set by how their map was made, in a fixed order."""
+    rows = list(rows)
+    seen: dict[tuple[str, str], set[int]] = {}
+    for r in rows:
+        seen.setdefault((r.texts, r.objective), set()).add(r.n_few)
+    found: dict[Recipe, list[ClassRow]] = {}
+    for r in rows:
+        several = len(seen[r.texts, r.objective]) > 1
+        found.setdefault(recipe(r.texts, r.objective, r.n_few * several), []).append(r)
+    return dict(sorted(found.items()))
+
+
+def native_accuracy(results: Results) -> dict[tuple[str, str], float]:
+    """(model, data) → accuracy of its own head on its own states."""
+    return {(r.model, r.data): r.accuracy for r in results.native}
+
+
+def held_out_r2(results: Results) -> dict[tuple[str, str], float]:
+    """(source, target) → R² on public texts, as far as measured."""
+    return {
+        (r.source, r.target): r.value
+        for r in results.similarity
+        if r.measure == "r2" and r.texts == "public"
+    }
+
+
+def best_by_texts(results: Results) -> dict[tuple[str, str, str], dict[str, ClassRow]]:
+    """(source, target, data) → texts → the row with the highest accuracy."""
+    found: dict[tuple[str, str, str], dict[str, ClassRow]] = {}
+    for r in results.classification:
+        of_pair = found.setdefault((r.source, r.target, r.data), {})
+        if r.texts not in of_pair or r.accuracy > of_pair[r.texts].accuracy:
+            of_pair[r.texts] = r
+    return found
+
+
+def retained(results: Results) -> list[Retained]:
+    """One for each data set and kind of texts, in order."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for (_, _, data), rows in best_by_texts(results).items():
+        for texts, row in rows.items():
+            values.setdefault((data, texts), []).append(row.retention)
+    order = [d.name for d in results.data]
+    keys = sorted(values, key=lambda k: (order.index(k[0]), _index(TEXTS, k[1]), k[1]))
+    return [Retained(d, t, tuple(values[d, t])) for d, t in keys]
+
+
+def failures(results: Results) -> list[Failure]:
+    """Where a map from public texts keeps less than FAILS, the worst first."""
+    r2 = held_out_r2(results)
+    found = [
+        Failure(s, t, d, rows["public"].retention, rows["public"].objective, r2.get((s, t)),
+                tuple((texts, r.retention) for texts, r in rows.items()))
+        for (s, t, d), rows in best_by_texts(results).items()
+        if "public" in rows and rows["public"].retention < FAILS
+    ]  # fmt: skip
+    return sorted(found, key=lambda f: (f.retention, f.source, f.target, f.data))
+
+
+def mended_by_kl(results: Results) -> list[tuple[ClassRow, ClassRow]]:
+    """(ridge, kl) on public texts where the first fails and the second does not."""
+    rows = {(r.source, r.target, r.data, r.objective): r
+            for r in results.classification if r.texts == "public"}  # fmt: skip
+    pairs = ((r, rows.get((*key[:3], "kl"))) for key, r in rows.items() if key[3] == "ridge")
+    return [(r, k) for r, k in pairs if k and r.retention < FAILS <= k.retention]
+
+
+def best_pairs(results: Results) -> list[ClassRow]:
+    """For each data set the mapped row of public texts, or else of any, that keeps the most."""
+    found = []
+    for data in results.data:
+        rows = [r for r in results.classification if r.data == data.name]
+        public = [r for r in rows if r.texts == "public"] or rows
+        if public:
+            found.append(max(public, key=lambda r: (r.retention, r.accuracy)))
+    return found
+
+
+def ood_losses(results: Results) -> list[OodLoss]:
+    """For each pair, data set and kind of texts; none where the target has no native figure."""
+    native: dict[tuple[str, str], OodRow] = {}
+    for r in results.ood:
+        key = (r.target, r.data)
+        if r.source == r.target and (key not in native or r.auroc > native[key].auroc):
+            native[key] = r
+    mapped: dict[tuple[str, str, str, str], OodRow] = {}
+    for r in results.ood:
+        own = native.get((r.target, r.data))
+        if r.source == r.target or own is None or own.detector != r.detector:
+            continue
+        at = (r.source, r.target, r.data, r.texts)
+        if at not in mapped or r.auroc > mapped[at].auroc:
+            mapped[at] = r
+    return [OodLoss(native[t, d], row) for (_, t, d, _), row in mapped.items()]
+
+
+def best_generation(results: Results) -> list[GenerationRow]:
+    """The row with the highest agreement of each pair, the best pair first."""
+    found: dict[tuple[str, str], GenerationRow] = {}
+    for r in results.generation:
+        key = (r.source, r.target)
+        if key not in found or r.agreement > found[key].agreement:
+            found[key] = r
+    return sorted(found.values(), key=lambda r: -r.agreement)
+
+
+def words(texts: str) -> str:
+    """What a map was fitted on, in words."""
+    return _WORDS.get(texts, texts)
+
+
+def several(count: int, one: str, many: str = "") -> str:
+    """ "1 pair", "6 pairs"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _index(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)

@@ -1,0 +1,97 @@
+"""Ridge maps from one source to several targets, for the price of one.
+
+All that is dear in a ridge fit, the source's X_cᵀX_c and its eigendecomposition in every fold, does
+not depend on the target. So targets stand side by side in one product X_cᵀ[Y₁ Y₂ …], and each
+chooses its penalty from its own columns. Every map and report is what `fit` gives alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from linalign_lite.errors import InputError
+from linalign_lite.fitting import FitReport, report_of, spread
+from linalign_lite.hidden import HiddenStates, as_states
+from linalign_lite.linear import AffineMap, Array
+from linalign_lite.moments import Float64, FoldedMoments, Moments, folded
+from linalign_lite.spectra import (
+    PENALTIES,
+    Spectrum,
+    in_basis,
+    penalty_errors,
+    ridge,
+    spectrum,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """Which columns of the stacked targets are one target's."""
+
+    at: slice
+
+    def moments(self, m: Moments) -> Moments:
+        return replace(m, mean_y=m.mean_y[self.at], xy=m.xy[:, self.at], yy=m.yy[self.at])
+
+    def basis(self, s: Spectrum) -> Spectrum:
+        return replace(s, projected=s.projected[:, self.at], mean_y=s.mean_y[self.at])
+
+
+def fit_several(
+    source: HiddenStates | Array,
+    targets: Mapping[str, HiddenStates | Array],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, tuple[AffineMap, FitReport]]:
+    """The ridge map from the source into each target's space, penalties by K-fold cross-validation.
+
+    source: (n, d_source), each target: (n, d_target), row i of all the same text. Raises what `fit`
+    does, and InputError when there is no target.
+    """
+    x = as_states(source)
+    ys = {name: as_states(y) for name, y in targets.items()}
+    if not ys:
+        raise InputError("there is no target to fit a map to")
+    for y in ys.values():
+        x.require_same_texts(y)
+    stacked = np.concatenate([y.states.astype(np.float32, copy=False) for y in ys.values()], axis=1)
+    moments = folded(x.states, stacked, folds, x.groups, seed)
+    stops = np.cumsum([y.space.dim for y in ys.values()])
+    columns = {
+        name: _Columns(slice(stop - y.space.dim, stop))
+        for (name, y), stop in zip(ys.items(), stops, strict=True)
+    }
+    errors = _errors(moments, columns)
+    total = spectrum(moments.total)
+    found = {}
+    for name, y in ys.items():
+        part = FoldedMoments(tuple(columns[name].moments(m) for m in moments.folds))
+        scores = 1.0 - errors[name] / spread(part.total)
+        best, basis = int(np.argmax(scores)), columns[name].basis(total)
+        curve = tuple((float(p), float(s)) for p, s in zip(PENALTIES, scores, strict=True))
+        weight, bias = ridge(basis, curve[best][0])
+        report = report_of(part, "ridge", *curve[best], curve, basis)
+        card = {**report.as_card(), "text_digest": x.text_digest or y.text_digest}
+        found[name] = (
+            AffineMap(weight.astype("f4"), bias.astype("f4"), x.space, y.space, card),
+            report,
+        )
+    return found
+
+
+def _errors(moments: FoldedMoments, columns: Mapping[str, _Columns]) -> dict[str, Float64]:
+    """Held-out squared error of every penalty, summed over folds, for each target."""
+    errors = {name: np.zeros(len(PENALTIES)) for name in columns}
+    for train, held_out in moments.splits():
+        basis = spectrum(train)
+        part = held_out.about(train.mean_x, train.mean_y)
+        inner = in_basis(basis, part)
+        for name, these in columns.items():
+            errors[name] += penalty_errors(
+                these.basis(basis), these.moments(part), inner, PENALTIES
+            )
+    return errors

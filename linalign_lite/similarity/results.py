@@ -1,0 +1,93 @@
+"""What a comparison gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from linalign_lite.errors import InputError
+
+SYMMETRIC = ("cka", "cka_debiased", "svcca", "mutual_knn")
+DIRECTED = ("r2", "cosine", "cycle")  # of the map from the first to the second, and back
+MEASURES = (*SYMMETRIC, *DIRECTED)
+ERRORS = ("cycle",)  # small when the models are alike
+
+
+@dataclass(frozen=True)
+class Null:
+    """The measure on pairs shuffled within folds, on ``n`` rows.
+
+    ``observed`` is the measure on these rows as they are paired, ``mean`` its mean over the
+    permutations, ``extreme`` the most alike that any of them was (the largest; of an error the
+    smallest). p = (1 + permutations at least as alike as observed) / (1 + permutations).
+    """
+
+    observed: float
+    mean: float
+    extreme: float
+    p: float
+    n: int
+    permutations: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure on ``n`` rows, and its null; None when no permutation was asked for."""
+
+    value: float
+    n: int
+    null: Null | None = None
+
+    @property
+    def p(self) -> float | None:
+        return None if self.null is None else self.null.p
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Two models compared. ``measures``: by name; of `DIRECTED` ones, first to second.
+
+    ``back`` holds the directed ones from second to first.
+    """
+
+    first: str
+    second: str
+    measures: Mapping[str, Measured]
+    back: Mapping[str, Measured]
+    warnings: tuple[str, ...] = ()
+
+    def __getitem__(self, measure: str) -> Measured:
+        return self.measures[measure]
+
+    def swapped(self) -> Similarity:
+        """The same with the second model first."""
+        return replace(
+            self, first=self.second, second=self.first,
+            measures={**self.measures, **self.back},
+            back={name: self.measures[name] for name in self.back},
+        )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(replace(self, measures=dict(self.measures), back=dict(self.back)))
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Every pair of N models, each once, in the models' order."""
+
+    names: tuple[str, ...]
+    pairs: tuple[Similarity, ...]
+
+    def __iter__(self) -> Iterator[Similarity]:
+        return iter(self.pairs)
+
+    def between(self, first: str, second: str) -> Similarity:
+        """The pair, seen from ``first``. Raises InputError for names that are not a pair here."""
+        for pair in self.pairs:
+            if (pair.first, pair.second) == (first, second):
+                return pair
+            if (pair.first, pair.second) == (second, first):
+                return pair.swapped()
+        raise InputError("these two were not compared", expected=f"two of {', '.join(self.names)}")

@@ -1,0 +1,104 @@
+"""Whether results hang together: what a report, or anything else, may then rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from linalign_lite.errors import InputError
+
+if TYPE_CHECKING:
+    from linalign_lite.survey.results import Results
+
+MOST_MODELS = 32
+MOST_DATA = 32
+MOST_ROWS = 100_000  # in one list
+MOST_KINDS = 40  # measures, detectors, texts that a map was fitted on
+MOST_POINTS = 10_000  # of one curve or projection
+LARGEST = 1e30
+KEYS = {
+    "native": ("model", "data"),
+    "similarity": ("source", "target", "texts", "measure"),
+    "classification": ("source", "target", "data", "texts", "objective", "n_few"),
+    "ood": ("source", "target", "data", "texts", "objective", "detector"),
+    "curves": ("source", "target", "data", "kind", "x"),
+    "tokenizers": ("source", "target"),
+    "generation": ("source", "target", "objective"),
+    "projections": ("source", "target", "data", "objective"),
+}  # what no two rows of a list have in common
+_SHARES = {"accuracy", "low", "high", "auroc", "aupr_in", "aupr_out", "fpr95", "agreement", "top5",
+           "paired", "exact", "jaccard", "p", "majority"}  # fmt: skip
+_POSITIVE = {"retention", "fertility", "seconds", "x", "cross_entropy", "target_cross_entropy"}
+_NAMED = {"measure", "texts", "objective", "detector", "kind"}
+
+
+def check_results(results: Results) -> None:
+    """Raise InputError unless every row names models and data sets that are listed, shares lie
+    between 0 and 1, counts are not negative, no two rows say the same, and nothing is too many.
+    """
+    models = _listed("models", results.models, MOST_MODELS)
+    data = _listed("data", results.data, MOST_DATA)
+    _numbers("results", results)
+    for part in ("models", "data", "times", *KEYS):
+        found = getattr(results, part)
+        if len(found) > MOST_ROWS:
+            raise InputError(f"too many {part}", got=str(len(found)), expected=f"{MOST_ROWS}")
+        for i, row in enumerate(found):
+            _numbers(f"{part}[{i}]", row)
+            _references(f"{part}[{i}]", row, models, data)
+        if part in KEYS:
+            _distinct(part, [tuple(getattr(r, k) for k in KEYS[part]) for r in found])
+        for name in _NAMED:
+            _few(f"{part}: {name}", {getattr(r, name) for r in found if hasattr(r, name)})
+    for i, p in enumerate(results.projections):
+        if not len(p.native) == len(p.mapped) == len(p.labels) or len(p.native) < 2:
+            raise InputError(f"projections[{i}] does not have the same texts on both sides",
+                             got=f"{len(p.native)}, {len(p.mapped)}, {len(p.labels)}")  # fmt: skip
+        _points(f"projections[{i}]", [*p.native, *p.mapped], -LARGEST, LARGEST)
+    for i, row in enumerate(results.ood):
+        _points(f"ood[{i}].roc", row.roc, 0, 1)
+
+
+def _listed(part: str, found: Collection[Any], most: int) -> set[str]:
+    names = [row.name for row in found]
+    if len(names) > most or len(set(names)) != len(names) or not all(names):
+        raise InputError(f"{part} are too many, or have one name twice or none",
+                         got=str(len(names)), expected=f"at most {most}")  # fmt: skip
+    return set(names)
+
+
+def _references(where: str, row: Any, models: set[str], data: set[str]) -> None:
+    for name in ("source", "target", "model"):
+        if getattr(row, name, None) not in {None, *models}:
+            raise InputError(f"{where}.{name} is no model of this survey")
+    named = getattr(row, "data", None)
+    if named not in {None, *data} and not (named == "" and hasattr(row, "kind")):
+        raise InputError(f"{where}.data is no data set of this survey")
+
+
+def _numbers(where: str, row: Any) -> None:
+    for name, value in vars(row).items():
+        if type(value) not in {int, float}:
+            continue
+        share = name in _SHARES
+        least = 0 if share or name in _POSITIVE or type(value) is int else -LARGEST
+        if not least <= value <= (1 if share else LARGEST):
+            expected = "0 to 1" if share else f"{least:g} to {LARGEST:g}"
+            raise InputError(f"{where}.{name} is out of range", expected=expected)
+
+
+def _distinct(part: str, keys: list[tuple[Hashable, ...]]) -> None:
+    if len(set(keys)) != len(keys):
+        raise InputError(f"two rows of {part} say the same", expected="one for " +
+                         ", ".join(KEYS[part]))  # fmt: skip
+
+
+def _few(where: str, values: Collection[object]) -> None:
+    if len(values) > MOST_KINDS:
+        raise InputError(f"{where} takes too many values", got=str(len(values)),
+                         expected=f"at most {MOST_KINDS}")  # fmt: skip
+
+
+def _points(where: str, points: Sequence[tuple[float, float]], least: float, most: float) -> None:
+    if len(points) > 2 * MOST_POINTS or any(not least <= v <= most for p in points for v in p):
+        raise InputError(f"{where} has too many points, or points out of range")

@@ -1,0 +1,296 @@
+"""What a survey finds: rows of plain numbers, and `results.json`. docs/FORMAT.md, section 6."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from linalign_lite.archive import strict_json
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.files import PathLike, open_regular, write_atomic
+from linalign_lite.survey.checking import check_results
+
+FORMAT, VERSION = "linalign-survey", 1
+MAX_BYTES = 64 << 20  # as Python objects it takes some twenty times as much
+MAX_NAME = 256
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model. ``task``: "embed" or "generate"."""
+
+    name: str
+    digest: str
+    architecture: str
+    task: str
+    dim: int
+    vocab_size: int
+    context: int
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """A labelled data set; numbers of texts. ``majority``: always saying the commonest label."""
+
+    name: str
+    train: int
+    test: int
+    outside: int  # out-of-distribution test texts; 0: none
+    labels: int
+    majority: float
+
+
+@dataclass(frozen=True)
+class NativeRow:
+    """Accuracy of a model's own head on its own states, with its bootstrap interval (95 %)."""
+
+    model: str
+    data: str
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SimilarityRow:
+    """One measure of one ordered pair: ``value`` on ``n`` rows.
+
+    The null is made on ``null_n`` rows, on which the measure is ``observed``: compare these two,
+    some measures change with the number of rows.
+    """
+
+    source: str
+    target: str
+    texts: str  # "public" or the name of a data set
+    measure: str  # cka, cka_debiased, mutual_knn, svcca, r2, cosine, cycle
+    value: float
+    n: int
+    observed: float
+    null: float  # mean over shufflings
+    p: float
+    null_n: int
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Accuracy of the target's head on the source's mapped states.
+
+    ``retention`` is accuracy / min(target's native, source's native accuracy).
+    """
+
+    source: str
+    target: str
+    data: str
+    texts: str  # "public", "few" (alone), "public+few" or "all": what the map was fitted on
+    objective: str  # "ridge" or "kl"
+    n_public: int
+    n_few: int  # in-distribution texts
+    accuracy: float
+    low: float
+    high: float
+    retention: float
+
+
+@dataclass(frozen=True)
+class OodRow:
+    """How well a detector tells a data set's test texts from texts outside of it.
+
+    source = target: on the model's own states, ``objective`` and ``texts`` are then "native".
+    """
+
+    source: str
+    target: str
+    data: str
+    texts: str
+    objective: str
+    detector: str
+    auroc: float
+    aupr_in: float
+    aupr_out: float
+    fpr95: float
+    roc: tuple[Point, ...] = ()  # (false positive rate, true positive rate)
+
+
+@dataclass(frozen=True)
+class CurveRow:
+    """A point of a curve: held-out R² against ``kind``, "penalty" or "size" (public texts).
+
+    ``accuracy`` (of the target's head, on the data set) is there for sizes alone.
+    """
+
+    source: str
+    target: str
+    data: str  # "" for the penalty
+    kind: str
+    x: float
+    r2: float
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerRow:
+    """How alike two tokenizers cut the same texts (compat.Compatibility)."""
+
+    source: str
+    target: str
+    paired: float
+    exact: float
+    jaccard: float
+    fertility: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class GenerationRow:
+    """Teacher-forced figures of the hybrid: ``source`` reads, ``target`` speaks; nats a token."""
+
+    source: str
+    target: str
+    objective: str  # "ridge" or "kl"
+    agreement: float
+    top5: float
+    cross_entropy: float
+    target_cross_entropy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Native and mapped states of the same texts on the first two principal axes of the native."""
+
+    source: str
+    target: str
+    data: str
+    objective: str
+    explained: Point  # share of the native states' variance on each axis
+    native: tuple[Point, ...]
+    mapped: tuple[Point, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """Seconds of one step; ``cached``: taken from an earlier run, whose seconds these are."""
+
+    step: str
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a survey found."""
+
+    title: str
+    library: str
+    seed: int
+    pooling: str
+    public: int  # public texts
+    models: tuple[ModelRow, ...]
+    data: tuple[DataRow, ...] = ()
+    native: tuple[NativeRow, ...] = ()
+    similarity: tuple[SimilarityRow, ...] = ()
+    classification: tuple[ClassRow, ...] = ()
+    ood: tuple[OodRow, ...] = ()
+    curves: tuple[CurveRow, ...] = ()
+    tokenizers: tuple[TokenizerRow, ...] = ()
+    generation: tuple[GenerationRow, ...] = ()
+    projections: tuple[Projection, ...] = ()
+    times: tuple[TimeRow, ...] = field(default=())
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every ordered pair of models."""
+        names = [m.name for m in self.models]
+        return [(a, b) for a in names for b in names if a != b]
+
+
+def save_results(path: PathLike, results: Results) -> None:
+    """Write `results.json`, whole or not at all; the same results give the same bytes."""
+    whole = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(results)}
+    text = json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomic(path, text.encode() + b"\n")
+
+
+def load_results(path: PathLike) -> Results:
+    """Read `results.json`. Raises FormatError when anything in it is not as documented.
+
+    What is read hangs together: see `checking.check_results`.
+    """
+    with open_regular(path) as f:
+        raw = f.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise FormatError(f"{path} is too large", expected=f"at most {MAX_BYTES} bytes")
+    try:
+        whole = strict_json(raw)
+    except (ValueError, RecursionError) as e:
+        raise FormatError(f"{path} is not JSON", got=type(e).__name__) from e
+    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
+        raise FormatError(f"{path} is not a survey's results", expected=f"format {FORMAT}")
+    if whole.get("version") != VERSION or type(whole["version"]) is not int:
+        raise FormatError(f"{path} has a version that this library does not read",
+                          got=str(whole.get("version"))[:20], expected=str(VERSION))  # fmt: skip
+    body = {k: v for k, v in whole.items() if k not in {"format", "version"}}
+    try:
+        results: Results = parse(Results, body)
+        check_results(results)
+    except InputError as e:
+        raise FormatError(f"{path}: {e}") from e
+    return results
+
+
+def parse(kind: Any, raw: Any, where: str = "results") -> Any:
+    """``raw`` (from JSON) as ``kind``: a row class, a tuple of such, or a plain value.
+
+    Raises InputError that names the place.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _row(kind, raw, where)
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise InputError(f"{where} is not a list", got=type(raw).__name__)
+        kinds = [inside[0]] * len(raw) if inside[-1] is Ellipsis else list(inside)
+        if len(kinds) != len(raw):
+            raise InputError(f"{where} has another length", got=str(len(raw)))
+        return tuple(parse(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, raw)))  # noqa: B905
+    if origin is types.UnionType:  # something or null
+        return None if raw is None else parse(inside[0], raw, where)
+    return _plain(kind, raw, where)
+
+
+def _row(kind: Any, raw: Any, where: str) -> Any:
+    hints = _hints(kind)
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    if not isinstance(raw, dict) or not needed <= set(raw) <= set(hints):
+        raise InputError(f"{where} does not have the fields of a {kind.__name__}")
+    return kind(**{name: parse(hints[name], v, f"{where}.{name}") for name, v in raw.items()})
+
+
+def _plain(kind: Any, raw: Any, where: str) -> Any:
+    usable = type(raw) is kind or (kind is float and type(raw) is int)
+    if usable and kind is str:
+        usable = len(raw) <= MAX_NAME and (not raw or raw.isprintable())
+    if usable and kind in {int, float}:
+        usable = abs(raw) < 1e300 and math.isfinite(raw)
+    if not usable:
+        raise InputError(f"{where} is not usable", got=type(raw).__name__, expected=kind.__name__)
+    return float(raw) if kind is float else raw
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def names(rows: Iterable[Any], attribute: str) -> list[str]:
+    """Distinct values of an attribute, in the order in which they come."""
+    return list(dict.fromkeys(getattr(row, attribute) for row in rows))

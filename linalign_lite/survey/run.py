@@ -1,0 +1,109 @@
+"""A whole survey: every job in turn, each kept as soon as it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.errors import OutputExistsError
+from linalign_lite.survey.classes import class_jobs
+from linalign_lite.survey.config import SurveyConfig
+from linalign_lite.survey.jobs import Job, run_job
+from linalign_lite.survey.likeness import similarity_jobs
+from linalign_lite.survey.outside import ood_jobs
+from linalign_lite.survey.results import DataRow, ModelRow, Results
+from linalign_lite.survey.shapes import curve_jobs, projection_jobs
+from linalign_lite.survey.shelf import open_shelf
+from linalign_lite.survey.speech import speech_jobs, tokenizer_jobs
+from linalign_lite.survey.workshop import Tell, Workshop, require_files
+from linalign_lite.version import __version__
+
+CACHE = "cache"
+Progress = Callable[[int, int], None]  # jobs done, jobs in all
+
+
+def run_survey(
+    config: SurveyConfig,
+    out: Path,
+    *,
+    progress: Progress = lambda _done, _all: None,
+    tell: Tell = lambda _: None,
+) -> Results:
+    """Measure every ordered pair of the config's models on everything that it asks for.
+
+    What is made on the way is kept in ``out/cache``, by what it was made from: a survey that was
+    stopped goes on, and one with another model makes only what is new. ``tell`` is called with what
+    is being done. Writes nothing else; `results.save_results` writes what is returned.
+
+    Raises InputError when a model, a file or the folder cannot be used, OutputExistsError when
+    ``out`` holds something that no survey left there.
+    """
+    require_surveyable(out)
+    require_files(config)
+    shop = Workshop(config, open_shelf(out / CACHE), tell)
+    for data in config.data:
+        for n in config.few:
+            shop.few(data.name, n)  # too many for a data set: said before any work
+    jobs = list(_jobs(shop))
+    found: dict[str, list[Any]] = {}
+    progress(0, len(jobs))
+    for done, job in enumerate(jobs, 1):
+        found.setdefault(job.table, []).extend(run_job(shop, job))
+        progress(done, len(jobs))
+    return Results(
+        title=config.title,
+        library=__version__,
+        seed=config.seed,
+        pooling=config.pooling,
+        public=len(shop.texts(config.public).texts),
+        models=tuple(_model_row(shop, name) for name in shop.cards),
+        data=tuple(_data_row(shop, name) for name in shop.data),
+        times=tuple(shop.shelf.times),
+        **{table: tuple(rows) for table, rows in found.items()},
+    )
+
+
+def require_surveyable(out: Path) -> None:
+    """Raise OutputExistsError unless ``out`` is absent, empty, or a survey's own folder."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if out.is_dir() and (not any(out.iterdir()) or (out / CACHE).is_dir()):
+        return
+    raise OutputExistsError(
+        f"{out} is already there and is not the folder of a survey", hint="choose another folder"
+    )
+
+
+def _jobs(shop: Workshop) -> Iterator[Job]:
+    wants = shop.config.wants
+    if wants("tokenizers"):
+        yield from tokenizer_jobs(shop)
+    if wants("similarity"):
+        yield from similarity_jobs(shop)
+    if wants("classification"):
+        yield from class_jobs(shop)
+    yield from curve_jobs(shop)
+    if wants("classification"):
+        yield from projection_jobs(shop)
+    if wants("ood"):
+        yield from ood_jobs(shop)
+    if wants("generation"):
+        yield from speech_jobs(shop)
+
+
+def _model_row(shop: Workshop, name: str) -> ModelRow:
+    card = shop.cards[name]
+    return ModelRow(name, card.digest, card.architecture, card.task, card.hidden_size,
+                    card.vocab_size, card.max_length)  # fmt: skip
+
+
+def _data_row(shop: Workshop, name: str) -> DataRow:
+    data = shop.data[name]
+    train, test = shop.texts(data.train), shop.texts(data.test)
+    names, ids = test.label_ids()
+    majority = 0.0 if ids is None else float(np.bincount(ids).max() / len(ids))
+    outside = 0 if data.outside is None else len(shop.texts(data.outside).texts)
+    return DataRow(name, len(train.texts), len(test.texts), outside, len(names), majority)

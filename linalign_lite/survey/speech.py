@@ -1,0 +1,91 @@
+"""Tokenizers side by side, and text from two models: one reads, the other speaks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from linalign_lite.compat import check_compatibility
+from linalign_lite.fitting import fit
+from linalign_lite.judging import judge
+from linalign_lite.kl.fitting import fit_kl
+from linalign_lite.linear import AffineMap
+from linalign_lite.runtime import load_model
+from linalign_lite.survey.config import Stories
+from linalign_lite.survey.jobs import Job, Jobs, described
+from linalign_lite.survey.results import GenerationRow, TokenizerRow
+from linalign_lite.survey.workshop import Workshop
+from linalign_lite.tokens import pair_states
+
+LOOKED = 2_000  # texts on which tokenizers are compared
+
+
+def tokenizer_jobs(shop: Workshop) -> Jobs:
+    generation = shop.config.generation
+    reading = generation.test if generation else shop.config.public
+    for source, target in shop.config.pairs():
+        yield Job(
+            f"tokenizers: {source} and {target}", "tokenizers", TokenizerRow,
+            described(shop, (source, target), texts=shop.marks(reading)),
+            partial(_compare, shop, source, target),
+        )  # fmt: skip
+
+
+def _compare(shop: Workshop, source: str, target: str) -> list[TokenizerRow]:
+    generation = shop.config.generation
+    texts = shop.texts(generation.test if generation else shop.config.public).texts[:LOOKED]
+    folders = shop.config.models
+    found = check_compatibility(folders[source], folders[target], texts)
+    row = TokenizerRow(
+        source, target, found.paired_target, found.exact_match, found.vocabulary_jaccard,
+        found.fertility_ratio, "good" if found.promising else "poor",
+    )  # fmt: skip
+    return [row]
+
+
+def speakers(shop: Workshop) -> list[tuple[str, str]]:
+    """Pairs of which both read from left to right, and so can be asked for a next token."""
+    able = {name for name, card in shop.cards.items() if card.task == "generate"}
+    return [(a, b) for a, b in shop.config.pairs() if {a, b} <= able]
+
+
+def speech_jobs(shop: Workshop) -> Jobs:
+    stories = shop.config.generation
+    if stories is None:
+        return
+    texts = shop.marks(stories.train, stories.test)
+    for objective in shop.config.objectives:
+        for source, target in speakers(shop):
+            yield Job(
+                f"{source} reads, {target} speaks: {objective}", "generation", GenerationRow,
+                described(shop, (source, target), texts=texts, objective=objective),
+                partial(_judge, shop, stories, source, target, objective),
+            )  # fmt: skip
+
+
+def _judge(
+    shop: Workshop, stories: Stories, source: str, target: str, objective: str
+) -> list[GenerationRow]:
+    affine = _map(shop, stories, source, target, objective)
+    reads, speaks = (load_model(shop.config.models[m], verify=False) for m in (source, target))
+    found = judge(reads, speaks, affine, shop.texts(stories.test), samples=0)
+    row = GenerationRow(
+        source, target, objective, found.agreement, found.top_overlap,
+        found.hybrid.cross_entropy, found.target.cross_entropy, found.positions,
+    )  # fmt: skip
+    return [row]
+
+
+def _map(shop: Workshop, stories: Stories, source: str, target: str, objective: str) -> AffineMap:
+    inputs = described(shop, (source, target), texts=shop.marks(stories.train),
+                       objective=objective)  # fmt: skip
+
+    def make() -> AffineMap:
+        x, y = pair_states(
+            shop.states(source, stories.train, "tokens"),
+            shop.states(target, stories.train, "tokens"),
+        )
+        if objective == "ridge":
+            return fit(x, y, seed=shop.config.seed)[0]
+        return fit_kl(x, y, shop.model(target).token_head(), seed=shop.config.seed)[0]
+
+    return shop.shelf.map(f"{objective} for generation: {source} to {target}", inputs, make)

@@ -1,0 +1,138 @@
+"""What a survey is asked to do, and what it says of a config that cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import tomllib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.survey.config import MAX_CONFIG, TASKS, load_config, parse_config
+
+WHOLE = """
+title = "Three"
+seed = 3
+pooling = "last"
+few = [16, 64]
+tasks = ["ood", "classification"]
+objectives = ["kl", "ridge"]
+permutations = 20
+
+[models]
+a = "models/a"
+b = "/elsewhere/b"
+
+[public]
+texts = "public.txt"
+limit = 100
+
+[[data]]
+name = "intents"
+train = "train.jsonl"
+test = { texts = "test.jsonl", limit = 5 }
+outside = "oos.jsonl"
+
+[generation]
+train = { texts = "stories.txt", separator = "<|end|>" }
+test = "valid.txt"
+"""
+
+
+def test_a_whole_config(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(WHOLE)
+    c = load_config(path)
+    assert dict(c.models) == {"a": tmp_path / "models/a", "b": c.models["b"]}
+    assert str(c.models["b"]) == "/elsewhere/b"  # absolute paths stay
+    assert (c.public.path, c.public.limit) == (tmp_path / "public.txt", 100)
+    (data,) = c.data
+    assert (data.name, data.test.limit, data.outside.path.name) == ("intents", 5, "oos.jsonl")
+    assert c.generation.train.separator == "<|end|>"
+    assert (c.seed, c.pooling, c.few, c.permutations) == (3, "last", (16, 64), 20)
+    assert c.tasks == ("classification", "ood")  # in the survey's own order
+    assert c.objectives == ("ridge", "kl")
+    assert c.pairs() == [("a", "b"), ("b", "a")]
+
+
+def test_what_is_left_out_has_defaults(tmp_path):
+    raw = {"models": {"a": "a", "b": "b"}, "public": "p.txt"}
+    c = parse_config(raw, tmp_path)
+    assert (c.tasks, c.few, c.generation, c.data) == (TASKS, (128, 512), None, ())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('title = "Three"', "titel = 1", "unknown setting: got titel"),
+        ('title = "Three"', 'title = ""', "title: not usable"),
+        ("seed = 3", "seed = -1", "seed: no usable number"),
+        ("seed = 3", "seed = true", "seed: no usable number"),
+        ("few = [16, 64]", "few = [4]", "few: no usable number"),
+        ("few = [16, 64]", 'few = "many"', "few: not a list"),
+        ('pooling = "last"', 'pooling = "tokens"', "pooling: unknown: got tokens"),
+        ('tasks = ["ood", "classification"]', 'tasks = ["oood"]', "tasks: unknown: got oood"),
+        ('objectives = ["kl", "ridge"]', 'objectives = ["kl"]', "every survey has ridge maps"),
+        ('b = "/elsewhere/b"', "", "models: a table of names and folders"),
+        ('b = "/elsewhere/b"', "b = 3", "models.b: not a path"),
+        ("[public]\ntexts", "[public]\ntext", "public: unknown setting: got text"),
+        ("limit = 100", "limit = 0", "public.limit: no usable number"),
+        ('name = "intents"', 'name = "public"', "means something else here"),
+        ('train = "train.jsonl"', "", "intents: train is missing"),
+        ('test = "valid.txt"', "", "generation: test is missing"),
+        ("[generation]", "[generations]", "unknown setting: got generations"),
+        ("[[data]]", "[data]", "data: not a list"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, old, new, said):
+    assert old in WHOLE
+    path = tmp_path / "c.toml"
+    path.write_text(WHOLE.replace(old, new))
+    with pytest.raises(FormatError) as e:
+        load_config(path)
+    assert said in str(e.value)
+    assert "c.toml" in str(e.value)
+    assert e.value.exit_code == 2
+
+
+def test_two_data_sets_of_one_name(tmp_path):
+    path = tmp_path / "c.toml"
+    again = WHOLE[WHOLE.index("[[data]]") : WHOLE.index("[generation]")]
+    path.write_text(WHOLE + again)
+    with pytest.raises(FormatError, match="two data sets have the same name"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfe", b"a = ", b"a = 1\na = 2", b"[" * 5000])
+def test_what_is_no_toml(tmp_path, raw):
+    path = tmp_path / "c.toml"
+    path.write_bytes(raw)
+    with pytest.raises(FormatError, match=r"c\.toml is not TOML"):
+        load_config(path)
+
+
+def test_a_config_too_large(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"#" * (MAX_CONFIG + 1))
+    with pytest.raises(FormatError, match="too large"):
+        load_config(path)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8), x, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(st.sampled_from(sorted(tomllib.loads(WHOLE))), VALUES)
+@settings(max_examples=300, deadline=None)
+def test_any_value_in_any_place_is_a_config_or_a_named_error(tmp_path_factory, key, value):
+    base = tmp_path_factory.getbasetemp()
+    raw = {**tomllib.loads(WHOLE), key: value}
+    with contextlib.suppress(InputError):  # anything else that is raised fails
+        config = parse_config(raw, base)
+        assert 2 <= len(config.models) <= 32
+        assert set(config.tasks) <= set(TASKS)

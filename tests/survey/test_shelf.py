@@ -1,0 +1,111 @@
+"""Nothing is made twice, nothing half-made is taken for whole, and nothing stale for fresh."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Head
+from linalign_lite.survey.results import NativeRow, OodRow
+from linalign_lite.survey.shelf import digest, open_shelf
+
+ROW = NativeRow("a", "b", 0.5, 0.25, 0.75)
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    return open_shelf(tmp_path / "cache")
+
+
+class Counter:
+    def __init__(self, value):
+        self.value, self.calls = value, 0
+
+    def __call__(self):
+        self.calls += 1
+        return self.value
+
+
+def test_rows_are_made_once(shelf, tmp_path):
+    make = Counter([ROW, ROW])
+    first = shelf.rows("step", {"x": 1}, NativeRow, make)
+    again = open_shelf(tmp_path / "cache").rows("step", {"x": 1}, NativeRow, make)
+    assert first == again == (ROW, ROW)
+    assert make.calls == 1
+    shelf.rows("step", {"x": 2}, NativeRow, make)  # other inputs
+    shelf.rows("other", {"x": 1}, NativeRow, make)  # another step
+    assert make.calls == 3
+
+
+def test_rows_with_points_come_back_as_they_were(shelf):
+    figures = (0.5, 0.25, 0.75, 0.125, ((0.0, 0.0), (1.0, 1.0)))
+    row = OodRow("a", "a", "d", "native", "native", "knn", *figures)
+    shelf.rows("s", {}, OodRow, lambda: [row])
+    assert shelf.rows("s", {}, OodRow, Counter(None)) == (row,)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[]", b'{"rows": [], "seconds": "1"}', b'{"rows": [{"x": 1}], "seconds": 1.0}'],
+)
+def test_a_damaged_entry_is_made_again(shelf, damage):
+    make = Counter([ROW])
+    shelf.rows("step", {}, NativeRow, make)
+    (file,) = shelf.folder.glob("*.json")
+    file.write_bytes(damage)
+    assert shelf.rows("step", {}, NativeRow, make) == (ROW,)
+    assert make.calls == 2
+
+
+@pytest.mark.parametrize("kind", ["states", "map", "head"])
+def test_things_are_kept_in_the_projects_own_formats(shelf, kind):
+    thing = {
+        "states": HiddenStates(np.ones((3, 2), "f4")),
+        "map": AffineMap(np.ones((2, 3), "f4"), np.ones(2, "f4")),
+        "head": Head(np.ones((2, 3), "f4"), np.ones(2, "f4"), ("x", "y")),
+    }[kind]
+    make = Counter(thing)
+    ask = getattr(shelf, kind)
+    assert ask("step", {}, make) is thing
+    found = ask("step", {}, make)
+    assert type(found) is type(thing)
+    assert make.calls == 1
+    # the marker is written last: without it the file beside it counts for nothing
+    (marker,) = shelf.folder.glob("*.json")
+    (file,) = shelf.folder.glob("*.npz")
+    content = marker.read_bytes()
+    marker.unlink()
+    ask("step", {}, make)
+    assert make.calls == 2
+    marker.write_bytes(content)
+    file.write_bytes(file.read_bytes()[:-20])  # and a truncated file is made again
+    ask("step", {}, make)
+    assert make.calls == 3
+
+
+def test_what_fails_leaves_nothing(shelf):
+    def fail():
+        raise KeyboardInterrupt
+
+    for ask in (lambda: shelf.rows("s", {}, NativeRow, fail), lambda: shelf.map("m", {}, fail)):
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    assert list(shelf.folder.iterdir()) == []
+
+
+def test_times_say_what_was_taken_from_before(shelf, tmp_path):
+    shelf.rows("s", {}, NativeRow, lambda: [ROW])
+    shelf.rows("s", {}, NativeRow, lambda: [ROW])
+    (time,) = shelf.times  # a step is listed once
+    assert (time.step, time.cached) == ("s", False)
+    later = open_shelf(tmp_path / "cache")
+    later.rows("s", {}, NativeRow, lambda: [ROW])
+    assert later.times[0].cached
+    assert later.times[0].seconds == pytest.approx(time.seconds, abs=1e-3)
+
+
+def test_a_digest_depends_on_everything():
+    keys = [{"a": 1}, {"a": 2}, {"b": 1}, {"a": 1, "b": None}, {"a": "1"}, {"a": [1]}]
+    assert len({digest(k) for k in keys}) == len(keys)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})

@@ -11,7 +11,7 @@ from kl_cases import Case, blind_spot, make_case, reference
 
 from linalign_lite import store
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.fitting import fit, ridge, spectrum
+from linalign_lite.fitting import fit
 from linalign_lite.hidden import NO_TOKEN, HiddenStates, text_digest
 from linalign_lite.kl import fitting
 from linalign_lite.kl.checkpoint import digest_of
@@ -19,6 +19,7 @@ from linalign_lite.kl.fitting import CLASSES, TOKENS, Step, fit_kl
 from linalign_lite.kl.objective import Teaching
 from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.moments import fold_index, measure
+from linalign_lite.spectra import ridge, spectrum
 
 TRAINED = 400  # rows of `blind_spot` that are fitted on
 

@@ -50,7 +50,8 @@ def main() -> None:
     (args.out / "results.md").write_text(to_markdown(results), encoding="utf-8")
     write_report(args.out / "report.html", results)
     found = {"whole": whole, "least_squares": least_squares(config, args.out),
-             "public": results.public, "retention": retention(results), "best": best(results)}  # fmt: skip
+             "public": results.public, "retention": retention(results),
+             "best": best(results)}  # fmt: skip
     if args.quick:
         print(json.dumps(found, indent=2))
     else:

@@ -13,6 +13,7 @@ import typer
 
 from linalign_lite.commands import (
     alignment,
+    bundling,
     compat,
     demonstration,
     generation,
@@ -65,6 +66,7 @@ rooms = (
     ood,
     private,
     protection,
+    bundling,
     demonstration,
 )
 for room in rooms:

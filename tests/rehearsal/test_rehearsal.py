@@ -131,8 +131,8 @@ def exchanged(parties, carry, wheels):
     ]
     (provider.home / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (client.home / "questions.txt").write_text("\n".join(test.texts) + "\n", encoding="utf-8")
-    provider.run("python3 -m venv env\n"
-                 "env/bin/pip install -q --no-index --find-links wheels 'linalign-lite[bundle]'")  # fmt: skip
+    pip = "env/bin/pip install -q --no-index --find-links wheels 'linalign-lite[bundle]'"
+    provider.run(f"python3 -m venv env\n{pip}")
 
     provider.run(block("provider: delivers"))
     by_hand(provider.home / "signing" / "signing.pub", client.home / "provider.pub")

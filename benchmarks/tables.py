@@ -347,8 +347,8 @@ def machine() -> str:
 TABLES = {
     f.__name__: f
     for f in (accuracy, aware, few, few_behind, few_tried, outlying, outlying_mapped, hybrid, tried,
-              decoding, similarity, dense, encrypted, private, floors, peers, speed, carrying, start,
-              machine)
+              decoding, similarity, dense, encrypted, private, floors, peers, speed, carrying,
+              start, machine)
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import typer
 
 from linalign_lite.commands import (
     alignment,
+    bundling,
     compat,
     demonstration,
     generation,
@@ -70,6 +71,7 @@ rooms = (
     ood,
     private,
     protection,
+    bundling,
     demonstration,
 )
 for room in rooms:

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from linalign_lite.kl.fitting import KlReport, fit_kl
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.onnx.artefact import Artefact
+    from linalign_lite.onnx.back import from_onnx
+    from linalign_lite.onnx.carry import to_onnx
+    from linalign_lite.onnx.fusing import fuse
     from linalign_lite.report import to_markdown, write_report
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
@@ -58,6 +62,7 @@ __all__ = [
     "PRIVATE",
     "TRUSTED",
     "AffineMap",
+    "Artefact",
     "Budget",
     "BudgetError",
     "Checkpoint",
@@ -105,6 +110,8 @@ __all__ = [
     "extract_to",
     "fit",
     "fit_kl",
+    "from_onnx",
+    "fuse",
     "generate",
     "judge",
     "keygen",
@@ -119,6 +126,7 @@ __all__ = [
     "read_texts",
     "save",
     "to_markdown",
+    "to_onnx",
     "train_head",
     "write_report",
 ]
@@ -128,6 +136,7 @@ _HOMES = {
     "PRIVATE": "encrypt.parameters",
     "TRUSTED": "encrypt.parameters",
     "AffineMap": "linear",
+    "Artefact": "onnx.artefact",
     "Budget": "encrypt.policy",
     "BudgetError": "errors",
     "Checkpoint": "kl.checkpoint",
@@ -174,6 +183,8 @@ _HOMES = {
     "extract_to": "extraction",
     "fit": "fitting",
     "fit_kl": "kl.fitting",
+    "from_onnx": "onnx.back",
+    "fuse": "onnx.fusing",
     "generate": "generation",
     "judge": "judging",
     "keygen": "encrypt.keys",
@@ -188,6 +199,7 @@ _HOMES = {
     "read_texts": "texts",
     "save": "store",
     "to_markdown": "report",
+    "to_onnx": "onnx.carry",
     "train_head": "heads",
     "write_report": "report",
 }

@@ -12,8 +12,9 @@ from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
 from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head
+from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.modelcard import load_card
+from linalign_lite.onnx.scan import read_card
 from linalign_lite.shards import MANIFEST, open_folder
 from linalign_lite.store import load
 
@@ -36,9 +37,12 @@ def describe(path: Path) -> dict[str, Any]:
         if isinstance(thing, HiddenStates):
             return _states(thing)
         return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
+    if start[:1] == b"\x08":  # how every ONNX file begins: its IR version
+        return _artefact(path)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
-        expected="states, a map, a head, a model folder, a key, a query, a response or a budget",
+        expected="states, a map, a head, a model folder, ONNX, a key, a query, a response or a "
+        "budget",
     )
 
 
@@ -115,6 +119,22 @@ def _model(folder: Path) -> dict[str, Any]:
         "bytes": sum(int(f["size"]) for f in card.files.values()),
         "digest": card.digest,
     }
+
+
+def _artefact(path: Path) -> dict[str, Any]:
+    card = read_card(path)
+    found: dict[str, Any] = {"kind": f"ONNX {card['kind']}"}
+    for name in ("states", "mapped"):
+        if name in card:
+            found[name] = Space.parse(card[name]).describe()
+    scores = card.get("scores")
+    if isinstance(scores, dict):
+        found |= {"outputs": scores.get("n"), "labels": scores.get("labels")}
+        found["softcap"] = scores.get("softcap")
+    model = card.get("model")
+    if isinstance(model, dict):
+        found |= {k: model.get(k) for k in ("name", "max_length", "tokenizer")}
+    return found | {k: card.get(k) for k in ("dtype", "opset", "folded") if k in card}
 
 
 def _framed(path: Path, number: int) -> dict[str, Any]:

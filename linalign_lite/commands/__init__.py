@@ -13,6 +13,7 @@ import typer
 
 from linalign_lite.commands import (
     alignment,
+    artefacts,
     compat,
     demonstration,
     generation,
@@ -61,6 +62,7 @@ rooms = (
     generation,
     surveying,
     report,
+    artefacts,
     private,
     protection,
     demonstration,

@@ -15,6 +15,7 @@ from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.modelcard import load_card
 from linalign_lite.onnx.scan import read_card
+from linalign_lite.ood.detector import Detector
 from linalign_lite.shards import MANIFEST, open_folder
 from linalign_lite.store import load
 
@@ -36,13 +37,15 @@ def describe(path: Path) -> dict[str, Any]:
         thing = load(path)
         if isinstance(thing, HiddenStates):
             return _states(thing)
+        if isinstance(thing, Detector):
+            return _detector(thing)
         return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
     if start[:1] == b"\x08":  # how every ONNX file begins: its IR version
         return _artefact(path)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
-        expected="states, a map, a head, a model folder, ONNX, a key, a query, a response or a "
-        "budget",
+        expected="states, a map, a head, a detector, a model folder, ONNX, a key, a query, a "
+        "response or a budget",
     )
 
 
@@ -79,7 +82,8 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _map(m: AffineMap) -> dict[str, Any]:
-    wanted = ("method", "penalty", "n", "held_out_r2", "condition", "rank")
+    wanted = ("method", "penalty", "n", "n_public", "n_few", "few_weight", "held_out_r2",
+              "condition", "rank")  # fmt: skip
     return {
         "kind": "affine map",
         "source": m.source.describe(),
@@ -99,6 +103,19 @@ def _head(h: Head) -> dict[str, Any]:
         "softcap": h.softcap,
         "dtype": str(h.weight.dtype),
         **_some(h.card, wanted),
+    }
+
+
+def _detector(d: Detector) -> dict[str, Any]:
+    wanted = ("n", "classes", "classes_from", "shrinkage", "components")
+    return {
+        "kind": "detector of outlying states",
+        "method": d.method,
+        "reads": d.space.describe() if d.rule.dim else "scores of a head",
+        "threshold": d.threshold,
+        "tpr": d.tpr,
+        **_some(vars(d.rule), ("temperature", "k", "alpha", "n_outputs")),
+        **_some(d.card, wanted),
     }
 
 

@@ -101,9 +101,7 @@ def fuse(
     ] = None,
     normalize: Annotated[
         bool | None,
-        typer.Option(
-            "--normalize/--no-normalize", help="Scale states to length 1; default as above."
-        ),
+        typer.Option("--normalize/--no-normalize", help="Scale states to length 1."),
     ] = None,
     dtype: Stored = Dtype.fp32,
     fold: Annotated[
@@ -188,12 +186,12 @@ def from_onnx(
 
 
 def _load(path: Path) -> AffineMap | Head:
-    from linalign_lite.hidden import HiddenStates
+    from linalign_lite.linear import AffineMap, Head
     from linalign_lite.store import load
 
     thing = load(path)
-    if isinstance(thing, HiddenStates):
-        raise FormatError(f"{path} holds hidden states", expected="a map or a head")
+    if not isinstance(thing, AffineMap | Head):
+        raise FormatError(f"{path} is something else", expected="a map or a head")
     return thing
 
 

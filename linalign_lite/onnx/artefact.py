@@ -1,6 +1,6 @@
 """Leaving an ONNX artefact on disk: valid, sealed, and saying what NumPy says. Or nothing.
 
-docs/FORMAT.md, section 8. Same graph, same card: same bytes.
+docs/FORMAT.md, section 7. Same graph, same card: same bytes.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def _write_large(out: Path, model: Any, card: dict[str, Any], check: Check) -> M
     import onnx
 
     require_replaceable(data_file(out))
-    with _beside(out) as folder:
-        path = folder / out.name
+    with tempfile.TemporaryDirectory(prefix=".linalign-", suffix=".tmp", dir=out.parent) as folder:
+        path = Path(folder) / out.name
         beside = data_file(path)
         onnx.save_model(model, str(path), save_as_external_data=True, size_threshold=1024,
                         all_tensors_to_one_file=True, location=beside.name)  # fmt: skip
@@ -130,14 +130,6 @@ def _write_large(out: Path, model: Any, card: dict[str, Any], check: Check) -> M
         beside.replace(data_file(out))
         path.replace(out)
     return differences
-
-
-def _beside(out: Path) -> tempfile.TemporaryDirectory[str] | Any:
-    class Folder(tempfile.TemporaryDirectory[str]):
-        def __enter__(self) -> Path:  # type: ignore[override]
-            return Path(super().__enter__())
-
-    return Folder(prefix=".linalign-", suffix=".tmp", dir=out.parent)
 
 
 def _seal(model: Any, card: Mapping[str, Any]) -> bytes:

@@ -32,7 +32,7 @@ def to_onnx(
     limit: float | None = None,
     one_file_limit: int = surgery.ONE_FILE_LIMIT,
 ) -> Artefact:
-    """Write a map, a head, or ``head @ map`` as ONNX (docs/FORMAT.md, section 8).
+    """Write a map, a head, or ``head @ map`` as ONNX (FORMAT.md, section 7).
 
     Input `states` (batch, d) float32; output `mapped` (batch, d_target) of a map, `scores` (batch,
     n_outputs) of a head: states·weight + bias, then c·tanh(x/c) if the head has a soft cap c.

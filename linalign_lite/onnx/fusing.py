@@ -65,7 +65,7 @@ def fuse(
 
     Inputs `input_ids` and `attention_mask` (batch, length), int64, padded on the right. Outputs
     `states` (batch, d), pooled and, if so asked, scaled to length 1; `mapped` when there is a map;
-    `scores` when there is a head, of the mapped states if there is a map. docs/FORMAT.md, section 8.
+    `scores` when there is a head, of mapped states if there is a map (docs/FORMAT.md, section 7).
 
     pooling, normalize: default to those that the map's, or else the head's, space states, then to
     the model's. fold: with a map and a head, one Gemm for both: smaller, the map does not travel,
@@ -119,9 +119,7 @@ def _space(
             hint="a map of tokens' states is written by `linalign-lite onnx`",
         )  # fmt: skip
     if reader is not None:
-        reader.require(
-            space, f"this {'map' if first else 'head'} does not read this model's states"
-        )
+        reader.require(space, f"this {'map' if first else 'head'} reads other states")
     if first is not None and head is not None:
         head.space.require(first.target, "this map does not lead into this head's space")
     return space

@@ -62,6 +62,11 @@ class Builder:
         self._count += 1
         return self.constant(f"{PREFIX}{self._count}", np.array(values, dtype=np.int64))
 
+    def whole(self, value: int) -> str:
+        """A constant whole number."""
+        self._count += 1
+        return self.constant(f"{PREFIX}{self._count}", np.array(value, dtype=np.int64))
+
     def real(self, value: float) -> str:
         """A constant number."""
         self._count += 1
@@ -104,8 +109,7 @@ def add_pooling(build: Builder, pooling: str, states: str, mask: str, write: str
     from onnx import TensorProto
 
     if pooling == "cls":
-        return build.node("Gather", states, build.constant(f"{PREFIX}first", np.array(0, dtype=np.int64)), axis=1,
-                          to=write)  # fmt: skip
+        return build.node("Gather", states, build.whole(0), axis=1, to=write)
     lengths = build.node("ReduceSum", mask, build.ints(1), keepdims=1)
     if pooling == "last":
         last = build.node("Sub", lengths, build.ints(1))

@@ -1,7 +1,7 @@
 """What an ONNX file of ours says of itself, read with neither `onnx` nor onnxruntime.
 
-docs/FORMAT.md, section 8. A walk over the outermost fields of the protobuf: the graph is hashed, not
-parsed, so that damage is found whatever the size, and nothing in it is believed.
+docs/FORMAT.md, section 7. A walk over the outermost fields of the protobuf: the graph is hashed,
+not parsed, so that damage is found whatever the size, and nothing in it is believed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An exported model's graph, made to ask for token ids and mask alone, and to give pooled states."""
+"""An exported model's graph, made to ask for ids and mask alone and to give pooled states."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def _feed(graph: Any, card: ModelCard) -> Builder:
     if "token_type_ids" in names:
         build.node("ConstantOfShape", shape, to="token_type_ids", value=whole)
     if "position_ids" in names:
-        counted = build.node(
-            "CumSum", MASK, build.constant("linalign.axis", np.array(1, dtype=np.int64))
-        )
+        counted = build.node("CumSum", MASK, build.whole(1))
         less = build.node("Sub", counted, build.ints(1))
         build.node("Max", less, build.ints(0), to="position_ids")
     if card.past:

@@ -31,22 +31,23 @@ def describe(path: Path) -> dict[str, Any]:
         start = f.read(12)
     if start.startswith(MAGIC):
         return _framed(path, int.from_bytes(start[10:12], "little"))
-    if start == b"SQLite forma":
-        return _budget(path)
-    if start.startswith(b"PK"):
-        thing = load(path)
-        if isinstance(thing, HiddenStates):
-            return _states(thing)
-        if isinstance(thing, Detector):
-            return _detector(thing)
-        return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
-    if start[:1] == b"\x08":  # how every ONNX file begins: its IR version
-        return _artefact(path)
+    for magic, say in _STARTS:
+        if start.startswith(magic):
+            return say(path)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
         expected="states, a map, a head, a detector, a model folder, ONNX, a key, a query, a "
         "response or a budget",
     )
+
+
+def _archive(path: Path) -> dict[str, Any]:
+    thing = load(path)
+    if isinstance(thing, HiddenStates):
+        return _states(thing)
+    if isinstance(thing, Detector):
+        return _detector(thing)
+    return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
 
 
 def _states(x: HiddenStates) -> dict[str, Any]:
@@ -204,3 +205,7 @@ def _layout(layout: Layout, size: float) -> dict[str, Any]:
 
 def _some(card: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: card[name] for name in names if name in card}
+
+
+# how files begin; ONNX with its IR version
+_STARTS = ((b"SQLite forma", _budget), (b"PK", _archive), (b"\x08", _artefact))

@@ -96,7 +96,10 @@ def write(
         "data": None,
     }
     model.producer_name, model.producer_version = "linalign-lite", __version__
-    differences = (_write_large if large else _write_small)(out, model, whole, check)
+    if large:
+        differences = _write_large(out, model, whole, check, min(1024, one_file_limit))
+    else:
+        differences = _write_small(out, model, whole, check)
     size = out.stat().st_size + (data_file(out).stat().st_size if large else 0)
     return Artefact(
         out, whole["kind"], whole["dtype"], whole["opset"], size, differences, read_card(out)
@@ -111,7 +114,9 @@ def _write_small(out: Path, model: Any, card: dict[str, Any], check: Check) -> M
     return differences
 
 
-def _write_large(out: Path, model: Any, card: dict[str, Any], check: Check) -> Mapping[str, float]:
+def _write_large(
+    out: Path, model: Any, card: dict[str, Any], check: Check, threshold: int
+) -> Mapping[str, float]:
     """As small, in a folder beside ``out``; then both files get their names, the graph last."""
     import onnx
 
@@ -119,7 +124,7 @@ def _write_large(out: Path, model: Any, card: dict[str, Any], check: Check) -> M
     with tempfile.TemporaryDirectory(prefix=".linalign-", suffix=".tmp", dir=out.parent) as folder:
         path = Path(folder) / out.name
         beside = data_file(path)
-        onnx.save_model(model, str(path), save_as_external_data=True, size_threshold=1024,
+        onnx.save_model(model, str(path), save_as_external_data=True, size_threshold=threshold,
                         all_tensors_to_one_file=True, location=beside.name)  # fmt: skip
         card["data"] = {
             "file": beside.name, "sha256": hash_file(beside), "size": beside.stat().st_size,

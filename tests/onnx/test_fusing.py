@@ -206,9 +206,10 @@ def test_families(tmp_path, tiny, rng, family):
     pytest.importorskip("optimum.exporters.onnx")
     from linalign_lite.onnx.export import export_model
 
+    few = {"num_key_value_heads": 2, "head_dim": 8} if family in ("Llama", "Qwen3") else {}
     causal = {"Llama": "ForCausalLM", "GPT2": "LMHeadModel", "Qwen3": "ForCausalLM"}
     config = getattr(transformers, f"{family}Config")
-    folder = tiny(config, getattr(transformers, family + causal.get(family, "Model")))
+    folder = tiny(config, getattr(transformers, family + causal.get(family, "Model")), **few)
     export_model(str(folder), tmp_path / "exported")
     model = load_model(tmp_path / "exported")
     first, head = parts(model, rng, "last")

@@ -85,6 +85,5 @@ def main() -> None:
         publish("artefacts", results)
 
 
-
 if __name__ == "__main__":
     main()

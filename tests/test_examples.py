@@ -45,8 +45,8 @@ def installed(tmp_path_factory):
             ["npm", "ci", "--no-audit", "--no-fund", "--prefer-offline"],
             cwd=folder, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
-        if done.returncode and any(w in done.stderr for w in ("ENOTFOUND", "EAI_AGAIN",
-                                                              "ECONNREFUSED", "ETIMEDOUT")):  # fmt: skip
+        offline = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT")
+        if done.returncode and any(word in done.stderr for word in offline):
             pytest.skip("no package registry can be reached from here")
         assert done.returncode == 0, done.stderr
         return folder

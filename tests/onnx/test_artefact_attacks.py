@@ -210,10 +210,10 @@ def test_data_of_ours_that_was_changed_or_renamed(tmp_path):
     data[3] ^= 1
     (tmp_path / "x.onnx_data").write_bytes(data)
     for read in (from_onnx, describe):
-        with pytest.raises(FormatError, match="is not the file that x.onnx was written with"):
+        with pytest.raises(FormatError, match=r"is not the file that x\.onnx was written with"):
             read(path)
     path.rename(tmp_path / "y.onnx")
-    with pytest.raises(FormatError, match="in a file of another name: got x.onnx_data"):
+    with pytest.raises(FormatError, match=r"in a file of another name: got x\.onnx_data"):
         describe(tmp_path / "y.onnx")
 
 
@@ -282,8 +282,11 @@ def _length(n):
     return bytes([*out, n])
 
 
-@pytest.mark.parametrize("what", [b"", b"\x08", b"\x08\x08", b"\x08\x08\x3a\x7f", b"\xff" * 40,
-                                  b"\x08\x08\x3a\x00\x3a\x00", b"\x0b\x0c", b"PK\3\4" + b"\0" * 60])  # fmt: skip
+@pytest.mark.parametrize(
+    "what",
+    [b"", b"\x08", b"\x08\x08", b"\x08\x08\x3a\x7f", b"\xff" * 40,
+     b"\x08\x08\x3a\x00\x3a\x00", b"\x0b\x0c", b"PK\3\4" + b"\0" * 60],
+)  # fmt: skip
 def test_what_is_no_onnx_at_all(tmp_path, what):
     refused(tmp_path / "x.onnx", what, "is not a readable ONNX file|is not a map or a head as ONNX")
 
@@ -297,7 +300,7 @@ def test_what_is_no_file(tmp_path):
 @pytest.mark.parametrize("sealed", [False, True])
 def test_any_damage_is_a_named_error_or_a_head(tmp_path, ours, sealed):
     """Bytes flipped, cut, doubled and inserted, the digest of the graph made right or not."""
-    good, r, let_in = ours.read_bytes(), Random(7), 0
+    good, r, let_in, said = ours.read_bytes(), Random(7), 0, []
     bare = plain().SerializeToString()
     for _ in range(1500):
         data = bytearray(good if sealed else bare)
@@ -324,6 +327,6 @@ def test_any_damage_is_a_named_error_or_a_head(tmp_path, ours, sealed):
             assert np.isfinite(head.weight).all()
             let_in += 1
         except LinalignError as e:
-            assert str(e).isprintable()
-            assert len(str(e)) < 2000
+            said.append(str(e))
     assert let_in
+    assert all(text.isprintable() and len(text) < 2000 for text in said)

@@ -234,8 +234,9 @@ def theirs(path, kind, weight, bias):
         nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
     else:
         parts[0] = numpy_helper.from_array(np.ascontiguousarray(weight.T), "w")
+        both = ["b", "z"] if kind == "b+z" else ["z", "b"]
         nodes = [helper.make_node("MatMul", ["x", "w"], ["z"]),
-                 helper.make_node("Add", ["b", "z"] if kind == "b+z" else ["z", "b"], ["y"])]  # fmt: skip
+                 helper.make_node("Add", both, ["y"])]  # fmt: skip
     graph = helper.make_graph(
         nodes, "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, weight.shape[1]])],

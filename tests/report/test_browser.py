@@ -14,6 +14,7 @@ from linalign_lite.report import write_report
 from linalign_lite.report.theme import THEMES
 from linalign_lite.survey.results import load_results, save_results
 
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     path: Path = tmp_path_factory.mktemp("page") / "report.html"

@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.kl.report import KlReport
     from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.onnx.artefact import Artefact
+    from linalign_lite.onnx.back import from_onnx
+    from linalign_lite.onnx.carry import to_onnx
+    from linalign_lite.onnx.fusing import fuse
     from linalign_lite.ood.choosing import DetectorComparison, compare_detectors
     from linalign_lite.ood.detector import Detector
     from linalign_lite.ood.files import load_detector
@@ -71,6 +75,7 @@ __all__ = [
     "PRIVATE",
     "TRUSTED",
     "AffineMap",
+    "Artefact",
     "Budget",
     "BudgetError",
     "BundleInfo",
@@ -131,6 +136,8 @@ __all__ = [
     "fit_detector",
     "fit_kl",
     "fit_with_few",
+    "from_onnx",
+    "fuse",
     "generate",
     "install_bundle",
     "judge",
@@ -149,6 +156,7 @@ __all__ = [
     "report_scores",
     "save",
     "to_markdown",
+    "to_onnx",
     "train_head",
     "verify_bundle",
     "write_report",
@@ -159,6 +167,7 @@ _HOMES = {
     "PRIVATE": "encrypt.parameters",
     "TRUSTED": "encrypt.parameters",
     "AffineMap": "linear",
+    "Artefact": "onnx.artefact",
     "Budget": "encrypt.policy",
     "BudgetError": "errors",
     "BundleInfo": "bundle.reading",
@@ -218,6 +227,8 @@ _HOMES = {
     "fit_detector": "ood.fitting",
     "fit_kl": "kl.fitting",
     "fit_with_few": "few.fitting",
+    "from_onnx": "onnx.back",
+    "fuse": "onnx.fusing",
     "generate": "generation",
     "install_bundle": "bundle.reading",
     "judge": "judging",
@@ -236,6 +247,7 @@ _HOMES = {
     "report_scores": "ood.report",
     "save": "store",
     "to_markdown": "report",
+    "to_onnx": "onnx.carry",
     "train_head": "heads",
     "verify_bundle": "bundle.reading",
     "write_report": "report",

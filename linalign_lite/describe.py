@@ -14,8 +14,9 @@ from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
 from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head
+from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.modelcard import load_card
+from linalign_lite.onnx.scan import read_card
 from linalign_lite.ood.detector import Detector
 from linalign_lite.shards import MANIFEST, open_folder
 from linalign_lite.store import load
@@ -34,20 +35,23 @@ def describe(path: Path) -> dict[str, Any]:
         start = f.read(12)
     if start.startswith(MAGIC):
         return _numbered(path, int.from_bytes(start[10:12], "little"))
-    if start == b"SQLite forma":
-        return _budget(path)
-    if start.startswith(b"PK"):
-        thing = load(path)
-        if isinstance(thing, HiddenStates):
-            return _states(thing)
-        if isinstance(thing, Detector):
-            return _detector(thing)
-        return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
+    for magic, say in _STARTS:
+        if start.startswith(magic):
+            return say(path)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
-        expected="states, a map, a head, a detector, a model folder, a key, a query, a response, "
-        "a budget or a bundle",
+        expected="states, a map, a head, a detector, a model folder, ONNX, a key, a query, a "
+        "response, a budget or a bundle",
     )
+
+
+def _archive(path: Path) -> dict[str, Any]:
+    thing = load(path)
+    if isinstance(thing, HiddenStates):
+        return _states(thing)
+    if isinstance(thing, Detector):
+        return _detector(thing)
+    return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
 
 
 def _states(x: HiddenStates) -> dict[str, Any]:
@@ -139,6 +143,22 @@ def _model(folder: Path) -> dict[str, Any]:
     }
 
 
+def _artefact(path: Path) -> dict[str, Any]:
+    card = read_card(path)
+    found: dict[str, Any] = {"kind": f"ONNX {card['kind']}"}
+    for name in ("states", "mapped"):
+        if name in card:
+            found[name] = Space.parse(card[name]).describe()
+    scores = card.get("scores")
+    if isinstance(scores, dict):
+        found |= {"outputs": scores.get("n"), "labels": scores.get("labels")}
+        found["softcap"] = scores.get("softcap")
+    model = card.get("model")
+    if isinstance(model, dict):
+        found |= {k: model.get(k) for k in ("name", "max_length", "tokenizer")}
+    return found | {k: card.get(k) for k in ("dtype", "opset", "folded") if k in card}
+
+
 def _framed(path: Path, number: int) -> dict[str, Any]:
     kind = Kind(number) if number in set(Kind) else Kind.QUERY  # reading() names an unknown one
     with reading(path, kind) as reader:
@@ -214,3 +234,7 @@ def _layout(layout: Layout, size: float) -> dict[str, Any]:
 
 def _some(card: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: card[name] for name in names if name in card}
+
+
+# how files begin; ONNX with its IR version
+_STARTS = ((b"SQLite forma", _budget), (b"PK", _archive), (b"\x08", _artefact))

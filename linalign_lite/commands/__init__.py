@@ -18,6 +18,7 @@ import typer
 
 from linalign_lite.commands import (
     alignment,
+    artefacts,
     bundling,
     compat,
     demonstration,
@@ -68,6 +69,7 @@ rooms = (
     generation,
     surveying,
     report,
+    artefacts,
     ood,
     private,
     protection,

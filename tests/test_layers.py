@@ -13,7 +13,7 @@ from support import ROOT
 PACKAGE = ROOT / "linalign_lite"
 FLOORS = {
     "version": 0, "errors": 0,
-    "arrays": 1, "linear": 1, "moments": 1, "metrics": 1, "files": 1, "archive": 1,
+    "arrays": 1, "linear": 1, "executing": 1, "moments": 1, "metrics": 1, "files": 1, "archive": 1,
     "hidden": 2, "tokens": 2, "store": 2, "spectra": 2, "fitting": 2, "several": 2,
     "similarity": 2, "heads": 2, "kl": 2, "evaluation": 2, "modelcard": 2, "texts": 2, "shards": 2,
     "runtime": 3, "compat": 3, "batching": 3, "extraction": 3, "decoding": 3,

@@ -194,7 +194,12 @@ def merge(parts: Iterable[Moments]) -> Moments:
         yy += p.yy
     counts = np.array([p.n for p in filled])
     return _together(
-        counts, np.stack([p.mean_x for p in filled]), np.stack([p.mean_y for p in filled]), xx, xy, yy
+        counts,
+        np.stack([p.mean_x for p in filled]),
+        np.stack([p.mean_y for p in filled]),
+        xx,
+        xy,
+        yy,
     )
 
 
@@ -216,6 +221,15 @@ def _together(
     xy += gap_x.T @ gap_y
     yy += (gap_y**2).sum(axis=0)
     return Moments(n, mean_x, mean_y, xx, xy, yy)
+
+
+def merge_folds(a: FoldedMoments, b: FoldedMoments) -> FoldedMoments:
+    """Fold k of both together, for every k. Raises InputError when they have other folds."""
+    if len(a.folds) != len(b.folds):
+        raise InputError(
+            "moments in other folds", got=str(len(b.folds)), expected=str(len(a.folds))
+        )
+    return FoldedMoments(tuple(merge(pair) for pair in zip(a.folds, b.folds, strict=True)))
 
 
 def folded(
@@ -261,6 +275,6 @@ def deal(n: int, folds: int, seed: int = 0) -> npt.NDArray[np.unsignedinteger[An
             expected=f"2 to {n}",
         )
     small = np.uint8 if folds <= 256 else np.uint32
-    dealt = np.resize(np.arange(folds, dtype=small), n)
+    dealt: npt.NDArray[np.unsignedinteger[Any]] = np.resize(np.arange(folds, dtype=small), n)
     np.random.default_rng(seed).shuffle(dealt)
     return dealt

@@ -16,6 +16,7 @@ FLOORS = {
     "arrays": 1, "linear": 1, "executing": 1, "moments": 1, "metrics": 1, "files": 1, "archive": 1,
     "hidden": 2, "tokens": 2, "store": 2, "spectra": 2, "fitting": 2, "several": 2,
     "similarity": 2, "heads": 2, "kl": 2, "evaluation": 2, "modelcard": 2, "texts": 2, "shards": 2,
+    "paired": 2, "momentfiles": 2, "measuring": 2,
     "runtime": 3, "compat": 3, "batching": 3, "extraction": 3, "decoding": 3,
     "generation": 3, "judging": 3,
     "encrypt": 3, "onnx": 3,

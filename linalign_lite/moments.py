@@ -250,10 +250,8 @@ def fold_blocks(
     x: Array, y: Array, index: npt.NDArray[np.integer[Any]]
 ) -> Iterator[tuple[int, Block]]:
     """(fold, block of its rows), fold by fold; index: the fold of each row, (n,)."""
-    order = np.argsort(index, kind="stable")
-    names, starts = np.unique(index[order], return_index=True)
-    for k, rows in zip(names, np.split(order, starts[1:]), strict=True):
-        for block in blocks(x, y, rows):
+    for k in np.unique(index):
+        for block in blocks(x, y, np.flatnonzero(index == k)):
             yield int(k), block
 
 

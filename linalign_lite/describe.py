@@ -15,7 +15,7 @@ from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import load_card
 from linalign_lite.ood.detector import Detector
-from linalign_lite.shards import MANIFEST, open_folder
+from linalign_lite.shards import MANIFEST, UNFINISHED, open_folder
 from linalign_lite.store import load
 
 
@@ -25,7 +25,8 @@ def describe(path: Path) -> dict[str, Any]:
     Raises InputError when it is not there, FormatError when it is none of ours or damaged.
     """
     if path.is_dir():
-        return _folder(path) if (path / MANIFEST).exists() else _model(path)
+        ours = (path / MANIFEST).exists() or (path / UNFINISHED).exists()
+        return _folder(path) if ours else _model(path)
     with open_regular(path) as f:
         start = f.read(12)
     if start.startswith(MAGIC):

@@ -39,7 +39,7 @@ def pooled(name: str, n: int, first: int = 0) -> HiddenStates:
 def folder(
     path: Path, name: str, sizes: Sequence[int], *, first: int = 0, dtype: type = np.float32
 ) -> StatesFolder:
-    """A folder whose shards have these sizes; texts are numbered from ``first`` for their digest."""
+    """A folder whose shards have these sizes; its first text has the number ``first``."""
 
     def parts():
         start = first
@@ -64,9 +64,10 @@ def token_folder(path: Path, name: str, sizes: Sequence[int], cuts: Sequence[int
             for text in range(start, start + size):
                 for word in range(text % 4 + 1):
                     for cut in cuts:
+                        end = word * 10 + cut
                         index.append(text)
-                        ends.append(word * 10 + cut)
-                        states.append(rows(name, text * 50 + word * 10 + cut, text * 50 + word * 10 + cut + 1)[0])
+                        ends.append(end)
+                        states.append(rows(name, text * 50 + end, text * 50 + end + 1)[0])
             yield HiddenStates(
                 np.stack(states), space, digest(start, start + size), n_texts=size,
                 text_index=np.array(index, np.int32), char_end=np.array(ends, np.int32),

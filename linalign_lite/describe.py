@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.archive import peek_npz
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
@@ -14,7 +15,10 @@ from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import load_card
+from linalign_lite.momentfiles import FORMAT as MOMENTS
+from linalign_lite.momentfiles import load_moments
 from linalign_lite.ood.detector import Detector
+from linalign_lite.paired import PairedMoments
 from linalign_lite.shards import MANIFEST, UNFINISHED, open_folder
 from linalign_lite.store import load
 
@@ -34,17 +38,23 @@ def describe(path: Path) -> dict[str, Any]:
     if start == b"SQLite forma":
         return _budget(path)
     if start.startswith(b"PK"):
-        thing = load(path)
-        if isinstance(thing, HiddenStates):
-            return _states(thing)
-        if isinstance(thing, Detector):
-            return _detector(thing)
-        return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
+        return _archive(path)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
         expected="states, a map, a head, a detector, a model folder, a key, a query, a response "
         "or a budget",
     )
+
+
+def _archive(path: Path) -> dict[str, Any]:
+    if peek_npz(path).get("format") == MOMENTS:
+        return _moments(load_moments(path))
+    thing = load(path)
+    if isinstance(thing, HiddenStates):
+        return _states(thing)
+    if isinstance(thing, Detector):
+        return _detector(thing)
+    return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
 
 
 def _states(x: HiddenStates) -> dict[str, Any]:
@@ -76,6 +86,22 @@ def _folder(path: Path) -> dict[str, Any]:
         "labels": len(x.labels),
         "text_digest": x.text_digest,
         "shards": len(x.shards),
+    }
+
+
+def _moments(m: PairedMoments) -> dict[str, Any]:
+    return {
+        "kind": "moments",
+        "pairs": m.n,
+        "source": m.source.describe(),
+        "target": m.target.describe(),
+        "folds": len(m.moments.folds),
+        "seed": m.seed,
+        "pairing": m.pairing,
+        "parts": len(m.parts),
+        "fewest_in_a_fold": m.fewest,
+        "give_states_away": m.telling,
+        "text_digests": [p.text_digest for p in m.parts],
     }
 
 

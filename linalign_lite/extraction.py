@@ -10,21 +10,24 @@ makes one of them, from nothing but its texts and how it is to be done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from linalign_lite import forward
 from linalign_lite.arrays import not_finite
 from linalign_lite.corpus import Chunk, Corpus, corpus_of, texts_of
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.executing import IN_FLIGHT, in_order
 from linalign_lite.files import PathLike
 from linalign_lite.forward import Progress, Way
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.linear import POOLINGS, Array
-from linalign_lite.resuming import Plan, unfinished
-from linalign_lite.runtime import Model
+from linalign_lite.resuming import Plan, Work, unfinished
+from linalign_lite.runtime import Model, load_model
 from linalign_lite.shards import MAX_SHARDS, StatesFolder
 from linalign_lite.texts import Texts
 
@@ -131,6 +134,9 @@ def extract_to(
     max_length: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     dtype: str = "fp32",
+    executor: Executor | None = None,
+    in_flight: int = IN_FLIGHT,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> StatesFolder:
     """Write what `extract_shards` gives to the folder ``out``, or go on where that was cut off.
@@ -138,6 +144,10 @@ def extract_to(
     A run that is killed leaves ``out`` unfinished (see `resuming`): no states for any reader. The
     same call again keeps the shards that are there, each checked, and makes the others; the folder
     is then what an uninterrupted run would have made, byte for byte.
+
+    executor: makes the shards, any `concurrent.futures.Executor`; its workers load the model from
+    the same path, with so many ``threads``, and no more than ``in_flight`` shards wait to be
+    written. The states are those of one process, bit for bit where onnxruntime's are the same.
 
     Raises what `extract_shards` does, OutputExistsError when ``out`` is not empty, MismatchError
     when what is unfinished there was begun with another model, other texts or other options,
@@ -158,13 +168,46 @@ def extract_to(
         batch_tokens=batch_tokens,
     )
     with unfinished(out, plan) as work:
-        for chunk in corpus.chunks(shard_texts):
-            if work.has(chunk.start, text_digest(chunk.texts)):
+        todo = _not_done(work, corpus.chunks(shard_texts), progress)
+        if executor is None:
+            for chunk in todo:
+                work.add(shard_states(model, chunk, how, progress))
+        else:
+            maker = _Maker(model.folder, model.card.digest, how, threads)
+            for part in in_order(executor, maker, todo, in_flight=in_flight):
+                work.add(part)
                 if progress:
-                    progress(len(chunk.texts))
-                continue
-            work.add(shard_states(model, chunk, how, progress))
+                    progress(part.n_texts)
         return work.finish()
+
+
+def _not_done(work: Work, chunks: Iterable[Chunk], progress: Progress | None) -> Iterator[Chunk]:
+    """The chunks that an earlier run did not finish: all after the last that it did."""
+    for chunk in chunks:
+        if not work.has(chunk.start, text_digest(chunk.texts)):
+            yield chunk
+        elif progress:
+            progress(len(chunk.texts))
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes one shard's states elsewhere. Picklable: the model is loaded where it is called."""
+
+    folder: Path
+    digest: str
+    how: ShardWay
+    threads: int | None
+
+    def __call__(self, chunk: Chunk) -> HiddenStates:
+        model = load_model(self.folder, threads=self.threads)
+        if model.card.digest != self.digest:
+            raise MismatchError(
+                f"a worker has another model at {self.folder}",
+                got=model.card.digest[:8],
+                expected=self.digest[:8],
+            )
+        return shard_states(model, chunk, self.how)
 
 
 def narrow(states: Array, dtype: str) -> Array:

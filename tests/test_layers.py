@@ -13,7 +13,8 @@ from support import ROOT
 PACKAGE = ROOT / "linalign_lite"
 FLOORS = {
     "version": 0, "errors": 0,
-    "arrays": 1, "linear": 1, "executing": 1, "moments": 1, "metrics": 1, "files": 1, "archive": 1,
+    "arrays": 1, "linear": 1, "executing": 1, "scheduling": 1, "moments": 1, "metrics": 1,
+    "files": 1, "archive": 1,
     "hidden": 2, "tokens": 2, "evaluation": 2, "ood": 2, "store": 2, "spectra": 2, "fitting": 2,
     "several": 2, "similarity": 2, "heads": 2, "kl": 2, "few": 2, "modelcard": 2,
     "streams": 2, "parquet": 2, "texts": 2, "corpus": 2, "shards": 2, "resuming": 2,
@@ -27,7 +28,7 @@ FLOORS = {
 # Within a floor, what comes first may be used by what comes after.
 ORDER = list(FLOORS)
 HEAVY = {"onnxruntime", "tenseal", "onnx", "optimum", "torch", "transformers", "scipy",
-         "tokenizers", "sklearn", "zstandard", "matplotlib", "pyarrow"}  # fmt: skip
+         "tokenizers", "sklearn", "distributed", "zstandard", "matplotlib", "pyarrow"}  # fmt: skip
 
 
 def room(path):

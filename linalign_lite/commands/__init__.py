@@ -17,6 +17,7 @@ from linalign_lite.commands import (
     demonstration,
     generation,
     models,
+    moments,
     ood,
     private,
     protection,
@@ -57,6 +58,7 @@ def _root(
 rooms = (
     models,
     alignment,
+    moments,
     similarity,
     compat,
     generation,

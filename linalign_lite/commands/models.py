@@ -19,6 +19,7 @@ from linalign_lite.commands.console import (
     require_output,
     table,
 )
+from linalign_lite.commands.moments import Scheduler, workers
 from linalign_lite.commands.reading import extracting, note_losses, states_of
 from linalign_lite.errors import InputError
 from linalign_lite.files import check_free
@@ -146,6 +147,7 @@ def extract(
     shard_texts: Annotated[
         int | None, typer.Option(help="Texts in one file of a folder; default 4096.", min=1)
     ] = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -169,6 +171,7 @@ def extract(
         batch_tokens,
         threads,
         dtype.value,
+        scheduler,
     )
     made: HiddenStates | StatesFolder
     reading: dict[str, Any] = {"fmt": fmt.value, "limit": limit, "separator": separator}
@@ -176,6 +179,8 @@ def extract(
         _require_folder(out, texts)
         folder, blank = _write_folder(console, model, texts, reading, out, how, shard_texts)
         made, rows, shards = folder, folder.rows, {"shards": len(folder.shards)}
+    elif scheduler is not None:
+        raise InputError("--scheduler is for a folder", got=str(out), hint="drop the .npz")
     elif shard_texts is not None:
         raise InputError("--shard-texts is for a folder", got=str(out), hint="drop the .npz")
     else:
@@ -203,6 +208,7 @@ class _How:
     batch_tokens: int | None
     threads: int | None
     dtype: str
+    scheduler: str | None
 
 
 def _require_folder(out: Path, texts: str) -> None:
@@ -259,7 +265,10 @@ def _write_folder(
         if is_unfinished(out):
             console.note(f"going on with {out}")
         try:
-            with extracting(console, model, corpus.n_texts, how.threads) as (loaded, tally):
+            with (
+                workers(how.scheduler) as spread,
+                extracting(console, model, corpus.n_texts, how.threads) as (loaded, tally),
+            ):
                 made = extract_to(
                     out,
                     loaded,
@@ -270,7 +279,9 @@ def _write_folder(
                     max_length=how.max_length,
                     batch_tokens=BATCH_TOKENS if how.batch_tokens is None else how.batch_tokens,
                     dtype=how.dtype,
+                    threads=how.threads,
                     progress=tally,
+                    **spread,
                 )
         except (KeyboardInterrupt, SystemExit) as e:
             if is_unfinished(out):

@@ -105,7 +105,7 @@ def fit(
     least-squares brings the mapped states near to the target's. kl makes a head, a classifier or a
     model's token head, say on mapped states what it says on the target's own: far better where the
     map is for that head. SOURCE and TARGET are files or folders of states (of two folders a shard
-    is in memory at a time, but for kl and lstsq); token states that end at one character are paired.
+    is in memory at a time, but for kl and lstsq); tokens that end at one character are paired.
     With --with-few, SOURCE and TARGET are of public texts, and the few, unlabelled, say which map
     is best: how much they count is chosen on them.
 

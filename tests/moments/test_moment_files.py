@@ -176,7 +176,7 @@ XX = np.array([[4.0, 1.0, 9.0]] * 2)
         {"xx": None},
         {"xx": XX * [-1, 1, 1]},  # a negative diagonal
         {"xx": XX * [1, 7, 1]},  # 7² > 4·9: no XᵀX
-        {"xx": XX * 1e308},
+        {"xx": XX * 1.9e307},
         {"xx": XX * 0},
         {"xx": XX[:, :2]},
         {"xx": np.array([[4.0, 1, 1, 9]] * 2)},

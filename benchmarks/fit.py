@@ -1,13 +1,13 @@
 """What a fit costs beside the products it cannot do without, beside scikit-learn, and from disk.
 
-    python benchmarks/fit.py [--quick] [--threads N] [--folder DIR] [--rows N]
+    python benchmarks/fit.py [--quick] [--folder DIR] [--rows N]
 
 memory: n rows in memory: `fit` (61 penalties, 5 folds) against float64 XᵀX and XᵀY alone, against
-RidgeCV with 20 penalties (exact leave-one-out) and against Ridge with one. disk: rows of two folders of shards,
-read from the disk (evicted from the page cache first, where the system lets us), against reading
-alone and against the products alone; peak memory of a process of its own. precision: float64 moments
-and float32 products summed in float64 against QR on the rows (scipy.linalg.lstsq in float64), on
-hidden states and on ill-conditioned data.
+RidgeCV with 20 penalties (exact leave-one-out) and against Ridge with one. disk: rows of two
+folders of shards, read from the disk (evicted from the page cache first, where the system lets us),
+against reading alone and against the products alone; peak memory of a process of its own.
+precision: float64 moments, and float32 products summed in float64, against QR on the rows
+(scipy.linalg.lstsq in float64), on hidden states and on ill-conditioned data.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def in_memory(n: int, d: int, rounds: int) -> dict[str, Any]:
 
 
 def made(folder: Path, rows: int, width: int) -> None:
-    """Two folders of states; rows repeat after a million, their shards' digests do not."""
+    """Two folders of states; rows repeat after a million, the shards' digests do not."""
 
     def parts(side: int) -> Iterator[HiddenStates]:
         for i, start in enumerate(range(0, rows, SHARD)):
@@ -197,7 +197,7 @@ def mixed(x: np.ndarray, y: np.ndarray, folds: int = 5) -> FoldedMoments:
 
 
 def precision(quick: bool) -> list[dict[str, Any]]:
-    """Weights of no penalty and of a small one, against QR on the rows (augmented by the penalty)."""
+    """Weights of three penalties against QR on the rows, augmented by the penalty."""
     from scipy.linalg import lstsq
 
     sets: list[tuple[str, np.ndarray, np.ndarray]] = []
@@ -214,10 +214,9 @@ def precision(quick: bool) -> list[dict[str, Any]]:
         sets.append((f"made, condition of X 1e{power}", x.astype("f4"), y.astype("f4")))
     rows = []
     for name, x, y in sets:
-        if quick:
-            x, y = x[:2_000], y[:2_000]
-        half = len(x) // 2
-        train, test = (x[:half], y[:half]), (x[half:], y[half:])
+        stop = 2_000 if quick else len(x)
+        half = stop // 2
+        train, test = (x[:half], y[:half]), (x[half:stop], y[half:stop])
         a, b = (v.astype("f8") - v.astype("f8").mean(axis=0) for v in train)
         for penalty in (0.0, 1e-8, 1e-4):
             root = np.sqrt(penalty * (a**2).sum() / a.shape[1])

@@ -319,6 +319,26 @@ def start() -> str:
     return table(["", "seconds, median"], [[f"`{k}`", f"{v:.2f}"] for k, v in medians.items()])
 
 
+def fits() -> str:
+    """A fit beside the products that it cannot do without, and from disk."""
+    found = load("fit")
+    memory, disk = found["memory"], found["disk"]
+    run = disk["verified"]
+    rows = [
+        [f"over float64 XᵀX and XᵀY alone, {memory['n']:,} rows of {memory['d']:,}",
+         f"{memory['over_bare']['median']:.2f} times their time"],
+        ["over RidgeCV with 20 penalties", f"{memory['ridgecv']['times_slower']:.0f} times faster"],
+        ["held-out R², ours and RidgeCV's",
+         f"{memory['r2']['ours']:.4f}, {memory['r2']['ridgecv']:.4f}"],
+        ["over Ridge with one penalty", f"{memory['ridge_over_one']['median']:.1f} times faster"],
+        [f"{disk['rows']:,} rows of {disk['d']} from disk, peak memory",
+         f"{run['peak_bytes'] / 1e9:.2f} GB"],
+        ["share of the slower of disk and products",
+         f"{run['share_of_slower']:.0%} ({disk['crc_alone']['share_of_slower']:.0%} without SHA-256)"],
+    ]  # fmt: skip
+    return table(["a fit", ""], rows)
+
+
 def machine() -> str:
     found = load("clinc150")["machine"]
     versions = found["versions"]
@@ -331,7 +351,7 @@ def machine() -> str:
 TABLES = {
     f.__name__: f
     for f in (accuracy, aware, few, few_behind, few_tried, outlying, outlying_mapped, hybrid, tried,
-              decoding, similarity, dense, encrypted, private, floors, peers, speed, start, machine)
+              decoding, similarity, dense, encrypted, private, floors, peers, speed, start, fits, machine)
 }  # fmt: skip
 
 

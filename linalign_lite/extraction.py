@@ -10,7 +10,8 @@ makes one of them, from nothing but its texts and how it is to be done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,13 +24,13 @@ from linalign_lite.files import PathLike
 from linalign_lite.forward import Progress, Way
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.linear import POOLINGS, Array
-from linalign_lite.resuming import Plan, unfinished
+from linalign_lite.resuming import Plan, Work, unfinished
 from linalign_lite.runtime import Model
 from linalign_lite.shards import MAX_SHARDS, StatesFolder
 from linalign_lite.texts import Texts
 
 BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
-WINDOW = 16384  # texts tokenised and sorted at a time
+WINDOW = 4096  # texts tokenised and sorted at a time
 SHARD_TEXTS = 4096
 DTYPES = {"fp32": "float32", "fp16": "float16"}  # of stored states
 
@@ -56,10 +57,8 @@ def extract(
     held = texts_of(texts)
     way = _way(model, len(held.texts), pooling, normalize, max_length, batch_tokens)
     n = len(held.texts)
-    parts = [
-        forward.part(model, held.texts[start : start + WINDOW], start, way, progress)
-        for start in range(0, n, WINDOW)
-    ]
+    windows = ((start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
+    parts = list(forward.parts(model, windows, way, progress))
     return _hidden(Chunk(0, held.texts, *held.label_ids()), way, forward.join(parts))
 
 
@@ -88,11 +87,7 @@ def extract_shards(
     how = _shard_way(
         model, corpus, shard_texts, pooling, normalize, max_length, batch_tokens, dtype
     )
-    return (
-        # no name holds a shard: it can go before the next one is made
-        shard_states(model, chunk, how, progress)
-        for chunk in corpus.chunks(shard_texts)
-    )
+    return _shards(model, corpus.chunks(shard_texts), how, progress)
 
 
 @dataclass(frozen=True)
@@ -111,13 +106,7 @@ def shard_states(
     Raises InputError for a chunk without any row (a file of states cannot be empty), a text without
     tokens, and values that float16 cannot hold.
     """
-    made = forward.part(model, chunk.texts, chunk.start, how.way, progress)
-    if not len(made.states):
-        raise InputError(
-            f"texts {chunk.start + 1} to {chunk.stop} have no token that is not special",
-            hint="leave them out, or put more texts in a shard",
-        )
-    return _hidden(chunk, how.way, replace(made, states=narrow(made.states, how.dtype)))
+    return _stored(chunk, how, forward.part(model, chunk.texts, chunk.start, how.way, progress))
 
 
 def extract_to(
@@ -158,12 +147,10 @@ def extract_to(
         batch_tokens=batch_tokens,
     )
     with unfinished(out, plan) as work:
-        for chunk in corpus.chunks(shard_texts):
-            if work.has(chunk.start, text_digest(chunk.texts)):
-                if progress:
-                    progress(len(chunk.texts))
-                continue
-            work.add(shard_states(model, chunk, how, progress))
+        todo = _left(work, corpus.chunks(shard_texts), progress)
+        for states in _shards(model, todo, how, progress):
+            work.add(states)
+            del states  # or the next one is made beside it
         return work.finish()
 
 
@@ -229,6 +216,42 @@ def _shard_way(
     _require_shards(corpus.n_texts, shard_texts)
     _require_dtype(dtype)
     return ShardWay(way, dtype)
+
+
+def _shards(
+    model: Model, chunks: Iterable[Chunk], how: ShardWay, progress: Progress | None
+) -> Iterator[HiddenStates]:
+    """`shard_states` of each chunk, the next one's tokens made meanwhile."""
+    waiting: deque[Chunk] = deque()
+
+    def windows() -> Iterator[tuple[int, Sequence[str]]]:
+        for chunk in chunks:
+            waiting.append(chunk)
+            yield chunk.start, chunk.texts
+
+    # no name holds a shard: it can go before the next one is made
+    yield from (
+        _stored(waiting.popleft(), how, made)
+        for made in forward.parts(model, windows(), how.way, progress)
+    )
+
+
+def _left(work: Work, chunks: Iterable[Chunk], progress: Progress | None) -> Iterator[Chunk]:
+    """The chunks whose shards are not there yet. Those that are come first."""
+    for chunk in chunks:
+        if not work.has(chunk.start, text_digest(chunk.texts)):
+            yield chunk
+        elif progress:
+            progress(len(chunk.texts))
+
+
+def _stored(chunk: Chunk, how: ShardWay, made: forward.Part) -> HiddenStates:
+    if not len(made.states):
+        raise InputError(
+            f"texts {chunk.start + 1} to {chunk.stop} have no token that is not special",
+            hint="leave them out, or put more texts in a shard",
+        )
+    return _hidden(chunk, how.way, replace(made, states=narrow(made.states, how.dtype)))
 
 
 def _hidden(chunk: Chunk, way: Way, made: forward.Part) -> HiddenStates:

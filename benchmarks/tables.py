@@ -1,7 +1,7 @@
-"""Write the README's tables from benchmarks/results/*.json.
+"""Write the tables of README and docs/DESIGN.md from benchmarks/results/*.json.
 
 python benchmarks/tables.py            # write
-python benchmarks/tables.py --check    # exit with 1 when the README says something else
+python benchmarks/tables.py --check    # exit with 1 when one of them says something else
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 
 from common import RESULTS, ROOT
 
-README = ROOT / "README.md"
+README, DESIGN = ROOT / "README.md", ROOT / "docs" / "DESIGN.md"
 SHORT = {"all-minilm-l6-v2": "MiniLM-L6", "tinystories-656k": "TinyStories-656K",
          "stories260k": "stories260K"}  # fmt: skip
 
 
 STORIES = {"260k": "stories260k", "656k": "tinystories-656k"}
+NAMES = {**STORIES, "minilm": "all-minilm-l6-v2"}
+SETS = {"clinc150": "CLINC150", "trec": "TREC", "sst2": "SST-2", "agnews": "AG News"}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -138,6 +140,54 @@ def peers() -> str:
     return table(head, rows)
 
 
+def few() -> str:
+    """Accuracy of logistic heads after maps from public texts, a few of the right kind, or both."""
+    cases: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for r in load("few")["rows"]:
+        cases.setdefault((r["data"], r["source"], r["target"]), []).append(r)
+
+    def pair(rows: list[dict[str, Any]], kind: str) -> str:
+        return ", ".join(f"{r[kind]:.3f}" for r in rows)
+
+    rows = [
+        [SETS[data], SHORT[NAMES[source]], SHORT[NAMES[target]],
+         f"{found[0]['ridge_public']:.3f}", pair(found, "ridge_few"), pair(found, "ridge_both"),
+         f"{found[0]['kl_public']:.3f}", pair(found, "kl_few"), pair(found, "kl_both"),
+         f"{found[0]['native']:.3f}"]
+        for (data, source, target), found in cases.items()
+    ]  # fmt: skip
+    head = ["texts", "states of", "head of", "ridge: public", "few", "both", "kl: public", "few",
+            "both", "native"]  # fmt: skip
+    return table(head, rows)
+
+
+def few_behind() -> str:
+    """Where ridge on either side alone does better than kl on both, and by how much."""
+    rows = [
+        [SETS[r["data"]], SHORT[NAMES[r["source"]]], SHORT[NAMES[r["target"]]], str(r["few"]),
+         f"{r[r['best_ridge_alone']]:.3f} ({r['best_ridge_alone'].split('_')[1]})",
+         f"{r['kl_both']:.3f}", f"{r['gain']:+.3f} ± {r['gain_error']:.3f}"]
+        for r in load("few")["rows"] if r["gain"] <= 0
+    ]  # fmt: skip
+    head = ["texts", "states of", "head of", "few", "better ridge alone", "kl, both", "difference"]
+    return table(head, rows)
+
+
+def few_tried() -> str:
+    """What else was tried with few texts: accuracy, and the difference to what is done."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for r in load("few_tried")["rows"]:
+        found.setdefault(r["variant"], []).append(r)
+    rows = [
+        [
+            variant,
+            *(f"{r['accuracy']:.3f} ({r['gain']:+.3f} ± {r['gain_error']:.3f})" for r in both),
+        ]
+        for variant, both in found.items()
+    ]
+    return table(["", "CLINC150", "TREC"], rows)
+
+
 def hybrid() -> str:
     """Next-token agreement and cross-entropy through a map, least squares and head-aware."""
     rows = [
@@ -155,9 +205,8 @@ def hybrid() -> str:
 
 def aware() -> str:
     """Accuracy of logistic heads after a map fitted for them."""
-    names = {**STORIES, "minilm": "all-minilm-l6-v2"}
     rows = [
-        [SHORT[names[r["source"]]], SHORT[names[r["target"]]], f"{r['ridge']:.3f}",
+        [SHORT[NAMES[r["source"]]], SHORT[NAMES[r["target"]]], f"{r['ridge']:.3f}",
          f"{r['kl_plain']:.3f}", f"{r['kl']:.3f}", f"{r['native']:.3f}", f"{r['seconds']:.0f} s"]
         for r in load("kl")["classes"]
     ]  # fmt: skip
@@ -171,6 +220,36 @@ def tried() -> str:
         for r in load("kl")["tried"]
     ]
     return table(["variant", "pairs", "agreement", "cross-entropy"], rows)
+
+
+def _areas(rows: list[dict[str, Any]]) -> tuple[list[str], list[str], dict[tuple[str, str], Any]]:
+    """Methods and columns in the order they were measured, and the row of each pair of them."""
+    names = {**STORIES, "minilm": "all-minilm-l6-v2"}
+    found = {}
+    for r in rows:
+        of = SHORT[names[r["target"]]]
+        if "map" in r:
+            of = f"{SHORT[names[r['source']]]} to {of}, {r['map']}"
+        found[r["method"], of] = r
+    return list(dict.fromkeys(m for m, _ in found)), list(dict.fromkeys(c for _, c in found)), found
+
+
+def outlying() -> str:
+    """AUROC and FPR at 95 % of every detector on its own model's states."""
+    methods, models, found = _areas(load("ood")["native"])
+    cells = [
+        [m, *(f"{found[m, c]['auroc']:.3f}, {found[m, c]['fpr_at_95']:.2f}" for c in models)]
+        for m in methods
+    ]
+    return table(["AUROC, FPR at 95 %", *models], cells)
+
+
+def outlying_mapped() -> str:
+    """AUROC of every detector on states that a map carried over."""
+    methods, pairs, found = _areas(load("ood")["mapped"])
+    shown = [p for p in pairs if not p.startswith("stories260K")]
+    cells = [[m, *(f"{found[m, p]['auroc']:.3f}" for p in shown)] for m in methods]
+    return table(["AUROC", *shown], cells)
 
 
 def similarity() -> str:
@@ -256,13 +335,13 @@ def machine() -> str:
 
 TABLES = {
     f.__name__: f
-    for f in (accuracy, aware, hybrid, tried, decoding, similarity, dense, encrypted, private,
-              floors, peers, speed, start, machine)
+    for f in (accuracy, aware, few, few_behind, few_tried, outlying, outlying_mapped, hybrid, tried,
+              decoding, similarity, dense, encrypted, private, floors, peers, speed, start, machine)
 }  # fmt: skip
 
 
 def render(text: str) -> str:
-    """The README with every table made anew."""
+    """The text with every table made anew."""
 
     def one(match: re.Match[str]) -> str:
         return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
@@ -271,12 +350,17 @@ def render(text: str) -> str:
 
 
 def main() -> int:
-    text = README.read_text(encoding="utf-8")
-    made = render(text)
+    stale = []
+    for path in (README, DESIGN):
+        text = path.read_text(encoding="utf-8")
+        made = render(text)
+        if made != text:
+            stale.append(path.name)
+        if "--check" not in sys.argv:
+            path.write_text(made, encoding="utf-8")
     if "--check" in sys.argv:
-        print("README agrees with the results" if made == text else "README is out of date")
-        return int(made != text)
-    README.write_text(made, encoding="utf-8")
+        print(f"out of date: {', '.join(stale)}" if stale else "the tables agree with the results")
+        return int(bool(stale))
     return 0
 
 

@@ -35,15 +35,24 @@ if TYPE_CHECKING:
     )
     from linalign_lite.evaluation import Evaluation, evaluate
     from linalign_lite.extraction import extract, extract_to
+    from linalign_lite.few.fitting import fit_with_few
+    from linalign_lite.few.report import FewReport
     from linalign_lite.fitting import FitReport, fit
     from linalign_lite.generation import Generation, generate
     from linalign_lite.heads import HeadReport, train_head
     from linalign_lite.hidden import HiddenStates
     from linalign_lite.judging import Judgement, judge
     from linalign_lite.kl.checkpoint import Checkpoint
-    from linalign_lite.kl.fitting import KlReport, fit_kl
+    from linalign_lite.kl.fitting import fit_kl
     from linalign_lite.kl.objective import Teaching
+    from linalign_lite.kl.report import KlReport
     from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.ood.choosing import DetectorComparison, compare_detectors
+    from linalign_lite.ood.detector import Detector
+    from linalign_lite.ood.files import load_detector
+    from linalign_lite.ood.fitting import fit_detector
+    from linalign_lite.ood.report import DetectionReport, evaluate_detector, report_scores
+    from linalign_lite.ood.scores import outlyingness
     from linalign_lite.report import to_markdown, write_report
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
@@ -63,7 +72,11 @@ __all__ = [
     "Checkpoint",
     "Client",
     "Compatibility",
+    "DetectionReport",
+    "Detector",
+    "DetectorComparison",
     "Evaluation",
+    "FewReport",
     "FitReport",
     "FormatError",
     "Generation",
@@ -100,23 +113,30 @@ __all__ = [
     "check_compatibility",
     "compare",
     "compare_all",
+    "compare_detectors",
     "evaluate",
+    "evaluate_detector",
     "extract",
     "extract_to",
     "fit",
+    "fit_detector",
     "fit_kl",
+    "fit_with_few",
     "generate",
     "judge",
     "keygen",
     "load",
+    "load_detector",
     "load_head",
     "load_map",
     "load_model",
     "load_results",
     "load_states",
     "open_states",
+    "outlyingness",
     "pair_states",
     "read_texts",
+    "report_scores",
     "save",
     "to_markdown",
     "train_head",
@@ -133,7 +153,11 @@ _HOMES = {
     "Checkpoint": "kl.checkpoint",
     "Client": "encrypt.client",
     "Compatibility": "compat",
+    "DetectionReport": "ood.report",
+    "Detector": "ood.detector",
+    "DetectorComparison": "ood.choosing",
     "Evaluation": "evaluation",
+    "FewReport": "few.report",
     "FitReport": "fitting",
     "FormatError": "errors",
     "Generation": "generation",
@@ -142,7 +166,7 @@ _HOMES = {
     "HiddenStates": "hidden",
     "InputError": "errors",
     "Judgement": "judging",
-    "KlReport": "kl.fitting",
+    "KlReport": "kl.report",
     "Layout": "encrypt.packing",
     "LinalignError": "errors",
     "MismatchError": "errors",
@@ -169,23 +193,30 @@ _HOMES = {
     "check_compatibility": "compat",
     "compare": "similarity.comparing",
     "compare_all": "similarity.comparing",
+    "compare_detectors": "ood.choosing",
     "evaluate": "evaluation",
+    "evaluate_detector": "ood.report",
     "extract": "extraction",
     "extract_to": "extraction",
     "fit": "fitting",
+    "fit_detector": "ood.fitting",
     "fit_kl": "kl.fitting",
+    "fit_with_few": "few.fitting",
     "generate": "generation",
     "judge": "judging",
     "keygen": "encrypt.keys",
     "load": "store",
+    "load_detector": "ood.files",
     "load_head": "store",
     "load_map": "store",
     "load_model": "runtime",
     "load_results": "survey.results",
     "load_states": "store",
     "open_states": "shards",
+    "outlyingness": "ood.scores",
     "pair_states": "tokens",
     "read_texts": "texts",
+    "report_scores": "ood.report",
     "save": "store",
     "to_markdown": "report",
     "train_head": "heads",

@@ -14,6 +14,7 @@ from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import load_card
+from linalign_lite.ood.detector import Detector
 from linalign_lite.shards import MANIFEST, UNFINISHED, open_folder
 from linalign_lite.store import load
 
@@ -36,10 +37,13 @@ def describe(path: Path) -> dict[str, Any]:
         thing = load(path)
         if isinstance(thing, HiddenStates):
             return _states(thing)
+        if isinstance(thing, Detector):
+            return _detector(thing)
         return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
-        expected="states, a map, a head, a model folder, a key, a query, a response or a budget",
+        expected="states, a map, a head, a detector, a model folder, a key, a query, a response "
+        "or a budget",
     )
 
 
@@ -76,7 +80,8 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _map(m: AffineMap) -> dict[str, Any]:
-    wanted = ("method", "penalty", "n", "held_out_r2", "condition", "rank")
+    wanted = ("method", "penalty", "n", "n_public", "n_few", "few_weight", "held_out_r2",
+              "condition", "rank")  # fmt: skip
     return {
         "kind": "affine map",
         "source": m.source.describe(),
@@ -96,6 +101,19 @@ def _head(h: Head) -> dict[str, Any]:
         "softcap": h.softcap,
         "dtype": str(h.weight.dtype),
         **_some(h.card, wanted),
+    }
+
+
+def _detector(d: Detector) -> dict[str, Any]:
+    wanted = ("n", "classes", "classes_from", "shrinkage", "components")
+    return {
+        "kind": "detector of outlying states",
+        "method": d.method,
+        "reads": d.space.describe() if d.rule.dim else "scores of a head",
+        "threshold": d.threshold,
+        "tpr": d.tpr,
+        **_some(vars(d.rule), ("temperature", "k", "alpha", "n_outputs")),
+        **_some(d.card, wanted),
     }
 
 

@@ -20,7 +20,7 @@ from linalign_lite.errors import InputError
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.linear import AffineMap, Array
 from linalign_lite.moments import Float64, FoldedMoments, Moments, fold_index, folded
-from linalign_lite.spectra import PENALTIES, Spectrum, in_basis, penalty_errors, ridge, spectrum
+from linalign_lite.spectra import PENALTIES, Spectrum, held_out_errors, ridge, spectrum
 
 METHODS = ("ridge", "lstsq", "procrustes")
 LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
@@ -110,7 +110,7 @@ def fit_moments(
         best = int(np.argmax(scores))
         chosen, score = curve[best]
     else:
-        chosen = _number(penalty)
+        chosen = usable_penalty(penalty)
         score = _held_out(moments, [chosen])[0]
     total = spectrum(moments.total)
     weight, bias = ridge(total, chosen)
@@ -152,7 +152,7 @@ def _lstsq_of(
     kept = singular[singular > _noise(x.states.shape) * singular[0]]
     full = len(kept) == x.space.dim
     report = replace(
-        report_of(moments, "lstsq", 0.0, 1.0 - error / spread_of(moments)),
+        report_of(moments, "lstsq", 0.0, 1.0 - error / spread(moments.total)),
         rank=len(kept),
         freedom=float(len(kept)),
         condition=float((kept[0] / kept[-1]) ** 2) if full else float("inf"),
@@ -181,15 +181,15 @@ def _procrustes_of(moments: FoldedMoments) -> tuple[Float64, Float64, FitReport]
         weight, _ = procrustes(train)
         error += _squared_error(weight, held_out.about(train.mean_x, train.mean_y))
     weight, bias = procrustes(moments.total)
-    return weight, bias, report_of(moments, "procrustes", 0.0, 1.0 - error / spread_of(moments))
+    return weight, bias, report_of(moments, "procrustes", 0.0, 1.0 - error / spread(moments.total))
 
 
-def spread_of(moments: FoldedMoments) -> float:
-    """‖Y − mean‖² of all the data. Raises InputError when the target never changes."""
-    spread = float(moments.total.yy.sum())
-    if spread <= 0:
+def spread(moments: Moments) -> float:
+    """‖Y − mean‖². Raises InputError when the target never changes."""
+    found = float(moments.yy.sum())
+    if found <= 0:
         raise InputError("the target states are all the same, so no map can be judged")
-    return spread
+    return found
 
 
 def _squared_error(weight: Float64, m: Moments) -> float:
@@ -204,10 +204,8 @@ def _held_out(moments: FoldedMoments, penalties: npt.ArrayLike) -> Float64:
     penalties = np.asarray(penalties, dtype=np.float64)
     errors = np.zeros(len(penalties))
     for train, held_out in moments.splits():
-        basis = spectrum(train)
-        part = held_out.about(train.mean_x, train.mean_y)
-        errors += penalty_errors(basis, part, in_basis(basis, part), penalties)
-    scores: Float64 = 1.0 - errors / spread_of(moments)
+        errors += held_out_errors(spectrum(train), held_out, penalties)
+    scores: Float64 = 1.0 - errors / spread(moments.total)
     return scores
 
 
@@ -256,7 +254,7 @@ def _warnings(
     return tuple(found)
 
 
-def _number(penalty: float | str) -> float:
+def usable_penalty(penalty: float | str) -> float:
     try:
         value = float(penalty)
     except (TypeError, ValueError):

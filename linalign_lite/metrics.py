@@ -79,3 +79,102 @@ def cross_entropy(scores: Array, truth: Ints) -> float:
     top = scores.max(axis=1, keepdims=True)
     logs = np.log(np.exp(scores - top).sum(axis=1)) + top[:, 0]
     return float(np.mean(logs - scores[np.arange(len(scores)), truth]))
+
+
+# --- detection: scores are higher for what is more outlying; inlying (n,), outlying (m,) ----------
+
+
+def auroc(inlying: Array, outlying: Array) -> float:
+    """P(an outlying score > an inlying one) + ½ P(both equal): the area under the ROC curve.
+
+    By ranks (Mann & Whitney 1947), equal scores sharing their mean rank.
+    """
+    return float(_placements(*_both(inlying, outlying))[0].mean())
+
+
+def auroc_interval(inlying: Array, outlying: Array, confidence: float = 0.95) -> Interval:
+    """AUROC and its normal interval, of the variance of DeLong et al. 1988, cut to 0 and 1."""
+    from statistics import NormalDist
+
+    low, high = _both(inlying, outlying)
+    of_high, of_low = _placements(low, high)
+    variance = sum(float(p.var(ddof=1)) / len(p) for p in (of_high, of_low) if len(p) > 1)
+    value = float(of_high.mean())
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * variance**0.5
+    return Interval(value, max(0.0, value - reach), min(1.0, value + reach), confidence)
+
+
+def aupr_out(inlying: Array, outlying: Array) -> float:
+    """Average precision, outlying being what is looked for: Σ (Rᵢ − Rᵢ₋₁) Pᵢ down the scores.
+
+    A step a distinct score, as scikit-learn's; interpolating between steps is too hopeful (Davis &
+    Goadrich 2006).
+    """
+    out, kept = _counts(*_both(inlying, outlying))
+    precision = out / (out + kept)
+    return float((np.diff(out, prepend=0.0) * precision).sum() / out[-1])
+
+
+def aupr_in(inlying: Array, outlying: Array) -> float:
+    """As aupr_out, inlying being what is looked for, from the lowest score up."""
+    low, high = _both(inlying, outlying)
+    return aupr_out(-high, -low)
+
+
+def fpr_at(inlying: Array, outlying: Array, tpr: float = 0.95) -> float:
+    """Share of outlying scores let in by the lowest threshold that keeps a share ``tpr`` or more
+    of inlying ones.
+
+    In-distribution is the positive class, as in Hendrycks & Gimpel 2017 and Liu et al. 2020. Where
+    outlying is (pytorch-ood), the figure is ``fpr_at(-outlying, -inlying)``.
+    """
+    low, high = _both(inlying, outlying)
+    if not 0 < tpr <= 1:
+        raise InputError("the share to keep is not usable", got=str(tpr), expected="above 0, to 1")
+    rank = int(np.ceil(round(tpr * len(low), 9)))
+    return float((high <= np.sort(low)[rank - 1]).mean())
+
+
+def roc_curve(inlying: Array, outlying: Array, points: int = 200) -> list[tuple[float, float]]:
+    """(share of inlying, share of outlying) scores at or above each threshold, from (0, 0) to
+    (1, 1), at most ``points`` of them, evenly along the curve.
+    """
+    low, high = _both(inlying, outlying)
+    out, kept = _counts(low, high)
+    x = np.concatenate([[0.0], kept / len(low)])
+    y = np.concatenate([[0.0], out / len(high)])
+    if len(x) > points:
+        along = x + y  # from 0 to 2, growing at each step
+        wanted = np.searchsorted(along, np.linspace(0.0, 2.0, points) - 1e-12)
+        chosen = np.unique(np.minimum(wanted, len(x) - 1))
+        x, y = x[chosen], y[chosen]
+    return list(zip(x.tolist(), y.tolist(), strict=True))
+
+
+def _both(inlying: Array, outlying: Array) -> tuple[Array, Array]:
+    low, high = (np.asarray(a, dtype=np.float64) for a in (inlying, outlying))
+    for name, scores in (("inlying", low), ("outlying", high)):
+        if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+            raise InputError(
+                f"the {name} scores are not usable",
+                got=f"shape {scores.shape}",
+                expected="finite numbers, (n,), at least one",
+            )
+    return low, high
+
+
+def _placements(low: Array, high: Array) -> tuple[Array, Array]:
+    """For each high score the share of low ones below it, for each low the share of high ones
+    above it; equal ones count half.
+    """
+    below, above = np.sort(low), np.sort(high)
+    of_high = (np.searchsorted(below, high) + np.searchsorted(below, high, "right")) / 2
+    of_low = (np.searchsorted(above, low) + np.searchsorted(above, low, "right")) / 2
+    return of_high / len(low), 1.0 - of_low / len(high)
+
+
+def _counts(low: Array, high: Array) -> tuple[Array, Array]:
+    """How many high and low scores are at or above each distinct score, from the highest down."""
+    values = np.unique(np.concatenate([low, high]))[::-1]
+    reach = [len(a) - np.searchsorted(np.sort(a), values) for a in (high, low)]
+    return reach[0].astype(np.float64), reach[1].astype(np.float64)

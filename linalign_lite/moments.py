@@ -24,9 +24,12 @@ CHUNK = 8192  # rows widened to float64 at a time
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of n pairs: means, and sums of squares and products about the means. ``a + b`` merges."""
+    """Of n pairs: means, and sums of squares and products about the means. ``a + b`` merges.
 
-    n: int
+    n is what they weigh together where pairs count for more or less than one each.
+    """
+
+    n: float
     mean_x: Float64  # shape: (d_source,)
     mean_y: Float64  # shape: (d_target,)
     xx: Float64  # shape: (d_source, d_source)
@@ -53,6 +56,19 @@ class Moments:
             self.xx + other.xx + share * np.outer(gap_x, gap_x),
             self.xy + other.xy + share * np.outer(gap_x, gap_y),
             self.yy + other.yy + share * gap_y**2,
+        )
+
+    def scaled(self, factor: float) -> Moments:
+        """Moments of the same pairs, each counting ``factor`` times: 0 or more, not infinite."""
+        if not 0 <= factor < float("inf"):
+            raise InputError("pairs cannot count so often", got=str(factor), expected="0 or more")
+        return Moments(
+            self.n * factor,
+            self.mean_x,
+            self.mean_y,
+            self.xx * factor,
+            self.xy * factor,
+            self.yy * factor,
         )
 
     def about(self, mean_x: Float64, mean_y: Float64) -> Moments:
@@ -107,7 +123,7 @@ class FoldedMoments:
 
     @property
     def n(self) -> int:
-        return sum(f.n for f in self.folds)
+        return round(sum(f.n for f in self.folds))
 
     @cached_property
     def total(self) -> Moments:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from linalign_lite.errors import InputError
-from linalign_lite.fitting import FitReport, report_of, spread_of
+from linalign_lite.fitting import FitReport, report_of, spread
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.linear import AffineMap, Array
 from linalign_lite.moments import Float64, FoldedMoments, Moments, folded
@@ -70,7 +70,7 @@ def fit_several(
     found = {}
     for name, y in ys.items():
         part = FoldedMoments(tuple(columns[name].moments(m) for m in moments.folds))
-        scores = 1.0 - errors[name] / spread_of(part)
+        scores = 1.0 - errors[name] / spread(part.total)
         best, basis = int(np.argmax(scores)), columns[name].basis(total)
         curve = tuple((float(p), float(s)) for p, s in zip(PENALTIES, scores, strict=True))
         weight, bias = ridge(basis, curve[best][0])

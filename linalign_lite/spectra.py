@@ -61,6 +61,12 @@ def ridge(spectrum: Spectrum, penalty: float) -> tuple[Float64, Float64]:
     return weight, spectrum.mean_y - weight @ spectrum.mean_x
 
 
+def held_out_errors(basis: Spectrum, held_out: Moments, penalties: Float64) -> Float64:
+    """‖X Wᵀ + b − Y‖² on held-out pairs of the ridge map of every penalty, (n_penalties,)."""
+    part = held_out.about(basis.mean_x, basis.mean_y)
+    return penalty_errors(basis, part, in_basis(basis, part), penalties)
+
+
 def in_basis(basis: Spectrum, part: Moments) -> Float64:
     """QᵀX_cᵀX_cQ of held-out rows: (d_source, d_source)."""
     inner: Float64 = basis.vectors.T @ part.xx @ basis.vectors

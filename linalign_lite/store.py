@@ -1,4 +1,4 @@
-"""Save and load states, maps and heads. docs/FORMAT.md, section 1."""
+"""Save and load states, maps, heads and detectors. docs/FORMAT.md, section 1."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from linalign_lite.errors import FormatError, InputError
 from linalign_lite.files import PathLike
 from linalign_lite.hidden import ROWS, HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
+from linalign_lite.ood.detector import Detector
+from linalign_lite.ood.files import load_detector, save_detector
 from linalign_lite.version import __version__
 
 VERSION = 1
@@ -32,7 +34,7 @@ _STATES = {
 _INT_FIELDS = ("n_texts", "n_cut", "max_length")
 
 
-def save(path: PathLike, thing: HiddenStates | AffineMap | Head) -> None:
+def save(path: PathLike, thing: HiddenStates | AffineMap | Head | Detector) -> None:
     """Write ``thing`` to ``path``, whole or not at all."""
     if isinstance(thing, HiddenStates):
         _save_states(path, thing)
@@ -51,8 +53,12 @@ def save(path: PathLike, thing: HiddenStates | AffineMap | Head) -> None:
             "info": {**thing.card, "library": __version__},
         }
         save_npz(path, "linalign-head", VERSION, _pair(thing), card)
+    elif isinstance(thing, Detector):
+        save_detector(path, thing)
     else:
-        raise InputError("only states, maps and heads are saved", got=type(thing).__name__)
+        raise InputError(
+            "only states, maps, heads and detectors are saved", got=type(thing).__name__
+        )
 
 
 def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
@@ -108,7 +114,7 @@ def load_head(path: PathLike, *, cap: int = DEFAULT_CAP, mapped: bool | None = N
         )
 
 
-def load(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates | AffineMap | Head:
+def load(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates | AffineMap | Head | Detector:
     """Read whichever of our `.npz` files this is."""
     kind = peek_npz(path).get("format")
     if kind == "linalign-states":
@@ -117,6 +123,8 @@ def load(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates | AffineMap 
         return load_map(path, cap=cap)
     if kind == "linalign-head":
         return load_head(path, cap=cap)
+    if kind == "linalign-ood":
+        return load_detector(path, cap=cap)
     raise FormatError(f"{path} is not one of our files", got=str(kind)[:60])
 
 

@@ -23,6 +23,7 @@ from linalign_lite.commands import main
 
 COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
 MODELS = {name: str(demo.model_folder(name)) for name in ("ash", "birch")}
+GROUPS = {"ood"}  # commands that have commands of their own
 
 
 def run(*args, stdin=None, code=0, cwd=None, env=None):
@@ -233,9 +234,12 @@ def test_inspect_knows_every_file(played):
     assert re.search(r"^held_out_r2 +0\.\d+$", shown, re.MULTILINE)
 
 
-def commands():
-    done = run("--help")
-    return re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout, re.MULTILINE)
+def commands(*group):
+    """Every command, those of a group (ood fit) by both words."""
+    done = run(*group, "--help")
+    found = re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout.split("Commands:")[-1], re.MULTILINE)
+    named = [" ".join([*group, name]) for name in found]
+    return [x for name in named for x in (commands(name) if name in GROUPS else [name])]
 
 
 def test_every_command_has_help_with_an_example():
@@ -243,7 +247,7 @@ def test_every_command_has_help_with_an_example():
     assert {"export", "extract", "fit", "head", "evaluate", "keygen", "encrypt", "score",
             "decrypt", "inspect", "demo"} <= set(names)  # fmt: skip
     for name in names:
-        shown = run(name, "--help").stdout
+        shown = run(*name.split(), "--help").stdout
         assert re.search(rf"Examples?:\n +(echo .*\| )?linalign-lite {name}", shown), name
 
 

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "linalign_lite"
 FLOORS = {
     "version": 0, "errors": 0,
     "arrays": 1, "linear": 1, "moments": 1, "metrics": 1, "files": 1, "archive": 1,
-    "hidden": 2, "tokens": 2, "store": 2, "spectra": 2, "fitting": 2, "several": 2,
-    "similarity": 2, "heads": 2, "kl": 2, "evaluation": 2, "modelcard": 2,
+    "hidden": 2, "tokens": 2, "evaluation": 2, "ood": 2, "store": 2, "spectra": 2, "fitting": 2,
+    "several": 2, "similarity": 2, "heads": 2, "kl": 2, "few": 2, "modelcard": 2,
     "streams": 2, "parquet": 2, "texts": 2, "corpus": 2, "shards": 2, "resuming": 2,
     "runtime": 3, "compat": 3, "batching": 3, "forward": 3, "extraction": 3, "decoding": 3,
     "generation": 3, "judging": 3,
@@ -89,8 +89,10 @@ def test_files_stay_small():
         "import linalign_lite.similarity.comparing, linalign_lite.similarity.positions",
         "import linalign_lite.extraction",
         "import linalign_lite.report, linalign_lite.survey.results",
+        "import linalign_lite.ood.fitting, linalign_lite.ood.report",
         "from linalign_lite.commands import main; main(['--help'])",
         "from linalign_lite.commands import main; main(['extract', '--help'])",
+        "from linalign_lite.commands import main; main(['ood', 'fit', '--help'])",
     ],
 )
 def test_nothing_heavy_is_loaded(code):

@@ -20,9 +20,12 @@ from linalign_lite import (
     HiddenStates,
     Provider,
     evaluate,
+    evaluate_detector,
     extract,
     fit,
+    fit_detector,
     fit_kl,
+    fit_with_few,
     keygen,
     load_model,
     read_texts,
@@ -109,6 +112,52 @@ def test_a_map_for_the_head_serves_it_better_than_least_squares(states):
     still = np.ptp(target.states, axis=0) == 0  # dimensions of MiniLM that never change
     assert still.any()
     assert np.abs(back.weight[:, still]).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("method", "native", "mapped"),
+    [("mahalanobis", 0.925, 0.88), ("relative-mahalanobis", 0.965, 0.92), ("cosine", 0.96, 0.935)],
+)
+def test_texts_outside_the_intents_are_found(states, method, native, mapped):
+    """MiniLM alone, and MiniLM through a least-squares map with TinyStories' own detector."""
+    inside, outside = states(MINILM, "test"), states(MINILM, "oos_test")
+    own = fit_detector(states(MINILM, "train"), method=method, validation=states(MINILM, "val"))
+    found = evaluate_detector(own, inside, outside)
+    assert found.auroc.value >= native
+    assert 0.93 <= found.kept <= 0.97
+    theirs = fit_detector(states(STORY, "train"), method=method)
+    unlabelled = [replace(states(n, "train"), labels=(), label_ids=None) for n in (MINILM, STORY)]
+    affine, _ = fit(*unlabelled)
+    theirs = theirs.with_threshold(theirs.scores(states(MINILM, "val"), affine))
+    found = evaluate_detector(theirs, inside, outside, affine)
+    assert found.auroc.value >= mapped
+    assert 0.93 <= found.kept <= 0.97
+
+
+@pytest.fixture(scope="module")
+def public(shared: Path, exported) -> tuple[HiddenStates, HiddenStates]:
+    texts = read_texts(str(shared / "data" / "generic_sentences.jsonl"), limit=20_000)
+    return tuple(extract(load_model(exported[name]), texts) for name in (MINILM, STORY))
+
+
+@pytest.mark.parametrize(("count", "least"), [(128, 0.36), (512, 0.64)])
+def test_few_texts_and_public_ones_make_a_map_that_serves(states, public, count, least):
+    """More than weighting both alike gave, and more than ridge on either side alone."""
+    whole = states(MINILM, "train")
+    rows = np.sort(np.random.default_rng(0).permutation(len(whole))[:count])
+    few = [replace(states(n, "train").rows(rows), labels=(), label_ids=None)
+           for n in (MINILM, STORY)]  # fmt: skip
+    head, _ = train_head(states(STORY, "train"), method="logistic", penalty=1e-3)
+    test = states(MINILM, "test")
+    affine, report = fit_with_few(*public, *few, head=head)
+    ours = evaluate(head, test, affine).accuracy.value
+    assert ours >= least
+    alone = [fit(*side)[0] for side in (public, few)]
+    assert ours > max(evaluate(head, test, m).accuracy.value for m in alone) + 0.1
+    assert report.loss < min(report.public_loss, report.few_loss)
+    squares, plain = fit_with_few(*public, *few)
+    assert plain.both_loss < min(plain.public_loss, plain.few_loss)
+    assert evaluate(head, test, squares).accuracy.value < ours
 
 
 def test_encrypted_scores_are_the_plain_ones(states):

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
+from linalign_lite.commands.few import fit_few, require_few_options
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
     from linalign_lite.hidden import HiddenStates
+    from linalign_lite.kl.objective import Teaching
     from linalign_lite.linear import AffineMap, Head
 
 
@@ -79,6 +81,18 @@ def fit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="kl: keep what is done here; go on from it.")
     ] = None,
+    few: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--with-few",
+            metavar="FEW_SOURCE FEW_TARGET",
+            help="States of a few texts of the kind that the map is for.",
+        ),
+    ] = None,
+    few_weight: Annotated[
+        str | None,
+        typer.Option(help="auto, or what they count for over the others: 0 to inf."),
+    ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -89,7 +103,8 @@ def fit(
     least-squares brings the mapped states near to the target's. kl makes a head, a classifier or a
     model's token head, say on mapped states what it says on the target's own: far better where the
     map is for that head. SOURCE and TARGET are files or folders of states; of token states, those
-    that end at the same character are paired.
+    that end at the same character are paired. With --with-few, SOURCE and TARGET are of public
+    texts, and the few, unlabelled, say which map is best: how much they count is chosen on them.
 
     \b
     Examples:
@@ -97,29 +112,36 @@ def fit(
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --method procrustes
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --objective kl --head b.head.npz
       linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
+      linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --with-few a.few.npz b.few.npz
     """
     from linalign_lite.store import save
 
     console = Console(as_json, quiet)
-    require_output(out, source, target, head_file, checkpoint)
+    require_output(out, source, target, head_file, checkpoint, *(few or ()))
+    require_few_options(few, few_weight, method.value, checkpoint)
     if checkpoint is not None and checkpoint.absolute() == out.absolute():
         raise InputError("--checkpoint is the map's own name", hint="name another file")
     served = _served(head_file, kl=objective is Objective.kl, fold=fold)
-    if objective is Objective.kl:
-        if method is not MapMethod.ridge:
-            raise InputError("kl starts from ridge", got=method.value, hint="leave --method out")
-        assert served is not None
+    kl = objective is Objective.kl
+    if not kl and (temperature is not None or truth is not None or checkpoint is not None):
+        raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
+    if kl and method is not MapMethod.ridge:
+        raise InputError("kl starts from ridge", got=method.value, hint="leave --method out")
+    states, taught = _paired(source, target, pair.value), (temperature, truth)
+    if few is not None:
+        affine, facts, rows = fit_few(
+            console, states, _paired(*few, pair.value), served if kl else None,
+            weight=few_weight or "auto", penalty=penalty, folds=folds, seed=seed,
+            iterations=iterations, teaching=_teaching(states[1], served, taught) if kl else None,
+        )  # fmt: skip
+    elif kl:
         affine, facts, rows = _fit_kl(
-            console, _paired(source, target, pair.value), served,
-            penalty=penalty, iterations=iterations, seed=seed, checkpoint=checkpoint,
-            teaching=(temperature, truth),
+            console, states, served, penalty=penalty, iterations=iterations, seed=seed,
+            checkpoint=checkpoint, teaching=_teaching(states[1], served, taught),
         )  # fmt: skip
     else:
-        if temperature is not None or truth is not None or checkpoint is not None:
-            raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
         affine, facts, rows = _fit_squares(
-            console, _paired(source, target, pair.value),
-            method=method.value, penalty=penalty, folds=folds, seed=seed,
+            console, states, method=method.value, penalty=penalty, folds=folds, seed=seed,
         )  # fmt: skip
     save(out, affine if served is None or not fold else served @ affine)
     console.result({"out": str(out), **facts}, table([("head" if fold else "map", out), *rows]))
@@ -146,29 +168,36 @@ def _fit_squares(
     return affine, {**report.as_card(), "curve": report.curve}, rows
 
 
-def _fit_kl(
-    console: Console,
-    states: tuple[HiddenStates, HiddenStates],
-    served: Head,
-    *,
-    checkpoint: Path | None,
-    teaching: tuple[float | None, float | None],
-    **options: Any,
-) -> Fitted:
-    from linalign_lite.kl.checkpoint import Checkpoint
-    from linalign_lite.kl.fitting import default_teaching, fit_kl
+def _teaching(
+    target: HiddenStates, served: Head | None, given: tuple[float | None, float | None]
+) -> Teaching:
+    """The temperature and truth of the options, the usual ones where they are not given."""
+    from linalign_lite.kl.fitting import default_teaching
     from linalign_lite.kl.objective import Teaching
 
-    usual = default_teaching(states[1], served)
-    temperature, truth = teaching
-    taught = Teaching(
+    assert served is not None
+    usual, (temperature, truth) = default_teaching(target, served), given
+    return Teaching(
         usual.temperature if temperature is None else temperature,
         usual.truth if truth is None else truth,
     )
+
+
+def _fit_kl(
+    console: Console,
+    states: tuple[HiddenStates, HiddenStates],
+    served: Head | None,
+    *,
+    checkpoint: Path | None,
+    **options: Any,
+) -> Fitted:
+    from linalign_lite.kl.checkpoint import Checkpoint
+    from linalign_lite.kl.fitting import fit_kl
+
+    assert served is not None
     with console.descent() as watch:
         affine, report = fit_kl(
-            *states, served, teaching=taught, watch=watch, checkpoint=Checkpoint(checkpoint),
-            **options,
+            *states, served, watch=watch, checkpoint=Checkpoint(checkpoint), **options
         )  # fmt: skip
     console.warn(report.warnings)
     rows: list[tuple[str, object]] = [

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -18,6 +19,9 @@ from linalign_lite.encrypt.parameters import by_name
 from linalign_lite.errors import InputError, OutputExistsError
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap
+
+if TYPE_CHECKING:
+    from linalign_lite.encrypt.client import Scores
 
 SECRET, PUBLIC = "secret.key", "public.key"
 
@@ -207,19 +211,25 @@ def decrypt(
     out: Annotated[
         Path | None, typer.Option(help="Write every score here, a JSON object a line.")
     ] = None,
+    ood: Annotated[
+        str | None,
+        typer.Option(help="Say how outlying each is: energy, msp, max-logit, or a detector file."),
+    ] = None,
     max_error: MaxError = 1e-3,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Decrypt a response: the best labels of each query.
 
-    One line a query, in the order they were asked. Never send scores back to the provider;
-    docs/SECURITY.md says why.
+    One line a query, in the order they were asked. --ood adds how unlike the texts that the head
+    was made for each is, read from its scores; a detector file with a threshold says in or out.
+    Never send scores back to the provider; docs/SECURITY.md says why.
 
     \b
     Examples:
       linalign-lite decrypt mine.response --key keys
       linalign-lite decrypt mine.response --key keys --top 3 --out scores.jsonl
+      linalign-lite decrypt mine.response --key keys --ood energy
     """
     from linalign_lite.encrypt.client import Client
     from linalign_lite.encrypt.wire import Kind, reading
@@ -228,6 +238,7 @@ def decrypt(
     console = Console(as_json, quiet)
     if out is not None:
         require_output(out, response, query)
+    judge = _judge(ood)
     client = Client(_secret(key), max_error=max_error)
     with reading(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
@@ -245,11 +256,47 @@ def decrypt(
                 pairs = dict(zip(names, (float(x) for x in row), strict=True))
                 f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")
     digits = scores.decimals
-    console.result(
-        {"queries": len(best), "decimals": digits, "error": scores.error,
-         "best": [[{"label": n, "score": s} for n, s in row] for row in best]},
-        ["\t".join(f"{name} {value:.{min(digits, 4)}f}" for name, value in row) for row in best],
-    )  # fmt: skip
+    data = {"queries": len(best), "decimals": digits, "error": scores.error,
+            "best": [[{"label": n, "score": s} for n, s in row] for row in best]}  # fmt: skip
+    lines = ["\t".join(f"{n} {value:.{min(digits, 4)}f}" for n, value in row) for row in best]
+    if judge is not None:
+        facts, ends = judge(scores)
+        data |= facts
+        lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
+    console.result(data, lines)
+
+
+Judge = Callable[["Scores"], tuple[dict[str, Any], list[str]]]
+
+
+def _judge(ood: str | None) -> Judge | None:
+    """What --ood adds to the answer and to its lines; loaded before anything is decrypted."""
+    from linalign_lite.ood.files import load_detector
+    from linalign_lite.ood.scores import SCORE_METHODS
+
+    if ood is None:
+        return None
+    if ood in SCORE_METHODS:
+        name = ood
+
+        def bare(scores: Scores) -> tuple[dict[str, Any], list[str]]:
+            values = scores.outlyingness(name).tolist()
+            return {"outlyingness": values}, [f"{name} {value:.4f}" for value in values]
+
+        return bare
+    detector = load_detector(ood)
+    detector.require_scores()
+
+    def full(scores: Scores) -> tuple[dict[str, Any], list[str]]:
+        values = scores.outlyingness(detector)
+        shown = [f"{detector.method} {value:.4f}" for value in values]
+        if detector.threshold is None:
+            return {"outlyingness": values.tolist()}, shown
+        out = detector.above(values).tolist()
+        ends = [f"{s}\t{'out' if above else 'in'}" for s, above in zip(shown, out, strict=True)]
+        return {"outlyingness": values.tolist(), "outlying": out}, ends
+
+    return full
 
 
 def _secret(key: Path) -> SecretKey:

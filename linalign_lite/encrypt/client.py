@@ -33,6 +33,8 @@ from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.files import PathLike, atomic
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.linear import AffineMap, Array, soft_capped
+from linalign_lite.ood.detector import Detector
+from linalign_lite.ood.scores import outlyingness
 
 Progress = Callable[[int], None]
 _BATCH = 256  # states mapped at once
@@ -59,6 +61,17 @@ class Scores:
     def names(self) -> list[str]:
         """The label of the highest score of each state, or its index when there are none."""
         return [self.labels[i] if self.labels else str(i) for i in self.predictions().tolist()]
+
+    def outlyingness(self, by: str | Detector = "energy", temperature: float = 1.0) -> Floats:
+        """How unlike what the head was made for each state is, (n,); higher is more outlying.
+
+        by: "energy", "msp" or "max-logit" (ood.scores) at ``temperature``; or a detector of these,
+        with its own temperature. Raises InputError when it does not read scores or has other
+        outputs, MismatchError when its labels are not these scores'.
+        """
+        if isinstance(by, str):
+            return outlyingness(self.values, by, temperature)
+        return by.of_scores(self.values, self.labels)
 
 
 class Client:

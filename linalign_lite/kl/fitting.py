@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,10 @@ from linalign_lite.kl.objective import (
     learn,
     reduce_head,
 )
+from linalign_lite.kl.report import KlReport, Step, Watch
 from linalign_lite.linear import AffineMap, Array, Head
 from linalign_lite.moments import Float64, fold_index, measure
+from linalign_lite.spectra import ridge, spectrum
 
 PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
 PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
@@ -39,53 +40,6 @@ LOOK = 5  # iterations between two looks at the held-out rows
 CLASSES = Teaching(temperature=0.7)  # docs/DESIGN.md, section 4, has what was tried
 TOKENS = Teaching(temperature=0.5, truth=0.2)
 ROUGH, FINE = 1e-4, 1e-6  # relative decrease at which a descent ends: to choose, to keep
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where a descent is. ``held_out`` is nan where it was not measured in this step."""
-
-    stage: str
-    iteration: int
-    loss: float
-    held_out: float
-
-
-Watch = Callable[[Step], None]
-
-
-@dataclass(frozen=True)
-class KlReport:
-    """What a head-aware fit found.
-
-    Divergences are mean KL in nats on held-out texts, ``agreement`` the share of held-out rows
-    where the head's first choice is the same on true and on mapped states; ``start_`` figures are
-    those of the least-squares map that it began with. The map itself is then fitted on all texts.
-    """
-
-    penalty: float
-    n: int
-    n_held_out: int
-    d_source: int
-    d_target: int
-    n_outputs: int
-    temperature: float
-    truth: float
-    start_method: str
-    start_penalty: float
-    start_divergence: float
-    start_agreement: float
-    held_out_divergence: float
-    held_out_agreement: float
-    iterations: int
-    warnings: tuple[str, ...] = ()
-    curve: tuple[tuple[float, float], ...] = field(default=(), repr=False)
-
-    def as_card(self) -> dict[str, Any]:
-        """For the map file: everything but the curve."""
-        card = asdict(self)
-        del card["curve"]
-        return {"method": "kl", **card, "warnings": list(self.warnings)}
 
 
 def fit_kl(
@@ -105,8 +59,9 @@ def fit_kl(
 
     minimise Σ wᵢ KL(pᵢ ‖ qᵢ)/Σwᵢ + λu/2 ‖F^½(W − W₀)‖² (kl.objective, kl.descent), W₀ the ridge
     map. source: (n, d_source), target: (n, d_target), row i of both the same text or token.
-    penalty: λ, or "auto": chosen on a tenth of the texts. weights: (n,), how much each row counts;
-    those of weight 0 are left out. W₀, Σ and u take the others alike.
+    penalty: λ, or "auto": chosen on a tenth of the texts, W₀ itself (λ = ∞) among what is tried.
+    weights: (n,), how much each row counts; those of weight 0 are left out. W₀, Σ and u take the
+    others alike.
     teaching: the temperature of p and the share of the truth in it; by default 0.5 and 0.2 for a
     token head, where the target's states know their next tokens, else 0.7 and 0.
     The result's card names the head. ``checkpoint``: a job that was stopped goes on from it.
@@ -120,7 +75,7 @@ def fit_kl(
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
     given = usable_penalty(penalty)
-    taught = _teaching(teaching, y, head)
+    taught = usable_teaching(teaching, y, head)
     mass = usable_weights(weights, len(x))
     if not mass.all():  # such rows might as well not be there
         kept = np.flatnonzero(mass)
@@ -130,7 +85,7 @@ def fit_kl(
     job_key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {taught}")
     memory.open(job_key, (softmax.rank, x.space.dim))
     let_go(head.weight)  # ``softmax`` has what is needed of it
-    start, ridge = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
+    start, least_squares = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
     order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
     judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
     order = np.concatenate([order[~judged], order[judged]])
@@ -142,12 +97,24 @@ def fit_kl(
         teaching=taught,
         following=None if following is None else following[order],
     )
-    job = _Job(softmax, lesson, curvature, start, len(order) - int(judged.sum()), iterations,
+    training = len(order) - int(judged.sum())
+    seen = _ridge(lesson.source[:training], y.states[order[:training]], least_squares.penalty)
+    job = _Job(softmax, lesson, curvature, lowered(softmax, seen), training, iterations,
                watch or (lambda _: None))  # fmt: skip
     grid = PENALTIES if given is None else (given * len(x) / job.sample,)
     tried = search(job, grid, memory)
+    origin = lowered(softmax, start)  # of all rows, the judging ones included
+    begun = Trial(float("inf"), job.judge(job.origin), 0, job.origin)
     best = min(tried, key=lambda t: t.divergence)
-    found, count = settle(job, best.penalty * job.sample / len(x), best, memory)
+    fair = job.sample == job.training  # else the start has seen more rows than any trial
+    if given is None and fair and begun.divergence < best.divergence:
+        best = begun
+    if best is begun:
+        found, count = origin, 0
+    else:
+        whole = replace(job, origin=origin)
+        at = _moved(best.affine, job.origin, origin)
+        found, count = settle(whole, best.penalty * job.sample / len(x), at, memory)
     truth = y.states[order][job.training :]
     held_out = job.held_out
     report = KlReport(
@@ -159,18 +126,18 @@ def fit_kl(
         n_outputs=head.n_outputs,
         temperature=taught.temperature,
         truth=taught.truth,
-        start_method=ridge.method,
-        start_penalty=ridge.penalty,
-        start_divergence=job.judge(job.origin),
+        start_method=least_squares.method,
+        start_penalty=least_squares.penalty,
+        start_divergence=begun.divergence,
         start_agreement=_agreement(job, truth, job.origin),
         held_out_divergence=best.divergence,
         held_out_agreement=_agreement(job, truth, best.affine),
         iterations=count + sum(t.iterations for t in tried),
-        warnings=_warnings(tried, best, grid),
+        warnings=_warnings(tried, best, begun),
         curve=tuple((t.penalty * job.sample / len(x), t.divergence) for t in tried),
     )
     card = {**report.as_card(), "head": head_name(head), "text_digest": x.text_digest}
-    weight, bias = raised(softmax, start, job.origin, found)
+    weight, bias = raised(softmax, start, origin, found)
     affine = AffineMap(weight.astype(np.float32), bias.astype(np.float32), x.space, y.space, card)
     memory.close()
     return affine, report
@@ -183,7 +150,7 @@ class _Job:
     softmax: Softmax
     lesson: Lesson
     curvature: Float64
-    start: AffineMap
+    origin: Affine  # the least-squares map in the head's coordinates
     training: int  # rows that are not held out
     iterations: int
     watch: Watch
@@ -199,11 +166,6 @@ class _Job:
     def held_out(self) -> Lesson:
         stop = self.training + max(FEWEST_ROWS, self.sample // 4)
         return self.lesson.rows(slice(self.training, stop))
-
-    @property
-    def origin(self) -> Affine:
-        """The least-squares map in the head's coordinates."""
-        return lowered(self.softmax, self.start)
 
     def judge(self, affine: Affine) -> float:
         value, _, _ = divergence(self.softmax, self.held_out, affine.weight, affine.bias)
@@ -245,9 +207,9 @@ def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial
     return tried
 
 
-def settle(job: _Job, penalty: float, best: Trial, memory: Checkpoint) -> tuple[Affine, int]:
+def settle(job: _Job, penalty: float, at: Affine, memory: Checkpoint) -> tuple[Affine, int]:
     """The minimum on all rows, held-out ones included, by way of growing parts of them."""
-    n, at, total = len(job.lesson), best.affine, 0
+    n, total = len(job.lesson), 0
     sizes = [n]
     while sizes[0] > GROWTH * job.sample:
         sizes.insert(0, sizes[0] // GROWTH)
@@ -273,6 +235,16 @@ def settle(job: _Job, penalty: float, best: Trial, memory: Checkpoint) -> tuple[
         at, count = known
         total += count
     return at, total
+
+
+def _ridge(x: Array, y: Array, penalty: float) -> AffineMap:
+    """The ridge map of these rows alone: what judges it must not have taught it."""
+    return AffineMap(*ridge(spectrum(measure(x, y)), penalty))
+
+
+def _moved(affine: Affine, old: Affine, new: Affine) -> Affine:
+    """As far from the new start as it was from the old one."""
+    return Affine(affine.weight - old.weight + new.weight, affine.bias - old.bias + new.bias)
 
 
 def lowered(softmax: Softmax, affine: AffineMap) -> Affine:
@@ -308,7 +280,7 @@ def default_teaching(target: HiddenStates, head: Head) -> Teaching:
     return CLASSES if head.labels or target.next_token is None else TOKENS
 
 
-def _teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teaching:
+def usable_teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teaching:
     if given is None:
         return default_teaching(target, head)
     if not 0 < given.temperature < float("inf") or not 0 <= given.truth <= 1:
@@ -325,7 +297,11 @@ def _teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teach
     return given
 
 
-def _warnings(tried: list[Trial], best: Trial, grid: tuple[float, ...]) -> tuple[str, ...]:
-    if len(grid) > 1 and best is tried[0]:
-        return ("the strongest penalty did best: these texts say little about this head",)
+def _warnings(tried: list[Trial], best: Trial, begun: Trial) -> tuple[str, ...]:
+    if best is begun:
+        return (
+            "on held-out texts no penalty did better than least squares: the map is that of ridge",
+        )
+    if len(tried) > 1 and best is tried[0]:
+        return ("no weaker penalty did better on held-out texts: the map stays close to ridge",)
     return ()

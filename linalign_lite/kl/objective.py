@@ -217,8 +217,9 @@ def divergence(
     total = 0.0
     for rows in softmax.blocks(len(lesson)):
         x = np.asarray(lesson.source[rows], dtype=np.float32)
-        value, gap = _block(softmax, lesson.rows(rows), x @ narrow.T + offset)
-        total += value
+        each, gap = _block(softmax, lesson.rows(rows), x @ narrow.T + offset)
+        gap *= lesson.weight[rows, None]
+        total += float(np.dot(lesson.weight[rows].astype(np.float64), each))
         slope += gap.T @ x
         shift += gap.sum(axis=0, dtype=np.float64)
     mass = float(lesson.weight.sum(dtype=np.float64))
@@ -226,8 +227,8 @@ def divergence(
     return total / mass, slope, shift / mass
 
 
-def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[float, Float32]:
-    """Weighted sum of KL over some rows, and its gradient in ζ, (n, r)."""
+def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[Float64, Float32]:
+    """KL of some rows, (n,), and its gradient in ζ, (n, r)."""
     q, partition = softmax.probabilities(zeta)
     if part.target is None:
         each = partition - np.einsum("ij,ij->i", zeta, part.summary, dtype=np.float64)
@@ -239,8 +240,17 @@ def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[float, Float3
         each = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
         cap = np.float32(softmax.softcap or 1.0)
         gap = ((q - p) * (1 - (scores / cap) ** 2)) @ softmax.factor
-    gap *= part.weight[:, None]
-    return float(np.dot(part.weight.astype(np.float64), each + part.constant)), gap
+    return each + part.constant, gap
+
+
+def divergences(softmax: Softmax, lesson: Lesson, weight: Float64, bias: Float64) -> Float64:
+    """KL of each row, (n,), whatever it weighs; ζ = weight·x + bias."""
+    narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
+    found = np.empty(len(lesson))
+    for rows in softmax.blocks(len(lesson)):
+        x = np.asarray(lesson.source[rows], dtype=np.float32)
+        found[rows] = _block(softmax, lesson.rows(rows), x @ narrow.T + offset)[0]
+    return found
 
 
 def agreement(

@@ -2,7 +2,7 @@
 
 Dynamic: activations are rounded to 8 bits as they come, by the largest and smallest of a batch.
 What keeps the states near the float32 ones is a scale for each output channel of a weight: one
-outlier then spoils its own channel and no other. (all-MiniLM-L6-v2, 200 CLINC150 queries: smallest
+outlier then spoils its own channel and no other. (all-MiniLM-L6-v2, 300 CLINC150 queries: smallest
 cosine .85 with one scale a weight, .97 with one a channel.) Attention scores stay float32.
 """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from linalign_lite.evaluation import evaluate
-from linalign_lite.few import fit_with_few
+from linalign_lite.few.fitting import fit_with_few
 from linalign_lite.fitting import fit
 from linalign_lite.linear import AffineMap
 from linalign_lite.survey.jobs import Job, Jobs, described

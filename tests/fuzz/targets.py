@@ -32,6 +32,8 @@ from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.onnx import pooling
+from linalign_lite.ood import rules as rules_module
+from linalign_lite.ood.detector import Detector
 from linalign_lite.report import render, to_markdown
 from linalign_lite.survey.results import load_results, save_results
 from linalign_lite.texts import read_texts
@@ -115,6 +117,25 @@ def head_seeds() -> list[bytes]:
         Head(weight, bias, ("no", "yes"), SPACE, 30.0, {"method": "ridge", "n": 4}),
         Head(weight.astype(np.float64), bias.astype(np.float64)),
     )
+
+
+def ood_seeds() -> list[bytes]:
+    weight = np.arange(6, dtype=np.float32).reshape(2, DIM)
+    head = Head(weight, np.zeros(2, np.float32), ("no", "yes"), SPACE, 30.0)
+    mean, eye = np.arange(DIM, dtype=np.float64), np.eye(DIM)
+    rules = (
+        rules_module.ScoreRule("energy", 2, 0.5, head),
+        rules_module.ScoreRule("msp", 2),
+        rules_module.Mahalanobis(mean, eye[:2], eye[:1, :2], eye),
+        rules_module.Cosine(mean, eye, eye[:2]),
+        rules_module.Neighbours(eye.astype(np.float32), 2, mean, eye),
+        rules_module.VirtualLogit(dataclasses.replace(head, labels=()), mean, eye[:1], 0.5),
+    )
+    labels = [rule.method in {"energy", "msp"} for rule in rules]
+    return _saved(*(
+        Detector(rule, SPACE, 0.5, 0.95, ("no", "yes") if named else (), {"n": 4})
+        for rule, named in zip(rules, labels, strict=True)
+    ))  # fmt: skip
 
 
 @functools.cache
@@ -284,6 +305,18 @@ def run_head(data: bytes, folder: Path) -> None:
     with np.errstate(all="ignore"), contextlib.suppress(InputError):
         head.apply(np.zeros(head.weight.shape[1], np.float32))
     _again(head, store.load_head, folder)
+
+
+def run_ood(data: bytes, folder: Path) -> None:
+    detector = store.load_detector(_file(folder, "x.npz", data))
+    _printable(detector.labels, "labels")
+    with np.errstate(all="ignore"), contextlib.suppress(InputError):
+        scores = detector.scores(np.zeros((2, detector.space.dim), np.float32))
+        if not np.isfinite(scores).all():
+            raise Broken("scores that are not finite")
+    with np.errstate(all="ignore"), contextlib.suppress(InputError):
+        detector.of_scores(np.zeros((2, 2)))
+    _again(detector, store.load_detector, folder)
 
 
 def _again(thing: Any, load: Callable[[Path], Any], folder: Path) -> None:
@@ -510,6 +543,7 @@ def _everything() -> list[bytes]:
         states_seeds,
         map_seeds,
         head_seeds,
+        ood_seeds,
         public_seeds,
         secret_seeds,
         query_seeds,
@@ -529,6 +563,7 @@ _ALL = (
     Target("states", states_seeds, archives.mutate, run_states, 20),
     Target("map", map_seeds, archives.mutate, run_map, 20),
     Target("head", head_seeds, archives.mutate, run_head, 20),
+    Target("detector", ood_seeds, archives.mutate, run_ood, 20),
     Target("any-npz", lambda: states_seeds() + map_seeds() + head_seeds(), archives.mutate,
         run_any, 20),
     Target("model-card", card_seeds, documents.mutate_card, run_card, 20),

@@ -18,6 +18,8 @@ from linalign_lite.kl.checkpoint import digest_of
 from linalign_lite.kl.fitting import CLASSES, TOKENS, Step, fit_kl
 from linalign_lite.kl.objective import Teaching
 from linalign_lite.linear import AffineMap, Head, Space
+from linalign_lite.moments import fold_index, measure
+from linalign_lite.spectra import ridge, spectrum
 
 TRAINED = 400  # rows of `blind_spot` that are fitted on
 
@@ -304,7 +306,7 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     plain, charted, found = fitting.descend, fitting.make_chart, []
 
     def chart(start, mean, covariance, curvature, penalty):
-        found.append([penalty])
+        found.append([start, penalty])
         return charted(start, mean, covariance, curvature, penalty)
 
     def descend(softmax, lesson, chart, begin, **options):
@@ -316,7 +318,7 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     monkeypatch.setattr(fitting, "descend", descend)
     head, x, y = spot
     _, report = fit_kl(x, y, head, iterations=30)
-    penalties, sizes, begins, ends = zip(*found, strict=True)
+    starts, penalties, sizes, begins, ends = zip(*found, strict=True)
     tried = len(report.curve)
     assert penalties[:tried] == fitting.PENALTIES[:tried]
     assert set(sizes[:tried]) == {30}
@@ -328,8 +330,13 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     best = min(range(tried), key=lambda i: report.curve[i][1])
     np.testing.assert_allclose(mass[best], report.penalty * 600)
     before = [*range(tried - 1), best, *range(tried, len(ends) - 1)]
-    for begin, last in zip(begins[1:], before, strict=True):
-        assert begin is ends[last]
+    for i, (begin, last) in enumerate(zip(begins[1:], before, strict=True), 1):
+        if i != tried:
+            assert begin is ends[last]
+    # all rows have another ridge map than those that do not judge: as far from it as before
+    step = ends[best].weight - starts[0].weight
+    np.testing.assert_allclose(begins[tried].weight - starts[tried].weight, step, atol=1e-12)
+    assert np.abs(starts[0].weight - starts[tried].weight).max() > 1e-6
 
 
 # --- what states and heads may be ---------------------------------------------------------------
@@ -518,3 +525,85 @@ def test_a_negative_seed_is_refused(rng):
     x, y, head = token_states(rng)
     with pytest.raises(InputError, match="seed is not usable"):
         fit_kl(x, y, head, seed=-1)
+
+
+# --- where least squares is not to be bettered --------------------------------------------------
+
+
+def hopeless(seed, n=60):
+    """Very large scores, and a source that says nothing of what the head looks at."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, 20)), rng.normal(size=(n, 6))
+    head = Head((30 * rng.normal(size=(8, 6))).astype(np.float32), np.zeros(8, np.float32))
+    return head, x.astype(np.float32), y.astype(np.float32)
+
+
+def test_the_start_wins_where_no_penalty_does_better_and_a_warning_says_so():
+    won = 0
+    for seed in range(6):
+        head, x, y = hopeless(seed)
+        affine, report = fit_kl(x, y, head, seed=seed)
+        assert report.held_out_divergence <= report.start_divergence
+        if report.penalty < float("inf"):
+            continue
+        won += 1
+        plain, _ = fit(x, y, seed=seed)
+        np.testing.assert_allclose(affine.weight, plain.weight, atol=1e-7)
+        np.testing.assert_allclose(affine.bias, plain.bias, atol=1e-7)
+        assert report.held_out_divergence == report.start_divergence
+        assert report.held_out_divergence < min(score for _, score in report.curve)
+        assert report.held_out_agreement == report.start_agreement
+        assert report.warnings == (
+            "on held-out texts no penalty did better than least squares: the map is that of ridge",
+        )
+        assert affine.card["penalty"] is None
+        json.dumps(dict(affine.card), allow_nan=False)
+    assert won >= 2
+
+
+def test_a_given_penalty_is_kept_though_the_start_is_better():
+    head, x, y = next(
+        case for case in map(hopeless, range(6)) if fit_kl(*case[1:], case[0])[1].warnings
+    )
+    affine, report = fit_kl(x, y, head, penalty=1e-3)
+    assert report.penalty == pytest.approx(1e-3)
+    assert report.held_out_divergence > report.start_divergence
+    assert np.abs(affine.weight - fit(x, y)[0].weight).max() > 1e-3
+
+
+def test_the_start_has_not_seen_the_rows_that_judge_it():
+    """More dimensions than rows: a start that knew them would be nearly exact on them."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 40)).astype(np.float32), rng.normal(size=(30, 6)).astype(np.float32)
+    head = Head(rng.normal(size=(8, 6)), np.zeros(8))
+    _, report = fit_kl(x, y, head, penalty=1.0, teaching=Teaching())
+    judges = fold_index(np.arange(30), fitting.HELD_OUT, 0) == 0
+    start = ridge(spectrum(measure(x[~judges], y[~judges])), report.start_penalty)
+    wanted = reference(Case(head, x[judges], y[judges]), *start)
+    assert report.start_divergence == pytest.approx(wanted, rel=1e-4)
+    knew = ridge(spectrum(measure(x, y)), report.start_penalty)
+    assert abs(wanted - reference(Case(head, x[judges], y[judges]), *knew)) > 1e-3
+
+
+def test_the_strongest_penalty_is_named_as_what_it_is(monkeypatch):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 5))
+    y = x @ rng.normal(size=(5, 4)) + 0.5 * rng.normal(size=(300, 4))
+    head = Head(3 * rng.normal(size=(6, 4)), np.zeros(6))
+    monkeypatch.setattr(fitting, "search", lambda *_: [
+        fitting.Trial(10.0, 0.0, 1, fitting.Affine(np.zeros((4, 5)), np.zeros(4))),
+        fitting.Trial(1.0, 0.1, 1, fitting.Affine(np.zeros((4, 5)), np.zeros(4))),
+    ])  # fmt: skip
+    _, report = fit_kl(x, y, head)
+    assert report.warnings == (
+        "no weaker penalty did better on held-out texts: the map stays close to ridge",
+    )
+
+
+def test_a_start_that_saw_more_rows_than_the_search_is_no_candidate(monkeypatch):
+    monkeypatch.setattr(fitting, "WORK", 1.0)
+    monkeypatch.setattr(fitting, "FEWEST_ROWS", 45)  # of the 54 that do not judge
+    for seed in range(6):
+        head, x, y = hopeless(seed)
+        _, report = fit_kl(x, y, head, seed=seed)
+        assert report.penalty < float("inf")

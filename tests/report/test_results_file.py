@@ -144,7 +144,7 @@ def test_a_file_that_is_too_large_is_not_parsed(tmp_path):
         ("native", {"data": "oak"}, "native[0].data is no data set"),
         ("classification", {"source": "oak"}, "classification[0].source is no model"),
         ("generation", {"target": "oak"}, "generation[0].target is no model"),
-        ("curves", {"kind": "size"}, "curves[0].data is no data set"),
+        ("curves", {"data": "oak"}, "curves[0].data is no data set"),
         ("native", {"accuracy": 1.01}, "native[0].accuracy is out of range: expected 0 to 1"),
         ("native", {"accuracy": -0.01}, "native[0].accuracy"),
         ("ood", {"auroc": 1.5}, "ood[0].auroc"),

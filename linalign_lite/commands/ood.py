@@ -1,0 +1,264 @@
+"""ood fit, score, evaluate, threshold: which texts are unlike those that a head was made for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
+
+if TYPE_CHECKING:
+    from linalign_lite.linear import AffineMap
+    from linalign_lite.ood.detector import Detector
+
+app = typer.Typer(
+    name="ood",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Find texts that are unlike those a head was made for (out of distribution).",
+)
+
+
+class Method(StrEnum):
+    auto = "auto"
+    energy = "energy"
+    msp = "msp"
+    max_logit = "max-logit"
+    mahalanobis = "mahalanobis"
+    relative_mahalanobis = "relative-mahalanobis"
+    cosine = "cosine"
+    knn = "knn"
+    whitened_knn = "whitened-knn"
+    vim = "vim"
+
+
+DetectorFile = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A detector (.ood.npz).")]
+MapFile = Annotated[
+    Path | None, typer.Option("--map", help="Carry the states over with this map first.")
+]
+Tpr = Annotated[
+    float, typer.Option(help="Share of in-distribution states that the threshold keeps.")
+]
+
+
+def register(root: typer.Typer) -> None:
+    app.command()(fit)
+    app.command()(score)
+    app.command()(evaluate)
+    app.command()(threshold)
+    root.add_typer(app)
+
+
+def fit(
+    states: Annotated[Path, typer.Argument(help="In-distribution states, best labelled.")],
+    out: Annotated[Path, typer.Argument(help="The detector to write (.ood.npz).")],
+    method: Annotated[Method, typer.Option(help="How it detects.")] = Method.mahalanobis,
+    head_file: Annotated[
+        Path | None,
+        typer.Option("--head", help="For energy, msp, max-logit, vim; or to label the states."),
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Other in-distribution states, to set the threshold.")
+    ] = None,
+    tpr: Tpr = 0.95,
+    temperature: Annotated[
+        str, typer.Option(help="energy, msp: a number, or auto (energy: calibrated).")
+    ] = "auto",
+    k: Annotated[int, typer.Option("-k", help="knn: which neighbour counts.", min=1)] = 2,
+    components: Annotated[
+        int | None, typer.Option(help="vim: principal directions (default: an eighth).", min=1)
+    ] = None,
+    bank: Annotated[int, typer.Option(help="knn: keep at most so many states.", min=1)] = 20_000,
+    shrinkage: Annotated[
+        str, typer.Option(help="Of covariances: 0 to 1, or auto (Ledoit-Wolf).")
+    ] = "auto",
+    scores_only: Annotated[
+        bool, typer.Option("--scores-only", help="Leave the head out: for decrypted scores.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the states kept for knn.", min=0)] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a detector on in-distribution states, and set its threshold on others of their kind.
+
+    energy, msp, max-logit and vim read a head's scores, the others states. mahalanobis measures
+    from the nearest label's mean, relative-mahalanobis less the distance that any text has, cosine
+    by direction alone; knn from the nearest states. auto takes the one of these that best tells
+    labels left out from the others. With --scores-only a client can use the detector on what it
+    decrypts, and gets no head.
+
+    \b
+    Examples:
+      linalign-lite ood fit train.states.npz intents.ood.npz --validation val.states.npz
+      linalign-lite ood fit train.states.npz intents.ood.npz --method auto
+      linalign-lite ood fit train.npz x.ood.npz --method energy --head h.npz --scores-only
+    """
+    from linalign_lite.ood.choosing import compare_detectors
+    from linalign_lite.ood.files import save_detector
+    from linalign_lite.ood.fitting import fit_detector
+    from linalign_lite.shards import states_of
+    from linalign_lite.store import load_head
+
+    console = Console(as_json, quiet)
+    require_output(out, states, head_file, validation)
+    fitted_on = states_of(states)
+    held_out = states_of(validation) if validation else None
+    chosen, tried = method.value, {}
+    if method is Method.auto:
+        labelled = held_out if held_out is not None and held_out.label_ids is not None else None
+        found = compare_detectors(fitted_on, validation=labelled, seed=seed, progress=console.note)
+        chosen, tried = found.best, dict(found.auroc)
+    detector = fit_detector(
+        fitted_on,
+        method=chosen,
+        head=load_head(head_file) if head_file else None,
+        validation=held_out,
+        tpr=tpr,
+        temperature=temperature,
+        k=k,
+        components=components,
+        bank=bank,
+        shrinkage=shrinkage,
+        seed=seed,
+    )
+    if tried:
+        detector = replace(detector, card={**detector.card, "tried": tried})
+    if scores_only:
+        detector = detector.without_head()
+    if detector.threshold is None:
+        console.note("no threshold: none was asked for with --validation")
+    save_detector(out, detector)
+    _tell(console, out, detector, tried)
+
+
+def score(
+    detector_file: DetectorFile,
+    states: Annotated[Path, typer.Argument(help="The states to judge.")],
+    map_file: MapFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how outlying each state is, one line a state: higher is more outlying.
+
+    With a threshold in the detector, "out" stands behind those above it and "in" behind the others.
+
+    \b
+    Examples:
+      linalign-lite ood score intents.ood.npz test.states.npz
+      linalign-lite ood score intents.ood.npz client.states.npz --map client-to-provider.map.npz
+    """
+    from linalign_lite.ood.files import load_detector
+    from linalign_lite.shards import states_of
+
+    detector = load_detector(detector_file)
+    scores = detector.scores(states_of(states), _map(map_file))
+    data: dict[str, Any] = {
+        "method": detector.method,
+        "n": len(scores),
+        "scores": scores.tolist(),
+        "threshold": detector.threshold,
+    }
+    lines = [f"{value:.6g}" for value in scores.tolist()]
+    if detector.threshold is not None:
+        out = detector.above(scores).tolist()
+        data["outlying"] = out
+        lines = [
+            f"{line}\t{'out' if above else 'in'}" for line, above in zip(lines, out, strict=True)
+        ]
+    Console(as_json).result(data, lines)
+
+
+def evaluate(
+    detector_file: DetectorFile,
+    inlying: Annotated[Path, typer.Argument(metavar="IN_STATES", help="In-distribution states.")],
+    outlying: Annotated[Path, typer.Argument(metavar="OUT_STATES", help="Outlying states.")],
+    map_file: MapFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well a detector tells outlying states from in-distribution ones.
+
+    AUROC: how often an outlying state scores higher than an in-distribution one. FPR at 95 %: the
+    share of outlying states let in where 95 % of the others are. --json has the ROC curve too.
+
+    \b
+    Examples:
+      linalign-lite ood evaluate intents.ood.npz test.states.npz oos.states.npz
+      linalign-lite ood evaluate intents.ood.npz b.test.npz b.oos.npz --map b-to-a.map.npz --json
+    """
+    from linalign_lite.ood.files import load_detector
+    from linalign_lite.ood.report import evaluate_detector
+    from linalign_lite.shards import states_of
+
+    found = evaluate_detector(
+        load_detector(detector_file), states_of(inlying), states_of(outlying), _map(map_file)
+    )
+    area = found.auroc
+    rows: list[tuple[str, object]] = [
+        ("method", found.method),
+        ("AUROC", f"{area.value:.4f} ({area.low:.4f} to {area.high:.4f}, {area.confidence:.0%})"),
+        ("FPR at 95 %", f"{found.fpr_at_95:.4f}"),
+        ("AUPR in, out", f"{found.aupr_in:.4f}, {found.aupr_out:.4f}"),
+        ("states in, out", f"{found.n_in}, {found.n_out}"),
+    ]
+    if found.kept is not None:
+        rows.append(("at its threshold", f"{found.kept:.4f} of in kept, "
+                                         f"{found.caught:.4f} of out caught"))  # fmt: skip
+    Console(as_json).result(found.as_card(), table(rows))
+
+
+def threshold(
+    detector_file: DetectorFile,
+    states: Annotated[Path, typer.Argument(help="In-distribution states, not those fitted on.")],
+    out: Annotated[Path, typer.Argument(help="The detector to write (.ood.npz).")],
+    map_file: MapFile = None,
+    tpr: Tpr = 0.95,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Set a detector's threshold anew, as for states that come through a map.
+
+    A map moves in-distribution states too: a threshold that was set without it does not keep the
+    share that it promises.
+
+    \b
+    Example:
+      linalign-lite ood threshold a.ood.npz b.val.npz b-to-a.ood.npz --map b-to-a.map.npz
+    """
+    from linalign_lite.ood.files import load_detector, save_detector
+    from linalign_lite.shards import states_of
+
+    console = Console(as_json, quiet)
+    require_output(out, detector_file, states, map_file)
+    detector = load_detector(detector_file)
+    scores = detector.scores(states_of(states), _map(map_file))
+    detector = detector.with_threshold(scores, tpr)
+    save_detector(out, detector)
+    _tell(console, out, detector)
+
+
+def _tell(
+    console: Console, out: Path, detector: Detector, tried: dict[str, float] | None = None
+) -> None:
+    from linalign_lite.describe import describe
+
+    facts = describe(out)
+    rows: list[tuple[str, object]] = [("detector", out), ("method", detector.method)]
+    rows += [
+        (name, f"{value:.4g}" if isinstance(value, float) else value)
+        for name, value in facts.items()
+        if name not in {"kind", "method"} and value is not None
+    ]
+    if tried:
+        facts["tried"] = tried
+        shown = ", ".join(f"{name} {area:.3f}" for name, area in tried.items())
+        rows.append(("AUROC of labels left out", shown))
+    console.result({"out": str(out), **facts}, table(rows))
+
+
+def _map(path: Path | None) -> AffineMap | None:
+    from linalign_lite.store import load_map
+
+    return load_map(path) if path else None

@@ -1,0 +1,5 @@
+"""Maps from many public texts and few texts of the kind that the map is for.
+
+squares (least squares, from merged moments), aware (for a head), choice (what was tried and what
+came of it), report, fitting (the door). docs/DESIGN.md, section "Few texts of the right kind".
+"""

@@ -1,0 +1,67 @@
+"""How much the few texts count: what may be tried, and how well it did on those held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import InputError
+from linalign_lite.moments import Float64, Moments
+
+PUBLIC, FEW = 0.0, float("inf")  # the weights at which one side is alone
+WEIGHTS = (PUBLIC, 0.1, 0.3, 1.0, 3.0, FEW)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few weight and penalties, and their mean loss on held-out few texts with its error.
+
+    ``start_penalty`` is that of the ridge map which a head-aware fit begins with; nan for others.
+    Its ``penalty`` is inf where that map is taken as it is.
+    """
+
+    weight: float
+    penalty: float
+    loss: float
+    error: float
+    start_penalty: float = float("nan")
+
+
+def merged(public: Moments, few: Moments, weight: float) -> Moments:
+    """Moments of both, the few weighing ``weight`` times what the public texts weigh together."""
+    if weight == FEW:
+        return few
+    return public.scaled(1 / public.n) + few.scaled(weight / few.n)
+
+
+def usable_weight(value: float | str) -> tuple[float, ...]:
+    """The weights to try: all for "auto", else the one that was given."""
+    if value == "auto":
+        return WEIGHTS
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = -1.0
+    if not found >= 0 or 1e12 < found < FEW:
+        raise InputError(
+            "the weight of the few texts is not usable",
+            got=str(value)[:40],
+            expected="auto, or 0 or more; 0: public texts alone, inf: the few alone",
+        )
+    return (found,)
+
+
+def lowest(trials: Iterable[Trial]) -> Trial:
+    """The trial of the lowest loss, the first of equals."""
+    return min(trials, key=lambda t: t.loss)
+
+
+def error_of_mean(losses: Float64, groups: npt.NDArray[np.int64]) -> float:
+    """Standard error of the mean of losses (n,) whose rows come in texts: groups (n,)."""
+    _, text = np.unique(groups, return_inverse=True)
+    sums = np.bincount(text, losses - losses.mean())
+    count = len(sums)
+    return float(np.sqrt(count / max(count - 1, 1) * (sums**2).sum()) / len(losses))

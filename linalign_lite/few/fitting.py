@@ -1,0 +1,220 @@
+"""Fit a map from many public texts and few texts of the kind that it is for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from linalign_lite.errors import InputError
+from linalign_lite.few import aware, squares
+from linalign_lite.few.choice import FEW, PUBLIC, Trial, lowest, usable_weight
+from linalign_lite.few.report import FewReport
+from linalign_lite.fitting import usable_penalty
+from linalign_lite.hidden import HiddenStates, as_states
+from linalign_lite.kl.checks import true_outputs
+from linalign_lite.kl.fitting import ITERATIONS, fit_kl, head_name, raised, usable_teaching
+from linalign_lite.kl.objective import Teaching, learn, reduce_head
+from linalign_lite.kl.report import Watch
+from linalign_lite.linear import AffineMap, Array, Head
+from linalign_lite.moments import fold_index, folded, measure
+from linalign_lite.spectra import PENALTIES, ridge
+
+FEWEST = 8  # texts
+
+
+def fit_with_few(
+    public_source: HiddenStates | Array,
+    public_target: HiddenStates | Array,
+    few_source: HiddenStates | Array,
+    few_target: HiddenStates | Array,
+    *,
+    head: Head | None = None,
+    weight: float | str = "auto",
+    penalty: float | str = "auto",
+    folds: int = 5,
+    seed: int = 0,
+    iterations: int = ITERATIONS,
+    teaching: Teaching | None = None,
+    watch: Watch | None = None,
+) -> tuple[AffineMap, FewReport]:
+    """Fit the affine map from public texts and a few of the kind that the map is for.
+
+    Without a head: least squares on merged moments (few.squares). With one: what the head says on
+    the few (few.aware), held at the least-squares map of both. public_source, few_source:
+    (n, d_source); public_target, few_target: (n, d_target); row i of both sides the same text.
+    weight: what the few count for together, over what the public texts do; 0 is the public texts
+    alone (with a head, what fit_kl makes of them), inf the few alone. "auto" tries both and what
+    lies between, and takes what does best on the few, by K-fold cross-validation.
+    penalty: relative to the mean variance of the source, or "auto": chosen in the same way.
+    No label is looked at.
+
+    Raises MismatchError when states or head do not belong together, InputError for fewer than
+    8 few texts, and for a weight, a penalty or folds that cannot be used.
+    """
+    public = as_states(public_source), as_states(public_target)
+    few = as_states(few_source), as_states(few_target)
+    _same(public, few)
+    weights = usable_weight(weight)
+    given = None if penalty == "auto" else usable_penalty(penalty)
+    if iterations < 1:
+        raise InputError("the number of iterations is not usable", got=str(iterations))
+    if head is None:
+        affine, report = _squares(public, few, weights, given, folds, seed)
+    else:
+        head.space.require(few[1].space, "this head does not read the target's states")
+        affine, report = _aware(public, few, head, weights, given, folds=folds, seed=seed,
+                                iterations=iterations, teaching=teaching, watch=watch)  # fmt: skip
+    card = {
+        **report.as_card(),
+        "text_digest": public[0].text_digest or public[1].text_digest,
+        "few_text_digest": few[0].text_digest or few[1].text_digest,
+    }
+    if head is not None:
+        card["head"] = head_name(head)
+    return replace(affine, card=card), report
+
+
+Sides = tuple[HiddenStates, HiddenStates]
+
+
+def _same(public: Sides, few: Sides) -> None:
+    """Both pairs are of the same two spaces, and the few are enough to judge."""
+    for x, y in (public, few):
+        x.require_same_texts(y)
+    for many, some, side in zip(public, few, ("source", "target"), strict=True):
+        many.space.require(some.space, f"the few texts' {side} states are not like the public ones")
+    count = len(np.unique(few[0].groups))
+    if count < FEWEST:
+        raise InputError(
+            "the few texts are too few to choose anything by",
+            got=f"{count}",
+            expected=f"{FEWEST} or more",
+        )
+
+
+def _squares(
+    public: Sides, few: Sides, weights: tuple[float, ...], given: float | None,
+    folds: int, seed: int,
+) -> tuple[AffineMap, FewReport]:  # fmt: skip
+    (px, py), (x, y) = public, few
+    many = measure(px.states, py.states)
+    some = folded(x.states, y.states, folds, x.groups, seed)
+    penalties = PENALTIES if given is None else np.array([given])
+    tried = list(squares.trials(many, some, weights, penalties))
+    best = lowest(tried)
+    basis = squares.basis_of(many, some, best.weight)
+    if not basis.values[-1] > 0:
+        raise InputError("the source states are all the same, so no map can be fitted")
+    parts = [p.astype(np.float32) for p in ridge(basis, best.penalty)]
+    report = _report("least-squares", public, few, folds, tried, best)
+    return AffineMap(parts[0], parts[1], px.space, py.space), report
+
+
+def _aware(
+    public: Sides,
+    few: Sides,
+    head: Head,
+    weights: tuple[float, ...],
+    given: float | None,
+    *,
+    folds: int,
+    seed: int,
+    iterations: int,
+    teaching: Teaching | None,
+    watch: Watch | None,
+) -> tuple[AffineMap, FewReport]:
+    px, py = public
+    taught = usable_teaching(teaching, few[1], head)
+    job = _job(public, few, head, taught, folds, seed, watch or (lambda _: None))
+    tried, alone = [], None
+    if PUBLIC in weights:
+        alone, found = fit_kl(px, py, head, penalty="auto" if given is None else given,
+                              iterations=iterations, seed=seed, watch=watch,
+                              teaching=taught)  # fmt: skip
+        tried.append(aware.judged(job, alone, PUBLIC, found.penalty))
+    both = tuple(w for w in weights if w != PUBLIC)
+    if both:
+        tried += aware.trials(job, both, aware.PENALTIES if given is None else (given,))
+    best = lowest(tried)
+    report = _report("kl", public, few, folds, tried, best, outputs=head.n_outputs, taught=taught)
+    if best.weight == PUBLIC and alone is not None:
+        return alone, report
+    start, origin, end = aware.settle(job, best, iterations)
+    parts = [p.astype(np.float32) for p in raised(job.softmax, start, origin, end)]
+    return AffineMap(parts[0], parts[1], px.space, py.space), report
+
+
+def _job(
+    public: Sides, few: Sides, head: Head, taught: Teaching, folds: int, seed: int, watch: Watch
+) -> aware.Few:
+    (px, py), (x, y) = public, few
+    softmax = reduce_head(head)
+    following = true_outputs(y, head) if taught.truth else None
+    lesson, curvature = learn(softmax, x.states, y.states, teaching=taught, following=following)
+    return aware.Few(
+        softmax=softmax,
+        lesson=lesson,
+        curvature=curvature,
+        public=measure(px.states, py.states),
+        moments=folded(x.states, y.states, folds, x.groups, seed),
+        index=fold_index(x.groups, folds, seed),
+        groups=x.groups,
+        watch=watch,
+    )
+
+
+def _report(
+    objective: str,
+    public: Sides,
+    few: Sides,
+    folds: int,
+    tried: list[Trial],
+    best: Trial,
+    *,
+    outputs: int | None = None,
+    taught: Teaching | None = None,
+) -> FewReport:
+    alone = _best(tried, PUBLIC, PUBLIC), _best(tried, FEW, FEW)
+    both = _best(tried, np.nextafter(PUBLIC, 1), np.finfo(float).max)
+    return FewReport(
+        objective=objective,
+        few_weight=best.weight,
+        penalty=best.penalty,
+        start_penalty=None if np.isnan(best.start_penalty) else best.start_penalty,
+        n_public=len(public[0]),
+        n_few=len(few[0]),
+        folds=folds,
+        d_source=few[0].space.dim,
+        d_target=few[1].space.dim,
+        n_outputs=outputs,
+        temperature=None if taught is None else taught.temperature,
+        truth=None if taught is None else taught.truth,
+        loss=best.loss,
+        loss_error=best.error,
+        public_loss=alone[0][0],
+        public_error=alone[0][1],
+        few_loss=alone[1][0],
+        few_error=alone[1][1],
+        both_loss=both[0],
+        both_error=both[1],
+        warnings=_warnings(best, len({t.weight for t in tried})),
+        curve=tuple((t.weight, t.start_penalty, t.penalty, t.loss) for t in tried),
+    )
+
+
+def _best(tried: list[Trial], least: float, most: float) -> tuple[float | None, float | None]:
+    """Loss and error of the best trial within a range of weights, None where there is none."""
+    mine = [t for t in tried if least <= t.weight <= most]
+    if not mine:
+        return None, None
+    best = lowest(mine)
+    return best.loss, best.error
+
+
+def _warnings(best: Trial, weights: int) -> tuple[str, ...]:
+    if weights > 1 and best.weight == PUBLIC:
+        return ("the few texts made no map better than that of the public texts alone",)
+    if weights > 1 and best.weight == FEW:
+        return ("the public texts made no map better than that of the few alone",)
+    return ()

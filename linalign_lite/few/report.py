@@ -1,0 +1,54 @@
+"""What a fit with few texts found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FewReport:
+    """Which weight and penalty won, and how public, few and both did on held-out few texts.
+
+    ``few_weight`` is what the few count for together, over what the public texts do: 0 is the
+    public texts alone, inf the few alone. A loss is the mean over the few texts, each judged by a
+    map that never saw it: 1 − R² for least squares, the divergence in nats for kl. ``loss`` is
+    that of what was chosen; ``public_``, ``few_`` and ``both_`` that of the best of each kind, None
+    where it was not tried. ``start_penalty`` is that of the ridge map which a kl map begins with;
+    ``penalty`` is inf where that map, or the one of the public texts, did best as it is.
+    ``curve`` lists what was tried: (few_weight, start_penalty, penalty, loss).
+    """
+
+    objective: str
+    few_weight: float
+    penalty: float
+    start_penalty: float | None
+    n_public: int
+    n_few: int
+    folds: int
+    d_source: int
+    d_target: int
+    n_outputs: int | None
+    temperature: float | None
+    truth: float | None
+    loss: float
+    loss_error: float
+    public_loss: float | None
+    public_error: float | None
+    few_loss: float | None
+    few_error: float | None
+    both_loss: float | None
+    both_error: float | None
+    warnings: tuple[str, ...] = ()
+    curve: tuple[tuple[float, float, float, float], ...] = field(default=(), repr=False)
+
+    def as_card(self) -> dict[str, Any]:
+        """For the map file: everything but the curve, infinities as null."""
+        card = asdict(self)
+        del card["curve"]
+        for name, value in card.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                card[name] = None
+        method = "ridge" if self.objective == "least-squares" else "kl"
+        return {"method": method, **card, "warnings": list(self.warnings)}

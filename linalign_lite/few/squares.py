@@ -1,0 +1,46 @@
+"""Least squares on public texts and few others: moments merged with a weight.
+
+    minimise  Σ_public ‖W x + b − y‖²/n_public + w Σ_few ‖W x + b − y‖²/n_few + λ ‖W‖²,
+
+w and λ chosen by K-fold cross-validation on the few, exactly and without touching a row: for every
+weight and fold the merged moments have one eigendecomposition, which serves every penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from linalign_lite.few.choice import Trial, merged
+from linalign_lite.fitting import spread
+from linalign_lite.moments import Float64, FoldedMoments, Moments
+from linalign_lite.spectra import Spectrum, held_out_errors, spectrum
+
+
+def trials(
+    public: Moments, few: FoldedMoments, weights: tuple[float, ...], penalties: Float64
+) -> Iterator[Trial]:
+    """Held-out 1 − R² on the few of every weight and penalty. Its error is that over the folds.
+
+    Raises InputError when the few target states never change.
+    """
+    whole = spread(few.total)
+    sizes = np.array([held_out.n for _, held_out in few.splits()])
+    for weight in weights:
+        errors = np.array(
+            [
+                held_out_errors(spectrum(merged(public, train, weight)), held_out, penalties)
+                for train, held_out in few.splits()
+            ]
+        )  # shape: (folds, n_penalties)
+        each = errors / sizes[:, None] * (few.n / whole)
+        noise = each.std(axis=0, ddof=1) / np.sqrt(len(each))
+        losses = errors.sum(axis=0) / whole
+        for penalty, loss, error in zip(penalties, losses, noise, strict=True):
+            yield Trial(weight, float(penalty), float(loss), float(error))
+
+
+def basis_of(public: Moments, few: FoldedMoments, weight: float) -> Spectrum:
+    """What the map itself is made from: all the few."""
+    return spectrum(merged(public, few.total, weight))

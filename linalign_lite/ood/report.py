@@ -1,0 +1,81 @@
+"""How well a detector tells outlying states from in-distribution ones."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import AffineMap, Array
+from linalign_lite.metrics import Interval, aupr_in, aupr_out, auroc_interval, fpr_at, roc_curve
+from linalign_lite.ood.detector import Detector
+
+Float64 = npt.NDArray[np.float64]
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class DetectionReport:
+    """Figures of one detector on in-distribution and outlying states; metrics.py defines them.
+
+    ``fpr_at_95``: share of outlying states let in where 95 % of in-distribution ones are.
+    ``kept`` and ``caught`` are at the detector's own threshold, None without one: shares of
+    in-distribution states not above it, and of outlying states above it. ``roc``: at most 200
+    points (share of in-distribution, share of outlying states above a threshold).
+    """
+
+    method: str
+    auroc: Interval
+    aupr_in: float
+    aupr_out: float
+    fpr_at_95: float
+    n_in: int
+    n_out: int
+    threshold: float | None
+    kept: float | None
+    caught: float | None
+    roc: tuple[Point, ...] = field(default=(), repr=False)
+
+    def as_card(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "roc": [list(point) for point in self.roc]}
+
+
+def report_scores(
+    inlying: Array, outlying: Array, *, threshold: float | None = None, method: str = ""
+) -> DetectionReport:
+    """The figures of any outlyingness scores, inlying (n,) and outlying (m,).
+
+    Raises InputError when either is empty or not finite.
+    """
+    low, high = (np.asarray(a, dtype=np.float64) for a in (inlying, outlying))
+    return DetectionReport(
+        method=method,
+        auroc=auroc_interval(low, high),
+        aupr_in=aupr_in(low, high),
+        aupr_out=aupr_out(low, high),
+        fpr_at_95=fpr_at(low, high, 0.95),
+        n_in=len(low),
+        n_out=len(high),
+        threshold=threshold,
+        kept=None if threshold is None else float((low <= threshold).mean()),
+        caught=None if threshold is None else float((high > threshold).mean()),
+        roc=tuple(roc_curve(low, high)),
+    )
+
+
+def evaluate_detector(
+    detector: Detector,
+    inlying: HiddenStates | Array,
+    outlying: HiddenStates | Array,
+    map: AffineMap | None = None,  # noqa: A002 (the field's word)
+) -> DetectionReport:
+    """The figures of a detector on states of both kinds, carried over by ``map`` first.
+
+    Raises MismatchError when detector, map and states do not belong together.
+    """
+    low, high = (detector.scores(states, map) for states in (inlying, outlying))
+    return report_scores(low, high, threshold=detector.threshold, method=detector.method)

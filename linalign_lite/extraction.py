@@ -229,10 +229,10 @@ def _shards(
             waiting.append(chunk)
             yield chunk.start, chunk.texts
 
-    # no name holds a shard: it can go before the next one is made
-    yield from (
-        _stored(waiting.popleft(), how, made)
-        for made in forward.parts(model, windows(), how.way, progress)
+    # no name holds a part or a shard: it can go before the next one is made
+    yield from map(
+        lambda made: _stored(waiting.popleft(), how, made),
+        forward.parts(model, windows(), how.way, progress),
     )
 
 

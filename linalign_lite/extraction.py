@@ -10,6 +10,7 @@ makes one of them, from nothing but its texts and how it is to be done.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from linalign_lite.shards import MAX_SHARDS, StatesFolder
 from linalign_lite.texts import Texts
 
 BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
-WINDOW = 16384  # texts tokenised and sorted at a time
+WINDOW = 4096  # texts tokenised and sorted at a time
 SHARD_TEXTS = 4096
 DTYPES = {"fp32": "float32", "fp16": "float16"}  # of stored states
 
@@ -59,10 +60,8 @@ def extract(
     held = texts_of(texts)
     way = _way(model, len(held.texts), pooling, normalize, max_length, batch_tokens)
     n = len(held.texts)
-    parts = [
-        forward.part(model, held.texts[start : start + WINDOW], start, way, progress)
-        for start in range(0, n, WINDOW)
-    ]
+    windows = ((start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
+    parts = list(forward.parts(model, windows, way, progress))
     return _hidden(Chunk(0, held.texts, *held.label_ids()), way, forward.join(parts))
 
 
@@ -91,11 +90,7 @@ def extract_shards(
     how = _shard_way(
         model, corpus, shard_texts, pooling, normalize, max_length, batch_tokens, dtype
     )
-    return (
-        # no name holds a shard: it can go before the next one is made
-        shard_states(model, chunk, how, progress)
-        for chunk in corpus.chunks(shard_texts)
-    )
+    return _shards(model, corpus.chunks(shard_texts), how, progress)
 
 
 @dataclass(frozen=True)
@@ -114,13 +109,7 @@ def shard_states(
     Raises InputError for a chunk without any row (a file of states cannot be empty), a text without
     tokens, and values that float16 cannot hold.
     """
-    made = forward.part(model, chunk.texts, chunk.start, how.way, progress)
-    if not len(made.states):
-        raise InputError(
-            f"texts {chunk.start + 1} to {chunk.stop} have no token that is not special",
-            hint="leave them out, or put more texts in a shard",
-        )
-    return _hidden(chunk, how.way, replace(made, states=narrow(made.states, how.dtype)))
+    return _stored(chunk, how, forward.part(model, chunk.texts, chunk.start, how.way, progress))
 
 
 def extract_to(
@@ -168,26 +157,18 @@ def extract_to(
         batch_tokens=batch_tokens,
     )
     with unfinished(out, plan) as work:
-        todo = _not_done(work, corpus.chunks(shard_texts), progress)
+        todo = _left(work, corpus.chunks(shard_texts), progress)
         if executor is None:
-            for chunk in todo:
-                work.add(shard_states(model, chunk, how, progress))
+            parts = _shards(model, todo, how, progress)
         else:
             maker = _Maker(model.folder, model.card.digest, how, threads)
-            for part in in_order(executor, maker, todo, in_flight=in_flight):
-                work.add(part)
-                if progress:
-                    progress(part.n_texts)
+            parts = in_order(executor, maker, todo, in_flight=in_flight)
+        for states in parts:
+            work.add(states)
+            if executor is not None and progress:
+                progress(states.n_texts)
+            del states  # or the next one is made beside it
         return work.finish()
-
-
-def _not_done(work: Work, chunks: Iterable[Chunk], progress: Progress | None) -> Iterator[Chunk]:
-    """The chunks that an earlier run did not finish: all after the last that it did."""
-    for chunk in chunks:
-        if not work.has(chunk.start, text_digest(chunk.texts)):
-            yield chunk
-        elif progress:
-            progress(len(chunk.texts))
 
 
 @dataclass(frozen=True)
@@ -272,6 +253,42 @@ def _shard_way(
     _require_shards(corpus.n_texts, shard_texts)
     _require_dtype(dtype)
     return ShardWay(way, dtype)
+
+
+def _shards(
+    model: Model, chunks: Iterable[Chunk], how: ShardWay, progress: Progress | None
+) -> Iterator[HiddenStates]:
+    """`shard_states` of each chunk, the next one's tokens made meanwhile."""
+    waiting: deque[Chunk] = deque()
+
+    def windows() -> Iterator[tuple[int, Sequence[str]]]:
+        for chunk in chunks:
+            waiting.append(chunk)
+            yield chunk.start, chunk.texts
+
+    # no name holds a part or a shard: it can go before the next one is made
+    yield from map(  # noqa: C417 (a generator would hold the part)
+        lambda made: _stored(waiting.popleft(), how, made),
+        forward.parts(model, windows(), how.way, progress),
+    )
+
+
+def _left(work: Work, chunks: Iterable[Chunk], progress: Progress | None) -> Iterator[Chunk]:
+    """The chunks whose shards are not there yet. Those that are come first."""
+    for chunk in chunks:
+        if not work.has(chunk.start, text_digest(chunk.texts)):
+            yield chunk
+        elif progress:
+            progress(len(chunk.texts))
+
+
+def _stored(chunk: Chunk, how: ShardWay, made: forward.Part) -> HiddenStates:
+    if not len(made.states):
+        raise InputError(
+            f"texts {chunk.start + 1} to {chunk.stop} have no token that is not special",
+            hint="leave them out, or put more texts in a shard",
+        )
+    return _hidden(chunk, how.way, replace(made, states=narrow(made.states, how.dtype)))
 
 
 def _hidden(chunk: Chunk, way: Way, made: forward.Part) -> HiddenStates:

@@ -1,12 +1,15 @@
 """Texts through a model: what `extract` does to one window of them.
 
 `part` is the one function that makes states of texts; who calls it decides which texts stand
-together, and where.
+together, and where. `parts` does the same to window after window, and splits the next one into
+tokens while the model runs.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,9 +52,30 @@ def part(
     return states_of(model, encode(model, texts, start, way), start, way, tally)
 
 
+def parts(
+    model: Model,
+    windows: Iterable[tuple[int, Sequence[str]]],
+    way: Way,
+    tally: Progress | None = None,
+) -> Iterator[Part]:
+    """`part` of each window (its first text's number, its texts), in order.
+
+    The tokenizer lets go of the interpreter, so it works on the next window in a thread.
+    """
+    with ThreadPoolExecutor(1, "tokens") as reader:
+        waiting: deque[tuple[int, Future[list[Encoded]]]] = deque()
+        for start, texts in windows:
+            waiting.append((start, reader.submit(encode, model, texts, start, way)))
+            if len(waiting) > 1:
+                first, window = waiting.popleft()
+                yield states_of(model, window.result(), first, way, tally)
+        for first, window in waiting:
+            yield states_of(model, window.result(), first, way, tally)
+
+
 def encode(model: Model, texts: Sequence[str], start: int, way: Way) -> list[Encoded]:
     """The texts as tokens. Raises InputError for one that has none."""
-    window = model.encode(texts, way.max_length)
+    window = model.encode(texts, way.max_length, places=way.space.pooling == "tokens")
     for i, encoded in enumerate(window, start + 1):
         if not encoded.ids:
             raise InputError(f"text {i} has no token left after the tokenizer's normalisation")
@@ -85,14 +109,41 @@ def join(parts: Sequence[Part]) -> Part:
 
 
 def _run(model: Model, window: list[Encoded], budget: int, tally: Progress) -> Iterator[Ran]:
-    for batch in plan_batches([len(e.ids) for e in window], budget):
+    plan = list(plan_batches([len(e.ids) for e in window], budget))
+    run, callers = model.runner(len(plan))
+
+    def one(batch: Batch) -> tuple[Int64, Array]:
         ids = np.zeros((len(batch.rows), batch.length), dtype=np.int64)
         lengths = np.array([len(window[i].ids) for i in batch.rows], dtype=np.int64)
         for row, i in zip(ids, batch.rows, strict=True):
             row[: len(window[i].ids)] = window[i].ids
         mask = (np.arange(batch.length)[None, :] < lengths[:, None]).astype(np.int64)
-        yield batch, lengths, model.run(ids, mask)
+        return lengths, run(ids, mask)
+
+    for batch, (lengths, states) in zip(plan, _ordered(one, plan, callers), strict=True):
+        yield batch, lengths, states
+        del states  # or it is held while the next one is waited for
         tally(len(batch.rows))
+
+
+def _ordered(
+    call: Callable[[Batch], tuple[Int64, Array]], plan: Sequence[Batch], callers: int
+) -> Iterator[tuple[Int64, Array]]:
+    """Results in order, from ``callers`` threads, few of them made before they are asked for."""
+    if callers == 1:
+        yield from map(call, plan)
+        return
+    with ThreadPoolExecutor(callers, "batches") as crew:
+        waiting: deque[Future[tuple[Int64, Array]]] = deque()
+        try:
+            for batch in plan:
+                waiting.append(crew.submit(call, batch))
+                if len(waiting) > callers + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            crew.shutdown(wait=True, cancel_futures=True)
 
 
 def _pooled(window: list[Encoded], batches: Iterable[Ran], space: Space) -> Array:

@@ -84,6 +84,7 @@ class Fake:
 
     dim: int = 4
     scale: float = 1.0
+    callers: int = 1
 
     @property
     def card(self):
@@ -95,7 +96,7 @@ class Fake:
     def context(self, max_length):
         return max_length or 4096
 
-    def encode(self, texts, max_length):
+    def encode(self, texts, max_length, *, places):
         length = self.context(max_length)
         return [
             Encoded([0, *map(ord, t[:length])], [0, *range(1, len(t[:length]) + 1)],
@@ -106,6 +107,9 @@ class Fake:
     def run(self, ids, mask):
         assert mask.shape == ids.shape
         return np.repeat(ids[..., None] * np.float32(self.scale), self.dim, axis=2)
+
+    def runner(self, n_batches):
+        return self.run, self.callers
 
 
 # --- the same states ------------------------------------------------------------------------------
@@ -206,7 +210,7 @@ def watch(monkeypatch, room, name, array):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_a_shard_is_let_go_before_the_next_is_made_or_read(monkeypatch, tmp_path, dtype):
-    made = watch(monkeypatch, forward, "part", lambda part: part.states)
+    made = watch(monkeypatch, forward, "states_of", lambda part: part.states)
     kept = watch(monkeypatch, extraction, "narrow", lambda states: states)
     folder = extract_to(tmp_path / "s", Fake(), TEXTS, shard_texts=2, dtype=dtype)
     assert made == kept == [0] * 5

@@ -106,8 +106,7 @@ def fit(
     model's token head, say on mapped states what it says on the target's own: far better where the
     map is for that head. SOURCE and TARGET are files or folders of states (of two folders a shard
     is in memory at a time, but for kl and lstsq); tokens that end at one character are paired.
-    With --with-few, SOURCE and TARGET are of public texts, and the few, unlabelled, say which map
-    is best: how much they count is chosen on them.
+    With --with-few they are of public texts, and the few, unlabelled, say which map is best.
 
     \b
     Examples:
@@ -128,8 +127,8 @@ def fit(
         raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
     if kl and method is not MapMethod.ridge:
         raise InputError("kl starts from ridge", got=method.value, hint="leave --method out")
-    least = not kl and few is None
-    if least and method is not MapMethod.lstsq and source.is_dir() and target.is_dir():
+    alone = not kl and few is None and method is not MapMethod.lstsq
+    if alone and source.is_dir() and target.is_dir():
         affine, facts, rows = fit_folders(
             console, source, target, method=method.value, penalty=penalty, folds=folds, seed=seed,
             pairing=pair.value, scheduler=scheduler,

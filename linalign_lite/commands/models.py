@@ -199,14 +199,9 @@ def extract(
     """
     console = Console(as_json, quiet)
     how = _How(
-        pooling.value if pooling else None,
-        normalize,
-        max_length,
-        batch_tokens,
-        threads,
-        dtype.value,
-        scheduler,
-    )
+        pooling.value if pooling else None, normalize, max_length,
+        batch_tokens, threads, dtype.value, scheduler,
+    )  # fmt: skip
     made: HiddenStates | StatesFolder
     reading: dict[str, Any] = {"fmt": fmt.value, "limit": limit, "separator": separator}
     if out.suffix.lower() != ".npz":

@@ -303,11 +303,16 @@ def decoding() -> str:
 
 
 def speed() -> str:
+    found = load("extract")
+    if "per_second" in found["sets"][0]:
+        from extract import table as extraction
+
+        return "\n".join(extraction(found))
     rows = [
         [r["set"], f"{r['ours_per_second']:,.0f}", f"{r['sentence_transformers_per_second']:,.0f}",
          f"{r['ratio']['median']:.1f} ({r['ratio']['min']:.1f} to {r['ratio']['max']:.1f})",
          f"{r['min_cosine']:.6f}"]
-        for r in load("extract")["sets"]
+        for r in found["sets"]
     ]  # fmt: skip
     head = ["texts", "linalign-lite, texts/s", "sentence-transformers (torch), texts/s",
             "ratio (range)", "smallest cosine between the two"]  # fmt: skip
@@ -335,6 +340,27 @@ def start() -> str:
     return table(["", "seconds, median"], [[f"`{k}`", f"{v:.2f}"] for k, v in medians.items()])
 
 
+def fits() -> str:
+    """A fit beside the products that it cannot do without, and from disk."""
+    found = load("fit")
+    memory, disk = found["memory"], found["disk"]
+    run = disk["verified"]
+    rows = [
+        [f"over float64 XᵀX and XᵀY alone, {memory['n']:,} rows of {memory['d']:,}",
+         f"{memory['over_bare']['median']:.2f} times their time"],
+        ["over RidgeCV with 20 penalties", f"{memory['ridgecv']['times_slower']:.0f} times faster"],
+        ["held-out R², ours and RidgeCV's",
+         f"{memory['r2']['ours']:.4f}, {memory['r2']['ridgecv']:.4f}"],
+        ["over Ridge with one penalty", f"{memory['ridge_over_one']['median']:.1f} times faster"],
+        [f"{disk['rows']:,} rows of {disk['d']} from disk, peak memory",
+         f"{run['peak_bytes'] / 1e9:.2f} GB"],
+        ["share of the slower of disk and products",
+         f"{run['share_of_slower']:.0%},"
+         f" {disk['crc_alone']['share_of_slower']:.0%} without SHA-256"],
+    ]  # fmt: skip
+    return table(["a fit", ""], rows)
+
+
 def machine() -> str:
     found = load("clinc150")["machine"]
     versions = found["versions"]
@@ -348,7 +374,7 @@ TABLES = {
     f.__name__: f
     for f in (accuracy, aware, few, few_behind, few_tried, outlying, outlying_mapped, hybrid, tried,
               decoding, similarity, dense, encrypted, private, floors, peers, speed, carrying,
-              start, machine)
+              start, fits, machine)
 }  # fmt: skip
 
 

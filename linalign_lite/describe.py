@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.archive import peek_npz
 from linalign_lite.bundle import layout, signing
 from linalign_lite.bundle.reading import look
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
@@ -16,9 +17,12 @@ from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.modelcard import load_card
+from linalign_lite.momentfiles import FORMAT as MOMENTS
+from linalign_lite.momentfiles import load_moments
 from linalign_lite.onnx.scan import read_card
 from linalign_lite.ood.detector import Detector
-from linalign_lite.shards import MANIFEST, open_folder
+from linalign_lite.paired import PairedMoments
+from linalign_lite.shards import MANIFEST, UNFINISHED, open_folder
 from linalign_lite.store import load
 
 _SIGNING = {signing.SECRET: "secret signing key", signing.PUBLIC: "public signing key"}
@@ -30,7 +34,8 @@ def describe(path: Path) -> dict[str, Any]:
     Raises InputError when it is not there, FormatError when it is none of ours or damaged.
     """
     if path.is_dir():
-        return _folder(path) if (path / MANIFEST).exists() else _model(path)
+        ours = (path / MANIFEST).exists() or (path / UNFINISHED).exists()
+        return _folder(path) if ours else _model(path)
     with open_regular(path) as f:
         start = f.read(12)
     if start.startswith(MAGIC):
@@ -46,6 +51,8 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _archive(path: Path) -> dict[str, Any]:
+    if peek_npz(path).get("format") == MOMENTS:
+        return _moments(load_moments(path))
     thing = load(path)
     if isinstance(thing, HiddenStates):
         return _states(thing)
@@ -83,6 +90,22 @@ def _folder(path: Path) -> dict[str, Any]:
         "labels": len(x.labels),
         "text_digest": x.text_digest,
         "shards": len(x.shards),
+    }
+
+
+def _moments(m: PairedMoments) -> dict[str, Any]:
+    return {
+        "kind": "moments",
+        "pairs": m.n,
+        "source": m.source.describe(),
+        "target": m.target.describe(),
+        "folds": len(m.moments.folds),
+        "seed": m.seed,
+        "pairing": m.pairing,
+        "parts": len(m.parts),
+        "fewest_in_a_fold": m.fewest,
+        "give_states_away": m.telling,
+        "text_digests": [p.text_digest for p in m.parts],
     }
 
 

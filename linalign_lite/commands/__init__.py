@@ -24,6 +24,7 @@ from linalign_lite.commands import (
     demonstration,
     generation,
     models,
+    moments,
     ood,
     private,
     protection,
@@ -64,6 +65,7 @@ def _root(
 rooms = (
     models,
     alignment,
+    moments,
     similarity,
     compat,
     generation,
@@ -113,7 +115,8 @@ def _run(argv: list[str] | None) -> int:
         return e.exit_code
     except SystemExit as e:
         if e.code in {130, 128 + signal.SIGTERM}:  # typer makes 130 of Ctrl-C
-            _say("interrupted; nothing half-written was left behind")
+            left = getattr(e, "said", "nothing half-written was left behind")
+            _say(f"interrupted; {left}")
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0
 

@@ -1,4 +1,4 @@
-"""Write the tables of README and docs/DESIGN.md from benchmarks/results/*.json.
+"""Write the tables of README, docs/DESIGN.md and docs/FIGURES.md from benchmarks/results/*.json.
 
 python benchmarks/tables.py            # write
 python benchmarks/tables.py --check    # exit with 1 when one of them says something else
@@ -13,7 +13,7 @@ from typing import Any
 
 from common import RESULTS, ROOT
 
-README, DESIGN = ROOT / "README.md", ROOT / "docs" / "DESIGN.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "DESIGN.md", ROOT / "docs" / "FIGURES.md")
 SHORT = {"all-minilm-l6-v2": "MiniLM-L6", "tinystories-656k": "TinyStories-656K",
          "stories260k": "stories260K"}  # fmt: skip
 
@@ -389,7 +389,7 @@ def render(text: str) -> str:
 
 def main() -> int:
     stale = []
-    for path in (README, DESIGN):
+    for path in PAGES:
         text = path.read_text(encoding="utf-8")
         made = render(text)
         if made != text:

@@ -121,8 +121,8 @@ def test_node_and_minilm_with_150_intents(tmp_path, installed, shared):
         cached = tmp_path / "minilm"
         export_model(str(shared / "models" / "all-minilm-l6-v2"), cached)
     model = load_model(cached)
-    train = read_texts(str(shared / "data" / "clinc150" / "train.jsonl"), limit=3000)
-    texts = read_texts(str(shared / "data" / "clinc150" / "test.jsonl"), limit=200).texts
+    train = read_texts(str(shared / "data" / "clinc150_train.jsonl"), limit=3000)
+    texts = read_texts(str(shared / "data" / "clinc150_test.jsonl"), limit=200).texts
     head, _ = train_head(extract(model, train))
     save(tmp_path / "a.head.npz", head)
     fuse(tmp_path / "model.onnx", model, head=head)

@@ -17,14 +17,13 @@ from dataclasses import replace
 from typing import Any
 
 from common import CACHE, SHARED, data, exported, publish, ratio, side_by_side
-from kl import pairs, token_head
+from kl import STORIES, pairs, token_head
 
 from linalign_lite import AffineMap, Model, load_map, load_model, read_texts, save
 from linalign_lite.generation import generate
 from linalign_lite.kl.fitting import fit_kl
 
 DIRECTIONS = (("260k", "656k"), ("656k", "260k"))
-NAMES = {"260k": "stories260k", "656k": "tinystories-656k"}
 OPENING = 60  # characters of a story that are a prompt, up to the end of a word
 
 
@@ -40,7 +39,7 @@ def main() -> None:
     stories = read_texts(data("tinystories_valid.txt"), separator="<|endoftext|>").texts
     prompts = [story[: story.rindex(" ", 0, OPENING)] for story in stories[: args.prompts]]
     torch.set_num_threads(args.threads)
-    models = {n: load_model(exported(NAMES[n]), threads=args.threads) for n in NAMES}
+    models = {n: load_model(exported(STORIES[n]), threads=args.threads) for n in STORIES}
     rows = [
         _compare(models[a], models[b], fitted(a, b), prompts, args.tokens, args.rounds)
         for a, b in DIRECTIONS

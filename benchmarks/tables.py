@@ -20,7 +20,6 @@ SHORT = {"all-minilm-l6-v2": "MiniLM-L6", "tinystories-656k": "TinyStories-656K"
 
 STORIES = {"260k": "stories260k", "656k": "tinystories-656k"}
 NAMES = {**STORIES, "minilm": "all-minilm-l6-v2"}
-SETS = {"clinc150": "CLINC150", "trec": "TREC", "sst2": "SST-2", "agnews": "AG News"}
 
 
 def load(name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,6 @@ class SurveyConfig:
     tasks: tuple[str, ...] = TASKS
     objectives: tuple[str, ...] = OBJECTIVES
     permutations: int = 50  # shufflings behind each p-value of a similarity
-    files: tuple[Path, ...] = field(default=(), compare=False)
 
     def wants(self, task: str) -> bool:
         return task in self.tasks
@@ -100,7 +99,7 @@ def load_config(path: PathLike) -> SurveyConfig:
 
 def parse_config(raw: Mapping[str, Any], base: Path) -> SurveyConfig:
     """A config from parsed TOML. Raises InputError naming what is not usable."""
-    known = {f.name for f in fields(SurveyConfig)} - {"files"}
+    known = {f.name for f in fields(SurveyConfig)}
     _require_keys(raw, known, {"models", "public"}, "the survey")
     models = _models(raw["models"], base)
     data = _list(raw.get("data", []), "data", MOST_DATA)

@@ -8,6 +8,7 @@ from linalign_lite.linear import AffineMap
 from linalign_lite.ood.fitting import METHODS
 from linalign_lite.ood.report import evaluate_detector
 from linalign_lite.survey.classes import Way, mapped
+from linalign_lite.survey.config import Reading
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import OodRow
 from linalign_lite.survey.workshop import Workshop
@@ -25,14 +26,14 @@ def ood_jobs(shop: Workshop) -> Jobs:
             yield Job(
                 f"outside {data}: {model}", "ood", OodRow,
                 described(shop, (model,), texts=texts),
-                partial(_detect, shop, model, model, data, NATIVE),
+                partial(_detect, shop, model, model, data, found.outside, NATIVE),
             )  # fmt: skip
         for way in _ways(shop):
             for source, target in shop.config.pairs():
                 yield Job(
                     f"outside {data}: {source} to {target}, {way.name}", "ood", OodRow,
                     described(shop, (source, target), texts=texts, way=way.name),
-                    partial(_detect, shop, source, target, data, way),
+                    partial(_detect, shop, source, target, data, found.outside, way),
                 )  # fmt: skip
 
 
@@ -41,10 +42,9 @@ def _ways(shop: Workshop) -> list[Way]:
     return [Way(t, o) for o in shop.config.objectives for t in ("public", "all")]
 
 
-def _detect(shop: Workshop, source: str, target: str, data: str, way: Way) -> list[OodRow]:
-    outside = shop.data[data].outside
-    if outside is None:  # never: such a data set has no job
-        return []
+def _detect(
+    shop: Workshop, source: str, target: str, data: str, outside: Reading, way: Way
+) -> list[OodRow]:
     affine: AffineMap | None = None
     if way is not NATIVE:
         affine = mapped(shop, source, target, data, way)

@@ -9,8 +9,7 @@ from linalign_lite.fitting import fit
 from linalign_lite.judging import judge
 from linalign_lite.kl.fitting import fit_kl
 from linalign_lite.linear import AffineMap
-from linalign_lite.runtime import load_model
-from linalign_lite.survey.config import Stories
+from linalign_lite.survey.config import Reading, Stories
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import GenerationRow, TokenizerRow
 from linalign_lite.survey.workshop import Workshop
@@ -20,19 +19,22 @@ LOOKED = 2_000  # texts on which tokenizers are compared
 
 
 def tokenizer_jobs(shop: Workshop) -> Jobs:
-    generation = shop.config.generation
-    reading = generation.test if generation else shop.config.public
     for source, target in shop.config.pairs():
         yield Job(
             f"tokenizers: {source} and {target}", "tokenizers", TokenizerRow,
-            described(shop, (source, target), texts=shop.marks(reading)),
+            described(shop, (source, target), texts=shop.marks(_looked_at(shop))),
             partial(_compare, shop, source, target),
         )  # fmt: skip
 
 
-def _compare(shop: Workshop, source: str, target: str) -> list[TokenizerRow]:
+def _looked_at(shop: Workshop) -> Reading:
+    """What would be generated, or else the public texts."""
     generation = shop.config.generation
-    texts = shop.texts(generation.test if generation else shop.config.public).texts[:LOOKED]
+    return generation.test if generation else shop.config.public
+
+
+def _compare(shop: Workshop, source: str, target: str) -> list[TokenizerRow]:
+    texts = shop.texts(_looked_at(shop)).texts[:LOOKED]
     folders = shop.config.models
     found = check_compatibility(folders[source], folders[target], texts)
     row = TokenizerRow(
@@ -66,8 +68,9 @@ def _judge(
     shop: Workshop, stories: Stories, source: str, target: str, objective: str
 ) -> list[GenerationRow]:
     affine = _map(shop, stories, source, target, objective)
-    reads, speaks = (load_model(shop.config.models[m], verify=False) for m in (source, target))
-    found = judge(reads, speaks, affine, shop.texts(stories.test), samples=0)
+    found = judge(
+        shop.model(source), shop.model(target), affine, shop.texts(stories.test), samples=0
+    )
     row = GenerationRow(
         source, target, objective, found.agreement, found.top_overlap,
         found.hybrid.cross_entropy, found.target.cross_entropy, found.positions,

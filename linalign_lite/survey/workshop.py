@@ -43,8 +43,9 @@ class Workshop:
         self.shelf = shelf
         self.tell = tell
         self.cards: dict[str, ModelCard] = {n: load_card(p) for n, p in config.models.items()}
-        self._model = lru_cache(maxsize=1)(self._load_model)
+        self._model = lru_cache(maxsize=2)(self._load_model)
         self.texts = lru_cache(maxsize=None)(_read)
+        self._mark = lru_cache(maxsize=None)(self._mark_of)  # every job asks for some
         self._states = lru_cache(maxsize=KEPT_STATES)(self._make_states)
         self.head = lru_cache(maxsize=KEPT_STATES)(self._make_head)
         self.native = lru_cache(maxsize=None)(self._evaluate_native)
@@ -55,7 +56,7 @@ class Workshop:
         return {d.name: d for d in self.config.data}
 
     def model(self, name: str) -> Model:
-        """The running model; one is held at a time."""
+        """The running model; two are held at a time, for those that read and speak."""
         found: Model = self._model(name)
         return found
 
@@ -79,14 +80,19 @@ class Workshop:
 
     def marks(self, *readings: Reading) -> list[str]:
         """What names the contents of files of texts, labels included."""
-        return [mark_of(self.texts(r)) for r in readings]
+        return [self._mark(r) for r in readings]
+
+    def _mark_of(self, reading: Reading) -> str:
+        """SHA-256 of texts and labels."""
+        texts = self.texts(reading)
+        return hashlib.sha256((texts.digest + "\n".join(texts.labels)).encode()).hexdigest()
 
     def _load_model(self, name: str) -> Model:
         return load_model(self.config.models[name], verify=False)  # the card was verified
 
     def _make_states(self, model: str, reading: Reading, pooling: str) -> HiddenStates:
         texts = self.texts(reading)
-        inputs = {"of": self.digests(model), "texts": mark_of(texts), "pooling": pooling}
+        inputs = {"of": self.digests(model), "texts": self._mark(reading), "pooling": pooling}
         step = f"{model} reads {reading.path.name}" + (", tokens" if pooling == "tokens" else "")
 
         def make() -> HiddenStates:
@@ -175,11 +181,6 @@ class Workshop:
 
 def _read(reading: Reading) -> Texts:
     return reading.read()
-
-
-def mark_of(texts: Texts) -> str:
-    """SHA-256 of texts and labels."""
-    return hashlib.sha256((texts.digest + "\n".join(texts.labels)).encode()).hexdigest()
 
 
 def bare(states: HiddenStates) -> HiddenStates:

@@ -12,7 +12,7 @@ import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 from linalign_lite.commands.few import fit_few, require_few_options
-from linalign_lite.commands.moments import Scheduler, described, fit_folders
+from linalign_lite.commands.moments import Pairing, Scheduler, Seed, described, fit_folders
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,14 +36,6 @@ class HeadMethod(StrEnum):
 class Objective(StrEnum):
     least_squares = "least-squares"
     kl = "kl"
-
-
-class Pairing(StrEnum):
-    exact = "exact"
-    after = "after"
-
-
-Seed = Annotated[int, typer.Option(help="Seed of the folds.", min=0)]
 
 
 def register(app: typer.Typer) -> None:

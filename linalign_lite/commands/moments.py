@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from linalign_lite.paired import PairedMoments
 
 
-class Rule(StrEnum):
+class Pairing(StrEnum):
     exact = "exact"
     after = "after"
 
@@ -30,6 +30,7 @@ class Solver(StrEnum):
     procrustes = "procrustes"
 
 
+Seed = Annotated[int, typer.Option(help="Seed of the folds.", min=0)]
 Scheduler = Annotated[
     str | None,
     typer.Option(
@@ -49,10 +50,10 @@ def moments(
     target: Annotated[Path, typer.Argument(help="States of the other model, same texts.")],
     out: Annotated[Path, typer.Argument(help="The moments to write (.moments.npz).")],
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation to come.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the folds.", min=0)] = 0,
+    seed: Seed = 0,
     pair: Annotated[
-        Rule, typer.Option(help="Token states: which positions belong together.")
-    ] = Rule.exact,
+        Pairing, typer.Option(help="Token states: which positions belong together.")
+    ] = Pairing.exact,
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Write them even where they give the states away.")
     ] = False,

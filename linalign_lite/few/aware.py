@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.few.choice import FEW, Trial, error_of_mean, lowest, merged
-from linalign_lite.kl.descent import Affine, Axes, Where, chart_on, descend, find_axes
+from linalign_lite.kl.descent import Affine, Axes, Where, axes_of, chart_on, descend
 from linalign_lite.kl.fitting import FINE, ROUGH, lowered
 from linalign_lite.kl.objective import Lesson, Softmax, divergences
 from linalign_lite.kl.report import Step, Watch
@@ -70,12 +70,7 @@ class Few:
     def sides(self) -> list[Side]:
         """What is fitted on when each fold is held out in turn; every λ and start shares it."""
         lessons = [self.lesson.rows(self.training(fold)) for fold in range(self.folds)]
-        return [Side(lesson, self.axes(lesson)) for lesson in lessons]
-
-    def axes(self, lesson: Lesson) -> Axes:
-        x = np.asarray(lesson.source, dtype=np.float64)
-        mean = x.mean(axis=0)
-        return find_axes(mean, (x - mean).T @ (x - mean) / len(x), self.curvature)
+        return [Side(lesson, axes_of(lesson, self.curvature)) for lesson in lessons]
 
     def bases(self, weight: float) -> list[Spectrum]:
         """Of the merged moments, each fold held out in turn."""
@@ -153,7 +148,7 @@ def settle(few: Few, best: Trial, iterations: int) -> tuple[AffineMap, Affine, A
     origin = lowered(few.softmax, start)
     if best.penalty == HELD:
         return start, origin, origin
-    side = Side(few.lesson, few.axes(few.lesson))
+    side = Side(few.lesson, axes_of(few.lesson, few.curvature))
     found = _descend(few, side, origin, origin, best.penalty, iterations, FINE)
     return start, origin, found
 

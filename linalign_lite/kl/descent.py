@@ -18,7 +18,7 @@ import numpy as np
 
 from linalign_lite.kl.objective import Lesson, Softmax, divergence
 from linalign_lite.linear import row_blocks
-from linalign_lite.moments import Float64
+from linalign_lite.moments import Float64, measure
 
 FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at
 NOISE = 1e-13  # of the largest variance or the mean's square: no more than float32's rounding
@@ -118,6 +118,12 @@ def find_axes(mean: Float64, covariance: Float64, curvature: Float64) -> Axes:
     return Axes(mean, *np.linalg.eigh(covariance), rotation / np.sqrt(f))
 
 
+def axes_of(lesson: Lesson, curvature: Float64) -> Axes:
+    """The axes of a lesson's source rows and of a head's curvature."""
+    moments = measure(lesson.source, np.zeros((len(lesson), 1)))
+    return find_axes(moments.mean_x, moments.xx / len(lesson), curvature)
+
+
 def chart_on(axes: Axes, start: Affine, penalty: float) -> Chart:
     """The coordinates around ``start``. penalty: λ."""
     s, mean = axes.variances, axes.mean
@@ -128,13 +134,6 @@ def chart_on(axes: Axes, start: Affine, penalty: float) -> Chart:
     kept = alive if alive.any() else np.arange(len(s)) == len(s) - 1
     right = np.where(alive[kept], axes.directions[:, kept] / np.sqrt(wide[kept]), 0.0)
     return Chart(start, mean, axes.left, right, penalty * unit / wide[kept])
-
-
-def make_chart(
-    start: Affine, mean: Float64, covariance: Float64, curvature: Float64, penalty: float
-) -> Chart:
-    """A chart of its own: `chart_on` the axes of these rows and this head."""
-    return chart_on(find_axes(mean, covariance, curvature), start, penalty)
 
 
 def _local(softmax: Softmax, lesson: Lesson, chart: Chart) -> Objective:

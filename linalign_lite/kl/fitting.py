@@ -14,7 +14,7 @@ from linalign_lite.fitting import fit
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprint
 from linalign_lite.kl.checks import true_outputs, usable_penalty, usable_weights
-from linalign_lite.kl.descent import Affine, Chart, Where, descend, make_chart
+from linalign_lite.kl.descent import Affine, Where, axes_of, chart_on, descend
 from linalign_lite.kl.objective import (
     Lesson,
     Softmax,
@@ -171,16 +171,12 @@ class _Job:
         value, _, _ = divergence(self.softmax, self.held_out, affine.weight, affine.bias)
         return value
 
-    def chart(self, lesson: Lesson, penalty: float) -> Chart:
-        moments = measure(lesson.source, np.zeros((len(lesson), 1)))
-        covariance = moments.xx / len(lesson)
-        return make_chart(self.origin, moments.mean_x, covariance, self.curvature, penalty)
-
 
 def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial]:
     """From the strongest penalty to the weakest, each begun where the last ended."""
     tried: list[Trial] = []
     lesson = job.lesson.rows(slice(0, job.sample))
+    axes = axes_of(lesson, job.curvature)  # every penalty has these rows
     at = job.origin
     for penalty in grid:
         known = memory.trial(penalty)
@@ -194,7 +190,7 @@ def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial
                 job.watch(Step(f"penalty {penalty:.0e}", done, loss, score))
                 return False
 
-            chart = job.chart(lesson, penalty)
+            chart = chart_on(axes, job.origin, penalty)
             end, _ = descend(job.softmax, lesson, chart, at, iterations=job.iterations,
                              tolerance=ROUGH, watch=watch)  # fmt: skip
             known = Trial(penalty, job.judge(end), count, end)
@@ -226,7 +222,7 @@ def settle(job: _Job, penalty: float, at: Affine, memory: Checkpoint) -> tuple[A
                 job.watch(Step(f"{size} rows", count, loss, float("nan")))
                 return False
 
-            chart = job.chart(lesson, penalty * n / size)
+            chart = chart_on(axes_of(lesson, job.curvature), job.origin, penalty * n / size)
             tolerance = FINE if n <= job.sample * GROWTH else ROUGH
             at, _ = descend(job.softmax, lesson, chart, at, iterations=job.iterations,
                             tolerance=tolerance, watch=watch)  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference
 
 from linalign_lite.kl import descent
-from linalign_lite.kl.descent import Affine, Chart, descend, make_chart
+from linalign_lite.kl.descent import Affine, Chart, chart_on, descend, find_axes
 from linalign_lite.kl.fitting import lowered
 from linalign_lite.kl.objective import Softmax, divergence, learn, reduce_head
 from linalign_lite.linear import AffineMap, Head
@@ -27,7 +27,7 @@ def make_problem(case: Case, penalty: float, seed: int = 3):
     start = lowered(softmax, AffineMap(rng.normal(size=(dims, SOURCE)) / 3, rng.normal(size=dims)))
     x = case.x.astype(float)
     covariance = np.cov(x.T, bias=True)
-    chart = make_chart(start, x.mean(axis=0), covariance, curvature, penalty)
+    chart = chart_on(find_axes(x.mean(axis=0), covariance, curvature), start, penalty)
     return softmax, lesson, chart, curvature, float(np.trace(covariance)) / SOURCE
 
 
@@ -41,7 +41,8 @@ def random_chart(seed: int, rank: int, penalty: float) -> Chart:
     rng = np.random.default_rng(seed)
     root, spread = rng.normal(size=(rank, rank)), rng.normal(size=(SOURCE, SOURCE))
     start = Affine(rng.normal(size=(rank, SOURCE)), rng.normal(size=rank))
-    return make_chart(start, rng.normal(size=SOURCE) * 4, spread @ spread.T, root @ root.T, penalty)
+    axes = find_axes(rng.normal(size=SOURCE) * 4, spread @ spread.T, root @ root.T)
+    return chart_on(axes, start, penalty)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.sampled_from([0.0, 1e-3, 1.0, 1e6]))
@@ -182,7 +183,7 @@ def test_where_the_source_does_not_vary_the_map_does_not_move(rows):
     start = Affine(np.ones((softmax.rank, SOURCE)), np.zeros(softmax.rank))
     covariance, mean = np.cov(x.T.astype(float), bias=True), x.mean(axis=0, dtype=float)
     for penalty in (0.0, 1.0):
-        chart = make_chart(start, mean, covariance, curvature, penalty)
+        chart = chart_on(find_axes(mean, covariance, curvature), start, penalty)
         at, _ = descend(
             softmax, lesson, chart, start, iterations=100, tolerance=1e-6, watch=lambda *_: False
         )
@@ -198,7 +199,8 @@ def test_a_head_that_says_the_same_of_everything_leaves_the_map_alone():
     case = make_case(3, 2)
     lesson, curvature = learn(softmax, case.x, case.y)
     start = Affine(np.ones((2, SOURCE)), np.zeros(2))
-    chart = make_chart(start, np.zeros(SOURCE), np.eye(SOURCE), curvature, 0.1)
+    axes = find_axes(np.zeros(SOURCE), np.eye(SOURCE), curvature)
+    chart = chart_on(axes, start, 0.1)
     at, value = descend(
         softmax, lesson, chart, start, iterations=9, tolerance=1e-6, watch=lambda *_: False
     )

@@ -303,18 +303,18 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     """With the penalty that stands for the same on as many rows as it has."""
     for name, value in {"FEWEST_ROWS": 30, "WORK": 1, "GROWTH": 3}.items():
         monkeypatch.setattr(fitting, name, value)
-    plain, charted, found = fitting.descend, fitting.make_chart, []
+    plain, charted, found = fitting.descend, fitting.chart_on, []
 
-    def chart(start, mean, covariance, curvature, penalty):
+    def chart(axes, start, penalty):
         found.append([start, penalty])
-        return charted(start, mean, covariance, curvature, penalty)
+        return charted(axes, start, penalty)
 
     def descend(softmax, lesson, chart, begin, **options):
         end = plain(softmax, lesson, chart, begin, **options)
         found[-1] += [len(lesson), begin, end[0]]
         return end
 
-    monkeypatch.setattr(fitting, "make_chart", chart)
+    monkeypatch.setattr(fitting, "chart_on", chart)
     monkeypatch.setattr(fitting, "descend", descend)
     head, x, y = spot
     _, report = fit_kl(x, y, head, iterations=30)

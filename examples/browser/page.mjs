@@ -58,8 +58,9 @@ const guarded = (work) => async (event) => {
 let fused;
 
 const load = guarded(async () => {
-  const files = await Promise.all([bytes("model.onnx"), bytes("tokenizer.json")]);
-  fused = await Fused.load(ort, Tokenizer, ...files);
+  const [model, tokenizer] = [bytes("model.onnx"), bytes("tokenizer.json")];
+  tokenizer.catch(() => {}); // where both are missing, it is the model that is named
+  fused = await Fused.load(ort, Tokenizer, await model, await tokenizer);
   if (!fused.card.scores) throw new Error("this artefact has no head");
   $("score").disabled = false;
   say("ready", `${fused.card.model.name}, ${fused.card.scores.n} scores a text`);

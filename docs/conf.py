@@ -15,9 +15,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import reference
+import reference  # noqa: E402
 
-from linalign_lite.version import __version__
+from linalign_lite.version import __version__  # noqa: E402
 
 project = "linalign-lite"
 version = release = __version__

@@ -189,7 +189,9 @@ def _command(name: str, command: Any) -> str:
         examples, _, after = textwrap.dedent(rest).strip("\n").partition("\n\n")
         parts += [f"{_escaped(title)}", f"```sh\n{examples}\n```", _escaped(after.strip())]
     rows = [p.get_help_record(context) for p in command.params]
-    table = [f"| `{_cell(left)}` | {_cell(_escaped(right))} |" for left, right in filter(None, rows)]
+    table = [
+        f"| `{_cell(left)}` | {_cell(_escaped(right))} |" for left, right in filter(None, rows)
+    ]
     if table:
         parts.append("\n".join(["| | |", "| --- | --- |", *table]))
     return "\n\n".join(part for part in parts if part)

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# as the commands do; where NumPy is loaded before this, say it in the environment
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SHARED = Path(os.environ.get("LINALIGN_SHARED", ROOT.parent / "shared"))

@@ -314,6 +314,22 @@ def speed() -> str:
     return table(head, rows)
 
 
+def carrying() -> str:
+    """Bundles; the README's table comes with the results: <!-- table: carrying -->."""
+    found = load("bundle")
+    rates, memory = found["mb_per_second"], found["memory_mb_above_import"]
+    names = {"create": "`bundle create`", "verify": "`bundle verify`",
+             "install": "`bundle install`", "sha256": "for comparison: SHA-256 alone",
+             "copy": "for comparison: a copy, on the disk"}  # fmt: skip
+    rows = [
+        [title, f"{rates[n]['median']:.0f} ({rates[n]['min']:.0f} to {rates[n]['max']:.0f})",
+         f"{memory[n]:.0f} MB" if n in memory else ""]
+        for n, title in names.items()
+    ]  # fmt: skip
+    head = [f"{found['bytes'] / 1e6:.0f} MB", "MB/s, median (range)", "memory above the import"]
+    return table(head, rows)
+
+
 def start() -> str:
     medians = load("start")["median_seconds"]
     return table(["", "seconds, median"], [[f"`{k}`", f"{v:.2f}"] for k, v in medians.items()])
@@ -331,7 +347,8 @@ def machine() -> str:
 TABLES = {
     f.__name__: f
     for f in (accuracy, aware, few, few_behind, few_tried, outlying, outlying_mapped, hybrid, tried,
-              decoding, similarity, dense, encrypted, private, floors, peers, speed, start, machine)
+              decoding, similarity, dense, encrypted, private, floors, peers, speed, carrying,
+              start, machine)
 }  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from linalign_lite.version import __version__
 
 if TYPE_CHECKING:
+    from linalign_lite.bundle.reading import BundleInfo, install_bundle, verify_bundle
+    from linalign_lite.bundle.signing import SigningKey, VerifyingKey
+    from linalign_lite.bundle.writing import create_bundle
     from linalign_lite.compat import Compatibility, check_compatibility
     from linalign_lite.encrypt.client import Client, Scores
     from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
         OutputExistsError,
         ParityError,
         PrecisionError,
+        SignatureError,
     )
     from linalign_lite.evaluation import Evaluation, evaluate
     from linalign_lite.extraction import extract, extract_to
@@ -69,6 +73,7 @@ __all__ = [
     "AffineMap",
     "Budget",
     "BudgetError",
+    "BundleInfo",
     "Checkpoint",
     "Client",
     "Compatibility",
@@ -102,18 +107,22 @@ __all__ = [
     "Results",
     "Scores",
     "SecretKey",
+    "SignatureError",
+    "SigningKey",
     "Similarities",
     "Similarity",
     "Space",
     "StatesFolder",
     "Teaching",
     "Texts",
+    "VerifyingKey",
     "Zeros",
     "__version__",
     "check_compatibility",
     "compare",
     "compare_all",
     "compare_detectors",
+    "create_bundle",
     "evaluate",
     "evaluate_detector",
     "extract",
@@ -123,6 +132,7 @@ __all__ = [
     "fit_kl",
     "fit_with_few",
     "generate",
+    "install_bundle",
     "judge",
     "keygen",
     "load",
@@ -140,6 +150,7 @@ __all__ = [
     "save",
     "to_markdown",
     "train_head",
+    "verify_bundle",
     "write_report",
 ]
 
@@ -150,6 +161,7 @@ _HOMES = {
     "AffineMap": "linear",
     "Budget": "encrypt.policy",
     "BudgetError": "errors",
+    "BundleInfo": "bundle.reading",
     "Checkpoint": "kl.checkpoint",
     "Client": "encrypt.client",
     "Compatibility": "compat",
@@ -183,17 +195,21 @@ _HOMES = {
     "Results": "survey.results",
     "Scores": "encrypt.client",
     "SecretKey": "encrypt.keys",
+    "SignatureError": "errors",
+    "SigningKey": "bundle.signing",
     "Similarities": "similarity.results",
     "Similarity": "similarity.results",
     "Space": "linear",
     "StatesFolder": "shards",
     "Teaching": "kl.objective",
     "Texts": "texts",
+    "VerifyingKey": "bundle.signing",
     "Zeros": "encrypt.pool",
     "check_compatibility": "compat",
     "compare": "similarity.comparing",
     "compare_all": "similarity.comparing",
     "compare_detectors": "ood.choosing",
+    "create_bundle": "bundle.writing",
     "evaluate": "evaluation",
     "evaluate_detector": "ood.report",
     "extract": "extraction",
@@ -203,6 +219,7 @@ _HOMES = {
     "fit_kl": "kl.fitting",
     "fit_with_few": "few.fitting",
     "generate": "generation",
+    "install_bundle": "bundle.reading",
     "judge": "judging",
     "keygen": "encrypt.keys",
     "load": "store",
@@ -220,6 +237,7 @@ _HOMES = {
     "save": "store",
     "to_markdown": "report",
     "train_head": "heads",
+    "verify_bundle": "bundle.reading",
     "write_report": "report",
 }
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.bundle import layout, signing
+from linalign_lite.bundle.reading import look
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
@@ -18,6 +20,8 @@ from linalign_lite.ood.detector import Detector
 from linalign_lite.shards import MANIFEST, open_folder
 from linalign_lite.store import load
 
+_SIGNING = {signing.SECRET: "secret signing key", signing.PUBLIC: "public signing key"}
+
 
 def describe(path: Path) -> dict[str, Any]:
     """What ``path`` is and what it says of itself, after checking the whole of it.
@@ -29,7 +33,7 @@ def describe(path: Path) -> dict[str, Any]:
     with open_regular(path) as f:
         start = f.read(12)
     if start.startswith(MAGIC):
-        return _framed(path, int.from_bytes(start[10:12], "little"))
+        return _numbered(path, int.from_bytes(start[10:12], "little"))
     if start == b"SQLite forma":
         return _budget(path)
     if start.startswith(b"PK"):
@@ -41,8 +45,8 @@ def describe(path: Path) -> dict[str, Any]:
         return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
-        expected="states, a map, a head, a detector, a model folder, a key, a query, a response "
-        "or a budget",
+        expected="states, a map, a head, a detector, a model folder, a key, a query, a response, "
+        "a budget or a bundle",
     )
 
 
@@ -159,6 +163,31 @@ def _framed(path: Path, number: int) -> dict[str, Any]:
         for _ in reader:  # every record against its digest
             pass
     return found
+
+
+def _numbered(path: Path, number: int) -> dict[str, Any]:
+    if number == layout.KIND:
+        return _bundle(path)
+    return _signing(path, number) if number in _SIGNING else _framed(path, number)
+
+
+def _signing(path: Path, number: int) -> dict[str, Any]:
+    return {"kind": _SIGNING[number], "fingerprint": signing.public_half(path).fingerprint}
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    info, signature = look(path)
+    platform = info.manifest.platform
+    return {
+        "kind": "bundle",
+        "signature": signature,
+        "signer": info.signer,
+        "note": info.manifest.note,
+        "wheels_for": f"Python {platform.python}, {platform.tag}" if platform else "",
+        "bytes": info.manifest.size,
+        "digest": info.digest,
+        "files": [f.path for f in info.manifest.files],
+    }
 
 
 def _budget(path: Path) -> dict[str, Any]:

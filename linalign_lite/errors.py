@@ -46,6 +46,10 @@ class FormatError(InputError):
     """A file is not what its name or its place says: truncated, altered, or of another kind."""
 
 
+class SignatureError(FormatError):
+    """A bundle that is not signed, or not by whom it should be."""
+
+
 class MismatchError(InputError):
     """Things that do not belong together: a map of another model, a response to another key."""
 

@@ -14,8 +14,9 @@ from typing import IO
 from linalign_lite.errors import InputError, OutputExistsError
 
 PathLike = str | os.PathLike[str]
-# how a secret.key of any version begins, bytes 8 and 9 left out: docs/FORMAT.md, section 3
-_MAGIC, _SECRET = b"LINALIGN", b"\x01\x00"
+# how a secret.key or signing.key of any version begins, bytes 8 and 9 left out: docs/FORMAT.md,
+# sections 3 and 7
+_MAGIC, _SECRETS = b"LINALIGN", (b"\x01\x00", b"\x05\x00")
 _BINARY = getattr(os, "O_BINARY", 0)  # without it Windows rewrites line ends
 
 
@@ -100,8 +101,22 @@ def require_replaceable(target: Path) -> None:
         raise InputError(f"cannot write {target}", got="a folder, a link or a device is there")
     with contextlib.suppress(OSError), target.open("rb") as f:
         start = f.read(12)
-        if start[:8] == _MAGIC and start[10:] == _SECRET:
+        if start[:8] == _MAGIC and start[10:] in _SECRETS:
             raise OutputExistsError(f"{target} is a secret key and is never overwritten")
+
+
+def require_private(path: Path) -> None:
+    """Raise InputError when others than its owner may read or write a secret's file."""
+    if os.name == "nt":  # modes mean nothing there; the folder's access list is the user's
+        return
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise InputError(
+            f"{path} can be read or written by others",
+            got=f"mode {mode:04o}",
+            expected="0600",
+            hint=f"chmod 600 {path}; make a new key if others may have read it",
+        )
 
 
 @contextlib.contextmanager

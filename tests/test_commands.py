@@ -23,7 +23,7 @@ from linalign_lite.commands import main
 
 COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
 MODELS = {name: str(demo.model_folder(name)) for name in ("ash", "birch")}
-GROUPS = {"ood"}  # commands that have commands of their own
+GROUPS = {"bundle", "ood"}  # commands that have commands of their own
 
 
 def run(*args, stdin=None, code=0, cwd=None, env=None):

@@ -9,10 +9,16 @@ import sys
 import threading
 from typing import Annotated, NoReturn
 
+# NumPy and SciPy each bring an OpenBLAS with threads of its own, which wait for more work by
+# spinning: where small products of the two alternate, each takes the processor from the other, and
+# a fit took six times as long. Read when they are loaded, so it is said before.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
+
 import typer
 
 from linalign_lite.commands import (
     alignment,
+    bundling,
     compat,
     demonstration,
     generation,
@@ -65,6 +71,7 @@ rooms = (
     ood,
     private,
     protection,
+    bundling,
     demonstration,
 )
 for room in rooms:

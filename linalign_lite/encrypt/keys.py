@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -16,8 +15,8 @@ from typing import NoReturn
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.scheme import Scheme
 from linalign_lite.encrypt.wire import Header, Kind, Writer, reading
-from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike, write_new
+from linalign_lite.errors import FormatError
+from linalign_lite.files import PathLike, require_private, write_new
 
 
 def scheme_for(parameters: Parameters) -> Scheme:
@@ -91,7 +90,7 @@ class SecretKey:
         there or when others than its owner may read or write it.
         """
         parameters, digest, material, _ = _unframed(path, Kind.SECRET_KEY)
-        _require_private(Path(path))
+        require_private(Path(path))
         return cls(parameters, digest, material)
 
 
@@ -100,19 +99,6 @@ def keygen(parameters: Parameters = PRIVATE) -> tuple[SecretKey, PublicKey]:
     secret, public = scheme_for(parameters).keygen()
     public_key = PublicKey(parameters, public)
     return SecretKey(parameters, public_key.digest, secret), public_key
-
-
-def _require_private(path: Path) -> None:
-    if os.name == "nt":  # modes mean nothing there; the folder's access list is the user's
-        return
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise InputError(
-            f"{path} can be read or written by others",
-            got=f"mode {mode:04o}",
-            expected="0600",
-            hint=f"chmod 600 {path}; make a new key if others may have read it",
-        )
 
 
 def _framed(kind: Kind, parameters: Parameters, digest: bytes, payload: bytes) -> bytes:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from linalign_lite.few.choice import FEW, Trial, error_of_mean, lowest, merged
 from linalign_lite.few.judging import Judge, at_best_scale
-from linalign_lite.kl.descent import Affine, descend, make_chart
+from linalign_lite.kl.descent import Affine, Axes, Where, chart_on, descend, find_axes
 from linalign_lite.kl.fitting import FINE, ROUGH, lowered
 from linalign_lite.kl.objective import Lesson, Softmax
 from linalign_lite.kl.report import Step, Watch
@@ -33,6 +33,14 @@ PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4
 TRIED = 7  # λ looked at in any case: where the start is of no use, the loss first rises, then falls
 ITERATIONS = 60  # in the search
 WORK, FEWEST_ROWS = 3e8, 512  # multiplications of a pass in the search, rows it has in any case
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Rows to be fitted on, and the axes of a chart of them."""
+
+    lesson: Lesson
+    axes: Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +68,16 @@ class Few:
         most = int(max(FEWEST_ROWS, 2 * self.lesson.source.shape[1], WORK / (2 * outputs * rank)))
         return rows if len(rows) <= most else np.random.default_rng(fold).permutation(rows)[:most]
 
+    def sides(self) -> list[Side]:
+        """What is fitted on when each fold is held out in turn; every λ and start shares it."""
+        lessons = [self.lesson.rows(self.training(fold)) for fold in range(self.folds)]
+        return [Side(lesson, self.axes(lesson)) for lesson in lessons]
+
+    def axes(self, lesson: Lesson) -> Axes:
+        x = np.asarray(lesson.source, dtype=np.float64)
+        mean = x.mean(axis=0)
+        return find_axes(mean, (x - mean).T @ (x - mean) / len(x), self.curvature)
+
     def bases(self, weight: float) -> list[Spectrum]:
         """Of the merged moments, each fold held out in turn."""
         return [spectrum(merged(self.public, train, weight)) for train, _ in self.moments.splits()]
@@ -75,33 +93,34 @@ def trials(few: Few, weights: tuple[float, ...], penalties: tuple[float, ...]) -
     """
     first = (FIRST,) if FIRST in penalties else penalties[:1]
     found: list[Trial] = []
+    sides = few.sides()
     for weight in weights:
         bases = few.bases(weight)
         for start in START_PENALTIES:
-            found += _path(few, bases, weight, start, first)
+            found += _path(few, sides, bases, weight, start, first)
     alone = [t for t in found if t.weight == FEW]
     winners = {lowest(found), lowest(alone or found)}
     if len(penalties) > 1:
         for best in sorted(winners, key=lambda t: t.weight):
             bases = few.bases(best.weight)
-            found += _path(few, bases, best.weight, best.start_penalty, penalties)
+            found += _path(few, sides, bases, best.weight, best.start_penalty, penalties)
     return found
 
 
 def _path(
-    few: Few, bases: list[Spectrum], weight: float, start: float, penalties: tuple[float, ...]
-) -> list[Trial]:
+    few: Few, sides: list[Side], bases: list[Spectrum], weight: float, start: float,
+    penalties: tuple[float, ...],
+) -> list[Trial]:  # fmt: skip
     """From the strongest λ to the weakest, each begun where the last ended, the folds abreast."""
     n = len(few.lesson)
-    rows = [few.training(fold) for fold in range(few.folds)]
     origins = [lowered(few.softmax, few.start(basis, start)) for basis in bases]
     ends, found = list(origins), list[Trial]()
     for penalty in penalties:
         judged = []
         for fold, origin in enumerate(origins):
-            lesson, held_out = few.lesson.rows(rows[fold]), np.flatnonzero(few.index == fold)
-            shared = penalty * n / len(lesson)
-            at = _descend(few, lesson, origin, ends[fold], shared, ITERATIONS, ROUGH)
+            held_out = np.flatnonzero(few.index == fold)
+            shared = penalty * n / len(sides[fold].lesson)
+            at = _descend(few, sides[fold], origin, ends[fold], shared, ITERATIONS, ROUGH)
             judged.append((held_out, few.judge.losses(held_out, at)))
             ends[fold] = at
         losses = np.empty(n)
@@ -134,28 +153,26 @@ def settle(few: Few, best: Trial, iterations: int) -> tuple[AffineMap, Affine, A
     basis = spectrum(merged(few.public, few.moments.total, best.weight))
     start = few.start(basis, best.start_penalty)
     origin = lowered(few.softmax, start)
-    found = _descend(few, few.lesson, origin, origin, best.penalty, iterations, FINE)
+    side = Side(few.lesson, few.axes(few.lesson))
+    found = _descend(few, side, origin, origin, best.penalty, iterations, FINE)
     return start, origin, found
 
 
 def _descend(
     few: Few,
-    lesson: Lesson,
+    side: Side,
     origin: Affine,
     at: Affine,
     penalty: float,
     most: int,
     tolerance: float,
 ) -> Affine:
-    x = np.asarray(lesson.source, dtype=np.float64)
-    mean = x.mean(axis=0)
-    covariance = (x - mean).T @ (x - mean) / len(x)
-    chart = make_chart(origin, mean, covariance, few.curvature, penalty)
+    chart = chart_on(side.axes, origin, penalty)
 
-    def watch(count: int, loss: float, _: Affine) -> bool:
+    def watch(count: int, loss: float, _: Where) -> bool:
         few.watch(Step(f"few, penalty {penalty:.2g}", count, loss, float("nan")))
         return False
 
     return descend(
-        few.softmax, lesson, chart, at, iterations=most, tolerance=tolerance, watch=watch
+        few.softmax, side.lesson, chart, at, iterations=most, tolerance=tolerance, watch=watch
     )[0]

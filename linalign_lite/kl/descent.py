@@ -11,7 +11,8 @@ tens of iterations instead of thousands.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,11 @@ from linalign_lite.moments import Float64
 FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at
 NOISE = 1e-13  # of the largest variance or the mean's square: no more than float32's rounding
 MEMORY = 1 << 29  # bytes for what L-BFGS remembers
-Watch = Callable[[int, float, "Affine"], bool]  # iteration, loss, where it is → whether to stop
+# iteration, loss, where it is → whether to stop
+Watch = Callable[[int, float, "Where"], bool]
+Where = Callable[[], "Affine"]
+Objective = Callable[[Float64], tuple[float, Float64]]
+LOCAL = 1 << 28  # bytes of rows in the chart's own coordinates
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +48,12 @@ class Chart:
     start: Affine
     mean: Float64  # shape: (d_source,)
     left: Float64  # shape: (r, r)  F^-½ up to a rotation
-    right: Float64  # shape: (d_source, d_source)  (Σ + λu)^-½, as above; 0 where Σ is
-    charge: Float64  # shape: (d_source,)  what the penalty asks of each column of Θ
+    right: Float64  # shape: (d_source, k)  (Σ + λu)^-½, as above, on the k directions of Σ
+    charge: Float64  # shape: (k,)  what the penalty asks of each column of Θ
 
     def affine(self, theta: Float64) -> Affine:
         """The map at Θ, whose last part moves the image of the mean."""
-        inside, shift = self._parts(theta)
+        inside, shift = self.parts(theta)
         weight = self.left @ inside @ self.right.T
         bias = self.start.bias + self.left @ shift - weight @ self.mean
         weight += self.start.weight
@@ -67,11 +72,11 @@ class Chart:
         ``slope`` is used up. A large map's matrices are the most memory that a fit needs, so none
         is made that is not needed.
         """
-        inside, _ = self._parts(theta)
+        inside, _ = self.parts(theta)
         for rows in row_blocks(slope):
             slope[rows] -= shift[rows, None] * self.mean
         found = np.empty_like(theta)
-        into, moved = self._parts(found)
+        into, moved = self.parts(found)
         np.matmul(self.left.T @ slope, self.right, out=into)
         for rows in row_blocks(slope):
             into[rows] += inside[rows] * self.charge
@@ -79,11 +84,11 @@ class Chart:
         return found
 
     def penalty(self, theta: Float64) -> float:
-        inside, _ = self._parts(theta)
+        inside, _ = self.parts(theta)
         sums = sum((inside[rows] ** 2).sum(axis=0) for rows in row_blocks(inside))
         return 0.5 * float(sums @ self.charge)
 
-    def _parts(self, theta: Float64) -> tuple[Float64, Float64]:
+    def parts(self, theta: Float64) -> tuple[Float64, Float64]:
         """Views of Θ's matrix (r, d_source) and of its last part (r,)."""
         r = len(self.left)
         return theta[:-r].reshape(r, -1), theta[-r:]
@@ -96,18 +101,62 @@ def _inverse(columns: Float64) -> Float64:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """What charts of the same rows and head have in common: the decompositions, which are dear."""
+
+    mean: Float64  # shape: (d_source,)
+    variances: Float64  # shape: (d_source,)  eigenvalues of Σ
+    directions: Float64  # shape: (d_source, d_source)  its eigenvectors, in columns
+    left: Float64  # shape: (r, r)  F^-½ up to a rotation
+
+
+def find_axes(mean: Float64, covariance: Float64, curvature: Float64) -> Axes:
+    """covariance: Σ, (d_source, d_source), of the source's rows. curvature: F, (r, r)."""
+    f, rotation = np.linalg.eigh(curvature)
+    f = np.maximum(f, 0) + FLOOR * max(f[-1], np.finfo(float).tiny)
+    return Axes(mean, *np.linalg.eigh(covariance), rotation / np.sqrt(f))
+
+
+def chart_on(axes: Axes, start: Affine, penalty: float) -> Chart:
+    """The coordinates around ``start``. penalty: λ."""
+    s, mean = axes.variances, axes.mean
+    unit = float(s.sum()) / len(mean) or 1.0
+    alive = s > NOISE * max(s[-1], float(mean @ mean) / len(mean))
+    wide = np.maximum(s, 0) + (penalty + 1e-9) * unit
+    # where nothing varies rounding would be taken for a slope
+    kept = alive if alive.any() else np.arange(len(s)) == len(s) - 1
+    right = np.where(alive[kept], axes.directions[:, kept] / np.sqrt(wide[kept]), 0.0)
+    return Chart(start, mean, axes.left, right, penalty * unit / wide[kept])
+
+
 def make_chart(
     start: Affine, mean: Float64, covariance: Float64, curvature: Float64, penalty: float
 ) -> Chart:
-    """covariance: (d_source, d_source) of the source's rows. penalty: λ."""
-    f, rotation = np.linalg.eigh(curvature)
-    f = np.maximum(f, 0) + FLOOR * max(f[-1], np.finfo(float).tiny)
-    s, axes = np.linalg.eigh(covariance)
-    unit = float(np.trace(covariance)) / len(mean) or 1.0
-    alive = s > NOISE * max(s[-1], float(mean @ mean) / len(mean))
-    wide = np.maximum(s, 0) + (penalty + 1e-9) * unit
-    right = np.where(alive, axes / np.sqrt(wide), 0.0)  # else rounding would be taken for a slope
-    return Chart(start, mean, rotation / np.sqrt(f), right, penalty * unit / wide)
+    """A chart of its own: `chart_on` the axes of these rows and this head."""
+    return chart_on(find_axes(mean, covariance, curvature), start, penalty)
+
+
+def _local(softmax: Softmax, lesson: Lesson, chart: Chart) -> Objective:
+    """The objective with rows, head and teacher turned into the chart's coordinates once.
+
+    ζ = left·(ζ₀ + Θ x̃ + shift) with x̃ = rightᵀ(x − mean) and ζ₀ the start's, so that a pass need
+    not make the map of Θ, which for few rows is nearly all the work. Needs the rows twice.
+    """
+    x = np.asarray(lesson.source, dtype=np.float64) - chart.mean
+    rows = (x @ chart.right).astype(np.float32)
+    middle = chart.start.weight @ chart.mean + chart.start.bias
+    begun = ((x @ chart.start.weight.T + middle) @ _inverse(chart.left).T).astype(np.float32)
+    turned = replace(softmax, factor=(softmax.factor @ chart.left).astype(np.float32), basis=None)
+    taught = replace(lesson, source=rows, summary=(lesson.summary @ chart.left).astype(np.float32))
+
+    def objective(theta: Float64) -> tuple[float, Float64]:
+        inside, shift = chart.parts(theta)
+        value, slope, moved = divergence(turned, taught, inside, shift, begun)
+        slope += inside * chart.charge
+        return value + chart.penalty(theta), np.concatenate([slope.ravel(), moved])
+
+    return objective
 
 
 def descend(
@@ -126,18 +175,22 @@ def descend(
     """
     from scipy.optimize import minimize
 
-    def objective(theta: Float64) -> tuple[float, Float64]:
+    def through_the_map(theta: Float64) -> tuple[float, Float64]:
         here = chart.affine(theta)
         value, slope, shift = divergence(softmax, lesson, here.weight, here.bias)
         return value + chart.penalty(theta), chart.gradient(slope, shift, theta)
 
+    size = 4 * len(lesson) * (chart.right.shape[1] + 2 * softmax.rank)
+    near = size <= LOCAL and lesson.target is None  # a soft cap needs the head as it is
+    objective = _local(softmax, lesson, chart) if near else through_the_map
     count = 0
 
     def callback(intermediate_result: object) -> None:
         nonlocal count
         count += 1
         found = intermediate_result
-        if watch(count, float(found.fun), chart.affine(found.x)):  # type: ignore[attr-defined]
+        here = partial(chart.affine, found.x)  # type: ignore[attr-defined]
+        if watch(count, float(found.fun), here):  # type: ignore[attr-defined]
             raise StopIteration
 
     begin_at = chart.theta(begin)

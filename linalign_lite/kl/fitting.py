@@ -14,7 +14,7 @@ from linalign_lite.fitting import fit
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprint
 from linalign_lite.kl.checks import true_outputs, usable_penalty, usable_weights
-from linalign_lite.kl.descent import Affine, Chart, descend, make_chart
+from linalign_lite.kl.descent import Affine, Chart, Where, descend, make_chart
 from linalign_lite.kl.objective import (
     Lesson,
     Softmax,
@@ -187,10 +187,10 @@ def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial
         if known is None:
             count = 0
 
-            def watch(done: int, loss: float, here: Affine, penalty: float = penalty) -> bool:
+            def watch(done: int, loss: float, here: Where, penalty: float = penalty) -> bool:
                 nonlocal count
                 count = done
-                score = job.judge(here) if done % LOOK == 0 else float("nan")
+                score = job.judge(here()) if done % LOOK == 0 else float("nan")
                 job.watch(Step(f"penalty {penalty:.0e}", done, loss, score))
                 return False
 
@@ -220,7 +220,7 @@ def settle(job: _Job, penalty: float, at: Affine, memory: Checkpoint) -> tuple[A
             lesson = job.lesson.rows(everything[:size]) if size < n else job.lesson
             count = 0
 
-            def watch(count_: int, loss: float, _: Affine, size: int = size) -> bool:
+            def watch(count_: int, loss: float, _: Where, size: int = size) -> bool:
                 nonlocal count
                 count = count_
                 job.watch(Step(f"{size} rows", count, loss, float("nan")))

@@ -209,15 +209,25 @@ def _gram(factor: Float32, usage: Float64) -> Float64:
 
 
 def divergence(
-    softmax: Softmax, lesson: Lesson, weight: Float64, bias: Float64
+    softmax: Softmax,
+    lesson: Lesson,
+    weight: Float64,
+    bias: Float64,
+    begun: Float32 | None = None,
 ) -> tuple[float, Float64, Float64]:
-    """L and its gradient in weight (r, d_source) and bias (r,), ζ = weight·x + bias."""
+    """L and its gradient in weight (r, d_source) and bias (r,), ζ = weight·x + bias.
+
+    begun: (n, r), is added to ζ.
+    """
     slope, shift = np.zeros(weight.shape), np.zeros(bias.shape)
     narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
     total = 0.0
     for rows in softmax.blocks(len(lesson)):
         x = np.asarray(lesson.source[rows], dtype=np.float32)
-        each, gap = _block(softmax, lesson.rows(rows), x @ narrow.T + offset)
+        zeta = x @ narrow.T + offset
+        if begun is not None:
+            zeta += begun[rows]
+        each, gap = _block(softmax, lesson.rows(rows), zeta)
         gap *= lesson.weight[rows, None]
         total += float(np.dot(lesson.weight[rows].astype(np.float64), each))
         slope += gap.T @ x

@@ -9,6 +9,8 @@ from pathlib import Path
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
 from linalign_lite.files import write_atomic
 from linalign_lite.survey.config import SurveyConfig, load_config
+from linalign_lite.survey.run import CACHE
+from linalign_lite.survey.shelf import open_shelf
 from linalign_lite.texts import Texts
 
 NAME = "demo"  # stands for this config on the command line
@@ -20,6 +22,7 @@ LEFT_OUT = "weather"  # the topic that a detector should find outside the others
 def write_bundled(out: Path) -> SurveyConfig:
     """Write the texts and a `survey.toml` to ``out``, and read it."""
     folder = out / FOLDER
+    open_shelf(out / CACHE)  # by which it is known as the folder of a survey
     folder.mkdir(parents=True, exist_ok=True)
     public = public_texts().texts
     _write(folder / "public.jsonl", Texts(public))

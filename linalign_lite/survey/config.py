@@ -65,7 +65,7 @@ class SurveyConfig:
     few: tuple[int, ...] = (128, 512)  # in-distribution texts of a few-shot map
     tasks: tuple[str, ...] = TASKS
     objectives: tuple[str, ...] = OBJECTIVES
-    permutations: int = 100  # shufflings behind each p-value of a similarity
+    permutations: int = 50  # shufflings behind each p-value of a similarity
     files: tuple[Path, ...] = field(default=(), compare=False)
 
     def wants(self, task: str) -> bool:
@@ -116,7 +116,7 @@ def parse_config(raw: Mapping[str, Any], base: Path) -> SurveyConfig:
         tasks=_choices(raw, "tasks", TASKS),
         objectives=_choices(raw, "objectives", OBJECTIVES),
         seed=_count(raw.get("seed", 0), "seed", 0),
-        permutations=_count(raw.get("permutations", 100), "permutations", 1),
+        permutations=_count(raw.get("permutations", 50), "permutations", 1),
         title=_name(raw.get("title", SurveyConfig.title), "title"),
         pooling=_choice(raw.get("pooling", "mean"), "pooling", POOLINGS[:-1]),
     )

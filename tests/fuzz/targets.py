@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import zlib
@@ -16,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from fuzz import archives, documents, frames, mutators
+from fuzz import archives, bundles, documents, frames, mutators
 from fuzz.contract import Broken, working_folder
 from linalign_lite import archive, commands, modelcard, store
+from linalign_lite.bundle.reading import verify_bundle
+from linalign_lite.bundle.signing import VerifyingKey
 from linalign_lite.describe import describe
 from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
@@ -525,6 +528,37 @@ def run_folder(data: bytes, folder: Path) -> None:
     pooling.read_pooling(folder)
 
 
+def bundle_seeds() -> list[bytes]:
+    """Signed: a map, a head and a public key; a map alone."""
+    contents = {
+        "maps/a.map.npz": map_seeds()[0],
+        "heads/b.head.npz": head_seeds()[0],
+        "keys/public.key": public_seeds()[0],
+    }
+    kinds = {"maps": "map", "heads": "head", "keys": "public-key"}
+    made = []
+    for paths in (sorted(contents), ["maps/a.map.npz"]):
+        files = [
+            {"kind": kinds[p.split("/")[0]], "path": p, "size": len(contents[p]),
+             "sha256": hashlib.sha256(contents[p]).hexdigest()}
+            for p in paths
+        ]  # fmt: skip
+        raw = {"files": files, "format": "linalign-bundle", "note": "", "platform": None,
+               "version": 1}  # fmt: skip
+        text = json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()
+        made.append(bundles.signed(text, [contents[p] for p in paths]))
+    return made
+
+
+def run_bundle(data: bytes, folder: Path) -> None:
+    """Every file read too, for one in four: it writes."""
+    path = _file(folder, "x.bundle", data)
+    deep = zlib.crc32(data) % 4 == 0
+    verify_bundle(path, keys=[VerifyingKey(bundles.PUBLIC)], deep=deep)
+    if not deep:
+        describe(path)
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 
@@ -585,6 +619,7 @@ _ALL = (
         "SQLite writes for each: fewer inputs"),
     Target("results", results_seeds, documents.mutate_json, run_results, 6,
         "draws some: fewer inputs"),
+    Target("bundle", bundle_seeds, bundles.mutate, run_bundle, 6, "writes some: fewer inputs"),
     Target("model-folder", folder_seeds, documents.mutate_folder, run_folder, 10),
 )  # fmt: skip
 TARGETS = {target.name: target for target in _ALL}

@@ -21,7 +21,7 @@ from fuzz.targets import _FOLDER, TARGETS, Target
 from linalign_lite.errors import FormatError
 
 EXAMPLES = 150
-_SLOW = {"public-key", "secret-key", "score", "decrypt", "inspect", "budget", "results"}
+_SLOW = {"public-key", "secret-key", "score", "decrypt", "inspect", "budget", "results", "bundle"}
 
 
 @pytest.fixture(scope="module")

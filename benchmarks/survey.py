@@ -1,0 +1,148 @@
+"""The whole survey of the three real models: what it finds, and how long it takes.
+
+    python benchmarks/survey.py OUT [--quick]
+
+Three models, 20,000 public sentences, CLINC150, TREC, SST-2 and AG News: 6 ordered pairs, ridge and
+kl maps from public, few and in-distribution texts, every detector, generation. From text, in OUT,
+which keeps what was made: a run that was stopped goes on. Then once more the least-squares part
+alone, with states and heads from before and everything else made anew. Writes results/survey.json.
+Needs the real models and data (LINALIGN_SHARED) and the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import data, exported, publish
+
+from linalign_lite.report import to_markdown, write_report
+from linalign_lite.survey.config import DataSet, Reading, Stories, SurveyConfig
+from linalign_lite.survey.results import Results, save_results
+from linalign_lite.survey.run import CACHE, run_survey
+
+MODELS = {"MiniLM": "all-minilm-l6-v2", "656K": "tinystories-656k", "260K": "stories260k"}
+PUBLIC = 20_000
+SETS = {"CLINC150": ("clinc150_train", "clinc150_test", "clinc150_oos_test"),
+        "TREC": ("trec_train", "trec_test", None),
+        "SST-2": ("sst2_train", "sst2_test", "agnews_test2000"),
+        "AG News": ("agnews_train5600", "agnews_test2000", "sst2_test")}  # fmt: skip
+STORY_END = "<|endoftext|>"
+KEPT = 0.95  # of the lower of the two native accuracies, through kl maps from the data's own texts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--quick", action="store_true", help="little of everything, to try it out")
+    args = parser.parse_args()
+    config = asked(args.quick)
+    results, whole = timed_survey(config, args.out)
+    save_results(args.out / "results.json", results)
+    (args.out / "results.md").write_text(to_markdown(results), encoding="utf-8")
+    write_report(args.out / "report.html", results)
+    found = {"whole": whole, "least_squares": least_squares(config, args.out),
+             "public": results.public, "retention": retention(results),
+             "best": best(results)}  # fmt: skip
+    if args.quick:
+        print(json.dumps(found, indent=2))
+    else:
+        publish("survey", found)
+
+
+def asked(quick: bool) -> SurveyConfig:
+    models = {short: exported(name) for short, name in MODELS.items()}
+
+    def reading(name: str, limit: int | None = None) -> Reading:
+        return Reading(Path(data(f"{name}.jsonl")), limit or (600 if quick else None))
+
+    def stories(split: str, limit: int) -> Reading:
+        return Reading(Path(data(f"tinystories_{split}.txt")), limit if quick else None, STORY_END)
+
+    sets = tuple(
+        DataSet(name, reading(train), reading(test), reading(beyond) if beyond else None)
+        for name, (train, test, beyond) in SETS.items()
+    )
+    return SurveyConfig(
+        models=models,
+        public=reading("generic_sentences", 1_000 if quick else PUBLIC),
+        data=sets,
+        generation=Stories(stories("train", 60), stories("valid", 20)),
+        title="Three real models",
+    )
+
+
+def timed_survey(config: SurveyConfig, out: Path) -> tuple[Results, dict[str, float]]:
+    began, cpu = time.perf_counter(), time.process_time()
+    last = [""]
+
+    def progress(done: int, count: int) -> None:
+        seconds = time.perf_counter() - began
+        print(f"{seconds:7.1f} s  {done} of {count}  {last[0]}", file=sys.stderr)
+
+    results = run_survey(
+        config, out, progress=progress, tell=lambda what: last.__setitem__(0, what)
+    )
+    return results, {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "from_before": sum(t.cached for t in results.times),
+        "steps": len(results.times),
+    }
+
+
+def least_squares(config: SurveyConfig, out: Path) -> dict[str, float]:
+    """Similarity, ridge maps of every kind, and curves, from kept states and heads alone."""
+    part = dataclasses.replace(
+        config, objectives=("ridge",), tasks=("classification", "similarity"), generation=None
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / CACHE
+        cache.mkdir()
+        for marker in (out / CACHE).glob("*.json"):
+            step = json.loads(marker.read_text())["step"]
+            if " reads " in step or step.startswith("head of "):
+                for file in (out / CACHE).glob(f"{marker.stem}.*"):
+                    shutil.copy(file, cache)
+        return timed_survey(part, Path(folder))[1]
+
+
+def retention(results: Results) -> list[dict[str, Any]]:
+    """Every pair and data set, through maps from the data's own texts."""
+    rows = []
+    for data_set in results.data:
+        for source, target in results.pairs():
+            mine = {r.objective: r for r in results.classification
+                    if (r.source, r.target, r.data, r.texts)
+                    == (source, target, data_set.name, "all")}  # fmt: skip
+            rows.append({
+                "source": source, "target": target, "data": data_set.name,
+                **{o: r.accuracy for o, r in mine.items()},
+                **{f"{o}_keeps": r.retention for o, r in mine.items()},
+                "enough": mine["kl"].retention >= KEPT,
+            })  # fmt: skip
+    return rows
+
+
+def best(results: Results) -> list[dict[str, Any]]:
+    """The best detector of every model and pair on CLINC150."""
+    rows: dict[tuple[str, ...], Any] = {}
+    for r in results.ood:
+        key = (r.source, r.target, r.data, r.texts, r.objective)
+        if key not in rows or r.auroc > rows[key].auroc:
+            rows[key] = r
+    names = ("source", "target", "data", "texts", "objective", "detector", "auroc", "fpr95")
+    return [{n: getattr(r, n) for n in names} for r in rows.values()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Who made a bundle: Ed25519 keys (RFC 8032, by the package `cryptography`) and their files.
+
+docs/FORMAT.md, section 7. `signing.key` is created with mode 0600 and never overwritten, as
+`secret.key` is. Only signing, checking and making a key need the extra `bundle`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from linalign_lite.encrypt.wire import MAGIC
+from linalign_lite.errors import FormatError, InputError, MissingExtraError
+from linalign_lite.files import PathLike, open_regular, require_private, write_new
+
+VERSION = 1
+SECRET, PUBLIC = 5, 6  # kinds, beside those of encrypt.wire.Kind
+_HEAD = struct.Struct("<8sHHI")  # magic, version, kind, 0
+_KEY = 32
+_TITLES = {SECRET: "signing key", PUBLIC: "public signing key"}
+
+
+@dataclass(frozen=True)
+class VerifyingKey:
+    """The half that may be given away: it tells whether a signature is its pair's."""
+
+    public: bytes  # 32
+
+    def __post_init__(self) -> None:
+        if type(self.public) is not bytes or len(self.public) != _KEY or not any(self.public):
+            raise InputError("a public signing key has 32 bytes that are not all zero")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the key, hexadecimal: what two people read to each other."""
+        return hashlib.sha256(self.public).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        return _framed(PUBLIC, self.public)
+
+    def save(self, path: PathLike) -> None:
+        """Create ``path`` (`signing.pub`). OutputExistsError when it is there."""
+        write_new(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: PathLike) -> VerifyingKey:
+        """FormatError when it is anything but an intact public signing key."""
+        return cls(_unframed(path, PUBLIC))
+
+    def accepts(self, signature: bytes, data: bytes) -> bool:
+        """Whether ``signature`` is its pair's, of ``data``. Raises MissingExtraError."""
+        library = _library()
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            library.Ed25519PublicKey.from_public_bytes(self.public).verify(signature, data)
+        except (InvalidSignature, ValueError):  # ValueError: not a point of the curve
+            return False
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class SigningKey:
+    """The half that signs. It is not shown, not pickled, and goes into no bundle."""
+
+    seed: bytes = field(repr=False)  # 32
+    public: bytes = field(repr=False)  # 32
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.verifying.fingerprint[:8]})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a signing key is not pickled; use save and load")
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """A fresh one. Raises MissingExtraError without the extra `bundle`."""
+        private = _library().Ed25519PrivateKey.generate()
+        return cls(private.private_bytes_raw(), private.public_key().public_bytes_raw())
+
+    @property
+    def verifying(self) -> VerifyingKey:
+        return VerifyingKey(self.public)
+
+    def save(self, path: PathLike) -> None:
+        """Create ``path`` (`signing.key`) with mode 0600. OutputExistsError when it is there."""
+        write_new(path, _framed(SECRET, self.seed + self.public), private=True)
+
+    @classmethod
+    def load(cls, path: PathLike) -> SigningKey:
+        """Read a `signing.key`.
+
+        Raises FormatError when it is anything but an intact one, InputError when it is not there
+        or when others than its owner may read or write it.
+        """
+        raw = _unframed(path, SECRET)
+        require_private(Path(path))
+        key = cls(raw[:_KEY], raw[_KEY:])
+        private = _library().Ed25519PrivateKey.from_private_bytes(key.seed)
+        if private.public_key().public_bytes_raw() != key.public:
+            raise FormatError(f"{path} holds two halves that do not belong together")
+        return key
+
+    def sign(self, data: bytes) -> bytes:
+        """64 bytes; the same for the same key and data."""
+        return bytes(_library().Ed25519PrivateKey.from_private_bytes(self.seed).sign(data))
+
+
+def public_half(path: PathLike) -> VerifyingKey:
+    """The public key that a file of either half states, without the extra: for `inspect`."""
+    with open_regular(path) as f:
+        kind = int.from_bytes(f.read(12)[10:], "little")
+    return VerifyingKey(_unframed(path, SECRET if kind == SECRET else PUBLIC)[-_KEY:])
+
+
+def require_library() -> None:
+    """Raise MissingExtraError when the extra `bundle` is not installed."""
+    _library()
+
+
+def _library() -> Any:
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as e:
+        raise MissingExtraError("cryptography", "bundle", "a signature") from e
+    return ed25519
+
+
+def _framed(kind: int, payload: bytes) -> bytes:
+    whole = _HEAD.pack(MAGIC, VERSION, kind, 0) + payload
+    return whole + hashlib.sha256(whole).digest()
+
+
+def _unframed(path: PathLike, kind: int) -> bytes:
+    title, size = _TITLES[kind], _KEY * (2 if kind == SECRET else 1)
+    with open_regular(path) as f:
+        raw = f.read(_HEAD.size + size + 33)
+    if len(raw) < _HEAD.size or not raw.startswith(MAGIC):
+        raise FormatError(f"{path} is not a {title}")
+    _, version, found, zero = _HEAD.unpack_from(raw)
+    if found != kind:
+        other = _TITLES.get(found, f"kind {found}")
+        raise FormatError(f"{path} is another kind of file", got=other, expected=title)
+    if version != VERSION:
+        raise FormatError(
+            f"{path} has a version that this library does not read",
+            got=str(version),
+            expected=str(VERSION),
+        )
+    payload = raw[_HEAD.size : -32]
+    if zero or len(raw) != _HEAD.size + size + 32 or _framed(kind, payload) != raw:
+        raise FormatError(f"{path} is damaged", hint="copy it again")
+    return payload

@@ -1,0 +1,227 @@
+"""bundle keygen, create, verify, install: one signed file for a machine without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, columns, require_output
+from linalign_lite.errors import InputError, OutputExistsError
+from linalign_lite.files import check_free
+
+if TYPE_CHECKING:
+    from linalign_lite.bundle.reading import BundleInfo
+    from linalign_lite.bundle.signing import VerifyingKey
+    from linalign_lite.bundle.wheels import Platform
+
+SECRET, PUBLIC = "signing.key", "signing.pub"
+
+app = typer.Typer(
+    name="bundle",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Carry maps, heads, models, public keys and wheels in one signed file.",
+)
+
+Keys = Annotated[
+    list[Path] | None,
+    typer.Option("--key", help="The signer's public key (signing.pub); may be given often."),
+]
+Unsigned = Annotated[
+    bool, typer.Option("--unsigned", help="Take a bundle that nobody signed, and no other.")
+]
+BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
+
+
+def register(root: typer.Typer) -> None:
+    for command in (keygen, create, verify, install):
+        app.command()(command)
+    root.add_typer(app)
+
+
+def keygen(
+    folder: Annotated[Path, typer.Argument(help="Where the two keys go; made when not there.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a key pair to sign bundles with.
+
+    signing.key has mode 0600 and stays with you. signing.pub goes, once and by a way that you
+    trust, to whoever takes your bundles; compare the fingerprint. Neither is ever overwritten.
+
+    \b
+    Example:
+      linalign-lite bundle keygen signing
+    """
+    from linalign_lite.bundle.signing import SigningKey
+
+    console = Console(as_json, quiet)
+    for name in (SECRET, PUBLIC):
+        if (folder / name).exists():
+            raise OutputExistsError(
+                f"{folder / name} is already there and is never overwritten",
+                hint="choose another folder",
+            )
+    key = SigningKey.generate()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"cannot make the folder {folder}", got=e.strerror or str(e)) from e
+    key.save(folder / SECRET)
+    key.verifying.save(folder / PUBLIC)
+    console.note(f"{folder / SECRET} stays with you; {folder / PUBLIC} goes to your recipients")
+    fingerprint = key.verifying.fingerprint
+    console.result(
+        {"secret": str(folder / SECRET), "public": str(folder / PUBLIC),
+         "fingerprint": fingerprint},
+        [f"fingerprint {fingerprint}"],
+    )  # fmt: skip
+
+
+def create(
+    out: Annotated[Path, typer.Argument(help="The bundle to write (.bundle).")],
+    things: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Maps, heads, detectors, public keys, exported model folders."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Your signing.key, or the folder that has it.")
+    ] = None,
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Do not sign it.")] = False,
+    wheelhouse: Annotated[
+        Path | None, typer.Option(help="A folder of wheels (`pip wheel -w FOLDER`) to take along.")
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="Whom the wheels are for, as manylinux_2_28_x86_64.")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="Whom the wheels are for, as 3.11 (default: this one).")
+    ] = None,
+    note: Annotated[str, typer.Option(help="A line for who gets it, signed too.")] = "",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put files into one signed bundle. The same files give the same bytes.
+
+    Kinds are told by content. Secrets, hidden states, queries, responses, links and whatever is
+    none of ours are refused. Wheels are taken as they lie; nothing is downloaded.
+
+    \b
+    Examples:
+      linalign-lite bundle create out.bundle model b-to-a.map.npz topics.head.npz --key signing
+      pip wheel 'linalign-lite[bundle]' -w wheels
+      linalign-lite bundle create out.bundle model --key signing --wheelhouse wheels
+    """
+    from linalign_lite.bundle.signing import SigningKey
+    from linalign_lite.bundle.writing import create_bundle, total_size
+
+    console = Console(as_json, quiet)
+    if unsigned == (key is not None):
+        raise InputError("who signs it?", expected="--key SIGNING, or --unsigned, and not both")
+    given = things or []
+    require_output(out, *given)
+    wanted = _platform(platform, python, wheelhouse)
+    signer = SigningKey.load(_inside(key, SECRET)) if key else None
+    with console.progress("packing", total_size(given, wheelhouse)) as tally:
+        info = create_bundle(
+            out, given, key=signer, wheelhouse=wheelhouse, platform=wanted, note=note,
+            progress=tally,
+        )  # fmt: skip
+    _say(console, out, info, {"out": str(out)})
+
+
+def verify(
+    bundle: BundleFile,
+    key: Keys = None,
+    unsigned: Unsigned = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Read every file as its kind too (in a temporary folder)."),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check who signed a bundle, and every byte of it; list what is in it. Writes nothing.
+
+    \b
+    Example:
+      linalign-lite bundle verify delivery.bundle --key signing.pub
+    """
+    from linalign_lite.bundle.reading import verify_bundle
+
+    console = Console(as_json, quiet)
+    with console.progress("checking", _size(bundle)) as tally:
+        info = verify_bundle(bundle, keys=_keys(key), unsigned=unsigned, deep=deep, progress=tally)
+    _say(console, bundle, info, {})
+
+
+def install(
+    bundle: BundleFile,
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    key: Keys = None,
+    unsigned: Unsigned = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check all of a bundle, then leave its files in a folder. Never overwrites.
+
+    Wheels stay in wheelhouse/; the pip command that installs them, by their digests and without a
+    network, is printed and not run.
+
+    \b
+    Example:
+      linalign-lite bundle install delivery.bundle delivery --key signing.pub
+    """
+    from linalign_lite.bundle.reading import REQUIREMENTS, install_bundle
+
+    console = Console(as_json, quiet)
+    check_free(out)
+    with console.progress("checking", _size(bundle)) as tally:
+        info = install_bundle(bundle, out, keys=_keys(key), unsigned=unsigned, progress=tally)
+    pip = (
+        f"pip install --no-index --find-links {out / 'wheelhouse'} --require-hashes"
+        f" -r {out / REQUIREMENTS}"
+    )
+    has_wheels = info.manifest.platform is not None
+    _say(console, out, info, {"out": str(out), "pip": pip if has_wheels else ""},
+         [pip] if has_wheels else [])  # fmt: skip
+
+
+def _say(
+    console: Console, path: Path, info: BundleInfo, more: dict[str, str], last: Sequence[str] = ()
+) -> None:
+    m = info.manifest
+    rows = [("file", "kind", "bytes"), *((f.path, f.kind, f"{f.size:,}") for f in m.files)]
+    who = f"signed by {info.signer[:16]}" if info.signer else "not signed"
+    lines = [f"{path}: {len(m.files)} files, {m.size:,} bytes, {who}, digest {info.digest[:16]}"]
+    lines += [m.note] if m.note else []
+    lines += [f"wheels for Python {m.platform.python}, {m.platform.tag}"] if m.platform else []
+    console.result(info.as_dict() | more, [*lines, *columns(rows), *last])
+
+
+def _platform(tag: str | None, python: str | None, wheelhouse: Path | None) -> Platform | None:
+    from linalign_lite.bundle.wheels import Platform
+
+    if not wheelhouse:
+        if tag or python:
+            raise InputError("there are no wheels to be for a platform", hint="add --wheelhouse")
+        return None
+    here = Platform.here()
+    return Platform(python or here.python, tag or here.tag)
+
+
+def _keys(paths: list[Path] | None) -> list[VerifyingKey]:
+    from linalign_lite.bundle.signing import VerifyingKey
+
+    return [VerifyingKey.load(_inside(path, PUBLIC)) for path in paths or []]
+
+
+def _inside(path: Path, name: str) -> Path:
+    return path / name if path.is_dir() else path
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -166,10 +166,12 @@ def few_behind() -> str:
     rows = [
         [SETS[r["data"]], SHORT[NAMES[r["source"]]], SHORT[NAMES[r["target"]]], str(r["few"]),
          f"{r[r['best_ridge_alone']]:.3f} ({r['best_ridge_alone'].split('_')[1]})",
-         f"{r['kl_both']:.3f}", f"{r['gain']:+.3f} ± {r['gain_error']:.3f}"]
+         f"{r['kl_both']:.3f}", f"{r['gain']:+.3f} ± {r['gain_error']:.3f}", f"{r['native']:.3f}",
+         f"{r['agreement'][r['best_ridge_alone']]:.3f}, {r['agreement']['kl_both']:.3f}"]
         for r in load("few")["rows"] if r["gain"] <= 0
     ]  # fmt: skip
-    head = ["texts", "states of", "head of", "few", "better ridge alone", "kl, both", "difference"]
+    head = ["texts", "states of", "head of", "few", "better ridge alone", "kl, both", "difference",
+            "native", "agreement with the head: ridge, kl"]  # fmt: skip
     return table(head, rows)
 
 

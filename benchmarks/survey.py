@@ -36,6 +36,7 @@ SETS = {"CLINC150": ("clinc150_train", "clinc150_test", "clinc150_oos_test"),
         "SST-2": ("sst2_train", "sst2_test", "agnews_test2000"),
         "AG News": ("agnews_train5600", "agnews_test2000", "sst2_test")}  # fmt: skip
 STORY_END = "<|endoftext|>"
+COUNTS = (128, 512)  # the config's own
 KEPT = 0.95  # of the lower of the two native accuracies, through kl maps from the data's own texts
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     (args.out / "results.md").write_text(to_markdown(results), encoding="utf-8")
     write_report(args.out / "report.html", results)
     found = {"whole": whole, "least_squares": least_squares(config, args.out),
-             "public": results.public, "retention": retention(results),
+             "public": results.public, "retention": retention(results), "few": few(results),
              "best": best(results)}  # fmt: skip
     if args.quick:
         print(json.dumps(found, indent=2))
@@ -131,6 +132,21 @@ def retention(results: Results) -> list[dict[str, Any]]:
                 "enough": mine["kl"].retention >= KEPT,
             })  # fmt: skip
     return rows
+
+
+def few(results: Results) -> list[dict[str, Any]]:
+    """Accuracy through maps from public texts, from a few of the data set's own, and from both."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for r in results.classification:
+        row = found.setdefault((r.data, r.source, r.target), {})
+        name = f"{r.objective} {r.texts}" + (f" {r.n_few}" if "few" in r.texts else "")
+        row[name] = {"accuracy": r.accuracy, "low": r.low, "high": r.high}
+    native = {(r.model, r.data): r.accuracy for r in results.native}
+    return [
+        {"data": d, "source": s, "target": t, "native_target": native[t, d],
+         "native_source": native[s, d], "few": list(COUNTS), "maps": row}
+        for (d, s, t), row in found.items()
+    ]  # fmt: skip
 
 
 def best(results: Results) -> list[dict[str, Any]]:

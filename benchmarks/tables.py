@@ -1,4 +1,4 @@
-"""Write the tables of README and docs/DESIGN.md from benchmarks/results/*.json.
+"""Write the tables of README, docs/DESIGN.md and docs/FIGURES.md from benchmarks/results/*.json.
 
 python benchmarks/tables.py            # write
 python benchmarks/tables.py --check    # exit with 1 when one of them says something else
@@ -13,7 +13,7 @@ from typing import Any
 
 from common import RESULTS, ROOT
 
-README, DESIGN = ROOT / "README.md", ROOT / "docs" / "DESIGN.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "DESIGN.md", ROOT / "docs" / "FIGURES.md")
 SHORT = {"all-minilm-l6-v2": "MiniLM-L6", "tinystories-656k": "TinyStories-656K",
          "stories260k": "stories260K"}  # fmt: skip
 
@@ -142,37 +142,61 @@ def peers() -> str:
 
 def few() -> str:
     """Accuracy of logistic heads after maps from public texts, a few of the right kind, or both."""
-    cases: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for r in load("few")["rows"]:
-        cases.setdefault((r["data"], r["source"], r["target"]), []).append(r)
 
-    def pair(rows: list[dict[str, Any]], kind: str) -> str:
-        return ", ".join(f"{r[kind]:.3f}" for r in rows)
+    def shown(row: dict[str, Any], kind: str) -> str:
+        return ", ".join(f"{row['maps'][f'{kind} {n}']['accuracy']:.3f}" for n in row["few"])
 
     rows = [
-        [SETS[data], SHORT[NAMES[source]], SHORT[NAMES[target]],
-         f"{found[0]['ridge_public']:.3f}", pair(found, "ridge_few"), pair(found, "ridge_both"),
-         f"{found[0]['kl_public']:.3f}", pair(found, "kl_few"), pair(found, "kl_both"),
-         f"{found[0]['native']:.3f}"]
-        for (data, source, target), found in cases.items()
+        [r["data"], r["source"], r["target"],
+         f"{r['maps']['ridge public']['accuracy']:.3f}", shown(r, "ridge few"),
+         shown(r, "ridge public+few"), f"{r['maps']['kl public']['accuracy']:.3f}",
+         shown(r, "kl public+few"), f"{r['maps']['kl all']['accuracy']:.3f}",
+         f"{r['native_target']:.3f}"]
+        for r in load("survey")["few"]
     ]  # fmt: skip
-    head = ["texts", "states of", "head of", "ridge: public", "few", "both", "kl: public", "few",
-            "both", "native"]  # fmt: skip
+    head = ["texts", "states of", "head of", "ridge: public", "few", "both", "kl: public", "both",
+            "all", "native"]  # fmt: skip
     return table(head, rows)
 
 
 def few_behind() -> str:
     """Where ridge on either side alone does better than kl on both, and by how much."""
-    rows = [
-        [SETS[r["data"]], SHORT[NAMES[r["source"]]], SHORT[NAMES[r["target"]]], str(r["few"]),
-         f"{r[r['best_ridge_alone']]:.3f} ({r['best_ridge_alone'].split('_')[1]})",
-         f"{r['kl_both']:.3f}", f"{r['gain']:+.3f} ± {r['gain_error']:.3f}", f"{r['native']:.3f}",
-         f"{r['agreement'][r['best_ridge_alone']]:.3f}, {r['agreement']['kl_both']:.3f}"]
-        for r in load("few")["rows"] if r["gain"] <= 0
-    ]  # fmt: skip
-    head = ["texts", "states of", "head of", "few", "better ridge alone", "kl, both", "difference",
-            "native", "agreement with the head: ridge, kl"]  # fmt: skip
+    rows = []
+    for r in load("survey")["few"]:
+        for n in r["few"]:
+            alone = {k: r["maps"][k] for k in ("ridge public", f"ridge few {n}")}
+            name, better = max(alone.items(), key=lambda kv: kv[1]["accuracy"])
+            ours = r["maps"][f"kl public+few {n}"]
+            if better["accuracy"] >= ours["accuracy"]:
+                rows.append([
+                    r["data"], r["source"], r["target"], str(n),
+                    f"{better['accuracy']:.3f} ({name.split()[1]})",
+                    f"{ours['accuracy']:.3f} ({ours['low']:.3f} to {ours['high']:.3f})",
+                ])  # fmt: skip
+    head = ["texts", "states of", "head of", "few", "better ridge alone", "kl, both (95 %)"]
     return table(head, rows)
+
+
+def kept() -> str:
+    """What maps from a data set's own texts keep of the lower of the two native accuracies."""
+    rows = [
+        [r["data"], r["source"], r["target"], f"{r['kl']:.3f}", f"{r['kl_keeps']:.2f}",
+         f"{r['ridge']:.3f}", f"{r['ridge_keeps']:.2f}"]
+        for r in load("survey")["retention"]
+    ]  # fmt: skip
+    head = ["texts", "states of", "head of", "kl", "keeps", "ridge", "keeps"]
+    return table(head, rows)
+
+
+def surveyed() -> str:
+    found = load("survey")
+    whole, part = found["whole"], found["least_squares"]
+    rows = [
+        ["everything, from text", f"{whole['seconds'] / 60:.1f} min", f"{whole['steps']:,}"],
+        ["least squares, from kept states and heads", f"{part['seconds']:.0f} s",
+         f"{part['steps'] - part['from_before']:,}"],
+    ]  # fmt: skip
+    return table(["survey of three models, four data sets", "two cores", "steps made"], rows)
 
 
 def few_tried() -> str:
@@ -305,11 +329,16 @@ def decoding() -> str:
 
 
 def speed() -> str:
+    found = load("extract")
+    if "per_second" in found["sets"][0]:
+        from extract import table as extraction
+
+        return "\n".join(extraction(found))
     rows = [
         [r["set"], f"{r['ours_per_second']:,.0f}", f"{r['sentence_transformers_per_second']:,.0f}",
          f"{r['ratio']['median']:.1f} ({r['ratio']['min']:.1f} to {r['ratio']['max']:.1f})",
          f"{r['min_cosine']:.6f}"]
-        for r in load("extract")["sets"]
+        for r in found["sets"]
     ]  # fmt: skip
     head = ["texts", "linalign-lite, texts/s", "sentence-transformers (torch), texts/s",
             "ratio (range)", "smallest cosine between the two"]  # fmt: skip
@@ -337,6 +366,27 @@ def start() -> str:
     return table(["", "seconds, median"], [[f"`{k}`", f"{v:.2f}"] for k, v in medians.items()])
 
 
+def fits() -> str:
+    """A fit beside the products that it cannot do without, and from disk."""
+    found = load("fit")
+    memory, disk = found["memory"], found["disk"]
+    run = disk["verified"]
+    rows = [
+        [f"over float64 XᵀX and XᵀY alone, {memory['n']:,} rows of {memory['d']:,}",
+         f"{memory['over_bare']['median']:.2f} times their time"],
+        ["over RidgeCV with 20 penalties", f"{memory['ridgecv']['times_slower']:.0f} times faster"],
+        ["held-out R², ours and RidgeCV's",
+         f"{memory['r2']['ours']:.4f}, {memory['r2']['ridgecv']:.4f}"],
+        ["over Ridge with one penalty", f"{memory['ridge_over_one']['median']:.1f} times faster"],
+        [f"{disk['rows']:,} rows of {disk['d']} from disk, peak memory",
+         f"{run['peak_bytes'] / 1e9:.2f} GB"],
+        ["share of the slower of disk and products",
+         f"{run['share_of_slower']:.0%},"
+         f" {disk['crc_alone']['share_of_slower']:.0%} without SHA-256"],
+    ]  # fmt: skip
+    return table(["a fit", ""], rows)
+
+
 def machine() -> str:
     found = load("clinc150")["machine"]
     versions = found["versions"]
@@ -348,9 +398,9 @@ def machine() -> str:
 
 TABLES = {
     f.__name__: f
-    for f in (accuracy, aware, few, few_behind, few_tried, outlying, outlying_mapped, hybrid, tried,
-              decoding, similarity, dense, encrypted, private, floors, peers, speed, carrying,
-              start, machine)
+    for f in (accuracy, aware, kept, surveyed, few, few_behind, few_tried, outlying,
+              outlying_mapped, hybrid, tried, decoding, similarity, dense, encrypted, private,
+              floors, peers, speed, carrying, start, fits, machine)
 }  # fmt: skip
 
 
@@ -365,7 +415,7 @@ def render(text: str) -> str:
 
 def main() -> int:
     stale = []
-    for path in (README, DESIGN):
+    for path in PAGES:
         text = path.read_text(encoding="utf-8")
         made = render(text)
         if made != text:

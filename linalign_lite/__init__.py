@@ -51,12 +51,19 @@ if TYPE_CHECKING:
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.kl.report import KlReport
     from linalign_lite.linear import AffineMap, Head, Space
+    from linalign_lite.measuring import measure_pair, measure_shards
+    from linalign_lite.momentfiles import load_moments, save_moments
+    from linalign_lite.onnx.artefact import Artefact
+    from linalign_lite.onnx.back import from_onnx
+    from linalign_lite.onnx.carry import to_onnx
+    from linalign_lite.onnx.fusing import fuse
     from linalign_lite.ood.choosing import DetectorComparison, compare_detectors
     from linalign_lite.ood.detector import Detector
     from linalign_lite.ood.files import load_detector
     from linalign_lite.ood.fitting import fit_detector
     from linalign_lite.ood.report import DetectionReport, evaluate_detector, report_scores
     from linalign_lite.ood.scores import outlyingness
+    from linalign_lite.paired import PairedMoments, fit_paired, put_together
     from linalign_lite.report import to_markdown, write_report
     from linalign_lite.runtime import Model, load_model
     from linalign_lite.shards import StatesFolder, open_states
@@ -71,6 +78,7 @@ __all__ = [
     "PRIVATE",
     "TRUSTED",
     "AffineMap",
+    "Artefact",
     "Budget",
     "BudgetError",
     "BundleInfo",
@@ -97,6 +105,7 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "OutputExistsError",
+    "PairedMoments",
     "Parameters",
     "ParityError",
     "PrecisionError",
@@ -130,7 +139,10 @@ __all__ = [
     "fit",
     "fit_detector",
     "fit_kl",
+    "fit_paired",
     "fit_with_few",
+    "from_onnx",
+    "fuse",
     "generate",
     "install_bundle",
     "judge",
@@ -140,15 +152,21 @@ __all__ = [
     "load_head",
     "load_map",
     "load_model",
+    "load_moments",
     "load_results",
     "load_states",
+    "measure_pair",
+    "measure_shards",
     "open_states",
     "outlyingness",
     "pair_states",
+    "put_together",
     "read_texts",
     "report_scores",
     "save",
+    "save_moments",
     "to_markdown",
+    "to_onnx",
     "train_head",
     "verify_bundle",
     "write_report",
@@ -159,6 +177,7 @@ _HOMES = {
     "PRIVATE": "encrypt.parameters",
     "TRUSTED": "encrypt.parameters",
     "AffineMap": "linear",
+    "Artefact": "onnx.artefact",
     "Budget": "encrypt.policy",
     "BudgetError": "errors",
     "BundleInfo": "bundle.reading",
@@ -185,6 +204,7 @@ _HOMES = {
     "MissingExtraError": "errors",
     "Model": "runtime",
     "OutputExistsError": "errors",
+    "PairedMoments": "paired",
     "Parameters": "encrypt.parameters",
     "ParityError": "errors",
     "PrecisionError": "errors",
@@ -217,7 +237,10 @@ _HOMES = {
     "fit": "fitting",
     "fit_detector": "ood.fitting",
     "fit_kl": "kl.fitting",
+    "fit_paired": "paired",
     "fit_with_few": "few.fitting",
+    "from_onnx": "onnx.back",
+    "fuse": "onnx.fusing",
     "generate": "generation",
     "install_bundle": "bundle.reading",
     "judge": "judging",
@@ -227,15 +250,21 @@ _HOMES = {
     "load_head": "store",
     "load_map": "store",
     "load_model": "runtime",
+    "load_moments": "momentfiles",
     "load_results": "survey.results",
     "load_states": "store",
+    "measure_pair": "measuring",
+    "measure_shards": "measuring",
     "open_states": "shards",
     "outlyingness": "ood.scores",
     "pair_states": "tokens",
+    "put_together": "paired",
     "read_texts": "texts",
     "report_scores": "ood.report",
     "save": "store",
+    "save_moments": "momentfiles",
     "to_markdown": "report",
+    "to_onnx": "onnx.carry",
     "train_head": "heads",
     "verify_bundle": "bundle.reading",
     "write_report": "report",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.archive import peek_npz
 from linalign_lite.bundle import layout, signing
 from linalign_lite.bundle.reading import look
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
@@ -14,10 +15,14 @@ from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
 from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head
+from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.modelcard import load_card
+from linalign_lite.momentfiles import FORMAT as MOMENTS
+from linalign_lite.momentfiles import load_moments
+from linalign_lite.onnx.scan import read_card
 from linalign_lite.ood.detector import Detector
-from linalign_lite.shards import MANIFEST, open_folder
+from linalign_lite.paired import PairedMoments
+from linalign_lite.shards import MANIFEST, UNFINISHED, open_folder
 from linalign_lite.store import load
 
 _SIGNING = {signing.SECRET: "secret signing key", signing.PUBLIC: "public signing key"}
@@ -29,25 +34,31 @@ def describe(path: Path) -> dict[str, Any]:
     Raises InputError when it is not there, FormatError when it is none of ours or damaged.
     """
     if path.is_dir():
-        return _folder(path) if (path / MANIFEST).exists() else _model(path)
+        ours = (path / MANIFEST).exists() or (path / UNFINISHED).exists()
+        return _folder(path) if ours else _model(path)
     with open_regular(path) as f:
         start = f.read(12)
     if start.startswith(MAGIC):
         return _numbered(path, int.from_bytes(start[10:12], "little"))
-    if start == b"SQLite forma":
-        return _budget(path)
-    if start.startswith(b"PK"):
-        thing = load(path)
-        if isinstance(thing, HiddenStates):
-            return _states(thing)
-        if isinstance(thing, Detector):
-            return _detector(thing)
-        return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
+    for magic, say in _STARTS:
+        if start.startswith(magic):
+            return say(path)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
-        expected="states, a map, a head, a detector, a model folder, a key, a query, a response, "
-        "a budget or a bundle",
+        expected="states, a map, a head, a detector, a model folder, ONNX, a key, a query, a "
+        "response, a budget or a bundle",
     )
+
+
+def _archive(path: Path) -> dict[str, Any]:
+    if peek_npz(path).get("format") == MOMENTS:
+        return _moments(load_moments(path))
+    thing = load(path)
+    if isinstance(thing, HiddenStates):
+        return _states(thing)
+    if isinstance(thing, Detector):
+        return _detector(thing)
+    return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
 
 
 def _states(x: HiddenStates) -> dict[str, Any]:
@@ -79,6 +90,22 @@ def _folder(path: Path) -> dict[str, Any]:
         "labels": len(x.labels),
         "text_digest": x.text_digest,
         "shards": len(x.shards),
+    }
+
+
+def _moments(m: PairedMoments) -> dict[str, Any]:
+    return {
+        "kind": "moments",
+        "pairs": m.n,
+        "source": m.source.describe(),
+        "target": m.target.describe(),
+        "folds": len(m.moments.folds),
+        "seed": m.seed,
+        "pairing": m.pairing,
+        "parts": len(m.parts),
+        "fewest_in_a_fold": m.fewest,
+        "give_states_away": m.telling,
+        "text_digests": [p.text_digest for p in m.parts],
     }
 
 
@@ -137,6 +164,22 @@ def _model(folder: Path) -> dict[str, Any]:
         "bytes": sum(int(f["size"]) for f in card.files.values()),
         "digest": card.digest,
     }
+
+
+def _artefact(path: Path) -> dict[str, Any]:
+    card = read_card(path)
+    found: dict[str, Any] = {"kind": f"ONNX {card['kind']}"}
+    for name in ("states", "mapped"):
+        if name in card:
+            found[name] = Space.parse(card[name]).describe()
+    scores = card.get("scores")
+    if isinstance(scores, dict):
+        found |= {"outputs": scores.get("n"), "labels": scores.get("labels")}
+        found["softcap"] = scores.get("softcap")
+    model = card.get("model")
+    if isinstance(model, dict):
+        found |= {k: model.get(k) for k in ("name", "max_length", "tokenizer")}
+    return found | {k: card.get(k) for k in ("dtype", "opset", "folded") if k in card}
 
 
 def _framed(path: Path, number: int) -> dict[str, Any]:
@@ -214,3 +257,7 @@ def _layout(layout: Layout, size: float) -> dict[str, Any]:
 
 def _some(card: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: card[name] for name in names if name in card}
+
+
+# how files begin; ONNX with its IR version
+_STARTS = ((b"SQLite forma", _budget), (b"PK", _archive), (b"\x08", _artefact))

@@ -4,55 +4,38 @@ Sorting by length leaves almost no padding, and a budget in tokens instead of ro
 batch the same amount of work, small enough to stay in a processor's cache.
 
 What is too large for memory comes a shard at a time. A shard's states are those that `extract`
-gives for its texts alone; other neighbours in a batch may change a state's last bit.
+gives for its texts alone; other neighbours in a batch may change a state's last bit. `shard_states`
+makes one of them, from nothing but its texts and how it is to be done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from linalign_lite import forward
 from linalign_lite.arrays import not_finite
-from linalign_lite.batching import Batch, plan_batches, pool
-from linalign_lite.errors import InputError
+from linalign_lite.corpus import Chunk, Corpus, corpus_of, texts_of
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.executing import IN_FLIGHT, in_order
 from linalign_lite.files import PathLike
-from linalign_lite.hidden import NO_TOKEN, HiddenStates, Ints, text_digest
-from linalign_lite.linear import POOLINGS, Array, Space, row_blocks
-from linalign_lite.runtime import Encoded, Int64, Model
-from linalign_lite.shards import MAX_SHARDS, StatesFolder, write_shards
+from linalign_lite.forward import Progress, Way
+from linalign_lite.hidden import HiddenStates, text_digest
+from linalign_lite.linear import POOLINGS, Array
+from linalign_lite.resuming import Plan, Work, unfinished
+from linalign_lite.runtime import Model, load_model
+from linalign_lite.shards import MAX_SHARDS, StatesFolder
 from linalign_lite.texts import Texts
 
 BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
-WINDOW = 16384  # texts tokenised and sorted at a time
+WINDOW = 4096  # texts tokenised and sorted at a time
 SHARD_TEXTS = 4096
-DTYPES = {"fp32": "float32", "fp16": "float16"}
-
-Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """What is to be extracted, its options checked."""
-
-    model: Model
-    texts: Texts
-    space: Space
-    max_length: int | None
-    batch_tokens: int
-    tally: Progress
-    labels: tuple[str, ...]
-    label_ids: Ints | None  # shape: (texts,)
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What some of the texts give."""
-
-    states: Array  # shape: (n, d)
-    n_cut: int
-    places: Mapping[str, Ints]  # of tokens: text_index (from the first of all texts), and so on
+DTYPES = {"fp32": "float32", "fp16": "float16"}  # of stored states
 
 
 def extract(
@@ -74,15 +57,17 @@ def extract(
     Raises InputError for an empty list, an unknown pooling, a max_length above the context, and a
     batch_tokens below 1.
     """
-    job = _job(model, texts, pooling, normalize, max_length, batch_tokens, progress)
-    n = len(job.texts.texts)
-    whole = _join([_part(job, start, min(start + WINDOW, n)) for start in range(0, n, WINDOW)])
-    return _hidden(job, 0, n, whole)
+    held = texts_of(texts)
+    way = _way(model, len(held.texts), pooling, normalize, max_length, batch_tokens)
+    n = len(held.texts)
+    windows = ((start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
+    parts = list(forward.parts(model, windows, way, progress))
+    return _hidden(Chunk(0, held.texts, *held.label_ids()), way, forward.join(parts))
 
 
 def extract_shards(
     model: Model,
-    texts: Texts | Sequence[str],
+    texts: Corpus | Texts | Sequence[str],
     *,
     shard_texts: int = SHARD_TEXTS,
     pooling: str | None = None,
@@ -101,16 +86,36 @@ def extract_shards(
     Raises InputError as `extract` does, and for shard_texts below 1, shards more than a folder may
     have, an unknown dtype, values that float16 cannot hold, and a shard without any row.
     """
-    job = _job(model, texts, pooling, normalize, max_length, batch_tokens, progress)
-    _require_shards(len(job.texts.texts), shard_texts)
-    _require_dtype(dtype)
-    return _shards(job, shard_texts, dtype)
+    corpus = corpus_of(texts)
+    how = _shard_way(
+        model, corpus, shard_texts, pooling, normalize, max_length, batch_tokens, dtype
+    )
+    return _shards(model, corpus.chunks(shard_texts), how, progress)
+
+
+@dataclass(frozen=True)
+class ShardWay:
+    """How the texts of a shard become its states."""
+
+    way: Way
+    dtype: str  # "fp32" or "fp16"
+
+
+def shard_states(
+    model: Model, chunk: Chunk, how: ShardWay, progress: Progress | None = None
+) -> HiddenStates:
+    """The states of one shard's texts, as they are to be stored. Depends on nothing else.
+
+    Raises InputError for a chunk without any row (a file of states cannot be empty), a text without
+    tokens, and values that float16 cannot hold.
+    """
+    return _stored(chunk, how, forward.part(model, chunk.texts, chunk.start, how.way, progress))
 
 
 def extract_to(
     out: PathLike,
     model: Model,
-    texts: Texts | Sequence[str],
+    texts: Corpus | Texts | Sequence[str],
     *,
     shard_texts: int = SHARD_TEXTS,
     pooling: str | None = None,
@@ -118,25 +123,72 @@ def extract_to(
     max_length: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     dtype: str = "fp32",
+    executor: Executor | None = None,
+    in_flight: int = IN_FLIGHT,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> StatesFolder:
-    """Write what `extract_shards` gives to the folder ``out``, whole or not at all.
+    """Write what `extract_shards` gives to the folder ``out``, or go on where that was cut off.
 
-    Raises what `extract_shards` does, and OutputExistsError when ``out`` is not empty.
+    A run that is killed leaves ``out`` unfinished (see `resuming`): no states for any reader. The
+    same call again keeps the shards that are there, each checked, and makes the others; the folder
+    is then what an uninterrupted run would have made, byte for byte.
+
+    executor: makes the shards, any `concurrent.futures.Executor`; its workers load the model from
+    the same path, with so many ``threads``, and no more than ``in_flight`` shards wait to be
+    written. The states are those of one process, bit for bit where onnxruntime's are the same.
+
+    Raises what `extract_shards` does, OutputExistsError when ``out`` is not empty, MismatchError
+    when what is unfinished there was begun with another model, other texts or other options,
+    FormatError when it was altered. InputErrors leave nothing of a run that was begun here.
     """
-    texts = _texts(texts)
-    parts = extract_shards(
-        model,
-        texts,
-        shard_texts=shard_texts,
-        pooling=pooling,
-        normalize=normalize,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        dtype=dtype,
-        progress=progress,
+    corpus = corpus_of(texts)
+    how = _shard_way(
+        model, corpus, shard_texts, pooling, normalize, max_length, batch_tokens, dtype
     )
-    return write_shards(out, parts, text_digest=texts.digest)
+    plan = Plan(
+        space=how.way.space,
+        dtype=DTYPES[dtype],
+        text_digest=corpus.digest,
+        n_texts=corpus.n_texts,
+        max_length=how.way.max_length,
+        labels=corpus.labels,
+        shard_texts=shard_texts,
+        batch_tokens=batch_tokens,
+    )
+    with unfinished(out, plan) as work:
+        todo = _left(work, corpus.chunks(shard_texts), progress)
+        if executor is None:
+            parts = _shards(model, todo, how, progress)
+        else:
+            maker = _Maker(model.folder, model.card.digest, how, threads)
+            parts = in_order(executor, maker, todo, in_flight=in_flight)
+        for states in parts:
+            work.add(states)
+            if executor is not None and progress:
+                progress(states.n_texts)
+            del states  # or the next one is made beside it
+        return work.finish()
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes one shard's states elsewhere. Picklable: the model is loaded where it is called."""
+
+    folder: Path
+    digest: str
+    how: ShardWay
+    threads: int | None
+
+    def __call__(self, chunk: Chunk) -> HiddenStates:
+        model = load_model(self.folder, threads=self.threads)
+        if model.card.digest != self.digest:
+            raise MismatchError(
+                f"a worker has another model at {self.folder}",
+                got=model.card.digest[:8],
+                expected=self.digest[:8],
+            )
+        return shard_states(model, chunk, self.how)
 
 
 def narrow(states: Array, dtype: str) -> Array:
@@ -169,150 +221,89 @@ def _require_shards(n_texts: int, shard_texts: int) -> None:
         )
 
 
-def _texts(texts: Texts | Sequence[str]) -> Texts:
-    if isinstance(texts, Texts):
-        return texts
-    if isinstance(texts, str):  # a sequence of one-character texts, to Python
-        raise InputError("a single string is not a list of texts", hint="put it in a list")
-    return Texts(tuple(texts))
-
-
-def _job(
+def _way(
     model: Model,
-    texts: Texts | Sequence[str],
+    n_texts: int,
     pooling: str | None,
     normalize: bool | None,
     max_length: int | None,
     batch_tokens: int,
-    progress: Progress | None,
-) -> _Job:
-    texts = _texts(texts)
-    if not texts.texts:
+) -> Way:
+    if not n_texts:
         raise InputError("there are no texts")
     space = model.card.space(pooling, normalize)
     if space.pooling not in POOLINGS:
         raise InputError("unknown pooling", got=space.pooling, expected=", ".join(POOLINGS))
     if batch_tokens < 1:
         raise InputError("the token budget is not usable", got=str(batch_tokens), expected="1 up")
-    model.context(max_length)
-    tally = progress or (lambda _: None)
-    return _Job(model, texts, space, max_length, batch_tokens, tally, *texts.label_ids())
+    return Way(space, model.context(max_length), batch_tokens)
 
 
-def _shards(job: _Job, shard_texts: int, dtype: str) -> Iterator[HiddenStates]:
-    n = len(job.texts.texts)
-    for start in range(0, n, shard_texts):
-        stop = min(start + shard_texts, n)
-        # no name holds a shard: it can go before the next one is made
-        yield _hidden(job, start, stop, _stored(job, start, stop, dtype))
+def _shard_way(
+    model: Model,
+    corpus: Corpus,
+    shard_texts: int,
+    pooling: str | None,
+    normalize: bool | None,
+    max_length: int | None,
+    batch_tokens: int,
+    dtype: str,
+) -> ShardWay:
+    way = _way(model, corpus.n_texts, pooling, normalize, max_length, batch_tokens)
+    _require_shards(corpus.n_texts, shard_texts)
+    _require_dtype(dtype)
+    return ShardWay(way, dtype)
 
 
-def _stored(job: _Job, start: int, stop: int, dtype: str) -> _Part:
-    """The part as it is to be stored; a file of states cannot be empty."""
-    part = _part(job, start, stop)
-    if not len(part.states):
+def _shards(
+    model: Model, chunks: Iterable[Chunk], how: ShardWay, progress: Progress | None
+) -> Iterator[HiddenStates]:
+    """`shard_states` of each chunk, the next one's tokens made meanwhile."""
+    waiting: deque[Chunk] = deque()
+
+    def windows() -> Iterator[tuple[int, Sequence[str]]]:
+        for chunk in chunks:
+            waiting.append(chunk)
+            yield chunk.start, chunk.texts
+
+    # no name holds a part or a shard: it can go before the next one is made
+    yield from map(  # noqa: C417 (a generator would hold the part)
+        lambda made: _stored(waiting.popleft(), how, made),
+        forward.parts(model, windows(), how.way, progress),
+    )
+
+
+def _left(work: Work, chunks: Iterable[Chunk], progress: Progress | None) -> Iterator[Chunk]:
+    """The chunks whose shards are not there yet. Those that are come first."""
+    for chunk in chunks:
+        if not work.has(chunk.start, text_digest(chunk.texts)):
+            yield chunk
+        elif progress:
+            progress(len(chunk.texts))
+
+
+def _stored(chunk: Chunk, how: ShardWay, made: forward.Part) -> HiddenStates:
+    if not len(made.states):
         raise InputError(
-            f"texts {start + 1} to {stop} have no token that is not special",
+            f"texts {chunk.start + 1} to {chunk.stop} have no token that is not special",
             hint="leave them out, or put more texts in a shard",
         )
-    return replace(part, states=narrow(part.states, dtype))
+    return _hidden(chunk, how.way, replace(made, states=narrow(made.states, how.dtype)))
 
 
-def _hidden(job: _Job, start: int, stop: int, part: _Part) -> HiddenStates:
-    """The states of the texts from ``start`` to ``stop``, with their provenance."""
-    ids, index = job.label_ids, part.places.get("text_index")
-    if ids is not None:
-        ids = ids[start:stop] if index is None else ids[index]
+def _hidden(chunk: Chunk, way: Way, made: forward.Part) -> HiddenStates:
+    """The states of a chunk's texts, with their provenance."""
+    ids, index = chunk.label_ids, made.places.get("text_index")
+    if ids is not None and index is not None:
+        ids = ids[index - chunk.start]
     return HiddenStates(
-        states=part.states,
-        space=job.space,
-        text_digest=text_digest(job.texts.texts[start:stop]),
-        n_texts=stop - start,
-        n_cut=part.n_cut,
-        max_length=job.model.context(job.max_length),
-        labels=job.labels,
+        states=made.states,
+        space=way.space,
+        text_digest=text_digest(chunk.texts),
+        n_texts=len(chunk.texts),
+        n_cut=made.n_cut,
+        max_length=way.max_length,
+        labels=chunk.labels,
         label_ids=ids,
-        **part.places,
+        **made.places,
     )
-
-
-def _part(job: _Job, start: int, stop: int) -> _Part:
-    window = job.model.encode(job.texts.texts[start:stop], job.max_length)
-    _require_tokens(window, start)
-    tokens = job.space.pooling == "tokens"
-    batches = _run(job.model, window, job.batch_tokens, job.tally)
-    states = (_tokens if tokens else _pooled)(window, batches, job.space)
-    if job.space.normalize:
-        for rows in row_blocks(states):
-            norms = np.linalg.norm(states[rows], axis=1, keepdims=True)
-            states[rows] /= np.maximum(norms, 1e-12)
-    places = _places(window, start) if tokens else {}
-    return _Part(states, sum(e.cut for e in window), places)
-
-
-def _join(parts: Sequence[_Part]) -> _Part:
-    if len(parts) == 1:
-        return parts[0]
-    return _Part(
-        np.concatenate([p.states for p in parts]),
-        sum(p.n_cut for p in parts),
-        {name: np.concatenate([p.places[name] for p in parts]) for name in parts[0].places},
-    )
-
-
-Ran = tuple[Batch, Int64, Array]  # a batch, the lengths of its rows, their states
-
-
-def _run(model: Model, window: list[Encoded], budget: int, tally: Progress) -> Iterator[Ran]:
-    for batch in plan_batches([len(e.ids) for e in window], budget):
-        ids = np.zeros((len(batch.rows), batch.length), dtype=np.int64)
-        lengths = np.array([len(window[i].ids) for i in batch.rows], dtype=np.int64)
-        for row, i in zip(ids, batch.rows, strict=True):
-            row[: len(window[i].ids)] = window[i].ids
-        mask = (np.arange(batch.length)[None, :] < lengths[:, None]).astype(np.int64)
-        yield batch, lengths, model.run(ids, mask)
-        tally(len(batch.rows))
-
-
-def _pooled(window: list[Encoded], batches: Iterable[Ran], space: Space) -> Array:
-    """A row a text, in input order, (texts, d)."""
-    out: Array = np.empty((len(window), space.dim), dtype=np.float32)
-    for batch, lengths, states in batches:
-        out[list(batch.rows)] = pool(states, lengths, space.pooling)
-    return out
-
-
-def _tokens(window: list[Encoded], batches: Iterable[Ran], space: Space) -> Array:
-    """A row a token that is not special, in input order, (tokens, d)."""
-    kept = [np.flatnonzero(np.asarray(e.special) == 0) for e in window]
-    stops = np.cumsum([len(k) for k in kept])
-    out: Array = np.empty((int(stops[-1]), space.dim), dtype=np.float32)
-    for batch, _, states in batches:
-        for rows, i in zip(states, batch.rows, strict=True):
-            out[stops[i] - len(kept[i]) : stops[i]] = rows[kept[i]]
-    return out
-
-
-def _require_tokens(window: list[Encoded], start: int) -> None:
-    for i, encoded in enumerate(window, start + 1):
-        if not encoded.ids:
-            raise InputError(f"text {i} has no token left after the tokenizer's normalisation")
-
-
-def _places(window: list[Encoded], start: int) -> dict[str, Ints]:
-    """Of each token row: its text, the window's first being ``start``, its end, the next token."""
-    kept = [np.flatnonzero(np.asarray(e.special) == 0) for e in window]
-    sizes = [len(rows) for rows in kept]
-    ids = [np.asarray(e.ids, dtype=np.int32)[rows] for e, rows in zip(window, kept, strict=True)]
-    ends = [np.asarray(e.char_end, np.int32)[rows] for e, rows in zip(window, kept, strict=True)]
-    return {
-        "text_index": np.repeat(np.arange(start, start + len(window), dtype=np.int32), sizes),
-        "char_end": np.concatenate(ends),
-        "next_token": np.concatenate([_following(row) for row in ids]),
-    }
-
-
-def _following(ids: Ints) -> Ints:
-    after = np.full_like(ids, NO_TOKEN)
-    after[:-1] = ids[1:]
-    return after

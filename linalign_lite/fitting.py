@@ -82,17 +82,39 @@ def fit(
     if method not in METHODS:
         raise InputError("unknown method", got=method, expected=", ".join(METHODS))
     moments = folded(x.states, y.states, folds, x.groups, seed)
-    if method == "ridge":
-        weight, bias, report = fit_moments(moments, penalty=penalty)
-    elif penalty not in ("auto", 0, 0.0):
-        raise InputError(f"{method} has no penalty", got=str(penalty), hint="use --method ridge")
-    elif method == "lstsq":
+    if method == "lstsq":
+        _require_no_penalty(method, penalty)
         weight, bias, report = _lstsq_of(x, y, moments, seed)
     else:
-        weight, bias, report = _procrustes_of(moments)
+        weight, bias, report = solve(moments, method=method, penalty=penalty)
     card = {**report.as_card(), "text_digest": x.text_digest or y.text_digest}
     result = AffineMap(weight.astype(np.float32), bias.astype(np.float32), x.space, y.space, card)
     return result, report
+
+
+def solve(
+    moments: FoldedMoments, *, method: str = "ridge", penalty: float | str = "auto"
+) -> tuple[Float64, Float64, FitReport]:
+    """What `fit` finds with "ridge" or "procrustes": weight, bias and report, from moments alone.
+
+    Raises InputError for another method ("lstsq" needs the rows) and for an unusable penalty.
+    """
+    if method == "ridge":
+        return fit_moments(moments, penalty=penalty)
+    if method != "procrustes":
+        raise InputError(
+            "this method cannot be fitted from moments",
+            got=method[:20],
+            expected="ridge or procrustes",
+            hint="lstsq needs the states themselves, in memory",
+        )
+    _require_no_penalty(method, penalty)
+    return _procrustes_of(moments)
+
+
+def _require_no_penalty(method: str, penalty: float | str) -> None:
+    if penalty not in ("auto", 0, 0.0):
+        raise InputError(f"{method} has no penalty", got=str(penalty), hint="use --method ridge")
 
 
 def fit_moments(

@@ -22,12 +22,26 @@ NO_TOKEN = -1  # a text's last token has no next one
 
 def text_digest(texts: Iterable[str]) -> str:
     """SHA-256 over the texts in order, each as its UTF-8 length (8 bytes) and its UTF-8 bytes."""
-    digest = hashlib.sha256()
+    digest = TextDigest()
     for text in texts:
-        raw = text.encode("utf-8", "surrogatepass")
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
+        digest.add(text)
     return digest.hexdigest()
+
+
+class TextDigest:
+    """`text_digest` of texts that come one by one."""
+
+    def __init__(self) -> None:
+        self._sum = hashlib.sha256()
+
+    def add(self, text: str) -> None:
+        raw = text.encode("utf-8", "surrogatepass")
+        self._sum.update(len(raw).to_bytes(8, "little"))
+        self._sum.update(raw)
+
+    def hexdigest(self) -> str:
+        """Of the texts so far."""
+        return self._sum.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

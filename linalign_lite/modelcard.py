@@ -21,6 +21,7 @@ VERSION = 1
 MODEL_FILE, DATA_FILE, TOKENIZER_FILE = "model.onnx", "model.onnx_data", "tokenizer.json"
 HEAD_FILE, CARD_FILE = "token_head.head.npz", "card.json"
 DIGESTED = (MODEL_FILE, DATA_FILE, TOKENIZER_FILE)
+DTYPES = ("fp32", "fp16", "int8")
 _MAX_CARD = 1 << 20
 
 
@@ -45,7 +46,7 @@ class ModelCard:
     vocab_size: int
     pooling: str  # default for extract
     normalize: bool
-    dtype: str  # "fp32" or "fp16": how the weights are stored
+    dtype: str  # "fp32", "fp16" or "int8": how the weights are stored
     opset: int
     digest: str = ""
     past: tuple[PastTensor, ...] = ()
@@ -158,7 +159,7 @@ def _check(path: Path, card: ModelCard) -> None:
         and all(type(n) is int and 0 < n < 1 << 16 for n in sizes)
         and card.task in ("embed", "generate")
         and card.pooling in POOLINGS
-        and card.dtype in ("fp32", "fp16")
+        and card.dtype in DTYPES
         and len(card.name) <= MAX_NAME
         and card.name.isprintable()
         and isinstance(card.normalize, bool)

@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
+from linalign_lite.executing import ahead
 from linalign_lite.linear import Array
 
 Float64 = npt.NDArray[np.float64]
 CHUNK = 8192  # rows widened to float64 at a time
+BLOCK = 2048  # rows in one product: few enough to be in cache when it is made
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,62 @@ def empty_moments(d_source: int, d_target: int) -> Moments:
     )
 
 
+class Accumulator:
+    """Moments under way: blocks of rows go in, and nothing of size d² is copied until the end.
+
+    With B_i the rows of block i about their own means, ΣᵢB_iᵀB_i grows in place (BLAS syrk and
+    gemm). How the blocks' means m_i differ adds Σᵢ nᵢ(m_i − m)(m_i − m)ᵀ, one product of few rows.
+    """
+
+    def __init__(self, d_source: int, d_target: int) -> None:
+        self._xx: Float64 = np.zeros((d_source, d_source))  # the upper triangle alone
+        self._xy: Float64 = np.zeros((d_source, d_target))
+        self._yy: Float64 = np.zeros(d_target)
+        self._counts: list[int] = []
+        self._means: list[tuple[Float64, Float64]] = []
+
+    def add(self, block: Block) -> None:
+        """Take the rows of a block in. It has at least one."""
+        from scipy.linalg.blas import dgemm, dsyrk
+
+        x, y = block.x, block.y
+        # BLAS counts columns first, so it is given transposes: no array is copied
+        dsyrk(1.0, x.T, beta=1.0, c=self._xx.T, lower=1, overwrite_c=1)
+        dgemm(1.0, y.T, x.T, beta=1.0, c=self._xy.T, trans_b=1, overwrite_c=1)
+        self._yy += np.einsum("ij,ij->j", y, y)
+        self._counts.append(len(x))
+        self._means.append((block.mean_x, block.mean_y))
+
+    def moments(self) -> Moments:
+        """Moments of all that was taken in. Nothing may be added afterwards."""
+        if not self._counts:
+            return empty_moments(*self._xy.shape)
+        self._xx += np.triu(self._xx, 1).T
+        means = [np.stack(column) for column in zip(*self._means, strict=True)]
+        return _together(np.array(self._counts), means[0], means[1], self._xx, self._xy, self._yy)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Rows of both sides in float64 about their own means, ready for products."""
+
+    x: Float64  # shape: (n, d_source), C order
+    y: Float64  # shape: (n, d_target), C order
+    mean_x: Float64
+    mean_y: Float64
+
+
+def blocks(x: Array, y: Array, rows: npt.NDArray[np.intp] | None = None) -> Iterator[Block]:
+    """The rows of x and y (those that ``rows`` numbers), BLOCK at a time."""
+    for start in range(0, len(x) if rows is None else len(rows), BLOCK):
+        these = slice(start, start + BLOCK)
+        at = these if rows is None else rows[these]
+        a = np.ascontiguousarray(x[at], dtype=np.float64)
+        b = np.ascontiguousarray(y[at], dtype=np.float64)
+        mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+        yield Block(a - mean_a, b - mean_b, mean_a, mean_b)
+
+
 def measure(x: Array, y: Array) -> Moments:
     """Moments of the rows of x and y.
 
@@ -103,16 +162,10 @@ def measure(x: Array, y: Array) -> Moments:
     """
     if x.shape[0] != y.shape[0]:
         raise InputError("x and y differ in rows", got=f"{x.shape[0]} and {y.shape[0]}")
-    total = empty_moments(x.shape[1], y.shape[1])
-    for start in range(0, x.shape[0], CHUNK):
-        a = x[start : start + CHUNK].astype(np.float64)
-        b = y[start : start + CHUNK].astype(np.float64)
-        mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-        a -= mean_a
-        b -= mean_b
-        part = Moments(len(a), mean_a, mean_b, a.T @ a, a.T @ b, np.einsum("ij,ij->j", b, b))
-        total = total + part
-    return total
+    total = Accumulator(x.shape[1], y.shape[1])
+    for block in blocks(x, y):
+        total.add(block)
+    return total.moments()
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +200,52 @@ def merge(parts: Iterable[Moments]) -> Moments:
     parts = list(parts)
     if not parts:
         raise InputError("there are no moments to merge")
-    return reduce(lambda a, b: a + b, parts)
+    filled = [p for p in parts if p.n]
+    if len(filled) < 2 or any(p.xy.shape != filled[0].xy.shape for p in parts):
+        return reduce(lambda a, b: a + b, parts)
+    xx, xy, yy = filled[0].xx.copy(), filled[0].xy.copy(), filled[0].yy.copy()
+    for p in filled[1:]:
+        xx += p.xx
+        xy += p.xy
+        yy += p.yy
+    counts = np.array([p.n for p in filled])
+    return _together(
+        counts,
+        np.stack([p.mean_x for p in filled]),
+        np.stack([p.mean_y for p in filled]),
+        xx,
+        xy,
+        yy,
+    )
+
+
+def _together(
+    counts: npt.NDArray[Any],  # shape: (parts,)
+    means_x: Float64,  # shape: (parts, d_source)
+    means_y: Float64,  # shape: (parts, d_target)
+    xx: Float64,
+    xy: Float64,
+    yy: Float64,
+) -> Moments:
+    """Moments of parts whose squares about their own means sum to xx, xy and yy: added to here."""
+    n = counts.sum().item()
+    share = (counts / n)[:, None]
+    mean_x, mean_y = (share * means_x).sum(axis=0), (share * means_y).sum(axis=0)
+    root = np.sqrt(counts)[:, None]
+    gap_x, gap_y = root * (means_x - mean_x), root * (means_y - mean_y)
+    xx += gap_x.T @ gap_x
+    xy += gap_x.T @ gap_y
+    yy += (gap_y**2).sum(axis=0)
+    return Moments(n, mean_x, mean_y, xx, xy, yy)
+
+
+def merge_folds(a: FoldedMoments, b: FoldedMoments) -> FoldedMoments:
+    """Fold k of both together, for every k. Raises InputError when they have other folds."""
+    if len(a.folds) != len(b.folds):
+        raise InputError(
+            "moments in other folds", got=str(len(b.folds)), expected=str(len(a.folds))
+        )
+    return FoldedMoments(tuple(merge(pair) for pair in zip(a.folds, b.folds, strict=True)))
 
 
 def folded(
@@ -158,21 +256,39 @@ def folded(
     Raises InputError unless 2 ≤ folds ≤ the number of groups.
     """
     index = fold_index(np.arange(len(x)) if groups is None else groups, folds, seed)
-    return FoldedMoments(tuple(measure(x[index == k], y[index == k]) for k in range(folds)))
+    totals = [Accumulator(x.shape[1], y.shape[1]) for _ in range(folds)]
+    for k, block in ahead(fold_blocks(x, y, index)):
+        totals[k].add(block)
+    return FoldedMoments(tuple(total.moments() for total in totals))
+
+
+def fold_blocks(
+    x: Array, y: Array, index: npt.NDArray[np.integer[Any]]
+) -> Iterator[tuple[int, Block]]:
+    """(fold, block of its rows), fold by fold; index: the fold of each row, (n,)."""
+    for k in np.unique(index):
+        for block in blocks(x, y, np.flatnonzero(index == k)):
+            yield int(k), block
 
 
 def fold_index(groups: npt.NDArray[np.int64], folds: int, seed: int = 0) -> npt.NDArray[np.int64]:
     """The fold of each row, (n,): groups are shuffled and dealt out evenly."""
+    names, inverse = np.unique(groups, return_inverse=True)
+    result: npt.NDArray[np.int64] = deal(len(names), folds, seed)[inverse].astype(np.int64)
+    return result
+
+
+def deal(n: int, folds: int, seed: int = 0) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The fold of each of n texts, (n,): dealt out evenly and shuffled, a byte a text."""
     if seed < 0:
         raise InputError("the seed is not usable", got=str(seed), expected="0 or more")
-    names, inverse = np.unique(groups, return_inverse=True)
-    if not 2 <= folds <= len(names):
+    if not 2 <= folds <= n:
         raise InputError(
             "the number of folds does not fit the data",
-            got=f"{folds} folds for {len(names)} texts",
-            expected=f"2 to {len(names)}",
+            got=f"{folds} folds for {n} texts",
+            expected=f"2 to {n}",
         )
-    dealt = np.arange(len(names)) % folds
+    small = np.uint8 if folds <= 256 else np.uint32
+    dealt: npt.NDArray[np.unsignedinteger[Any]] = np.resize(np.arange(folds, dtype=small), n)
     np.random.default_rng(seed).shuffle(dealt)
-    result: npt.NDArray[np.int64] = dealt[inverse]
-    return result
+    return dealt

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ import numpy.typing as npt
 
 from linalign_lite.errors import FormatError, InputError, LinalignError
 from linalign_lite.linear import Array, Head
-from linalign_lite.modelcard import HEAD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard, load_card
+from linalign_lite.modelcard import (
+    DIGESTED,
+    HEAD_FILE,
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    ModelCard,
+    load_card,
+)
 from linalign_lite.store import load_head
 from linalign_lite.tokens import load_tokenizer, read_ends
 
@@ -21,11 +29,16 @@ Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)
 OUTPUT = "last_hidden_state"
 MAX_THREADS = 256
+MANY = 4  # batches a thread from which on each is left to one thread
+DOUBLED = 512 << 20  # bytes of a graph that may be in memory twice
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text as tokens. ``char_end``: how much of it is read whole at each; special: 1."""
+    """One text as tokens. ``char_end``: how much of it is read whole at each; special: 1.
+
+    Both are empty when nobody asked for places.
+    """
 
     ids: Sequence[int]
     char_end: Sequence[int]
@@ -45,9 +58,14 @@ class Model:
     session: Any
     tokenizer: Any
     inputs: frozenset[str]
+    threads: int = 1
 
-    def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[Encoded]:
+    def encode(
+        self, texts: Sequence[str], max_length: int | None = None, *, places: bool = True
+    ) -> list[Encoded]:
         """Tokens of each text, special tokens added, cut to ``max_length`` (default: the card's).
+
+        places: whether ``char_end`` and ``special`` are wanted.
 
         Raises InputError when max_length is more than the model's context.
         """
@@ -62,8 +80,8 @@ class Model:
         return [
             Encoded(
                 ids=e.ids,
-                char_end=read_ends(text, e),
-                special=e.special_tokens_mask,
+                char_end=read_ends(text, e) if places else (),
+                special=e.special_tokens_mask if places else (),
                 cut=bool(e.overflowing),
             )
             for text, e in zip(texts, found, strict=True)
@@ -87,8 +105,30 @@ class Model:
         Rows are padded on the right; what a padded position gives has no meaning. Raises
         LinalignError when the graph cannot be run on this input.
         """
+        return self._run(self.session, ids, mask)
+
+    def runner(self, n_batches: int) -> tuple[Callable[[Int64, Int64], Array], int]:
+        """What runs a batch as `run` does, and how many threads may call it at once.
+
+        Of many batches, each is left to one thread: two threads on two batches wait for nobody,
+        two threads on one batch wait for each other at every node. That takes a second session, so
+        not when the weights are large.
+        """
+        size = sum(int(self.card.files[name]["size"]) for name in DIGESTED[:2]
+                   if name in self.card.files)  # fmt: skip
+        if self.threads == 1 or n_batches < MANY * self.threads or size > DOUBLED:
+            return self.run, 1
+        return partial(self._run, self._alone), self.threads
+
+    @cached_property
+    def _alone(self) -> Any:
+        """A session of one thread a call. The file must still be the one that was checked."""
+        load_card(self.folder)
+        return _session(self.folder, 1)
+
+    def _run(self, session: Any, ids: Int64, mask: Int64) -> Array:
         try:
-            states: Array = self.session.run([OUTPUT], self._feeds(ids, mask))[0]
+            states: Array = session.run([OUTPUT], self._feeds(ids, mask))[0]
         except Exception as e:  # onnxruntime's errors share no other base
             raise LinalignError(
                 f"{self.folder} fails on a batch of {ids.shape[0]} texts of {ids.shape[1]} tokens",
@@ -120,26 +160,18 @@ def load_model(
 ) -> Model:
     """Load an exported model folder; never touches the network.
 
-    threads: how many onnxruntime uses within one call (default: one a core). verify: hash the
+    threads: how many work at a time (default: one a core). verify: hash the
     files against the card. Raises InputError when the folder is not an exported model, FormatError
     when it was altered or does not load.
     """
-    import onnxruntime as ort
-
     folder = Path(folder)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise InputError(
             "the number of threads is not usable", got=str(threads), expected=f"1 to {MAX_THREADS}"
         )
     card = load_card(folder, verify=verify)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors come to us as exceptions
-    if threads is not None:
-        options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(
-            str(folder / MODEL_FILE), sess_options=options, providers=list(PROVIDERS)
-        )
+        session = _session(folder, threads)
         tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
     except Exception as e:  # both libraries raise plain Exception
         raise FormatError(
@@ -147,7 +179,32 @@ def load_model(
         ) from e
     inputs = frozenset(i.name for i in session.get_inputs())
     _check_graph(folder, card, inputs, {o.name: o.shape for o in session.get_outputs()})
-    return Model(card, folder, session, tokenizer, inputs)
+    return Model(card, folder, session, tokenizer, inputs, threads or cores())
+
+
+def cores() -> int:
+    """Processor cores that this process may use; two threads of one core count once."""
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    siblings = set()
+    for cpu in usable:
+        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            siblings.add(path.read_text(encoding="ascii"))
+        except (OSError, UnicodeDecodeError):
+            siblings.add(str(cpu))
+    return min(max(len(siblings), 1), MAX_THREADS)
+
+
+def _session(folder: Path, threads: int | None) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its errors come to us as exceptions
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return ort.InferenceSession(
+        str(folder / MODEL_FILE), sess_options=options, providers=list(PROVIDERS)
+    )
 
 
 def _check_graph(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,9 +29,10 @@ from linalign_lite.version import __version__
 FORMAT = "linalign-states-folder"
 VERSION = 1
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.jsonl"  # in a folder that is not whole yet; see `resuming`
 MAX_SHARDS = 1 << 16
 _DTYPES = ("float32", "float16")
-_MAX_MANIFEST = 16 << 20
+MAX_MANIFEST = 16 << 20
 _MAX_ROWS = 1 << 48
 _MAX_TEXTS = (1 << 31) - 1  # text_index is an int32
 _FRAME = 1 << 16  # bytes of an archive that are neither its rows nor its card, at most
@@ -92,11 +94,11 @@ class StatesFolder:
             raise InputError(f"it has no shard, more than {MAX_SHARDS}, or too many texts")
         first = 0
         for i, shard in enumerate(self.shards):
-            if shard.file != _name(i):  # so no name leads elsewhere, and none comes twice
+            if shard.file != shard_name(i):  # so no name leads elsewhere, and none comes twice
                 raise InputError(
                     "a shard has another name than its place gives it",
                     got=str(shard.file)[:60],
-                    expected=_name(i),
+                    expected=shard_name(i),
                 )
             if shard.first_text != first:
                 raise InputError(f"the texts of {shard.file} do not follow those before it")
@@ -110,7 +112,7 @@ class StatesFolder:
     def __iter__(self) -> Iterator[HiddenStates]:
         """The shards in order, each checked. Raises FormatError naming the file."""
         for shard in self.shards:
-            yield self._read(shard)  # no name holds it: it can go before the next one is read
+            yield self.read(shard)  # no name holds it: it can go before the next one is read
 
     def load(self, *, cap: int = DEFAULT_CAP) -> HiddenStates:
         """Everything as one. Raises FormatError when that is more than ``cap`` bytes."""
@@ -150,13 +152,14 @@ class StatesFolder:
     def _row_bytes(self) -> int:
         return self.space.dim * np.dtype(self.dtype).itemsize + 4 * len(self._columns())
 
-    def _read(self, shard: Shard) -> HiddenStates:
+    def read(self, shard: Shard, *, verify: bool = True) -> HiddenStates:
+        """One of the shards, checked as iterating does; not ``verify``: its CRC, but no SHA-256."""
         path = self.folder / shard.file
         self._require_size(shard)
-        if hash_file(path) != shard.sha256:
+        if verify and hash_file(path) != shard.sha256:
             raise FormatError(f"{path} does not have the digest that {MANIFEST} says", hint=_HINT)
         part = load_states(path)
-        problem = _misfit(_facts(self), shard, part)
+        problem = misfit(facts_of(self), shard, part)
         if problem:
             raise FormatError(f"{path} does not agree with {MANIFEST}: {problem}", hint=_HINT)
         return part
@@ -164,7 +167,7 @@ class StatesFolder:
     def _require_size(self, shard: Shard) -> None:
         """Before a byte of it is read: a shard is an ordinary file of the size its rows need."""
         path = self.folder / shard.file
-        size, least = _regular_size(path), shard.rows * self._row_bytes()
+        size, least = regular_size(path), shard.rows * self._row_bytes()
         if not least <= size <= least + MAX_CARD + _FRAME:
             problem = f"{path} does not have the size that its rows need"
             raise FormatError(problem, got=f"{size} bytes", expected=f"{least}, and its card")
@@ -183,10 +186,10 @@ def write_shards(out: PathLike, parts: Iterable[HiddenStates], *, text_digest: s
     first = rows = n_cut = 0
     with whole_folder(out) as folder:
         for part in parts:
-            path = folder / _name(len(shards))
-            facts = facts or _facts(part)
+            path = folder / shard_name(len(shards))
+            facts = facts or facts_of(part)
             shard = Shard(path.name, "0" * 64, len(part), first, part.n_texts, part.n_cut)
-            problem = _misfit(facts, shard, part)
+            problem = misfit(facts, shard, part)
             if problem:
                 raise MismatchError(f"shard {len(shards)} does not continue the others: {problem}")
             save(path, part)
@@ -199,7 +202,7 @@ def write_shards(out: PathLike, parts: Iterable[HiddenStates], *, text_digest: s
             out, text_digest=text_digest, n_texts=first, n_cut=n_cut, rows=rows,
             shards=tuple(shards), **facts,
         )  # fmt: skip
-        write_atomic(folder / MANIFEST, _manifest(whole))
+        write_atomic(folder / MANIFEST, manifest_of(whole))
     return whole
 
 
@@ -211,14 +214,19 @@ def open_folder(folder: PathLike) -> StatesFolder:
     """
     folder = Path(folder)
     path = folder / MANIFEST
+    if os.path.lexists(folder / UNFINISHED):
+        raise InputError(
+            f"{folder} is unfinished: its extraction was cut off",
+            hint="the same `linalign-lite extract` again goes on with it",
+        )
     if not folder.is_dir() or not path.exists():
         raise InputError(
             f"{folder} is not a folder of states: no {MANIFEST}",
             hint="make one with `linalign-lite extract MODEL TEXTS OUT`",
         )
-    size = _regular_size(path)
-    if size > _MAX_MANIFEST:
-        raise FormatError(f"{path} is too large", expected=f"at most {_MAX_MANIFEST} bytes")
+    size = regular_size(path)
+    if size > MAX_MANIFEST:
+        raise FormatError(f"{path} is too large", expected=f"at most {MAX_MANIFEST} bytes")
     with open_regular(path) as f:
         raw = f.read(size)
     found = _parse(folder, path, raw)
@@ -246,20 +254,20 @@ def require_name(out: Path) -> None:
         raise InputError(f"{out} is a folder already", expected="the name of a folder to make")
 
 
-def _name(i: int) -> str:
+def shard_name(i: int) -> str:
     return f"{i:05d}.states.npz"
 
 
-def _facts(thing: HiddenStates | StatesFolder) -> dict[str, Any]:
+def facts_of(thing: HiddenStates | StatesFolder) -> dict[str, Any]:
     """What every shard has in common with the folder."""
     dtype = thing.dtype if isinstance(thing, StatesFolder) else str(thing.states.dtype)
     facts = {name: getattr(thing, name) for name in ("space", "labels", "max_length")}
     return {**facts, "dtype": dtype}
 
 
-def _misfit(facts: Mapping[str, Any], shard: Shard, part: HiddenStates) -> str:
+def misfit(facts: Mapping[str, Any], shard: Shard, part: HiddenStates) -> str:
     """What of ``part`` does not fit the folder's facts or its own entry; "" when all does."""
-    mine = _facts(part)
+    mine = facts_of(part)
     other = next((name for name in facts if mine[name] != facts[name]), None)
     if other is not None:
         return f"another {other.replace('_', ' ')}"
@@ -279,13 +287,13 @@ def _misfit(facts: Mapping[str, Any], shard: Shard, part: HiddenStates) -> str:
     return ""
 
 
-def _manifest(whole: StatesFolder) -> bytes:
+def manifest_of(whole: StatesFolder) -> bytes:
     raw = {name: getattr(whole, name) for name in _FIELDS}
     raw["space"] = dataclasses.asdict(whole.space)
     raw["shards"] = [dataclasses.asdict(shard) for shard in whole.shards]
     raw |= {"format": FORMAT, "version": VERSION, "library": __version__}
     text = json.dumps({**raw, "seal": seal_of(raw)}, sort_keys=True) + "\n"
-    if len(text) > _MAX_MANIFEST:
+    if len(text) > MAX_MANIFEST:
         raise InputError("the labels and shards are too many for one folder's manifest")
     return text.encode()
 
@@ -331,7 +339,7 @@ def _require_files(found: StatesFolder) -> None:
         found._require_size(shard)
 
 
-def _regular_size(path: Path) -> int:
+def regular_size(path: Path) -> int:
     """The size of an ordinary file; a link in a folder from outside could lead anywhere."""
     try:
         status = path.lstat()

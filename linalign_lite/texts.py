@@ -1,11 +1,15 @@
-"""Read texts, and labels where there are any, from .txt, .jsonl, .csv or standard input."""
+"""Read texts, and labels where there are any, from .txt, .jsonl, .csv, .parquet or standard input.
+
+A file is read as a stream of rows, `.gz` and `.zst` unpacked on the way: `read_texts` keeps them
+all, `corpus.read_corpus` none.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
-from linalign_lite.files import open_regular
 from linalign_lite.hidden import text_digest
 from linalign_lite.linear import usable_label
+from linalign_lite.streams import MAX_TEXT, PACKED, lines, open_bytes
 
-FORMATS = ("txt", "jsonl", "csv")
+FORMATS = ("txt", "jsonl", "csv", "parquet")
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ def read_texts(
     """Read ``path`` ("-" is standard input).
 
     ``txt``: a text a line. ``jsonl``: objects with `text` and optionally `label`. ``csv``: a header
-    with a column `text` and optionally `label`. "auto" goes by the file's ending (standard input:
-    txt). Blank lines are skipped, and counted but for those of a csv.
+    with a column `text` and optionally `label`. ``parquet``: these columns, with the extra
+    `parquet`. "auto" goes by the file's ending (standard input: txt). A text file may be packed:
+    .txt.gz, .jsonl.zst. Blank lines are skipped, and counted but for those of a csv.
 
     With a ``separator``, the texts of a txt are what stands between lines that equal it: line
     breaks inside are kept, those around a text dropped, and blank texts skipped and counted.
@@ -66,59 +71,103 @@ def read_texts(
     label that only some rows have, naming the line; and for a separator that is no line, or that is
     given for another format.
     """
-    kind = _kind(path, fmt)
-    if separator is not None:
-        _require_separator(separator, kind)
-    content = _decode(path, _read(path))
-    if separator is not None:
-        rows = _separated(content, separator)
-    else:
-        rows = {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[kind](path, content)
     texts: list[str] = []
     labels: list[str | None] = []
     n_blank = 0
-    for line, text, label in rows:
+    for text, label in read_rows(path, fmt=fmt, limit=limit, separator=separator):
         if text is None:
             n_blank += 1
             continue
-        if limit is not None and len(texts) >= limit:
-            break
         texts.append(text)
-        if labels and (label is None) != (labels[0] is None):
-            raise InputError(
-                f"{path}, line {line}: a label is missing",
-                got="rows with a label and rows without",
-                expected="a label on every row, or on none",
-            )
         labels.append(label)
-    if not texts:
-        raise InputError(f"{path} holds no text", expected="at least one line that is not blank")
     return Texts(tuple(texts), tuple(x for x in labels if x is not None), n_blank)
 
 
 Row = tuple[int, str | None, str | None]  # line, text (None: a blank line), label
+Lines = Iterator[tuple[int, str]]
 
 
-def _txt(_path: str, content: str) -> Iterator[Row]:
-    for number, line in enumerate(_lines(content), 1):
-        yield number, line if line.strip() else None, None
+def read_rows(
+    path: str, *, fmt: str = "auto", limit: int | None = None, separator: str | None = None
+) -> Iterator[tuple[str | None, str | None]]:
+    """(text, label) of each row as it is read, (None, None) for a blank line; see `read_texts`."""
+    kind = _kind(path, fmt)
+    if separator is not None:
+        _require_separator(separator, kind)
+    return _checked(path, kind, limit, separator)
 
 
-def _separated(content: str, separator: str) -> Iterator[Row]:
+def _checked(
+    path: str, kind: str, limit: int | None, separator: str | None
+) -> Iterator[tuple[str | None, str | None]]:
+    count, labelled = 0, False
+    with _rows(path, kind, separator) as rows:
+        for line, text, label in rows:
+            if text is None:
+                yield None, None
+                continue
+            if limit is not None and count >= limit:
+                return
+            if not count:
+                labelled = label is not None
+            elif (label is not None) != labelled:
+                raise InputError(
+                    f"{path}, line {line}: a label is missing",
+                    got="rows with a label and rows without",
+                    expected="a label on every row, or on none",
+                )
+            count += 1
+            yield text, label
+    if not count:
+        raise InputError(f"{path} holds no text", expected="at least one line that is not blank")
+
+
+@contextlib.contextmanager
+def _rows(path: str, kind: str, separator: str | None) -> Iterator[Iterator[Row]]:
+    if kind == "parquet":
+        yield _parquet(path)
+        return
+    with open_bytes(path) as f:
+        found = lines(path, f)
+        if separator is not None:
+            yield _separated(path, found, separator)
+        else:
+            yield {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[kind](path, found)
+
+
+def _parquet(path: str) -> Iterator[Row]:
+    from linalign_lite.parquet import read_columns
+
+    for number, (text, label) in enumerate(read_columns(path), 1):
+        yield number, _text(path, number, text), _label(path, number, label)
+
+
+def _txt(_path: str, found: Lines) -> Iterator[Row]:
+    for number, line in found:
+        yield number, line.rstrip("\r\n") if line.strip() else None, None
+
+
+def _separated(path: str, found: Lines, separator: str) -> Iterator[Row]:
     """Texts of several lines. Nothing at all after the last separator is not a blank text."""
-    start, lines = 1, []
-    for number, line in enumerate(io.StringIO(content, newline="\n"), 1):
+    start, parts, size = 1, [], 0
+    for number, line in found:
         if line.rstrip("\r\n") != separator:
-            lines.append(line)
+            parts.append(line)
+            size += len(line)
+            if size > MAX_TEXT:
+                raise InputError(
+                    f"{path}: the text from line {start} on is too long",
+                    expected=f"at most {MAX_TEXT} characters",
+                )
             continue
-        yield start, _joined(lines), None
-        start, lines = number + 1, []
-    if lines:
-        yield start, _joined(lines), None
+        yield start, _joined(parts), None
+        start, parts, size = number + 1, [], 0
+    if parts:
+        yield start, _joined(parts), None
 
 
-def _joined(lines: list[str]) -> str | None:
-    text = "".join(lines).strip("\r\n")
+def _joined(parts: list[str]) -> str | None:
+    text = "".join(parts).strip("\r\n")
     return text if text.strip() else None
 
 
@@ -133,8 +182,8 @@ def _require_separator(separator: str, kind: str) -> None:
         )
 
 
-def _jsonl(path: str, content: str) -> Iterator[Row]:
-    for number, line in enumerate(_lines(content), 1):
+def _jsonl(path: str, found: Lines) -> Iterator[Row]:
+    for number, line in found:
         if not line.strip():
             yield number, None, None
             continue
@@ -147,9 +196,11 @@ def _jsonl(path: str, content: str) -> Iterator[Row]:
         yield number, _text(path, number, row.get("text")), _label(path, number, row.get("label"))
 
 
-def _csv(path: str, content: str) -> Iterator[Row]:
-    csv.field_size_limit(1 << 30)  # the library's own limit would cut at 131,072 characters
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+def _csv(path: str, found: Lines) -> Iterator[Row]:
+    csv.field_size_limit(MAX_TEXT)  # the library's own limit would cut at 131,072 characters
+    # a lone \r ends a line here
+    pieces = (piece for _, line in found for piece in io.StringIO(line, newline=""))
+    reader = csv.DictReader(pieces, strict=True)
     try:
         fields = reader.fieldnames or []
         if "text" not in fields:
@@ -175,8 +226,10 @@ def _text(path: str, number: int, value: object) -> str:
         raise InputError(
             f"{path}, line {number} has no usable text", got=got, expected="a string in `text`"
         )
-    if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can say what UTF-8 cannot
-        raise InputError(f"{path}, line {number} has half of a surrogate pair in its text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as e:  # JSON can say what UTF-8 cannot
+        raise InputError(f"{path}, line {number} has half of a surrogate pair in its text") from e
     return value
 
 
@@ -194,12 +247,6 @@ def _label(path: str, number: int, value: object) -> str | None:
     return label
 
 
-def _lines(content: str) -> Iterator[str]:
-    """Lines ended by \\n or \\r\\n only: U+2028 and friends may stand inside a text."""
-    for line in io.StringIO(content, newline="\n"):
-        yield line.rstrip("\r\n")
-
-
 def _kind(path: str, fmt: str) -> str:
     if fmt != "auto":
         if fmt not in FORMATS:
@@ -207,33 +254,13 @@ def _kind(path: str, fmt: str) -> str:
         return fmt
     if path == "-":
         return "txt"
-    ending = Path(path).suffix.lower().lstrip(".")
+    name = Path(path)
+    ending = Path(name.stem if name.suffix.lower() in PACKED else name).suffix.lower().lstrip(".")
     if ending not in FORMATS:
         raise InputError(
             f"cannot tell the format of {path}",
             got=f".{ending}" if ending else "no ending",
-            expected="a file that ends in .txt, .jsonl or .csv",
+            expected="a file that ends in .txt, .jsonl, .csv or .parquet, and perhaps .gz or .zst",
             hint="or say it with --format",
         )
     return ending
-
-
-def _read(path: str) -> bytes:
-    if path == "-":
-        if sys.stdin is None:
-            raise InputError("standard input is closed", expected="texts, a line each")
-        return sys.stdin.buffer.read()
-    with open_regular(path) as f:
-        return f.read()
-
-
-def _decode(path: str, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        line = raw.count(b"\n", 0, e.start) + 1
-        raise InputError(
-            f"{path}, line {line} is not UTF-8",
-            got=f"byte 0x{raw[e.start]:02x} at offset {e.start}",
-            hint="convert the file, for instance with iconv -t utf-8",
-        ) from e

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")  # as the commands do, before NumPy is loaded
@@ -12,6 +14,12 @@ import pytest
 from support import SHARED, aligned_states
 
 from linalign_lite.hidden import HiddenStates
+
+
+def pytest_configure() -> None:
+    """A worker of pytest-xdist ignores Ctrl-C, and so would every command that a test starts."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linalign_lite import demo, load_model
+from linalign_lite.batching import plan_batches, pool
 from linalign_lite.errors import FormatError, InputError, LinalignError
-from linalign_lite.extraction import extract, plan_batches, pool
+from linalign_lite.extraction import extract
 from linalign_lite.modelcard import seal_card
 from linalign_lite.texts import Texts
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 import weakref
 from dataclasses import dataclass, fields, replace
@@ -19,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite import archive, demo, extraction, files, load_model, shards
+from linalign_lite import archive, demo, extraction, files, forward, load_model, shards
 from linalign_lite.commands import main
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
@@ -88,6 +84,7 @@ class Fake:
 
     dim: int = 4
     scale: float = 1.0
+    callers: int = 1
 
     @property
     def card(self):
@@ -99,7 +96,7 @@ class Fake:
     def context(self, max_length):
         return max_length or 4096
 
-    def encode(self, texts, max_length):
+    def encode(self, texts, max_length, *, places):
         length = self.context(max_length)
         return [
             Encoded([0, *map(ord, t[:length])], [0, *range(1, len(t[:length]) + 1)],
@@ -110,6 +107,9 @@ class Fake:
     def run(self, ids, mask):
         assert mask.shape == ids.shape
         return np.repeat(ids[..., None] * np.float32(self.scale), self.dim, axis=2)
+
+    def runner(self, n_batches):
+        return self.run, self.callers
 
 
 # --- the same states ------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def watch(monkeypatch, room, name, array):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_a_shard_is_let_go_before_the_next_is_made_or_read(monkeypatch, tmp_path, dtype):
-    made = watch(monkeypatch, extraction, "_part", lambda part: part.states)
+    made = watch(monkeypatch, forward, "states_of", lambda part: part.states)
     kept = watch(monkeypatch, extraction, "narrow", lambda states: states)
     folder = extract_to(tmp_path / "s", Fake(), TEXTS, shard_texts=2, dtype=dtype)
     assert made == kept == [0] * 5
@@ -352,7 +352,7 @@ def test_any_failure_leaves_nothing_and_what_was_there_stays(tmp_path, monkeypat
 
     with pytest.raises(KeyboardInterrupt):
         write_shards(tmp_path / "s", cut_off(), text_digest="ab" * 32)
-    monkeypatch.setattr(shards, "_MAX_MANIFEST", 500)
+    monkeypatch.setattr(shards, "MAX_MANIFEST", 500)
     with pytest.raises(InputError, match="too many for one folder"):
         made(tmp_path / "s", states(2), states(2, first=2))
     assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine"]
@@ -715,28 +715,6 @@ def test_a_full_disk_leaves_no_folder(here, capsys, monkeypatch):
     said = call(capsys, "extract", ASH, "t.jsonl", "x", "--shard-texts", 2, code=1)
     assert said.err.endswith("error: No space left on device\n")
     assert [p.name for p in here.iterdir()] == ["t.jsonl"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_extract_leaves_no_folder(tmp_path, number):
-    """With shards on the disk already, and more to come."""
-    (tmp_path / "t.txt").write_text("the cat sat on the mat\n" * 40_000)
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("linalign-lite"), "extract", ASH, tmp_path / "t.txt",
-         tmp_path / "s", "--pooling", "tokens", "--shard-texts", "100"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for _ in range(6000):
-        if list(tmp_path.glob(".linalign-*.tmp/00002.states.npz")):
-            break
-        time.sleep(0.005)
-    else:
-        pytest.fail("no shard was seen")
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
-    assert said == "interrupted; nothing half-written was left behind\n"
-    assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]
 
 
 def test_a_folder_survives_a_copy(good, tmp_path):

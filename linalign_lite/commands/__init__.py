@@ -18,11 +18,13 @@ import typer
 
 from linalign_lite.commands import (
     alignment,
+    artefacts,
     bundling,
     compat,
     demonstration,
     generation,
     models,
+    moments,
     ood,
     private,
     protection,
@@ -63,11 +65,13 @@ def _root(
 rooms = (
     models,
     alignment,
+    moments,
     similarity,
     compat,
     generation,
     surveying,
     report,
+    artefacts,
     ood,
     private,
     protection,
@@ -111,7 +115,8 @@ def _run(argv: list[str] | None) -> int:
         return e.exit_code
     except SystemExit as e:
         if e.code in {130, 128 + signal.SIGTERM}:  # typer makes 130 of Ctrl-C
-            _say("interrupted; nothing half-written was left behind")
+            left = getattr(e, "said", "nothing half-written was left behind")
+            _say(f"interrupted; {left}")
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0
 

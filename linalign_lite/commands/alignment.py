@@ -12,6 +12,7 @@ import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 from linalign_lite.commands.few import fit_few, require_few_options
+from linalign_lite.commands.moments import Scheduler, described, fit_folders
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def fit(
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
     seed: Seed = 0,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -102,9 +104,9 @@ def fit(
 
     least-squares brings the mapped states near to the target's. kl makes a head, a classifier or a
     model's token head, say on mapped states what it says on the target's own: far better where the
-    map is for that head. SOURCE and TARGET are files or folders of states; of token states, those
-    that end at the same character are paired. With --with-few, SOURCE and TARGET are of public
-    texts, and the few, unlabelled, say which map is best: how much they count is chosen on them.
+    map is for that head. SOURCE and TARGET are files or folders of states (of two folders a shard
+    is in memory at a time, but for kl and lstsq); tokens that end at one character are paired.
+    With --with-few they are of public texts, and the few, unlabelled, say which map is best.
 
     \b
     Examples:
@@ -114,8 +116,6 @@ def fit(
       linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --with-few a.few.npz b.few.npz
     """
-    from linalign_lite.store import save
-
     console = Console(as_json, quiet)
     require_output(out, source, target, head_file, checkpoint, *(few or ()))
     require_few_options(few, few_weight, method.value, checkpoint)
@@ -127,6 +127,16 @@ def fit(
         raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
     if kl and method is not MapMethod.ridge:
         raise InputError("kl starts from ridge", got=method.value, hint="leave --method out")
+    alone = not kl and few is None and method is not MapMethod.lstsq
+    if alone and source.is_dir() and target.is_dir():
+        affine, facts, rows = fit_folders(
+            console, source, target, method=method.value, penalty=penalty, folds=folds, seed=seed,
+            pairing=pair.value, scheduler=scheduler,
+        )  # fmt: skip
+        _write(console, out, affine, served if fold else None, facts, rows)
+        return
+    if scheduler is not None:
+        raise InputError("--scheduler goes with two folders of states, ridge or procrustes")
     states, taught = _paired(source, target, pair.value), (temperature, truth)
     if few is not None:
         affine, facts, rows = fit_few(
@@ -143,8 +153,18 @@ def fit(
         affine, facts, rows = _fit_squares(
             console, states, method=method.value, penalty=penalty, folds=folds, seed=seed,
         )  # fmt: skip
-    save(out, affine if served is None or not fold else served @ affine)
-    console.result({"out": str(out), **facts}, table([("head" if fold else "map", out), *rows]))
+    _write(console, out, affine, served if fold else None, facts, rows)
+
+
+def _write(
+    console: Console, out: Path, affine: AffineMap, folded: Head | None, facts: dict[str, Any],
+    rows: list[tuple[str, object]],
+) -> None:  # fmt: skip
+    """Save the map, or the head that it is folded into, and say so."""
+    from linalign_lite.store import save
+
+    save(out, affine if folded is None else folded @ affine)
+    console.result({"out": str(out), **facts}, table([("head" if folded else "map", out), *rows]))
 
 
 Fitted = tuple["AffineMap", dict[str, Any], list[tuple[str, object]]]
@@ -156,16 +176,7 @@ def _fit_squares(
     from linalign_lite.fitting import fit as fit_states
 
     affine, report = fit_states(*states, **options)
-    console.warn(report.warnings)
-    rank = f"{report.rank} of {report.d_source}"
-    rows: list[tuple[str, object]] = [
-        ("method", f"{report.method}, penalty {report.penalty:.3g}"),
-        ("dimensions", f"{report.d_source} to {report.d_target}"),
-        ("texts", report.n),
-        ("held-out R²", f"{report.held_out_r2:.4f} ({report.folds} folds)"),
-        ("condition", f"{report.condition:.3g}, rank {rank}, freedom {report.freedom:.1f}"),
-    ]
-    return affine, {**report.as_card(), "curve": report.curve}, rows
+    return affine, *described(console, report)
 
 
 def _teaching(

@@ -21,6 +21,14 @@ Quiet = Annotated[
 ]
 
 
+class Interrupted(SystemExit):
+    """Ctrl-C, or the signal to end, with what is to be said of what was left behind."""
+
+    def __init__(self, cause: BaseException, said: str) -> None:
+        super().__init__(cause.code if isinstance(cause, SystemExit) else 130)
+        self.said = said
+
+
 @dataclass(frozen=True)
 class Console:
     """One command's voice."""

@@ -31,7 +31,7 @@ def states_of(
     """Load the model and extract; None is the model's, or the library's, default."""
     from linalign_lite.extraction import BATCH_TOKENS, extract
 
-    with extracting(console, model, texts, threads) as (loaded, tally):
+    with extracting(console, model, len(texts.texts), threads) as (loaded, tally):
         states = extract(
             loaded,
             texts,
@@ -41,13 +41,13 @@ def states_of(
             batch_tokens=BATCH_TOKENS if batch_tokens is None else batch_tokens,
             progress=tally,
         )
-    note_losses(console, texts, states)
+    note_losses(console, texts.n_blank, states)
     return states
 
 
 @contextlib.contextmanager
 def extracting(
-    console: Console, model: Path, texts: Texts, threads: int | None
+    console: Console, model: Path, n_texts: int, threads: int | None
 ) -> Iterator[tuple[Model, Callable[[int], None]]]:
     """The model, loaded, and what moves the bar."""
     from linalign_lite.runtime import load_model
@@ -55,13 +55,13 @@ def extracting(
     if threads is not None:  # the tokenizer's own threads; read when it first works
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     loaded = load_model(model, threads=threads)
-    with console.progress("extracting", len(texts.texts)) as tally:
+    with console.progress("extracting", n_texts) as tally:
         yield loaded, tally
 
 
-def note_losses(console: Console, texts: Texts, states: HiddenStates | StatesFolder) -> None:
+def note_losses(console: Console, n_blank: int, states: HiddenStates | StatesFolder) -> None:
     """What of the texts is not in the states."""
-    if texts.n_blank:
-        console.note(f"{texts.n_blank} blank line(s) skipped")
+    if n_blank:
+        console.note(f"{n_blank} blank line(s) skipped")
     if states.n_cut:
         console.note(f"{states.n_cut} text(s) cut to {states.max_length} tokens")

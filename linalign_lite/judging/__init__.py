@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from linalign_lite.errors import InputError
-from linalign_lite.extraction import Progress
+from linalign_lite.forward import Progress
 from linalign_lite.judging.reading import Job, make_job, reads_ahead, teach, windows
 from linalign_lite.judging.sampling import Said, Sample, Spoken, draw_prompts, speak
 from linalign_lite.judging.scoring import TOP, Sums

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.extraction import Progress, extract
+from linalign_lite.extraction import extract
+from linalign_lite.forward import Progress
 from linalign_lite.hidden import NO_TOKEN, HiddenStates
 from linalign_lite.judging.scoring import Ints, Sums, compare, surprise
 from linalign_lite.linear import AffineMap, Head

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linalign_lite.extraction import Progress
+from linalign_lite.forward import Progress
 from linalign_lite.generation import generate
 from linalign_lite.hidden import NO_TOKEN
 from linalign_lite.judging.reading import Job, following, positions, token_states

@@ -7,7 +7,7 @@ the torch model (see `parity`) before anything is left on disk.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from linalign_lite.errors import InputError
@@ -32,6 +32,7 @@ def export_model(
     opset: int | None = None,
     progress: Callable[[str], None] | None = None,
     one_file_limit: int = surgery.ONE_FILE_LIMIT,
+    quantize: Sequence[str] | None = None,
 ) -> ModelCard:
     """Export ``model`` to the folder ``out`` (docs/FORMAT.md, section 2).
 
@@ -42,6 +43,8 @@ def export_model(
         compared with then has its weights rounded the same way.
     opset: of ONNX; Optimum chooses when None. progress: called with plain words at each step.
     one_file_limit: bytes of weights above which they go to `model.onnx_data`.
+    quantize: texts; the weights are then stored as int8 and computed with as such, and the card
+        says how near the states of these texts are to those of the float32 graph.
 
     Raises InputError when the model is not usable, OutputExistsError when ``out`` is there,
     MissingExtraError without the `export` extra, ParityError when the exported graph disagrees
@@ -49,7 +52,7 @@ def export_model(
     """
     out = Path(out)
     say = progress or (lambda _: None)
-    finish.check_dtype(dtype)
+    finish.check_dtype(dtype, quantize)
     if task not in TASKS:
         raise InputError("the task is not known", got=repr(task), expected=", ".join(TASKS))
     local = reference.find_model(model)
@@ -67,7 +70,7 @@ def export_model(
     if task == "auto":
         task = pooling.guess_task(source, origin.config)
     with whole_folder(out) as folder:
-        return _export(origin, folder, task, dtype, opset, say, one_file_limit)
+        return _export(origin, folder, task, dtype, opset, say, one_file_limit, quantize)
 
 
 def _export(
@@ -78,6 +81,7 @@ def _export(
     opset: int | None,
     say: Callable[[str], None],
     one_file_limit: int,
+    texts: Sequence[str] | None,
 ) -> ModelCard:
     import onnx
 
@@ -109,6 +113,10 @@ def _export(
         data,
         cut.head,
     )
+    if texts is not None:
+        numbers, dtype = finish.quantize(
+            folder, cut, origin, saved, texts, numbers, one_file_limit, say
+        )
     remark = pooling.read_pooling(origin.folder).remark
     if remark:
         say(f"note: {remark}")

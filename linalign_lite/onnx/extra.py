@@ -1,4 +1,4 @@
-"""Packages of the extra `export`, which may be missing."""
+"""Packages of the extras `export` and `onnx`, which may be missing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import importlib
 from linalign_lite.errors import MissingExtraError
 
 
-def require(purpose: str, *modules: str) -> None:
+def require(purpose: str, *modules: str, extra: str = "export") -> None:
     """Import modules; raise MissingExtraError naming the first package that is not installed."""
     for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as e:
-            raise MissingExtraError(module.split(".")[0], "export", purpose) from e
+            raise MissingExtraError(module.split(".")[0], extra, purpose) from e

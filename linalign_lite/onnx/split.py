@@ -6,7 +6,7 @@ Needs `onnx`, onnxruntime and NumPy; neither torch nor transformers.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def split_exported(
     dtype: str = "fp32",
     progress: Callable[[str], None] | None = None,
     one_file_limit: int = surgery.ONE_FILE_LIMIT,
+    quantize: Sequence[str] | None = None,
 ) -> ModelCard:
     """Make an exported model folder from an ONNX folder that somebody else exported.
 
@@ -36,14 +37,15 @@ def split_exported(
     LM's graph has an output `logits`, and its token head is cut off; any other has an output
     `last_hidden_state`. Original and result are compared on the same texts (see `parity`). With
     dtype fp16 both are compared after their weights are rounded.
-    one_file_limit: bytes of weights above which they go to `model.onnx_data`.
+    one_file_limit: bytes of weights above which they go to `model.onnx_data`. quantize: as
+    `export_model` does it.
 
     Raises InputError when the folder is not usable, OutputExistsError when ``out`` is there,
     ParityError when the result says something else. Nothing is left behind then.
     """
     source, out = Path(source), Path(out)
     say = progress or (lambda _: None)
-    finish.check_dtype(dtype)
+    finish.check_dtype(dtype, quantize)
     check_free(out)
     path = _find_graph(source)
     origin = finish.Origin(name or source.resolve().name, source, pooling.read_config(source))
@@ -78,6 +80,10 @@ def split_exported(
         graph = parity.open_graph(folder / MODEL_FILE, cut.past)
         numbers = parity.measure(graph, reference, data, cut.head)
         shutil.rmtree(folder / _ROUNDED, ignore_errors=True)
+        if quantize is not None:
+            numbers, dtype = finish.quantize(
+                folder, cut, origin, tokenizer, quantize, numbers, one_file_limit, say
+            )
         remark = pooling.read_pooling(source).remark
         if remark:
             say(f"note: {remark}")

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from pathlib import Path
 
 import pytest
+from chromium import started
 from made import made_results
 
 from linalign_lite.report import write_report
 from linalign_lite.report.theme import THEMES
 from linalign_lite.survey.results import load_results, save_results
-
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--disable-dev-shm-usage")  # fmt: skip
-
-
-def chromium():
-    """Where the browser and its driver are; skips where they are not."""
-    pytest.importorskip("selenium", reason="selenium is absent: pip install '.[test]'")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",
-                                                   "google-chrome"))), None)  # fmt: skip
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("no Chromium and chromedriver here: apt-get install chromium chromium-driver")
-    return browser, driver
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +44,8 @@ def long_names(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    place, driver = chromium()
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = place
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        yield started
-    finally:
-        started.quit()
+    with started(tmp_path_factory.mktemp("profile")) as driven:
+        yield driven
 
 
 def seen(browser, address, width=1280, scheme="light"):

@@ -1,0 +1,214 @@
+"""onnx, fuse, from-onnx: maps, heads and whole models as ONNX, for whoever has no Python."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
+from linalign_lite.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from linalign_lite.linear import AffineMap, Head
+    from linalign_lite.onnx.artefact import Artefact
+
+
+class Dtype(StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Pooling(StrEnum):
+    mean = "mean"
+    last = "last"
+    cls = "cls"
+
+
+class Kind(StrEnum):
+    map = "map"
+    head = "head"
+
+
+Stored = Annotated[
+    Dtype, typer.Option(help="How weights are stored; fp16 is computed with in float32.")
+]
+Limit = Annotated[
+    float | None,
+    typer.Option(help="Error of int8 that is let through, of the size of the outputs; 0.2."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(onnx)
+    app.command()(fuse)
+    app.command("from-onnx")(from_onnx)
+
+
+def onnx(
+    file: Annotated[Path, typer.Argument(help="A map or a head (.npz).")],
+    out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="A map to fold into the head FILE.")
+    ] = None,
+    dtype: Stored = Dtype.fp32,
+    states_file: Annotated[
+        Path | None, typer.Option("--states", help="States to check it on; default: random ones.")
+    ] = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a map, a head, or a head after a map as ONNX: one matrix product.
+
+    Input `states`; output `mapped` of a map, `scores` of a head. It is run with onnxruntime and
+    compared with NumPy before it is left on disk. Needs the extra `onnx`.
+
+    \b
+    Examples:
+      linalign-lite onnx b-to-a.map.npz b-to-a.onnx
+      linalign-lite onnx topics.head.npz topics.onnx --map b-to-a.map.npz
+      linalign-lite onnx topics.head.npz small.onnx --dtype int8 --states test.states.npz
+    """
+    from linalign_lite.linear import AffineMap
+    from linalign_lite.onnx.carry import to_onnx
+    from linalign_lite.store import load_states
+
+    require_output(out, file, map_file, states_file)
+    thing = _load(file)
+    if map_file is not None:
+        if isinstance(thing, AffineMap):
+            raise InputError(f"{file} is a map", expected="a head, for a map to be folded into")
+        thing = thing @ _map(map_file)
+    states = None if states_file is None else load_states(states_file)
+    made = to_onnx(out, thing, dtype=dtype.value, states=states, limit=limit)
+    _say(Console(as_json), made)
+
+
+def fuse(
+    model: Annotated[Path, typer.Argument(help="An exported model folder.")],
+    out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="A map that reads the model's states.")
+    ] = None,
+    head_file: Annotated[
+        Path | None, typer.Option("--head", help="A head that reads the mapped states, or states.")
+    ] = None,
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="Default: that of the map or head, or the model's.")
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Scale states to length 1."),
+    ] = None,
+    dtype: Stored = Dtype.fp32,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Map and head as one: smaller, and the map stays here.")
+    ] = False,
+    limit: Limit = None,
+    with_tokenizer: Annotated[
+        bool, typer.Option("--with-tokenizer", help="Copy tokenizer.json beside OUT.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make one ONNX graph of a text model, its pooling, a map and a head.
+
+    Token ids and mask go in; `states`, `mapped` (with --map) and `scores` (with --head) come out.
+    It is compared with the model's own folder and NumPy on texts before it is left on disk. Needs
+    the extra `onnx`; to run it, only onnxruntime is needed, in whatever language.
+
+    \b
+    Examples:
+      linalign-lite fuse minilm minilm.onnx --dtype int8
+      linalign-lite fuse birch topics.onnx --map b-to-a.map.npz --head topics.head.npz
+      linalign-lite fuse birch app/topics.onnx --head fused.head.npz --with-tokenizer
+    """
+    from linalign_lite.files import write_atomic
+    from linalign_lite.modelcard import TOKENIZER_FILE
+    from linalign_lite.onnx.fusing import fuse as write
+    from linalign_lite.onnx.fusing import tokenizer_beside
+    from linalign_lite.store import load_head
+
+    console = Console(as_json, quiet)
+    require_output(out, map_file, head_file, model / "model.onnx")
+    tokenizer = tokenizer_beside(out, model) if with_tokenizer else None
+    made = write(
+        out,
+        model,
+        map=None if map_file is None else _map(map_file),
+        head=None if head_file is None else load_head(head_file),
+        pooling=pooling.value if pooling else None,
+        normalize=normalize,
+        dtype=dtype.value,
+        fold=fold,
+        limit=limit,
+        progress=console.note,
+    )
+    if tokenizer is not None:
+        write_atomic(tokenizer, (model / TOKENIZER_FILE).read_bytes())
+    _say(console, made)
+
+
+def from_onnx(
+    file: Annotated[Path, typer.Argument(help="An ONNX file: a map or a head.")],
+    out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
+    kind: Annotated[
+        Kind | None, typer.Option(help="What FILE is, when it is somebody else's and does not say.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a map or a head back from ONNX.
+
+    What `onnx` wrote, or anybody's single Gemm, or MatMul and Add. Needs the extra `onnx`.
+
+    \b
+    Examples:
+      linalign-lite from-onnx topics.onnx topics.head.npz
+      linalign-lite from-onnx torch-linear.onnx theirs.head.npz --kind head
+    """
+    from linalign_lite.linear import AffineMap
+    from linalign_lite.onnx.back import from_onnx as read
+    from linalign_lite.store import save
+
+    require_output(out, file)
+    thing = read(file, None if kind is None else kind.value)
+    save(out, thing)
+    what = "affine map" if isinstance(thing, AffineMap) else "head"
+    rows, width = thing.weight.shape
+    Console(as_json).result(
+        {"out": str(out), "kind": what, "dim": width, "outputs": rows,
+         "dtype": str(thing.weight.dtype)},
+        [f"{out}: {what}, {width} dimensions to {rows}, {thing.weight.dtype}"],
+    )  # fmt: skip
+
+
+def _load(path: Path) -> AffineMap | Head:
+    from linalign_lite.linear import AffineMap, Head
+    from linalign_lite.store import load
+
+    thing = load(path)
+    if not isinstance(thing, AffineMap | Head):
+        raise FormatError(f"{path} is something else", expected="a map or a head")
+    return thing
+
+
+def _map(path: Path) -> AffineMap:
+    from linalign_lite.store import load_map
+
+    return load_map(path)
+
+
+def _say(console: Console, made: Artefact) -> None:
+    apart = ", ".join(f"{name} {value:.1e}" for name, value in made.differences.items())
+    data: dict[str, Any] = {
+        "out": str(made.path), "kind": made.kind, "dtype": made.dtype, "opset": made.opset,
+        "bytes": made.size, "differences": dict(made.differences),
+    }  # fmt: skip
+    console.result(
+        data,
+        [f"{made.path}: {made.kind}, {made.dtype}, opset {made.opset}, {made.size / 1e6:.2f} MB; "
+         f"apart from NumPy by {apart}"],
+    )  # fmt: skip

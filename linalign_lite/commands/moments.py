@@ -1,0 +1,206 @@
+"""moments, fit-moments: what a map needs to know of states, as a file; and maps from such files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
+from linalign_lite.errors import InputError
+
+if TYPE_CHECKING:
+    from linalign_lite.fitting import FitReport
+    from linalign_lite.linear import AffineMap
+    from linalign_lite.paired import PairedMoments
+
+
+class Rule(StrEnum):
+    exact = "exact"
+    after = "after"
+
+
+class Solver(StrEnum):
+    ridge = "ridge"
+    procrustes = "procrustes"
+
+
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A dask scheduler whose workers do the work, such as tcp://host:8786 (extra `dask`).",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(moments)
+    app.command(name="fit-moments")(fit_moments)
+
+
+def moments(
+    source: Annotated[Path, typer.Argument(help="States of the model that reads.")],
+    target: Annotated[Path, typer.Argument(help="States of the other model, same texts.")],
+    out: Annotated[Path, typer.Argument(help="The moments to write (.moments.npz).")],
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation to come.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the folds.", min=0)] = 0,
+    pair: Annotated[
+        Rule, typer.Option(help="Token states: which positions belong together.")
+    ] = Rule.exact,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Write them even where they give the states away.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare shards with their SHA-256.")
+    ] = True,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what a map needs to know of two models' states, whose size does not grow with them.
+
+    SOURCE and TARGET are files or folders of states; of folders one shard is in memory at a time.
+    Parts of a text set, on several machines or in several houses, are measured apart, and
+    fit-moments puts them together: the states need not travel.
+
+    \b
+    Examples:
+      linalign-lite moments a-states b-states here.moments.npz
+      linalign-lite moments a-states b-states here.moments.npz --scheduler tcp://head:8786
+    """
+    from linalign_lite.momentfiles import save_moments
+
+    console = Console(as_json, quiet)
+    require_output(out, source, target)
+    found = measured(
+        console, source, target, folds=folds, seed=seed, pairing=pair.value, verify=verify,
+        scheduler=scheduler,
+    )  # fmt: skip
+    save_moments(out, found, reveal=reveal)
+    size = out.stat().st_size
+    console.result(
+        {"out": str(out), "pairs": found.n, "folds": folds, "fewest_in_a_fold": found.fewest,
+         "d_source": found.source.dim, "d_target": found.target.dim, "bytes": size},
+        table([
+            ("moments", out),
+            ("pairs", f"{found.n} in {folds} folds"),
+            ("dimensions", f"{found.source.dim} to {found.target.dim}"),
+            ("size", f"{size / 1e6:.1f} MB"),
+        ]),
+    )  # fmt: skip
+
+
+def fit_moments(
+    files: Annotated[list[Path], typer.Argument(help="Moments (.moments.npz), one or more.")],
+    out: Annotated[Path, typer.Argument(help="The map to write (.map.npz).")],
+    method: Annotated[Solver, typer.Option(help="How to fit.")] = Solver.ridge,
+    penalty: Annotated[
+        str, typer.Option(help="auto, or a number relative to the mean variance of the source.")
+    ] = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit an affine map from moments, of one part of the texts or of several put together.
+
+    The map is the one that `fit` makes of all their states. Texts that stand in two files are
+    refused: they would count twice.
+
+    \b
+    Examples:
+      linalign-lite fit-moments here.moments.npz a-to-b.map.npz
+      linalign-lite fit-moments north.moments.npz south.moments.npz a-to-b.map.npz
+    """
+    from linalign_lite.momentfiles import load_moments
+    from linalign_lite.paired import fit_paired, put_together
+    from linalign_lite.store import save
+
+    console = Console(as_json, quiet)
+    require_output(out, *files)
+    together = put_together(map(load_moments, files))
+    affine, report = fit_paired(together, method=method.value, penalty=penalty)
+    save(out, affine)
+    facts, rows = described(console, report)
+    console.result(
+        {"out": str(out), "files": len(files), **facts},
+        table([("map", out), ("files", len(files)), *rows]),
+    )
+
+
+def measured(
+    console: Console,
+    source: Path,
+    target: Path,
+    *,
+    folds: int,
+    seed: int,
+    pairing: str,
+    verify: bool = True,
+    scheduler: str | None = None,
+) -> PairedMoments:
+    """Moments of two files, or of two folders shard by shard."""
+    from linalign_lite.measuring import measure_pair, measure_shards
+    from linalign_lite.shards import open_folder, states_of
+    from linalign_lite.tokens import pair_states
+
+    if source.is_dir() and target.is_dir():
+        x, y = open_folder(source), open_folder(target)
+        with (
+            workers(scheduler) as spread,
+            console.progress("measuring", x.n_texts) as tally,
+        ):
+            return measure_shards(
+                x, y, folds=folds, seed=seed, pairing=pairing, verify=verify, progress=tally,
+                **spread,
+            )  # fmt: skip
+    if scheduler is not None:
+        raise InputError("--scheduler goes with folders of states", hint="extract to folders")
+    a, b = states_of(source), states_of(target)
+    if a.text_index is None or b.text_index is None:
+        return measure_pair(a, b, folds=folds, seed=seed)
+    return measure_pair(*pair_states(a, b, pairing), folds=folds, seed=seed, pairing=pairing)
+
+
+@contextlib.contextmanager
+def workers(scheduler: str | None) -> Iterator[dict[str, Any]]:
+    """The options that hand tasks to a scheduler's workers; none without one."""
+    if scheduler is None:
+        yield {}
+        return
+    from linalign_lite.scheduling import connected
+
+    executor: Executor
+    with connected(scheduler) as (executor, in_flight):
+        yield {"executor": executor, "in_flight": in_flight}
+
+
+def fit_folders(
+    console: Console, source: Path, target: Path, *, method: str, penalty: str, **options: Any
+) -> tuple[AffineMap, dict[str, Any], list[tuple[str, object]]]:
+    """The map from one folder of states to another, a shard of each in memory at a time."""
+    from linalign_lite.paired import fit_paired
+
+    found = measured(console, source, target, **options)
+    affine, report = fit_paired(found, method=method, penalty=penalty)
+    return affine, *described(console, report)
+
+
+def described(
+    console: Console, report: FitReport
+) -> tuple[dict[str, Any], list[tuple[str, object]]]:
+    """A least-squares fit for --json, and for people."""
+    console.warn(report.warnings)
+    rank = f"{report.rank} of {report.d_source}"
+    rows: list[tuple[str, object]] = [
+        ("method", f"{report.method}, penalty {report.penalty:.3g}"),
+        ("dimensions", f"{report.d_source} to {report.d_target}"),
+        ("texts", report.n),
+        ("held-out R²", f"{report.held_out_r2:.4f} ({report.folds} folds)"),
+        ("condition", f"{report.condition:.3g}, rank {rank}, freedom {report.freedom:.1f}"),
+    ]
+    return {**report.as_card(), "curve": report.curve}, rows

@@ -1,0 +1,126 @@
+"""Texts that need not fit in memory: counted and digested once, then read again in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.hidden import Ints, TextDigest
+from linalign_lite.texts import Texts, read_rows
+
+MAX_LABELS = 16 << 20  # bytes of all distinct labels: the manifest of a folder holds no more
+Row = tuple[str, str | None]  # text, label
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Texts that follow one another, the first of them text ``start`` of the corpus."""
+
+    start: int
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()  # of the whole corpus, sorted
+    label_ids: Ints | None = None  # shape: (texts,), indices into labels
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.texts)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is known of the texts before the first of them is used; ``rows`` reads them anew."""
+
+    rows: Callable[[], Iterator[Row]]
+    digest: str
+    n_texts: int
+    labels: tuple[str, ...] = ()  # distinct, sorted; empty when the texts have none
+    n_blank: int = 0
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """All texts, ``size`` at a time.
+
+        Raises MismatchError when they are not those that were counted: the file has changed.
+        """
+        digest, start = TextDigest(), 0
+        index = {label: i for i, label in enumerate(self.labels)}
+        rows = self.rows()
+        while part := list(islice(rows, size)):
+            for text, _ in part:
+                digest.add(text)
+            ids = None
+            if self.labels:
+                if any(label not in index for _, label in part):
+                    raise _changed()
+                ids = np.array([index[label or ""] for _, label in part], dtype=np.int32)
+            yield Chunk(start, tuple(text for text, _ in part), self.labels, ids)
+            start += len(part)
+        if (digest.hexdigest(), start) != (self.digest, self.n_texts):
+            raise _changed()
+
+
+def corpus_of(texts: Corpus | Texts | Sequence[str]) -> Corpus:
+    """Texts in memory as a corpus. Raises InputError for a single string."""
+    if isinstance(texts, Corpus):
+        return texts
+    held = texts_of(texts)
+    labels = held.labels or (None,) * len(held.texts)
+    return Corpus(
+        lambda: zip(held.texts, labels, strict=True),
+        held.digest,
+        len(held.texts),
+        tuple(sorted(set(held.labels))),
+        held.n_blank,
+    )
+
+
+def texts_of(texts: Texts | Sequence[str]) -> Texts:
+    """Any sequence of texts as `Texts`. Raises InputError for a single string."""
+    if isinstance(texts, Texts):
+        return texts
+    if isinstance(texts, str):  # a sequence of one-character texts, to Python
+        raise InputError("a single string is not a list of texts", hint="put it in a list")
+    return Texts(tuple(texts))
+
+
+def read_corpus(
+    path: str, *, fmt: str = "auto", limit: int | None = None, separator: str | None = None
+) -> Corpus:
+    """Read ``path`` once, keeping only the distinct labels; options and errors of `read_texts`.
+
+    The file is read again when the texts are used, so standard input ("-") cannot be one; see
+    `streams.kept`. Raises InputError for more than MAX_LABELS bytes of labels.
+    """
+    if path == "-":
+        raise InputError("standard input cannot be read twice", hint="write it to a file first")
+
+    def rows() -> Iterator[Row]:
+        for text, label in read_rows(path, fmt=fmt, limit=limit, separator=separator):
+            if text is not None:
+                yield text, label
+
+    digest, labels = TextDigest(), set[str]()
+    count = blank = size = 0
+    for text, label in read_rows(path, fmt=fmt, limit=limit, separator=separator):
+        if text is None:
+            blank += 1
+            continue
+        digest.add(text)
+        count += 1
+        if label is not None and label not in labels:
+            labels.add(label)
+            size += len(label.encode())
+            if size > MAX_LABELS:
+                raise InputError(
+                    f"{path} has too many different labels", expected=f"at most {MAX_LABELS} bytes"
+                )
+    return Corpus(rows, digest.hexdigest(), count, tuple(sorted(labels)), blank)
+
+
+def _changed() -> MismatchError:
+    return MismatchError(
+        "the texts changed while they were read", hint="extract again when nobody writes to them"
+    )

@@ -1,0 +1,155 @@
+"""The rows of two folders that belong together, a shard of each in memory at a time."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.errors import MismatchError
+from linalign_lite.executing import ahead
+from linalign_lite.hidden import HiddenStates
+from linalign_lite.linear import Array
+from linalign_lite.moments import Block, fold_blocks
+from linalign_lite.shards import Shard, StatesFolder
+from linalign_lite.tokens import Positions, pair_ends
+
+Folds = npt.NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Leaves to measure, one after the other. Picklable."""
+
+    source: StatesFolder
+    target: StatesFolder
+    dealt: Folds  # the folds of the texts from first_text on
+    first_text: int
+    folds: int
+    pairing: str
+    verify: bool
+    leaves: tuple[tuple[int, int], ...]  # of each the first of its source shards, and the end
+
+    def of(self, leaves: tuple[tuple[int, int], ...]) -> Task:
+        """The same for some of the leaves: only their texts' folds are sent along."""
+        shards = self.source.shards
+        first = shards[leaves[0][0]].first_text
+        last = shards[leaves[-1][1] - 1]
+        dealt = self.dealt[first - self.first_text : last.first_text + last.n_texts]
+        return replace(self, dealt=dealt, first_text=first, leaves=leaves)
+
+
+Pairs = tuple[Array, Array, Folds]  # rows that belong together, and the fold of each
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A source shard with what belongs to it of the target."""
+
+    text_digest: str
+    n_texts: int
+    ends: bool  # whether it is a leaf's last
+    pairs: tuple[Pairs, ...]
+
+
+def steps(task: Task) -> Iterator[tuple[int, Block] | Read]:
+    """(fold, block) of every pair of rows, and after each shard what it was."""
+    for read in ahead(_shards(task)):
+        for x, y, folds in read.pairs:
+            yield from fold_blocks(x, y, folds)
+        yield replace(read, pairs=())
+
+
+def _shards(task: Task) -> Iterator[Read]:
+    theirs = _Target(task)
+    for first, end in task.leaves:
+        for i in range(first, end):
+            shard = task.source.shards[i]
+            x = task.source.read(shard, verify=task.verify)
+            pairs = tuple(theirs.beside(shard, x))
+            yield Read(x.text_digest, shard.n_texts, i == end - 1, pairs)
+            del x, pairs  # or they stay while the next ones are read
+
+
+class _Target:
+    """The target's shards beside the source's. The last one read is kept: cuts may differ."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._starts = [s.first_text for s in task.target.shards]
+        self._at = -1
+        self._states: HiddenStates | None = None
+
+    def beside(self, shard: Shard, x: HiddenStates) -> Iterator[Pairs]:
+        """The rows of a source shard with those of the target that belong to them."""
+        first, stop = shard.first_text, shard.first_text + shard.n_texts
+        at = bisect_right(self._starts, first) - 1
+        while at < len(self._starts) and self._starts[at] < stop:
+            there = self._task.target.shards[at]
+            y = self._read(at)
+            if (there.first_text, there.n_texts) == (first, shard.n_texts):
+                _require_same(shard.file, x, y)
+            low = max(first, there.first_text)
+            high = min(stop, there.first_text + there.n_texts)
+            yield self._pairs(_Side(x, first), _Side(y, there.first_text), low, high)
+            at += 1
+
+    def _read(self, at: int) -> HiddenStates:
+        if at != self._at or self._states is None:
+            self._states = None  # before the next one is read
+            self._states = self._task.target.read(
+                self._task.target.shards[at], verify=self._task.verify
+            )
+            self._at = at
+        return self._states
+
+    def _pairs(self, x: _Side, y: _Side, low: int, high: int) -> Pairs:
+        """Of the texts from ``low`` to ``high``."""
+        task = self._task
+        a, b = x.rows(low, high), y.rows(low, high)
+        if not task.pairing:
+            folds = task.dealt[low - task.first_text : high - task.first_text]
+            return x.states.states[a], y.states.states[b], folds
+        mine, theirs = pair_ends(x.positions(a), y.positions(b), task.pairing)
+        texts = x.positions(a)[0][mine]
+        return (
+            x.states.states[a][mine],
+            y.states.states[b][theirs],
+            task.dealt[texts - task.first_text],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A shard's states, the first of their texts having the number ``first``."""
+
+    states: HiddenStates
+    first: int
+
+    def rows(self, low: int, high: int) -> slice:
+        """The rows of the texts from ``low`` to ``high``."""
+        index = self.states.text_index
+        if index is None:
+            return slice(low - self.first, high - self.first)
+        start, stop = np.searchsorted(index, [low, high])
+        return slice(int(start), int(stop))
+
+    def positions(self, rows: slice) -> Positions:
+        index, ends = self.states.text_index, self.states.char_end
+        assert index is not None  # the folder says tokens, and its shards were compared with it
+        assert ends is not None
+        return index[rows], ends[rows]
+
+
+def _require_same(file: str, x: HiddenStates, y: HiddenStates) -> None:
+    if x.text_digest != y.text_digest:
+        raise MismatchError(
+            f"the shards {file} were made from different texts",
+            got=f"text digest {y.text_digest[:8]}",
+            expected=x.text_digest[:8],
+            hint="extract both models on the same file",
+        )

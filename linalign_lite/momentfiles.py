@@ -1,0 +1,191 @@
+"""Save and load moments. docs/FORMAT.md, section 1."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.archive import DEFAULT_CAP, AnyArray, load_npz, save_npz
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.files import PathLike
+from linalign_lite.linear import Space
+from linalign_lite.moments import Float64, FoldedMoments, Moments
+from linalign_lite.paired import MAX_DIGESTS, MAX_PARTS, PairedMoments, Part
+from linalign_lite.tokens import RULES
+from linalign_lite.version import __version__
+
+FORMAT = "linalign-moments"
+VERSION = 1
+MAX_FOLDS = 1000
+_MAX_ROWS = 1 << 48
+_MAX_SEED = (1 << 63) - 1
+_F8 = ("<f8",)
+_SCHEMA = {
+    "n": (("<i8",), 1),
+    "mean_x": (_F8, 2),
+    "mean_y": (_F8, 2),
+    "xx": (_F8, 2),
+    "xy": (_F8, 3),
+    "yy": (_F8, 2),
+}
+_CARD = {"format", "version", "source", "target", "rule", "seed", "pairing", "parts", "library"}
+_DIGEST = re.compile("|[0-9a-f]{64}")
+_RIDGE = 1e-9  # of the trace: what is added before a Cholesky factor must exist
+_SLACK = 1e-6  # how far above yy what is explained of it may come, by rounding
+
+
+def save_moments(path: PathLike, moments: PairedMoments, *, reveal: bool = False) -> None:
+    """Write moments to ``path``, whole or not at all.
+
+    Raises InputError when a fold has so few pairs that the moments give the states away
+    (`PairedMoments.telling`), unless ``reveal``: whoever reads the file may have the states.
+    """
+    if moments.telling and not reveal:
+        raise InputError(
+            "moments of so few pairs give the states themselves away",
+            got=f"{moments.fewest} in a fold",
+            expected=f"more than {max(moments.source.dim, moments.target.dim) + 1}",
+            hint="more texts or fewer folds; or --reveal, if the reader may have the states",
+        )
+    folds = moments.moments.folds
+    arrays: dict[str, AnyArray] = {
+        "n": np.array([f.n for f in folds], dtype="<i8"),
+        "xx": np.stack([_packed(f.xx) for f in folds]),
+        **{
+            name: np.stack([getattr(f, name) for f in folds])
+            for name in ("mean_x", "mean_y", "xy", "yy")
+        },
+    }
+    card = {
+        "source": dataclasses.asdict(moments.source),
+        "target": dataclasses.asdict(moments.target),
+        "rule": "dealt",
+        "seed": moments.seed,
+        "pairing": moments.pairing,
+        "parts": [{**dataclasses.asdict(p), "shards": list(p.shards)} for p in moments.parts],
+        "library": __version__,
+    }
+    save_npz(path, FORMAT, VERSION, {name: arrays[name] for name in _SCHEMA}, card)
+
+
+def load_moments(path: PathLike, *, cap: int = DEFAULT_CAP) -> PairedMoments:
+    """Read a `.moments.npz`. Raises FormatError, or InputError when it is not there."""
+    path = Path(path)
+    arrays, card = load_npz(path, FORMAT, VERSION, _SCHEMA, cap=cap)
+    missing = set(_SCHEMA) - set(arrays)
+    if missing or set(card) != _CARD:
+        raise FormatError(f"{path} has unknown or missing members or fields")
+    folds = _folds(path, arrays)
+    seed, pairing = card["seed"], card["pairing"]
+    if card["rule"] != "dealt" or type(seed) is not int or not 0 <= seed <= _MAX_SEED:
+        raise FormatError(f"{path} has folds made by a rule or a seed that is not known")
+    if type(pairing) is not str or pairing not in ("", *RULES):
+        raise FormatError(f"{path}: 'pairing' in the card is not usable")
+    try:
+        return PairedMoments(
+            FoldedMoments(folds), Space.parse(card["source"]), Space.parse(card["target"]), seed,
+            _parts(path, card["parts"]), pairing,
+        )  # fmt: skip
+    except FormatError:
+        raise
+    except InputError as e:
+        raise FormatError(f"{path}: {e}") from e
+
+
+def _folds(path: Path, arrays: Mapping[str, AnyArray]) -> tuple[Moments, ...]:
+    counts = arrays["n"]
+    folds, d_source, d_target = arrays["xy"].shape
+    packed = d_source * (d_source + 1) // 2
+    shapes = {"n": (folds,), "mean_x": (folds, d_source), "mean_y": (folds, d_target),
+              "xx": (folds, packed), "yy": (folds, d_target)}  # fmt: skip
+    if not 2 <= folds <= MAX_FOLDS or not d_source or not d_target:
+        raise FormatError(f"{path} has an unusable number of folds or dimensions")
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise FormatError(
+                f"{path}: member {name!r} does not fit the others",
+                got=str(arrays[name].shape),
+                expected=str(shape),
+            )
+    if counts.min() < 0 or counts.max() > _MAX_ROWS or not counts.any():
+        raise FormatError(f"{path} has counts of pairs that are not usable")
+    found = []
+    for k in range(folds):
+        xx = _unpacked(arrays["xx"][k], d_source)
+        mean_x, mean_y, xy, yy = (arrays[m][k] for m in ("mean_x", "mean_y", "xy", "yy"))
+        fold = Moments(int(counts[k]), mean_x, mean_y, xx, xy, yy)
+        if not _possible(fold):
+            raise FormatError(
+                f"{path} holds moments that no states have",
+                got=f"fold {k + 1} of {folds}",
+                hint="the file may be damaged or made up; measure the states again",
+            )
+        found.append(fold)
+    return tuple(found)
+
+
+def _possible(m: Moments) -> bool:
+    """Whether n pairs can have these moments: XᵀX is no less than 0, and no R² is above 1."""
+    from scipy.linalg import solve_triangular
+
+    if m.n < 2:
+        empty = m.n or not (m.mean_x.any() or m.mean_y.any())
+        return bool(empty) and not (m.xx.any() or m.xy.any() or m.yy.any())
+    trace = float(np.trace(m.xx))
+    if not np.isfinite(trace) or trace < 0 or m.yy.min() < 0:
+        return False
+    if trace == 0:
+        return not (m.xx.any() or m.xy.any())
+    scale = 1 / trace  # or squares of large numbers overflow
+    with np.errstate(all="ignore"):
+        try:
+            lower = np.linalg.cholesky(m.xx * scale + _RIDGE * np.eye(len(m.xx)))
+        except np.linalg.LinAlgError:
+            return False
+        explained = solve_triangular(lower, m.xy * np.sqrt(scale), lower=True, check_finite=False)
+        most = m.yy * (1 + _SLACK)
+        return bool(((explained**2).sum(axis=0) <= most).all())
+
+
+def _parts(path: Path, raw: Any) -> tuple[Part, ...]:
+    if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_PARTS:
+        raise FormatError(f"{path}: 'parts' in the card is not usable")
+    parts = []
+    for entry in raw:
+        sound = (
+            isinstance(entry, dict)
+            and set(entry) == {"text_digest", "rows", "shards"}
+            and type(entry["rows"]) is int
+            and 0 <= entry["rows"] <= _MAX_ROWS
+            and isinstance(entry["shards"], list)
+            and len(entry["shards"]) <= MAX_DIGESTS
+            and all(
+                type(d) is str and _DIGEST.fullmatch(d)
+                for d in (entry["text_digest"], *entry["shards"])
+            )
+        )
+        if not sound:
+            raise FormatError(f"{path}: a part in the card is not usable")
+        parts.append(Part(entry["text_digest"], entry["rows"], tuple(entry["shards"])))
+    return tuple(parts)
+
+
+def _packed(xx: Float64) -> Float64:
+    """The lower triangle row by row."""
+    return np.concatenate([row[: i + 1] for i, row in enumerate(xx)])
+
+
+def _unpacked(packed: Float64, d: int) -> Float64:
+    """The symmetric matrix (d, d) whose lower triangle this is."""
+    xx = np.zeros((d, d))
+    start = 0
+    for i in range(d):
+        xx[i, : i + 1] = packed[start : start + i + 1]
+        start += i + 1
+    xx += np.tril(xx, -1).T
+    return xx

@@ -1,0 +1,141 @@
+"""Moments of two models' states with their provenance: measured apart, put together, fitted.
+
+Parts of a text set, on other machines or in other houses, exchange these instead of states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.fitting import FitReport, solve
+from linalign_lite.linear import AffineMap, Space
+from linalign_lite.moments import FoldedMoments, merge_folds
+
+MAX_PARTS = 4096
+MAX_DIGESTS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was measured at one time. ``shards``: the text digest of each shard, of a folder."""
+
+    text_digest: str
+    rows: int
+    shards: tuple[str, ...] = ()
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """What stands for its texts, in whole and by the shard; "" stands for nothing."""
+        return frozenset((self.text_digest, *self.shards)) - {""}
+
+
+@dataclass(frozen=True, eq=False)
+class PairedMoments:
+    """Moments of (source, target) pairs in folds, and whose they are. ``a + b`` puts them together.
+
+    seed: of the folds. pairing: the rule by which token states were paired, or "". Raises
+    InputError when the parts do not fit together, MismatchError when texts would count twice.
+    """
+
+    moments: FoldedMoments
+    source: Space
+    target: Space
+    seed: int
+    parts: tuple[Part, ...]
+    pairing: str = ""
+
+    def __post_init__(self) -> None:
+        if self.moments.folds[0].xy.shape != (self.source.dim, self.target.dim):
+            raise InputError(
+                "moments do not fit their spaces",
+                got=str(self.moments.folds[0].xy.shape),
+                expected=f"({self.source.dim}, {self.target.dim})",
+            )
+        if not 1 <= len(self.parts) <= MAX_PARTS or sum(p.rows for p in self.parts) != self.n:
+            raise InputError("the rows of the parts do not add up to those of the moments")
+        seen: set[str] = set()
+        for part in self.parts:
+            twice = seen & part.digests
+            if twice:
+                raise MismatchError(
+                    "the same texts would count twice",
+                    got=f"text digest {min(twice)[:8]} in two parts",
+                    hint="leave one of them out",
+                )
+            seen |= part.digests
+        if len(seen) > MAX_DIGESTS:
+            raise InputError("too many shards for one file of moments", got=str(len(seen)))
+
+    @property
+    def n(self) -> int:
+        return self.moments.n
+
+    @property
+    def fewest(self) -> int:
+        """Pairs in the smallest fold that has any."""
+        return min(int(f.n) for f in self.moments.folds if f.n)
+
+    @property
+    def telling(self) -> bool:
+        """Whether a fold has so few pairs that its moments give the states away up to a rotation.
+
+        n rows of d dimensions have n·d numbers, their centred squares d(d+1)/2: with n − 1 ≤ d the
+        rows follow from them up to a rotation of the rows among themselves (docs/SECURITY.md).
+        """
+        return self.fewest <= max(self.source.dim, self.target.dim) + 1
+
+    def __add__(self, other: PairedMoments) -> PairedMoments:
+        self.source.require(other.source, "the moments have other sources")
+        self.target.require(other.target, "the moments have other targets")
+        for name, mine, theirs in (
+            ("folds", len(self.moments.folds), len(other.moments.folds)),
+            ("seed", self.seed, other.seed),
+            ("pairing", self.pairing or "none", other.pairing or "none"),
+        ):
+            if mine != theirs:
+                raise MismatchError(
+                    f"moments with other {name} do not go together",
+                    got=str(theirs),
+                    expected=str(mine),
+                    hint="measure one of them again",
+                )
+        return PairedMoments(
+            merge_folds(self.moments, other.moments),
+            self.source,
+            self.target,
+            self.seed,
+            (*self.parts, *other.parts),
+            self.pairing,
+        )
+
+
+def put_together(parts: Iterable[PairedMoments]) -> PairedMoments:
+    """All of them as one, added in the order given. InputError when there is none."""
+    parts = list(parts)
+    if not parts:
+        raise InputError("there are no moments to put together")
+    return reduce(lambda a, b: a + b, parts)
+
+
+def fit_paired(
+    moments: PairedMoments, *, method: str = "ridge", penalty: float | str = "auto"
+) -> tuple[AffineMap, FitReport]:
+    """The map that `fit` makes of the states, from their moments alone.
+
+    method: "ridge" or "procrustes". Raises InputError for another one ("lstsq" needs the states),
+    for an unusable penalty, and for fewer than two folds with pairs.
+    """
+    if sum(f.n > 0 for f in moments.moments.folds) < 2:
+        raise InputError("all pairs are in one fold, so no map can be judged", hint="more texts")
+    weight, bias, report = solve(moments.moments, method=method, penalty=penalty)
+    digest = moments.parts[0].text_digest if len(moments.parts) == 1 else ""
+    card = {**report.as_card(), "text_digest": digest}
+    if len(moments.parts) > 1:
+        card["text_digests"] = [p.text_digest for p in moments.parts]
+    parts = weight.astype(np.float32), bias.astype(np.float32)
+    return AffineMap(*parts, moments.source, moments.target, card), report

@@ -1,0 +1,217 @@
+"""The JavaScript examples, in node and in a real Chromium: the scores that Python gives."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import started
+from support import ROOT
+
+from linalign_lite import demo, extract, fit, fuse, load_model, save, train_head
+from linalign_lite.texts import read_texts
+
+pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
+EXAMPLES = ROOT / "examples"
+AWKWARD = (
+    "Zoë's naïve café: “quotes” — dashes… 日本語 🙂 e\u0301",
+    "  two leading spaces,  two inside, and a trailing one ",
+    "CAPITALS and lowercase, http://example.org/?q=1&r=2, a_b-c 1234567890 \t tab",
+    "A dog ran. " * 200,  # longer than the context
+)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The examples, each with its packages as its lock file says, in a folder of its own."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("no node and npm here: apt-get install nodejs npm")
+
+    @functools.cache
+    def install(name: str) -> Path:
+        root = tmp_path_factory.mktemp("examples")
+        shutil.copy(EXAMPLES / "fused.mjs", root)
+        ignore = shutil.ignore_patterns("node_modules")
+        folder = shutil.copytree(EXAMPLES / name, root / name, ignore=ignore)
+        done = subprocess.run(
+            ["npm", "ci", "--no-audit", "--no-fund", "--prefer-offline"],
+            cwd=folder, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        offline = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT")
+        if done.returncode and any(word in done.stderr for word in offline):
+            pytest.skip("no package registry can be reached from here")
+        assert done.returncode == 0, done.stderr
+        return folder
+
+    return install
+
+
+@pytest.fixture(scope="module")
+def topics():
+    """200 texts, and a map and head from the demonstration's own."""
+    a, b = (load_model(demo.model_folder(name)) for name in ("ash", "birch"))
+    public = demo.public_texts().texts[:600]
+    first, _ = fit(extract(b, public), extract(a, public))
+    head, _ = train_head(extract(a, demo.labelled_texts(held_out=False)))
+    texts = (*AWKWARD, *demo.labelled_texts(held_out=True).texts, *public)[:200]
+    return b, first, head, texts
+
+
+def artefact(folder: Path, topics, **options) -> np.ndarray:
+    """model.onnx and tokenizer.json in ``folder``; the scores that Python gives."""
+    model, first, head, texts = topics
+    folder.mkdir(parents=True, exist_ok=True)
+    fuse(folder / "model.onnx", model, map=first, head=head, **options)
+    shutil.copy(model.folder / "tokenizer.json", folder)
+    states = extract(model, texts)
+    assert len(texts) == 200
+    assert states.n_cut >= 1
+    return (head @ first).apply(states.states)
+
+
+def in_node(folder, model, texts, *options, code=0):
+    listed = model.parent / "texts.txt"
+    listed.write_text("\n".join(texts), encoding="utf-8")
+    done = subprocess.run(
+        ["node", "score.mjs", str(model), str(listed), *options],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_node_gives_the_scores_of_python(tmp_path, installed, topics):
+    folder = installed("node")
+    want = artefact(tmp_path, topics)
+    found = json.loads(in_node(folder, tmp_path / "model.onnx", topics[3], "--json").stdout)
+    assert found["labels"] == list(topics[2].labels)
+    assert np.abs(np.array(found["scores"]) - want).max() <= 1e-4
+    assert np.array(found["states"]).shape == (200, 144)
+    shown = in_node(folder, tmp_path / "model.onnx", topics[3]).stdout.splitlines()
+    labels = [line.split("\t")[0] for line in shown]
+    assert labels == [topics[2].labels[i] for i in want.argmax(axis=1)]
+
+
+def test_node_refuses_what_does_not_belong_together(tmp_path, installed, topics):
+    folder = installed("node")
+    artefact(tmp_path, topics)
+    shutil.copy(demo.model_folder("ash") / "tokenizer.json", tmp_path)
+    done = in_node(folder, tmp_path / "model.onnx", ["a dog"], code=1)
+    assert "this tokenizer.json is another model's" in done.stderr
+    (tmp_path / "model.onnx").write_bytes(b"no ONNX at all")
+    assert "not an ONNX file" in in_node(folder, tmp_path / "model.onnx", ["a dog"], code=1).stderr
+
+
+@pytest.mark.shared
+def test_node_and_minilm_with_150_intents(tmp_path, installed, shared):
+    pytest.importorskip("optimum.exporters.onnx")
+    from linalign_lite.onnx.export import export_model
+
+    folder = installed("node")
+    cached = Path(os.environ.get("LINALIGN_CACHE", tmp_path)) / "all-minilm-l6-v2"
+    if not cached.is_dir():
+        cached = tmp_path / "minilm"
+        export_model(str(shared / "models" / "all-minilm-l6-v2"), cached)
+    model = load_model(cached)
+    train = read_texts(str(shared / "data" / "clinc150_train.jsonl"), limit=3000)
+    texts = read_texts(str(shared / "data" / "clinc150_test.jsonl"), limit=200).texts
+    head, _ = train_head(extract(model, train))
+    save(tmp_path / "a.head.npz", head)
+    fuse(tmp_path / "model.onnx", model, head=head)
+    shutil.copy(cached / "tokenizer.json", tmp_path)
+    want = head.apply(extract(model, texts).states)
+    found = json.loads(in_node(folder, tmp_path / "model.onnx", texts, "--json").stdout)
+    assert np.abs(np.array(found["scores"]) - want).max() <= 1e-4
+
+
+# --- the browser ----------------------------------------------------------------------------------
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(installed):
+    """The folder of the browser example, and the address it is served at."""
+    folder = installed("browser")
+    handler = functools.partial(Quiet, directory=str(folder.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}/browser/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory, installed):
+    with started(tmp_path_factory.mktemp("profile")) as driven:
+        yield driven
+
+
+def until(browser, *states):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    line = browser.find_element("id", "status")
+    WebDriverWait(browser, 60).until(lambda _: line.get_attribute("data-state") in states)
+    return line.get_attribute("data-state"), line.text
+
+
+@pytest.mark.parametrize(("dtype", "within"), [("fp32", 1e-4), ("fp16", 0.02), ("int8", 0.5)])
+def test_the_page_gives_the_scores_of_python(browser, served, topics, dtype, within):
+    folder, address = served
+    want = artefact(folder / dtype, topics, dtype=dtype)
+    browser.get(f"{address}?artefact={dtype}")
+    assert until(browser, "ready", "failed")[0] == "ready"
+    browser.execute_script("document.getElementById('texts').value = arguments[0]",
+                           "\n".join(topics[3]))  # fmt: skip
+    browser.find_element("id", "score").click()
+    state, said = until(browser, "done", "failed")
+    assert (state, said[:9]) == ("done", "200 texts")
+    cells = browser.execute_script(
+        "return [...document.querySelector('#scores').tBodies[0].rows].map(r => "
+        "[...r.cells].slice(1).map(c => Number(c.textContent)))"
+    )
+    assert np.abs(np.array(cells) - want).max() <= within * (1 if dtype == "fp32" else
+                                                              np.abs(want).max())  # fmt: skip
+    best = browser.execute_script(
+        "return [...document.querySelectorAll('td.best')].map(c => c.cellIndex - 1)"
+    )
+    assert (np.array(best) == want.argmax(axis=1)).mean() >= (0.9 if dtype == "int8" else 0.995)
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_nothing_leaves_the_page(browser, served, topics):
+    folder, address = served
+    artefact(folder / "artefact", topics)
+    browser.get_log("performance")
+    browser.get(address)
+    until(browser, "ready")
+    browser.find_element("id", "score").click()
+    until(browser, "done")
+    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [e["params"]["request"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert len(asked) > 5
+    assert all(r["url"].startswith((address.removesuffix("browser/"), "data:")) for r in asked)
+    assert {r["method"] for r in asked} == {"GET"}
+    assert not any("puppy" in json.dumps(r) for r in asked)
+
+
+def test_the_page_says_what_is_wrong(browser, served):
+    folder, address = served
+    browser.get(f"{address}?artefact=absent")
+    assert until(browser, "failed")[1] == "absent/model.onnx: 404"
+    assert not browser.find_element("id", "score").is_enabled()
+    (folder / "odd").mkdir(exist_ok=True)
+    for name in ("model.onnx", "tokenizer.json"):
+        (folder / "odd" / name).write_bytes(b"<html>not what was asked for</html>")
+    browser.get(f"{address}?artefact=odd")
+    assert "not an ONNX file" in until(browser, "failed")[1]

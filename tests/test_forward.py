@@ -1,0 +1,132 @@
+"""Batches in threads, tokens made meanwhile: the same states, in order."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from test_shards import TEXTS, Fake
+
+from linalign_lite import demo, extraction, forward, load_model, runtime
+from linalign_lite.errors import InputError, LinalignError
+from linalign_lite.extraction import extract, extract_shards
+
+
+@dataclass
+class Slow(Fake):
+    """Fails on a token; tells who ran what, at the same time as whom."""
+
+    callers: int = 3
+    bad: int = -1
+    ran: list = field(default_factory=list)
+    inside: int = 0
+    most: int = 0
+    gate: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, ids, mask):
+        with self.gate:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self.ran.append(len(ids))
+        try:
+            if (ids == self.bad).any():
+                raise LinalignError("a batch fails")
+            threading.Event().wait(0.002 * (ids.shape[1] % 3))  # so that batches end out of order
+            return super().run(ids, mask)
+        finally:
+            with self.gate:
+                self.inside -= 1
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls", "tokens"])
+def test_threads_give_what_one_gives(pooling):
+    options = {"pooling": pooling, "batch_tokens": 30}
+    one, model = extract(Fake(), TEXTS, **options), Slow()
+    seen: list[int] = []
+    many = extract(model, TEXTS, progress=seen.append, **options)
+    np.testing.assert_array_equal(one.states, many.states)
+    assert sum(seen) == sum(model.ran) == len(TEXTS.texts)
+    assert 1 < model.most <= 3
+
+
+def test_a_batch_that_fails_ends_the_extraction():
+    model = Slow(bad=ord("V"))
+    with pytest.raises(LinalignError, match="a batch fails"):
+        extract(model, [*"abcdefgh" * 20, "V", *"ijkl" * 40], batch_tokens=4)
+    assert model.inside == 0
+    assert threading.active_count() < 20  # no crew is left
+
+
+def test_few_batches_are_made_ahead():
+    model = Slow(callers=2)
+    way = forward.Way(model.space("mean", None), 8, 2)
+    window = forward.encode(model, ["a"] * 50, 0, way)
+    batches = forward._run(model, window, 2, lambda _: None)
+    next(batches)
+    assert len(model.ran) <= 2 + 3
+    batches.close()
+    assert len(model.ran) <= 2 + 3
+
+
+def test_the_next_window_is_split_while_the_model_runs(monkeypatch):
+    """The second window's tokens are made before the first window's model calls are over."""
+    split = threading.Event()
+    asked: list[bool] = []
+
+    class Watching(Fake):
+        def encode(self, texts, max_length, *, places):
+            if "second" in texts:
+                split.set()
+            return super().encode(texts, max_length, places=places)
+
+        def run(self, ids, mask):
+            asked.append(split.wait(20))
+            return super().run(ids, mask)
+
+    monkeypatch.setattr(extraction, "WINDOW", 1)
+    extract(Watching(), ["first", "second"])
+    assert asked == [True, True]
+
+
+def test_a_text_that_fails_ahead_fails_in_its_turn():
+    class Empty(Fake):
+        def encode(self, texts, max_length, *, places):
+            found = super().encode(texts, max_length, places=places)
+            return [runtime.Encoded([], [], [], False) if t == "!" else e
+                    for t, e in zip(texts, found, strict=True)]  # fmt: skip
+
+    parts = extract_shards(Empty(), ["a", "b", "!", "c"], shard_texts=1)
+    assert len(next(parts)) == len(next(parts)) == 1
+    with pytest.raises(InputError, match="text 3 has no token left"):
+        next(parts)
+
+
+@pytest.mark.parametrize("name", ["ash", "birch"])
+def test_a_session_of_its_own_for_many_batches(name, monkeypatch):
+    folder = demo.model_folder(name)
+    texts = demo.public_texts().texts[:64]
+    one = extract(load_model(folder, threads=1), texts, batch_tokens=64)
+    model = load_model(folder, threads=2)
+    assert model.runner(7)[1] == 1  # too few to be worth a session
+    run, callers = model.runner(8)
+    assert callers == 2
+    assert run.args[0] is not model.session
+    two = extract(model, texts, batch_tokens=64)
+    np.testing.assert_allclose(one.states, two.states, atol=1e-6 * np.abs(one.states).max())
+    monkeypatch.setattr(runtime, "DOUBLED", 1000)
+    assert model.runner(8)[1] == 1
+
+
+def test_cores_are_at_least_one(monkeypatch):
+    assert 1 <= runtime.cores() <= runtime.MAX_THREADS
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {10_000, 10_001}, raising=False)
+    assert runtime.cores() == 2  # nothing is known of them
+
+
+def test_places_are_made_when_they_are_asked_for():
+    model = load_model(demo.model_folder("ash"), threads=1)
+    plain, placed = model.encode(["a cat"], places=False)[0], model.encode(["a cat"])[0]
+    assert (plain.ids, plain.char_end, plain.special) == (placed.ids, (), ())
+    assert len(placed.char_end) == len(placed.ids)

@@ -4,9 +4,9 @@
 
 Few: 128 and 512 seeded training texts without their labels. Public: 20,000 sentences. The head is
 the target's own logistic head, made from its labelled training states. Measured: its accuracy on
-the test texts, read through each map. Peers: the paper's map (ridge) on either side alone, and
-ridge on both. Rows that an interrupted run has made are kept in the cache and not made again;
---fresh makes all anew.
+the test texts, read through each map, and how often it chooses as on the target's own states.
+Peers: the paper's map (ridge) on either side alone, and ridge on both. Rows that an interrupted run
+has made are kept in the cache and not made again; --fresh makes all anew.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def measured(name: str, source: str, target: str, count: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     test = states(source, f"{name}.test")
     hits = {kind: right(head, test, affine) for kind, affine in maps.items()}
+    own = head.predict(states(target, f"{name}.test").states)
+    agree = {k: float((head.predict(a(test.states)) == own).mean()) for k, a in maps.items()}
     best = max(("ridge_public", "ridge_few"), key=lambda kind: hits[kind].mean())
     gain = hits["kl_both"].astype(float) - hits[best]
     return {
@@ -138,6 +140,7 @@ def measured(name: str, source: str, target: str, count: int) -> dict[str, Any]:
         "test": len(test),
         **{kind: float(found.mean()) for kind, found in hits.items()},
         "native": float(right(head, states(target, f"{name}.test")).mean()),
+        "agreement": agree,  # with the head's choice on the target's own states
         "best_ridge_alone": best,
         "gain": float(gain.mean()),
         "gain_error": float(gain.std() / np.sqrt(len(gain))),  # paired, over the test texts

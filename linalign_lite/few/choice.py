@@ -20,7 +20,6 @@ class Trial:
     """A few weight and penalties, and their mean loss on held-out few texts with its error.
 
     ``start_penalty`` is that of the ridge map which a head-aware fit begins with; nan for others.
-    Its ``penalty`` is inf where that map is taken as it is.
     """
 
     weight: float

@@ -27,6 +27,7 @@ include_patterns = ["*.md", "docs/*.md", "export/README.md", "examples/*/README.
 exclude_patterns = [".*", "benchmarks", "build", "dist", "docs/_site", "tests", "**/node_modules"]
 
 myst_heading_anchors = 4
+smartquotes = False  # would make one dash of the two before an option
 
 html_theme = "furo"  # system fonts, and no script or style from elsewhere
 html_title = f"linalign-lite {__version__}"

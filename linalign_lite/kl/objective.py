@@ -29,7 +29,9 @@ from linalign_lite.moments import Float64
 Float32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 BLOCK = 4 << 20  # bytes of scores held at once: they should stay in a processor's cache
-FEWEST, MOST = 128, 4096  # rows in a block, whatever the number of outputs
+FEWEST, MOST = 256, 4096  # rows in a block, whatever the number of outputs
+CHUNK = 1024  # outputs whose scores are made together, where those of all are not needed
+LOWEST = np.float32(-60)  # of a score below the highest: e^LOWEST is as good as nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +51,9 @@ class Softmax:
     def rank(self) -> int:
         return int(self.factor.shape[1])
 
-    def blocks(self, n: int) -> Iterator[slice]:
-        """Rows to take together."""
-        step = int(np.clip(BLOCK // (4 * len(self.factor)), FEWEST, MOST))
+    def blocks(self, n: int, outputs: int | None = None) -> Iterator[slice]:
+        """Rows to take together where scores of so many outputs are held; by default of all."""
+        step = int(np.clip(BLOCK // (4 * (outputs or len(self.factor))), FEWEST, MOST))
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
 
@@ -69,11 +71,35 @@ class Softmax:
         if temperature != 1.0:
             scores /= np.float32(temperature)
         top = scores.max(axis=1, keepdims=True)
-        scores -= top
-        np.exp(scores, out=scores)
+        _exponential(scores, top)
         sums = scores.sum(axis=1, keepdims=True)
         scores /= sums
         return scores, (np.log(sums.astype(np.float64)) + top)[:, 0]
+
+    def expected(self, coordinates: Float32) -> tuple[Float32, Float64]:
+        """Vᵀq, (n, r), and log-partition, (n,), of rows (n, r); without a soft cap.
+
+        A CHUNK of outputs at a time, what was summed before being scaled anew where a higher score
+        comes (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018): more rows
+        fit in memory, and each time that a large head is read it serves them all.
+        """
+        n = len(coordinates)
+        top = np.full((n, 1), -np.inf, dtype=np.float32)
+        mass: Float32 = np.zeros((n, 1), dtype=np.float32)
+        found: Float32 = np.zeros(coordinates.shape, dtype=np.float32)
+        for start in range(0, len(self.factor), CHUNK):
+            part = self.factor[start : start + CHUNK]
+            scores = coordinates @ part.T
+            scores += self.bias[start : start + CHUNK]
+            highest = np.maximum(top, scores.max(axis=1, keepdims=True))
+            _exponential(scores, highest)
+            fade = np.exp(top - highest)
+            mass = mass * fade + scores.sum(axis=1, keepdims=True)
+            found *= fade
+            found += scores @ part
+            top = highest
+        found /= mass
+        return found, (np.log(mass.astype(np.float64)) + top)[:, 0]
 
     def scores(self, coordinates: Float32) -> Float32:
         """Scores, soft-capped: (n, r) → (n, n_outputs)."""
@@ -85,6 +111,16 @@ class Softmax:
             found *= np.float32(self.softcap)
         capped: Float32 = found
         return capped
+
+
+def _exponential(scores: Float32, top: Float32) -> None:
+    """exp(scores − top) in place; nothing so small that products with it are slow.
+
+    A processor takes a hundred times as long for numbers below 1e-38.
+    """
+    scores -= top
+    np.maximum(scores, LOWEST, out=scores)
+    np.exp(scores, out=scores)
 
 
 @dataclass(frozen=True)
@@ -222,7 +258,7 @@ def divergence(
     slope, shift = np.zeros(weight.shape), np.zeros(bias.shape)
     narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
     total = 0.0
-    for rows in softmax.blocks(len(lesson)):
+    for rows in softmax.blocks(len(lesson), _width(softmax)):
         x = np.asarray(lesson.source[rows], dtype=np.float32)
         zeta = x @ narrow.T + offset
         if begun is not None:
@@ -239,12 +275,12 @@ def divergence(
 
 def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[Float64, Float32]:
     """KL of some rows, (n,), and its gradient in ζ, (n, r)."""
-    q, partition = softmax.probabilities(zeta)
     if part.target is None:
+        gap, partition = softmax.expected(zeta)
         each = partition - np.einsum("ij,ij->i", zeta, part.summary, dtype=np.float64)
-        gap = q @ softmax.factor
         gap -= part.summary
     else:
+        q, partition = softmax.probabilities(zeta)
         p = _taught(softmax, part.target, part.teaching, part.following)
         scores = softmax.scores(zeta)
         each = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
@@ -253,11 +289,17 @@ def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[Float64, Floa
     return each + part.constant, gap
 
 
+def _width(softmax: Softmax) -> int:
+    """Outputs whose scores ``_block`` holds at once."""
+    outputs = len(softmax.factor)
+    return outputs if softmax.softcap is not None else min(outputs, CHUNK)
+
+
 def divergences(softmax: Softmax, lesson: Lesson, weight: Float64, bias: Float64) -> Float64:
     """KL of each row, (n,), whatever it weighs; ζ = weight·x + bias."""
     narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
     found = np.empty(len(lesson))
-    for rows in softmax.blocks(len(lesson)):
+    for rows in softmax.blocks(len(lesson), _width(softmax)):
         x = np.asarray(lesson.source[rows], dtype=np.float32)
         found[rows] = _block(softmax, lesson.rows(rows), x @ narrow.T + offset)[0]
     return found

@@ -99,7 +99,8 @@ class Softmax:
             found += scores @ part
             top = highest
         found /= mass
-        return found, (np.log(mass.astype(np.float64)) + top)[:, 0]
+        partition: Float64 = np.log(mass.astype(np.float64)) + top
+        return found, partition[:, 0]
 
     def scores(self, coordinates: Float32) -> Float32:
         """Scores, soft-capped: (n, r) → (n, n_outputs)."""

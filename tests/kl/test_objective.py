@@ -167,7 +167,7 @@ def test_probabilities_and_log_partition_of_scores_out_of_range():
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 23, 1000])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_what_a_part_of_the_outputs_at_a_time_gives_is_what_all_give(
+def test_a_part_of_the_outputs_at_a_time_gives_what_all_give(
     chunk, scale, rng, monkeypatch
 ):
     monkeypatch.setattr(objective, "CHUNK", chunk)

@@ -43,7 +43,8 @@ class Remote:
         return without_secrets(self.url)
 
     def __truediv__(self, name: str) -> Remote:
-        return Remote(f"{self.url.rstrip('/')}/{name}")
+        scheme, _, rest = self.url.partition("://")
+        return Remote(f"{scheme}://{rest}{'' if rest.endswith('/') or not rest else '/'}{name}")
 
     @property
     def name(self) -> str:
@@ -55,7 +56,9 @@ class Remote:
 
     @property
     def parent(self) -> Remote:
-        return Remote(self.url.rstrip("/").rpartition("/")[0])
+        scheme, _, rest = self.url.partition("://")
+        head, slash, _ = rest.rstrip("/").rpartition("/")
+        return Remote(f"{scheme}://{head or slash}")
 
     def is_dir(self) -> bool:
         """Raises LinalignError when the filesystem does not answer."""
@@ -78,10 +81,10 @@ def place(path: PathLike | Remote) -> Place:
     if isinstance(path, Remote):
         return path
     text = os.fspath(path)
+    if "::" in text and "://" in text:
+        raise InputError("a chain of URLs is not a place", got=text[:80], expected="one")
     if not _URL.match(text):
         return Path(text)
-    if "::" in text:
-        raise InputError("a chain of URLs is not a place", got=text[:80], expected="one")
     if text.lower().startswith("file://"):
         return Path(text[len("file://") :])
     return Remote(text)

@@ -35,6 +35,14 @@ def r2(truth: Array, guess: Array) -> float:
     return 1.0 - float(np.einsum("ij,ij->", residual, residual)) / total
 
 
+def error_of_mean(losses: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> float:
+    """Standard error of the mean of losses (n,) whose rows come in texts: groups (n,)."""
+    _, text = np.unique(groups, return_inverse=True)
+    sums = np.bincount(text, losses - losses.mean())
+    count = len(sums)
+    return float(np.sqrt(count / max(count - 1, 1) * (sums**2).sum()) / len(losses))
+
+
 def mean_cosine(a: Array, b: Array) -> float:
     """Mean over rows of the cosine between a[i] and b[i]. Both (n, d); a zero row counts as 0."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)

@@ -5,6 +5,7 @@ import { Tokenizer } from "./node_modules/@huggingface/tokenizers/dist/tokenizer
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
 import { Fused, best } from "../fused.mjs";
+import { Asker } from "./encrypted.mjs";
 
 ort.env.wasm.numThreads = 1; // more need a server that isolates origins
 
@@ -55,19 +56,29 @@ const guarded = (work) => async (event) => {
   }
 };
 
+const typed = () => $("texts").value.split("\n").filter((line) => line.trim());
+
+function offer(id, bytes) {
+  URL.revokeObjectURL($(id).href);
+  $(id).href = URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" }));
+  $(id).hidden = false;
+}
+
 let fused;
+let asker;
 
 const load = guarded(async () => {
   const [model, tokenizer] = [bytes("model.onnx"), bytes("tokenizer.json")];
   tokenizer.catch(() => {}); // where both are missing, it is the model that is named
   fused = await Fused.load(ort, Tokenizer, await model, await tokenizer);
-  if (!fused.card.scores) throw new Error("this artefact has no head");
-  $("score").disabled = false;
-  say("ready", `${fused.card.model.name}, ${fused.card.scores.n} scores a text`);
+  const { model: named, scores } = fused.card;
+  $("score").disabled = !scores;
+  $("encrypt").disabled = false;
+  say("ready", `${named.name}, ${scores ? `${scores.n} scores a text` : "no head: encrypt"}`);
 });
 
 const score = guarded(async () => {
-  const texts = $("texts").value.split("\n").filter((line) => line.trim());
+  const texts = typed();
   say("working", `Scoring ${texts.length} texts …`);
   const started = performance.now();
   const { scores } = await fused.run(texts);
@@ -76,5 +87,40 @@ const score = guarded(async () => {
   say("done", `${texts.length} texts, ${each.toFixed(1)} ms each`);
 });
 
+// Encrypted: a head that is somebody else's. The secret key is gone when the page is closed.
+const encrypt = guarded(async () => {
+  const texts = typed();
+  if (!texts.length) throw new Error("no text to encrypt");
+  $("encrypt").disabled = true;
+  try {
+    say("working", `Encrypting ${texts.length} texts …`);
+    if (!asker) {
+      const { initialize } = await import("./node_modules/node-seal/dist/index_throws.js");
+      asker = await Asker.create(await initialize());
+      offer("public", asker.publicKey);
+    }
+    const { mapped, states } = await fused.run(texts);
+    const space = fused.card.mapped ?? fused.card.states;
+    const query = await asker.encrypt(mapped ?? states, space, texts);
+    offer("query", query);
+    $("response").disabled = false;
+    say("encrypted", `${texts.length} texts, ${query.length} bytes`);
+  } finally {
+    $("encrypt").disabled = false;
+  }
+});
+
+const decrypt = guarded(async () => {
+  const [file] = $("response").files;
+  if (!file) return;
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  $("response").value = ""; // so that the same file may be chosen again
+  const { names, scores, labels } = await asker.decrypt(bytes);
+  show(names, scores, labels);
+  say("decrypted", `${scores.length} texts, scores of a head that is not here`);
+});
+
+$("encrypt").addEventListener("click", encrypt);
+$("response").addEventListener("change", decrypt);
 $("ask").addEventListener("submit", score);
 load();

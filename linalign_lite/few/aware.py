@@ -6,7 +6,7 @@ as in kl, but W₀, where the map is held, is the ridge map of public and few mo
 weight: what the public texts say of the two models comes in there, and what the head looks at is
 learnt from the few alone, because on public texts a head of another trade says little that is of
 use (docs/DESIGN.md has the figures). Weight, W₀'s penalty and λ are chosen by cross-validation on
-the few: first the start, at one λ and as it is (λ = ∞), then λ.
+the few (few.judging): first the start, at one λ, then λ.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.few.choice import FEW, Trial, error_of_mean, lowest, merged
+from linalign_lite.few.choice import FEW, Trial, lowest, merged
+from linalign_lite.few.judging import Judge, at_best_scale
 from linalign_lite.kl.descent import Affine, Axes, Where, axes_of, chart_on, descend
 from linalign_lite.kl.fitting import FINE, ROUGH, lowered
-from linalign_lite.kl.objective import Lesson, Softmax, divergences
+from linalign_lite.kl.objective import Lesson, Softmax
 from linalign_lite.kl.report import Step, Watch
 from linalign_lite.linear import AffineMap
+from linalign_lite.metrics import error_of_mean
 from linalign_lite.moments import Float64, FoldedMoments, Moments
 from linalign_lite.spectra import Spectrum, ridge, spectrum
 
 START_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
-HELD = float("inf")  # the λ of the start itself
-FIRST = (HELD, 3.0)  # λ at which starts are compared
-PENALTIES = (HELD, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4,
+FIRST = 3.0  # λ at which starts are compared
+PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4,
              3e-5, 1e-5)  # fmt: skip
-TRIED = 8  # λ looked at in any case: where the start is of no use, the loss first rises, then falls
+TRIED = 7  # λ looked at in any case: where the start is of no use, the loss first rises, then falls
 ITERATIONS = 60  # in the search
 WORK, FEWEST_ROWS = 3e8, 512  # multiplications of a pass in the search, rows it has in any case
 
@@ -49,6 +50,7 @@ class Few:
 
     softmax: Softmax
     lesson: Lesson
+    judge: Judge
     curvature: Float64
     public: Moments
     moments: FoldedMoments
@@ -85,7 +87,7 @@ def trials(few: Few, weights: tuple[float, ...], penalties: tuple[float, ...]) -
 
     The best start of the few alone is given every λ as well, so that it is judged at its best.
     """
-    first = FIRST if set(FIRST) <= set(penalties) else penalties[:1]
+    first = (FIRST,) if FIRST in penalties else penalties[:1]
     found: list[Trial] = []
     sides = few.sides()
     for weight in weights:
@@ -110,16 +112,17 @@ def _path(
     origins = [lowered(few.softmax, few.start(basis, start)) for basis in bases]
     ends, found = list(origins), list[Trial]()
     for penalty in penalties:
-        losses = np.empty(n)
+        judged = []
         for fold, origin in enumerate(origins):
             held_out = np.flatnonzero(few.index == fold)
-            at = ends[fold]
-            if penalty < HELD:
-                shared = penalty * n / len(sides[fold].lesson)
-                at = _descend(few, sides[fold], origin, at, shared, ITERATIONS, ROUGH)
-            judged = few.lesson.rows(held_out)
-            losses[held_out] = divergences(few.softmax, judged, at.weight, at.bias)
+            shared = penalty * n / len(sides[fold].lesson)
+            at = _descend(few, sides[fold], origin, ends[fold], shared, ITERATIONS, ROUGH)
+            judged.append((held_out, few.judge.losses(held_out, at)))
             ends[fold] = at
+        losses = np.empty(n)
+        losses[np.concatenate([r for r, _ in judged])] = at_best_scale(
+            np.concatenate([each for _, each in judged], axis=1)
+        )
         mean = float(losses.mean())
         few.watch(Step(f"weight {weight:g}, penalty {penalty:g}", 1, mean, mean))
         found.append(Trial(weight, penalty, mean, error_of_mean(losses, few.groups), start))
@@ -136,8 +139,8 @@ def _rising(found: list[Trial]) -> bool:
 
 def judged(few: Few, affine: AffineMap, weight: float, penalty: float) -> Trial:
     """A map that was made without the few, on all of them."""
-    at = lowered(few.softmax, affine)
-    each = divergences(few.softmax, few.lesson, at.weight, at.bias)
+    everything = np.arange(len(few.lesson))
+    each = at_best_scale(few.judge.losses(everything, lowered(few.softmax, affine)))
     return Trial(weight, penalty, float(each.mean()), error_of_mean(each, few.groups))
 
 
@@ -146,8 +149,6 @@ def settle(few: Few, best: Trial, iterations: int) -> tuple[AffineMap, Affine, A
     basis = spectrum(merged(few.public, few.moments.total, best.weight))
     start = few.start(basis, best.start_penalty)
     origin = lowered(few.softmax, start)
-    if best.penalty == HELD:
-        return start, origin, origin
     side = Side(few.lesson, axes_of(few.lesson, few.curvature))
     found = _descend(few, side, origin, origin, best.penalty, iterations, FINE)
     return start, origin, found

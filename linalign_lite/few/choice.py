@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from linalign_lite.errors import InputError
-from linalign_lite.moments import Float64, Moments
+from linalign_lite.moments import Moments
 
 PUBLIC, FEW = 0.0, float("inf")  # the weights at which one side is alone
 WEIGHTS = (PUBLIC, 0.1, 0.3, 1.0, 3.0, FEW)
@@ -20,7 +17,6 @@ class Trial:
     """A few weight and penalties, and their mean loss on held-out few texts with its error.
 
     ``start_penalty`` is that of the ridge map which a head-aware fit begins with; nan for others.
-    Its ``penalty`` is inf where that map is taken as it is.
     """
 
     weight: float
@@ -57,11 +53,3 @@ def usable_weight(value: float | str) -> tuple[float, ...]:
 def lowest(trials: Iterable[Trial]) -> Trial:
     """The trial of the lowest loss, the first of equals."""
     return min(trials, key=lambda t: t.loss)
-
-
-def error_of_mean(losses: Float64, groups: npt.NDArray[np.int64]) -> float:
-    """Standard error of the mean of losses (n,) whose rows come in texts: groups (n,)."""
-    _, text = np.unique(groups, return_inverse=True)
-    sums = np.bincount(text, losses - losses.mean())
-    count = len(sums)
-    return float(np.sqrt(count / max(count - 1, 1) * (sums**2).sum()) / len(losses))

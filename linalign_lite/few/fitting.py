@@ -9,6 +9,7 @@ import numpy as np
 from linalign_lite.errors import InputError
 from linalign_lite.few import aware, squares
 from linalign_lite.few.choice import FEW, PUBLIC, Trial, lowest, usable_weight
+from linalign_lite.few.judging import make_judge
 from linalign_lite.few.report import FewReport
 from linalign_lite.fitting import usable_penalty
 from linalign_lite.hidden import HiddenStates, as_states
@@ -152,9 +153,11 @@ def _job(
     softmax = reduce_head(head)
     following = true_outputs(y, head) if taught.truth else None
     lesson, curvature = learn(softmax, x.states, y.states, teaching=taught, following=following)
+    classifier = bool(head.labels) or y.next_token is None
     return aware.Few(
         softmax=softmax,
         lesson=lesson,
+        judge=make_judge(softmax, lesson, y.states, classifier=classifier),
         curvature=curvature,
         public=measure(px.states, py.states),
         moments=folded(x.states, y.states, folds, x.groups, seed),

@@ -13,11 +13,12 @@ class FewReport:
 
     ``few_weight`` is what the few count for together, over what the public texts do: 0 is the
     public texts alone, inf the few alone. A loss is the mean over the few texts, each judged by a
-    map that never saw it: 1 − R² for least squares, the divergence in nats for kl. ``loss`` is
-    that of what was chosen; ``public_``, ``few_`` and ``both_`` that of the best of each kind, None
-    where it was not tried. ``start_penalty`` is that of the ridge map which a kl map begins with;
-    ``penalty`` is inf where that map, or the one of the public texts, did best as it is.
-    ``curve`` lists what was tried: (few_weight, start_penalty, penalty, loss).
+    map that never saw it: 1 − R² for least squares, the divergence in nats for kl (of a classifier
+    at the scale of the mapped scores that suits them best). ``loss`` is that of what was chosen;
+    ``public_``, ``few_`` and ``both_`` that of the best of each kind, None where it was not tried.
+    ``start_penalty`` is that of the ridge map which a kl map begins with; ``penalty`` is inf where
+    the least-squares map of the public texts did best. ``curve`` lists what was tried: (few_weight,
+    start_penalty, penalty, loss).
     """
 
     objective: str

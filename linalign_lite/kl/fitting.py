@@ -21,11 +21,13 @@ from linalign_lite.kl.objective import (
     Teaching,
     agreement,
     divergence,
+    divergences,
     learn,
     reduce_head,
 )
 from linalign_lite.kl.report import KlReport, Step, Watch
 from linalign_lite.linear import AffineMap, Array, Head
+from linalign_lite.metrics import error_of_mean
 from linalign_lite.moments import Float64, fold_index, measure
 from linalign_lite.spectra import ridge, spectrum
 
@@ -33,6 +35,7 @@ PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
 PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
 TRIED = 6  # penalties looked at in any case: the strongest differ by noise alone
 HELD_OUT = 10  # every tenth text judges
+SLACK = 0.5  # standard errors by which a stronger penalty may do worse than the best
 WORK = 3e9  # multiplications of a pass in the search, which has as many rows as that allows
 FEWEST_ROWS, GROWTH = 1024, 6
 ITERATIONS = 200
@@ -99,13 +102,13 @@ def fit_kl(
     )
     training = len(order) - int(judged.sum())
     seen = _ridge(lesson.source[:training], y.states[order[:training]], least_squares.penalty)
-    job = _Job(softmax, lesson, curvature, lowered(softmax, seen), training, iterations,
-               watch or (lambda _: None))  # fmt: skip
+    job = _Job(softmax, lesson, curvature, lowered(softmax, seen), x.groups[order], training,
+               iterations, watch or (lambda _: None))  # fmt: skip
     grid = PENALTIES if given is None else (given * len(x) / job.sample,)
     tried = search(job, grid, memory)
     origin = lowered(softmax, start)  # of all rows, the judging ones included
     begun = Trial(float("inf"), job.judge(job.origin), 0, job.origin)
-    best = min(tried, key=lambda t: t.divergence)
+    best = tried[strongest_of_the_best([t.penalty for t in tried], *job.losses(tried))]
     fair = job.sample == job.training  # else the start has seen more rows than any trial
     if given is None and fair and begun.divergence < best.divergence:
         best = begun
@@ -151,6 +154,7 @@ class _Job:
     lesson: Lesson
     curvature: Float64
     origin: Affine  # the least-squares map in the head's coordinates
+    groups: npt.NDArray[np.int64]  # shape: (n,)  the text of each row
     training: int  # rows that are not held out
     iterations: int
     watch: Watch
@@ -170,6 +174,14 @@ class _Job:
     def judge(self, affine: Affine) -> float:
         value, _, _ = divergence(self.softmax, self.held_out, affine.weight, affine.bias)
         return value
+
+    def losses(self, tried: list[Trial]) -> tuple[Float64, npt.NDArray[np.int64]]:
+        """Of each trial on each held-out row, weighted; and the rows' texts."""
+        rows = self.held_out
+        maps = [t.affine for t in tried]
+        each = np.array([divergences(self.softmax, rows, a.weight, a.bias) for a in maps])
+        share = rows.weight / rows.weight.mean()
+        return each * share, self.groups[self.training :][: len(rows)]
 
 
 def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial]:
@@ -201,6 +213,22 @@ def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial
         if len(tried) >= TRIED and all(t.divergence > lowest for t in tried[-PATIENCE:]):
             break
     return tried
+
+
+def strongest_of_the_best(
+    penalties: list[float], losses: Float64, groups: npt.NDArray[np.int64]
+) -> int:
+    """The strongest penalty that does no worse on held-out rows than the best, but for noise.
+
+    losses: (n_penalties, n), groups: (n,) texts. Noise: SLACK standard errors, over texts, of the
+    mean difference. Where few rows judge, the weakest penalty is often the lowest by chance.
+    """
+    best = int(losses.mean(axis=1).argmin())
+    for k in sorted(range(len(penalties)), key=lambda k: -penalties[k]):
+        more = losses[k] - losses[best]
+        if k == best or more.mean() <= SLACK * error_of_mean(more, groups):
+            return k
+    return best
 
 
 def settle(job: _Job, penalty: float, at: Affine, memory: Checkpoint) -> tuple[Affine, int]:

@@ -14,11 +14,12 @@ from support import aligned_states
 from linalign_lite import store
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.few import squares
-from linalign_lite.few.choice import FEW, PUBLIC, WEIGHTS, error_of_mean
+from linalign_lite.few.choice import FEW, PUBLIC, WEIGHTS
 from linalign_lite.few.fitting import fit_with_few
 from linalign_lite.fitting import fit
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import Head, Space
+from linalign_lite.metrics import error_of_mean
 from linalign_lite.moments import fold_index, folded, measure
 
 

@@ -2,79 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import started
-from support import ROOT
+from pages import artefact, until
 
-from linalign_lite import demo, extract, fit, fuse, load_model, save, train_head
+from linalign_lite import demo, extract, fuse, load_model, save, train_head
 from linalign_lite.texts import read_texts
 
 pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
-EXAMPLES = ROOT / "examples"
-AWKWARD = (
-    "Zoë's naïve café: “quotes” — dashes… 日本語 🙂 e\u0301",
-    "  two leading spaces,  two inside, and a trailing one ",
-    "CAPITALS and lowercase, http://example.org/?q=1&r=2, a_b-c 1234567890 \t tab",
-    "A dog ran. " * 200,  # longer than the context
-)
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The examples, each with its packages as its lock file says, in a folder of its own."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("no node and npm here: apt-get install nodejs npm")
-
-    @functools.cache
-    def install(name: str) -> Path:
-        root = tmp_path_factory.mktemp("examples")
-        shutil.copy(EXAMPLES / "fused.mjs", root)
-        ignore = shutil.ignore_patterns("node_modules")
-        folder = shutil.copytree(EXAMPLES / name, root / name, ignore=ignore)
-        done = subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund", "--prefer-offline"],
-            cwd=folder, capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        offline = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT")
-        if done.returncode and any(word in done.stderr for word in offline):
-            pytest.skip("no package registry can be reached from here")
-        assert done.returncode == 0, done.stderr
-        return folder
-
-    return install
-
-
-@pytest.fixture(scope="module")
-def topics():
-    """200 texts, and a map and head from the demonstration's own."""
-    a, b = (load_model(demo.model_folder(name)) for name in ("ash", "birch"))
-    public = demo.public_texts().texts[:600]
-    first, _ = fit(extract(b, public), extract(a, public))
-    head, _ = train_head(extract(a, demo.labelled_texts(held_out=False)))
-    texts = (*AWKWARD, *demo.labelled_texts(held_out=True).texts, *public)[:200]
-    return b, first, head, texts
-
-
-def artefact(folder: Path, topics, **options) -> np.ndarray:
-    """model.onnx and tokenizer.json in ``folder``; the scores that Python gives."""
-    model, first, head, texts = topics
-    folder.mkdir(parents=True, exist_ok=True)
-    fuse(folder / "model.onnx", model, map=first, head=head, **options)
-    shutil.copy(model.folder / "tokenizer.json", folder)
-    states = extract(model, texts)
-    assert len(texts) == 200
-    assert states.n_cut >= 1
-    return (head @ first).apply(states.states)
 
 
 def in_node(folder, model, texts, *options, code=0):
@@ -133,36 +74,6 @@ def test_node_and_minilm_with_150_intents(tmp_path, installed, shared):
 
 
 # --- the browser ----------------------------------------------------------------------------------
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def served(installed):
-    """The folder of the browser example, and the address it is served at."""
-    folder = installed("browser")
-    handler = functools.partial(Quiet, directory=str(folder.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_address[1]}/browser/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory, installed):
-    with started(tmp_path_factory.mktemp("profile")) as driven:
-        yield driven
-
-
-def until(browser, *states):
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    line = browser.find_element("id", "status")
-    WebDriverWait(browser, 60).until(lambda _: line.get_attribute("data-state") in states)
-    return line.get_attribute("data-state"), line.text
 
 
 @pytest.mark.parametrize(("dtype", "within"), [("fp32", 1e-4), ("fp16", 0.02), ("int8", 0.5)])

@@ -1,0 +1,100 @@
+"""Encrypted scoring: its cost, beside SEAL alone and beside other libraries."""
+
+from __future__ import annotations
+
+from tabling.base import load, table
+
+
+def encrypted() -> str:
+    columns = []
+    for found in load("clinc150")["encrypted"]:
+        ms, bulk = found["median_ms"], found["bulk"]
+        seconds = bulk["seconds"]
+        columns.append([
+            f"{found['same_argmax']:,} and {bulk['same_argmax']:,} of {found['queries']:,}",
+            f"{max(found['max_abs_error'], bulk['max_abs_error']):.1e}"
+            f" ({min(found['precision_bits'], bulk['precision_bits']):.0f} bits)",
+            f"{ms['encrypt']:.1f} + {ms['score']:.1f} + {ms['decrypt']:.1f} ms",
+            f"{found['query_bytes'] / 1e3:.0f} kB, {found['response_bytes'] / 1e3:.0f} kB",
+            f"{seconds['encrypt']:.1f} + {seconds['score']:.1f} + {seconds['decrypt']:.1f} s"
+            f" ({bulk['ms_per_query']:.2f} ms a query,"
+            f" {bulk['times_faster_than_single']:.0f} times faster)",
+            f"{bulk['score_seconds_two_processes']:.1f} s",
+            f"{bulk['query_bytes_each'] / 1e3:.1f} kB, {bulk['response_bytes_each'] / 1e3:.1f} kB",
+        ])  # fmt: skip
+    names = ["same answer as without encryption, one by one and all at once",
+             "largest error of a score", "one query: encrypt + score + decrypt, median",
+             "one query: bytes asked, answered", "all at once: encrypt + score + decrypt",
+             "all at once: score with two processes", "all at once: bytes a query"]  # fmt: skip
+    found = load("clinc150")["encrypted"][0]
+    title = f"{found['queries']:,} queries, {found['dim']} dimensions, {found['classes']} classes"
+    rows = [[name, *cells] for name, *cells in zip(names, *columns, strict=True)]
+    return table([title, "`private`", "`trusted`"], rows)
+
+
+def private() -> str:
+    """One private query against TenSEAL's own calls."""
+    rows = []
+    for r in load("encrypt")["shapes"]:
+        ours, ms = r["ours"], r["tenseal"]["ms"]
+        mine, theirs = ours["private"], ours["trusted"]
+        faster = mine["times_faster"]
+        rows.append([
+            f"{r['dim']}, {r['classes']}", f"{mine['ms']:.1f} ms", f"{theirs['ms']:.1f} ms",
+            f"{ms['matmul']:.0f} ms", f"{ms['dot']:.0f} ms", f"{ms['client_sum']:.0f} ms",
+            f"{faster['matmul']:.0f}, {faster['dot']:.0f},"
+            f" {faster['client_sum']:.1f}",
+            f"{theirs['times_faster']['matmul']:.0f}",
+        ])  # fmt: skip
+    head = ["dimensions, classes", "ours, `private`", "ours, `trusted`", "TenSEAL `matmul`",
+            "`dot` per class", "elementwise, client sums",
+            "`private` times faster than these", "`trusted` than `matmul`"]  # fmt: skip
+    return table(head, rows)
+
+
+def floors() -> str:
+    """Ours against what SEAL alone needs, by step, with bytes and errors."""
+    rows = []
+    for r in load("encrypt")["shapes"]:
+        for name, p in r["ours"].items():
+            steps = p["steps_ms"]
+            pooled = f"{steps['score_pooled']:.1f} ms" if "score_pooled" in steps else ""
+            rows.append([
+                f"{r['dim']}, {r['classes']}", f"`{name}`",
+                f"{steps['encrypt']:.1f} + {steps['score']:.1f} + {steps['decrypt']:.1f} ms",
+                pooled, f"{p['over_floor']['median']:.1f}", f"{p['max_abs_error']:.0e}",
+                f"{p['query_bytes'] / 1e3:.0f} + {p['response_bytes'] / 1e3:.0f} kB",
+            ])  # fmt: skip
+    head = ["dimensions, classes", "profile", "encrypt + score + decrypt",
+            "score, zeros made ahead", "times SEAL's bare operations", "error",
+            "query + response"]  # fmt: skip
+    return table(head, rows)
+
+
+def peers() -> str:
+    """Other libraries, each with its keys."""
+    rows = []
+    for r in load("encrypt")["shapes"]:
+        t, ours = r["tenseal"], r["ours"]["private"]
+        asked = f"{(ours['query_bytes'] + ours['response_bytes']) / 1e3:.0f} kB"
+        rows.append([f"{r['dim']}, {r['classes']}", "linalign-lite `private`",
+                     f"{ours['ms']:.1f} ms", "1", f"{ours['max_abs_error']:.0e}", "none", asked,
+                     "yes"])  # fmt: skip
+        rows += [
+            ["", f"{p['peer']} {p['version']}", f"{p['median_ms']:.1f} ms",
+             f"{p['times_faster']:.1f}", f"{p['max_abs_error']:.0e}",
+             f"{p['key_bytes'] / 1e6:.1f} MB",
+             f"{(p['query_bytes'] + p['response_bytes']) / 1e3:.0f} kB", "no"]
+            for p in r["peers"]
+        ]  # fmt: skip
+        sent = t["query_bytes"] + t["response_bytes"]["dot"]
+        rows.append(["", "tenseal `dot`", f"{t['ms']['dot']:.0f} ms",
+                     f"{ours['times_faster']['dot']:.0f}",
+                     f"{t['max_abs_error']['dot']:.0e}", f"{t['key_bytes'] / 1e6:.1f} MB",
+                     f"{sent / 1e3:.0f} kB", "no"])  # fmt: skip
+    head = ["dimensions, classes", "", "one query", "over ours", "error", "evaluation keys",
+            "query + response", "hides the head"]  # fmt: skip
+    return table(head, rows)
+
+
+TABLES = (encrypted, private, floors, peers)

@@ -1,0 +1,76 @@
+"""Time, memory and disk; and the machine itself."""
+
+from __future__ import annotations
+
+from tabling.base import load, table
+
+
+def speed() -> str:
+    found = load("extract")
+    if "per_second" in found["sets"][0]:
+        from extract import table as extraction
+
+        return "\n".join(extraction(found))
+    rows = [
+        [r["set"], f"{r['ours_per_second']:,.0f}", f"{r['sentence_transformers_per_second']:,.0f}",
+         f"{r['ratio']['median']:.1f} ({r['ratio']['min']:.1f} to {r['ratio']['max']:.1f})",
+         f"{r['min_cosine']:.6f}"]
+        for r in found["sets"]
+    ]  # fmt: skip
+    head = ["texts", "linalign-lite, texts/s", "sentence-transformers (torch), texts/s",
+            "ratio (range)", "smallest cosine between the two"]  # fmt: skip
+    return table(head, rows)
+
+
+def carrying() -> str:
+    """Bundles; the README's table comes with the results: <!-- table: carrying -->."""
+    found = load("bundle")
+    rates, memory = found["mb_per_second"], found["memory_mb_above_import"]
+    names = {"create": "`bundle create`", "verify": "`bundle verify`",
+             "install": "`bundle install`", "sha256": "for comparison: SHA-256 alone",
+             "copy": "for comparison: a copy, on the disk"}  # fmt: skip
+    rows = [
+        [title, f"{rates[n]['median']:.0f} ({rates[n]['min']:.0f} to {rates[n]['max']:.0f})",
+         f"{memory[n]:.0f} MB" if n in memory else ""]
+        for n, title in names.items()
+    ]  # fmt: skip
+    head = [f"{found['bytes'] / 1e6:.0f} MB", "MB/s, median (range)", "memory above the import"]
+    return table(head, rows)
+
+
+def start() -> str:
+    medians = load("start")["median_seconds"]
+    return table(["", "seconds, median"], [[f"`{k}`", f"{v:.2f}"] for k, v in medians.items()])
+
+
+def fits() -> str:
+    """A fit beside the products that it cannot do without, and from disk."""
+    found = load("fit")
+    memory, disk = found["memory"], found["disk"]
+    run = disk["verified"]
+    rows = [
+        [f"over float64 XᵀX and XᵀY alone, {memory['n']:,} rows of {memory['d']:,}",
+         f"{memory['over_bare']['median']:.2f} times their time"],
+        ["over RidgeCV with 20 penalties", f"{memory['ridgecv']['times_slower']:.0f} times faster"],
+        ["held-out R², ours and RidgeCV's",
+         f"{memory['r2']['ours']:.4f}, {memory['r2']['ridgecv']:.4f}"],
+        ["over Ridge with one penalty", f"{memory['ridge_over_one']['median']:.1f} times faster"],
+        [f"{disk['rows']:,} rows of {disk['d']} from disk, peak memory",
+         f"{run['peak_bytes'] / 1e9:.2f} GB"],
+        ["share of the slower of disk and products",
+         f"{run['share_of_slower']:.0%},"
+         f" {disk['crc_alone']['share_of_slower']:.0%} without SHA-256"],
+    ]  # fmt: skip
+    return table(["a fit", ""], rows)
+
+
+def machine() -> str:
+    found = load("clinc150")["machine"]
+    versions = found["versions"]
+    names = ("numpy", "onnxruntime", "tenseal", "torch", "sentence-transformers")
+    listed = ", ".join(f"{n} {versions[n]}" for n in names if n in versions)
+    cpu = f"{found['cores']} cores of an {found['cpu']}"
+    return f"Measured on {cpu}, Python {found['python']}, {listed}."
+
+
+TABLES = (speed, carrying, start, fits, machine)

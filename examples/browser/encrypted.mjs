@@ -1,0 +1,184 @@
+// Encrypted queries: states in, a query out; a response in, scores out. The secret key is made here
+// and never leaves. docs/FORMAT.md, section 3, in the profile "private".
+
+import { DIGEST, KIND, frame, hex, same, sha256, unframe } from "./frame.mjs";
+import { DATA, DEGREE, Key } from "./seal.mjs";
+
+const QUERY_BITS = 68; // log2 of the largest norm of an encoded state
+const DATA_BITS = DATA.reduce((sum, prime) => sum + Math.log2(Number(prime)), 0);
+const ROOM = Math.floor(DATA_BITS) - 2;
+const MAX_ERROR = 1e-3;
+const MAX_OUTPUTS = 1 << 24;
+const MAX_NORM_BITS = 24;
+const PRINTABLE = /^(?:[^\p{C}\p{Z}]| ){1,256}$/u;
+const FIELDS = ["batch", "chunks", "dim", "flood_bits", "head_scale", "labels", "n", "n_outputs",
+  "norm_bits", "query", "softcap"];
+
+/** How n states of d dimensions share polynomials: as many as fit in one. */
+export function layoutOf(dim, n) {
+  const batch = Math.max(1, Math.min(n, Math.floor(DEGREE / dim)));
+  const chunks = Math.ceil(dim / Math.floor(DEGREE / batch));
+  const width = Math.ceil(dim / chunks);
+  const rows = width === 1 ? 1 : Math.floor(DEGREE / (width * batch));
+  return { batch, chunks, width, rows };
+}
+
+/** The least B, 1 or more, with every state's norm at most 2^B. */
+function normBits(states) {
+  const largest = Math.max(...states.map((z) => Math.sqrt(z.reduce((sum, x) => sum + x * x, 0))));
+  let bits = 1;
+  while (largest > 2 ** bits) bits++;
+  if (!(bits <= MAX_NORM_BITS && largest >= 0)) throw new Error("these states are too large");
+  return bits;
+}
+
+/** Bound on the error of a score: precision.score_error of the Python library. */
+function scoreError(fold, bound, scale, flood) {
+  const a = QUERY_BITS - bound;
+  const row = 2 ** (DATA_BITS - 2 - a - scale - bound);
+  const fresh = (Math.sqrt(10.5 * fold) * row) / 2 ** a;
+  const rounding = (Math.sqrt(1 / 12) * 2 ** bound) / 2 ** scale;
+  const words = Math.sqrt((1 + DEGREE) / 12) * 2 ** (DATA_BITS - 32 - a - scale);
+  const flooding = flood ? 2 ** (flood - 1 - a - scale) : 0;
+  return flooding + 6 * Math.hypot(fresh, rounding, words);
+}
+
+/** A key pair, and the queries that were asked under it. */
+export class Asker {
+  #key;
+  #asked = new Map(); // by the digest of the query's header
+
+  /** `seal`: what node-seal's initialize() gives. */
+  static async create(seal) {
+    const asker = new Asker();
+    asker.#key = new Key(seal);
+    asker.digest = await sha256(asker.#key.publicRecord);
+    asker.publicKey = (
+      await frame(KIND.public, asker.digest, [asker.#key.publicRecord], {})
+    ).bytes;
+    return asker;
+  }
+
+  /**
+   * The bytes of a query. states: rows of numbers; space: of them, as an artefact's card has it;
+   * names: what `decrypt` is to call them, which stays here.
+   */
+  async encrypt(states, space, names = []) {
+    const { length: n } = states;
+    if (!n || states.some((z) => z.length !== space.dim || !z.every(Number.isFinite))) {
+      throw new Error(`no states of ${space.dim} finite numbers to encrypt`);
+    }
+    const layout = layoutOf(space.dim, n);
+    const bits = normBits(states);
+    const records = [];
+    for (let i = 0; i < n; i += layout.batch) {
+      records.push(this.#record(states.slice(i, i + layout.batch), layout, QUERY_BITS - bits));
+    }
+    const shape = { n, batch: layout.batch, chunks: layout.chunks, norm_bits: bits };
+    const identity = hex(crypto.getRandomValues(new Uint8Array(16)));
+    const meta = { ...shape, space, identity };
+    const made = await frame(KIND.query, this.digest, records, meta);
+    const asked = { shape: { ...shape, dim: space.dim }, layout, names, records: made.records };
+    this.#asked.set(hex(made.digest), asked);
+    return made.bytes;
+  }
+
+  #record(states, { batch, chunks, width }, scale) {
+    const pairs = [];
+    for (let c = 0; c < chunks; c++) {
+      const polynomial = new Array(DEGREE).fill(0n);
+      states.forEach((state, t) => {
+        state.slice(c * width, (c + 1) * width).forEach((x, i) => {
+          polynomial[i * batch + t] = BigInt(Math.round(x * 2 ** scale));
+        });
+      });
+      pairs.push(this.#key.encrypt(polynomial));
+    }
+    const record = new Uint8Array(pairs.length * pairs[0].length);
+    pairs.forEach((pair, c) => record.set(pair, c * pair.length));
+    return record;
+  }
+
+  /** {names, scores (a row for each), labels, decimals, error} of a response to a query of ours. */
+  async decrypt(bytes) {
+    const { key, meta, records } = await unframe(bytes, KIND.response);
+    if (!same(key, this.digest)) throw new Error("this response belongs to another key");
+    const { layout, names, records: asked } = this.#answered(meta, records);
+    const error = scoreError(
+      Math.min(layout.rows, meta.n_outputs), meta.norm_bits, meta.head_scale, meta.flood_bits,
+    );
+    if (!(error <= MAX_ERROR)) throw new Error("the scores of this response are too imprecise");
+    const places = Math.max(0, Math.min(15, Math.floor(-Math.log10(error))));
+    const unit = 2 ** (DATA_BITS - 32 - (QUERY_BITS - meta.norm_bits) - meta.head_scale);
+    const cap = (x) => (meta.softcap === null ? x : meta.softcap * Math.tanh(x / meta.softcap));
+    const scores = records.flatMap((record, i) => {
+      if (!same(record.subarray(0, DIGEST), asked[i])) {
+        throw new Error(`record ${i} of this response answers another query`);
+      }
+      const live = Math.min(layout.batch, meta.n - i * layout.batch);
+      return this.#scores(record.slice(DIGEST), layout, meta.n_outputs, live);
+    });
+    const rounded = (x) => Number(cap(x * unit).toFixed(places));
+    const values = scores.map((row) => row.map(rounded));
+    return { names, scores: values, labels: meta.labels, decimals: places, error };
+  }
+
+  /** The query that a response answers. Throws unless its description and size fit. */
+  #answered(meta, records) {
+    const wrong = (what) => new Error(`the ${what} of this response is not usable`);
+    if (Object.keys(meta).sort().join() !== FIELDS.join()) throw wrong("description");
+    const asked = this.#asked.get(meta.query);
+    if (!asked) throw new Error("this response answers no query of this page");
+    if (Object.entries(asked.shape).some(([name, value]) => meta[name] !== value)) {
+      throw new Error("this response answers another query");
+    }
+    const within = (x, low, high) => Number.isInteger(x) && x >= low && x <= high;
+    const used = QUERY_BITS - meta.norm_bits + meta.head_scale;
+    if (!within(meta.n_outputs, 1, MAX_OUTPUTS)) throw wrong("number of scores");
+    if (!within(meta.flood_bits, 0, ROOM)) throw wrong("flooding");
+    if (!within(meta.head_scale, 0, ROOM) || used > ROOM + 20) throw wrong("scale");
+    if (meta.softcap !== null && !(typeof meta.softcap === "number" && meta.softcap > 0)) {
+      throw wrong("soft cap");
+    }
+    const { labels, n_outputs: k } = meta;
+    const named = Array.isArray(labels) && [0, k].includes(labels.length) &&
+      new Set(labels).size === labels.length &&
+      labels.every((x) => typeof x === "string" && PRINTABLE.test(x));
+    if (!named) throw wrong("list of labels");
+    const products = Math.ceil(k / asked.layout.rows);
+    const size = DIGEST + 4 * (products * DEGREE + k * asked.layout.batch);
+    if (records.length !== asked.records.length || records[0].length !== size) {
+      throw wrong("size");
+    }
+    return asked;
+  }
+
+  /** Scores of one record's states, in units of q/2^32 over the scale. */
+  #scores(bytes, { batch, width, rows }, outputs, live) {
+    const words = new DataView(bytes.buffer);
+    const found = Array.from({ length: live }, () => []);
+    for (let at = 0, first = 0; first < outputs; first += rows) {
+      const second = new Int32Array(DEGREE);
+      for (let i = 0; i < DEGREE; i++, at += 4) second[i] = words.getInt32(at, true);
+      for (let j = 0; j < Math.min(rows, outputs - first); j++) {
+        for (let t = 0; t < batch; t++, at += 4) {
+          if (t >= live) continue;
+          const place = (j * width + width - 1) * batch + t;
+          found[t].push((words.getInt32(at, true) + this.#product(second, place)) | 0);
+        }
+      }
+    }
+    return found;
+  }
+
+  /** Coefficient k of second·secret modulo X^N + 1 and 2^32. */
+  #product(second, k) {
+    const secret = this.#key.coefficients;
+    let sum = 0;
+    for (let i = 0; i < DEGREE; i++) {
+      const word = i <= k ? second[k - i] : -second[k - i + DEGREE];
+      sum = (sum + secret[i] * word) | 0;
+    }
+    return sum;
+  }
+}

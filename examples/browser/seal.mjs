@@ -1,0 +1,146 @@
+// What our parameter set "private" needs of node-seal (https://github.com/s0l0ist/node-seal): keys,
+// seeded encryption, SEAL's transform. docs/FORMAT.md, section 3, has the numbers.
+//
+// SEAL's own encoder is not used: it takes real slots only, and a query is a real polynomial. The
+// polynomial goes to SEAL as residues instead, in a ciphertext that SEAL transforms and a plaintext
+// that SEAL encrypts.
+
+import { joined, uint64 } from "./frame.mjs";
+
+export const DEGREE = 4096;
+export const DATA = [1099511480321n, 9007199254429697n];
+const PRIMES = [...DATA, 40961n];
+const BITS = new Int32Array([40, 53, 16]);
+
+const HEADER = 16; // SEAL's: magic, its size, version (2), compression, reserved (2), size
+const CIPHER = 73; // parms_id, transformed?, components, degree, primes, scale, correction factor
+const PLAIN = 48; // parms_id, coefficients, scale
+const NUMBERS = 24; // a header and the count of the words that follow
+const SEED = 64;
+const BLAKE2XB = 1;
+const SCALE = new Uint8Array(new Float64Array([1]).buffer); // scales are kept by our own headers
+
+/** SEAL's uncompressed form of an object. */
+function object(...body) {
+  const size = body.reduce((sum, part) => sum + part.length, HEADER);
+  return joined([0x5e, 0xa1, HEADER, 4, 1, 0, 0, 0], uint64(size), ...body);
+}
+
+const numbers = (rows) => {
+  const words = rows.map((row) => new Uint8Array(row.buffer, row.byteOffset, row.byteLength));
+  return object(uint64(rows.reduce((sum, row) => sum + row.length, 0)), ...words);
+};
+
+/** `count` polynomials of a saved object, whose words start behind `before` bytes of its body. */
+function rowsOf(saved, before, count) {
+  const start = HEADER + before + NUMBERS;
+  const words = new BigUint64Array(saved.slice(start, start + 8 * DEGREE * count).buffer);
+  return Array.from({ length: count }, (_, i) => words.subarray(i * DEGREE, (i + 1) * DEGREE));
+}
+
+/** Residues in as many bits as the prime has: whole low bytes, then the bits left, by plane. */
+export function packed(row, prime) {
+  const bits = prime.toString(2).length;
+  const [whole, left] = [bits >> 3, bits & 7];
+  const bytes = new Uint8Array(row.buffer, row.byteOffset, row.byteLength);
+  const out = new Uint8Array((row.length * bits) / 8);
+  for (let i = 0; i < row.length; i++) {
+    out.set(bytes.subarray(8 * i, 8 * i + whole), whole * i);
+    for (let k = 0; k < left; k++) {
+      const place = row.length * (8 * whole + k) + i;
+      out[place >> 3] |= ((bytes[8 * i + whole] >> k) & 1) << (place & 7);
+    }
+  }
+  return out;
+}
+
+/** A saved encryption as a seeded pair: its first component, and the seed of the second. */
+function seeded(saved, primes) {
+  const end = HEADER + CIPHER + NUMBERS + 8 * DEGREE * primes.length;
+  if (saved.length !== end + HEADER + 1 + SEED || saved[end + HEADER] !== BLAKE2XB) {
+    throw new Error("this SEAL saves encryptions in a form that is not known here");
+  }
+  const rows = rowsOf(saved, CIPHER, primes.length);
+  return joined(...rows.map((row, i) => packed(row, primes[i])), saved.subarray(-SEED));
+}
+
+/** A fresh secret key: it is in this object and SEAL's memory, and nowhere else. */
+export class Key {
+  #seal;
+  #context;
+  #level;
+  #secret;
+  #encryptor;
+  #evaluator;
+
+  /** The secret's coefficients, -1, 0 and 1. */
+  coefficients;
+
+  /** A seeded pair over all primes, which encrypts zero: the record of a public key. */
+  publicRecord;
+
+  /** `seal`: what node-seal's initialize() gives. */
+  constructor(seal) {
+    this.#seal = seal;
+    const settings = new seal.EncryptionParameters(seal.SchemeType.ckks);
+    settings.setPolyModulusDegree(DEGREE);
+    const moduli = seal.CoeffModulus.Create(DEGREE, BITS);
+    if (PRIMES.some((prime, i) => moduli.get(i).value() !== prime)) {
+      throw new Error("this SEAL chooses other primes");
+    }
+    settings.setCoeffModulus(moduli);
+    this.#context = new seal.SEALContext(settings, true, seal.SecLevelType.tc128);
+    if (!this.#context.parametersSet()) throw new Error("SEAL refuses the parameters");
+    this.#level = uint64(...this.#context.firstParmsId().values());
+    this.#evaluator = new seal.Evaluator(this.#context);
+
+    const generator = new seal.KeyGenerator(this.#context);
+    this.#secret = generator.secretKey();
+    const made = generator.createPublicKey(); // the constructor wants one; it is not used
+    this.#encryptor = new seal.Encryptor(this.#context, made, this.#secret);
+    const zero = generator.createPublicKeySerializable();
+    this.publicRecord = seeded(zero.saveToArray(seal.ComprModeType.none), PRIMES);
+
+    const saved = this.#secret.saveToArray(seal.ComprModeType.none);
+    const [row] = this.#transformed(rowsOf(saved, PLAIN, DATA.length), true);
+    const signs = new Map([[0n, 0], [1n, 1], [DATA[0] - 1n, -1]]);
+    this.coefficients = Int8Array.from(row, (word) => {
+      if (!signs.has(word)) throw new Error("SEAL's secret key is not ternary");
+      return signs.get(word);
+    });
+    saved.fill(0);
+    row.fill(0n);
+    for (const thing of [settings, moduli, generator, made, zero]) thing.delete();
+  }
+
+  /** A seeded pair over the data primes that encrypts a polynomial of integers (BigInt). */
+  encrypt(polynomial) {
+    const none = this.#seal.ComprModeType.none;
+    const residues = DATA.map((prime) =>
+      BigUint64Array.from(polynomial, (x) => ((x % prime) + prime) % prime),
+    );
+    const rows = this.#transformed(residues, false);
+    const plain = new this.#seal.Plaintext();
+    const count = uint64(DEGREE * DATA.length);
+    plain.loadFromArray(this.#context, object(this.#level, count, SCALE, numbers(rows)));
+    const cipher = this.#encryptor.encryptSymmetricSerializable(plain);
+    const pair = seeded(cipher.saveToArray(none), DATA);
+    plain.delete();
+    cipher.delete();
+    return pair;
+  }
+
+  /** Residues into SEAL's number-theoretic form, or `back`, as a ciphertext's first component. */
+  #transformed(rows, back) {
+    const one = DATA.map(() => new BigUint64Array(DEGREE).fill(1n, 0, 1)); // SEAL refuses zeros
+    const shape = uint64(2, DEGREE, DATA.length);
+    const start = joined(this.#level, [back ? 1 : 0], shape, SCALE, uint64(1));
+    const cipher = new this.#seal.Ciphertext();
+    cipher.loadFromArray(this.#context, object(start, numbers([...rows, ...one])));
+    if (back) this.#evaluator.cipherTransformFromNttInplace(cipher);
+    else this.#evaluator.cipherTransformToNttInplace(cipher);
+    const saved = cipher.saveToArray(this.#seal.ComprModeType.none);
+    cipher.delete();
+    return rowsOf(saved, CIPHER, DATA.length);
+  }
+}

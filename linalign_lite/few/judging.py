@@ -1,0 +1,58 @@
+"""How far a map is from making the head say on held-out few texts what it should."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.kl.descent import Affine
+from linalign_lite.kl.objective import Float32, Lesson, Softmax, divergences
+from linalign_lite.linear import Array
+from linalign_lite.moments import Float64
+
+SCALES = tuple(float(s) for s in np.logspace(-1.5, 0.5, 17))
+MOST = 1 << 26  # numbers that a classifier may say on the few
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """The divergence of each row, for a classifier at several scales of the mapped scores.
+
+    A map from few texts is surer than it should be, or less sure; its first choices, for which a
+    classifier is there, do not depend on that. So maps are compared at the scale of their scores
+    that suits each best. A token head, whose probabilities are used, is judged at scale 1.
+    """
+
+    softmax: Softmax
+    lesson: Lesson
+    said: Float32 | None  # shape: (n, n_outputs)  p of every row; None: scale 1 alone
+
+    def losses(self, rows: npt.NDArray[np.intp], affine: Affine) -> Float64:
+        """(n_scales, len(rows))."""
+        lesson = self.lesson.rows(rows)
+        if self.said is None:
+            return divergences(self.softmax, lesson, affine.weight, affine.bias)[None]
+        mapped = np.asarray(lesson.source, dtype=np.float64) @ affine.weight.T + affine.bias
+        scores = self.softmax.scores(mapped.astype(np.float32)).astype(np.float64)
+        scores -= scores.max(axis=1, keepdims=True)
+        p = self.said[rows].astype(np.float64)
+        wanted = np.einsum("ij,ij->i", p, scores)
+        own = np.einsum("ij,ij->i", p, np.log(np.maximum(p, np.finfo(np.float32).tiny)))
+        partitions = [np.log(np.exp(scores * s).sum(axis=1)) for s in SCALES]
+        return np.array([z - s * wanted + own for s, z in zip(SCALES, partitions, strict=True)])
+
+
+def make_judge(softmax: Softmax, lesson: Lesson, target: Array, *, classifier: bool) -> Judge:
+    """target: (n, d) states of the few."""
+    if not classifier or len(lesson) * len(softmax.factor) > MOST:
+        return Judge(softmax, lesson, None)
+    said, _ = softmax.probabilities(softmax.coordinates(target), lesson.teaching.temperature)
+    return Judge(softmax, lesson, said)
+
+
+def at_best_scale(losses: Float64) -> Float64:
+    """(n_scales, n) → (n,): at the scale whose mean is lowest."""
+    best: Float64 = losses[losses.mean(axis=1).argmin()]
+    return best

@@ -1,0 +1,30 @@
+"""Driving the page of examples/browser."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from linalign_lite import extract, fuse
+
+
+def artefact(folder: Path, topics, **options) -> np.ndarray:
+    """model.onnx and tokenizer.json in ``folder``; the scores that Python gives."""
+    model, first, head, texts = topics
+    folder.mkdir(parents=True, exist_ok=True)
+    fuse(folder / "model.onnx", model, map=first, head=head, **options)
+    shutil.copy(model.folder / "tokenizer.json", folder)
+    states = extract(model, texts)
+    assert len(texts) == 200
+    assert states.n_cut >= 1
+    return (head @ first).apply(states.states)
+
+
+def until(browser, *states):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    line = browser.find_element("id", "status")
+    WebDriverWait(browser, 60).until(lambda _: line.get_attribute("data-state") in states)
+    return line.get_attribute("data-state"), line.text

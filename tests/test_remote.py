@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -446,6 +447,39 @@ def test_one_shard_is_on_the_disk_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for _ in found:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_objects_is_asked_for_no_names_and_no_folders(tmp_path, capsys):
+    """An object appears when it is whole: it is put, not renamed; folders are but names."""
+    memory = type(fsspec.filesystem("memory"))
+
+    def refuse(*_args, **_options):
+        raise NotImplementedError("there is no such thing here")
+
+    class Objects(memory):
+        protocol = ("r2", "r3")
+        store: ClassVar = {}
+        mv = rmdir = refuse
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return memory._strip_protocol(path.replace("r2://", "memory://"))
+
+        def ls(self, path, detail=True, **_):
+            marker = {"name": f"{path}/", "size": 0, "type": "file"}
+            return [marker, *super().ls(path, detail=True)]
+
+    fsspec.register_implementation("r2", Objects, clobber=True)
+    extract_to(tmp_path / "here", Fake(), TEXTS, **OPTIONS)
+    found = extract_to("r2://bucket/a/there", Fake(), TEXTS, **OPTIONS)
+    assert [s.sha256 for s in found.shards] == [
+        s.sha256 for s in open_folder(tmp_path / "here").shards
+    ]
+    assert open_folder("r2://bucket/a/there") == found
+    (tmp_path / "t.txt").write_text("One cat.\nTwo cats.\n")
+    run(capsys, "extract", MODEL, str(tmp_path / "t.txt"), "r2://bucket/a/x.states.npz")
+    shards = {f"/bucket/a/there/{p.name}" for p in (tmp_path / "here").iterdir()}
+    assert set(Objects.store) == {"/bucket/a/x.states.npz", *shards}
 
 
 def test_what_is_there_is_never_overwritten():

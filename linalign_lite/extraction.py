@@ -133,6 +133,7 @@ def extract_to(
 ) -> StatesFolder:
     """Write what `extract_shards` gives to the folder ``out``, or go on where that was cut off.
 
+    out: a path, or a URL that fsspec knows ("s3://bucket/states"; extra `remote`, see `uploading`).
     A run that is killed leaves ``out`` unfinished (see `resuming`): no states for any reader. The
     same call again keeps the shards that are there, each checked, and makes the others; the folder
     is then what an uninterrupted run would have made, byte for byte.

@@ -200,11 +200,17 @@ def require_writable(path: Remote) -> None:
         with contextlib.closing(_open(path)) as f:
             if is_secret(_Coming(path, f).read(12)):
                 raise OutputExistsError(f"{path} is a secret key and is never overwritten")
-    require_room(path.parent)
+    _require_room(path.parent)
 
 
-def require_room(folder: Remote) -> None:
-    """Raise InputError unless files can be written into ``folder``."""
+def require_folder_writable(out: Remote) -> None:
+    """As `require_writable`, for a folder that need not be there yet."""
+    with _reached(out, "write into") as (fs, _):
+        named = _holds_objects(fs)  # who may write below that name may not do so above it
+    _require_room(out if named else out.parent)
+
+
+def _require_room(folder: Remote) -> None:
     try:
         with delivered(folder / _temporary()) as local:
             local.write_bytes(b"\n")

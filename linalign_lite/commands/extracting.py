@@ -22,7 +22,14 @@ from linalign_lite.commands.moments import Scheduler, workers
 from linalign_lite.commands.reading import extracting, note_losses, states_of
 from linalign_lite.errors import InputError
 from linalign_lite.files import check_free
-from linalign_lite.remote import Place, Remote, delivered, place, require_room, same_place
+from linalign_lite.remote import (
+    Place,
+    Remote,
+    delivered,
+    place,
+    require_folder_writable,
+    same_place,
+)
 
 if TYPE_CHECKING:
     from linalign_lite.hidden import HiddenStates
@@ -163,7 +170,7 @@ def _require_folder(out: Place, texts: str) -> None:
     if isinstance(out, Remote):
         if not is_unfinished(out):
             require_free(out)
-        require_room(out.parent)
+        require_folder_writable(out)
         return
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} is not there", hint="make it first")

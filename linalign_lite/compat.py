@@ -51,22 +51,27 @@ class Compatibility:
 
     @property
     def paired_target(self) -> float:
+        """Share of the target's tokens that have an exact pair."""
         return self.pairs / self.target_tokens
 
     @property
     def paired_source(self) -> float:
+        """Share of the source's tokens that have an exact pair."""
         return self.pairs / self.source_tokens
 
     @property
     def exact_match(self) -> float:
+        """Share of the target's tokens that the source cuts the same."""
         return self.matches / self.target_tokens
 
     @property
     def source_fertility(self) -> float:
+        """Tokens of the source per word."""
         return self.source_tokens / self.words
 
     @property
     def target_fertility(self) -> float:
+        """Tokens of the target per word."""
         return self.target_tokens / self.words
 
     @property

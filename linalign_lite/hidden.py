@@ -104,6 +104,7 @@ class HiddenStates:
             raise InputError("label_ids name a label that is not there")
 
     def __len__(self) -> int:
+        """The number of rows: texts, or tokens."""
         return int(self.states.shape[0])
 
     @property

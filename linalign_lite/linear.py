@@ -260,6 +260,7 @@ class Head:
 
     @property
     def n_outputs(self) -> int:
+        """Rows of the weight: classes, or the size of the vocabulary."""
         return int(self.weight.shape[0])
 
     def apply(self, states: Array) -> Array:

@@ -73,6 +73,7 @@ class PairedMoments:
 
     @property
     def n(self) -> int:
+        """The number of pairs in all folds."""
         return self.moments.n
 
     @property
@@ -90,6 +91,7 @@ class PairedMoments:
         return self.fewest <= max(self.source.dim, self.target.dim) + 1
 
     def __add__(self, other: PairedMoments) -> PairedMoments:
+        """Both put together. Raises MismatchError where they do not go together."""
         self.source.require(other.source, "the moments have other sources")
         self.target.require(other.target, "the moments have other targets")
         for name, mine, theirs in (

@@ -43,6 +43,7 @@ class Texts:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the texts, in order, without labels."""
         return text_digest(self.texts)
 
     def label_ids(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32] | None]:

@@ -202,5 +202,5 @@ def dense() -> str:
     return table(["measure", "peer", "value", "difference", "times faster than it"], rows)
 
 
-TABLES = (accuracy, aware, kept, surveyed, few, few_alone, few_behind, few_tried, hybrid, tried, decoding,
-          similarity, dense)  # fmt: skip
+TABLES = (accuracy, aware, kept, surveyed, few, few_alone, few_behind, few_tried, hybrid, tried,
+          decoding, similarity, dense)  # fmt: skip

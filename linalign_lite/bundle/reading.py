@@ -36,10 +36,12 @@ class BundleInfo:
 
     @classmethod
     def of(cls, manifest: Manifest, signed: bytes, public: bytes) -> BundleInfo:
+        """From a manifest that was read, the bytes signed, and the public key in the file."""
         signer = VerifyingKey(public).fingerprint if any(public) else ""
         return cls(manifest, hashlib.sha256(signed).hexdigest(), signer)
 
     def as_dict(self) -> dict[str, Any]:
+        """What `bundle verify --json` prints."""
         m = self.manifest
         return {
             "digest": self.digest,

@@ -39,6 +39,7 @@ class VerifyingKey:
         return hashlib.sha256(self.public).hexdigest()
 
     def to_bytes(self) -> bytes:
+        """What `signing.pub` holds: docs/FORMAT.md, section 7."""
         return _framed(PUBLIC, self.public)
 
     def save(self, path: PathLike) -> None:
@@ -83,6 +84,7 @@ class SigningKey:
 
     @property
     def verifying(self) -> VerifyingKey:
+        """The public half."""
         return VerifyingKey(self.public)
 
     def save(self, path: PathLike) -> None:

@@ -39,9 +39,11 @@ class PublicKey:
 
     @property
     def digest(self) -> bytes:
+        """SHA-256 of the key, by which queries and responses name it."""
         return hashlib.sha256(self.payload).digest()
 
     def to_bytes(self) -> bytes:
+        """What `public.key` holds: docs/FORMAT.md, section 3."""
         return _framed(Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload)
 
     def save(self, path: PathLike) -> None:

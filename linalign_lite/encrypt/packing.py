@@ -67,6 +67,7 @@ class Layout:
 
     @property
     def packing(self) -> str:
+        """Either "columns" or "inner": docs/FORMAT.md, section 3."""
         return "columns" if self.columns else "inner"
 
     @functools.cached_property

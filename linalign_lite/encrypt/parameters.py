@@ -54,10 +54,12 @@ class Parameters:
 
     @property
     def primes(self) -> tuple[int, ...]:
+        """Data primes, then key primes."""
         return self.data_primes + self.key_primes
 
     @property
     def prime_bits(self) -> tuple[int, ...]:
+        """Bits of each of ``primes``."""
         return tuple(p.bit_length() for p in self.primes)
 
     @functools.cached_property

@@ -87,6 +87,7 @@ class Budget:
 
     @property
     def limit(self) -> int:
+        """States that each key may have scored, as the file says now."""
         with _transaction(self._path) as db:
             return _limit(db)
 

@@ -69,21 +69,25 @@ class Checkpoint:
         self._found = [(*map(float, n), Affine(w, b)) for n, w, b in rows]  # type: ignore[misc]
 
     def trial(self, penalty: float) -> Trial | None:
+        """What was found with this penalty, None when it was not tried."""
         for kind, which, divergence, count, affine in self._found:
             if kind == 0 and which == penalty:
                 return Trial(penalty, divergence, int(count), affine)
         return None
 
     def part(self, size: int) -> tuple[Affine, int] | None:
+        """The map of the first ``size`` rows and its number of steps, if it was found."""
         for kind, which, _, count, affine in self._found:
             if kind == 1 and which == size:
                 return affine, int(count)
         return None
 
     def remember(self, trial: Trial) -> None:
+        """Write down what was found with a penalty."""
         self._add(0, trial.penalty, trial.divergence, trial.iterations, trial.affine)
 
     def remember_part(self, size: int, affine: Affine, count: int) -> None:
+        """Write down the map of the first ``size`` rows."""
         self._add(1, size, 0.0, count, affine)
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ MEMORY = 1 << 29  # bytes for what L-BFGS remembers
 Watch = Callable[[int, float, "Where"], bool]
 Where = Callable[[], "Affine"]
 Objective = Callable[[Float64], tuple[float, Float64]]
+WINDOW = 5  # iterations that are looked back on to see whether it still descends
 LOCAL = 1 << 28  # bytes of rows in the chart's own coordinates
 
 
@@ -158,6 +159,14 @@ def _local(softmax: Softmax, lesson: Lesson, chart: Chart) -> Objective:
     return objective
 
 
+def _slow(losses: list[float], tolerance: float) -> bool:
+    """Whether the last WINDOW iterations gained less than ``tolerance`` each."""
+    if len(losses) <= WINDOW:
+        return False
+    gained = losses[-1 - WINDOW] - losses[-1]
+    return gained <= WINDOW * tolerance * max(abs(losses[-1]), abs(losses[-1 - WINDOW]))
+
+
 def descend(
     softmax: Softmax,
     lesson: Lesson,
@@ -170,7 +179,9 @@ def descend(
 ) -> tuple[Affine, float]:
     """The minimum, or where ``watch`` said to stop, and the objective there.
 
-    tolerance: relative decrease of the objective at which it ends.
+    tolerance: relative decrease of the objective, an iteration over the last WINDOW, at which it
+    ends. One slow step says nothing: where a descent begins near the end of another, the first
+    ones, before L-BFGS knows the curvature, are all slow.
     """
     from scipy.optimize import minimize
 
@@ -182,14 +193,13 @@ def descend(
     size = 4 * len(lesson) * (chart.right.shape[1] + 2 * softmax.rank)
     near = size <= LOCAL and lesson.target is None  # a soft cap needs the head as it is
     objective = _local(softmax, lesson, chart) if near else through_the_map
-    count = 0
+    losses: list[float] = []
 
     def callback(intermediate_result: object) -> None:
-        nonlocal count
-        count += 1
         found = intermediate_result
+        losses.append(float(found.fun))  # type: ignore[attr-defined]
         here = partial(chart.affine, found.x)  # type: ignore[attr-defined]
-        if watch(count, float(found.fun), here):  # type: ignore[attr-defined]
+        if watch(len(losses), losses[-1], here) or _slow(losses, tolerance):
             raise StopIteration
 
     begin_at = chart.theta(begin)
@@ -200,6 +210,6 @@ def descend(
         jac=True,
         method="L-BFGS-B",
         callback=callback,
-        options={"maxiter": iterations, "maxcor": remembered, "ftol": tolerance, "gtol": 1e-9},
+        options={"maxiter": iterations, "maxcor": remembered, "ftol": 0.0, "gtol": 1e-9},
     )
     return chart.affine(result.x), float(result.fun)

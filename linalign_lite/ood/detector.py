@@ -62,6 +62,7 @@ class Detector:
 
     @property
     def method(self) -> str:
+        """The name of the rule, as `fit_detector` takes it."""
         return self.rule.method
 
     def scores(

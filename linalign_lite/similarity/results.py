@@ -58,6 +58,7 @@ class Similarity:
     warnings: tuple[str, ...] = ()
 
     def __getitem__(self, measure: str) -> Measured:
+        """One measure, by its name."""
         return self.measures[measure]
 
     def swapped(self) -> Similarity:
@@ -81,6 +82,7 @@ class Similarities:
     pairs: tuple[Similarity, ...]
 
     def __iter__(self) -> Iterator[Similarity]:
+        """The pairs, in order."""
         return iter(self.pairs)
 
     def between(self, first: str, second: str) -> Similarity:

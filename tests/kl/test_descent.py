@@ -12,7 +12,7 @@ from kl_cases import CASES, SOURCE, Case, make_case, reference
 from linalign_lite.kl import descent
 from linalign_lite.kl.descent import Affine, Chart, chart_on, descend, find_axes
 from linalign_lite.kl.fitting import lowered
-from linalign_lite.kl.objective import Softmax, divergence, learn, reduce_head
+from linalign_lite.kl.objective import Softmax, Teaching, divergence, learn, reduce_head
 from linalign_lite.linear import AffineMap, Head
 
 
@@ -220,3 +220,38 @@ def test_rows_in_the_charts_coordinates_give_the_same_descent(name, monkeypatch)
     near, far = (e[0] for e in ends)
     scale = np.abs(far.weight).max()
     np.testing.assert_allclose(near.weight, far.weight, atol=0.03 * scale)
+
+
+def test_one_slow_step_is_not_the_end():
+    slow = descent._slow
+    assert not slow([5.0, 4.0] + [3.0] * descent.WINDOW, 1e-4)  # not yet looked back far enough
+    assert slow([5.0, 4.0] + [3.0] * (descent.WINDOW + 1), 1e-4)
+    steady = [3.0 - 2e-3 * i for i in range(20)]
+    assert slow(steady, 1e-3)
+    assert not slow(steady, 1e-4)
+    assert not slow(steady[: descent.WINDOW], 1e-3)
+
+
+def test_a_descent_that_goes_on_from_another_penalty_gets_as_far_as_one_of_its_own():
+    """Where the first steps are small, as they are near the end of another descent."""
+    rng = np.random.default_rng(0)
+    n, wide, deep, outputs = 200, 32, 64, 60
+    y = rng.normal(size=(n, deep)).astype(np.float32)
+    mix = rng.normal(size=(deep, wide)) * np.logspace(0, -2, wide)
+    x = (y @ mix + 3 * rng.normal(size=(n, wide))).astype(np.float32)
+    head = Head(6 * rng.normal(size=(outputs, deep)).astype(np.float32), np.zeros(outputs))
+    softmax = reduce_head(head)
+    lesson, curvature = learn(softmax, x, y, teaching=Teaching(0.7))
+    axes = descent.axes_of(lesson, curvature)
+    start = Affine(np.zeros((softmax.rank, wide)), np.zeros(softmax.rank))
+
+    def down(begin, penalty, tolerance, most):
+        chart = chart_on(axes, start, penalty)
+        return descend(softmax, lesson, chart, begin, iterations=most, tolerance=tolerance,
+                       watch=lambda *_: False)  # fmt: skip
+
+    at = start
+    for penalty in (100.0, 30.0, 10.0, 3.0, 1.0, 0.3):
+        at, value = down(at, penalty, 1e-4, 60)
+    _, wanted = down(start, penalty, 1e-9, 1000)
+    assert wanted < value < 1.02 * wanted  # 1.04 where one slow step ended it

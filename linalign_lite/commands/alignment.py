@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 def fit(
     source_at: Source,
     target_at: Target,
-    out_at: Annotated[str, typer.Argument(metavar="OUT", help="The map to write (.map.npz).")],
+    out_at: Annotated[str, typer.Argument(metavar="out", help="The map to write (.map.npz).")],
     objective: Annotated[
         Objective, typer.Option(help="What the map is to be good at; kl needs --head.")
     ] = Objective.least_squares,

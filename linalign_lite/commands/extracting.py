@@ -74,7 +74,7 @@ def extract(
     out_at: Annotated[
         str,
         typer.Argument(
-            metavar="OUT",
+            metavar="out",
             help="The file of states to write (.states.npz), or a folder to make; or a URL.",
         ),
     ],

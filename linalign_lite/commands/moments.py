@@ -32,10 +32,10 @@ class Solver(StrEnum):
 
 Source = Annotated[
     str,
-    typer.Argument(metavar="SOURCE", help="States of the model that reads: a path or a URL."),
+    typer.Argument(metavar="source", help="States of the model that reads: a path or a URL."),
 ]
 Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="States of the other model, same texts.")
+    str, typer.Argument(metavar="target", help="States of the other model, same texts.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the folds.", min=0)]
 Scheduler = Annotated[
@@ -56,7 +56,7 @@ def moments(
     source_at: Source,
     target_at: Target,
     out_at: Annotated[
-        str, typer.Argument(metavar="OUT", help="The moments to write (.moments.npz).")
+        str, typer.Argument(metavar="out", help="The moments to write (.moments.npz).")
     ],
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation to come.")] = 5,
     seed: Seed = 0,
@@ -113,7 +113,7 @@ def fit_moments(
     files: Annotated[
         list[str], typer.Argument(help="Moments (.moments.npz), one or more; paths or URLs.")
     ],
-    out_at: Annotated[str, typer.Argument(metavar="OUT", help="The map to write (.map.npz).")],
+    out_at: Annotated[str, typer.Argument(metavar="out", help="The map to write (.map.npz).")],
     method: Annotated[Solver, typer.Option(help="How to fit.")] = Solver.ridge,
     penalty: Annotated[
         str, typer.Option(help="auto, or a number relative to the mean variance of the source.")

@@ -1,4 +1,4 @@
-"""Write the tables of README, docs/DESIGN.md and docs/FIGURES.md from benchmarks/results/*.json.
+"""Write the tables of README and docs from benchmarks/results/*.json.
 
 python benchmarks/tables.py            # write
 python benchmarks/tables.py --check    # exit with 1 when one of them says something else
@@ -12,7 +12,7 @@ import sys
 from common import ROOT
 from tabling import encryption, machines, maps, outliers
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "DESIGN.md", ROOT / "docs" / "FIGURES.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FIGURES", "SMALL")))
 TABLES = {f.__name__: f for kind in (maps, outliers, encryption, machines) for f in kind.TABLES}
 
 

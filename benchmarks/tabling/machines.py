@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tabling.base import load, table
+from typing import Any
+
+from tabling.base import SHORT, load, table
 
 
 def speed() -> str:
@@ -64,6 +66,50 @@ def fits() -> str:
     return table(["a fit", ""], rows)
 
 
+def _cost(run: dict[str, Any]) -> list[str]:
+    """Peak memory, and wall and processor time of one command."""
+    return [f"{run['peak_mb']:.0f} MB",
+            f"{run['seconds']:.1f} s, {run['processor_seconds']:.1f} s"]  # fmt: skip
+
+
+def small() -> str:
+    """Models on a small machine: a file of texts to states, and one text to a query."""
+    found = load("small")
+    names = {**SHORT, "all-minilm-l6-v2-int8": "MiniLM-L6, int8"}
+    rows = [
+        [names.get(r["model"], f"{r['model']} (bundled)"), f"{r['disk_mb']:.1f} MB",
+         *_cost(r["extract"]), *_cost(r["encrypt"])]
+        for r in found["models"]
+    ]  # fmt: skip
+    head = ["model", "on disk", f"`extract`, {found['texts']} texts: memory", "wall, processor",
+            "`encrypt`, one text: memory", "wall, processor"]  # fmt: skip
+    return table(head, rows)
+
+
+def small_client() -> str:
+    """What needs no model on that machine."""
+    found = load("small")
+    part, python = found["client"], found["client"]["python"]
+    runs = {
+        "`--version`": found["bare"],
+        **{f"`{name}`": part[name] for name in ("keygen", "encrypt", "score", "decrypt")},
+        "in Python: keys, encryption": python["ask"],
+        "in Python: decryption": python["read"],
+    }
+    rows = [[name, *_cost(run)] for name, run in runs.items()]
+    title = f"one state, {part['dim']} dimensions, {part['classes']} classes"
+    return table([title, "memory", "wall, processor"], rows)
+
+
+def small_disk() -> str:
+    found = load("small")
+    on = found["machine"]
+    return (
+        f"A plain install takes {found['installed_mb']:.0f} MB of disk, Python itself left out."
+        f" Measured on one core of an {on['cpu']}, Python {on['python']}."
+    )
+
+
 def machine() -> str:
     found = load("clinc150")["machine"]
     versions = found["versions"]
@@ -73,4 +119,4 @@ def machine() -> str:
     return f"Measured on {cpu}, Python {found['python']}, {listed}."
 
 
-TABLES = (speed, carrying, start, fits, machine)
+TABLES = (speed, carrying, start, fits, small, small_client, small_disk, machine)

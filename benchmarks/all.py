@@ -59,6 +59,7 @@ JOBS = (
     Job("survey.py", (EMPTY,), (EMPTY, "--quick")),
     Job("artefacts.py"),
     Job("bundle.py"),
+    Job("small.py"),
 )
 LEFT_OUT = {"all.py": "this one", "tables.py": "runs last, whatever is asked for"}
 

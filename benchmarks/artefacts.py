@@ -52,8 +52,8 @@ def accuracy(folder: Path, quick: bool) -> list[dict[str, Any]]:
     """CLINC150 with all-MiniLM-L6-v2 and a logistic head, fused, at each dtype."""
     model = load_model(exported("all-minilm-l6-v2"))
     few = 1500 if quick else None
-    train_texts = read_texts(data("clinc150/train.jsonl"), limit=few)
-    test = read_texts(data("clinc150/test.jsonl"), limit=few)
+    train_texts = read_texts(data("clinc150_train.jsonl"), limit=few)
+    test = read_texts(data("clinc150_test.jsonl"), limit=few)
     head, _ = train(extract(model, train_texts))
     encoded = [e.ids for e in model.encode(test.texts)]
     truth = np.array([head.labels.index(label) if label in head.labels else -1

@@ -17,7 +17,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(os.environ.get("LINALIGN_RESULTS", ROOT / "benchmarks" / "results"))
 SHARED = Path(os.environ.get("LINALIGN_SHARED", ROOT.parent / "shared"))
 CACHE = Path(os.environ.get("LINALIGN_CACHE", ROOT / "benchmarks" / ".cache"))
 PACKAGES = ("numpy", "scipy", "onnxruntime", "tokenizers", "tenseal", "sentence-transformers",

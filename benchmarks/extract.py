@@ -1,10 +1,13 @@
 """Extraction speed against every peer: same texts, same run, same vectors.
 
-    python benchmarks/extract.py [--texts 2000] [--rounds 7] [--quick]
+    python benchmarks/extract.py [--texts 2000] [--rounds 7] [--only "AG News"|accuracy] [--quick]
 
 sentence-transformers (torch and ONNX), fastembed and Optimum run with their own defaults; the ONNX
-ones are given our own float32 graph. fastembed is left out when it is not installed. Needs the real
-models and data (LINALIGN_SHARED) and the extra `bench`.
+ones are given our own float32 graph. A peer that is not installed or fails is named as failed, and
+the others go on. Results are written after each text set: an interrupted run keeps what it has, and
+``--only`` measures one text set, or the int8 model's accuracy, and keeps the others. Needs the real
+models and data (LINALIGN_SHARED) and the extra `bench`; OMP_NUM_THREADS is best left unset, or
+torch has fewer threads than we have.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ MODEL = "all-minilm-l6-v2"
 SETS = {"CLINC150": "clinc150_test.jsonl", "AG News": "agnews_test2000.jsonl",
         "WikiText": "generic_sentences.jsonl"}  # fmt: skip
 ONLY = {"WikiText": "wikitext2"}  # the label of the rows that are meant
+ACCURACY = "accuracy"
 Encode = Callable[[Sequence[str]], Any]
 
 
@@ -36,28 +40,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=(*SETS, ACCURACY), help="keep the other parts' figures")
     parser.add_argument("--quick", action="store_true", help="few texts, for a look; not published")
     args = parser.parse_args()
     n, rounds = (64, 2) if args.quick else (args.texts, args.rounds)
     ours, small = load_model(exported(MODEL)), load_model(quantised())
+    figures = kept() if args.only and not args.quick else {"accuracy": None, "sets": []}
+    figures |= {"model": MODEL, "rounds": rounds, "threads": ours.threads}
+    wanted = [name for name in SETS if args.only in {None, name}]
+    if wanted:
+        measured(figures, wanted, n, rounds, (ours, small), quick=args.quick)
+    if args.only == ACCURACY or (args.only is None and not args.quick):
+        figures["accuracy"] = accuracy(ours, small)
+        save(figures, quick=args.quick)
+    print("\n".join(table(figures)), file=sys.stderr)
+
+
+def measured(figures: dict[str, Any], wanted: Sequence[str], n: int, rounds: int,
+             models: tuple[Model, Model], *, quick: bool) -> None:  # fmt: skip
+    """Measure the text sets, each saved when it is done."""
+    ours, small = models
     with tempfile.TemporaryDirectory() as folder:
         calls: dict[str, Encode] = {
             "ours": lambda texts: extract(ours, texts).states,
             "ours_int8": lambda texts: extract(small, texts).states,
-            **peers(Path(folder)),
         }
-        rate = gemm_rate()
-        rows = [
-            row(name, drawn(name, file, n), calls, ours, rounds, rate)
-            for name, file in SETS.items()
-        ]
-    figures = {"model": MODEL, "rounds": rounds, "threads": ours.threads, "gemm_gflops": rate / 1e9,
-               "accuracy": None if args.quick else accuracy(ours, small), "sets": rows}  # fmt: skip
-    if args.quick:
+        loaded, failed = peers(Path(folder))
+        calls |= loaded
+        figures["gemm_gflops"] = gemm_rate() / 1e9
+        for name in wanted:
+            texts = drawn(name, SETS[name], n)
+            done = row(name, texts, calls, failed, ours, rounds, figures["gemm_gflops"] * 1e9)
+            others = [r for r in figures["sets"] if r["set"] != name]
+            figures["sets"] = sorted([*others, done], key=lambda r: list(SETS).index(r["set"]))
+            save(figures, quick=quick)
+
+
+def kept() -> dict[str, Any]:
+    """What was measured before, if it is of this form."""
+    path = RESULTS / "extract.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    sets = [r for r in found.get("sets", []) if "per_second" in r]
+    return {"accuracy": None, **found, "sets": sets} if sets else {"accuracy": None, "sets": []}
+
+
+def save(figures: dict[str, Any], *, quick: bool) -> None:
+    if quick:
         print(json.dumps(figures, indent=2))
     else:
-        publish("extract", figures)
-    print("\n".join(table(figures)), file=sys.stderr)
+        publish("extract", {k: v for k, v in figures.items() if k != "machine"})
 
 
 def quantised() -> Path:
@@ -71,10 +102,8 @@ def quantised() -> Path:
     return folder
 
 
-def peers(folder: Path) -> dict[str, Encode]:
-    """Each peer's usual call. ``folder`` gets the model as they expect it, with our graph."""
-    from sentence_transformers import SentenceTransformer
-
+def peers(folder: Path) -> tuple[dict[str, Encode], dict[str, str]]:
+    """Each peer's usual call, or why there is none. ``folder`` gets the model as they want it."""
     source = SHARED / "models" / MODEL
     graph = exported(MODEL) / "model.onnx"
     for path in source.iterdir():
@@ -82,25 +111,39 @@ def peers(folder: Path) -> dict[str, Encode]:
     (folder / "onnx").unlink(missing_ok=True)
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").symlink_to(graph.resolve())
-    torch_model = SentenceTransformer(str(source), device="cpu")
-    found: dict[str, Encode] = {
-        "sentence_transformers": lambda texts: torch_model.encode(
-            list(texts), show_progress_bar=False
-        )
-    }
-    onnx_model = SentenceTransformer(
+    found: dict[str, Encode] = {}
+    failed: dict[str, str] = {}
+    for name, make in PEERS.items():
+        try:
+            found[name] = make(folder)
+            found[name](["A text to see whether it works.", "And one more."])
+        except Exception as e:  # noqa: BLE001 (whatever it is, the others are to be measured)
+            found.pop(name, None)
+            failed[name] = why(name, e)
+    return found, failed
+
+
+def why(name: str, e: Exception) -> str:
+    text = f"{type(e).__name__}: {str(e)[:200]}"
+    print(f"{name} failed: {text}", file=sys.stderr)
+    return text
+
+
+def sentence_transformers(_folder: Path) -> Encode:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(SHARED / "models" / MODEL), device="cpu")
+    return lambda texts: model.encode(list(texts), show_progress_bar=False)
+
+
+def sentence_transformers_onnx(folder: Path) -> Encode:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(
         str(folder), device="cpu", backend="onnx", local_files_only=True,
         model_kwargs={"file_name": "onnx/model.onnx", "provider": "CPUExecutionProvider"},
     )  # fmt: skip
-    found["sentence_transformers_onnx"] = lambda texts: onnx_model.encode(
-        list(texts), show_progress_bar=False
-    )
-    found["optimum"] = optimum(folder)
-    try:
-        found["fastembed"] = fastembed(folder)
-    except ImportError:
-        print("fastembed is not installed: pip install fastembed", file=sys.stderr)
-    return found
+    return lambda texts: model.encode(list(texts), show_progress_bar=False)
 
 
 def optimum(folder: Path) -> Encode:
@@ -141,6 +184,14 @@ def fastembed(folder: Path) -> Encode:
     return lambda texts: np.stack(list(model.embed(list(texts))))
 
 
+PEERS: dict[str, Callable[[Path], Encode]] = {
+    "sentence_transformers": sentence_transformers,
+    "sentence_transformers_onnx": sentence_transformers_onnx,
+    "optimum": optimum,
+    "fastembed": fastembed,
+}
+
+
 def drawn(name: str, file: str, n: int) -> Texts:
     """``n`` texts at random, the same each time, in random order."""
     read = read_texts(data(file))
@@ -150,27 +201,38 @@ def drawn(name: str, file: str, n: int) -> Texts:
     return Texts(tuple(read.texts[kept[i]] for i in order))
 
 
-def row(name: str, texts: Texts, calls: dict[str, Encode], ours: Model, rounds: int,
-        rate: float) -> dict[str, Any]:  # fmt: skip
+def row(name: str, texts: Texts, calls: dict[str, Encode], failed: dict[str, str], ours: Model,
+        rounds: int, rate: float) -> dict[str, Any]:  # fmt: skip
     """One text set: speeds, ratios, vectors compared, and the share of the GEMM rate."""
-    held = texts.texts
-    vectors = {who: np.asarray(call(held)) for who, call in calls.items()}  # and warm
-    seconds = side_by_side({who: lambda c=call: c(held) for who, call in calls.items()}, rounds)
+    held, failed = texts.texts, dict(failed)
+    vectors: dict[str, Any] = {}
+    for who, call in calls.items():
+        try:
+            vectors[who] = np.asarray(call(held))  # and warm
+        except Exception as e:
+            if who.startswith("ours"):
+                raise
+            failed[who] = why(who, e)
+    timing = {who: lambda c=calls[who]: c(held) for who in vectors}
+    seconds = side_by_side(timing, rounds)
     by_length = sorted(held, key=len)
-    ordered = side_by_side({who: lambda c=call: c(by_length) for who, call in calls.items()}, 2)
+    ordered = side_by_side({who: lambda c=calls[who]: c(by_length) for who in vectors}, 2)
     lengths = [len(e.ids) for e in ours.encode(held)]
     useful = flops(lengths, ours)
     median = {who: statistics.median(s) for who, s in seconds.items()}
-    best = min((who for who in calls if not who.startswith("ours")), key=lambda who: median[who])
+    others = [who for who in vectors if not who.startswith("ours")]
     return {
-        "set": name, "texts": len(held), "tokens": sum(lengths),
+        "set": name, "texts": len(held), "tokens": sum(lengths), "rounds": rounds,
         "per_second": {who: len(held) / s for who, s in median.items()},
         "sorted_per_second": {who: len(held) / min(s) for who, s in ordered.items()},
-        "ratio": {who: ratio(seconds[who], seconds["ours"]) for who in calls if who != "ours"},
+        "ratio": {who: ratio(seconds[who], seconds["ours"]) for who in vectors if who != "ours"},
         "int8_ratio": ratio(seconds["ours"], seconds["ours_int8"]),
-        "best_peer": best,
+        "best_peer": min(others, key=lambda who: median[who], default=None),
         "gemm_share": useful / median["ours"] / rate,
         "cosine": {who: cosines(vectors["ours"], v) for who, v in vectors.items() if who != "ours"},
+        "largest_difference": {who: float(np.abs(vectors[who] - vectors["ours"]).max())
+                               for who in vectors if who != "ours"},
+        "failed": failed,
     }  # fmt: skip
 
 
@@ -223,23 +285,22 @@ def table(figures: dict[str, Any]) -> list[str]:
              "sentence_transformers": "sentence-transformers (torch)",
              "sentence_transformers_onnx": "sentence-transformers (ONNX)",
              "optimum": "Optimum", "fastembed": "fastembed"}  # fmt: skip
+
+    def cell(found: dict[str, Any], who: str) -> str:
+        if who not in found["per_second"]:
+            return "failed"
+        rate = f"{found['per_second'][who]:,.0f}"
+        return rate if who.startswith("ours") else f"{rate} ({found['ratio'][who]['median']:.2f})"
+
     sets = figures["sets"]
     lines = ["| | " + " | ".join(s["set"] for s in sets) + " |", "| --- |" + " --- |" * len(sets)]
-    for who, name in names.items():
-        if who in sets[0]["per_second"]:
-            cells = [f"{s['per_second'][who]:,.0f}" for s in sets]
-            if not who.startswith("ours"):
-                cells = [f"{cell} ({s['ratio'][who]['median']:.2f})"
-                         for cell, s in zip(cells, sets, strict=True)]  # fmt: skip
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += [
+        f"| {name} | " + " | ".join(cell(s, who) for s in sets) + " |"
+        for who, name in names.items()
+        if any(who in s["per_second"] for s in sets)
+    ]
     shares = " | ".join(f"{100 * s['gemm_share']:.0f} %" for s in sets)
     return [*lines, f"| share of the GEMM rate | {shares} |"]
-
-
-def published() -> dict[str, Any]:
-    """What was measured last."""
-    found: dict[str, Any] = json.loads((RESULTS / "extract.json").read_text(encoding="utf-8"))
-    return found
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """What a fit costs beside the products it cannot do without, beside scikit-learn, and from disk.
 
-    python benchmarks/fit.py [--quick] [--folder DIR] [--rows N]
+    python benchmarks/fit.py [--quick] [--folder DIR] [--rows N] [--only memory|precision|disk]
 
 memory: n rows in memory: `fit` (61 penalties, 5 folds) against float64 XᵀX and XᵀY alone, against
 RidgeCV with 20 penalties (exact leave-one-out) and against Ridge with one. disk: rows of two
 folders of shards, read from the disk (evicted from the page cache first, where the system lets us),
 against reading alone and against the products alone; peak memory of a process of its own.
 precision: float64 moments, and float32 products summed in float64, against QR on the rows
-(scipy.linalg.lstsq in float64), on hidden states and on ill-conditioned data.
+(scipy.linalg.lstsq in float64), on hidden states and on ill-conditioned data. Each part is written
+when it is done: an interrupted run keeps what it has, and ``--only`` keeps the other parts.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CACHE, publish, ratio, side_by_side
+from common import CACHE, RESULTS, publish, ratio, side_by_side
 
 from linalign_lite import HiddenStates, Space, fit, load_states, measure_shards
 from linalign_lite.fitting import fit_moments
@@ -33,6 +34,7 @@ from linalign_lite.metrics import r2
 from linalign_lite.moments import FoldedMoments, Moments, folded
 from linalign_lite.shards import StatesFolder, open_folder, write_shards
 
+PARTS = ("memory", "precision", "disk")
 PENALTIES = 20
 SHARD = 4096
 
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, for correctness alone")
     parser.add_argument("--folder", type=Path, help="where to write states; default: temporary")
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows on disk")
+    parser.add_argument("--only", choices=PARTS, help="keep the other parts' figures")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--no-verify", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -49,13 +52,21 @@ def main() -> None:
         child(args.child, verify=not args.no_verify)
         return
     n, d, rows, width = (4_000, 64, 20_000, 64) if args.quick else (200_000, 1024, args.rows, 512)
-    found = {"memory": in_memory(n, d, 1 if args.quick else 3), "precision": precision(args.quick)}
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        found["disk"] = on_disk(Path(folder), rows, width)
+    parts: dict[str, Callable[[], Any]] = {
+        "memory": lambda: in_memory(n, d, 1 if args.quick else 3),
+        "precision": lambda: precision(args.quick),
+        "disk": lambda: on_disk(args.folder, rows, width),
+    }
+    path = RESULTS / "fit.json"
+    before = json.loads(path.read_text("utf-8")) if args.only and path.exists() else {}
+    found = {part: before[part] for part in PARTS if part in before and not args.quick}
+    for part, measure in parts.items():
+        if args.only in {None, part}:
+            found[part] = measure()
+            if not args.quick:
+                publish("fit", found)
     if args.quick:
         print(json.dumps(found, indent=2))
-    else:
-        publish("fit", found)
 
 
 def views(n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -126,11 +137,18 @@ def evict(found: StatesFolder) -> None:
     """Take a folder's files out of the page cache: what is read next comes from the disk."""
     for shard in found.shards:
         handle = os.open(found.folder / shard.file, os.O_RDONLY)
+        os.fsync(handle)  # pages that are not on the disk yet stay
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(handle)
 
 
-def on_disk(folder: Path, rows: int, width: int) -> dict[str, Any]:
+def on_disk(parent: Path | None, rows: int, width: int) -> dict[str, Any]:
+    """``rows`` rows of both sides, written below ``parent`` and removed again."""
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        return _on_disk(Path(folder), rows, width)
+
+
+def _on_disk(folder: Path, rows: int, width: int) -> dict[str, Any]:
     free = shutil.disk_usage(folder).free
     if free < rows * width * 8 * 1.1:
         sys.exit(f"{folder} has {free / 1e9:.0f} GB free; --folder or --rows")

@@ -6,6 +6,7 @@ python benchmarks/start.py [--rounds 15]
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import subprocess
 import sys
@@ -14,13 +15,16 @@ from typing import Any
 
 from common import publish, side_by_side
 
-COMMAND = str(Path(sys.executable).with_name("linalign-lite"))
+HERE = str(Path(sys.executable).parent)
+COMMAND = shutil.which("linalign-lite", path=HERE) or shutil.which("linalign-lite") or ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
+    if not COMMAND:
+        sys.exit("the command linalign-lite is not installed: pip install .")
 
     def process(*words: str) -> Any:
         return lambda: subprocess.run(words, check=True, capture_output=True)

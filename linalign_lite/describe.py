@@ -16,13 +16,14 @@ from linalign_lite.errors import FormatError
 from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
+from linalign_lite.manifest import MANIFEST, UNFINISHED
 from linalign_lite.modelcard import load_card
 from linalign_lite.momentfiles import FORMAT as MOMENTS
 from linalign_lite.momentfiles import load_moments
 from linalign_lite.onnx.scan import read_card
 from linalign_lite.ood.detector import Detector
 from linalign_lite.paired import PairedMoments
-from linalign_lite.shards import MANIFEST, UNFINISHED, open_folder
+from linalign_lite.shards import open_folder
 from linalign_lite.store import load
 
 _SIGNING = {signing.SECRET: "secret signing key", signing.PUBLIC: "public signing key"}

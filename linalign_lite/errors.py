@@ -6,6 +6,16 @@ state, a query, a text or a key: names, shapes, types and digests only.
 
 from __future__ import annotations
 
+import re
+
+_PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@")
+_SIGNED = re.compile(r"(://[^?\s]*)\?[^\s)]*")
+
+
+def without_secrets(text: str) -> str:
+    """``text`` with the passwords and the signatures (all after a ?) taken out of its URLs."""
+    return _SIGNED.sub(r"\1?…", _PASSWORD.sub(r"\1:…@", text))
+
 
 def printable(text: str) -> str:
     """``text`` with what is not printable replaced, line ends and terminal escapes among it."""
@@ -24,6 +34,12 @@ class LinalignError(Exception):
         self.hint = hint
         super().__init__(self._text())
 
+    def rename(self, old: str, new: str) -> None:
+        """Name ``new`` where the message names ``old``: a temporary file, say."""
+        for part in ("problem", "got", "expected", "hint"):
+            setattr(self, part, getattr(self, part).replace(old, new))
+        self.args = (self._text(),)
+
     def _text(self) -> str:
         text = self.problem
         if self.got:
@@ -32,8 +48,8 @@ class LinalignError(Exception):
             text += f"{',' if self.got else ':'} expected {self.expected}"
         if self.hint:
             text += f" (hint: {self.hint})"
-        # text from a file may stand in here
-        return printable(text)
+        # text from a file, or a URL, may stand in here
+        return printable(without_secrets(text))
 
 
 class InputError(LinalignError):

@@ -27,10 +27,13 @@ from linalign_lite.files import PathLike
 from linalign_lite.forward import Progress, Way
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.linear import POOLINGS, Array
+from linalign_lite.manifest import MAX_SHARDS
+from linalign_lite.remote import Remote, place
 from linalign_lite.resuming import Plan, Work, unfinished
 from linalign_lite.runtime import Model, load_model
-from linalign_lite.shards import MAX_SHARDS, StatesFolder
+from linalign_lite.shards import StatesFolder
 from linalign_lite.texts import Texts
+from linalign_lite.uploading import Uploads, uploads
 
 BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
 WINDOW = 4096  # texts tokenised and sorted at a time
@@ -113,7 +116,7 @@ def shard_states(
 
 
 def extract_to(
-    out: PathLike,
+    out: PathLike | Remote,
     model: Model,
     texts: Corpus | Texts | Sequence[str],
     *,
@@ -130,6 +133,7 @@ def extract_to(
 ) -> StatesFolder:
     """Write what `extract_shards` gives to the folder ``out``, or go on where that was cut off.
 
+    out: a path, or a URL that fsspec knows ("s3://bucket/states"; extra `remote`, see `uploading`).
     A run that is killed leaves ``out`` unfinished (see `resuming`): no states for any reader. The
     same call again keeps the shards that are there, each checked, and makes the others; the folder
     is then what an uninterrupted run would have made, byte for byte.
@@ -156,7 +160,9 @@ def extract_to(
         shard_texts=shard_texts,
         batch_tokens=batch_tokens,
     )
-    with unfinished(out, plan) as work:
+    out = place(out)
+    begun = uploads(out, plan) if isinstance(out, Remote) else unfinished(out, plan)
+    with begun as work:
         todo = _left(work, corpus.chunks(shard_texts), progress)
         if executor is None:
             parts = _shards(model, todo, how, progress)
@@ -273,7 +279,9 @@ def _shards(
     )
 
 
-def _left(work: Work, chunks: Iterable[Chunk], progress: Progress | None) -> Iterator[Chunk]:
+def _left(
+    work: Work | Uploads, chunks: Iterable[Chunk], progress: Progress | None
+) -> Iterator[Chunk]:
     """The chunks whose shards are not there yet. Those that are come first."""
     for chunk in chunks:
         if not work.has(chunk.start, text_digest(chunk.texts)):

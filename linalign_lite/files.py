@@ -100,9 +100,13 @@ def require_replaceable(target: Path) -> None:
     if not stat.S_ISREG(mode):
         raise InputError(f"cannot write {target}", got="a folder, a link or a device is there")
     with contextlib.suppress(OSError), target.open("rb") as f:
-        start = f.read(12)
-        if start[:8] == _MAGIC and start[10:] in _SECRETS:
+        if is_secret(f.read(12)):
             raise OutputExistsError(f"{target} is a secret key and is never overwritten")
+
+
+def is_secret(start: bytes) -> bool:
+    """Whether a file that begins with these 12 bytes is a secret key."""
+    return start[:8] == _MAGIC and start[10:] in _SECRETS
 
 
 def require_private(path: Path) -> None:

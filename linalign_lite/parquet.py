@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from linalign_lite.errors import FormatError, InputError, MissingExtraError
-from linalign_lite.files import open_regular
+from linalign_lite.remote import opened
 
 ROWS = 1024  # read at a time
 MAX_GROUP = 1 << 30  # bytes of a column in one row group, unpacked
@@ -23,7 +23,7 @@ def read_columns(path: str) -> Iterator[tuple[object, object]]:
         import pyarrow.parquet as pq
     except ImportError as e:
         raise MissingExtraError("pyarrow", "parquet", "reading Parquet") from e
-    with open_regular(path) as f:
+    with opened(path) as f:
         try:
             file = pq.ParquetFile(f)
             columns = _columns(path, file.schema_arrow, pa.types)

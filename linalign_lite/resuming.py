@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -21,20 +21,18 @@ from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.files import PathLike, check_free, write_atomic
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import Space
-from linalign_lite.modelcard import hash_file, seal_of
-from linalign_lite.shards import (
+from linalign_lite.manifest import (
     MANIFEST,
     MAX_MANIFEST,
     MAX_SHARDS,
     UNFINISHED,
     Shard,
-    StatesFolder,
-    manifest_of,
-    misfit,
     regular_size,
-    require_name,
     shard_name,
 )
+from linalign_lite.modelcard import hash_file, seal_of
+from linalign_lite.remote import Place, Remote, listing
+from linalign_lite.shards import StatesFolder, misfit, require_name
 from linalign_lite.store import load_states, save
 from linalign_lite.version import __version__
 
@@ -64,6 +62,34 @@ class Plan:
     def size_of(self, i: int) -> int:
         """Texts in shard ``i``."""
         return min(self.shard_texts, self.n_texts - i * self.shard_texts)
+
+    def facts(self) -> dict[str, Any]:
+        """What every shard has in common with the folder."""
+        names = ("space", "labels", "max_length", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+    def entry(self, i: int, part: HiddenStates) -> Shard:
+        """Shard ``i``'s entry without its digest. Raises MismatchError when it does not fit."""
+        first = i * self.shard_texts
+        shard = Shard(shard_name(i), "0" * 64, len(part), first, part.n_texts, part.n_cut)
+        problem = misfit(self.facts(), shard, part)
+        if problem or part.n_texts != self.size_of(i):
+            raise MismatchError(f"shard {i} is not as planned: {problem or 'another size'}")
+        return shard
+
+    def whole(self, folder: Place, shards: Sequence[Shard]) -> StatesFolder:
+        """The finished folder. Raises InputError when shards are missing."""
+        if len(shards) != self.n_shards:
+            raise InputError("shards are missing", got=str(len(shards)))
+        return StatesFolder(
+            folder,
+            text_digest=self.text_digest,
+            n_texts=self.n_texts,
+            n_cut=sum(s.n_cut for s in shards),
+            rows=sum(s.rows for s in shards),
+            shards=tuple(shards),
+            **self.facts(),
+        )
 
     def header(self) -> bytes:
         """The first line. Raises InputError when the manifest would be too large in the end."""
@@ -104,13 +130,8 @@ class Work:
 
     def add(self, part: HiddenStates) -> None:
         """Write the next shard, then its line. Raises MismatchError when it does not fit."""
-        i = len(self.shards)
-        path = self.folder / shard_name(i)
-        first = i * self.plan.shard_texts
-        shard = Shard(path.name, "0" * 64, len(part), first, part.n_texts, part.n_cut)
-        problem = misfit(_facts(self.plan), shard, part)
-        if problem or part.n_texts != self.plan.size_of(i):
-            raise MismatchError(f"shard {i} is not as planned: {problem or 'another size'}")
+        shard = self.plan.entry(len(self.shards), part)
+        path = self.folder / shard.file
         save(path, part)
         shard = dataclasses.replace(shard, sha256=hash_file(path))
         self.log.write(json.dumps(dataclasses.asdict(shard), sort_keys=True).encode() + b"\n")
@@ -120,10 +141,8 @@ class Work:
 
     def finish(self) -> StatesFolder:
         """Write the manifest: the folder is whole. Raises InputError when shards are missing."""
-        if len(self.shards) != self.plan.n_shards:
-            raise InputError("shards are missing", got=str(len(self.shards)))
-        whole = self._whole()
-        write_atomic(self.folder / MANIFEST, manifest_of(whole))
+        whole = self.plan.whole(self.folder, self.shards)
+        write_atomic(self.folder / MANIFEST, whole.manifest())
         for leftover in self.folder.glob(".linalign-*.tmp"):
             leftover.unlink()
         (self.folder / UNFINISHED).unlink()
@@ -138,24 +157,13 @@ class Work:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
-    def _whole(self) -> StatesFolder:
-        return StatesFolder(
-            self.folder,
-            text_digest=self.plan.text_digest,
-            n_texts=self.plan.n_texts,
-            n_cut=sum(s.n_cut for s in self.shards),
-            rows=sum(s.rows for s in self.shards),
-            shards=tuple(self.shards),
-            **_facts(self.plan),
-        )
-
     def _read(self, shard: Shard) -> HiddenStates:
         path = self.folder / shard.file
         regular_size(path)
         if hash_file(path) != shard.sha256:
             raise FormatError(f"{path} is not what {UNFINISHED} says", hint=_HINT)
         part = load_states(path)
-        problem = misfit(_facts(self.plan), shard, part)
+        problem = misfit(self.plan.facts(), shard, part)
         if problem:
             raise FormatError(f"{path} is not as planned: {problem}", hint=_HINT)
         return part
@@ -184,8 +192,10 @@ def unfinished(out: PathLike, plan: Plan) -> Iterator[Work]:
             raise
 
 
-def is_unfinished(out: Path) -> bool:
+def is_unfinished(out: Place) -> bool:
     """Whether ``out`` is a folder that a run left unfinished."""
+    if isinstance(out, Remote):
+        return UNFINISHED in listing(out)
     return out.is_dir() and not out.is_symlink() and os.path.lexists(out / UNFINISHED)
 
 
@@ -219,7 +229,7 @@ def _resume(out: Path, plan: Plan) -> Work:
         raise FormatError(f"{path} is too large", expected=f"at most {most} bytes", hint=_HINT)
     log = _locked(out)
     try:
-        _require_plan(path, log.readline(MAX_MANIFEST), plan)
+        require_plan(out, log.readline(MAX_MANIFEST), plan)
         logged, end = _logged(path, log, plan)
         _require_names(out, len(logged))
         log.truncate(end)  # a line that was cut off: its shard is made again
@@ -245,7 +255,9 @@ def _locked(out: Path) -> IO[bytes]:
     return log
 
 
-def _require_plan(path: Path, line: bytes, plan: Plan) -> None:
+def require_plan(folder: Place, line: bytes, plan: Plan) -> None:
+    """Raise MismatchError unless ``line`` is `Plan.header`, FormatError when it is no header."""
+    path = folder / UNFINISHED
     try:
         raw = strict_json(line)
         if raw["format"] != FORMAT:
@@ -262,7 +274,7 @@ def _require_plan(path: Path, line: bytes, plan: Plan) -> None:
         raise FormatError(f"{path} is not usable", got=type(e).__name__, hint=_HINT) from e
     if other:
         raise MismatchError(
-            f"{path.parent} was begun with another {' and '.join(map(_words, other))}",
+            f"{folder} was begun with another {' and '.join(map(_words, other))}",
             got=_shown(mine[other[0]]),
             expected=_shown(raw[other[0]]),
             hint="extract to another folder, or remove this one",
@@ -299,11 +311,6 @@ def _require_names(out: Path, n_logged: int) -> None:
 
 def _raw(plan: Plan) -> dict[str, Any]:
     return {**dataclasses.asdict(plan), "labels": list(plan.labels)}
-
-
-def _facts(plan: Plan) -> dict[str, Any]:
-    names = ("space", "labels", "max_length", "dtype")
-    return {name: getattr(plan, name) for name in names}
 
 
 def _words(name: str) -> str:

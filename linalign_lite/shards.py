@@ -6,10 +6,6 @@ docs/FORMAT.md, section 5. Writing and reading hold one shard at a time.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,48 +13,32 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.archive import DEFAULT_CAP, MAX_CARD, strict_json
+from linalign_lite.archive import DEFAULT_CAP, MAX_CARD
 from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.files import PathLike, open_regular, whole_folder, write_atomic
+from linalign_lite.files import PathLike, whole_folder, write_atomic
 from linalign_lite.hidden import POSITIONS, HiddenStates, Ints
 from linalign_lite.linear import Array, Space, usable_label
-from linalign_lite.modelcard import hash_file, seal_of
+from linalign_lite.manifest import (
+    DIGEST,
+    HINT,
+    MANIFEST,
+    MAX_MANIFEST,
+    MAX_ROWS,
+    MAX_SHARDS,
+    UNFINISHED,
+    Shard,
+    manifest_bytes,
+    parse_manifest,
+    regular_size,
+    shard_name,
+)
+from linalign_lite.modelcard import hash_file
+from linalign_lite.remote import Place, Remote, fetched, listing, place
 from linalign_lite.store import load_states, save
-from linalign_lite.version import __version__
 
-FORMAT = "linalign-states-folder"
-VERSION = 1
-MANIFEST = "manifest.json"
-UNFINISHED = "unfinished.jsonl"  # in a folder that is not whole yet; see `resuming`
-MAX_SHARDS = 1 << 16
 _DTYPES = ("float32", "float16")
-MAX_MANIFEST = 16 << 20
-_MAX_ROWS = 1 << 48
 _MAX_TEXTS = (1 << 31) - 1  # text_index is an int32
-_FRAME = 1 << 16  # bytes of an archive that are neither its rows nor its card, at most
-_DIGEST = re.compile("[0-9a-f]{64}")
-_HINT = "the folder may be altered or incomplete; extract or copy it again"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of a folder: the states of ``n_texts`` texts, the first of them ``first_text``."""
-
-    file: str
-    sha256: str
-    rows: int
-    first_text: int
-    n_texts: int
-    n_cut: int
-
-    def __post_init__(self) -> None:
-        counts = (self.rows, self.first_text, self.n_texts, self.n_cut)
-        if type(self.sha256) is not str or not _DIGEST.fullmatch(self.sha256):
-            raise InputError("a shard's digest is not usable")
-        if not all(type(n) is int and 0 <= n < _MAX_ROWS for n in counts):
-            raise InputError("a shard's counts are not usable")
-        if not self.rows or not self.n_texts or self.n_cut > self.n_texts:
-            raise InputError("a shard is empty, or has more texts cut than it has")
+FRAME = 1 << 16  # bytes of an archive that are neither its rows nor its card, at most
 
 
 @dataclass(frozen=True)
@@ -68,7 +48,7 @@ class StatesFolder:
     Raises InputError when the parts do not fit together.
     """
 
-    folder: Path
+    folder: Place  # here, or under a URL: a shard is then fetched when it is read
     space: Space
     dtype: str  # "float32" or "float16"
     text_digest: str  # of all texts
@@ -81,9 +61,9 @@ class StatesFolder:
 
     def __post_init__(self) -> None:
         counts = (self.n_texts, self.n_cut, self.max_length, self.rows)
-        if not all(type(n) is int and 0 <= n < _MAX_ROWS for n in counts):
+        if not all(type(n) is int and 0 <= n < MAX_ROWS for n in counts):
             raise InputError("its counts are not usable")
-        if type(self.text_digest) is not str or not _DIGEST.fullmatch(self.text_digest):
+        if type(self.text_digest) is not str or not DIGEST.fullmatch(self.text_digest):
             raise InputError("its text digest is not usable")
         if self.dtype not in _DTYPES:
             raise InputError("its dtype is not usable", expected=" or ".join(_DTYPES))
@@ -145,6 +125,10 @@ class StatesFolder:
             **columns,
         )
 
+    def manifest(self) -> bytes:
+        """What `manifest.json` holds. Raises InputError when that would be too large."""
+        return manifest_bytes({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
     def _columns(self) -> tuple[str, ...]:
         positions = POSITIONS if self.space.pooling == "tokens" else ()
         return (*positions, "label_ids") if self.labels else positions
@@ -155,21 +139,25 @@ class StatesFolder:
     def read(self, shard: Shard, *, verify: bool = True) -> HiddenStates:
         """One of the shards, checked as iterating does; not ``verify``: its CRC, but no SHA-256."""
         path = self.folder / shard.file
-        self._require_size(shard)
-        if verify and hash_file(path) != shard.sha256:
-            raise FormatError(f"{path} does not have the digest that {MANIFEST} says", hint=_HINT)
-        part = load_states(path)
+        with fetched(path, self._most_bytes(shard)) as local:
+            self._require_size(shard, regular_size(local))
+            if verify and hash_file(local) != shard.sha256:
+                problem = f"{path} does not have the digest that {MANIFEST} says"
+                raise FormatError(problem, hint=HINT)
+            part = load_states(local)
         problem = misfit(facts_of(self), shard, part)
         if problem:
-            raise FormatError(f"{path} does not agree with {MANIFEST}: {problem}", hint=_HINT)
+            raise FormatError(f"{path} does not agree with {MANIFEST}: {problem}", hint=HINT)
         return part
 
-    def _require_size(self, shard: Shard) -> None:
-        """Before a byte of it is read: a shard is an ordinary file of the size its rows need."""
-        path = self.folder / shard.file
-        size, least = regular_size(path), shard.rows * self._row_bytes()
-        if not least <= size <= least + MAX_CARD + _FRAME:
-            problem = f"{path} does not have the size that its rows need"
+    def _most_bytes(self, shard: Shard) -> int:
+        return shard.rows * self._row_bytes() + MAX_CARD + FRAME
+
+    def _require_size(self, shard: Shard, size: int) -> None:
+        """Before a byte of it is read: a shard has the size that its rows need."""
+        least = shard.rows * self._row_bytes()
+        if not least <= size <= self._most_bytes(shard):
+            problem = f"{self.folder / shard.file} does not have the size that its rows need"
             raise FormatError(problem, got=f"{size} bytes", expected=f"{least}, and its card")
 
 
@@ -202,44 +190,49 @@ def write_shards(out: PathLike, parts: Iterable[HiddenStates], *, text_digest: s
             out, text_digest=text_digest, n_texts=first, n_cut=n_cut, rows=rows,
             shards=tuple(shards), **facts,
         )  # fmt: skip
-        write_atomic(folder / MANIFEST, manifest_of(whole))
+        write_atomic(folder / MANIFEST, whole.manifest())
     return whole
 
 
-def open_folder(folder: PathLike) -> StatesFolder:
+def open_folder(folder: PathLike | Remote) -> StatesFolder:
     """Read and check a folder's manifest, and that its files are there and no others.
 
-    Raises InputError when it is no folder of states, FormatError when it was altered. What the
-    shards hold is checked when they are read.
+    folder: a path, or a URL (`remote`). Raises InputError when it is no folder of states,
+    FormatError when it was altered. What the shards hold is checked when they are read.
     """
-    folder = Path(folder)
-    path = folder / MANIFEST
-    if os.path.lexists(folder / UNFINISHED):
+    folder = place(folder)
+    there = _files(folder)
+    if UNFINISHED in there:
         raise InputError(
             f"{folder} is unfinished: its extraction was cut off",
             hint="the same `linalign-lite extract` again goes on with it",
         )
-    if not folder.is_dir() or not path.exists():
+    if MANIFEST not in there:
         raise InputError(
             f"{folder} is not a folder of states: no {MANIFEST}",
             hint="make one with `linalign-lite extract MODEL TEXTS OUT`",
         )
-    size = regular_size(path)
-    if size > MAX_MANIFEST:
-        raise FormatError(f"{path} is too large", expected=f"at most {MAX_MANIFEST} bytes")
-    with open_regular(path) as f:
-        raw = f.read(size)
-    found = _parse(folder, path, raw)
-    _require_files(found)
+    path = folder / MANIFEST
+    with fetched(path, MAX_MANIFEST) as local:
+        size = regular_size(local)
+        if size > MAX_MANIFEST:
+            raise FormatError(f"{path} is too large", expected=f"at most {MAX_MANIFEST} bytes")
+        with local.open("rb") as f:
+            found = _parse(folder, path, f.read(size))
+    _require_files(found, there)
     return found
 
 
-def open_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> StatesFolder | HiddenStates:
-    """A folder of shards, opened; or the states of a `.states.npz`, read."""
-    return open_folder(path) if Path(path).is_dir() else load_states(path, cap=cap)
+def open_states(path: PathLike | Remote, *, cap: int = DEFAULT_CAP) -> StatesFolder | HiddenStates:
+    """A folder of shards, opened; or the states of a `.states.npz`, read. Either may be a URL."""
+    path = place(path)
+    if path.is_dir():
+        return open_folder(path)
+    with fetched(path, cap) as local:
+        return load_states(local, cap=cap)
 
 
-def states_of(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
+def states_of(path: PathLike | Remote, *, cap: int = DEFAULT_CAP) -> HiddenStates:
     """All states of a `.states.npz` or of a folder of shards, in memory.
 
     Raises InputError when it is not there, FormatError when it was altered or is above ``cap``.
@@ -248,14 +241,10 @@ def states_of(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
     return found.load(cap=cap) if isinstance(found, StatesFolder) else found
 
 
-def require_name(out: Path) -> None:
+def require_name(out: Place) -> None:
     """Raise InputError for a folder that cannot be made because it is there whatever it holds."""
     if out.name in {"", ".."}:
         raise InputError(f"{out} is a folder already", expected="the name of a folder to make")
-
-
-def shard_name(i: int) -> str:
-    return f"{i:05d}.states.npz"
 
 
 def facts_of(thing: HiddenStates | StatesFolder) -> dict[str, Any]:
@@ -287,64 +276,32 @@ def misfit(facts: Mapping[str, Any], shard: Shard, part: HiddenStates) -> str:
     return ""
 
 
-def manifest_of(whole: StatesFolder) -> bytes:
-    raw = {name: getattr(whole, name) for name in _FIELDS}
-    raw["space"] = dataclasses.asdict(whole.space)
-    raw["shards"] = [dataclasses.asdict(shard) for shard in whole.shards]
-    raw |= {"format": FORMAT, "version": VERSION, "library": __version__}
-    text = json.dumps({**raw, "seal": seal_of(raw)}, sort_keys=True) + "\n"
-    if len(text) > MAX_MANIFEST:
-        raise InputError("the labels and shards are too many for one folder's manifest")
-    return text.encode()
-
-
-_FIELDS = tuple(f.name for f in dataclasses.fields(StatesFolder) if f.name != "folder")
-
-
-def _parse(folder: Path, path: Path, content: bytes) -> StatesFolder:
+def _parse(folder: Place, path: Place, content: bytes) -> StatesFolder:
     try:
-        raw = strict_json(content)
-        if raw["format"] != FORMAT:
-            raise FormatError(f"{path} is not the manifest of a folder of states")
-        version = raw["version"]
-        if type(version) is not int or not 1 <= version <= VERSION:
-            raise FormatError(f"{path}: unknown version", got=str(version)[:20])
-        if raw.pop("seal") != seal_of(raw):
-            raise FormatError(f"{path} does not agree with its own digest", hint=_HINT)
-        if set(raw) != {*_FIELDS, "format", "version", "library"}:
-            raise FormatError(f"{path} has unknown or missing fields")
-        lists = (raw["labels"], raw["shards"])
-        if not all(isinstance(value, list) for value in lists) or len(lists[1]) > MAX_SHARDS:
-            raise FormatError(f"{path} has a field that is not usable")
-        found = {name: raw[name] for name in _FIELDS}
-        found["space"] = Space.parse(raw["space"])
-        found["labels"] = tuple(raw["labels"])
-        found["shards"] = tuple(Shard(**entry) for entry in raw["shards"])
-        return StatesFolder(folder, **found)
+        return StatesFolder(folder, **parse_manifest(path, content))
     except FormatError:
         raise
     except InputError as e:
         raise FormatError(f"{path}: {e}") from e
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+    except (ValueError, TypeError, AttributeError) as e:
         raise FormatError(f"{path} is not a usable manifest", got=type(e).__name__) from e
 
 
-def _require_files(found: StatesFolder) -> None:
-    there = {path.name for path in found.folder.iterdir()}
+def _files(folder: Place) -> dict[str, int | None]:
+    """Names in a folder; with the size where a listing says it, -1 for what is no file."""
+    if isinstance(folder, Remote):
+        return {**listing(folder)}
+    return {path.name: None for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def _require_files(found: StatesFolder, there: Mapping[str, int | None]) -> None:
     named = {MANIFEST, *(shard.file for shard in found.shards)}
-    for names, problem in ((there - named, "does not belong"), (named - there, "is missing")):
+    for names, problem in (
+        (there.keys() - named, "does not belong"),
+        (named - there.keys(), "is missing"),
+    ):
         if names:
-            raise FormatError(f"{found.folder}: {min(names)[:60]} {problem}", hint=_HINT)
+            raise FormatError(f"{found.folder}: {min(names)[:60]} {problem}", hint=HINT)
     for shard in found.shards:
-        found._require_size(shard)
-
-
-def regular_size(path: Path) -> int:
-    """The size of an ordinary file; a link in a folder from outside could lead anywhere."""
-    try:
-        status = path.lstat()
-    except OSError as e:
-        raise FormatError(f"{path} is missing", got=e.strerror or str(e), hint=_HINT) from e
-    if not stat.S_ISREG(status.st_mode):
-        raise FormatError(f"{path} is a link, a folder or a device", expected="an ordinary file")
-    return status.st_size
+        path, size = found.folder / shard.file, there[shard.file]
+        found._require_size(shard, regular_size(path) if isinstance(path, Path) else size or 0)

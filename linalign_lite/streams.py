@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import open_regular
+from linalign_lite.remote import opened
 
 MAX_TEXT = 64 << 20  # bytes of a line, or of a text of several
 PACKED = (".gz", ".zst")
@@ -30,7 +30,9 @@ _BOM = b"\xef\xbb\xbf"
 
 @contextlib.contextmanager
 def open_bytes(path: str) -> Iterator[IO[bytes]]:
-    """The content of ``path`` ("-" is standard input), of `.gz` and `.zst` what is packed in it.
+    """The content of ``path``, of `.gz` and `.zst` what is packed in it.
+
+    path: of a file; "-" is standard input, and a URL is read as it comes (see `remote`).
 
     Raises InputError when it cannot be opened, and while it is read FormatError when what is packed
     is damaged or cut short.
@@ -40,7 +42,7 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
             raise InputError("standard input is closed", expected="texts, a line each")
         yield sys.stdin.buffer
         return
-    with open_regular(path) as f:
+    with opened(path) as f:
         ending = Path(path).suffix.lower()
         if ending == ".gz":
             yield cast("IO[bytes]", _Unpacked(path, cast("IO[bytes]", gzip.GzipFile(fileobj=f))))

@@ -21,9 +21,10 @@ from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
 from linalign_lite.extraction import extract_to
 from linalign_lite.hidden import text_digest
+from linalign_lite.manifest import UNFINISHED
 from linalign_lite.modelcard import hash_file, seal_of
 from linalign_lite.resuming import is_unfinished
-from linalign_lite.shards import UNFINISHED, open_folder, open_states, states_of
+from linalign_lite.shards import open_folder, open_states, states_of
 from linalign_lite.texts import Texts
 
 GOLDEN = Path(__file__).parent / "golden" / "v1.unfinished.jsonl"

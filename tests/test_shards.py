@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite import archive, demo, extraction, files, forward, load_model, shards
+from linalign_lite import archive, demo, extraction, files, forward, load_model, manifest, shards
 from linalign_lite.commands import main
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
@@ -352,7 +352,7 @@ def test_any_failure_leaves_nothing_and_what_was_there_stays(tmp_path, monkeypat
 
     with pytest.raises(KeyboardInterrupt):
         write_shards(tmp_path / "s", cut_off(), text_digest="ab" * 32)
-    monkeypatch.setattr(shards, "MAX_MANIFEST", 500)
+    monkeypatch.setattr(manifest, "MAX_MANIFEST", 500)
     with pytest.raises(InputError, match="too many for one folder"):
         made(tmp_path / "s", states(2), states(2, first=2))
     assert [p.name for p in tmp_path.rglob("*")] == ["full", "mine"]
@@ -371,7 +371,7 @@ def sealed(folder: Path, change) -> None:
     raw = json.loads((folder / "manifest.json").read_text())
     raw.pop("seal")
     change(raw)
-    raw["seal"] = shards.seal_of(raw)
+    raw["seal"] = manifest.seal_of(raw)
     (folder / "manifest.json").write_text(json.dumps(raw))
 
 
@@ -469,7 +469,7 @@ AT_THE_DOOR = {
     "no shards": (field("shards", []), "no shard"),
     "shards that are a number": (field("shards", 3), "not usable"),
     "shards that are numbers": (field("shards", [1, 2]), "not a usable manifest"),
-    "too many shards": (field("shards", [{}] * (shards.MAX_SHARDS + 1)), "not usable"),
+    "too many shards": (field("shards", [{}] * (manifest.MAX_SHARDS + 1)), "not usable"),
     "an unknown field": (field("folder", "/"), "unknown or missing fields"),
     "an unknown field of a shard": (entry(1, "x", 1), "not a usable manifest"),
     "a missing field": (lambda f: sealed(f, lambda raw: raw.pop("rows")), "unknown or missing"),

@@ -20,8 +20,10 @@ from linalign_lite.commands import (
     alignment,
     artefacts,
     bundling,
+    classifiers,
     compat,
     demonstration,
+    extracting,
     generation,
     models,
     moments,
@@ -64,7 +66,9 @@ def _root(
 
 rooms = (
     models,
+    extracting,
     alignment,
+    classifiers,
     moments,
     similarity,
     compat,

@@ -1,9 +1,8 @@
-"""fit, head, evaluate: maps between models, and classifiers on their states."""
+"""fit: maps between models."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +11,17 @@ import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 from linalign_lite.commands.few import fit_few, require_few_options
-from linalign_lite.commands.moments import Pairing, Scheduler, Seed, described, fit_folders
+from linalign_lite.commands.moments import (
+    Pairing,
+    Scheduler,
+    Seed,
+    Source,
+    Target,
+    described,
+    fit_folders,
+)
 from linalign_lite.errors import InputError
+from linalign_lite.remote import Place, delivered, place
 
 if TYPE_CHECKING:
     from linalign_lite.hidden import HiddenStates
@@ -27,12 +35,6 @@ class MapMethod(StrEnum):
     procrustes = "procrustes"
 
 
-class HeadMethod(StrEnum):
-    auto = "auto"
-    ridge = "ridge"
-    logistic = "logistic"
-
-
 class Objective(StrEnum):
     least_squares = "least-squares"
     kl = "kl"
@@ -40,14 +42,12 @@ class Objective(StrEnum):
 
 def register(app: typer.Typer) -> None:
     app.command()(fit)
-    app.command()(head)
-    app.command()(evaluate)
 
 
 def fit(
-    source: Annotated[Path, typer.Argument(help="States of the model that reads.")],
-    target: Annotated[Path, typer.Argument(help="States of the other model, same texts.")],
-    out: Annotated[Path, typer.Argument(help="The map to write (.map.npz).")],
+    source_at: Source,
+    target_at: Target,
+    out_at: Annotated[str, typer.Argument(metavar="out", help="The map to write (.map.npz).")],
     objective: Annotated[
         Objective, typer.Option(help="What the map is to be good at; kl needs --head.")
     ] = Objective.least_squares,
@@ -98,6 +98,7 @@ def fit(
     model's token head, say on mapped states what it says on the target's own: far better where the
     map is for that head. SOURCE and TARGET are files or folders of states (of two folders a shard
     is in memory at a time, but for kl and lstsq); tokens that end at one character are paired.
+    SOURCE, TARGET and OUT may be URLs that fsspec knows (extra `remote`).
     With --with-few they are of public texts, and the few, unlabelled, say which map is best.
 
     \b
@@ -108,10 +109,11 @@ def fit(
       linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --with-few a.few.npz b.few.npz
     """
-    console = Console(as_json, quiet)
+    console, out = Console(as_json, quiet), place(out_at)
+    source, target = place(source_at), place(target_at)
     require_output(out, source, target, head_file, checkpoint, *(few or ()))
     require_few_options(few, few_weight, method.value, checkpoint)
-    if checkpoint is not None and checkpoint.absolute() == out.absolute():
+    if checkpoint is not None and isinstance(out, Path) and checkpoint.absolute() == out.absolute():
         raise InputError("--checkpoint is the map's own name", hint="name another file")
     served = _served(head_file, kl=objective is Objective.kl, fold=fold)
     kl = objective is Objective.kl
@@ -149,13 +151,14 @@ def fit(
 
 
 def _write(
-    console: Console, out: Path, affine: AffineMap, folded: Head | None, facts: dict[str, Any],
+    console: Console, out: Place, affine: AffineMap, folded: Head | None, facts: dict[str, Any],
     rows: list[tuple[str, object]],
 ) -> None:  # fmt: skip
     """Save the map, or the head that it is folded into, and say so."""
     from linalign_lite.store import save
 
-    save(out, affine if folded is None else folded @ affine)
+    with delivered(out) as path:
+        save(path, affine if folded is None else folded @ affine)
     console.result({"out": str(out), **facts}, table([("head" if folded else "map", out), *rows]))
 
 
@@ -216,7 +219,7 @@ def _fit_kl(
     return affine, {**report.as_card(), "curve": report.curve}, rows
 
 
-def _paired(source: Path, target: Path, rule: str) -> tuple[HiddenStates, HiddenStates]:
+def _paired(source: Place, target: Place, rule: str) -> tuple[HiddenStates, HiddenStates]:
     """Both sides, row i of both the same text or position."""
     from linalign_lite.shards import states_of
     from linalign_lite.tokens import pair_states
@@ -248,95 +251,3 @@ def _served(path: Path | None, *, kl: bool, fold: bool) -> Head | None:
         raise InputError(f"{path} has no token head", expected="a causal LM, or a .head.npz file")
     found = load_head(path / HEAD_FILE)
     return dataclasses.replace(found, space=card.space("tokens", normalize=False))
-
-
-def head(
-    states: Annotated[Path, typer.Argument(help="Labelled states.")],
-    out: Annotated[Path, typer.Argument(help="The head to write (.head.npz).")],
-    method: Annotated[HeadMethod, typer.Option(help="auto takes the better.")] = HeadMethod.auto,
-    penalty: Annotated[str, typer.Option(help="auto, or a number above 0.")] = "auto",
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 3,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a linear classifier on labelled states.
-
-    Ridge regression on one-hot labels, or logistic regression; auto takes the better by K-fold
-    accuracy and says which.
-
-    \b
-    Examples:
-      linalign-lite head train.states.npz intents.head.npz
-      linalign-lite head train.states.npz intents.head.npz --method logistic --penalty 1e-3
-    """
-    from linalign_lite.heads import train_head
-    from linalign_lite.store import load_states, save
-
-    console = Console(as_json, quiet)
-    require_output(out, states)
-    trained, report = train_head(
-        load_states(states),
-        method=method.value,
-        penalty=penalty,
-        folds=folds,
-        seed=seed,
-        progress=console.note,
-    )
-    save(out, trained)
-    tried = ", ".join(f"{name} {score:.4f}" for name, score in report.tried.items())
-    console.result(
-        {"out": str(out), **asdict(report)},
-        table([
-            ("head", out),
-            ("method", f"{report.method}, penalty {report.penalty:.3g}"),
-            ("classes", report.classes),
-            ("texts", report.n),
-            ("held-out accuracy", f"{tried} ({report.folds} folds)"),
-        ]),
-    )  # fmt: skip
-
-
-def evaluate(
-    head_file: Annotated[Path, typer.Argument(metavar="HEAD", help="A head.")],
-    states: Annotated[Path, typer.Argument(help="Labelled states.")],
-    map_file: Annotated[
-        Path | None, typer.Option("--map", help="Carry the states over with this map first.")
-    ] = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Recall of each class.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a head's accuracy, alone or after a map.
-
-    \b
-    Examples:
-      linalign-lite evaluate intents.head.npz test.states.npz
-      linalign-lite evaluate intents.head.npz client.states.npz --map client-to-provider.map.npz
-    """
-    from linalign_lite.evaluation import evaluate as judge
-    from linalign_lite.store import load_head, load_map, load_states
-
-    affine = load_map(map_file) if map_file else None
-    found = judge(load_head(head_file), load_states(states), affine)
-    interval = found.accuracy
-    data: dict[str, Any] = {
-        "accuracy": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "confidence": interval.confidence,
-        "n": found.n,
-        "majority": found.majority,
-        "unknown": found.unknown,
-    }
-    rows: list[tuple[str, object]] = [
-        ("accuracy", f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}, "
-                     f"{interval.confidence:.0%} bootstrap)"),
-        ("texts", found.n),
-        ("always the commonest label", f"{found.majority:.4f}"),
-    ]  # fmt: skip
-    if found.unknown:
-        rows.append(("labels that the head does not know", f"{found.unknown} texts, all wrong"))
-    if per_class:
-        data["per_class"] = found.per_class
-        rows += [(f"  {name}", f"{value:.4f}") for name, value in found.per_class.items()]
-    Console(as_json).result(data, table(rows))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, table
-from linalign_lite.commands.models import Format, Separator
+from linalign_lite.commands.extracting import Format, Separator
 
 
 def register(app: typer.Typer) -> None:

@@ -7,13 +7,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from linalign_lite.errors import InputError, printable
 from linalign_lite.files import require_replaceable
+from linalign_lite.remote import Place, Remote, place, require_writable, same_place
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[
@@ -114,18 +114,21 @@ def table(rows: Sequence[tuple[str, object]]) -> list[str]:
     return [f"{name:<{width}}  {printable(str(value))}" for name, value in rows]
 
 
-def require_output(path: Path, *inputs: Path | str | None) -> None:
+def require_output(path: Place, *inputs: Place | str | None) -> None:
     """Raise InputError now, not after an hour's work, when ``path`` cannot be written.
 
     Nor may it be one of the command's own inputs.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder", expected="the name of a file to write")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} is not there", hint="make it first")
-    require_replaceable(path)
+    if isinstance(path, Remote):
+        require_writable(path)
+    else:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder", expected="the name of a file to write")
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {path.parent} is not there", hint="make it first")
+        require_replaceable(path)
     for given in inputs:
-        if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
+        if given is not None and same_place(path, place(given)):
             raise InputError(f"{path} is an input of this command", hint="write to another file")
 
 

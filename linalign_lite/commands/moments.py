@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 from linalign_lite.errors import InputError
+from linalign_lite.remote import Place, delivered, fetched, place
 
 if TYPE_CHECKING:
     from linalign_lite.fitting import FitReport
@@ -30,6 +30,13 @@ class Solver(StrEnum):
     procrustes = "procrustes"
 
 
+Source = Annotated[
+    str,
+    typer.Argument(metavar="source", help="States of the model that reads: a path or a URL."),
+]
+Target = Annotated[
+    str, typer.Argument(metavar="target", help="States of the other model, same texts.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the folds.", min=0)]
 Scheduler = Annotated[
     str | None,
@@ -46,9 +53,11 @@ def register(app: typer.Typer) -> None:
 
 
 def moments(
-    source: Annotated[Path, typer.Argument(help="States of the model that reads.")],
-    target: Annotated[Path, typer.Argument(help="States of the other model, same texts.")],
-    out: Annotated[Path, typer.Argument(help="The moments to write (.moments.npz).")],
+    source_at: Source,
+    target_at: Target,
+    out_at: Annotated[
+        str, typer.Argument(metavar="out", help="The moments to write (.moments.npz).")
+    ],
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation to come.")] = 5,
     seed: Seed = 0,
     pair: Annotated[
@@ -67,6 +76,7 @@ def moments(
     """Measure what a map needs to know of two models' states, whose size does not grow with them.
 
     SOURCE and TARGET are files or folders of states; of folders one shard is in memory at a time.
+    All three may be URLs that fsspec knows (extra `remote`).
     Parts of a text set, on several machines or in several houses, are measured apart, and
     fit-moments puts them together: the states need not travel.
 
@@ -77,14 +87,16 @@ def moments(
     """
     from linalign_lite.momentfiles import save_moments
 
-    console = Console(as_json, quiet)
+    console, out = Console(as_json, quiet), place(out_at)
+    source, target = place(source_at), place(target_at)
     require_output(out, source, target)
     found = measured(
         console, source, target, folds=folds, seed=seed, pairing=pair.value, verify=verify,
         scheduler=scheduler,
     )  # fmt: skip
-    save_moments(out, found, reveal=reveal)
-    size = out.stat().st_size
+    with delivered(out) as path:
+        save_moments(path, found, reveal=reveal)
+        size = path.stat().st_size
     console.result(
         {"out": str(out), "pairs": found.n, "folds": folds, "fewest_in_a_fold": found.fewest,
          "d_source": found.source.dim, "d_target": found.target.dim, "bytes": size},
@@ -98,8 +110,10 @@ def moments(
 
 
 def fit_moments(
-    files: Annotated[list[Path], typer.Argument(help="Moments (.moments.npz), one or more.")],
-    out: Annotated[Path, typer.Argument(help="The map to write (.map.npz).")],
+    files: Annotated[
+        list[str], typer.Argument(help="Moments (.moments.npz), one or more; paths or URLs.")
+    ],
+    out_at: Annotated[str, typer.Argument(metavar="out", help="The map to write (.map.npz).")],
     method: Annotated[Solver, typer.Option(help="How to fit.")] = Solver.ridge,
     penalty: Annotated[
         str, typer.Option(help="auto, or a number relative to the mean variance of the source.")
@@ -117,15 +131,21 @@ def fit_moments(
       linalign-lite fit-moments here.moments.npz a-to-b.map.npz
       linalign-lite fit-moments north.moments.npz south.moments.npz a-to-b.map.npz
     """
+    from linalign_lite.archive import DEFAULT_CAP
     from linalign_lite.momentfiles import load_moments
     from linalign_lite.paired import fit_paired, put_together
     from linalign_lite.store import save
 
-    console = Console(as_json, quiet)
+    def read(file: str) -> PairedMoments:
+        with fetched(place(file), DEFAULT_CAP) as path:
+            return load_moments(path)
+
+    console, out = Console(as_json, quiet), place(out_at)
     require_output(out, *files)
-    together = put_together(map(load_moments, files))
+    together = put_together(map(read, files))
     affine, report = fit_paired(together, method=method.value, penalty=penalty)
-    save(out, affine)
+    with delivered(out) as path:
+        save(path, affine)
     facts, rows = described(console, report)
     console.result(
         {"out": str(out), "files": len(files), **facts},
@@ -135,8 +155,8 @@ def fit_moments(
 
 def measured(
     console: Console,
-    source: Path,
-    target: Path,
+    source: Place,
+    target: Place,
     *,
     folds: int,
     seed: int,
@@ -181,7 +201,7 @@ def workers(scheduler: str | None) -> Iterator[dict[str, Any]]:
 
 
 def fit_folders(
-    console: Console, source: Path, target: Path, *, method: str, penalty: str, **options: Any
+    console: Console, source: Place, target: Place, *, method: str, penalty: str, **options: Any
 ) -> tuple[AffineMap, dict[str, Any], list[tuple[str, object]]]:
     """The map from one folder of states to another, a shard of each in memory at a time."""
     from linalign_lite.paired import fit_paired

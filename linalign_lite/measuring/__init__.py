@@ -70,9 +70,10 @@ def measure_shards(
     both folders are cut into shards alike, each is read once. pairing: of token states, which
     positions belong together (`pair_states`).
     executor: runs the tasks, any `concurrent.futures.Executor`; its workers must find the folders
-    under the same paths. Without one the work is done here, the next shard read in a thread while
-    products are made. in_flight: tasks handed out and not yet added up, each of whose results is
-    moments of all folds. leaf_rows: rows of a task; part of what the last bits depend on.
+    under the same paths or URLs. Without one the work is done here, the next shard read in a thread
+    while products are made.
+    in_flight: tasks handed out and not yet added up, each of whose results is moments of all folds.
+    leaf_rows: rows of a task; part of what the last bits depend on.
     verify: compare each shard with its SHA-256, or only with its CRC. progress: called with the
     number of texts done since the last call.
 

@@ -14,8 +14,9 @@ from linalign_lite.errors import MismatchError
 from linalign_lite.executing import ahead
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import Array
+from linalign_lite.manifest import Shard
 from linalign_lite.moments import Block, fold_blocks
-from linalign_lite.shards import Shard, StatesFolder
+from linalign_lite.shards import StatesFolder
 from linalign_lite.tokens import Positions, pair_ends
 
 Folds = npt.NDArray[np.unsignedinteger[Any]]

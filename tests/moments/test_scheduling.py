@@ -19,6 +19,7 @@ from linalign_lite.runtime import load_model
 from linalign_lite.scheduling import connected
 
 distributed = pytest.importorskip("distributed")
+pytest.importorskip("fsspec")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,9 @@ def test_a_cluster_gives_the_bits_of_one_process(cluster, folders, tmp_path):
     assert main(["moments", *paths, str(out), *address]) == 0
     same(load_moments(out), measure_shards(*folders), rtol=1e-14)
     assert main(["fit", *paths, str(tmp_path / "o.map.npz"), *address]) == 0
+    urls = [f"local://{path}" for path in paths]  # the disk, as a filesystem of fsspec
+    assert main(["moments", *urls, f"local://{tmp_path}/u.moments.npz", *address]) == 0
+    same(load_moments(tmp_path / "u.moments.npz"), load_moments(out))
 
 
 def test_a_killed_worker_costs_only_its_tasks(cluster, folders):
@@ -84,6 +88,12 @@ def test_extraction_by_a_cluster_is_extraction_here(cluster, tmp_path):
         "extract", str(model.folder), str(lines), str(out), "--shard-texts", "5", "--threads", "1",
         "--scheduler", cluster.scheduler_address,
     ]) == 0  # fmt: skip
+    assert main([
+        "extract", str(model.folder), f"local://{lines}", f"local://{tmp_path}/url", "--threads",
+        "1", "--shard-texts", "5", "--scheduler", cluster.scheduler_address,
+    ]) == 0  # fmt: skip
+    for name in (p.name for p in out.iterdir()):
+        assert (tmp_path / "url" / name).read_bytes() == (out / name).read_bytes()
     assert (out / "00003.states.npz").read_bytes() == (
         tmp_path / "here" / "00003.states.npz"
     ).read_bytes()

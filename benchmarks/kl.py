@@ -99,7 +99,7 @@ def judged(affine: AffineMap, head: Head, x: HiddenStates, y: HiddenStates) -> d
 
 def peak() -> float:
     """Most memory that this process had so far, GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def tokens(_quick: bool) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ Watch = Callable[[int, float, "Where"], bool]
 Where = Callable[[], "Affine"]
 Objective = Callable[[Float64], tuple[float, Float64]]
 WINDOW = 5  # iterations that are looked back on to see whether it still descends
-LOCAL = 1 << 28  # bytes of rows in the chart's own coordinates
+LOCAL = 1 << 28  # bytes of rows and head in the chart's own coordinates
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ def descend(
         value, slope, shift = divergence(softmax, lesson, here.weight, here.bias)
         return value + chart.penalty(theta), chart.gradient(slope, shift, theta)
 
-    size = 4 * len(lesson) * (chart.right.shape[1] + 2 * softmax.rank)
+    size = 4 * (len(lesson) * (chart.right.shape[1] + 2 * softmax.rank) + softmax.factor.size)
     near = size <= LOCAL and lesson.target is None  # a soft cap needs the head as it is
     objective = _local(softmax, lesson, chart) if near else through_the_map
     losses: list[float] = []

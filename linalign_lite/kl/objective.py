@@ -42,7 +42,7 @@ class Softmax:
     freedom: adding the same number to every score changes nothing, so the rows of V are centred.
     """
 
-    factor: Float32  # shape: (n_outputs, r)
+    factor: Array  # shape: (n_outputs, r)  float32; a large head's as it is stored
     bias: Float32  # shape: (n_outputs,)
     basis: Float64 | None = None  # shape: (d, r), orthonormal columns; None: r = d, ζ = z
     softcap: float | None = None
@@ -56,6 +56,19 @@ class Softmax:
         step = int(np.clip(BLOCK // (4 * (outputs or len(self.factor))), FEWEST, MOST))
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
+
+    def parts(self) -> Iterator[tuple[slice, Float32]]:
+        """The factor in float32, CHUNK outputs at a time."""
+        for start in range(0, len(self.factor), CHUNK):
+            outputs = slice(start, start + CHUNK)
+            yield outputs, np.asarray(self.factor[outputs], dtype=np.float32)
+
+    def summed(self, shares: Float32) -> Float32:
+        """Shares (n, n_outputs) of the factor's rows: (n, r)."""
+        found: Float32 = np.zeros((len(shares), self.rank), dtype=np.float32)
+        for outputs, part in self.parts():
+            found += shares[:, outputs] @ part
+        return found
 
     def coordinates(self, states: Array) -> Float32:
         """ζ of target states: (n, d) → (n, r)."""
@@ -87,10 +100,9 @@ class Softmax:
         top = np.full((n, 1), -np.inf, dtype=np.float32)
         mass: Float32 = np.zeros((n, 1), dtype=np.float32)
         found: Float32 = np.zeros(coordinates.shape, dtype=np.float32)
-        for start in range(0, len(self.factor), CHUNK):
-            part = self.factor[start : start + CHUNK]
+        for outputs, part in self.parts():
             scores = coordinates @ part.T
-            scores += self.bias[start : start + CHUNK]
+            scores += self.bias[outputs]
             highest = np.maximum(top, scores.max(axis=1, keepdims=True))
             _exponential(scores, highest)
             fade = np.exp(top - highest)
@@ -104,14 +116,15 @@ class Softmax:
 
     def scores(self, coordinates: Float32) -> Float32:
         """Scores, soft-capped: (n, r) → (n, n_outputs)."""
-        found = coordinates @ self.factor.T
+        found: Float32 = np.empty((len(coordinates), len(self.factor)), dtype=np.float32)
+        for outputs, part in self.parts():
+            found[:, outputs] = coordinates @ part.T
         found += self.bias
         if self.softcap is not None:
             found /= np.float32(self.softcap)
             np.tanh(found, out=found)
             found *= np.float32(self.softcap)
-        capped: Float32 = found
-        return capped
+        return found
 
 
 def _exponential(scores: Float32, top: Float32) -> None:
@@ -168,13 +181,15 @@ def reduce_head(head: Head) -> Softmax:
     """A head in the coordinates that its softmax looks at. Exact up to float32 rounding."""
     bias = head.bias.astype(np.float32)
     if head.softcap is not None or head.n_outputs > head.weight.shape[1]:
-        return Softmax(head.weight.astype(np.float32), bias, None, head.softcap)
-    weight = head.weight.astype(np.float64)
-    weight = weight - weight.mean(axis=0)
-    _, singular, rows = np.linalg.svd(weight, full_matrices=False)
-    kept = singular > max(singular[0], np.finfo(float).tiny) * len(weight) * np.finfo(float).eps
+        large = head.n_outputs > CHUNK  # read in parts, so it need not be held in float32
+        weight = head.weight if large else head.weight.astype(np.float32)
+        return Softmax(weight, bias, None, head.softcap)
+    centred = head.weight.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    _, singular, rows = np.linalg.svd(centred, full_matrices=False)
+    kept = singular > max(singular[0], np.finfo(float).tiny) * len(centred) * np.finfo(float).eps
     basis = rows[kept].T if kept.any() else rows[:1].T
-    return Softmax((weight @ basis).astype(np.float32), bias, basis)
+    return Softmax((centred @ basis).astype(np.float32), bias, basis)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # looked for at the end
@@ -205,7 +220,7 @@ def learn(
         zeta = softmax.coordinates(target[rows])
         true = None if following is None else following[rows]
         p = _taught(softmax, zeta, teaching, true)
-        summary[rows] = p @ softmax.factor
+        summary[rows] = softmax.summed(p)
         logs = np.log(np.maximum(p, np.finfo(np.float32).tiny))
         constant[rows] = np.einsum("ij,ij->i", p, logs, dtype=np.float64)
         if kept is None:
@@ -214,7 +229,7 @@ def learn(
             kept[rows] = zeta
         usage += (weight[rows] @ p).astype(np.float64)
     weighted = summary * weight[:, None]
-    curvature = _gram(softmax.factor, usage) - (weighted.T @ summary).astype(np.float64)
+    curvature = _gram(softmax, usage) - (weighted.T @ summary).astype(np.float64)
     if not np.isfinite(curvature).all() or not np.isfinite(constant).all():
         raise InputError(
             "this head gives scores that float32 cannot hold on these states",
@@ -235,12 +250,11 @@ def _taught(softmax: Softmax, zeta: Float32, teaching: Teaching, following: Ints
     return p
 
 
-def _gram(factor: Float32, usage: Float64) -> Float64:
+def _gram(softmax: Softmax, usage: Float64) -> Float64:
     """Vᵀ diag(usage) V, a block of outputs at a time."""
-    total = np.zeros((factor.shape[1],) * 2)
-    for start in range(0, len(factor), 8192):
-        part = factor[start : start + 8192]
-        share = usage[start : start + 8192].astype(np.float32)
+    total = np.zeros((softmax.rank,) * 2)
+    for outputs, part in softmax.parts():
+        share = usage[outputs].astype(np.float32)
         total += part.T @ (part * share[:, None])
     return total
 
@@ -286,7 +300,7 @@ def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[Float64, Floa
         scores = softmax.scores(zeta)
         each = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
         cap = np.float32(softmax.softcap or 1.0)
-        gap = ((q - p) * (1 - (scores / cap) ** 2)) @ softmax.factor
+        gap = softmax.summed((q - p) * (1 - (scores / cap) ** 2))
     return each + part.constant, gap
 
 

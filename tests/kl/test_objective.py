@@ -165,11 +165,27 @@ def test_probabilities_and_log_partition_of_scores_out_of_range():
     np.testing.assert_allclose(partition, [500, 500])
 
 
+def test_a_large_head_is_taken_as_it_is_stored(rng, monkeypatch):
+    """Half precision stays so in memory; what comes of it is what comes of the same in float32."""
+    monkeypatch.setattr(objective, "CHUNK", 10)
+    case = make_case(23, 6)
+    half = Head(case.head.weight.astype(np.float16), case.head.bias.astype(np.float16))
+    wide = Head(half.weight.astype(np.float32), half.bias.astype(np.float32))
+    kept, same = reduce_head(half), reduce_head(wide)
+    assert kept.factor is half.weight
+    lessons = [learn(s, case.x, case.y) for s in (kept, same)]
+    np.testing.assert_allclose(lessons[0][0].summary, lessons[1][0].summary, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(lessons[0][1], lessons[1][1], rtol=1e-4, atol=1e-6)
+    weight, bias = rng.normal(size=(6, SOURCE)), rng.normal(size=6)
+    for a, b in zip(*(objective.divergence(s, lesson, weight, bias)
+                      for s, (lesson, _) in zip((kept, same), lessons, strict=True)),
+                    strict=True):  # fmt: skip
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 8, 23, 1000])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_a_part_of_the_outputs_at_a_time_gives_what_all_give(
-    chunk, scale, rng, monkeypatch
-):
+def test_a_part_of_the_outputs_at_a_time_gives_what_all_give(chunk, scale, rng, monkeypatch):
     monkeypatch.setattr(objective, "CHUNK", chunk)
     factor = (scale * rng.normal(size=(23, 6))).astype(np.float32)
     softmax = Softmax(factor, rng.normal(size=23).astype(np.float32))

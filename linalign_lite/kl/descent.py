@@ -28,7 +28,7 @@ Watch = Callable[[int, float, "Where"], bool]
 Where = Callable[[], "Affine"]
 Objective = Callable[[Float64], tuple[float, Float64]]
 WINDOW = 5  # iterations that are looked back on to see whether it still descends
-LOCAL = 1 << 28  # bytes of rows and head in the chart's own coordinates
+LOCAL = 1 << 26  # bytes of rows and head in the chart's own coordinates
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from common import RESULTS
+
 from tabling.base import SHORT, load, table
 
 
@@ -132,12 +134,17 @@ def small_disk() -> str:
 
 
 def machine() -> str:
-    found = load("clinc150")["machine"]
-    versions = found["versions"]
+    """On which processors the figures were measured, and with what."""
+    found = {path.stem: load(path.stem)["machine"] for path in sorted(RESULTS.glob("*.json"))}
+    on: dict[str, list[str]] = {}
+    for name, machine in found.items():
+        on.setdefault(f"{machine['cores']} cores of an {machine['cpu']}", []).append(name)
+    places = "; ".join(f"{cpu} ({', '.join(names)})" for cpu, names in on.items())
+    newest = max(found.values(), key=lambda machine: str(machine["date"]))
+    versions = newest["versions"]
     names = ("numpy", "onnxruntime", "tenseal", "torch", "sentence-transformers")
     listed = ", ".join(f"{n} {versions[n]}" for n in names if n in versions)
-    cpu = f"{found['cores']} cores of an {found['cpu']}"
-    return f"Measured on {cpu}, Python {found['python']}, {listed}."
+    return f"Measured on {places}; Python {newest['python']}, {listed}."
 
 
 TABLES = (speed, carrying, artefacts, fused, start, fits, small, small_client, small_disk, machine)

@@ -10,20 +10,10 @@ from tabling.base import SHORT, load, table
 
 
 def speed() -> str:
-    found = load("extract")
-    if "per_second" in found["sets"][0]:
-        from extract import table as extraction
+    """Texts a second, beside every peer."""
+    from extract import table as extraction
 
-        return "\n".join(extraction(found))
-    rows = [
-        [r["set"], f"{r['ours_per_second']:,.0f}", f"{r['sentence_transformers_per_second']:,.0f}",
-         f"{r['ratio']['median']:.1f} ({r['ratio']['min']:.1f} to {r['ratio']['max']:.1f})",
-         f"{r['min_cosine']:.6f}"]
-        for r in found["sets"]
-    ]  # fmt: skip
-    head = ["texts", "linalign-lite, texts/s", "sentence-transformers (torch), texts/s",
-            "ratio (range)", "smallest cosine between the two"]  # fmt: skip
-    return table(head, rows)
+    return "\n".join(extraction(load("extract")))
 
 
 def carrying() -> str:

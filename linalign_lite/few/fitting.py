@@ -14,7 +14,14 @@ from linalign_lite.few.report import FewReport
 from linalign_lite.fitting import usable_penalty
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.kl.checks import true_outputs
-from linalign_lite.kl.fitting import ITERATIONS, fit_kl, head_name, raised, usable_teaching
+from linalign_lite.kl.fitting import (
+    ITERATIONS,
+    fit_kl,
+    head_name,
+    is_classifier,
+    raised,
+    usable_teaching,
+)
 from linalign_lite.kl.objective import Teaching, learn, reduce_head
 from linalign_lite.kl.report import Watch
 from linalign_lite.linear import AffineMap, Array, Head
@@ -153,11 +160,10 @@ def _job(
     softmax = reduce_head(head)
     following = true_outputs(y, head) if taught.truth else None
     lesson, curvature = learn(softmax, x.states, y.states, teaching=taught, following=following)
-    classifier = bool(head.labels) or y.next_token is None
     return aware.Few(
         softmax=softmax,
         lesson=lesson,
-        judge=make_judge(softmax, lesson, y.states, classifier=classifier),
+        judge=make_judge(softmax, lesson, y.states, classifier=is_classifier(y, head)),
         curvature=curvature,
         public=measure(px.states, py.states),
         moments=folded(x.states, y.states, folds, x.groups, seed),

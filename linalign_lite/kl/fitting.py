@@ -108,7 +108,9 @@ def fit_kl(
     tried = search(job, grid, memory)
     origin = lowered(softmax, start)  # of all rows, the judging ones included
     begun = Trial(float("inf"), job.judge(job.origin), 0, job.origin)
-    best = tried[strongest_of_the_best([t.penalty for t in tried], *job.losses(tried))]
+    best = tried[0]
+    if len(tried) > 1:
+        best = tried[strongest_of_the_best([t.penalty for t in tried], *job.losses(tried))]
     fair = job.sample == job.training  # else the start has seen more rows than any trial
     if given is None and fair and begun.divergence < best.divergence:
         best = begun
@@ -301,7 +303,12 @@ def _agreement(job: _Job, truth: Array, affine: Affine) -> float:
 
 def default_teaching(target: HiddenStates, head: Head) -> Teaching:
     """TOKENS for a token head whose target states know their next tokens, else CLASSES."""
-    return CLASSES if head.labels or target.next_token is None else TOKENS
+    return CLASSES if is_classifier(target, head) else TOKENS
+
+
+def is_classifier(target: HiddenStates, head: Head) -> bool:
+    """Whether first choices are what counts: a token head's states know their next tokens."""
+    return bool(head.labels) or target.next_token is None
 
 
 def usable_teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teaching:

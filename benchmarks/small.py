@@ -1,4 +1,4 @@
-"""What the commands of a small machine take: peak memory, time, processor time, disk.
+"""What the commands of a small machine take: peak memory, time, processor time.
 
     python benchmarks/small.py [--texts 500] [--rounds 3] [--quick]
 
@@ -13,7 +13,6 @@ are not in the cache.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import shutil
@@ -73,7 +72,6 @@ def main() -> None:
                 reading(name, path, texts, n, work, rounds) for name, path in folders.items()
             ],
             "client": client(work, rounds),
-            "installed_mb": installed() / 1e6,
         }
     if args.quick:
         print(json.dumps(figures, indent=2))
@@ -188,27 +186,6 @@ def client(work: Path, rounds: int) -> dict[str, Any]:
 def in_python(code: str, work: Path) -> dict[str, Any]:
     found = measured([sys.executable, "-c", f"{code}\n{SAY}"], work)
     return {**summary([found]), "loaded": json.loads(found["said"].splitlines()[-1])}
-
-
-def installed(name: str = "linalign-lite") -> int:
-    """Bytes on the disk of a plain install, Python itself left out."""
-    from packaging.requirements import Requirement
-
-    seen, waiting, total = set(), [name], 0
-    while waiting:
-        distribution = importlib.metadata.distribution(waiting.pop())
-        if distribution.name.lower() in seen:
-            continue
-        seen.add(distribution.name.lower())
-        if distribution.name != name:  # ours may be a checkout: counted below
-            files = (distribution.locate_file(f) for f in distribution.files or ())
-            total += sum(Path(str(p)).stat().st_size for p in files if Path(str(p)).is_file())
-        for text in distribution.requires or ():
-            wanted = Requirement(text)
-            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
-                waiting.append(wanted.name)
-    ours = (p for p in demo.HERE.parent.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return total + sum(p.stat().st_size for p in ours)
 
 
 if __name__ == "__main__":

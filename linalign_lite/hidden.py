@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.arrays import not_finite
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.linear import MAX_NAME, UNKNOWN, Array, Space, usable_label
 
@@ -73,7 +74,7 @@ class HiddenStates:
             raise InputError(
                 "states have the wrong shape", got=str(states.shape), expected="(n, d)"
             )
-        if not np.isfinite(states).all():
+        if not_finite(states):
             raise InputError("states hold values that are not finite")
         object.__setattr__(self, "states", states)
         space = self.space if self.space.dim else Space(states.shape[1])

@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
-from linalign_lite.executing import ahead
 from linalign_lite.linear import Array
+from linalign_lite.widening import Desk, Indices
 
 Float64 = npt.NDArray[np.float64]
 CHUNK = 8192  # rows widened to float64 at a time
-BLOCK = 2048  # rows in one product: few enough to be in cache when it is made
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +76,10 @@ class Moments:
     def about(self, mean_x: Float64, mean_y: Float64) -> Moments:
         """The same data with squares and products taken about other means."""
         gap_x, gap_y = self.mean_x - mean_x, self.mean_y - mean_y
-        return Moments(
-            self.n,
-            mean_x,
-            mean_y,
-            self.xx + self.n * np.outer(gap_x, gap_x),
-            self.xy + self.n * np.outer(gap_x, gap_y),
-            self.yy + self.n * gap_y**2,
-        )
+        xx, xy = (np.outer(self.n * gap_x, gap) for gap in (gap_x, gap_y))
+        xx += self.xx
+        xy += self.xy
+        return Moments(self.n, mean_x, mean_y, xx, xy, self.yy + self.n * gap_y**2)
 
 
 def empty_moments(d_source: int, d_target: int) -> Moments:
@@ -100,59 +95,49 @@ def empty_moments(d_source: int, d_target: int) -> Moments:
 
 
 class Accumulator:
-    """Moments under way: blocks of rows go in, and nothing of size d² is copied until the end.
+    """Moments under way: rows go in, and nothing of size d² is copied until the end.
 
-    With B_i the rows of block i about their own means, ΣᵢB_iᵀB_i grows in place (BLAS syrk and
-    gemm). How the blocks' means m_i differ adds Σᵢ nᵢ(m_i − m)(m_i − m)ᵀ, one product of few rows.
+    With B_i the rows of block i about some s_i near their mean m_i, ΣᵢB_iᵀB_i grows in place (BLAS
+    syrk and gemm). What the s_i are off, Σᵢ nᵢ(m_i − s_i)(m_i − s_i)ᵀ, is taken off at the end, and
+    how the blocks' means differ, Σᵢ nᵢ(m_i − m)(m_i − m)ᵀ, added: products of few rows.
     """
 
-    def __init__(self, d_source: int, d_target: int) -> None:
+    def __init__(self, d_source: int, d_target: int, desk: Desk | None = None) -> None:
+        self._desk = desk or Desk(d_source, d_target)
         self._xx: Float64 = np.zeros((d_source, d_source))  # the upper triangle alone
         self._xy: Float64 = np.zeros((d_source, d_target))
         self._yy: Float64 = np.zeros(d_target)
         self._counts: list[int] = []
         self._means: list[tuple[Float64, Float64]] = []
+        self._gaps: list[tuple[Float64, Float64]] = []
 
-    def add(self, block: Block) -> None:
-        """Take the rows of a block in. It has at least one."""
+    def add(self, x: Array, y: Array, rows: Indices | None = None) -> None:
+        """Take in the rows of x and y (those that ``rows`` numbers)."""
         from scipy.linalg.blas import dgemm, dsyrk
 
-        x, y = block.x, block.y
-        # BLAS counts columns first, so it is given transposes: no array is copied
-        dsyrk(1.0, x.T, beta=1.0, c=self._xx.T, lower=1, overwrite_c=1)
-        dgemm(1.0, y.T, x.T, beta=1.0, c=self._xy.T, trans_b=1, overwrite_c=1)
-        self._yy += np.einsum("ij,ij->j", y, y)
-        self._counts.append(len(x))
-        self._means.append((block.mean_x, block.mean_y))
+        for a, b in self._desk.blocks(x, y, np.arange(len(x)) if rows is None else rows):
+            # BLAS counts columns first, so it is given transposes: no array is copied
+            dsyrk(1.0, a.rows.T, beta=1.0, c=self._xx.T, lower=1, overwrite_c=1)
+            dgemm(1.0, b.rows.T, a.rows.T, beta=1.0, c=self._xy.T, trans_b=1, overwrite_c=1)
+            self._yy += b.squares
+            n = len(a.rows)
+            self._counts.append(n)
+            self._gaps.append((a.sums / n, b.sums / n))
+            self._means.append((a.shift + a.sums / n, b.shift + b.sums / n))
 
     def moments(self) -> Moments:
         """Moments of all that was taken in. Nothing may be added afterwards."""
         if not self._counts:
             return empty_moments(*self._xy.shape)
-        self._xx += np.triu(self._xx, 1).T
+        _mirror(self._xx)
+        counts = np.array(self._counts)
+        root = np.sqrt(counts)[:, None]
+        gap_x, gap_y = (root * np.stack(column) for column in zip(*self._gaps, strict=True))
+        _add_product(self._xx, -gap_x, gap_x)
+        _add_product(self._xy, -gap_x, gap_y)
+        self._yy = np.maximum(self._yy - (gap_y**2).sum(axis=0), 0.0)
         means = [np.stack(column) for column in zip(*self._means, strict=True)]
-        return _together(np.array(self._counts), means[0], means[1], self._xx, self._xy, self._yy)
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Rows of both sides in float64 about their own means, ready for products."""
-
-    x: Float64  # shape: (n, d_source), C order
-    y: Float64  # shape: (n, d_target), C order
-    mean_x: Float64
-    mean_y: Float64
-
-
-def blocks(x: Array, y: Array, rows: npt.NDArray[np.intp] | None = None) -> Iterator[Block]:
-    """The rows of x and y (those that ``rows`` numbers), BLOCK at a time."""
-    for start in range(0, len(x) if rows is None else len(rows), BLOCK):
-        these = slice(start, start + BLOCK)
-        at = these if rows is None else rows[these]
-        a = np.ascontiguousarray(x[at], dtype=np.float64)
-        b = np.ascontiguousarray(y[at], dtype=np.float64)
-        mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
-        yield Block(a - mean_a, b - mean_b, mean_a, mean_b)
+        return _together(counts, means[0], means[1], self._xx, self._xy, self._yy)
 
 
 def measure(x: Array, y: Array) -> Moments:
@@ -163,8 +148,7 @@ def measure(x: Array, y: Array) -> Moments:
     if x.shape[0] != y.shape[0]:
         raise InputError("x and y differ in rows", got=f"{x.shape[0]} and {y.shape[0]}")
     total = Accumulator(x.shape[1], y.shape[1])
-    for block in blocks(x, y):
-        total.add(block)
+    total.add(x, y)
     return total.moments()
 
 
@@ -203,8 +187,9 @@ def merge(parts: Iterable[Moments]) -> Moments:
     filled = [p for p in parts if p.n]
     if len(filled) < 2 or any(p.xy.shape != filled[0].xy.shape for p in parts):
         return reduce(lambda a, b: a + b, parts)
-    xx, xy, yy = filled[0].xx.copy(), filled[0].xy.copy(), filled[0].yy.copy()
-    for p in filled[1:]:
+    first, second, *rest = filled
+    xx, xy, yy = first.xx + second.xx, first.xy + second.xy, first.yy + second.yy
+    for p in rest:
         xx += p.xx
         xy += p.xy
         yy += p.yy
@@ -233,10 +218,29 @@ def _together(
     mean_x, mean_y = (share * means_x).sum(axis=0), (share * means_y).sum(axis=0)
     root = np.sqrt(counts)[:, None]
     gap_x, gap_y = root * (means_x - mean_x), root * (means_y - mean_y)
-    xx += gap_x.T @ gap_x
-    xy += gap_x.T @ gap_y
+    _add_product(xx, gap_x, gap_x)
+    _add_product(xy, gap_x, gap_y)
     yy += (gap_y**2).sum(axis=0)
     return Moments(n, mean_x, mean_y, xx, xy, yy)
+
+
+def _add_product(total: Float64, a: Float64, b: Float64) -> None:
+    """total += aᵀb, without a third array of that size where total's rows lie one by one."""
+    from scipy.linalg.blas import dgemm
+
+    if total.flags.c_contiguous and total.flags.writeable:
+        dgemm(1.0, b.T, a.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
+    else:
+        total += a.T @ b
+
+
+def _mirror(square: Float64, size: int = 256) -> None:
+    """Copy the upper triangle to the lower one, a tile at a time."""
+    for at in range(0, len(square), size):
+        end = at + size
+        square[end:, at:end] = square[at:end, end:].T
+        tile = square[at:end, at:end]
+        tile += np.triu(tile, 1).T - np.tril(tile, -1)
 
 
 def merge_folds(a: FoldedMoments, b: FoldedMoments) -> FoldedMoments:
@@ -256,19 +260,26 @@ def folded(
     Raises InputError unless 2 ≤ folds ≤ the number of groups.
     """
     index = fold_index(np.arange(len(x)) if groups is None else groups, folds, seed)
-    totals = [Accumulator(x.shape[1], y.shape[1]) for _ in range(folds)]
-    for k, block in ahead(fold_blocks(x, y, index)):
-        totals[k].add(block)
-    return FoldedMoments(tuple(total.moments() for total in totals))
+    totals = FoldAccumulator(folds, x.shape[1], y.shape[1])
+    totals.add(x, y, index)
+    return totals.moments()
 
 
-def fold_blocks(
-    x: Array, y: Array, index: npt.NDArray[np.integer[Any]]
-) -> Iterator[tuple[int, Block]]:
-    """(fold, block of its rows), fold by fold; index: the fold of each row, (n,)."""
-    for k in np.unique(index):
-        for block in blocks(x, y, np.flatnonzero(index == k)):
-            yield int(k), block
+class FoldAccumulator:
+    """Moments of K folds under way: an accumulator each, which share a desk."""
+
+    def __init__(self, folds: int, d_source: int, d_target: int) -> None:
+        desk = Desk(d_source, d_target)
+        self._folds = [Accumulator(d_source, d_target, desk) for _ in range(folds)]
+
+    def add(self, x: Array, y: Array, index: npt.NDArray[np.integer[Any]]) -> None:
+        """Take in the rows of x and y; index: the fold of each, (n,)."""
+        for k in np.unique(index):
+            self._folds[int(k)].add(x, y, np.flatnonzero(index == k))
+
+    def moments(self) -> FoldedMoments:
+        """Of all that was taken in. Nothing may be added afterwards."""
+        return FoldedMoments(tuple(fold.moments() for fold in self._folds))
 
 
 def fold_index(groups: npt.NDArray[np.int64], folds: int, seed: int = 0) -> npt.NDArray[np.int64]:

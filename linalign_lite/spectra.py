@@ -85,8 +85,6 @@ def penalty_errors(
     """
     linear = np.einsum("ij,ij->i", basis.projected, basis.vectors.T @ part.xy)
     quadratic = inner * (basis.projected @ basis.projected.T)
-    errors = np.empty(len(penalties))
-    for i, penalty in enumerate(penalties):
-        f = basis.shrink(float(penalty))
-        errors[i] = part.yy.sum() - 2 * f @ linear + f @ quadratic @ f
+    f = np.stack([basis.shrink(float(penalty)) for penalty in penalties])
+    errors: Float64 = part.yy.sum() - 2 * f @ linear + np.einsum("ij,ij->i", f @ quadratic, f)
     return errors

@@ -13,8 +13,8 @@ from support import ROOT
 PACKAGE = ROOT / "linalign_lite"
 FLOORS = {
     "version": 0, "errors": 0,
-    "arrays": 1, "linear": 1, "executing": 1, "scheduling": 1, "moments": 1, "metrics": 1,
-    "files": 1, "remote": 1, "archive": 1,
+    "arrays": 1, "linear": 1, "executing": 1, "scheduling": 1, "widening": 1, "moments": 1,
+    "metrics": 1, "files": 1, "remote": 1, "archive": 1,
     "hidden": 2, "tokens": 2, "evaluation": 2, "ood": 2, "store": 2, "spectra": 2, "fitting": 2,
     "several": 2, "similarity": 2, "heads": 2, "kl": 2, "few": 2, "modelcard": 2,
     "streams": 2, "parquet": 2, "texts": 2, "corpus": 2, "manifest": 2, "shards": 2, "resuming": 2,

@@ -58,6 +58,18 @@ def fits() -> str:
     return table(["a fit", ""], rows)
 
 
+def precision() -> str:
+    """How far a map's weights are from QR's on the rows, by what moments are made in."""
+    rows = [
+        [r["set"], f"{r['penalty']:g}", f"{r['float64']['weight_error']:.0e}",
+         f"{r['mixed']['weight_error']:.0e}", *(f"{v:.6f}" for v in (
+             r["qr_test_r2"], r["float64"]["test_r2"], r["mixed"]["test_r2"]))]
+        for r in load("fit")["precision"]
+    ]  # fmt: skip
+    head = ["states", "penalty", "weights, float64", "mixed", "test R², QR", "float64", "mixed"]
+    return table(head, rows)
+
+
 def artefacts() -> str:
     """Head after map as ONNX, beside the same product in NumPy: 384 to 150, one thread."""
     rows, ways = [], ("onnxruntime", "onnxruntime, bound", "numpy", "head.apply")
@@ -114,13 +126,21 @@ def small_client() -> str:
     return table([title, "memory", "wall, processor"], rows)
 
 
-def small_disk() -> str:
-    found = load("small")
-    on = found["machine"]
-    return (
-        f"A plain install takes {found['installed_mb']:.0f} MB of disk, Python itself left out."
-        f" Measured on one core of an {on['cpu']}, Python {on['python']}."
-    )
+def install() -> str:
+    """What a plain install takes on the disk, and each dependency's share."""
+    found = load("start")["installed_bytes"]
+    whole = sum(sum(parts.values()) for parts in found.values())
+    rows = []
+    for name, parts in found.items():
+        size = sum(parts.values())
+        along = {n: f"{n} {b / 1e6:.1f}" for n, b in parts.items() if n != name}
+        named = [text for n, text in along.items() if parts[n] >= 1e6]
+        rest = [f"{len(along) - len(named)} smaller"] if len(named) < len(along) else []
+        rows.append((size, [f"`{name}`", f"{parts[name] / 1e6:.1f} MB", ", ".join(named + rest),
+                            f"{size / 1e6:.1f} MB", f"{size / whole:.0%}"]))  # fmt: skip
+    lines = [row for _, row in sorted(rows, key=lambda one: -one[0])]
+    lines.append(["together", "", "", f"{whole / 1e6:.1f} MB", ""])
+    return table(["", "itself", "brings along, MB", "with that", "share"], lines)
 
 
 def machine() -> str:
@@ -137,4 +157,16 @@ def machine() -> str:
     return f"Measured on {places}; Python {newest['python']}, {listed}."
 
 
-TABLES = (speed, carrying, artefacts, fused, start, fits, small, small_client, small_disk, machine)
+TABLES = (
+    speed,
+    carrying,
+    artefacts,
+    fused,
+    start,
+    fits,
+    precision,
+    small,
+    small_client,
+    install,
+    machine,
+)

@@ -2,7 +2,7 @@
 
 The choice is between m, the states that share ciphertexts, and the chunks that a state is cut into.
 Bytes follow from the formats and are exact. Time is a sum over the operations that a layout needs,
-each at what it was measured to take on one core (benchmarks/encrypt.py): good for comparing
+each at what it was measured to take on one core (benchmarks/costs.py): good for comparing
 layouts, not for promising milliseconds. The best has the least time plus bytes over bandwidth.
 """
 
@@ -32,7 +32,7 @@ _SEED = 64
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds of one operation, as `benchmarks/encrypt.py --costs` measures them.
+    """Milliseconds of one operation, as `benchmarks/costs.py` measures them.
 
     ``combine``: one feature for one class in columns. ``settle``: one class, whatever the features.
     """
@@ -50,7 +50,7 @@ class Costs:
     decrypt_all: float
 
 
-# Medians on an AMD EPYC, from `benchmarks/encrypt.py --costs`, operations taken in turn.
+# Medians on an AMD EPYC, from `benchmarks/costs.py`, operations taken in turn.
 COSTS = {
     4096: Costs(2.20, 0.70, 1.60, 0.65, 0.12, 0.0055, 0.80, 2.30, 0.70, 0.12, 0.57),
     2048: Costs(1.04, 0.36, 0.61, 0.31, 0.034, 0.0020, 0.23, 0.85, 0.00, 0.12, 0.48),

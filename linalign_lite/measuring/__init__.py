@@ -14,9 +14,9 @@ from concurrent.futures import Executor
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.executing import IN_FLIGHT, ahead, in_order
 from linalign_lite.hidden import HiddenStates
-from linalign_lite.measuring.pairs import Read, Task, steps
+from linalign_lite.measuring.pairs import Task, shards
 from linalign_lite.measuring.tree import FAN, Tree
-from linalign_lite.moments import Accumulator, Block, FoldedMoments, deal, fold_blocks
+from linalign_lite.moments import FoldAccumulator, FoldedMoments, deal
 from linalign_lite.paired import PairedMoments, Part
 from linalign_lite.shards import StatesFolder
 from linalign_lite.tokens import RULES
@@ -44,9 +44,8 @@ def measure_pair(
     source.require_same_texts(target)
     groups = source.groups
     dealt = deal(max(source.n_texts, int(groups.max()) + 1), folds, seed)
-    totals = _Totals(folds, source.space.dim, target.space.dim)
-    for k, block in ahead(fold_blocks(source.states, target.states, dealt[groups])):
-        totals.add(k, block)
+    totals = FoldAccumulator(folds, source.space.dim, target.space.dim)
+    totals.add(source.states, target.states, dealt[groups])
     part = Part(source.text_digest or target.text_digest, len(source))
     return PairedMoments(totals.moments(), source.space, target.space, seed, (part,), pairing)
 
@@ -104,19 +103,6 @@ def default_leaf_rows(d_source: int, d_target: int) -> int:
     return max(LEAF_ROWS, LEAF_ROWS_A_DIMENSION * max(d_source, d_target))
 
 
-class _Totals:
-    """One accumulator a fold."""
-
-    def __init__(self, folds: int, d_source: int, d_target: int) -> None:
-        self._folds = [Accumulator(d_source, d_target) for _ in range(folds)]
-
-    def add(self, fold: int, block: Block) -> None:
-        self._folds[fold].add(block)
-
-    def moments(self) -> FoldedMoments:
-        return FoldedMoments(tuple(f.moments() for f in self._folds))
-
-
 def _spread(
     whole: Task, executor: Executor, in_flight: int, tally: Progress
 ) -> tuple[Tree, tuple[str, ...]]:
@@ -145,17 +131,20 @@ def _measured(task: Task) -> tuple[FoldedMoments, tuple[str, ...], int]:
 def _run(task: Task, tally: Progress) -> tuple[Tree, tuple[str, ...]]:
     tree = Tree()
     digests: list[str] = []
-    totals = _Totals(task.folds, task.source.space.dim, task.target.space.dim)
-    for done in ahead(steps(task)):
-        if not isinstance(done, Read):
-            totals.add(*done)
-            continue
-        digests.append(done.text_digest)
-        tally(done.n_texts)
-        if done.ends:
+    totals = _totals(task)
+    for read in ahead(shards(task)):
+        for x, y, folds in read.pairs:
+            totals.add(x, y, folds)
+        digests.append(read.text_digest)
+        tally(read.n_texts)
+        if read.ends:
             tree.add(totals.moments())
-            totals = _Totals(task.folds, task.source.space.dim, task.target.space.dim)
+            totals = _totals(task)
     return tree, tuple(digests)
+
+
+def _totals(task: Task) -> FoldAccumulator:
+    return FoldAccumulator(task.folds, task.source.space.dim, task.target.space.dim)
 
 
 def _leaves(source: StatesFolder, rows: int) -> tuple[tuple[int, int], ...]:

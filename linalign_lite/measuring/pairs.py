@@ -11,11 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import MismatchError
-from linalign_lite.executing import ahead
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import Array
 from linalign_lite.manifest import Shard
-from linalign_lite.moments import Block, fold_blocks
 from linalign_lite.shards import StatesFolder
 from linalign_lite.tokens import Positions, pair_ends
 
@@ -57,15 +55,8 @@ class Read:
     pairs: tuple[Pairs, ...]
 
 
-def steps(task: Task) -> Iterator[tuple[int, Block] | Read]:
-    """(fold, block) of every pair of rows, and after each shard what it was."""
-    for read in ahead(_shards(task)):
-        for x, y, folds in read.pairs:
-            yield from fold_blocks(x, y, folds)
-        yield replace(read, pairs=())
-
-
-def _shards(task: Task) -> Iterator[Read]:
+def shards(task: Task) -> Iterator[Read]:
+    """The source's shards, one after the other, with what belongs to each."""
     theirs = _Target(task)
     for first, end in task.leaves:
         for i in range(first, end):

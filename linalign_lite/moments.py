@@ -22,6 +22,7 @@ from linalign_lite.widening import Desk, Indices
 
 Float64 = npt.NDArray[np.float64]
 CHUNK = 8192  # rows widened to float64 at a time
+PRODUCT = 1024  # rows in one product: few enough to be in a cache for the second one
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +117,13 @@ class Accumulator:
         from scipy.linalg.blas import dgemm, dsyrk
 
         for a, b in self._desk.blocks(x, y, np.arange(len(x)) if rows is None else rows):
-            # BLAS counts columns first, so it is given transposes: no array is copied
-            dsyrk(1.0, a.rows.T, beta=1.0, c=self._xx.T, lower=1, overwrite_c=1)
-            dgemm(1.0, b.rows.T, a.rows.T, beta=1.0, c=self._xy.T, trans_b=1, overwrite_c=1)
-            self._yy += b.squares
             n = len(a.rows)
+            for at in range(0, n, PRODUCT):
+                # BLAS counts columns first, so it is given transposes: no array is copied
+                p, q = a.rows[at : at + PRODUCT].T, b.rows[at : at + PRODUCT].T
+                dsyrk(1.0, p, beta=1.0, c=self._xx.T, lower=1, overwrite_c=1)
+                dgemm(1.0, q, p, beta=1.0, c=self._xy.T, trans_b=1, overwrite_c=1)
+            self._yy += b.squares
             self._counts.append(n)
             self._gaps.append((a.sums / n, b.sums / n))
             self._means.append((a.shift + a.sums / n, b.shift + b.sums / n))

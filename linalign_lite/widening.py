@@ -19,9 +19,9 @@ from linalign_lite.linear import Array
 
 Indices = npt.NDArray[np.intp]
 STRIP = 128  # rows that go through the cache together
-BLOCK = 4096  # rows in one product, at most
+BLOCK = 4096  # rows widened before they are used, at most
 BLOCK_BYTES = 32 << 20  # of one side, so that large states take fewer rows
-LEAST = 256  # rows in one product, however large they are
+LEAST = 256  # rows of a block, however large they are
 ALONE = 1 << 20  # numbers of a block that are widened sooner than a thread has begun
 
 

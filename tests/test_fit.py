@@ -41,6 +41,7 @@ def test_merging_parts_is_measuring_the_whole(seed, sizes):
 
 def test_moments_are_the_centred_products(rng, monkeypatch):
     monkeypatch.setattr("linalign_lite.widening.BLOCK", 37)
+    monkeypatch.setattr("linalign_lite.moments.PRODUCT", 10)
     x, y = rng.normal(size=(100, 4)) + 3, rng.normal(size=(100, 2))
     m = measure(x.astype(np.float32), y.astype(np.float32))
     x, y = x.astype(np.float32).astype(float), y.astype(np.float32).astype(float)

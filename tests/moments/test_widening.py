@@ -31,9 +31,10 @@ def test_blocks_are_the_rows_about_their_shift(rng, monkeypatch, dtype, n, alone
         these = rows[at : at + len(a.rows)]
         for wide, states in ((a, x), (b, y)):
             np.testing.assert_allclose(wide.rows, plain(states, these), rtol=0, atol=1e-14)
-            np.testing.assert_allclose(wide.rows + wide.shift, states[these], rtol=0, atol=1e-14)
-            np.testing.assert_allclose(wide.sums, wide.rows.sum(axis=0), atol=1e-12)
-        np.testing.assert_allclose(b.squares, (b.rows**2).sum(axis=0), rtol=1e-13)
+            whole = states[these].astype(np.float64)
+            np.testing.assert_allclose(wide.rows + wide.shift, whole, rtol=0, atol=1e-14)
+            np.testing.assert_allclose(wide.sums, wide.rows.sum(axis=0), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(b.squares, (b.rows**2).sum(axis=0), rtol=1e-12)
         sizes.append(len(these))
         at += len(these)
     assert at == n

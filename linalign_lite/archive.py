@@ -12,7 +12,9 @@ import os
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -36,6 +38,7 @@ _HEADER = re.compile(
     r"'shape': \(((?:\d{1,15}, ?)*\d{0,15})\), \} *\n"
 )
 _LOCAL = 30  # bytes of the header before each member, its name left out
+_STEP = 1 << 20  # bytes that are read and summed together
 _END = 22  # bytes of a ZIP end record without a comment
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -69,15 +72,18 @@ def load_npz(
     *,
     cap: int = DEFAULT_CAP,
     mapped: Collection[str] = (),
+    checked: Collection[str] = (),
 ) -> tuple[dict[str, AnyArray], dict[str, Any]]:
     """Read what save_npz wrote. ``schema``: member → (allowed dtypes such as "<f4", dimensions).
 
     ``mapped``: members to map into memory instead of reading them, which are checked all the same.
+    ``checked``: members in which whoever asks looks for NaN and infinities; in others they are
+    refused here.
     Raises FormatError naming the file and what is wrong with it, InputError when it is not there.
     """
     path = Path(path)
     with _reading(path, kind) as (archive, size):
-        return _read_archive(path, archive, size, kind, version, schema, cap, mapped)
+        return _read_archive(path, archive, size, kind, version, schema, cap, mapped, checked)
 
 
 def peek_npz(path: PathLike) -> dict[str, Any]:
@@ -136,6 +142,7 @@ def _read_archive(
     schema: Mapping[str, tuple[tuple[str, ...], int]],
     cap: int,
     mapped: Collection[str],
+    checked: Collection[str],
 ) -> tuple[dict[str, AnyArray], dict[str, Any]]:
     infos = archive.infolist()
     names = [i.filename for i in infos]
@@ -174,7 +181,9 @@ def _read_archive(
             expected=", ".join(sorted(schema)),
         )
     arrays = {
-        name: _read_member(path, archive, by_name[name], spec, name, mapped=name in mapped)
+        name: _read_member(
+            path, archive, by_name[name], spec, name, mapped=name in mapped, checked=name in checked
+        )
         for name, spec in schema.items()
         if name in by_name
     }
@@ -189,6 +198,7 @@ def _read_member(
     name: str,
     *,
     mapped: bool = False,
+    checked: bool = False,
 ) -> AnyArray:
     dtypes, ndim = spec
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
@@ -212,43 +222,59 @@ def _read_member(
                 got=f"{info.file_size - f.tell()} bytes",
                 expected=str(expected),
             )
-        read = _map if mapped and expected else _copy
-        array = read(path, f, info, dtype, shape)
-    if array.dtype.kind == "f" and not_finite(array):
+        start = f.tell()
+    read = _map if mapped and expected else _copy
+    array = read(path, archive, info, start, dtype, shape)
+    if array.dtype.kind == "f" and not checked and not_finite(array):
         raise FormatError(f"{path}: member {name!r} holds values that are not finite")
     return array
 
 
 def _copy(
-    _path: Path, f: IO[bytes], info: zipfile.ZipInfo, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> AnyArray:
+    _path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int,
+    dtype: np.dtype[Any], shape: tuple[int, ...],
+) -> AnyArray:  # fmt: skip
+    """The member, read past zipfile into its place; the CRC is of what is still in the cache."""
+    raw = _raw(archive)
+    raw.seek(_begin(raw, info))
+    crc = zlib.crc32(raw.read(start))
     array = np.empty(shape, dtype=dtype)
     view = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-    read = 0
-    while read < len(view):
-        count = f.readinto(view[read : read + PIECE])  # type: ignore[attr-defined]
-        if not count:
+    for at in range(0, len(view), _STEP):
+        piece = view[at : at + _STEP]
+        if raw.readinto(piece) != len(piece):
             raise EOFError(f"member {info.filename!r} ends early")
-        read += count
-    f.read(1)  # reaching the end is what makes zipfile compare the CRC
+        crc = zlib.crc32(piece, crc)
+    if crc != info.CRC:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {info.filename!r}")
     return array
 
 
 def _map(
-    path: Path, f: IO[bytes], info: zipfile.ZipInfo, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> AnyArray:
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int,
+    dtype: np.dtype[Any], shape: tuple[int, ...],
+) -> AnyArray:  # fmt: skip
     """The member where it lies in the file, read once to compare its CRC."""
-    start = f.tell()
-    while f.read(PIECE):
-        pass
-    with path.open("rb") as raw:
-        raw.seek(info.header_offset)
-        local = raw.read(_LOCAL)
+    with archive.open(info) as f:
+        while f.read(PIECE):
+            pass
+    offset = _begin(_raw(archive), info) + start
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def _raw(archive: zipfile.ZipFile) -> BufferedReader:
+    assert isinstance(archive.fp, BufferedReader)  # what open_regular gives
+    return archive.fp
+
+
+def _begin(raw: BufferedReader, info: zipfile.ZipInfo) -> int:
+    """Where in the file a member's bytes begin: after its local header."""
+    raw.seek(info.header_offset)
+    local = raw.read(_LOCAL)
     if len(local) != _LOCAL or local[:4] != b"PK\x03\x04":
         raise zipfile.BadZipFile("a member is not where the directory says")
     name, extra = struct.unpack("<HH", local[26:30])
-    offset = info.header_offset + _LOCAL + name + extra + start
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    return info.header_offset + _LOCAL + int(name) + int(extra)
 
 
 def _header(path: Path, f: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

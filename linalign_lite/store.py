@@ -63,7 +63,9 @@ def save(path: PathLike, thing: HiddenStates | AffineMap | Head | Detector) -> N
 
 def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
     """Read a `.states.npz`. Raises FormatError, or InputError when it is not there."""
-    arrays, card = load_npz(path, "linalign-states", VERSION, _STATES, cap=cap)
+    arrays, card = load_npz(
+        path, "linalign-states", VERSION, _STATES, cap=cap, checked=("states",)
+    )  # fmt: skip
     _require(path, arrays, ("states",))
     with _named(path):
         return HiddenStates(

@@ -46,6 +46,7 @@ class Desk:
         widest = max(d_source, d_target)
         self._most = min(BLOCK, max(LEAST, BLOCK_BYTES // (8 * widest)))
         self._x, self._y = np.empty((0, d_source)), np.empty((0, d_target))
+        self._thread = ThreadPoolExecutor(1)  # begins with its first task, ends with the desk
 
     def blocks(self, x: Array, y: Array, rows: Indices) -> Iterator[tuple[Wide, Wide]]:
         """The rows of x and y that ``rows`` numbers, as many at a time as the desk holds."""
@@ -58,11 +59,10 @@ class Desk:
             for part in parts:
                 yield _widen(x, part, self._x), _widen(y, part, self._y, squared=True)
             return
-        with ThreadPoolExecutor(1) as thread:
-            for part in parts:
-                beside = thread.submit(_widen, x, part, self._x)
-                target = _widen(y, part, self._y, squared=True)
-                yield beside.result(), target
+        for part in parts:
+            beside = self._thread.submit(_widen, x, part, self._x)
+            target = _widen(y, part, self._y, squared=True)
+            yield beside.result(), target
 
 
 def _widen(states: Array, rows: Indices, out: Array, *, squared: bool = False) -> Wide:

@@ -165,11 +165,11 @@ def _on_disk(folder: Path, rows: int, width: int) -> dict[str, Any]:
         for shard in side.shards:
             size += len((side.folder / shard.file).read_bytes())
     reading = time.perf_counter() - begun
-    block = np.random.default_rng(0).normal(size=(SHARD * 8, width))
+    x, y = (np.random.default_rng(side).normal(size=(SHARD * 8, width)) for side in range(2))
     begun = time.perf_counter()
-    for _ in range(4):
-        _ = block.T @ block, block.T @ block[::-1]
-    products = (time.perf_counter() - begun) / (4 * len(block)) * rows
+    for _ in range(8):
+        _ = x.T @ x, x.T @ y
+    products = (time.perf_counter() - begun) / (8 * len(x)) * rows
     runs = {}
     for name, flag in (("verified", []), ("crc_alone", ["--no-verify"])):
         for side in sides:

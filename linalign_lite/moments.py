@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from linalign_lite.errors import InputError
 from linalign_lite.linear import Array
-from linalign_lite.widening import Desk, Indices
+from linalign_lite.widening import Desk, Wide
 
 Float64 = npt.NDArray[np.float64]
 CHUNK = 8192  # rows widened to float64 at a time
@@ -96,15 +96,14 @@ def empty_moments(d_source: int, d_target: int) -> Moments:
 
 
 class Accumulator:
-    """Moments under way: rows go in, and nothing of size d² is copied until the end.
+    """Moments under way: blocks go in, and nothing of size d² is copied until the end.
 
     With B_i the rows of block i about some s_i near their mean m_i, ΣᵢB_iᵀB_i grows in place (BLAS
     syrk and gemm). What the s_i are off, Σᵢ nᵢ(m_i − s_i)(m_i − s_i)ᵀ, is taken off at the end, and
     how the blocks' means differ, Σᵢ nᵢ(m_i − m)(m_i − m)ᵀ, added: products of few rows.
     """
 
-    def __init__(self, d_source: int, d_target: int, desk: Desk | None = None) -> None:
-        self._desk = desk or Desk(d_source, d_target)
+    def __init__(self, d_source: int, d_target: int) -> None:
         self._xx: Float64 = np.zeros((d_source, d_source))  # the upper triangle alone
         self._xy: Float64 = np.zeros((d_source, d_target))
         self._yy: Float64 = np.zeros(d_target)
@@ -112,21 +111,20 @@ class Accumulator:
         self._means: list[tuple[Float64, Float64]] = []
         self._gaps: list[tuple[Float64, Float64]] = []
 
-    def add(self, x: Array, y: Array, rows: Indices | None = None) -> None:
-        """Take in the rows of x and y (those that ``rows`` numbers)."""
+    def add(self, a: Wide, b: Wide) -> None:
+        """Take in a block of source rows and the target's."""
         from scipy.linalg.blas import dgemm, dsyrk
 
-        for a, b in self._desk.blocks(x, y, np.arange(len(x)) if rows is None else rows):
-            n = len(a.rows)
-            for at in range(0, n, PRODUCT):
-                # BLAS counts columns first, so it is given transposes: no array is copied
-                p, q = a.rows[at : at + PRODUCT].T, b.rows[at : at + PRODUCT].T
-                dsyrk(1.0, p, beta=1.0, c=self._xx.T, lower=1, overwrite_c=1)
-                dgemm(1.0, q, p, beta=1.0, c=self._xy.T, trans_b=1, overwrite_c=1)
-            self._yy += b.squares
-            self._counts.append(n)
-            self._gaps.append((a.sums / n, b.sums / n))
-            self._means.append((a.shift + a.sums / n, b.shift + b.sums / n))
+        n = len(a.rows)
+        for at in range(0, n, PRODUCT):
+            # BLAS counts columns first, so it is given transposes: no array is copied
+            p, q = a.rows[at : at + PRODUCT].T, b.rows[at : at + PRODUCT].T
+            dsyrk(1.0, p, beta=1.0, c=self._xx.T, lower=1, overwrite_c=1)
+            dgemm(1.0, q, p, beta=1.0, c=self._xy.T, trans_b=1, overwrite_c=1)
+        self._yy += b.squares
+        self._counts.append(n)
+        self._gaps.append((a.sums / n, b.sums / n))
+        self._means.append((a.shift + a.sums / n, b.shift + b.sums / n))
 
     def moments(self) -> Moments:
         """Moments of all that was taken in. Nothing may be added afterwards."""
@@ -151,7 +149,8 @@ def measure(x: Array, y: Array) -> Moments:
     if x.shape[0] != y.shape[0]:
         raise InputError("x and y differ in rows", got=f"{x.shape[0]} and {y.shape[0]}")
     total = Accumulator(x.shape[1], y.shape[1])
-    total.add(x, y)
+    for _, a, b in Desk(x.shape[1], y.shape[1]).blocks(x, y, [np.arange(len(x))]):
+        total.add(a, b)
     return total.moments()
 
 
@@ -269,16 +268,17 @@ def folded(
 
 
 class FoldAccumulator:
-    """Moments of K folds under way: an accumulator each, which share a desk."""
+    """Moments of K folds under way, an accumulator each."""
 
     def __init__(self, folds: int, d_source: int, d_target: int) -> None:
-        desk = Desk(d_source, d_target)
-        self._folds = [Accumulator(d_source, d_target, desk) for _ in range(folds)]
+        self._desk = Desk(d_source, d_target)
+        self._folds = [Accumulator(d_source, d_target) for _ in range(folds)]
 
     def add(self, x: Array, y: Array, index: npt.NDArray[np.integer[Any]]) -> None:
         """Take in the rows of x and y; index: the fold of each, (n,)."""
-        for k in np.unique(index):
-            self._folds[int(k)].add(x, y, np.flatnonzero(index == k))
+        runs = [np.flatnonzero(index == k) for k in range(len(self._folds))]
+        for k, a, b in self._desk.blocks(x, y, runs):
+            self._folds[k].add(a, b)
 
     def moments(self) -> FoldedMoments:
         """Of all that was taken in. Nothing may be added afterwards."""

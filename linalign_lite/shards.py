@@ -5,6 +5,7 @@ docs/FORMAT.md, section 5. Writing and reading hold one shard at a time.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from linalign_lite.archive import DEFAULT_CAP, MAX_CARD
 from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.files import PathLike, whole_folder, write_atomic
+from linalign_lite.files import PathLike, open_regular, whole_folder, write_atomic
 from linalign_lite.hidden import POSITIONS, HiddenStates, Ints
 from linalign_lite.linear import Array, Space, usable_label
 from linalign_lite.manifest import (
@@ -149,6 +150,21 @@ class StatesFolder:
         if problem:
             raise FormatError(f"{path} does not agree with {MANIFEST}: {problem}", hint=HINT)
         return part
+
+    def warm(self, shard: Shard) -> None:
+        """Have the system read a shard's file, so that `read` need not wait for the disk.
+
+        Nothing is checked, and what goes wrong is left for `read` to say. Does nothing for a URL.
+        """
+        if not isinstance(self.folder, Path):
+            return
+        with (
+            contextlib.suppress(InputError, OSError),
+            open_regular(self.folder / shard.file) as f,
+        ):
+            piece, left = bytearray(1 << 20), self._most_bytes(shard)
+            while left > 0 and (count := f.readinto(piece)):  # type: ignore[attr-defined]
+                left -= count
 
     def _most_bytes(self, shard: Shard) -> int:
         return shard.rows * self._row_bytes() + MAX_CARD + FRAME

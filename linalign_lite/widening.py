@@ -7,7 +7,7 @@ while it is in the cache, and the block that strips make up is overwritten by th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from linalign_lite.linear import Array
 
 Indices = npt.NDArray[np.intp]
-STRIP = 128  # rows that go through the cache together
+STRIP = 1 << 17  # numbers of a side that go through the cache together: about a MiB
 BLOCK = 4096  # rows widened before they are used, at most
 BLOCK_BYTES = 32 << 20  # of one side, so that large states take fewer rows
 LEAST = 256  # rows of a block, however large they are
@@ -27,10 +27,11 @@ ALONE = 1 << 20  # numbers of a block that are widened sooner than a thread has 
 
 @dataclass(frozen=True, eq=False)
 class Wide:
-    """Rows about ``shift``, which is near their mean: that of the first STRIP of them.
+    """Rows about ``shift``, which is near their mean: that of the first strip of them.
 
-    ‖rows‖² is at most 1 + BLOCK / STRIP times what it would be about the mean itself, column by
-    column, so that taking the difference off afterwards costs two digits of sixteen at most.
+    With n rows in a block and m in a strip, ‖rows‖² is at most 1 + n/m times what it would be about
+    the mean itself, column by column: at most 33, so that taking the difference off afterwards
+    costs two digits of sixteen.
     """
 
     rows: Array  # shape: (n, d), C order; valid until the next block is asked for
@@ -48,30 +49,67 @@ class Desk:
         self._x, self._y = np.empty((0, d_source)), np.empty((0, d_target))
         self._thread = ThreadPoolExecutor(1)  # begins with its first task, ends with the desk
 
-    def blocks(self, x: Array, y: Array, rows: Indices) -> Iterator[tuple[Wide, Wide]]:
-        """The rows of x and y that ``rows`` numbers, as many at a time as the desk holds."""
-        most = min(len(rows), self._most)
-        if len(self._x) < most:
-            self._x = np.empty((most, self._x.shape[1]))
-            self._y = np.empty((most, self._y.shape[1]))
-        parts = [rows[at : at + self._most] for at in range(0, len(rows), self._most)]
-        if most * max(x.shape[1], y.shape[1]) < ALONE:
-            for part in parts:
-                yield _widen(x, part, self._x), _widen(y, part, self._y, squared=True)
-            return
-        for part in parts:
-            beside = self._thread.submit(_widen, x, part, self._x)
-            target = _widen(y, part, self._y, squared=True)
-            yield beside.result(), target
+    def blocks(
+        self, x: Array, y: Array, runs: Sequence[Indices]
+    ) -> Iterator[tuple[int, Wide, Wide]]:
+        """The rows of x and y that each run numbers: (the run, source, target), in order.
+
+        As many rows are widened at a time as the desk holds, of several runs where they are short;
+        a block has rows of one of them.
+        """
+        for parts in _filled(runs, self._most):
+            rows = sum(len(part) for _, part in parts)
+            if len(self._x) < rows:
+                self._x = np.empty((rows, self._x.shape[1]))
+                self._y = np.empty((rows, self._y.shape[1]))
+            pieces = [part for _, part in parts]
+            if rows * max(x.shape[1], y.shape[1]) < ALONE:
+                source = _widen(x, pieces, self._x)
+                target = _widen(y, pieces, self._y, squared=True)
+            else:
+                beside = self._thread.submit(_widen, x, pieces, self._x)
+                target = _widen(y, pieces, self._y, squared=True)
+                source = beside.result()
+            for (run, _), a, b in zip(parts, source, target, strict=True):
+                yield run, a, b
 
 
-def _widen(states: Array, rows: Indices, out: Array, *, squared: bool = False) -> Wide:
+def _filled(runs: Sequence[Indices], most: int) -> Iterator[list[tuple[int, Indices]]]:
+    """The runs one after the other, cut so that no more than ``most`` rows stand together."""
+    parts: list[tuple[int, Indices]] = []
+    room = most
+    for run, rows in enumerate(runs):
+        at = 0
+        while at < len(rows):
+            part = rows[at : at + room]
+            parts.append((run, part))
+            at, room = at + len(part), room - len(part)
+            if not room:
+                yield parts
+                parts, room = [], most
+    if parts:
+        yield parts
+
+
+def _widen(
+    states: Array, pieces: Sequence[Indices], out: Array, *, squared: bool = False
+) -> list[Wide]:
+    """Each piece's rows, one piece after the other in ``out``."""
+    found, at = [], 0
+    for rows in pieces:
+        found.append(_one(states, rows, out[at : at + len(rows)], squared=squared))
+        at += len(rows)
+    return found
+
+
+def _one(states: Array, rows: Indices, out: Array, *, squared: bool) -> Wide:
     d = states.shape[1]
-    strip = np.empty((min(STRIP, len(rows)), d), states.dtype)
+    step = max(1, STRIP // d)
+    strip = np.empty((min(step, len(rows)), d), states.dtype)
     sums, squares = np.zeros(d), np.zeros(d)
     shift: Any = None
-    for at in range(0, len(rows), STRIP):
-        these = rows[at : at + STRIP]
+    for at in range(0, len(rows), step):
+        these = rows[at : at + step]
         raw, wide = strip[: len(these)], out[at : at + len(these)]
         np.take(states, these, axis=0, out=raw, mode="clip")  # "raise" would copy once more
         wide[:] = raw
@@ -81,4 +119,4 @@ def _widen(states: Array, rows: Indices, out: Array, *, squared: bool = False) -
         sums += wide.sum(axis=0)
         if squared:
             squares += np.einsum("ij,ij->j", wide, wide)
-    return Wide(out[: len(rows)], shift, sums, squares)
+    return Wide(out, shift, sums, squares)

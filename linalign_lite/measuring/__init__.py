@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.executing import IN_FLIGHT, ahead, in_order
+from linalign_lite.executing import IN_FLIGHT, in_order
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.measuring.pairs import Task, shards
 from linalign_lite.measuring.tree import FAN, Tree
@@ -69,8 +69,7 @@ def measure_shards(
     both folders are cut into shards alike, each is read once. pairing: of token states, which
     positions belong together (`pair_states`).
     executor: runs the tasks, any `concurrent.futures.Executor`; its workers must find the folders
-    under the same paths or URLs. Without one the work is done here, the next shard read in a thread
-    while products are made.
+    under the same paths or URLs. Without one the work is done here.
     in_flight: tasks handed out and not yet added up, each of whose results is moments of all folds.
     leaf_rows: rows of a task; part of what the last bits depend on.
     verify: compare each shard with its SHA-256, or only with its CRC. progress: called with the
@@ -132,7 +131,7 @@ def _run(task: Task, tally: Progress) -> tuple[Tree, tuple[str, ...]]:
     tree = Tree()
     digests: list[str] = []
     totals = _totals(task)
-    for read in ahead(shards(task)):
+    for read in shards(task):
         for x, y, folds in read.pairs:
             totals.add(x, y, folds)
         digests.append(read.text_digest)

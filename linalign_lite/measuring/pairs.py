@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import MismatchError
+from linalign_lite.executing import ahead
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import Array
 from linalign_lite.manifest import Shard
@@ -56,31 +60,61 @@ class Read:
 
 
 def shards(task: Task) -> Iterator[Read]:
-    """The source's shards, one after the other, with what belongs to each."""
-    theirs = _Target(task)
-    for first, end in task.leaves:
-        for i in range(first, end):
+    """The source's shards, one after the other, with what belongs to each.
+
+    Both sides are read at once, a thread each, and not beside the products that are made of them:
+    hashing would take a core from those. What they would wait for, the disk, works meanwhile: a
+    thread has the system read the next files. What lies under a URL is fetched ahead instead.
+    """
+    if isinstance(task.source.folder, Path) and isinstance(task.target.folder, Path):
+        return _shards(task)
+    return ahead(_shards(task))
+
+
+def _shards(task: Task) -> Iterator[Read]:
+    numbers = [(i, i == end - 1) for first, end in task.leaves for i in range(first, end)]
+    with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(1) as warmer:
+        theirs = _Target(task, beside)
+        for (i, ends), after in zip_longest(numbers, numbers[1:]):
             shard = task.source.shards[i]
+            theirs.begin(shard)
             x = task.source.read(shard, verify=task.verify)
             pairs = tuple(theirs.beside(shard, x))
-            yield Read(x.text_digest, shard.n_texts, i == end - 1, pairs)
+            if after is not None:
+                coming = task.source.shards[after[0]]
+                warmer.submit(task.source.warm, coming)
+                for there in theirs.needed(coming):
+                    warmer.submit(task.target.warm, there)
+            yield Read(x.text_digest, shard.n_texts, ends, pairs)
             del x, pairs  # or they stay while the next ones are read
 
 
 class _Target:
     """The target's shards beside the source's. The last one read is kept: cuts may differ."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, thread: ThreadPoolExecutor) -> None:
         self._task = task
+        self._thread = thread
         self._starts = [s.first_text for s in task.target.shards]
         self._at = -1
         self._states: HiddenStates | None = None
+        self._coming: Future[HiddenStates] | None = None  # of the shard after the last one
+
+    def needed(self, shard: Shard) -> list[Shard]:
+        """Those that a source shard needs, but for the one that is at hand."""
+        return [self._task.target.shards[at] for at in self._covering(shard) if at != self._at]
+
+    def begin(self, shard: Shard) -> None:
+        """Begin to read the first that a source shard needs, if it is not at hand."""
+        for at in self._covering(shard)[:1]:
+            if at != self._at:
+                self._states = None  # before the next one is read
+                self._at, self._coming = at, self._thread.submit(self._load, at)
 
     def beside(self, shard: Shard, x: HiddenStates) -> Iterator[Pairs]:
         """The rows of a source shard with those of the target that belong to them."""
         first, stop = shard.first_text, shard.first_text + shard.n_texts
-        at = bisect_right(self._starts, first) - 1
-        while at < len(self._starts) and self._starts[at] < stop:
+        for at in self._covering(shard):
             there = self._task.target.shards[at]
             y = self._read(at)
             if (there.first_text, there.n_texts) == (first, shard.n_texts):
@@ -88,16 +122,22 @@ class _Target:
             low = max(first, there.first_text)
             high = min(stop, there.first_text + there.n_texts)
             yield self._pairs(_Side(x, first), _Side(y, there.first_text), low, high)
-            at += 1
+
+    def _covering(self, shard: Shard) -> range:
+        first, stop = shard.first_text, shard.first_text + shard.n_texts
+        return range(bisect_right(self._starts, first) - 1, bisect_left(self._starts, stop))
 
     def _read(self, at: int) -> HiddenStates:
+        if at == self._at and self._coming is not None:
+            self._states, self._coming = self._coming.result(), None
         if at != self._at or self._states is None:
             self._states = None  # before the next one is read
-            self._states = self._task.target.read(
-                self._task.target.shards[at], verify=self._task.verify
-            )
-            self._at = at
+            self._states, self._at = self._load(at), at
         return self._states
+
+    def _load(self, at: int) -> HiddenStates:
+        target = self._task.target
+        return target.read(target.shards[at], verify=self._task.verify)
 
     def _pairs(self, x: _Side, y: _Side, low: int, high: int) -> Pairs:
         """Of the texts from ``low`` to ``high``."""

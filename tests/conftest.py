@@ -9,6 +9,21 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")  # as the commands do, before NumPy is loaded
 
+
+def _one_core() -> None:
+    """Leave a worker of pytest-xdist a core of its own, before NumPy counts how many there are.
+
+    As many workers as cores, each of whose libraries takes all cores, wait for each other.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) >= len(cores):
+            os.sched_setaffinity(0, {cores[int(worker[2:]) % len(cores)]})
+
+
+_one_core()
+
 import numpy as np
 import pytest
 from support import SHARED, aligned_states

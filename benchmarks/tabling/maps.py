@@ -163,9 +163,11 @@ def decoding() -> str:
             f"{r['hybrid_times_native']['median']:.2f}",
             f"{r['native_times_transformers']['median']:.1f}",
             f"{r['hybrid_times_transformers']['median']:.1f}",
+            f"{r['hybrid_share_of_floor']['median']:.0%}",
         ])  # fmt: skip
     head = ["reads", "speaks", "hybrid, tokens/s", "reader alone", "transformers, reader alone",
-            "hybrid / alone", "alone / transformers", "hybrid / transformers"]  # fmt: skip
+            "hybrid / alone", "alone / transformers", "hybrid / transformers",
+            "hybrid / graph alone"]  # fmt: skip
     return table(head, rows)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from linalign_lite.store import load_states, save
 
 _DTYPES = ("float32", "float16")
 _MAX_TEXTS = (1 << 31) - 1  # text_index is an int32
+_AHEAD = 1 << 17  # bytes that are asked for at once: of more, the system may take the beginning
 FRAME = 1 << 16  # bytes of an archive that are neither its rows nor its card, at most
 
 
@@ -156,15 +158,15 @@ class StatesFolder:
 
         Nothing is checked, and what goes wrong is left for `read` to say. Does nothing for a URL.
         """
-        if not isinstance(self.folder, Path):
+        if not isinstance(self.folder, Path) or not hasattr(os, "posix_fadvise"):
             return
         with (
             contextlib.suppress(InputError, OSError),
             open_regular(self.folder / shard.file) as f,
         ):
-            piece, left = bytearray(1 << 20), self._most_bytes(shard)
-            while left > 0 and (count := f.readinto(piece)):  # type: ignore[attr-defined]
-                left -= count
+            size = min(regular_size(self.folder / shard.file), self._most_bytes(shard))
+            for at in range(0, size, _AHEAD):
+                os.posix_fadvise(f.fileno(), at, _AHEAD, os.POSIX_FADV_WILLNEED)
 
     def _most_bytes(self, shard: Shard) -> int:
         return shard.rows * self._row_bytes() + MAX_CARD + FRAME

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from linalign_lite.measuring import measure_pair, measure_shards
 from linalign_lite.measuring.tree import FAN, Tree
 from linalign_lite.moments import FoldedMoments, deal, fold_index, folded, measure
 from linalign_lite.paired import PairedMoments, fit_paired
+from linalign_lite.shards import open_folder
 from linalign_lite.tokens import pair_states
 
 PARTS = ("mean_x", "mean_y", "xx", "xy", "yy")
@@ -337,3 +339,23 @@ def test_an_altered_shard_is_refused_unless_only_its_crc_is_asked_for(folders, t
 def test_states_of_other_texts_are_refused_in_memory():
     with pytest.raises(MismatchError, match="different texts"):
         measure_pair(pooled("x", 20), pooled("y", 20, first=1))
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["source", "target"])
+@pytest.mark.parametrize("harm", ["altered", "gone", "a pipe"])
+def test_what_is_wrong_with_a_file_is_said_whichever_thread_reads_it(folders, tmp_path, side, harm):
+    """Warming has read it by then, or not: it says nothing, and does not wait for a pipe."""
+    copies = [shutil.copytree(f.folder, tmp_path / str(i)) for i, f in enumerate(folders)]
+    both = [open_folder(copy) for copy in copies]
+    bad = copies[side] / both[side].shards[2].file
+    if harm == "altered":
+        raw = bytearray(bad.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        bad.write_bytes(raw)
+    else:
+        bad.unlink()
+        if harm == "a pipe":
+            os.mkfifo(bad)
+    both[side].warm(both[side].shards[2])
+    with pytest.raises(LinalignError, match=bad.name):
+        measure_shards(*both)

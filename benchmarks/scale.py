@@ -4,7 +4,6 @@
 
 The formula is the one that the page states; its terms are measured on one machine. What is said of
 a cluster is arithmetic with them. With results/extract.json, rates on other text sets stand beside.
-The plot needs the extra `report`.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import RESULTS, ROOT
+from tabling.loglog import Line, Picture, svg
 
 from linalign_lite.extraction import SHARD_TEXTS
 from linalign_lite.measuring import MOST_TASKS, default_leaf_rows
@@ -202,36 +202,27 @@ def said(terms: Products) -> str:
     )
 
 
-def draw(path: Path, found: Sequence[Reader], terms: Products, points: Mapping[str, Any]) -> None:
-    """The formula's lines, and what was measured on them."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
-
-    with mpl.rc_context({"svg.hashsalt": "linalign-lite", "svg.fonttype": "path"}):
-        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        lines: list[tuple[str, Callable[[float], float], list[float], list[float]]] = [
-            (f"{r.name}: extract", r.seconds, [float(p[0]) for p in r.points],
-             [p[1] + r.load_seconds for p in r.points])
-            for r in found
-        ]  # fmt: skip
-        d = points["moments"][0]["d"]
-        lines.append((
-            f"moments, {d} dimensions", lambda n: terms.seconds(n, d),
-            [p["rows"] for p in points["moments"]], [p["seconds"] for p in points["moments"]],
-        ))  # fmt: skip
-        ns = [10 ** (k / 8) for k in range(16, 73)]
-        for name, formula, x, y in lines:
-            drawn = axes.loglog(ns, [formula(n) for n in ns], linewidth=1, label=name)
-            axes.loglog(x, y, "o", markersize=5, color=drawn[0].get_color())
-        axes.set_xlabel("texts (moments: rows)")
-        axes.set_ylabel("seconds, one process")
-        axes.grid(visible=True, which="major", linewidth=0.3)
-        axes.legend(fontsize=8, title="lines: the formula; points: measured", title_fontsize=8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
+def draw(found: Sequence[Reader], terms: Products, points: Mapping[str, Any]) -> str:
+    """The formula's lines, and what was measured on them, as SVG."""
+    lines = [
+        Line(f"{r.name}: extract", r.seconds, [(n, s + r.load_seconds) for n, s, _ in r.points])
+        for r in found
+    ]
+    d = points["moments"][0]["d"]
+    made = [(p["rows"], p["seconds"]) for p in points["moments"]]
+    lines.append(Line(f"moments, {d} dimensions", lambda n: terms.seconds(n, d), made))
+    slow = max(found, key=lambda r: 1 / r.rate)
+    fast = min(found, key=lambda r: 1 / r.rate)
+    description = (
+        "Seconds of one process over the number of texts, both from small to a billion on "
+        "logarithmic axes. Each model has a line of the formula and the points that were measured: "
+        f"a billion texts take {span(slow.seconds(BILLION))} with {slow.name} and "
+        f"{span(fast.seconds(BILLION))} with {fast.name}. The line of moments of {d} dimensions "
+        f"lies far below: {span(terms.seconds(BILLION, d))}. The page's tables have the numbers."
+    )
+    picture = Picture("What a number of texts costs", description, "texts (moments: rows)",
+                      "seconds, one process", (2, 9), (-3, 7))  # fmt: skip
+    return svg(picture, lines)
 
 
 def render(text: str, parts: Mapping[str, str]) -> str:
@@ -278,7 +269,8 @@ def write(results: Path, page: Path, plot: Path) -> None:
         sys.exit("fit.json has no part `disk`: python benchmarks/fit.py --only disk")
     other = load(results, "extract", "extract.py") if (results / "extract.json").exists() else None
     found, terms = readers(points), products(fit)
-    draw(plot, found, terms, points)
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    plot.write_text(draw(found, terms, points), encoding="utf-8")
     text = page.read_text(encoding="utf-8")
     parts = {
         "measured": measured(found), "elsewhere": elsewhere(other), "rows": rows(points, terms),

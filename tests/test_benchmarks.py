@@ -120,7 +120,6 @@ FIT = {
 def scale(_found):
     import importlib
 
-    pytest.importorskip("matplotlib")
     return importlib.import_module("scale")
 
 
@@ -178,3 +177,28 @@ def test_the_page_and_the_plot_are_made_of_the_results(scale, tmp_path):
     (tmp_path / "extract.json").write_text(json.dumps({"model": "large", "sets": sets}))
     scale.write(tmp_path, page, plot)
     assert "| news | 50 | 100 | 2.78 h | 200 | 50% |" in page.read_text("utf-8")
+
+
+def test_the_page_is_what_the_results_say(scale, tmp_path):
+    page, plot = tmp_path / "SCALE.md", tmp_path / "scale.svg"
+    before = (ROOT / "docs" / "SCALE.md").read_text("utf-8")
+    page.write_text(before, "utf-8")
+    scale.write(BENCHMARKS / "results", page, plot)
+    assert page.read_text("utf-8") == before
+    assert plot.read_bytes() == (ROOT / "docs" / "images" / "scale.svg").read_bytes()
+
+
+def test_a_plots_points_lie_where_they_were_measured(scale):
+    import xml.etree.ElementTree as ET
+
+    from tabling.loglog import Line, Picture, svg
+
+    picture = Picture("t", "d", "x", "y", (0, 2), (-1, 1))
+    drawn = svg(picture, [Line("a & b", lambda x: x / 10, [(1, 0.1), (10, 1), (100, 10)])])
+    root = ET.fromstring(drawn)
+    marks = [e for e in root.iter() if e.tag.endswith("circle")][:3]  # the fourth is in the key
+    xs, ys = ([float(e.get(k)) for e in marks] for k in ("cx", "cy"))
+    assert (xs[2] - xs[1], ys[0] - ys[1]) == pytest.approx((xs[1] - xs[0], ys[1] - ys[2]), abs=0.11)
+    line = next(e.get("d") for e in root.iter() if e.get("class") == "l c0")
+    assert line.startswith(f"M{xs[0]} {ys[0]}L")
+    assert line.endswith(f"L{xs[2]} {ys[2]}")

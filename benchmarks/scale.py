@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, ROOT
+from tabling.base import table
 from tabling.loglog import Line, Picture, svg
 
 from linalign_lite.extraction import SHARD_TEXTS
@@ -211,8 +212,8 @@ def draw(found: Sequence[Reader], terms: Products, points: Mapping[str, Any]) ->
     d = points["moments"][0]["d"]
     made = [(p["rows"], p["seconds"]) for p in points["moments"]]
     lines.append(Line(f"moments, {d} dimensions", lambda n: terms.seconds(n, d), made))
-    slow = max(found, key=lambda r: 1 / r.rate)
-    fast = min(found, key=lambda r: 1 / r.rate)
+    by_rate = sorted(found, key=lambda r: r.rate)
+    slow, fast = by_rate[0], by_rate[-1]
     description = (
         "Seconds of one process over the number of texts, both from small to a billion on "
         "logarithmic axes. Each model has a line of the formula and the points that were measured: "
@@ -232,11 +233,6 @@ def render(text: str, parts: Mapping[str, str]) -> str:
         return f"<!-- scale: {match[1]} -->\n{parts[match[1]]}\n<!-- end -->"
 
     return re.sub(r"<!-- scale: (\w+) -->\n.*?<!-- end -->", one, text, flags=re.DOTALL)
-
-
-def table(head: Sequence[str], made: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *made]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def span(seconds: float) -> str:

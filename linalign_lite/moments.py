@@ -237,12 +237,12 @@ def _add_product(total: Float64, a: Float64, b: Float64) -> None:
 
 
 def _mirror(square: Float64, size: int = 256) -> None:
-    """Copy the upper triangle to the lower one, a tile at a time."""
+    """Copy the upper triangle to the lower one, which holds zeros, a tile at a time."""
     for at in range(0, len(square), size):
         end = at + size
         square[end:, at:end] = square[at:end, end:].T
         tile = square[at:end, at:end]
-        tile += np.triu(tile, 1).T - np.tril(tile, -1)
+        tile += np.triu(tile, 1).T
 
 
 def merge_folds(a: FoldedMoments, b: FoldedMoments) -> FoldedMoments:

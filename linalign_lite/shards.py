@@ -164,7 +164,7 @@ class StatesFolder:
             contextlib.suppress(InputError, OSError),
             open_regular(self.folder / shard.file) as f,
         ):
-            size = min(regular_size(self.folder / shard.file), self._most_bytes(shard))
+            size = min(os.fstat(f.fileno()).st_size, self._most_bytes(shard))
             for at in range(0, size, _AHEAD):
                 os.posix_fadvise(f.fileno(), at, _AHEAD, os.POSIX_FADV_WILLNEED)
 

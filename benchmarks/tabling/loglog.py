@@ -36,7 +36,7 @@ class Picture:
 
 def svg(picture: Picture, lines: Sequence[Line]) -> str:
     """The picture; colours follow the reader's light or dark scheme."""
-    parts = [*_axes(picture)]
+    parts = _axes(picture)
     for i, line in enumerate(lines):
         parts += _drawn(picture, line, i)
     return "\n".join([

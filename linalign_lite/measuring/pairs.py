@@ -98,7 +98,7 @@ class _Target:
         self._starts = [s.first_text for s in task.target.shards]
         self._at = -1
         self._states: HiddenStates | None = None
-        self._coming: Future[HiddenStates] | None = None  # of the shard after the last one
+        self._coming: Future[HiddenStates] | None = None  # the shard at hand, being read
 
     def needed(self, shard: Shard) -> list[Shard]:
         """Those that a source shard needs, but for the one that is at hand."""

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.archive import peek_npz
 from linalign_lite.bundle import layout, signing
 from linalign_lite.bundle.reading import look
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
-from linalign_lite.files import open_regular
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.manifest import MANIFEST, UNFINISHED
@@ -24,6 +22,8 @@ from linalign_lite.onnx.scan import read_card
 from linalign_lite.ood.detector import Detector
 from linalign_lite.paired import PairedMoments
 from linalign_lite.shards import open_folder
+from linalign_lite.storage.atomic import open_regular
+from linalign_lite.storage.npz import peek_npz
 from linalign_lite.store import load
 
 _SIGNING = {signing.SECRET: "secret signing key", signing.PUBLIC: "public signing key"}

@@ -19,19 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from linalign_lite import forward
-from linalign_lite.arrays import not_finite
 from linalign_lite.corpus import Chunk, Corpus, corpus_of, texts_of
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.executing import IN_FLIGHT, in_order
-from linalign_lite.files import PathLike
 from linalign_lite.forward import Progress, Way
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.linear import POOLINGS, Array
 from linalign_lite.manifest import MAX_SHARDS
-from linalign_lite.remote import Remote, place
 from linalign_lite.resuming import Plan, Work, unfinished
 from linalign_lite.runtime import Model, load_model
 from linalign_lite.shards import StatesFolder
+from linalign_lite.storage.arrays import not_finite
+from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.remote import Remote, place
 from linalign_lite.texts import Texts
 from linalign_lite.uploading import Uploads, uploads
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.arrays import not_finite
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.linear import MAX_NAME, UNKNOWN, Array, Space, usable_label
+from linalign_lite.storage.arrays import not_finite
 
 Ints = npt.NDArray[np.int32]
 POSITIONS = ("text_index", "char_end", "next_token")  # what token rows have beside their state

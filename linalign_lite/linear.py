@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.arrays import not_finite
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.storage.arrays import not_finite
 
 Array = npt.NDArray[np.floating[Any]]
 

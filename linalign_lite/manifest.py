@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.archive import strict_json
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.linear import Space
-from linalign_lite.modelcard import seal_of
+from linalign_lite.storage.hashing import seal_of
+from linalign_lite.storage.schema import strict_json
 from linalign_lite.version import __version__
 
 FORMAT = "linalign-states-folder"

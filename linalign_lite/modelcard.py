@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.archive import strict_json
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import write_atomic
 from linalign_lite.linear import MAX_NAME, POOLINGS, Space
+from linalign_lite.storage.atomic import write_atomic
+from linalign_lite.storage.hashing import hash_file, seal_of
+from linalign_lite.storage.schema import strict_json
 
 FORMAT = "linalign-model"
 VERSION = 1
@@ -66,12 +67,6 @@ class ModelCard:
         )
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def folder_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     """SHA-256 over the lines `NAME SHA256\\n` of the files that decide what the states are."""
     lines = (f"{name} {files[name]['sha256']}\n" for name in DIGESTED if name in files)
@@ -91,13 +86,6 @@ def seal_card(folder: Path, card: ModelCard) -> ModelCard:
     raw["seal"] = seal_of(raw)
     write_atomic(folder / CARD_FILE, (json.dumps(raw, indent=2, sort_keys=True) + "\n").encode())
     return card
-
-
-def seal_of(raw: Mapping[str, Any]) -> str:
-    """SHA-256 of everything else in a card or manifest: finds damage, not forgery."""
-    rest = {key: value for key, value in raw.items() if key != "seal"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCard:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.archive import DEFAULT_CAP, AnyArray, load_npz, save_npz
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike
 from linalign_lite.linear import Space
 from linalign_lite.moments import Float64, FoldedMoments, Moments
 from linalign_lite.paired import MAX_DIGESTS, MAX_PARTS, PairedMoments, Part
+from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
 from linalign_lite.tokens import RULES
 from linalign_lite.version import __version__
 

@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.archive import DEFAULT_CAP, MAX_CARD
 from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.files import PathLike, open_regular, whole_folder, write_atomic
 from linalign_lite.hidden import POSITIONS, HiddenStates, Ints
 from linalign_lite.linear import Array, Space, usable_label
 from linalign_lite.manifest import (
@@ -34,8 +32,10 @@ from linalign_lite.manifest import (
     regular_size,
     shard_name,
 )
-from linalign_lite.modelcard import hash_file
-from linalign_lite.remote import Place, Remote, fetched, listing, place
+from linalign_lite.storage.atomic import PathLike, open_regular, whole_folder, write_atomic
+from linalign_lite.storage.hashing import hash_file
+from linalign_lite.storage.npz import DEFAULT_CAP, MAX_CARD
+from linalign_lite.storage.remote import Place, Remote, fetched, listing, place
 from linalign_lite.store import load_states, save
 
 _DTYPES = ("float32", "float16")

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.archive import DEFAULT_CAP, AnyArray, load_npz, peek_npz, save_npz
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike
 from linalign_lite.hidden import ROWS, HiddenStates
 from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.files import load_detector, save_detector
+from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, peek_npz, save_npz
 from linalign_lite.version import __version__
 
 VERSION = 1

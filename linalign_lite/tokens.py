@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.files import PathLike, open_regular
 from linalign_lite.hidden import HiddenStates
+from linalign_lite.storage.atomic import PathLike, open_regular
 
 Rows = npt.NDArray[np.intp]
 Positions = tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from linalign_lite.archive import MAX_CARD
 from linalign_lite.errors import (
     FormatError,
     InputError,
@@ -24,8 +23,11 @@ from linalign_lite.errors import (
 )
 from linalign_lite.hidden import ROWS, HiddenStates
 from linalign_lite.manifest import MANIFEST, MAX_MANIFEST, UNFINISHED, Shard, shard_name
-from linalign_lite.modelcard import hash_file
-from linalign_lite.remote import (
+from linalign_lite.resuming import Plan, require_plan
+from linalign_lite.shards import FRAME, StatesFolder, require_name
+from linalign_lite.storage.hashing import hash_file
+from linalign_lite.storage.npz import MAX_CARD
+from linalign_lite.storage.remote import (
     Remote,
     delivered,
     fetched,
@@ -34,8 +36,6 @@ from linalign_lite.remote import (
     remove,
     remove_folder,
 )
-from linalign_lite.resuming import Plan, require_plan
-from linalign_lite.shards import FRAME, StatesFolder, require_name
 from linalign_lite.store import load_states, save
 
 _HINT = "remove the folder, and extract again"

@@ -19,11 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from linalign_lite import archive, files, store
+from linalign_lite import store
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.linear import AffineMap, Head, Space
+from linalign_lite.storage import atomic, npz
 
 SPACE = Space(3, "ab" * 32, "ash", "mean", normalize=True)
 
@@ -157,7 +158,7 @@ def test_another_kind_is_named(tmp_path):
 
 
 def test_a_newer_version_is_named(tmp_path):
-    archive.save_npz(tmp_path / "x.npz", "linalign-map", 2, {}, {})
+    npz.save_npz(tmp_path / "x.npz", "linalign-map", 2, {}, {})
     with pytest.raises(FormatError, match="got 2, expected 1 to 1"):
         store.load_map(tmp_path / "x.npz")
 
@@ -276,40 +277,40 @@ ATTACKS = {
 def test_attacks_are_refused_by_name(name, tmp_path):
     members, words = ATTACKS[name]
     path = tmp_path / "attack.npz"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w") as npz:
         for member, data in {"card": card(), **members}.items():
-            archive.writestr(f"{member}.npy", data)
+            npz.writestr(f"{member}.npy", data)
     with pytest.raises(FormatError, match=words):
         store.load_map(path)
 
 
 def test_a_compressed_bomb_is_refused_before_it_grows(tmp_path):
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("card.npy", card())
-        archive.writestr("weight.npy", npy(np.zeros((2000, 3000), dtype=np.float32)))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as npz:
+        npz.writestr("card.npy", card())
+        npz.writestr("weight.npy", npy(np.zeros((2000, 3000), dtype=np.float32)))
     with pytest.raises(FormatError, match="claims more data than it may hold"):
         store.load_map(path)
 
 
 def test_a_compressed_member_is_refused(tmp_path):
     path = tmp_path / "squeezed.npz"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("card.npy", card())
-        archive.writestr("bias.npy", BIAS)
-        archive.writestr("weight.npy", WEIGHT,
+    with zipfile.ZipFile(path, "w") as npz:
+        npz.writestr("card.npy", card())
+        npz.writestr("bias.npy", BIAS)
+        npz.writestr("weight.npy", WEIGHT,
                          compress_type=zipfile.ZIP_DEFLATED)  # fmt: skip
-        archive.writestr("pad.npy", b"\0" * 4096)
+        npz.writestr("pad.npy", b"\0" * 4096)
     with pytest.raises(FormatError):
         store.load_map(path)
 
 
 def test_repeated_members_are_refused(tmp_path):
     path = tmp_path / "twice.npz"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("card.npy", card())
+    with zipfile.ZipFile(path, "w") as npz:
+        npz.writestr("card.npy", card())
         with pytest.warns(UserWarning, match="Duplicate"):
-            archive.writestr("card.npy", card())
+            npz.writestr("card.npy", card())
     with pytest.raises(FormatError, match="repeated"):
         store.load_map(path)
 
@@ -335,7 +336,7 @@ def test_a_soft_cap_that_is_no_number_is_refused(tmp_path, cap):
     space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
     head = {"space": space, "labels": [], "softcap": cap, "info": {}}
     arrays = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
-    archive.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, head)
+    npz.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, head)
     with pytest.raises(FormatError, match="softcap is not a number"):
         store.load_head(tmp_path / "x.npz")
 
@@ -345,7 +346,7 @@ def test_labels_that_could_not_be_printed_are_refused(tmp_path, labels):
     space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
     head = {"space": space, "labels": labels, "softcap": None, "info": {}}
     arrays = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
-    archive.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, head)
+    npz.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, head)
     with pytest.raises(FormatError, match="labels are not usable") as caught:
         store.load_head(tmp_path / "x.npz")
     assert str(caught.value).isprintable()
@@ -376,7 +377,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path.write_bytes(b"old")
 
     def interrupted():
-        with files.atomic(path) as f:
+        with atomic.atomic(path) as f:
             f.write(b"half")
             raise KeyboardInterrupt
 
@@ -402,27 +403,27 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="does the folder exist"):
-        files.write_atomic(tmp_path / "gone" / "x", b"")
+        atomic.write_atomic(tmp_path / "gone" / "x", b"")
 
 
 def test_secrets_are_private_and_never_overwritten(tmp_path):
     path = tmp_path / "secret.key"
-    files.write_new(path, b"s3cret", private=True)
+    atomic.write_new(path, b"s3cret", private=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(OutputExistsError, match="never overwritten") as caught:
-        files.write_new(path, b"other", private=True)
+        atomic.write_new(path, b"other", private=True)
     assert "s3cret" not in str(caught.value)
     assert path.read_bytes() == b"s3cret"
     (tmp_path / "dangling").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OutputExistsError):
-        files.write_new(tmp_path / "dangling", b"x", private=True)
+        atomic.write_new(tmp_path / "dangling", b"x", private=True)
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_written_files_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
-        files.write_atomic(tmp_path / "x", b"")
+        atomic.write_atomic(tmp_path / "x", b"")
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
@@ -484,14 +485,14 @@ def test_a_mapped_head_is_not_read_into_memory(tmp_path):
         tracemalloc.stop()
     assert found.weight.nbytes == 25_600_000
     assert held < 1_500_000
-    assert peak < 3 * archive.PIECE
-    assert found.weight.nbytes > archive.PIECE
+    assert peak < 3 * npz.PIECE
+    assert found.weight.nbytes > npz.PIECE
 
 
 @pytest.mark.parametrize("piece", [None, 7])
 def test_every_flipped_byte_of_a_mapped_head_is_named_or_harmless(tmp_path, monkeypatch, piece):
     if piece:  # the CRC is compared at the end of many pieces
-        monkeypatch.setattr(archive, "PIECE", piece)
+        monkeypatch.setattr(npz, "PIECE", piece)
     path, made = tmp_path / "x.head.npz", example_head()
     store.save(path, made)
     whole = path.read_bytes()
@@ -530,7 +531,7 @@ def test_mapped_numbers_are_looked_at_too(tmp_path):
     weight[3, 2] = np.inf
     space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
     facts = {"space": space, "labels": [], "softcap": None, "info": {}}
-    archive.save_npz(path, "linalign-head", 1, {"weight": weight, "bias": np.zeros(4)}, facts)
+    npz.save_npz(path, "linalign-head", 1, {"weight": weight, "bias": np.zeros(4)}, facts)
     with pytest.raises(FormatError, match="'weight' holds values that are not finite"):
         store.load_head(path, mapped=True)
 
@@ -621,6 +622,6 @@ def test_an_empty_mapped_member_is_named(tmp_path):
     space = {"dim": 3, "model": "", "name": "", "pooling": "", "normalize": False}
     facts = {"space": space, "labels": [], "softcap": None, "info": {}}
     arrays = {"weight": np.zeros((0, 3)), "bias": np.zeros(0)}
-    archive.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, facts)
+    npz.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, facts)
     with pytest.raises(FormatError, match="none of them empty"):
         store.load_head(tmp_path / "x.npz", mapped=True)

@@ -33,7 +33,8 @@ from linalign_lite.hidden import HiddenStates
 from linalign_lite.manifest import MANIFEST, UNFINISHED
 from linalign_lite.measuring import measure_shards
 from linalign_lite.momentfiles import load_moments
-from linalign_lite.remote import (
+from linalign_lite.shards import open_folder, open_states, states_of
+from linalign_lite.storage.remote import (
     Remote,
     delivered,
     fetched,
@@ -43,7 +44,6 @@ from linalign_lite.remote import (
     require_writable,
     same_place,
 )
-from linalign_lite.shards import open_folder, open_states, states_of
 from linalign_lite.store import load_map, load_states, save
 from linalign_lite.texts import Texts, read_texts
 from linalign_lite.uploading import Uploads

@@ -22,9 +22,9 @@ from linalign_lite.errors import FormatError, InputError, MismatchError, OutputE
 from linalign_lite.extraction import extract_to
 from linalign_lite.hidden import text_digest
 from linalign_lite.manifest import UNFINISHED
-from linalign_lite.modelcard import hash_file, seal_of
 from linalign_lite.resuming import is_unfinished
 from linalign_lite.shards import open_folder, open_states, states_of
+from linalign_lite.storage.hashing import hash_file, seal_of
 from linalign_lite.texts import Texts
 
 GOLDEN = Path(__file__).parent / "golden" / "v1.unfinished.jsonl"

@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite import archive, demo, extraction, files, forward, load_model, manifest, shards
+from linalign_lite import demo, extraction, forward, load_model, manifest, shards
 from linalign_lite.commands import main
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
 from linalign_lite.extraction import extract, extract_shards, extract_to, narrow
 from linalign_lite.hidden import HiddenStates, text_digest
 from linalign_lite.linear import Space
-from linalign_lite.modelcard import hash_file
 from linalign_lite.runtime import Encoded
 from linalign_lite.shards import StatesFolder, open_folder, open_states, states_of, write_shards
+from linalign_lite.storage import atomic, npz
+from linalign_lite.storage.hashing import hash_file
 from linalign_lite.store import load_states, save
 from linalign_lite.texts import Texts
 
@@ -615,7 +616,7 @@ def test_the_manifest_is_as_the_format_says(good):
         "file": SHARD, "sha256": hash_file(good / SHARD), "rows": 6, "first_text": 2,
         "n_texts": 3, "n_cut": 1,
     }  # fmt: skip
-    assert archive.peek_npz(good / SHARD)["format"] == "linalign-states"
+    assert npz.peek_npz(good / SHARD)["format"] == "linalign-states"
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -711,7 +712,7 @@ def test_a_full_disk_leaves_no_folder(here, capsys, monkeypatch):
     def full(_fd):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     said = call(capsys, "extract", ASH, "t.jsonl", "x", "--shard-texts", 2, code=1)
     assert said.err.endswith("error: No space left on device\n")
     assert [p.name for p in here.iterdir()] == ["t.jsonl"]

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from linalign_lite.archive import strict_json
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.modelcard import CARD_FILE, DIGESTED, HEAD_FILE
+from linalign_lite.storage.schema import strict_json
 
 FORMAT = "linalign-bundle"
 VERSION = 1

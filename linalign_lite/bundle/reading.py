@@ -19,7 +19,7 @@ from linalign_lite.bundle.signing import VerifyingKey
 from linalign_lite.bundle.streams import EndsEarlyError, Pump
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError, MissingExtraError, SignatureError
-from linalign_lite.files import PathLike, check_free, open_regular, whole_folder
+from linalign_lite.storage.atomic import PathLike, check_free, open_regular, whole_folder
 
 SUMS, REQUIREMENTS = "SHA256SUMS", "wheelhouse/requirements.txt"
 Progress = Callable[[int], None]

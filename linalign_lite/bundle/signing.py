@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError, MissingExtraError
-from linalign_lite.files import PathLike, open_regular, require_private, write_new
+from linalign_lite.storage.atomic import PathLike, open_regular, require_private, write_new
 
 VERSION = 1
 SECRET, PUBLIC = 5, 6  # kinds, beside those of encrypt.wire.Kind

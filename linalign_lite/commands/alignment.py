@@ -21,7 +21,7 @@ from linalign_lite.commands.moments import (
     fit_folders,
 )
 from linalign_lite.errors import InputError
-from linalign_lite.remote import Place, delivered, place
+from linalign_lite.storage.remote import Place, delivered, place
 
 if TYPE_CHECKING:
     from linalign_lite.hidden import HiddenStates

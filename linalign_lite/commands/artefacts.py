@@ -126,10 +126,10 @@ def fuse(
       linalign-lite fuse birch topics.onnx --map b-to-a.map.npz --head topics.head.npz
       linalign-lite fuse birch app/topics.onnx --head fused.head.npz --with-tokenizer
     """
-    from linalign_lite.files import write_atomic
     from linalign_lite.modelcard import TOKENIZER_FILE
     from linalign_lite.onnx.fusing import fuse as write
     from linalign_lite.onnx.fusing import tokenizer_beside
+    from linalign_lite.storage.atomic import write_atomic
     from linalign_lite.store import load_head
 
     console = Console(as_json, quiet)

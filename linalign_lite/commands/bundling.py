@@ -10,7 +10,7 @@ import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, columns, require_output
 from linalign_lite.errors import InputError, OutputExistsError
-from linalign_lite.files import check_free
+from linalign_lite.storage.atomic import check_free
 
 if TYPE_CHECKING:
     from linalign_lite.bundle.reading import BundleInfo

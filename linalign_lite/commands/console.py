@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from linalign_lite.errors import InputError, printable
-from linalign_lite.files import require_replaceable
-from linalign_lite.remote import Place, Remote, place, require_writable, same_place
+from linalign_lite.storage.atomic import require_replaceable
+from linalign_lite.storage.remote import Place, Remote, place, require_writable, same_place
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[

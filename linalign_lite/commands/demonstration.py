@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet
-from linalign_lite.files import whole_folder
+from linalign_lite.storage.atomic import whole_folder
 
 
 def register(app: typer.Typer) -> None:

@@ -21,8 +21,8 @@ from linalign_lite.commands.console import (
 from linalign_lite.commands.moments import Scheduler, workers
 from linalign_lite.commands.reading import extracting, note_losses, states_of
 from linalign_lite.errors import InputError
-from linalign_lite.files import check_free
-from linalign_lite.remote import (
+from linalign_lite.storage.atomic import check_free
+from linalign_lite.storage.remote import (
     Place,
     Remote,
     delivered,

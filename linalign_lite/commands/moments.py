@@ -12,7 +12,7 @@ import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 from linalign_lite.errors import InputError
-from linalign_lite.remote import Place, delivered, fetched, place
+from linalign_lite.storage.remote import Place, delivered, fetched, place
 
 if TYPE_CHECKING:
     from linalign_lite.fitting import FitReport
@@ -131,9 +131,9 @@ def fit_moments(
       linalign-lite fit-moments here.moments.npz a-to-b.map.npz
       linalign-lite fit-moments north.moments.npz south.moments.npz a-to-b.map.npz
     """
-    from linalign_lite.archive import DEFAULT_CAP
     from linalign_lite.momentfiles import load_moments
     from linalign_lite.paired import fit_paired, put_together
+    from linalign_lite.storage.npz import DEFAULT_CAP
     from linalign_lite.store import save
 
     def read(file: str) -> PairedMoments:

@@ -233,7 +233,7 @@ def decrypt(
     """
     from linalign_lite.encrypt.client import Client
     from linalign_lite.encrypt.wire import Kind, reading
-    from linalign_lite.files import atomic
+    from linalign_lite.storage.atomic import atomic
 
     console = Console(as_json, quiet)
     if out is not None:

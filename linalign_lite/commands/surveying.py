@@ -37,8 +37,8 @@ def survey(
       linalign-lite survey demo bundled
       linalign-lite survey models.toml results
     """
-    from linalign_lite.files import write_atomic
     from linalign_lite.report import to_markdown, write_report
+    from linalign_lite.storage.atomic import write_atomic
     from linalign_lite.survey.bundled import NAME, write_bundled
     from linalign_lite.survey.config import load_config
     from linalign_lite.survey.results import save_results

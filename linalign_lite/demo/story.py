@@ -18,7 +18,6 @@ from linalign_lite.encrypt.keys import PublicKey, keygen
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.evaluation import evaluate, true_outputs
 from linalign_lite.extraction import extract
-from linalign_lite.files import write_atomic
 from linalign_lite.fitting import fit
 from linalign_lite.generation import generate
 from linalign_lite.heads import train_head
@@ -28,6 +27,7 @@ from linalign_lite.kl.fitting import fit_kl
 from linalign_lite.linear import AffineMap, Head
 from linalign_lite.metrics import accuracy
 from linalign_lite.runtime import Model, load_model
+from linalign_lite.storage.atomic import write_atomic
 from linalign_lite.store import save
 from linalign_lite.texts import Texts
 from linalign_lite.tokens import pair_states

@@ -30,11 +30,11 @@ from linalign_lite.encrypt.precision import (
 from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
 from linalign_lite.encrypt.words import decrypt, reply_size, split
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
-from linalign_lite.files import PathLike, atomic
 from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.linear import AffineMap, Array, soft_capped
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.scores import outlyingness
+from linalign_lite.storage.atomic import PathLike, atomic
 
 Progress = Callable[[int], None]
 _BATCH = 256  # states mapped at once

@@ -16,7 +16,7 @@ from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.scheme import Scheme
 from linalign_lite.encrypt.wire import Header, Kind, Writer, reading
 from linalign_lite.errors import FormatError
-from linalign_lite.files import PathLike, require_private, write_new
+from linalign_lite.storage.atomic import PathLike, require_private, write_new
 
 
 def scheme_for(parameters: Parameters) -> Scheme:

@@ -29,8 +29,8 @@ from linalign_lite.encrypt.wire import (
 )
 from linalign_lite.encrypt.words import reply_size
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike, atomic
 from linalign_lite.linear import MAX_DIM, Space, usable_label
+from linalign_lite.storage.atomic import PathLike, atomic
 
 MAX_OUTPUTS = 1 << 24
 _INTEGERS = (

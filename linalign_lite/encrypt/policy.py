@@ -21,7 +21,7 @@ from pathlib import Path
 
 from linalign_lite.encrypt.wire import DIGEST
 from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError
-from linalign_lite.files import PathLike, open_regular, write_new
+from linalign_lite.storage.atomic import PathLike, open_regular, write_new
 
 if sys.platform == "linux":
     import fcntl

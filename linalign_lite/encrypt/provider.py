@@ -23,8 +23,8 @@ from linalign_lite.encrypt.precision import MAX_ERROR
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Kind, Record, Writer, reading
 from linalign_lite.errors import LinalignError, MismatchError, PrecisionError
-from linalign_lite.files import PathLike, atomic
 from linalign_lite.linear import Head
+from linalign_lite.storage.atomic import PathLike, atomic
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.policy import Budget

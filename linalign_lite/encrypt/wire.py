@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from linalign_lite.encrypt.parameters import Parameters, by_id
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike
+from linalign_lite.storage.atomic import PathLike
 
 MAGIC = b"LINALIGN"
 VERSION = 2  # 1 was never released: it did not hide the head

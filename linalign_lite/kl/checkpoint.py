@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.archive import load_npz, save_npz
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike, require_replaceable
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.kl.descent import Affine
 from linalign_lite.linear import Array, Head
+from linalign_lite.storage.atomic import PathLike, require_replaceable
+from linalign_lite.storage.npz import load_npz, save_npz
 
 KIND, VERSION = "linalign-fit", 1
 _FLOATS = (("<f8",), 3)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.arrays import let_go
 from linalign_lite.errors import InputError
 from linalign_lite.fitting import fit
 from linalign_lite.hidden import HiddenStates, as_states
@@ -30,6 +29,7 @@ from linalign_lite.linear import AffineMap, Array, Head
 from linalign_lite.metrics import error_of_mean
 from linalign_lite.moments import Float64, fold_index, measure
 from linalign_lite.spectra import ridge, spectrum
+from linalign_lite.storage.arrays import let_go
 
 PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
 PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import FormatError, InputError, ParityError
-from linalign_lite.files import require_replaceable, write_atomic
-from linalign_lite.modelcard import hash_file
 from linalign_lite.onnx import surgery
 from linalign_lite.onnx.extra import require
 from linalign_lite.onnx.parity import TOLERANCE
 from linalign_lite.onnx.scan import FORMAT, KEY, VERSION, data_file, read_card
 from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.storage.atomic import require_replaceable, write_atomic
+from linalign_lite.storage.hashing import hash_file
 from linalign_lite.version import __version__
 
 DTYPES = ("fp32", "fp16", "int8")

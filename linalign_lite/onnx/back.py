@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.archive import DEFAULT_CAP
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike
 from linalign_lite.linear import MAX_DIM, AffineMap, Head, Space
 from linalign_lite.onnx import surgery
 from linalign_lite.onnx.carry import MAPPED, SCORES, STATES
@@ -20,6 +18,8 @@ from linalign_lite.onnx.extra import require
 from linalign_lite.onnx.guard import numbers, parse
 from linalign_lite.onnx.scan import checked_card, scan
 from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.npz import DEFAULT_CAP
 
 _SHAPE = "one Gemm, or MatMul and Add, of the input; after it x / c, Tanh, · c for a soft cap"
 

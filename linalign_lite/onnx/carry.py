@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import InputError
-from linalign_lite.files import PathLike
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head, soft_capped
 from linalign_lite.onnx import artefact, surgery
 from linalign_lite.onnx.artefact import Artefact, Check
 from linalign_lite.onnx.parts import IR, OPSET, Affine, Builder, add_affine, add_softcap
 from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.storage.atomic import PathLike
 
 STATES, MAPPED, SCORES = "states", "mapped", "scores"
 _ROWS = (1, 7, 64)  # of the states that it is checked on

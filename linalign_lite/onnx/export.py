@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from linalign_lite.errors import InputError
-from linalign_lite.files import check_free, whole_folder
 from linalign_lite.modelcard import MODEL_FILE, ModelCard
 from linalign_lite.onnx import finish, parity, pooling, reference, surgery, weights
 from linalign_lite.onnx.cut import Cut, cut_graph
 from linalign_lite.onnx.extra import require
 from linalign_lite.onnx.tokens import TEXTS, check_tokenizer, write_tokenizer
+from linalign_lite.storage.atomic import check_free, whole_folder
 
 TASKS = ("auto", "embed", "generate")
 _RAW = "raw"  # what Optimum writes, inside the temporary folder

@@ -13,7 +13,6 @@ import numpy as np
 
 from linalign_lite.batching import pool
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.files import PathLike
 from linalign_lite.linear import AffineMap, Head, Space, soft_capped
 from linalign_lite.modelcard import MODEL_FILE, TOKENIZER_FILE
 from linalign_lite.onnx import artefact, parity, surgery, weights
@@ -24,6 +23,7 @@ from linalign_lite.onnx.stem import add_stem
 from linalign_lite.onnx.surgery import AnyArray
 from linalign_lite.onnx.tokens import TEXTS
 from linalign_lite.runtime import Model, load_model
+from linalign_lite.storage.atomic import PathLike
 
 Say = Callable[[str], None]
 

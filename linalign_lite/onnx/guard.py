@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import FormatError
-from linalign_lite.files import open_regular
 from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.storage.atomic import open_regular
 
 MAX_FILE = (1 << 31) - 1  # what one protobuf holds
 _MAX_REST = 17 << 20  # bytes of all but weights: the card, mostly

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from linalign_lite.archive import strict_json
 from linalign_lite.errors import FormatError
-from linalign_lite.files import open_regular
-from linalign_lite.modelcard import hash_file
+from linalign_lite.storage.atomic import open_regular
+from linalign_lite.storage.hashing import hash_file
+from linalign_lite.storage.schema import strict_json
 
 FORMAT, VERSION, KEY = "linalign-onnx", 1, "linalign"
 KINDS = ("map", "head", "model")

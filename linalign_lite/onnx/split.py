@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from linalign_lite.errors import InputError
-from linalign_lite.files import check_free, whole_folder
 from linalign_lite.modelcard import CARD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard
 from linalign_lite.onnx import finish, parity, pooling, surgery, weights
 from linalign_lite.onnx.cut import LOGITS, cut_graph, final_output, past_inputs
 from linalign_lite.onnx.extra import require
 from linalign_lite.onnx.tokens import TEXTS, check_tokenizer, read_tokenizer, write_tokenizer
+from linalign_lite.storage.atomic import check_free, whole_folder
 
 _ROUNDED = "rounded"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.archive import DEFAULT_CAP, AnyArray, load_npz, save_npz
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike
 from linalign_lite.linear import Head, Space
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.rules import Cosine, Mahalanobis, Neighbours, Rule, ScoreRule, VirtualLogit
+from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
 from linalign_lite.version import __version__
 
 KIND, VERSION = "linalign-ood", 1

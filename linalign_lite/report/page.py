@@ -6,7 +6,6 @@ import base64
 import hashlib
 from importlib import resources
 
-from linalign_lite.files import PathLike, write_atomic
 from linalign_lite.report import classified, curves, outside, spaces, speech, summary
 from linalign_lite.report.drawing import drawing
 from linalign_lite.report.findings import several
@@ -14,6 +13,7 @@ from linalign_lite.report.looks import Look
 from linalign_lite.report.markup import Html, figure, join, table, tag
 from linalign_lite.report.studio import Studio, prose, section
 from linalign_lite.report.theme import variables
+from linalign_lite.storage.atomic import PathLike, write_atomic
 from linalign_lite.survey.checking import check_results
 from linalign_lite.survey.results import Results
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import types
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-from linalign_lite.archive import strict_json
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.files import PathLike, open_regular, write_atomic
+from linalign_lite.storage.atomic import PathLike, open_regular, write_atomic
+from linalign_lite.storage.schema import parse, strict_json
 from linalign_lite.survey.checking import check_results
 
 FORMAT, VERSION = "linalign-survey", 1
 MAX_BYTES = 64 << 20  # as Python objects it takes some twenty times as much
-MAX_NAME = 256
 
 Point = tuple[float, float]
 
@@ -245,50 +240,6 @@ def load_results(path: PathLike) -> Results:
     except InputError as e:
         raise FormatError(f"{path}: {e}") from e
     return results
-
-
-def parse(kind: Any, raw: Any, where: str = "results") -> Any:
-    """``raw`` (from JSON) as ``kind``: a row class, a tuple of such, or a plain value.
-
-    Raises InputError that names the place.
-    """
-    if dataclasses.is_dataclass(kind):
-        return _row(kind, raw, where)
-    origin, inside = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(raw, list):
-            raise InputError(f"{where} is not a list", got=type(raw).__name__)
-        kinds = [inside[0]] * len(raw) if inside[-1] is Ellipsis else list(inside)
-        if len(kinds) != len(raw):
-            raise InputError(f"{where} has another length", got=str(len(raw)))
-        return tuple(parse(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, raw)))  # noqa: B905
-    if origin is types.UnionType:  # something or null
-        return None if raw is None else parse(inside[0], raw, where)
-    return _plain(kind, raw, where)
-
-
-def _row(kind: Any, raw: Any, where: str) -> Any:
-    hints = _hints(kind)
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
-    if not isinstance(raw, dict) or not needed <= set(raw) <= set(hints):
-        raise InputError(f"{where} does not have the fields of a {kind.__name__}")
-    return kind(**{name: parse(hints[name], v, f"{where}.{name}") for name, v in raw.items()})
-
-
-def _plain(kind: Any, raw: Any, where: str) -> Any:
-    usable = type(raw) is kind or (kind is float and type(raw) is int)
-    if usable and kind is str:
-        usable = len(raw) <= MAX_NAME and (not raw or raw.isprintable())
-    if usable and kind in {int, float}:
-        usable = abs(raw) < 1e300 and math.isfinite(raw)
-    if not usable:
-        raise InputError(f"{where} is not usable", got=type(raw).__name__, expected=kind.__name__)
-    return float(raw) if kind is float else raw
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def names(rows: Iterable[Any], attribute: str) -> list[str]:

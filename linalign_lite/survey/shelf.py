@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from linalign_lite.archive import strict_json
 from linalign_lite.errors import InputError
-from linalign_lite.files import open_regular, write_atomic
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.linear import AffineMap, Head
+from linalign_lite.storage.atomic import open_regular, write_atomic
+from linalign_lite.storage.schema import parse, strict_json
 from linalign_lite.store import load_head, load_map, load_states, save
-from linalign_lite.survey.results import TimeRow, parse
+from linalign_lite.survey.results import TimeRow
 
 MADE_BY = 1  # changes when the same inputs would give something else
 ENDS = {"states": ".states.npz", "map": ".map.npz", "head": ".head.npz"}

@@ -24,7 +24,7 @@ from forging import (
     signer,
 )
 
-from linalign_lite import files, load, save
+from linalign_lite import load, save
 from linalign_lite.bundle import layout
 from linalign_lite.bundle.kinds import recognise
 from linalign_lite.bundle.reading import install_bundle, look, verify_bundle
@@ -41,6 +41,7 @@ from linalign_lite.errors import (
     OutputExistsError,
     SignatureError,
 )
+from linalign_lite.storage import atomic
 
 PLATFORM = Platform("3.11", "manylinux_2_36_x86_64")
 
@@ -393,7 +394,7 @@ def test_a_signing_key_is_private_and_never_overwritten(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(OutputExistsError, match="never overwritten"):
         key.save(path)
-    for overwrite in (files.write_atomic, lambda p, _: create_bundle(p, [GOLDEN / "v1.map.npz"],
+    for overwrite in (atomic.write_atomic, lambda p, _: create_bundle(p, [GOLDEN / "v1.map.npz"],
                       key=None)):  # fmt: skip
         with pytest.raises(OutputExistsError, match="is a secret key and is never overwritten"):
             overwrite(path, b"x")

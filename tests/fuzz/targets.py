@@ -19,7 +19,7 @@ import numpy as np
 
 from fuzz import archives, bundles, documents, frames, mutators
 from fuzz.contract import Broken, working_folder
-from linalign_lite import archive, commands, modelcard, store
+from linalign_lite import commands, modelcard, store
 from linalign_lite.bundle.reading import verify_bundle
 from linalign_lite.bundle.signing import VerifyingKey
 from linalign_lite.describe import describe
@@ -38,6 +38,7 @@ from linalign_lite.onnx import pooling
 from linalign_lite.ood import rules as rules_module
 from linalign_lite.ood.detector import Detector
 from linalign_lite.report import render, to_markdown
+from linalign_lite.storage import npz
 from linalign_lite.survey.results import load_results, save_results
 from linalign_lite.texts import read_texts
 
@@ -333,7 +334,7 @@ def _again(thing: Any, load: Callable[[Path], Any], folder: Path) -> None:
 
 def run_any(data: bytes, folder: Path) -> None:
     path = _file(folder, "x.npz", data)
-    archive.peek_npz(path)
+    npz.peek_npz(path)
     store.load(path)
 
 

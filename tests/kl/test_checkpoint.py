@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kl_cases import blind_spot
 
-from linalign_lite.archive import save_npz
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.hidden import HiddenStates
 from linalign_lite.kl import checkpoint as checkpoint_module
@@ -21,6 +20,7 @@ from linalign_lite.kl.descent import Affine
 from linalign_lite.kl.fitting import fit_kl
 from linalign_lite.kl.objective import Teaching
 from linalign_lite.linear import Head
+from linalign_lite.storage.npz import save_npz
 
 SHAPE = (2, 3)
 

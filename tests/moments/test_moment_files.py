@@ -10,7 +10,6 @@ import pytest
 from moment_cases import folder, pooled
 from support import ROOT
 
-from linalign_lite.archive import save_npz
 from linalign_lite.commands import main
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError
@@ -21,6 +20,7 @@ from linalign_lite.measuring import measure_pair, measure_shards
 from linalign_lite.momentfiles import _SCHEMA, load_moments, save_moments
 from linalign_lite.moments import FoldedMoments, Moments
 from linalign_lite.paired import PairedMoments, Part, fit_paired, put_together
+from linalign_lite.storage.npz import save_npz
 from linalign_lite.store import load_map, save
 
 GOLDEN = ROOT / "tests" / "golden" / "v1.moments.npz"
@@ -151,7 +151,7 @@ def written(path: Path, card=(), **arrays) -> Path:
     save_moments(path, tiny(), reveal=True)
     with np.load(path) as f:
         members = {name: f[name] for name in _SCHEMA}
-    from linalign_lite.archive import peek_npz
+    from linalign_lite.storage.npz import peek_npz
 
     fields = {**peek_npz(path), **dict(card)}
     fields = {k: v for k, v in fields.items() if k not in ("format", "version") and v is not None}

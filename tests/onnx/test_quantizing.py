@@ -11,8 +11,9 @@ import pytest
 from linalign_lite import demo, extract, load_model
 from linalign_lite.commands import main
 from linalign_lite.errors import FormatError, InputError, ParityError
-from linalign_lite.modelcard import load_card, seal_of
+from linalign_lite.modelcard import load_card
 from linalign_lite.onnx import quantizing
+from linalign_lite.storage.hashing import seal_of
 
 pytestmark = pytest.mark.export
 pytest.importorskip("transformers")

@@ -22,11 +22,11 @@ from linalign_lite import (
     load_head,
     save,
 )
-from linalign_lite.archive import load_npz, save_npz
 from linalign_lite.describe import describe
 from linalign_lite.ood import files
 from linalign_lite.ood.fitting import METHODS
 from linalign_lite.ood.rules import Cosine, Mahalanobis, Neighbours, Rule, ScoreRule, VirtualLogit
+from linalign_lite.storage.npz import load_npz, save_npz
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "ood"
 SPACE = Space(3, "ab" * 32, "ash", "mean", normalize=True)

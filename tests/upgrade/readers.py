@@ -42,15 +42,15 @@ from linalign_lite import (
     store,
     verify_bundle,
 )
-from linalign_lite.archive import strict_json
 from linalign_lite.bundle import layout, signing
 from linalign_lite.describe import describe
 from linalign_lite.encrypt import policy, wire
 from linalign_lite.errors import FormatError
 from linalign_lite.linear import Space
-from linalign_lite.modelcard import seal_of
 from linalign_lite.onnx import scan
 from linalign_lite.ood import files as detectors
+from linalign_lite.storage.hashing import seal_of
+from linalign_lite.storage.schema import strict_json
 from linalign_lite.survey import results
 
 TESTS = Path(__file__).resolve().parent.parent

@@ -16,14 +16,15 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.arrays import PIECE, not_finite
 from linalign_lite.errors import FormatError
-from linalign_lite.files import PathLike, atomic, open_regular
+from linalign_lite.storage.arrays import PIECE, not_finite
+from linalign_lite.storage.atomic import PathLike, atomic, open_regular
+from linalign_lite.storage.schema import strict_json
 
 AnyArray = npt.NDArray[Any]
 
@@ -304,19 +305,3 @@ def _card(path: Path, raw: AnyArray) -> dict[str, Any]:
     if not isinstance(card, dict):
         raise FormatError(f"{path}: its card is not a JSON object")
     return card
-
-
-def strict_json(raw: bytes) -> Any:
-    """JSON without NaN or infinities (1e999). ValueError or RecursionError if it is not."""
-    return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):  # as 1e999 is not
-        raise ValueError(f"{text[:20]} is too large")
-    return number
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -25,7 +25,7 @@ from linalign_lite.errors import (
     OutputExistsError,
     without_secrets,
 )
-from linalign_lite.files import PathLike, is_secret, open_regular
+from linalign_lite.storage.atomic import PathLike, is_secret, open_regular
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PIECE = 1 << 20

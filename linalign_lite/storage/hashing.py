@@ -1,0 +1,22 @@
+"""SHA-256 digests of files and of JSON documents. docs/FORMAT.md."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def seal_of(raw: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else in a card or manifest: finds damage, not forgery."""
+    rest = {key: value for key, value in raw.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from linalign_lite.bundle.signing import SigningKey, VerifyingKey
     from linalign_lite.bundle.writing import create_bundle
     from linalign_lite.compat import Compatibility, check_compatibility
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.head import Head
+    from linalign_lite.core.hidden_states import HiddenStates
+    from linalign_lite.core.serialization import load, load_head, load_map, load_states, save
+    from linalign_lite.core.shards.states_folder import StatesFolder, open_states
+    from linalign_lite.core.space import Space
+    from linalign_lite.core.token_alignment import pair_states
     from linalign_lite.encrypt.client import Client, Scores
     from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
     from linalign_lite.encrypt.messages import Query, Response
@@ -44,13 +51,11 @@ if TYPE_CHECKING:
     from linalign_lite.fitting import FitReport, fit
     from linalign_lite.generation import Generation, generate
     from linalign_lite.heads import HeadReport, train_head
-    from linalign_lite.hidden import HiddenStates
     from linalign_lite.judging import Judgement, judge
     from linalign_lite.kl.checkpoint import Checkpoint
     from linalign_lite.kl.fitting import fit_kl
     from linalign_lite.kl.objective import Teaching
     from linalign_lite.kl.report import KlReport
-    from linalign_lite.linear import AffineMap, Head, Space
     from linalign_lite.measuring import measure_pair, measure_shards
     from linalign_lite.momentfiles import load_moments, save_moments
     from linalign_lite.onnx.artefact import Artefact
@@ -66,13 +71,10 @@ if TYPE_CHECKING:
     from linalign_lite.paired import PairedMoments, fit_paired, put_together
     from linalign_lite.report import to_markdown, write_report
     from linalign_lite.runtime import Model, load_model
-    from linalign_lite.shards import StatesFolder, open_states
     from linalign_lite.similarity.comparing import compare, compare_all
     from linalign_lite.similarity.results import Similarities, Similarity
-    from linalign_lite.store import load, load_head, load_map, load_states, save
     from linalign_lite.survey.results import Results, load_results
     from linalign_lite.texts import Texts, read_texts
-    from linalign_lite.tokens import pair_states
 
 __all__ = [
     "PRIVATE",
@@ -176,7 +178,7 @@ __all__ = [
 _HOMES = {
     "PRIVATE": "encrypt.parameters",
     "TRUSTED": "encrypt.parameters",
-    "AffineMap": "linear",
+    "AffineMap": "core.affine_map",
     "Artefact": "onnx.artefact",
     "Budget": "encrypt.policy",
     "BudgetError": "errors",
@@ -192,9 +194,9 @@ _HOMES = {
     "FitReport": "fitting",
     "FormatError": "errors",
     "Generation": "generation",
-    "Head": "linear",
+    "Head": "core.head",
     "HeadReport": "heads",
-    "HiddenStates": "hidden",
+    "HiddenStates": "core.hidden_states",
     "InputError": "errors",
     "Judgement": "judging",
     "KlReport": "kl.report",
@@ -219,8 +221,8 @@ _HOMES = {
     "SigningKey": "bundle.signing",
     "Similarities": "similarity.results",
     "Similarity": "similarity.results",
-    "Space": "linear",
-    "StatesFolder": "shards",
+    "Space": "core.space",
+    "StatesFolder": "core.shards.states_folder",
     "Teaching": "kl.objective",
     "Texts": "texts",
     "VerifyingKey": "bundle.signing",
@@ -245,23 +247,23 @@ _HOMES = {
     "install_bundle": "bundle.reading",
     "judge": "judging",
     "keygen": "encrypt.keys",
-    "load": "store",
+    "load": "core.serialization",
     "load_detector": "ood.files",
-    "load_head": "store",
-    "load_map": "store",
+    "load_head": "core.serialization",
+    "load_map": "core.serialization",
     "load_model": "runtime",
     "load_moments": "momentfiles",
     "load_results": "survey.results",
-    "load_states": "store",
+    "load_states": "core.serialization",
     "measure_pair": "measuring",
     "measure_shards": "measuring",
-    "open_states": "shards",
+    "open_states": "core.shards.states_folder",
     "outlyingness": "ood.scores",
-    "pair_states": "tokens",
+    "pair_states": "core.token_alignment",
     "put_together": "paired",
     "read_texts": "texts",
     "report_scores": "ood.report",
-    "save": "store",
+    "save": "core.serialization",
     "save_moments": "momentfiles",
     "to_markdown": "report",
     "to_onnx": "onnx.carry",

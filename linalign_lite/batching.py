@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linalign_lite.linear import Array
+from linalign_lite.core.affine_map import Array
 from linalign_lite.runtime import Int64
 
 

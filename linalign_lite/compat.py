@@ -16,10 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.token_alignment import (
+    byte_alphabet,
+    completing,
+    load_tokenizer,
+    pair_ends,
+    read_ends,
+)
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.modelcard import TOKENIZER_FILE
 from linalign_lite.storage.atomic import PathLike
-from linalign_lite.tokens import byte_alphabet, completing, load_tokenizer, pair_ends, read_ends
 
 GOOD_MATCH = 0.67  # arXiv 2603.18908: exact-token match of pairs that generated well
 GOOD_BILLIONS = 4  # and parameters of their sources

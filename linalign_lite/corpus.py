@@ -8,8 +8,8 @@ from itertools import islice
 
 import numpy as np
 
+from linalign_lite.core.hidden_states import Ints, TextDigest
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.hidden import Ints, TextDigest
 from linalign_lite.texts import Texts, read_rows
 
 MAX_LABELS = 16 << 20  # bytes of all distinct labels: the manifest of a folder holds no more

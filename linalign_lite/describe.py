@@ -8,23 +8,25 @@ from typing import Any
 
 from linalign_lite.bundle import layout, signing
 from linalign_lite.bundle.reading import look
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.serialization import load
+from linalign_lite.core.shards.manifest import MANIFEST, UNFINISHED
+from linalign_lite.core.shards.states_folder import open_folder
+from linalign_lite.core.space import Space
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head, Space
-from linalign_lite.manifest import MANIFEST, UNFINISHED
 from linalign_lite.modelcard import load_card
 from linalign_lite.momentfiles import FORMAT as MOMENTS
 from linalign_lite.momentfiles import load_moments
 from linalign_lite.onnx.scan import read_card
 from linalign_lite.ood.detector import Detector
 from linalign_lite.paired import PairedMoments
-from linalign_lite.shards import open_folder
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import peek_npz
-from linalign_lite.store import load
 
 _SIGNING = {signing.SECRET: "secret signing key", signing.PUBLIC: "public signing key"}
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.metrics import Interval, bootstrap_accuracy, recall_per_class
 from linalign_lite.errors import InputError
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head
-from linalign_lite.metrics import Interval, bootstrap_accuracy, recall_per_class
 
 
 @dataclass(frozen=True)

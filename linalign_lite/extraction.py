@@ -19,21 +19,22 @@ from pathlib import Path
 import numpy as np
 
 from linalign_lite import forward
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.executor import IN_FLIGHT, in_order
+from linalign_lite.core.hidden_states import HiddenStates, text_digest
+from linalign_lite.core.shards.manifest import MAX_SHARDS
+from linalign_lite.core.shards.resuming import Plan, Work, unfinished
+from linalign_lite.core.shards.states_folder import StatesFolder
+from linalign_lite.core.shards.uploading import Uploads, uploads
+from linalign_lite.core.space import POOLINGS
 from linalign_lite.corpus import Chunk, Corpus, corpus_of, texts_of
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.executing import IN_FLIGHT, in_order
 from linalign_lite.forward import Progress, Way
-from linalign_lite.hidden import HiddenStates, text_digest
-from linalign_lite.linear import POOLINGS, Array
-from linalign_lite.manifest import MAX_SHARDS
-from linalign_lite.resuming import Plan, Work, unfinished
 from linalign_lite.runtime import Model, load_model
-from linalign_lite.shards import StatesFolder
 from linalign_lite.storage.arrays import not_finite
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.remote import Remote, place
 from linalign_lite.texts import Texts
-from linalign_lite.uploading import Uploads, uploads
 
 BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
 WINDOW = 4096  # texts tokenised and sorted at a time

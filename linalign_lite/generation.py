@@ -21,12 +21,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.head import Head
+from linalign_lite.core.space import Space
 from linalign_lite.decoding.choosing import Chooser, Stops, chooser
 from linalign_lite.decoding.reader import Reader
 from linalign_lite.decoding.tail import Tail
 from linalign_lite.decoding.voice import Letters, Voice
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.linear import AffineMap, Array, Head, Space
 from linalign_lite.runtime import Model
 
 Scorer = Callable[[Array], Array]

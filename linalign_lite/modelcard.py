@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.core.space import MAX_NAME, POOLINGS, Space
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.linear import MAX_NAME, POOLINGS, Space
 from linalign_lite.storage.atomic import write_atomic
 from linalign_lite.storage.hashing import hash_file, seal_of
 from linalign_lite.storage.schema import strict_json

@@ -11,9 +11,10 @@ from functools import reduce
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.fitting import FitReport, solve
-from linalign_lite.linear import AffineMap, Space
 from linalign_lite.moments import FoldedMoments, merge_folds
 
 MAX_PARTS = 4096

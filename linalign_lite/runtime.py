@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.head import Head
+from linalign_lite.core.serialization import load_head
+from linalign_lite.core.token_alignment import load_tokenizer, read_ends
 from linalign_lite.errors import FormatError, InputError, LinalignError
-from linalign_lite.linear import Array, Head
 from linalign_lite.modelcard import (
     DIGESTED,
     HEAD_FILE,
@@ -22,8 +25,6 @@ from linalign_lite.modelcard import (
     ModelCard,
     load_card,
 )
-from linalign_lite.store import load_head
-from linalign_lite.tokens import load_tokenizer, read_ends
 
 Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)

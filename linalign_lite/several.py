@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
 from linalign_lite.fitting import FitReport, report_of, spread
-from linalign_lite.hidden import HiddenStates, as_states
-from linalign_lite.linear import AffineMap, Array
 from linalign_lite.moments import Float64, FoldedMoments, Moments, folded
 from linalign_lite.spectra import (
     PENALTIES,

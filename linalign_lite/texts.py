@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.hidden_states import text_digest
+from linalign_lite.core.space import usable_label
 from linalign_lite.errors import InputError
-from linalign_lite.hidden import text_digest
-from linalign_lite.linear import usable_label
 from linalign_lite.streams import MAX_TEXT, PACKED, lines, open_bytes
 
 FORMATS = ("txt", "jsonl", "csv", "parquet")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.linear import Array
+from linalign_lite.core.affine_map import Array
 
 Indices = npt.NDArray[np.intp]
 STRIP = 1 << 17  # numbers of a side that go through the cache together: about a MiB

@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 from support import SHARED, aligned_states
 
-from linalign_lite.hidden import HiddenStates
+from linalign_lite.core.hidden_states import HiddenStates
 
 LONG = ("test_real.py", "rehearsal/", "tests/survey/", "test_tutorial.py", "test_crash.py",
         "tests/examples/", "test_commands.py", "test_readme.py")  # fmt: skip

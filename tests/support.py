@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linalign_lite.hidden import HiddenStates
+from linalign_lite.core.hidden_states import HiddenStates
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LINALIGN_SHARED") or ROOT.parent / "shared")

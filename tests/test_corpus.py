@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linalign_lite import parquet, streams, texts
+from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.corpus import corpus_of, read_corpus
 from linalign_lite.errors import FormatError, InputError, MissingExtraError
-from linalign_lite.hidden import text_digest
 from linalign_lite.texts import Texts, read_texts
 
 ROWS = "".join(json.dumps({"text": f"text {i} é", "label": "ab"[i % 2]}) + "\n" for i in range(500))

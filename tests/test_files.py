@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from linalign_lite import store
+from linalign_lite.core import serialization
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates, text_digest
+from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
-from linalign_lite.hidden import HiddenStates, text_digest
-from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.storage import atomic, npz
 
 SPACE = Space(3, "ab" * 32, "ash", "mean", normalize=True)
@@ -53,9 +55,9 @@ def example_head() -> Head:
 
 
 EXAMPLES = {
-    "states": (example_states, store.load_states),
-    "map": (example_map, store.load_map),
-    "head": (example_head, store.load_head),
+    "states": (example_states, serialization.load_states),
+    "map": (example_map, serialization.load_map),
+    "head": (example_head, serialization.load_head),
 }
 # The digest of each file as version 1 writes it: same content, same bytes, for ever.
 GOLDEN = {
@@ -73,7 +75,7 @@ def kind(request):
 @pytest.fixture
 def saved(kind, tmp_path):
     path = tmp_path / f"x.{kind}.npz"
-    store.save(path, EXAMPLES[kind][0]())
+    serialization.save(path, EXAMPLES[kind][0]())
     return path
 
 
@@ -90,7 +92,7 @@ def same(a, b):
 
 def test_round_trip(kind, saved):
     same(EXAMPLES[kind][1](saved), EXAMPLES[kind][0]())
-    same(store.load(saved), EXAMPLES[kind][0]())
+    same(serialization.load(saved), EXAMPLES[kind][0]())
 
 
 def test_golden_bytes(kind, saved):
@@ -115,8 +117,8 @@ def test_golden_files_still_load(kind):
 )
 def test_any_states_come_back(tmp_path, states, name):
     made = HiddenStates(states, Space(states.shape[1], "ff" * 32, name, "tokens"))
-    store.save(tmp_path / "any.npz", made)
-    same(store.load_states(tmp_path / "any.npz"), made)
+    serialization.save(tmp_path / "any.npz", made)
+    same(serialization.load_states(tmp_path / "any.npz"), made)
 
 
 def test_every_truncation_is_named(kind, saved):
@@ -150,24 +152,24 @@ def test_every_flipped_byte_is_named_or_harmless(kind, saved):
 
 
 def test_another_kind_is_named(tmp_path):
-    store.save(tmp_path / "x.npz", example_map())
+    serialization.save(tmp_path / "x.npz", example_map())
     with pytest.raises(FormatError, match="got linalign-map, expected linalign-head"):
-        store.load_head(tmp_path / "x.npz")
+        serialization.load_head(tmp_path / "x.npz")
     with pytest.raises(FormatError, match="got linalign-map, expected linalign-states"):
-        store.load_states(tmp_path / "x.npz")
+        serialization.load_states(tmp_path / "x.npz")
 
 
 def test_a_newer_version_is_named(tmp_path):
     npz.save_npz(tmp_path / "x.npz", "linalign-map", 2, {}, {})
     with pytest.raises(FormatError, match="got 2, expected 1 to 1"):
-        store.load_map(tmp_path / "x.npz")
+        serialization.load_map(tmp_path / "x.npz")
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*gone.npz: got No such file"):
-        store.load_map(tmp_path / "gone.npz")
+        serialization.load_map(tmp_path / "gone.npz")
     with pytest.raises(InputError, match="cannot read"):
-        store.load_map(tmp_path)
+        serialization.load_map(tmp_path)
 
 
 # --- attacks: archives made by hand -------------------------------------------------------------
@@ -281,7 +283,7 @@ def test_attacks_are_refused_by_name(name, tmp_path):
         for member, data in {"card": card(), **members}.items():
             npz.writestr(f"{member}.npy", data)
     with pytest.raises(FormatError, match=words):
-        store.load_map(path)
+        serialization.load_map(path)
 
 
 def test_a_compressed_bomb_is_refused_before_it_grows(tmp_path):
@@ -290,7 +292,7 @@ def test_a_compressed_bomb_is_refused_before_it_grows(tmp_path):
         npz.writestr("card.npy", card())
         npz.writestr("weight.npy", npy(np.zeros((2000, 3000), dtype=np.float32)))
     with pytest.raises(FormatError, match="claims more data than it may hold"):
-        store.load_map(path)
+        serialization.load_map(path)
 
 
 def test_a_compressed_member_is_refused(tmp_path):
@@ -302,7 +304,7 @@ def test_a_compressed_member_is_refused(tmp_path):
                          compress_type=zipfile.ZIP_DEFLATED)  # fmt: skip
         npz.writestr("pad.npy", b"\0" * 4096)
     with pytest.raises(FormatError):
-        store.load_map(path)
+        serialization.load_map(path)
 
 
 def test_repeated_members_are_refused(tmp_path):
@@ -312,12 +314,12 @@ def test_repeated_members_are_refused(tmp_path):
         with pytest.warns(UserWarning, match="Duplicate"):
             npz.writestr("card.npy", card())
     with pytest.raises(FormatError, match="repeated"):
-        store.load_map(path)
+        serialization.load_map(path)
 
 
 def test_a_pipe_is_refused_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
-    for read in (store.load, store.load_map, describe):
+    for read in (serialization.load, serialization.load_map, describe):
         with pytest.raises(InputError, match="got a pipe or a device, expected a file"):
             read(tmp_path / "pipe.npz")
 
@@ -328,7 +330,7 @@ def test_a_directory_of_many_members_is_refused_unparsed(tmp_path):
         for i in range(40):
             made.writestr(f"{i}.npy", b"")
     with pytest.raises(FormatError, match="too many members"):
-        store.load_map(path)
+        serialization.load_map(path)
 
 
 @pytest.mark.parametrize("cap", [10**400, True, "30"])
@@ -338,7 +340,7 @@ def test_a_soft_cap_that_is_no_number_is_refused(tmp_path, cap):
     arrays = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
     npz.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, head)
     with pytest.raises(FormatError, match="softcap is not a number"):
-        store.load_head(tmp_path / "x.npz")
+        serialization.load_head(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize("labels", [["a", "a"], ["a", "b\nc"], ["a", "\x1b[31m"], ["a", ""]])
@@ -348,25 +350,25 @@ def test_labels_that_could_not_be_printed_are_refused(tmp_path, labels):
     arrays = {"weight": np.zeros((2, 3)), "bias": np.zeros(2)}
     npz.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, head)
     with pytest.raises(FormatError, match="labels are not usable") as caught:
-        store.load_head(tmp_path / "x.npz")
+        serialization.load_head(tmp_path / "x.npz")
     assert str(caught.value).isprintable()
 
 
 def test_a_cap_is_kept(tmp_path):
-    store.save(tmp_path / "x.npz", example_states())
+    serialization.save(tmp_path / "x.npz", example_states())
     with pytest.raises(FormatError, match="at most 100"):
-        store.load_states(tmp_path / "x.npz", cap=100)
+        serialization.load_states(tmp_path / "x.npz", cap=100)
 
 
 def test_an_encrypted_member_is_refused(tmp_path):
     path = tmp_path / "x.npz"
-    store.save(path, example_map())
+    serialization.save(path, example_map())
     raw = bytearray(path.read_bytes())
     place = raw.index(b"PK\x01\x02")
     struct.pack_into("<H", raw, place + 8, 1)  # the flag that says "encrypted"
     path.write_bytes(raw)
     with pytest.raises(FormatError):
-        store.load_map(path)
+        serialization.load_map(path)
 
 
 # --- writing ------------------------------------------------------------------------------------
@@ -396,7 +398,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        store.save(path, example_map())
+        serialization.save(path, example_map())
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
 
@@ -446,8 +448,11 @@ def in_file(array) -> bool:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_mapped_head_is_the_same_head(tmp_path, rng, dtype):
     path, made = tmp_path / "x.head.npz", large_head(rng, dtype)
-    store.save(path, made)
-    found, read = store.load_head(path, mapped=True), store.load_head(path, mapped=False)
+    serialization.save(path, made)
+    found, read = (
+        serialization.load_head(path, mapped=True),
+        serialization.load_head(path, mapped=False),
+    )
     assert in_file(found.weight)
     assert not in_file(read.weight)
     same(found, made)
@@ -460,26 +465,28 @@ def test_a_mapped_head_is_the_same_head(tmp_path, rng, dtype):
 
 def test_large_files_are_mapped_unless_told_otherwise(tmp_path, rng, monkeypatch):
     path = tmp_path / "x.head.npz"
-    store.save(path, large_head(rng))
-    assert not in_file(store.load_head(path).weight)
-    monkeypatch.setattr(store, "MAPPED", path.stat().st_size)
-    assert not in_file(store.load_head(path).weight)
-    monkeypatch.setattr(store, "MAPPED", path.stat().st_size - 1)
-    assert in_file(store.load_head(path).weight)
-    assert not in_file(store.load_head(path, mapped=False).weight)
+    serialization.save(path, large_head(rng))
+    assert not in_file(serialization.load_head(path).weight)
+    monkeypatch.setattr(serialization, "MAPPED", path.stat().st_size)
+    assert not in_file(serialization.load_head(path).weight)
+    monkeypatch.setattr(serialization, "MAPPED", path.stat().st_size - 1)
+    assert in_file(serialization.load_head(path).weight)
+    assert not in_file(serialization.load_head(path, mapped=False).weight)
     for missing in (tmp_path / "gone", tmp_path):
         with pytest.raises(InputError, match="cannot read"):
-            store.load_head(missing)
+            serialization.load_head(missing)
 
 
 def test_a_mapped_head_is_not_read_into_memory(tmp_path):
     import tracemalloc
 
     path = tmp_path / "x.head.npz"
-    store.save(path, Head(np.ones((200_000, 64), np.float16), np.zeros(200_000, np.float16)))
+    serialization.save(
+        path, Head(np.ones((200_000, 64), np.float16), np.zeros(200_000, np.float16))
+    )
     tracemalloc.start()
     try:
-        found = store.load_head(path, mapped=True)
+        found = serialization.load_head(path, mapped=True)
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -494,21 +501,21 @@ def test_every_flipped_byte_of_a_mapped_head_is_named_or_harmless(tmp_path, monk
     if piece:  # the CRC is compared at the end of many pieces
         monkeypatch.setattr(npz, "PIECE", piece)
     path, made = tmp_path / "x.head.npz", example_head()
-    store.save(path, made)
+    serialization.save(path, made)
     whole = path.read_bytes()
     for place in range(len(whole)):
         broken = bytearray(whole)
         broken[place] ^= 0x01
         path.write_bytes(broken)
         try:
-            found = store.load_head(path, mapped=True)
+            found = serialization.load_head(path, mapped=True)
         except FormatError:
             continue
         same(found, made)
     for size in range(0, len(whole) - 1, 7):
         path.write_bytes(whole[:size])
         with pytest.raises(FormatError):
-            store.load_head(path, mapped=True)
+            serialization.load_head(path, mapped=True)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
@@ -516,13 +523,13 @@ def test_a_flipped_bit_far_into_a_mapped_weight_is_named(tmp_path, rng, share):
     """Beyond what zipfile reads ahead: the CRC is compared at the end of all of it alone."""
     path = tmp_path / "x.head.npz"
     made = Head(rng.normal(size=(500, 40)).astype(np.float32), np.zeros(500, np.float32))
-    store.save(path, made)
+    serialization.save(path, made)
     raw = bytearray(path.read_bytes())
     start = raw.index(made.weight[:4].tobytes())
     raw[start + int(share * made.weight.nbytes) // 4 * 4] ^= 1  # still a finite number
     path.write_bytes(raw)
     with pytest.raises(FormatError, match="Bad CRC"):
-        store.load_head(path, mapped=True)
+        serialization.load_head(path, mapped=True)
 
 
 def test_mapped_numbers_are_looked_at_too(tmp_path):
@@ -533,7 +540,7 @@ def test_mapped_numbers_are_looked_at_too(tmp_path):
     facts = {"space": space, "labels": [], "softcap": None, "info": {}}
     npz.save_npz(path, "linalign-head", 1, {"weight": weight, "bias": np.zeros(4)}, facts)
     with pytest.raises(FormatError, match="'weight' holds values that are not finite"):
-        store.load_head(path, mapped=True)
+        serialization.load_head(path, mapped=True)
 
 
 def directory(raw: bytes, name: bytes) -> int:
@@ -561,12 +568,12 @@ LARGEST = 2**32 - 2
 )
 def test_a_directory_that_lies_of_a_mapped_member_is_named(tmp_path, place, form, value):
     path = tmp_path / "x.head.npz"
-    store.save(path, example_head())
+    serialization.save(path, example_head())
     raw = bytearray(path.read_bytes())
     struct.pack_into(form, raw, directory(raw, b"weight.npy") + place, value)
     path.write_bytes(raw)
     with pytest.raises(FormatError):
-        store.load_head(path, mapped=True)
+        serialization.load_head(path, mapped=True)
 
 
 @pytest.mark.parametrize(
@@ -576,19 +583,19 @@ def test_a_directory_that_lies_of_a_mapped_member_is_named(tmp_path, place, form
 def test_a_member_whose_own_header_lies_is_named(tmp_path, field, value):
     """The lengths of the name and of what follows it, which say where the numbers begin."""
     path, made = tmp_path / "x.head.npz", example_head()
-    store.save(path, made)
+    serialization.save(path, made)
     raw = bytearray(path.read_bytes())
     start = raw.index(b"weight.npy") - 30
     struct.pack_into("<H", raw, start + field, value)
     path.write_bytes(raw)
     with pytest.raises(FormatError):
-        store.load_head(path, mapped=True)
+        serialization.load_head(path, mapped=True)
 
 
 def test_numbers_with_something_before_them_are_found_where_they_are(tmp_path):
     """A member may have an extra field, as other writers leave it: the mapping begins after it."""
     path, made = tmp_path / "x.head.npz", example_head()
-    store.save(path, made)
+    serialization.save(path, made)
     with zipfile.ZipFile(path) as old:
         content = {name: old.read(name) for name in old.namelist()}
     with zipfile.ZipFile(path, "w") as new:
@@ -596,7 +603,7 @@ def test_numbers_with_something_before_them_are_found_where_they_are(tmp_path):
             info = zipfile.ZipInfo(name)
             info.extra = struct.pack("<HH", 0xCAFE, 9) + b"nine byte"
             new.writestr(info, data)
-    same(store.load_head(path, mapped=True), made)
+    same(serialization.load_head(path, mapped=True), made)
 
 
 @pytest.mark.parametrize("mapped", [True, False])
@@ -604,7 +611,7 @@ def test_numbers_with_something_before_them_are_found_where_they_are(tmp_path):
 def test_a_member_of_two_sizes_is_named(tmp_path, mapped, more):
     """Whose CRC is of the part that is there, or is never compared."""
     path = tmp_path / "x.head.npz"
-    store.save(path, example_head())
+    serialization.save(path, example_head())
     raw = bytearray(path.read_bytes())
     at = directory(raw, b"weight.npy")
     size = struct.unpack_from("<I", raw, at + 20)[0]
@@ -615,7 +622,7 @@ def test_a_member_of_two_sizes_is_named(tmp_path, mapped, more):
         struct.pack_into("<I", raw, at + 16, zipfile.crc32(raw[start : start + size + more]))
     path.write_bytes(raw)
     with pytest.raises(FormatError, match="'weight' has two sizes"):
-        store.load_head(path, mapped=mapped)
+        serialization.load_head(path, mapped=mapped)
 
 
 def test_an_empty_mapped_member_is_named(tmp_path):
@@ -624,4 +631,4 @@ def test_an_empty_mapped_member_is_named(tmp_path):
     arrays = {"weight": np.zeros((0, 3)), "bias": np.zeros(0)}
     npz.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, facts)
     with pytest.raises(FormatError, match="none of them empty"):
-        store.load_head(tmp_path / "x.npz", mapped=True)
+        serialization.load_head(tmp_path / "x.npz", mapped=True)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge
 from support import aligned_states
 
+from linalign_lite.core.hidden_states import HiddenStates, text_digest
+from linalign_lite.core.metrics import r2
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.fitting import fit, fit_moments, procrustes
-from linalign_lite.hidden import HiddenStates, text_digest
-from linalign_lite.metrics import r2
 from linalign_lite.moments import Moments, fold_index, folded, measure, merge
 from linalign_lite.spectra import PENALTIES
 

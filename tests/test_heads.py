@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.evaluation import evaluate
-from linalign_lite.fitting import fit
-from linalign_lite.heads import train_head
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head, Space
-from linalign_lite.metrics import (
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.metrics import (
     bootstrap_accuracy,
     cross_entropy,
     mean_cosine,
     r2,
     recall_per_class,
 )
+from linalign_lite.core.space import Space
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.evaluation import evaluate
+from linalign_lite.fitting import fit
+from linalign_lite.heads import train_head
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from linalign_lite import AffineMap, Head, Texts, demo, extract, fit, load_model, read_texts
 from linalign_lite import save as save_file
 from linalign_lite.commands import main
+from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.generation import generate
 from linalign_lite.judging import judge, reading, scoring
 from linalign_lite.judging.reading import reads_ahead
 from linalign_lite.judging.sampling import draw_prompts, first_words, repetition
 from linalign_lite.judging.scoring import compare, surprise
-from linalign_lite.tokens import pair_states
 
 FOLDERS = {name: str(demo.model_folder(name)) for name in ("ash", "birch")}
 STORIES = Texts((

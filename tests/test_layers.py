@@ -89,7 +89,7 @@ def test_files_stay_small():
     [
         "import linalign_lite",
         "import linalign_lite.encrypt",
-        "import linalign_lite.store, linalign_lite.fitting, linalign_lite.heads",
+        "import linalign_lite.core.serialization, linalign_lite.fitting, linalign_lite.heads",
         "import linalign_lite.similarity.comparing, linalign_lite.similarity.positions",
         "import linalign_lite.extraction",
         "import linalign_lite.report, linalign_lite.survey.results",

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite import linear
+from linalign_lite.core import affine_map
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.linear import AffineMap, Head, Space
 
 DIMS = st.integers(1, 9)
 
@@ -147,8 +149,8 @@ def test_the_highest_scores_are_those_of_a_full_sort(outputs, dim, n, data, seed
     z = rng.integers(-2, 3, size=(n, dim)).astype(np.float32)
     k, block = data.draw(st.integers(1, outputs)), data.draw(st.integers(1, outputs))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "BLOCK", 8 * dim * block)
-        assert len(list(linear.row_blocks(weight))) == -(-outputs // block)
+        patch.setattr(affine_map, "BLOCK", 8 * dim * block)
+        assert len(list(affine_map.row_blocks(weight))) == -(-outputs // block)
         index, scores = head.top(z, k)
     wanted = best_of(head(z), k)
     np.testing.assert_array_equal(index, wanted)
@@ -167,15 +169,15 @@ def test_the_highest_scores_are_capped_as_the_others_are(rng):
 
 
 def test_the_highest_scores_never_need_all_scores_at_once(monkeypatch):
-    monkeypatch.setattr(linear, "BLOCK", 8 * 2 * 100)
+    monkeypatch.setattr(affine_map, "BLOCK", 8 * 2 * 100)
     widest = []
-    plain = linear._apply
+    plain = affine_map.applied
 
     def watched(weight, bias, states, what):
         widest.append(len(weight))
         return plain(weight, bias, states, what)
 
-    monkeypatch.setattr(linear, "_apply", watched)
+    monkeypatch.setattr(affine_map, "applied", watched)
     head = Head(np.arange(2000.0).reshape(1000, 2), np.zeros(1000))
     index, _ = head.top(np.ones((3, 2)), 2)
     np.testing.assert_array_equal(index, [[999, 998]] * 3)
@@ -204,7 +206,7 @@ def in_file(weight, path, lead=0):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("states", [np.float16, np.float32, np.float64])
 def test_products_in_blocks_are_products(block, dtype, states, tmp_path, monkeypatch, rng):
-    monkeypatch.setattr(linear, "BLOCK", block)
+    monkeypatch.setattr(affine_map, "BLOCK", block)
     weight, bias = rng.normal(size=(11, 5)).astype(dtype), rng.normal(size=11).astype(dtype)
     z = rng.normal(size=(7, 5)).astype(states)
     wanted = z.astype(float) @ weight.astype(float).T + bias.astype(float)
@@ -219,7 +221,7 @@ def test_products_in_blocks_are_products(block, dtype, states, tmp_path, monkeyp
 
 @pytest.mark.parametrize("block", [1, 100, 10**9])
 def test_composing_in_blocks_is_composing(block, tmp_path, monkeypatch, rng):
-    monkeypatch.setattr(linear, "BLOCK", block)
+    monkeypatch.setattr(affine_map, "BLOCK", block)
     weight, bias = (rng.normal(size=s).astype(np.float16) for s in ((23, 4), 23))
     first = AffineMap(*(rng.normal(size=s).astype(np.float32) for s in ((4, 3), 4)))
     product = weight.astype(float) @ first.weight.astype(float)
@@ -238,7 +240,7 @@ def test_a_weight_in_a_file_is_never_widened_whole(tmp_path, monkeypatch):
 
     weight = in_file(np.ones((4096, 256), np.float16), tmp_path / "w")
     head = Head(weight, np.zeros(4096, np.float16))
-    monkeypatch.setattr(linear, "BLOCK", weight.nbytes // 8)
+    monkeypatch.setattr(affine_map, "BLOCK", weight.nbytes // 8)
     affine = AffineMap(np.eye(256, 2, dtype=np.float32), np.zeros(256, np.float32))
     for use in (lambda: head(np.ones((1, 256))), lambda: head.top(np.ones((1, 256)), 3),
                 lambda: head @ affine):  # fmt: skip

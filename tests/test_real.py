@@ -31,8 +31,8 @@ from linalign_lite import (
     read_texts,
     train_head,
 )  # fmt: skip
+from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.demo import model_folder
-from linalign_lite.metrics import cross_entropy
 
 NAMES = ("all-minilm-l6-v2", "tinystories-656k", "stories260k")
 MINILM, STORY, SMALL = NAMES

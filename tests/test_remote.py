@@ -20,6 +20,11 @@ from test_shards import Fake
 
 from linalign_lite import demo, extraction
 from linalign_lite.commands import main
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.serialization import load_map, load_states, save
+from linalign_lite.core.shards.manifest import MANIFEST, UNFINISHED
+from linalign_lite.core.shards.states_folder import open_folder, open_states, states_of
+from linalign_lite.core.shards.uploading import Uploads
 from linalign_lite.corpus import read_corpus
 from linalign_lite.errors import (
     FormatError,
@@ -29,11 +34,8 @@ from linalign_lite.errors import (
     OutputExistsError,
 )
 from linalign_lite.extraction import extract_to
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.manifest import MANIFEST, UNFINISHED
 from linalign_lite.measuring import measure_shards
 from linalign_lite.momentfiles import load_moments
-from linalign_lite.shards import open_folder, open_states, states_of
 from linalign_lite.storage.remote import (
     Remote,
     delivered,
@@ -44,9 +46,7 @@ from linalign_lite.storage.remote import (
     require_writable,
     same_place,
 )
-from linalign_lite.store import load_map, load_states, save
 from linalign_lite.texts import Texts, read_texts
-from linalign_lite.uploading import Uploads
 
 fsspec = pytest.importorskip("fsspec")
 TEXTS = Texts(("a", "bb", "ccc", "dddd", "e", "ff", "ggg"), tuple("xyzxyzx"))

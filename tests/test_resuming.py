@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_shards import Fake
 
-from linalign_lite import demo, resuming
+from linalign_lite import demo
 from linalign_lite.commands import main
+from linalign_lite.core.hidden_states import text_digest
+from linalign_lite.core.shards import resuming
+from linalign_lite.core.shards.manifest import UNFINISHED
+from linalign_lite.core.shards.resuming import is_unfinished
+from linalign_lite.core.shards.states_folder import open_folder, open_states, states_of
 from linalign_lite.corpus import read_corpus
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
 from linalign_lite.extraction import extract_to
-from linalign_lite.hidden import text_digest
-from linalign_lite.manifest import UNFINISHED
-from linalign_lite.resuming import is_unfinished
-from linalign_lite.shards import open_folder, open_states, states_of
 from linalign_lite.storage.hashing import hash_file, seal_of
 from linalign_lite.texts import Texts
 

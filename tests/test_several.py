@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support import aligned_states
 
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.fitting import fit
-from linalign_lite.hidden import HiddenStates
 from linalign_lite.several import fit_several
 from linalign_lite.spectra import spectrum
 

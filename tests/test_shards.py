@@ -15,18 +15,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite import demo, extraction, forward, load_model, manifest, shards
+from linalign_lite import demo, extraction, forward, load_model
 from linalign_lite.commands import main
+from linalign_lite.core.hidden_states import HiddenStates, text_digest
+from linalign_lite.core.serialization import load_states, save
+from linalign_lite.core.shards import manifest, states_folder
+from linalign_lite.core.shards.states_folder import (
+    StatesFolder,
+    open_folder,
+    open_states,
+    states_of,
+    write_shards,
+)
+from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
 from linalign_lite.extraction import extract, extract_shards, extract_to, narrow
-from linalign_lite.hidden import HiddenStates, text_digest
-from linalign_lite.linear import Space
 from linalign_lite.runtime import Encoded
-from linalign_lite.shards import StatesFolder, open_folder, open_states, states_of, write_shards
 from linalign_lite.storage import atomic, npz
 from linalign_lite.storage.hashing import hash_file
-from linalign_lite.store import load_states, save
 from linalign_lite.texts import Texts
 
 ASH = str(demo.model_folder("ash"))
@@ -215,7 +222,7 @@ def test_a_shard_is_let_go_before_the_next_is_made_or_read(monkeypatch, tmp_path
     kept = watch(monkeypatch, extraction, "narrow", lambda states: states)
     folder = extract_to(tmp_path / "s", Fake(), TEXTS, shard_texts=2, dtype=dtype)
     assert made == kept == [0] * 5
-    read = watch(monkeypatch, shards, "load_states", lambda part: part.states)
+    read = watch(monkeypatch, states_folder, "load_states", lambda part: part.states)
     folder.load()
     describe(folder.folder)
     assert read == [0] * 10
@@ -531,8 +538,8 @@ def vouched(folder: Path, content: bytes) -> None:
 def test_attacks_are_refused_before_a_shard_is_read(name, good, monkeypatch):
     attack, words = AT_THE_DOOR[name]
     attack(good)
-    monkeypatch.setattr(shards, "load_states", lambda _: pytest.fail("a shard was read"))
-    monkeypatch.setattr(shards, "hash_file", lambda _: pytest.fail("a shard was hashed"))
+    monkeypatch.setattr(states_folder, "load_states", lambda _: pytest.fail("a shard was read"))
+    monkeypatch.setattr(states_folder, "hash_file", lambda _: pytest.fail("a shard was hashed"))
     with pytest.raises(FormatError, match=words) as caught:
         open_folder(good)
     assert str(good) in str(caught.value)
@@ -578,7 +585,7 @@ def test_a_folder_changed_after_it_was_opened_is_refused(good):
 def test_a_cap_is_kept_before_anything_is_read(good, monkeypatch):
     size = 12 * (3 * 4 + 4 * 4)
     assert len(states_of(good, cap=size)) == 12
-    monkeypatch.setattr(shards, "load_states", lambda _: pytest.fail("a shard was read"))
+    monkeypatch.setattr(states_folder, "load_states", lambda _: pytest.fail("a shard was read"))
     with pytest.raises(FormatError, match=f"got {size} bytes, expected at most {size - 1}"):
         states_of(good, cap=size - 1)
 

@@ -20,11 +20,10 @@ from tokenizers import (
     trainers,
 )
 
-from linalign_lite import HiddenStates, demo, extract, load_model, tokens
-from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.linear import Space
-from linalign_lite.modelcard import seal_card
-from linalign_lite.tokens import (
+from linalign_lite import HiddenStates, demo, extract, load_model
+from linalign_lite.core import token_alignment
+from linalign_lite.core.space import Space
+from linalign_lite.core.token_alignment import (
     RULES,
     completing,
     load_tokenizer,
@@ -32,6 +31,8 @@ from linalign_lite.tokens import (
     pair_states,
     read_ends,
 )
+from linalign_lite.errors import FormatError, InputError, MismatchError
+from linalign_lite.modelcard import seal_card
 
 LINES = [
     "Once upon a time, there was a little girl named Lily.",
@@ -385,11 +386,16 @@ def test_a_split_character_pairs_at_its_last_byte_alone(kind):
     ],
 )
 def test_read_ends(text, offsets, ends):
-    assert tokens._whole_ends(text, offsets, [0] * len(offsets)) == ends
+    assert token_alignment._whole_ends(text, offsets, [0] * len(offsets)) == ends
 
 
 def test_special_tokens_are_not_looked_at():
-    assert tokens._whole_ends("ab", [(0, 0), (0, 1), (1, 2), (0, 0)], [1, 0, 0, 1]) == [0, 1, 2, 0]
+    assert token_alignment._whole_ends("ab", [(0, 0), (0, 1), (1, 2), (0, 0)], [1, 0, 0, 1]) == [
+        0,
+        1,
+        2,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -488,7 +494,7 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path, monkeypatch):
         path.write_bytes(raw)
         with pytest.raises(FormatError, match="not a usable tokenizer"):
             load_tokenizer(path)
-    monkeypatch.setattr(tokens, "MAX_TOKENIZER", 20)
+    monkeypatch.setattr(token_alignment, "MAX_TOKENIZER", 20)
     with pytest.raises(FormatError, match="too large for a tokenizer: got 33 bytes"):
         load_tokenizer(path)
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from linalign_lite.bundle import layout, signing
 from linalign_lite.bundle.streams import is_ours, is_secret
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.serialization import load
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.wire import MAGIC, Kind
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import CARD_FILE, HEAD_FILE, load_card
 from linalign_lite.ood.detector import Detector
 from linalign_lite.storage.atomic import open_regular
-from linalign_lite.store import load
 
 _ZIP = b"PK\3\4"
 _TYPES = {"map": AffineMap, "head": Head, "detector": Detector}

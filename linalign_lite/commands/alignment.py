@@ -24,9 +24,10 @@ from linalign_lite.errors import InputError
 from linalign_lite.storage.remote import Place, delivered, place
 
 if TYPE_CHECKING:
-    from linalign_lite.hidden import HiddenStates
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.head import Head
+    from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.kl.objective import Teaching
-    from linalign_lite.linear import AffineMap, Head
 
 
 class MapMethod(StrEnum):
@@ -155,7 +156,7 @@ def _write(
     rows: list[tuple[str, object]],
 ) -> None:  # fmt: skip
     """Save the map, or the head that it is folded into, and say so."""
-    from linalign_lite.store import save
+    from linalign_lite.core.serialization import save
 
     with delivered(out) as path:
         save(path, affine if folded is None else folded @ affine)
@@ -221,8 +222,8 @@ def _fit_kl(
 
 def _paired(source: Place, target: Place, rule: str) -> tuple[HiddenStates, HiddenStates]:
     """Both sides, row i of both the same text or position."""
-    from linalign_lite.shards import states_of
-    from linalign_lite.tokens import pair_states
+    from linalign_lite.core.shards.states_folder import states_of
+    from linalign_lite.core.token_alignment import pair_states
 
     x, y = states_of(source), states_of(target)
     if x.text_index is None or y.text_index is None:
@@ -232,8 +233,8 @@ def _paired(source: Place, target: Place, rule: str) -> tuple[HiddenStates, Hidd
 
 def _served(path: Path | None, *, kl: bool, fold: bool) -> Head | None:
     """The head of --head: a file, or a model folder's token head."""
+    from linalign_lite.core.serialization import load_head
     from linalign_lite.modelcard import HEAD_FILE, load_card
-    from linalign_lite.store import load_head
 
     if path is None:
         if kl or fold:

@@ -12,7 +12,8 @@ from linalign_lite.commands.console import AsJson, Console, Quiet, require_outpu
 from linalign_lite.errors import FormatError, InputError
 
 if TYPE_CHECKING:
-    from linalign_lite.linear import AffineMap, Head
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.head import Head
     from linalign_lite.onnx.artefact import Artefact
 
 
@@ -72,9 +73,9 @@ def onnx(
       linalign-lite onnx topics.head.npz topics.onnx --map b-to-a.map.npz
       linalign-lite onnx topics.head.npz small.onnx --dtype int8 --states test.states.npz
     """
-    from linalign_lite.linear import AffineMap
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.serialization import load_states
     from linalign_lite.onnx.carry import to_onnx
-    from linalign_lite.store import load_states
 
     require_output(out, file, map_file, states_file)
     thing = _load(file)
@@ -126,11 +127,11 @@ def fuse(
       linalign-lite fuse birch topics.onnx --map b-to-a.map.npz --head topics.head.npz
       linalign-lite fuse birch app/topics.onnx --head fused.head.npz --with-tokenizer
     """
+    from linalign_lite.core.serialization import load_head
     from linalign_lite.modelcard import TOKENIZER_FILE
     from linalign_lite.onnx.fusing import fuse as write
     from linalign_lite.onnx.fusing import tokenizer_beside
     from linalign_lite.storage.atomic import write_atomic
-    from linalign_lite.store import load_head
 
     console = Console(as_json, quiet)
     require_output(out, map_file, head_file, model / "model.onnx")
@@ -169,9 +170,9 @@ def from_onnx(
       linalign-lite from-onnx topics.onnx topics.head.npz
       linalign-lite from-onnx torch-linear.onnx theirs.head.npz --kind head
     """
-    from linalign_lite.linear import AffineMap
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.serialization import save
     from linalign_lite.onnx.back import from_onnx as read
-    from linalign_lite.store import save
 
     require_output(out, file)
     thing = read(file, None if kind is None else kind.value)
@@ -186,8 +187,9 @@ def from_onnx(
 
 
 def _load(path: Path) -> AffineMap | Head:
-    from linalign_lite.linear import AffineMap, Head
-    from linalign_lite.store import load
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.head import Head
+    from linalign_lite.core.serialization import load
 
     thing = load(path)
     if not isinstance(thing, AffineMap | Head):
@@ -196,7 +198,7 @@ def _load(path: Path) -> AffineMap | Head:
 
 
 def _map(path: Path) -> AffineMap:
-    from linalign_lite.store import load_map
+    from linalign_lite.core.serialization import load_map
 
     return load_map(path)
 

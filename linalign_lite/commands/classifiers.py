@@ -44,8 +44,8 @@ def head(
       linalign-lite head train.states.npz intents.head.npz
       linalign-lite head train.states.npz intents.head.npz --method logistic --penalty 1e-3
     """
+    from linalign_lite.core.serialization import load_states, save
     from linalign_lite.heads import train_head
-    from linalign_lite.store import load_states, save
 
     console = Console(as_json, quiet)
     require_output(out, states)
@@ -87,8 +87,8 @@ def evaluate(
       linalign-lite evaluate intents.head.npz test.states.npz
       linalign-lite evaluate intents.head.npz client.states.npz --map client-to-provider.map.npz
     """
+    from linalign_lite.core.serialization import load_head, load_map, load_states
     from linalign_lite.evaluation import evaluate as judge
-    from linalign_lite.store import load_head, load_map, load_states
 
     affine = load_map(map_file) if map_file else None
     found = judge(load_head(head_file), load_states(states), affine)

@@ -32,8 +32,8 @@ from linalign_lite.storage.remote import (
 )
 
 if TYPE_CHECKING:
-    from linalign_lite.hidden import HiddenStates
-    from linalign_lite.shards import StatesFolder
+    from linalign_lite.core.hidden_states import HiddenStates
+    from linalign_lite.core.shards.states_folder import StatesFolder
 
 
 class Dtype(StrEnum):
@@ -160,9 +160,9 @@ class _How:
 
 def _require_folder(out: Place, texts: str) -> None:
     """Raise InputError now, not after an hour's work, when ``out`` cannot be made."""
-    from linalign_lite.resuming import is_unfinished
-    from linalign_lite.shards import require_name
-    from linalign_lite.uploading import require_free
+    from linalign_lite.core.shards.resuming import is_unfinished
+    from linalign_lite.core.shards.states_folder import require_name
+    from linalign_lite.core.shards.uploading import require_free
 
     require_name(out)
     if same_place(out, place(texts)):
@@ -182,8 +182,8 @@ def _write_file(
     console: Console, model: Path, texts: str, reading: Mapping[str, Any], out: Place, how: _How
 ) -> tuple[HiddenStates, int]:
     """The states, saved as one file, and how many blank lines were skipped."""
+    from linalign_lite.core.serialization import save
     from linalign_lite.extraction import narrow
-    from linalign_lite.store import save
     from linalign_lite.texts import read_texts
 
     read = read_texts(texts, **reading)
@@ -207,9 +207,9 @@ def _write_folder(
     shard_texts: int | None,
 ) -> tuple[StatesFolder, int]:  # fmt: skip
     """As `_write_file`, but to the disk, a shard at a time, and never all texts in memory."""
+    from linalign_lite.core.shards.resuming import is_unfinished
     from linalign_lite.corpus import read_corpus
     from linalign_lite.extraction import BATCH_TOKENS, SHARD_TEXTS, extract_to
-    from linalign_lite.resuming import is_unfinished
     from linalign_lite.streams import kept
 
     with kept(texts) as path:

@@ -9,9 +9,10 @@ from linalign_lite.commands.console import Console
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.head import Head
+    from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.few.report import FewReport
-    from linalign_lite.hidden import HiddenStates
-    from linalign_lite.linear import AffineMap, Head
 
 Sides = tuple["HiddenStates", "HiddenStates"]
 Rows = list[tuple[str, object]]

@@ -62,9 +62,9 @@ def generate(
       linalign-lite generate --source b --target a --map b-to-a.map.npz - --stop "End" < prompt.txt
       linalign-lite generate --source a --target a "Once upon a time" --temperature 0.8 --seed 3
     """
+    from linalign_lite.core.serialization import load_map
     from linalign_lite.generation import generate as go_on
     from linalign_lite.runtime import load_model
-    from linalign_lite.store import load_map
 
     console = Console(as_json, quiet)
     text = _stdin() if prompt == "-" else prompt
@@ -130,9 +130,9 @@ def evaluate_generation(
       linalign-lite evaluate-generation --source b --target a --map b-to-a.map.npz stories.txt \\
         --separator "<|endoftext|>" --limit 200 --json
     """
+    from linalign_lite.core.serialization import load_map
     from linalign_lite.judging import judge
     from linalign_lite.runtime import load_model
-    from linalign_lite.store import load_map
     from linalign_lite.texts import read_texts
 
     console = Console(as_json, quiet)

@@ -15,8 +15,8 @@ from linalign_lite.errors import InputError
 from linalign_lite.storage.remote import Place, delivered, fetched, place
 
 if TYPE_CHECKING:
+    from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.fitting import FitReport
-    from linalign_lite.linear import AffineMap
     from linalign_lite.paired import PairedMoments
 
 
@@ -131,10 +131,10 @@ def fit_moments(
       linalign-lite fit-moments here.moments.npz a-to-b.map.npz
       linalign-lite fit-moments north.moments.npz south.moments.npz a-to-b.map.npz
     """
+    from linalign_lite.core.serialization import save
     from linalign_lite.momentfiles import load_moments
     from linalign_lite.paired import fit_paired, put_together
     from linalign_lite.storage.npz import DEFAULT_CAP
-    from linalign_lite.store import save
 
     def read(file: str) -> PairedMoments:
         with fetched(place(file), DEFAULT_CAP) as path:
@@ -165,9 +165,9 @@ def measured(
     scheduler: str | None = None,
 ) -> PairedMoments:
     """Moments of two files, or of two folders shard by shard."""
+    from linalign_lite.core.shards.states_folder import open_folder, states_of
+    from linalign_lite.core.token_alignment import pair_states
     from linalign_lite.measuring import measure_pair, measure_shards
-    from linalign_lite.shards import open_folder, states_of
-    from linalign_lite.tokens import pair_states
 
     if source.is_dir() and target.is_dir():
         x, y = open_folder(source), open_folder(target)

@@ -12,7 +12,7 @@ import typer
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 
 if TYPE_CHECKING:
-    from linalign_lite.linear import AffineMap
+    from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.ood.detector import Detector
 
 app = typer.Typer(
@@ -97,11 +97,11 @@ def fit(
       linalign-lite ood fit train.states.npz intents.ood.npz --method auto
       linalign-lite ood fit train.npz x.ood.npz --method energy --head h.npz --scores-only
     """
+    from linalign_lite.core.serialization import load_head
+    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.ood.choosing import compare_detectors
     from linalign_lite.ood.files import save_detector
     from linalign_lite.ood.fitting import fit_detector
-    from linalign_lite.shards import states_of
-    from linalign_lite.store import load_head
 
     console = Console(as_json, quiet)
     require_output(out, states, head_file, validation)
@@ -150,8 +150,8 @@ def score(
       linalign-lite ood score intents.ood.npz test.states.npz
       linalign-lite ood score intents.ood.npz client.states.npz --map client-to-provider.map.npz
     """
+    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.ood.files import load_detector
-    from linalign_lite.shards import states_of
 
     detector = load_detector(detector_file)
     scores = detector.scores(states_of(states), _map(map_file))
@@ -188,9 +188,9 @@ def evaluate(
       linalign-lite ood evaluate intents.ood.npz test.states.npz oos.states.npz
       linalign-lite ood evaluate intents.ood.npz b.test.npz b.oos.npz --map b-to-a.map.npz --json
     """
+    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.ood.files import load_detector
     from linalign_lite.ood.report import evaluate_detector
-    from linalign_lite.shards import states_of
 
     found = evaluate_detector(
         load_detector(detector_file), states_of(inlying), states_of(outlying), _map(map_file)
@@ -227,8 +227,8 @@ def threshold(
     Example:
       linalign-lite ood threshold a.ood.npz b.val.npz b-to-a.ood.npz --map b-to-a.map.npz
     """
+    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.ood.files import load_detector, save_detector
-    from linalign_lite.shards import states_of
 
     console = Console(as_json, quiet)
     require_output(out, detector_file, states, map_file)
@@ -259,6 +259,6 @@ def _tell(
 
 
 def _map(path: Path | None) -> AffineMap | None:
-    from linalign_lite.store import load_map
+    from linalign_lite.core.serialization import load_map
 
     return load_map(path) if path else None

@@ -13,12 +13,12 @@ import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
 from linalign_lite.commands.reading import states_of
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.encrypt.keys import PublicKey, SecretKey
 from linalign_lite.encrypt.keys import keygen as make
 from linalign_lite.encrypt.parameters import by_name
 from linalign_lite.errors import InputError, OutputExistsError
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.client import Scores
@@ -109,8 +109,8 @@ def encrypt(
       linalign-lite encrypt mine.states.npz mine.query --key keys --map a-to-b.map.npz
       echo "is it raining?" | linalign-lite encrypt - mine.query --model ash --key keys --map m.npz
     """
+    from linalign_lite.core.serialization import load_map
     from linalign_lite.encrypt.client import Client
-    from linalign_lite.store import load_map
 
     console = Console(as_json, quiet)
     require_output(out, queries, map_file)
@@ -163,13 +163,13 @@ def score(
       linalign-lite score q r --head h.npz --public keys --map b-to-a.map.npz
       linalign-lite score q r --head h.npz --public keys --budget clients.sqlite --limit 300
     """
+    from linalign_lite.core.serialization import load_head, load_map
     from linalign_lite.encrypt.messages import QueryInfo
     from linalign_lite.encrypt.planner import predict
     from linalign_lite.encrypt.policy import Budget
     from linalign_lite.encrypt.provider import Provider
     from linalign_lite.encrypt.wire import Kind, reading
     from linalign_lite.encrypt.workers import cores
-    from linalign_lite.store import load_head, load_map
 
     console = Console(as_json, quiet)
     require_output(out, query, head, map_file, budget, *(public or ()))
@@ -318,7 +318,7 @@ def _public(paths: list[Path]) -> list[PublicKey]:
 def _states(
     queries: str, model: Path | None, affine: AffineMap | None, console: Console
 ) -> HiddenStates:
-    from linalign_lite.store import load_states
+    from linalign_lite.core.serialization import load_states
 
     if model is None:
         if not queries.endswith(".npz"):

@@ -144,10 +144,10 @@ def audit(
     Example:
       linalign-lite audit --head intents.head.npz
     """
+    from linalign_lite.core.serialization import load_head
     from linalign_lite.encrypt.audit import audit as run
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.errors import LinalignError
-    from linalign_lite.store import load_head
 
     console = Console(as_json, quiet)
     loaded = load_head(head)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linalign_lite.commands.console import Console
-from linalign_lite.hidden import HiddenStates
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.texts import Texts
 
 if TYPE_CHECKING:
+    from linalign_lite.core.shards.states_folder import StatesFolder
     from linalign_lite.runtime import Model
-    from linalign_lite.shards import StatesFolder
 
 
 def states_of(

@@ -11,7 +11,7 @@ from linalign_lite.commands.console import AsJson, Console, Quiet, columns
 from linalign_lite.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from linalign_lite.hidden import HiddenStates
+    from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.similarity.results import Measured, Similarity
 
 _HEAD = ["", "value", "rows", "p", "paired", "shuffled", "most alike"]
@@ -87,7 +87,7 @@ def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:
     """The states by name: the file's, or its whole path where two files have the same."""
     import numpy as np
 
-    from linalign_lite.shards import states_of
+    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.similarity.positions import common_rows
 
     if len(paths) < 2:

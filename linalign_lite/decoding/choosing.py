@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError, LinalignError
-from linalign_lite.linear import Array
 
 Chooser = Callable[[Array], int]
 LONGEST_STOP = 4096  # characters

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError, LinalignError
-from linalign_lite.linear import Array
 from linalign_lite.runtime import OUTPUT, Model
 
 PAST, PRESENT = "past_key_values.", "present."

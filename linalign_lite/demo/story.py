@@ -12,6 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.metrics import accuracy
+from linalign_lite.core.serialization import save
+from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
 from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import PublicKey, keygen
@@ -21,16 +27,11 @@ from linalign_lite.extraction import extract
 from linalign_lite.fitting import fit
 from linalign_lite.generation import generate
 from linalign_lite.heads import train_head
-from linalign_lite.hidden import HiddenStates
 from linalign_lite.judging import judge
 from linalign_lite.kl.fitting import fit_kl
-from linalign_lite.linear import AffineMap, Head
-from linalign_lite.metrics import accuracy
 from linalign_lite.runtime import Model, load_model
 from linalign_lite.storage.atomic import write_atomic
-from linalign_lite.store import save
 from linalign_lite.texts import Texts
-from linalign_lite.tokens import pair_states
 
 Say = Callable[[str], None]
 PROMPT, SAMPLE_TOKENS = "One day, Lily went to the park with her mom. She", 20

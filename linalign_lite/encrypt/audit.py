@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import QueryInfo
@@ -34,7 +35,6 @@ from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.seal.scheme import SealScheme
 from linalign_lite.encrypt.seal.server import SealServerSide
 from linalign_lite.encrypt.words import split
-from linalign_lite.linear import Head
 
 _NOISE_ROUNDS = 48
 _CLASSES = 64

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.head import soft_capped
+from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.encrypt.keys import SecretKey, scheme_for
 from linalign_lite.encrypt.messages import (
     Query,
@@ -30,8 +33,6 @@ from linalign_lite.encrypt.precision import (
 from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
 from linalign_lite.encrypt.words import decrypt, reply_size, split
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
-from linalign_lite.hidden import HiddenStates, as_states
-from linalign_lite.linear import AffineMap, Array, soft_capped
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.scores import outlyingness
 from linalign_lite.storage.atomic import PathLike, atomic

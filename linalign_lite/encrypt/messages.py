@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
+from linalign_lite.core.space import MAX_DIM, Space, usable_label
 from linalign_lite.encrypt.packing import Layout, layout_of
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, SMALLEST
@@ -29,7 +30,6 @@ from linalign_lite.encrypt.wire import (
 )
 from linalign_lite.encrypt.words import reply_size
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.linear import MAX_DIM, Space, usable_label
 from linalign_lite.storage.atomic import PathLike, atomic
 
 MAX_OUTPUTS = 1 << 24

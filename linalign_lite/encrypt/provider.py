@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import (
     Query,
@@ -23,7 +24,6 @@ from linalign_lite.encrypt.precision import MAX_ERROR
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Kind, Record, Writer, reading
 from linalign_lite.errors import LinalignError, MismatchError, PrecisionError
-from linalign_lite.linear import Head
 from linalign_lite.storage.atomic import PathLike, atomic
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import scheme_for
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.packing import Floats, Layout, pack_rows, product_norm, score_positions
@@ -22,7 +23,6 @@ from linalign_lite.encrypt.precision import flood_bits, head_scale, query_scale,
 from linalign_lite.encrypt.scheme import Finish
 from linalign_lite.encrypt.wire import Record
 from linalign_lite.encrypt.words import spread
-from linalign_lite.linear import Head
 
 _LAYOUTS = 256
 Plains = list[Any]  # of one product: the head's rows by chunk

@@ -16,13 +16,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Record
 from linalign_lite.errors import LinalignError
-from linalign_lite.linear import Head
 
 _AHEAD = 2  # records in flight for each process: what bounds memory
 _job: list[Any] = []  # of one worker: scorer, zeros, query, scales

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.metrics import error_of_mean
 from linalign_lite.few.choice import FEW, Trial, lowest, merged
 from linalign_lite.few.judging import Judge, at_best_scale
 from linalign_lite.kl.descent import Affine, Axes, Where, axes_of, chart_on, descend
 from linalign_lite.kl.fitting import FINE, ROUGH, lowered
 from linalign_lite.kl.objective import Lesson, Softmax
 from linalign_lite.kl.report import Step, Watch
-from linalign_lite.linear import AffineMap
-from linalign_lite.metrics import error_of_mean
 from linalign_lite.moments import Float64, FoldedMoments, Moments
 from linalign_lite.spectra import Spectrum, ridge, spectrum
 

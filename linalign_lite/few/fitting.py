@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
 from linalign_lite.few import aware, squares
 from linalign_lite.few.choice import FEW, PUBLIC, Trial, lowest, usable_weight
 from linalign_lite.few.judging import make_judge
 from linalign_lite.few.report import FewReport
 from linalign_lite.fitting import usable_penalty
-from linalign_lite.hidden import HiddenStates, as_states
 from linalign_lite.kl.checks import true_outputs
 from linalign_lite.kl.fitting import (
     ITERATIONS,
@@ -24,7 +26,6 @@ from linalign_lite.kl.fitting import (
 )
 from linalign_lite.kl.objective import Teaching, learn, reduce_head
 from linalign_lite.kl.report import Watch
-from linalign_lite.linear import AffineMap, Array, Head
 from linalign_lite.moments import fold_index, folded, measure
 from linalign_lite.spectra import PENALTIES, ridge
 

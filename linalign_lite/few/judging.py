@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
 from linalign_lite.kl.descent import Affine
 from linalign_lite.kl.objective import Float32, Lesson, Softmax, divergences
-from linalign_lite.linear import Array
 from linalign_lite.moments import Float64
 
 SCALES = tuple(float(s) for s in np.logspace(-1.5, 0.5, 17))

@@ -12,12 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
 from linalign_lite.forward import Progress
 from linalign_lite.judging.reading import Job, make_job, reads_ahead, teach, windows
 from linalign_lite.judging.sampling import Said, Sample, Spoken, draw_prompts, speak
 from linalign_lite.judging.scoring import TOP, Sums
-from linalign_lite.linear import AffineMap, Head
 from linalign_lite.runtime import Model
 from linalign_lite.texts import Texts
 

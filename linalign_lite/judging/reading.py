@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates
+from linalign_lite.core.token_alignment import pair_ends
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import extract
 from linalign_lite.forward import Progress
-from linalign_lite.hidden import NO_TOKEN, HiddenStates
 from linalign_lite.judging.scoring import Ints, Sums, compare, surprise
-from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import HEAD_FILE
 from linalign_lite.runtime import Model
 from linalign_lite.texts import Texts
-from linalign_lite.tokens import pair_ends
 
 WINDOW = 256  # texts whose token states are held at once
 STATES = 256 << 20  # bytes of token states held at once, by estimate

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.hidden_states import NO_TOKEN
 from linalign_lite.forward import Progress
 from linalign_lite.generation import generate
-from linalign_lite.hidden import NO_TOKEN
 from linalign_lite.judging.reading import Job, following, positions, token_states
 from linalign_lite.judging.scoring import surprise
-from linalign_lite.linear import AffineMap
 
 GRAM = 4  # words in a row that count as repeated
 FEWEST_WORDS = 2 * GRAM  # a text of fewer is looked at token by token

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.linear import Array, Head
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.head import Head
 
 Ints = npt.NDArray[np.integer[Any]]
 BLOCK = 64 << 20  # bytes of scores held at once

@@ -16,8 +16,8 @@ from functools import partial
 
 import numpy as np
 
+from linalign_lite.core.affine_map import row_blocks
 from linalign_lite.kl.objective import Lesson, Softmax, divergence
-from linalign_lite.linear import row_blocks
 from linalign_lite.moments import Float64, measure
 
 FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.executor import ahead
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.shards.manifest import Shard
+from linalign_lite.core.shards.states_folder import StatesFolder
+from linalign_lite.core.token_alignment import Positions, pair_ends
 from linalign_lite.errors import MismatchError
-from linalign_lite.executing import ahead
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import Array
-from linalign_lite.manifest import Shard
-from linalign_lite.shards import StatesFolder
-from linalign_lite.tokens import Positions, pair_ends
 
 Folds = npt.NDArray[np.unsignedinteger[Any]]
 

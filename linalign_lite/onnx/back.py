@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.space import MAX_DIM, Space
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.linear import MAX_DIM, AffineMap, Head, Space
 from linalign_lite.onnx import surgery
 from linalign_lite.onnx.carry import MAPPED, SCORES, STATES
 from linalign_lite.onnx.extra import require

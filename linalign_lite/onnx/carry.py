@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head, soft_capped
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head, soft_capped
 from linalign_lite.onnx import artefact, surgery
 from linalign_lite.onnx.artefact import Artefact, Check
 from linalign_lite.onnx.parts import IR, OPSET, Affine, Builder, add_affine, add_softcap

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.linear import Head
 from linalign_lite.modelcard import PastTensor
 from linalign_lite.onnx import surgery
 from linalign_lite.onnx.surgery import PAST, PRESENT, STATES

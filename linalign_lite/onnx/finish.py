@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.head import Head
+from linalign_lite.core.serialization import save
 from linalign_lite.errors import InputError
-from linalign_lite.linear import Head
 from linalign_lite.modelcard import DIGESTED, HEAD_FILE, ModelCard, folder_digest, seal_card
 from linalign_lite.onnx import pooling, quantizing, surgery, weights
 from linalign_lite.onnx.cut import Cut
 from linalign_lite.storage.hashing import hash_file
-from linalign_lite.store import save
 
 DTYPES = ("fp32", "fp16")
 _PACKAGES = (

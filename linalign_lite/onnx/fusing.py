@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.batching import pool
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head, soft_capped
+from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.linear import AffineMap, Head, Space, soft_capped
 from linalign_lite.modelcard import MODEL_FILE, TOKENIZER_FILE
 from linalign_lite.onnx import artefact, parity, surgery, weights
 from linalign_lite.onnx.artefact import Artefact, Check

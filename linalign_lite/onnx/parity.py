@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.head import Head
 from linalign_lite.errors import ParityError
-from linalign_lite.linear import Head
 from linalign_lite.modelcard import PastTensor
 from linalign_lite.onnx.surgery import PAST, PRESENT, STATES
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.space import UNKNOWN, Space, usable_label
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.hidden import HiddenStates, as_states
-from linalign_lite.linear import UNKNOWN, AffineMap, Array, Space, usable_label
 from linalign_lite.ood.rules import Rule, ScoreRule
 
 Float64 = npt.NDArray[np.float64]

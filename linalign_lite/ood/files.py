@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.head import Head
+from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.linear import Head, Space
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.rules import Cosine, Mahalanobis, Neighbours, Rule, ScoreRule, VirtualLogit
 from linalign_lite.storage.atomic import PathLike

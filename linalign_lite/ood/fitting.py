@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
 from linalign_lite.evaluation import true_outputs
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import Array, Head
 from linalign_lite.ood.detector import TPR, Detector
 from linalign_lite.ood.gaussians import class_means, spread_about, whitening
 from linalign_lite.ood.neighbours import unit

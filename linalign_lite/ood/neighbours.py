@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.linear import Array
+from linalign_lite.core.affine_map import Array
 
 Float64 = npt.NDArray[np.float64]
 QUERIES, BANK = 256, 8192  # rows of each that meet at once: 16 MB of distances

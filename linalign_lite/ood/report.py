@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Array
-from linalign_lite.metrics import Interval, aupr_in, aupr_out, auroc_interval, fpr_at, roc_curve
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.metrics import (
+    Interval,
+    aupr_in,
+    aupr_out,
+    auroc_interval,
+    fpr_at,
+    roc_curve,
+)
 from linalign_lite.ood.detector import Detector
 
 Float64 = npt.NDArray[np.float64]

@@ -13,8 +13,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.linear import Array, Head
 from linalign_lite.ood.neighbours import kth_distance, unit
 from linalign_lite.ood.scores import SCORE_METHODS, energy, outlyingness, usable_temperature
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.errors import InputError
-from linalign_lite.linear import Array
-from linalign_lite.metrics import cross_entropy
 
 Float64 = npt.NDArray[np.float64]
 SCORE_METHODS = ("energy", "msp", "max-logit")

@@ -8,9 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
-from linalign_lite.hidden import HiddenStates, as_states
-from linalign_lite.linear import Array
 from linalign_lite.moments import Float64, fold_index
 from linalign_lite.similarity.pairs import Figures, figures
 from linalign_lite.similarity.results import (

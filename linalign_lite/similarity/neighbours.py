@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.linear import Array
+from linalign_lite.core.affine_map import Array
 from linalign_lite.moments import Float64
 
 Ints = npt.NDArray[np.integer[Any]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.tokens import pair_states
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.token_alignment import pair_states
 
 
 def common_rows(states: Mapping[str, HiddenStates]) -> dict[str, HiddenStates]:

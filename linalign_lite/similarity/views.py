@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
-from linalign_lite.linear import Array
 from linalign_lite.moments import CHUNK, Float64
 from linalign_lite.similarity.measures import hsic, kept_directions, whitener
 from linalign_lite.similarity.neighbours import nearest

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.core.space import POOLINGS
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.linear import POOLINGS
 from linalign_lite.storage.atomic import PathLike, open_regular
 from linalign_lite.survey.checking import MOST_DATA, MOST_MODELS
 from linalign_lite.texts import Texts, read_texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from linalign_lite.linear import AffineMap
+from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.ood.fitting import METHODS
 from linalign_lite.ood.report import evaluate_detector
 from linalign_lite.survey.classes import Way, mapped

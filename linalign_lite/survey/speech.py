@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 from linalign_lite.compat import check_compatibility
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.fitting import fit
 from linalign_lite.judging import judge
 from linalign_lite.kl.fitting import fit_kl
-from linalign_lite.linear import AffineMap
 from linalign_lite.survey.config import Reading, Stories
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import GenerationRow, TokenizerRow
 from linalign_lite.survey.workshop import Workshop
-from linalign_lite.tokens import pair_states
 
 LOOKED = 2_000  # texts on which tokenizers are compared
 

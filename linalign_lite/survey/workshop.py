@@ -10,13 +10,14 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
 from linalign_lite.evaluation import Evaluation, evaluate
 from linalign_lite.extraction import extract
 from linalign_lite.heads import train_head
-from linalign_lite.hidden import HiddenStates
 from linalign_lite.kl.fitting import fit_kl
-from linalign_lite.linear import AffineMap, Head
 from linalign_lite.modelcard import ModelCard, load_card
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.fitting import fit_detector

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, keygen
 from linalign_lite.encrypt.messages import Query
@@ -15,7 +16,6 @@ from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE
 from linalign_lite.encrypt.policy import Budget
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.linear import Head
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 N, DIM, KILLS = 3, 16, 60

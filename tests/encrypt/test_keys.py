@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
@@ -18,7 +19,6 @@ from linalign_lite.encrypt.residues import pack_words
 from linalign_lite.encrypt.seal import objects
 from linalign_lite.encrypt.seal.scheme import SealScheme, api
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
-from linalign_lite.linear import Head
 
 SETS = [INSECURE_NOOP, PRIVATE, TRUSTED]
 

@@ -209,8 +209,8 @@ def test_an_encryption_of_zero_is_as_quiet_as_its_bound():
 
 def test_seals_noise_is_what_the_bound_supposes():
     """Centred binomial of 42 coins: at most 21, variance 10.5."""
+    from linalign_lite.core.head import Head
     from linalign_lite.encrypt.audit import _Bench
-    from linalign_lite.linear import Head
 
     bench = _Bench(Head(np.ones((1, 8)), np.zeros(1)), PRIVATE)
     noise = np.concatenate([bench._noise(bench.ask(np.zeros(8))[2][0]) for _ in range(10)])

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import MAX_OUTPUTS
@@ -20,7 +21,6 @@ from linalign_lite.encrypt.planner import (
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.wire import MAX_RECORD
 from linalign_lite.errors import InputError
-from linalign_lite.linear import Head
 
 BOTH = [PRIVATE, TRUSTED]
 

@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.audit import Report, audit
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
@@ -21,7 +22,6 @@ from linalign_lite.encrypt.seal.scheme import SealScheme, api
 from linalign_lite.encrypt.wire import Record, seal_record
 from linalign_lite.encrypt.words import decrypt, reply_size, split
 from linalign_lite.errors import BudgetError, FormatError, InputError, PrecisionError
-from linalign_lite.linear import Head
 
 DIM, CLASSES = 48, 5
 

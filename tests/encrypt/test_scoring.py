@@ -11,6 +11,10 @@ import threading
 import numpy as np
 import pytest
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.space import Space
 from linalign_lite.encrypt import provider as provider_module
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
@@ -21,8 +25,6 @@ from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.precision import decimals, precision_bits
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.errors import FormatError, InputError, MismatchError, PrecisionError
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head, Space
 
 SETS = [INSECURE_NOOP, PRIVATE, TRUSTED]
 SIZES = [(1, 2), (64, 10), (384, 1), (384, 150), (768, 2), (4096, 10), (5000, 2), (5000, 30)]

@@ -15,6 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.space import Space
 from linalign_lite.encrypt import wire
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen, scheme_for
@@ -25,8 +28,6 @@ from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.wire import Header, Kind, Reader, Writer
 from linalign_lite.encrypt.words import reply_size
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import Head, Space
 
 GOLDEN = Path(__file__).parent / "golden"
 SETS = [INSECURE_NOOP, TRUSTED, PRIVATE]

@@ -13,17 +13,18 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "kl"))
 
 from kl_cases import Case, blind_spot, make_case, reference, scores_of, softmax_of, taught
 
-from linalign_lite import store
+from linalign_lite.core import serialization
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates
+from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError
 from linalign_lite.few import aware, judging
 from linalign_lite.few.choice import FEW, PUBLIC, WEIGHTS
 from linalign_lite.few.fitting import fit_with_few
-from linalign_lite.hidden import NO_TOKEN, HiddenStates
 from linalign_lite.kl.checkpoint import digest_of
 from linalign_lite.kl.descent import Affine
 from linalign_lite.kl.fitting import CLASSES, TOKENS, fit_kl
 from linalign_lite.kl.objective import Teaching, divergences, learn, reduce_head
-from linalign_lite.linear import Head, Space
 from linalign_lite.moments import measure
 from linalign_lite.spectra import ridge, spectrum
 
@@ -212,8 +213,8 @@ def test_the_report_says_what_was_tried(parts, fitted, tmp_path):
     assert report.loss == min(report.public_loss, report.few_loss, report.both_loss)
     new = loss_of(head, judge, affine)
     assert abs(new - report.loss) < 4 * report.loss_error + 0.2 * new
-    store.save(tmp_path / "x.map.npz", affine)
-    card = store.load_map(tmp_path / "x.map.npz").card
+    serialization.save(tmp_path / "x.map.npz", affine)
+    card = serialization.load_map(tmp_path / "x.map.npz").card
     json.dumps(dict(card), allow_nan=False)
     assert card["method"] == "kl"
     assert card["head"]["digest"] == digest_of(head)

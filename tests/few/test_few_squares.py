@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import aligned_states
 
-from linalign_lite import store
+from linalign_lite.core import serialization
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.metrics import error_of_mean
+from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.few import squares
 from linalign_lite.few.choice import FEW, PUBLIC, WEIGHTS
 from linalign_lite.few.fitting import fit_with_few
 from linalign_lite.fitting import fit
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import Head, Space
-from linalign_lite.metrics import error_of_mean
 from linalign_lite.moments import fold_index, folded, measure
 
 
@@ -195,8 +196,8 @@ def test_the_report_says_what_was_tried(tmp_path):
     assert tuple(dict.fromkeys(w for w, *_ in report.curve)) == WEIGHTS
     assert report.loss == min(loss for *_, loss in report.curve)
     assert 0 < report.loss_error < report.loss
-    store.save(tmp_path / "x.map.npz", affine)
-    card = store.load_map(tmp_path / "x.map.npz").card
+    serialization.save(tmp_path / "x.map.npz", affine)
+    card = serialization.load_map(tmp_path / "x.map.npz").card
     json.dumps(dict(card), allow_nan=False)
     assert card["method"] == "ridge"
     assert card["few_weight"] == report.few_weight

@@ -19,9 +19,14 @@ import numpy as np
 
 from fuzz import archives, bundles, documents, frames, mutators
 from fuzz.contract import Broken, working_folder
-from linalign_lite import commands, modelcard, store
+from linalign_lite import commands, modelcard
 from linalign_lite.bundle.reading import verify_bundle
 from linalign_lite.bundle.signing import VerifyingKey
+from linalign_lite.core import serialization
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates, text_digest
+from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
@@ -32,8 +37,6 @@ from linalign_lite.encrypt.policy import Budget
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.wire import Header, Kind
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.hidden import HiddenStates, text_digest
-from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.onnx import pooling
 from linalign_lite.ood import rules as rules_module
 from linalign_lite.ood.detector import Detector
@@ -84,7 +87,7 @@ class Target:
 def _saved(*things: Any) -> list[bytes]:
     with working_folder() as folder:
         for i, thing in enumerate(things):
-            store.save(folder / f"{i}.npz", thing)
+            serialization.save(folder / f"{i}.npz", thing)
         return [(folder / f"{i}.npz").read_bytes() for i in range(len(things))]
 
 
@@ -295,24 +298,24 @@ def _printable(texts: Sequence[str], what: str) -> None:
 
 
 def run_states(data: bytes, folder: Path) -> None:
-    states = store.load_states(_file(folder, "x.npz", data))
+    states = serialization.load_states(_file(folder, "x.npz", data))
     _printable(states.labels, "labels")
-    _again(states, store.load_states, folder)
+    _again(states, serialization.load_states, folder)
 
 
 def run_map(data: bytes, folder: Path) -> None:
-    _again(store.load_map(_file(folder, "x.npz", data)), store.load_map, folder)
+    _again(serialization.load_map(_file(folder, "x.npz", data)), serialization.load_map, folder)
 
 
 def run_head(data: bytes, folder: Path) -> None:
-    head = store.load_head(_file(folder, "x.npz", data))
+    head = serialization.load_head(_file(folder, "x.npz", data))
     with np.errstate(all="ignore"), contextlib.suppress(InputError):
         head.apply(np.zeros(head.weight.shape[1], np.float32))
-    _again(head, store.load_head, folder)
+    _again(head, serialization.load_head, folder)
 
 
 def run_ood(data: bytes, folder: Path) -> None:
-    detector = store.load_detector(_file(folder, "x.npz", data))
+    detector = serialization.load_detector(_file(folder, "x.npz", data))
     _printable(detector.labels, "labels")
     with np.errstate(all="ignore"), contextlib.suppress(InputError):
         scores = detector.scores(np.zeros((2, detector.space.dim), np.float32))
@@ -320,13 +323,13 @@ def run_ood(data: bytes, folder: Path) -> None:
             raise Broken("scores that are not finite")
     with np.errstate(all="ignore"), contextlib.suppress(InputError):
         detector.of_scores(np.zeros((2, 2)))
-    _again(detector, store.load_detector, folder)
+    _again(detector, serialization.load_detector, folder)
 
 
 def _again(thing: Any, load: Callable[[Path], Any], folder: Path) -> None:
     """What was let in can be written, and read again."""
     try:
-        store.save(folder / "again.npz", thing)
+        serialization.save(folder / "again.npz", thing)
         load(folder / "again.npz")
     except (ValueError, InputError) as e:
         raise Broken("loaded, and cannot be saved and loaded again") from e
@@ -335,7 +338,7 @@ def _again(thing: Any, load: Callable[[Path], Any], folder: Path) -> None:
 def run_any(data: bytes, folder: Path) -> None:
     path = _file(folder, "x.npz", data)
     npz.peek_npz(path)
-    store.load(path)
+    serialization.load(path)
 
 
 def run_card(data: bytes, folder: Path) -> None:

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
 from linalign_lite.kl import descent
 from linalign_lite.kl.descent import Affine, Chart, chart_on, descend, find_axes
 from linalign_lite.kl.fitting import lowered
 from linalign_lite.kl.objective import Softmax, Teaching, divergence, learn, reduce_head
-from linalign_lite.linear import AffineMap, Head
 
 
 def make_problem(case: Case, penalty: float, seed: int = 3):

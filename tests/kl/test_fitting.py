@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from kl_cases import Case, blind_spot, make_case, reference
 
-from linalign_lite import store
+from linalign_lite.core import serialization
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates, text_digest
+from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.fitting import fit
-from linalign_lite.hidden import NO_TOKEN, HiddenStates, text_digest
 from linalign_lite.kl import fitting
 from linalign_lite.kl.checkpoint import digest_of
 from linalign_lite.kl.fitting import CLASSES, TOKENS, Step, fit_kl
 from linalign_lite.kl.objective import Teaching
-from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.moments import fold_index, measure
 from linalign_lite.spectra import ridge, spectrum
 
@@ -119,8 +121,8 @@ def test_the_start_figures_are_those_of_the_ridge_map():
 def test_the_card_names_the_head_and_the_file_comes_back(fitted, spot, tmp_path):
     affine, report, _ = fitted
     json.dumps(dict(affine.card), allow_nan=False)
-    store.save(tmp_path / "x.map.npz", affine)
-    found = store.load_map(tmp_path / "x.map.npz")
+    serialization.save(tmp_path / "x.map.npz", affine)
+    found = serialization.load_map(tmp_path / "x.map.npz")
     same_map(found, affine)
     assert found.weight.dtype == np.float32
     assert found.card["method"] == "kl"

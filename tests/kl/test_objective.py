@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference, scores_of, softmax_of, taught
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
 from linalign_lite.kl import objective
 from linalign_lite.kl.fitting import fit_kl, lowered
@@ -20,7 +22,6 @@ from linalign_lite.kl.objective import (
     learn,
     reduce_head,
 )
-from linalign_lite.linear import AffineMap, Head
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

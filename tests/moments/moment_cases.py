@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from linalign_lite.hidden import HiddenStates, text_digest
-from linalign_lite.linear import Space
-from linalign_lite.shards import StatesFolder, write_shards
+from linalign_lite.core.hidden_states import HiddenStates, text_digest
+from linalign_lite.core.shards.states_folder import StatesFolder, write_shards
+from linalign_lite.core.space import Space
 
 SPACES = {"x": Space(7, "ab" * 32, "reader", "mean"), "y": Space(5, "cd" * 32, "speaker", "mean")}
 

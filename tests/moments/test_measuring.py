@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moment_cases import digest, folder, pooled, rows, token_folder
 
+from linalign_lite.core.executor import ahead, in_order
+from linalign_lite.core.shards.states_folder import open_folder
+from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
-from linalign_lite.executing import ahead, in_order
 from linalign_lite.fitting import fit
 from linalign_lite.measuring import measure_pair, measure_shards
 from linalign_lite.measuring.tree import FAN, Tree
 from linalign_lite.moments import FoldedMoments, deal, fold_index, folded, measure
 from linalign_lite.paired import PairedMoments, fit_paired
-from linalign_lite.shards import open_folder
-from linalign_lite.tokens import pair_states
 
 PARTS = ("mean_x", "mean_y", "xx", "xy", "yy")
 
@@ -254,8 +254,8 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 from linalign_lite import HiddenStates
-from linalign_lite.linear import Space
-from linalign_lite.shards import open_folder, write_shards
+from linalign_lite.core.affine_map import Space
+from linalign_lite.core.shards.states_folder import open_folder, write_shards
 from linalign_lite.measuring import measure_shards
 at, shards = Path(sys.argv[1]), int(sys.argv[2])
 rng = np.random.default_rng(0)

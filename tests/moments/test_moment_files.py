@@ -11,17 +11,17 @@ from moment_cases import folder, pooled
 from support import ROOT
 
 from linalign_lite.commands import main
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.serialization import load_map, save
+from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.fitting import fit
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import Space
 from linalign_lite.measuring import measure_pair, measure_shards
 from linalign_lite.momentfiles import _SCHEMA, load_moments, save_moments
 from linalign_lite.moments import FoldedMoments, Moments
 from linalign_lite.paired import PairedMoments, Part, fit_paired, put_together
 from linalign_lite.storage.npz import save_npz
-from linalign_lite.store import load_map, save
 
 GOLDEN = ROOT / "tests" / "golden" / "v1.moments.npz"
 
@@ -266,7 +266,9 @@ def test_two_houses_fit_one_map(tmp_path, capsys, monkeypatch):
 def test_fit_of_folders_is_fit_of_their_states(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x, y = folder(Path("x"), "x", [60, 90]), folder(Path("y"), "y", [70, 80])
-    monkeypatch.setattr("linalign_lite.shards.StatesFolder.load", None)  # nothing is read whole
+    monkeypatch.setattr(
+        "linalign_lite.core.shards.states_folder.StatesFolder.load", None
+    )  # nothing is read whole
     run(capsys, "fit", "x", "y", "folders.map.npz")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from linalign_lite import demo, extract, from_onnx, fuse, load_model
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import InputError, MismatchError, ParityError
-from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.onnx import stem
 from linalign_lite.onnx.fusing import tokenizer_beside
 from linalign_lite.onnx.scan import read_card

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from linalign_lite.core.head import Head
+from linalign_lite.core.serialization import load_head
 from linalign_lite.errors import InputError, OutputExistsError
-from linalign_lite.linear import Head
 from linalign_lite.modelcard import load_card
 from linalign_lite.onnx import surgery
 from linalign_lite.onnx.cut import cut_graph
 from linalign_lite.onnx.reference import quiet
 from linalign_lite.onnx.split import split_exported
-from linalign_lite.store import load_head
 
 onnx = pytest.importorskip("onnx")
 helper, TensorProto, numpy_helper = onnx.helper, onnx.TensorProto, onnx.numpy_helper

@@ -9,7 +9,7 @@ import pytest
 from ood_cases import SPACE, head_for, labelled
 
 from linalign_lite import HiddenStates, InputError, compare_detectors, fit_detector
-from linalign_lite.metrics import auroc
+from linalign_lite.core.metrics import auroc
 
 
 @pytest.fixture

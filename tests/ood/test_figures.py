@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as oracle
 
 from linalign_lite import InputError, report_scores
-from linalign_lite.metrics import aupr_in, aupr_out, auroc, auroc_interval, fpr_at, roc_curve
+from linalign_lite.core.metrics import aupr_in, aupr_out, auroc, auroc_interval, fpr_at, roc_curve
 
 TIED = hnp.arrays(np.float64, st.integers(1, 40), elements=st.integers(-4, 4).map(float))
 

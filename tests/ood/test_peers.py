@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from linalign_lite import Head, HiddenStates, fit_detector, outlyingness
-from linalign_lite.metrics import auroc, fpr_at
+from linalign_lite.core.metrics import auroc, fpr_at
 
 with np.load(Path(__file__).parent.parent / "golden" / "pytorch_ood.npz") as file:
     PEER = dict(file)

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
 from linalign_lite import InputError, outlyingness
-from linalign_lite.metrics import cross_entropy
+from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.ood.scores import (
     SCORE_METHODS,
     calibrated_temperature,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import AffineMap, Head
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.survey.results import NativeRow, OodRow
 from linalign_lite.survey.shelf import digest, open_shelf
 

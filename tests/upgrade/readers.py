@@ -34,19 +34,18 @@ from linalign_lite import (
     load_model,
     load_moments,
     load_results,
-    manifest,
     modelcard,
     momentfiles,
     open_states,
-    resuming,
-    store,
     verify_bundle,
 )
 from linalign_lite.bundle import layout, signing
+from linalign_lite.core import serialization
+from linalign_lite.core.shards import manifest, resuming
+from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.encrypt import policy, wire
 from linalign_lite.errors import FormatError
-from linalign_lite.linear import Space
 from linalign_lite.onnx import scan
 from linalign_lite.ood import files as detectors
 from linalign_lite.storage.hashing import seal_of
@@ -190,7 +189,7 @@ def refused(path: Path, work: Path) -> Any:
     raise AssertionError("it was read")
 
 
-NPZ = store.VERSION
+NPZ = serialization.VERSION
 KINDS = (
     Kind(r"golden/v(\d+)\.(tokens\.)?states\.npz", 1, NPZ, by(load)),
     Kind(r"golden/v(\d+)\.map\.npz", 1, NPZ, by(load)),

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.linear import Space
 from linalign_lite.storage.hashing import seal_of
 from linalign_lite.storage.schema import strict_json
 from linalign_lite.version import __version__

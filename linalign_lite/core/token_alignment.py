@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.hidden import HiddenStates
 from linalign_lite.storage.atomic import PathLike, open_regular
 
 Rows = npt.NDArray[np.intp]

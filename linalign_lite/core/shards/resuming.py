@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.hidden import HiddenStates
-from linalign_lite.linear import Space
-from linalign_lite.manifest import (
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.serialization import load_states, save
+from linalign_lite.core.shards.manifest import (
     MANIFEST,
     MAX_MANIFEST,
     MAX_SHARDS,
@@ -28,12 +27,13 @@ from linalign_lite.manifest import (
     regular_size,
     shard_name,
 )
-from linalign_lite.shards import StatesFolder, misfit, require_name
+from linalign_lite.core.shards.states_folder import StatesFolder, misfit, require_name
+from linalign_lite.core.space import Space
+from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import PathLike, check_free, write_atomic
 from linalign_lite.storage.hashing import hash_file, seal_of
 from linalign_lite.storage.remote import Place, Remote, listing
 from linalign_lite.storage.schema import strict_json
-from linalign_lite.store import load_states, save
 from linalign_lite.version import __version__
 
 FORMAT = "linalign-unfinished-states"

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.hidden import POSITIONS, HiddenStates, Ints
-from linalign_lite.linear import Array, Space, usable_label
-from linalign_lite.manifest import (
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.hidden_states import POSITIONS, HiddenStates, Ints
+from linalign_lite.core.serialization import load_states, save
+from linalign_lite.core.shards.manifest import (
     DIGEST,
     HINT,
     MANIFEST,
@@ -32,11 +32,12 @@ from linalign_lite.manifest import (
     regular_size,
     shard_name,
 )
+from linalign_lite.core.space import Space, usable_label
+from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import PathLike, open_regular, whole_folder, write_atomic
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.storage.npz import DEFAULT_CAP, MAX_CARD
 from linalign_lite.storage.remote import Place, Remote, fetched, listing, place
-from linalign_lite.store import load_states, save
 
 _DTYPES = ("float32", "float16")
 _MAX_TEXTS = (1 << 31) - 1  # text_index is an int32

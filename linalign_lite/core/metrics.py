@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
-from linalign_lite.linear import Array
 
 Ints = npt.NDArray[np.integer[Any]]
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import ROWS, HiddenStates
+from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.hidden import ROWS, HiddenStates
-from linalign_lite.linear import AffineMap, Head, Space
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.files import load_detector, save_detector
 from linalign_lite.storage.atomic import PathLike

@@ -14,6 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from linalign_lite.core.hidden_states import ROWS, HiddenStates
+from linalign_lite.core.serialization import load_states, save
+from linalign_lite.core.shards.manifest import MANIFEST, MAX_MANIFEST, UNFINISHED, Shard, shard_name
+from linalign_lite.core.shards.resuming import Plan, require_plan
+from linalign_lite.core.shards.states_folder import FRAME, StatesFolder, require_name
 from linalign_lite.errors import (
     FormatError,
     InputError,
@@ -21,10 +26,6 @@ from linalign_lite.errors import (
     MismatchError,
     OutputExistsError,
 )
-from linalign_lite.hidden import ROWS, HiddenStates
-from linalign_lite.manifest import MANIFEST, MAX_MANIFEST, UNFINISHED, Shard, shard_name
-from linalign_lite.resuming import Plan, require_plan
-from linalign_lite.shards import FRAME, StatesFolder, require_name
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.storage.npz import MAX_CARD
 from linalign_lite.storage.remote import (
@@ -36,7 +37,6 @@ from linalign_lite.storage.remote import (
     remove,
     remove_folder,
 )
-from linalign_lite.store import load_states, save
 
 _HINT = "remove the folder, and extract again"
 

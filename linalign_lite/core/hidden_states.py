@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.space import MAX_NAME, UNKNOWN, Space, usable_label
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.linear import MAX_NAME, UNKNOWN, Array, Space, usable_label
 from linalign_lite.storage.arrays import not_finite
 
 Ints = npt.NDArray[np.int32]

@@ -1,0 +1,149 @@
+"""Affine maps between spaces, and the products that maps and heads share.
+
+Weights are always (out, in): an affine map sends a source state z to ``weight @ z + bias``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.core.space import UNKNOWN, Space
+from linalign_lite.errors import InputError
+from linalign_lite.storage.arrays import not_finite
+
+Array = npt.NDArray[np.floating[Any]]
+BLOCK = 128 << 20  # bytes of a weight widened at once
+
+
+def _checked(name: str, value: Array, ndim: int) -> Array:
+    array = np.asarray(value)
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        array = array.astype(np.float64)
+    if array.ndim != ndim or 0 in array.shape:
+        raise InputError(
+            f"{name} has the wrong shape",
+            got=str(array.shape),
+            expected=f"{ndim} dimension(s), none of them empty",
+        )
+    if bad := not_finite(array):
+        raise InputError(
+            f"{name} holds values that are not finite",
+            got=f"{bad} of {array.size}",
+            expected="finite numbers only",
+        )
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+def applied(weight: Array, bias: Array, states: Array, what: str) -> Array:
+    states = np.asarray(states)
+    if states.ndim not in (1, 2) or states.shape[-1] != weight.shape[1]:
+        raise InputError(
+            f"states do not fit this {what}",
+            got=f"shape {states.shape}",
+            expected=f"(n, {weight.shape[1]}) or ({weight.shape[1]},)",
+        )
+    dtype = np.result_type(weight.dtype, states.dtype, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = _product(states.astype(dtype, copy=False), weight)
+        result += bias.astype(dtype, copy=False)
+    if not np.isfinite(result).all():
+        raise InputError(
+            f"this {what} gives values that {dtype} cannot hold on these states",
+            hint="scale its weight down, or pass float64 states",
+        )
+    return result
+
+
+def row_blocks(weight: Array) -> Iterator[slice]:
+    """Rows of a weight that is to be widened, or is mapped from a file, a piece at a time."""
+    step = max(1, BLOCK // (8 * weight.shape[1]))
+    for start in range(0, len(weight), step):
+        yield slice(start, min(start + step, len(weight)))
+
+
+def _product(states: Array, weight: Array) -> Array:
+    """states·weightᵀ in the states' dtype, which is at least as wide as the weight's."""
+    if weight.dtype == states.dtype and weight.flags.aligned:
+        product: Array = states @ weight.T
+        return product
+    result: Array = np.empty((*states.shape[:-1], len(weight)), dtype=states.dtype)
+    for rows in row_blocks(weight):
+        result[..., rows] = states @ weight[rows].astype(states.dtype).T
+    return result
+
+
+def checked_pair(weight: Array, bias: Array, what: str) -> tuple[Array, Array]:
+    weight = _checked(f"the {what}'s weight", weight, 2)
+    bias = _checked(f"the {what}'s bias", bias, 1)
+    if bias.shape[0] != weight.shape[0]:
+        raise InputError(
+            f"the {what}'s bias does not fit its weight",
+            got=f"bias {bias.shape}, weight {weight.shape}",
+            expected=f"bias ({weight.shape[0]},)",
+        )
+    return weight, bias
+
+
+def space_or_unknown(space: Space, dim: int, what: str) -> Space:
+    if space.dim == 0:
+        return Space(dim)
+    if space.dim != dim:
+        raise InputError(f"the {what} space does not fit", got=str(space.dim), expected=str(dim))
+    return space
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """z ↦ weight·z + bias, from a source space into a target space.
+
+    ``card`` holds what is known of how it was made (method, penalty, n, held-out R², version).
+    """
+
+    weight: Array  # shape: (d_target, d_source)
+    bias: Array  # shape: (d_target,)
+    source: Space = UNKNOWN
+    target: Space = UNKNOWN
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weight, bias = checked_pair(self.weight, self.bias, "map")
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "bias", bias)
+        object.__setattr__(self, "source", space_or_unknown(self.source, weight.shape[1], "source"))
+        object.__setattr__(self, "target", space_or_unknown(self.target, weight.shape[0], "target"))
+
+    def apply(self, states: Array) -> Array:
+        """Mapped states: (n, d_source) → (n, d_target), or (d_source,) → (d_target,).
+
+        Computed in the wider of the dtypes of weight and states, never narrower than float32.
+        """
+        return applied(self.weight, self.bias, states, "map")
+
+    __call__ = apply
+
+    def __matmul__(self, first: AffineMap) -> AffineMap:
+        """``(b @ a).apply(z) == b.apply(a.apply(z))`` up to rounding."""
+        if not isinstance(first, AffineMap):
+            return NotImplemented
+        self.source.require(first.target, "these maps cannot follow one another")
+        weight, bias = composed(self.weight, self.bias, first)
+        card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
+        return AffineMap(weight, bias, first.source, self.target, card)
+
+
+def composed(weight: Array, bias: Array, first: AffineMap) -> tuple[Array, Array]:
+    """W₂(W₁z + b₁) + b₂ = (W₂W₁)z + (W₂b₁ + b₂), in float64, stored as wide as the wider part."""
+    dtype = np.result_type(weight.dtype, first.weight.dtype, np.float32)
+    inner, shift = first.weight.astype(np.float64), first.bias.astype(np.float64)
+    product, moved = np.empty((len(weight), inner.shape[1]), dtype), np.empty(len(weight), dtype)
+    for rows in row_blocks(weight):
+        wide = weight[rows].astype(np.float64)
+        product[rows], moved[rows] = wide @ inner, wide @ shift + bias[rows]
+    return product, moved

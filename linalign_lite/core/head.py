@@ -1,0 +1,136 @@
+"""Linear heads: classifiers, and the token heads of causal language models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.core.affine_map import (
+    AffineMap,
+    Array,
+    applied,
+    checked_pair,
+    composed,
+    row_blocks,
+    space_or_unknown,
+)
+from linalign_lite.core.space import MAX_NAME, UNKNOWN, Space, usable_label
+from linalign_lite.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Scores of a state: ``weight·z + bias``, then soft-capped when the model does so.
+
+    With ``softcap`` c (Gemma-2) the scores are ``c·tanh((weight·z + bias) / c)``. A causal LM's
+    token head is a Head with n_outputs = the vocabulary size and no labels.
+    """
+
+    weight: Array  # shape: (n_outputs, d)
+    bias: Array  # shape: (n_outputs,)
+    labels: tuple[str, ...] = ()
+    space: Space = UNKNOWN
+    softcap: float | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weight, bias = checked_pair(self.weight, self.bias, "head")
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "bias", bias)
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "space", space_or_unknown(self.space, weight.shape[1], "head's"))
+        if self.labels and len(self.labels) != weight.shape[0]:
+            raise InputError(
+                "the head's labels do not fit its weight",
+                got=f"{len(self.labels)} labels",
+                expected=f"{weight.shape[0]}",
+            )
+        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
+            raise InputError(
+                "the head's labels are not usable",
+                expected=f"distinct, printable, 1 to {MAX_NAME} characters each",
+            )
+        if self.softcap is not None and not 0 < self.softcap < np.inf:
+            raise InputError(
+                "the head's soft cap is not usable", got=repr(self.softcap), expected="above 0"
+            )
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of the weight: classes, or the size of the vocabulary."""
+        return int(self.weight.shape[0])
+
+    def apply(self, states: Array) -> Array:
+        """Scores. states: (n, d) or (d,); returns (n, n_outputs) or (n_outputs,)."""
+        return self.finish(applied(self.weight, self.bias, states, "head"))
+
+    __call__ = apply
+
+    def finish(self, scores: Array) -> Array:
+        """What comes after the affine part: the soft cap, or nothing."""
+        return soft_capped(scores, self.softcap)
+
+    def predict(self, states: Array) -> npt.NDArray[np.intp]:
+        """Index of the highest score of each state, (n,)."""
+        best: npt.NDArray[np.intp] = np.argmax(self.apply(states), axis=-1)
+        return best
+
+    def top(self, states: Array, k: int) -> tuple[npt.NDArray[np.intp], Array]:
+        """The k highest scores of each state, highest first: indices and scores, (n, k) each.
+
+        states: (n, d). Scores of all outputs are never held at once.
+        """
+        if not 1 <= k <= self.n_outputs:
+            raise InputError("not so many outputs", got=str(k), expected=f"1 to {self.n_outputs}")
+        states = np.asarray(states)
+        if states.ndim != 2:
+            raise InputError(
+                "states do not fit this head",
+                got=f"shape {states.shape}",
+                expected=f"(n, {self.weight.shape[1]})",
+            )
+        best = np.empty((len(states), 0), dtype=np.intp)
+        scores: Array = np.empty((len(states), 0), dtype=np.float16)  # widened by what comes
+        for rows in row_blocks(self.weight):
+            part = applied(self.weight[rows], self.bias[rows], states, "head")
+            index = np.broadcast_to(np.arange(rows.start, rows.stop), part.shape)
+            best, scores = _best(np.hstack([best, index]), np.hstack([scores, part]), k)
+        return best, self.finish(scores)
+
+    def __matmul__(self, first: AffineMap) -> Head:
+        """``head @ map``: one head that reads source states, so that the map need not travel."""
+        if not isinstance(first, AffineMap):
+            return NotImplemented
+        self.space.require(first.target, "this map does not lead into this head's space")
+        weight, bias = composed(self.weight, self.bias, first)
+        card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
+        return dataclasses.replace(self, weight=weight, bias=bias, space=first.source, card=card)
+
+
+def _best(index: npt.NDArray[np.intp], scores: Array, k: int) -> tuple[npt.NDArray[np.intp], Array]:
+    """The k highest of each row, highest first, the earlier of equals first.
+
+    Of equals, those with the lower index stand before the others in each row.
+    """
+    if k < scores.shape[1]:
+        least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+        above, equal = scores > least, scores == least
+        left = k - above.sum(axis=1, keepdims=True)
+        kept = above | (equal & (equal.cumsum(axis=1) <= left))
+        index, scores = index[kept].reshape(-1, k), scores[kept].reshape(-1, k)
+    order = np.lexsort((index, -scores), axis=1)
+    return np.take_along_axis(index, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def soft_capped(scores: Array, softcap: float | None) -> Array:
+    """c·tanh(scores / c), or the scores themselves without a cap."""
+    if softcap is None:
+        return scores
+    with np.errstate(over="ignore"):  # a cap next to nothing: tanh of infinity is 1
+        capped: Array = np.tanh(scores / softcap) * softcap
+    return capped

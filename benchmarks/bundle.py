@@ -27,7 +27,7 @@ from common import publish, side_by_side
 from linalign_lite.bundle.reading import install_bundle, verify_bundle
 from linalign_lite.bundle.signing import SigningKey
 from linalign_lite.bundle.writing import create_bundle
-from linalign_lite.modelcard import ModelCard, seal_card
+from linalign_lite.extraction.model_card import ModelCard, seal_card
 
 CHUNK = 1 << 20
 

@@ -25,8 +25,8 @@ import numpy as np
 from common import CACHE, RESULTS, SHARED, data, exported, publish, ratio, side_by_side, timed
 
 from linalign_lite import Texts, extract, load_model, read_texts
+from linalign_lite.extraction.session import Model
 from linalign_lite.onnx.quantizing import cosines
-from linalign_lite.runtime import Model
 
 MODEL = "all-minilm-l6-v2"
 SETS = {"CLINC150": "clinc150_test.jsonl", "AG News": "agnews_test2000.jsonl",

@@ -21,7 +21,7 @@ from common import RESULTS, ROOT
 from tabling.base import table
 from tabling.loglog import Line, Picture, svg
 
-from linalign_lite.extraction import SHARD_TEXTS
+from linalign_lite.extraction.pipeline import SHARD_TEXTS
 from linalign_lite.measuring import MOST_TASKS, default_leaf_rows
 
 PAGE = ROOT / "docs" / "SCALE.md"

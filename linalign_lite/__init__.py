@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from linalign_lite.bundle.reading import BundleInfo, install_bundle, verify_bundle
     from linalign_lite.bundle.signing import SigningKey, VerifyingKey
     from linalign_lite.bundle.writing import create_bundle
-    from linalign_lite.compat import Compatibility, check_compatibility
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
@@ -45,7 +44,13 @@ if TYPE_CHECKING:
         SignatureError,
     )
     from linalign_lite.evaluation import Evaluation, evaluate
-    from linalign_lite.extraction import extract, extract_to
+    from linalign_lite.extraction.pipeline import extract, extract_to
+    from linalign_lite.extraction.session import Model, load_model
+    from linalign_lite.extraction.texts import Texts, read_texts
+    from linalign_lite.extraction.tokenizer_compatibility import (
+        Compatibility,
+        check_compatibility,
+    )
     from linalign_lite.few.fitting import fit_with_few
     from linalign_lite.few.report import FewReport
     from linalign_lite.fitting import FitReport, fit
@@ -70,11 +75,9 @@ if TYPE_CHECKING:
     from linalign_lite.ood.scores import outlyingness
     from linalign_lite.paired import PairedMoments, fit_paired, put_together
     from linalign_lite.report import to_markdown, write_report
-    from linalign_lite.runtime import Model, load_model
     from linalign_lite.similarity.comparing import compare, compare_all
     from linalign_lite.similarity.results import Similarities, Similarity
     from linalign_lite.survey.results import Results, load_results
-    from linalign_lite.texts import Texts, read_texts
 
 __all__ = [
     "PRIVATE",
@@ -185,7 +188,7 @@ _HOMES = {
     "BundleInfo": "bundle.reading",
     "Checkpoint": "kl.checkpoint",
     "Client": "encrypt.client",
-    "Compatibility": "compat",
+    "Compatibility": "extraction.tokenizer_compatibility",
     "DetectionReport": "ood.report",
     "Detector": "ood.detector",
     "DetectorComparison": "ood.choosing",
@@ -204,7 +207,7 @@ _HOMES = {
     "LinalignError": "errors",
     "MismatchError": "errors",
     "MissingExtraError": "errors",
-    "Model": "runtime",
+    "Model": "extraction.session",
     "OutputExistsError": "errors",
     "PairedMoments": "paired",
     "Parameters": "encrypt.parameters",
@@ -224,18 +227,18 @@ _HOMES = {
     "Space": "core.space",
     "StatesFolder": "core.shards.states_folder",
     "Teaching": "kl.objective",
-    "Texts": "texts",
+    "Texts": "extraction.texts",
     "VerifyingKey": "bundle.signing",
     "Zeros": "encrypt.pool",
-    "check_compatibility": "compat",
+    "check_compatibility": "extraction.tokenizer_compatibility",
     "compare": "similarity.comparing",
     "compare_all": "similarity.comparing",
     "compare_detectors": "ood.choosing",
     "create_bundle": "bundle.writing",
     "evaluate": "evaluation",
     "evaluate_detector": "ood.report",
-    "extract": "extraction",
-    "extract_to": "extraction",
+    "extract": "extraction.pipeline",
+    "extract_to": "extraction.pipeline",
     "fit": "fitting",
     "fit_detector": "ood.fitting",
     "fit_kl": "kl.fitting",
@@ -251,7 +254,7 @@ _HOMES = {
     "load_detector": "ood.files",
     "load_head": "core.serialization",
     "load_map": "core.serialization",
-    "load_model": "runtime",
+    "load_model": "extraction.session",
     "load_moments": "momentfiles",
     "load_results": "survey.results",
     "load_states": "core.serialization",
@@ -261,7 +264,7 @@ _HOMES = {
     "outlyingness": "ood.scores",
     "pair_states": "core.token_alignment",
     "put_together": "paired",
-    "read_texts": "texts",
+    "read_texts": "extraction.texts",
     "report_scores": "ood.report",
     "save": "core.serialization",
     "save_moments": "momentfiles",

@@ -19,7 +19,7 @@ from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
-from linalign_lite.modelcard import load_card
+from linalign_lite.extraction.model_card import load_card
 from linalign_lite.momentfiles import FORMAT as MOMENTS
 from linalign_lite.momentfiles import load_moments
 from linalign_lite.onnx.scan import read_card

@@ -29,7 +29,7 @@ from linalign_lite.decoding.reader import Reader
 from linalign_lite.decoding.tail import Tail
 from linalign_lite.decoding.voice import Letters, Voice
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.runtime import Model
+from linalign_lite.extraction.session import Model
 
 Scorer = Callable[[Array], Array]
 Steps = Generator[tuple[int | None, str], None, str]

@@ -14,7 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from linalign_lite import demo
 from linalign_lite.commands import main
-from linalign_lite.compat import (
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.extraction.tokenizer_compatibility import (
     GOOD_MATCH,
     Compatibility,
     Located,
@@ -24,7 +25,6 @@ from linalign_lite.compat import (
     locate,
     vocabulary,
 )
-from linalign_lite.errors import FormatError, InputError
 
 ASH, BIRCH = demo.model_folder("ash"), demo.model_folder("birch")
 TEXT = "one two 猫 é"
@@ -120,7 +120,7 @@ def test_texts_do_not_run_into_one_another(folders, monkeypatch):
     texts = ["one", " ", "", "two\n", "one two", "猫"]
     whole = check_compatibility(folders["words"], folders["letters"], texts)
     assert (whole.n_texts, whole.words, whole.pairs, whole.matches) == (6, 5, 5, 1)
-    monkeypatch.setattr("linalign_lite.compat.WINDOW", 2)
+    monkeypatch.setattr("linalign_lite.extraction.tokenizer_compatibility.WINDOW", 2)
     assert check_compatibility(folders["words"], folders["letters"], texts) == whole
     with pytest.raises(InputError, match="no words"):
         check_compatibility(folders["words"], folders["letters"], [" ", "\n"])
@@ -280,7 +280,7 @@ def test_the_command_names_what_is_wrong(capsys, tmp_path, texts):
 def test_asking_for_help_loads_nothing_heavy():
     code = (
         "import sys\nfrom linalign_lite.commands import main\nmain(['compat', '--help'])\n"
-        "import linalign_lite.compat\n"
+        "import linalign_lite.extraction.tokenizer_compatibility\n"
         "print('LOADED', *({'tokenizers', 'onnxruntime', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,11 +14,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite import parquet, streams, texts
 from linalign_lite.core.hidden_states import text_digest
-from linalign_lite.corpus import corpus_of, read_corpus
 from linalign_lite.errors import FormatError, InputError, MissingExtraError
-from linalign_lite.texts import Texts, read_texts
+from linalign_lite.extraction import compressed_text, parquet, texts
+from linalign_lite.extraction.corpus import corpus_of, read_corpus
+from linalign_lite.extraction.texts import Texts, read_texts
 
 ROWS = "".join(json.dumps({"text": f"text {i} é", "label": "ab"[i % 2]}) + "\n" for i in range(500))
 
@@ -60,7 +60,7 @@ def test_damaged_packed_files_are_refused(tmp_path, ending, pack, damage):
 @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zst)])
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch, ending, pack):
     """96 MiB of one line, from some kilobytes: refused with a hundredth of it in memory."""
-    monkeypatch.setattr(streams, "MAX_TEXT", 1 << 18)
+    monkeypatch.setattr(compressed_text, "MAX_TEXT", 1 << 18)
     path = write(tmp_path, f"bomb.txt{ending}", pack(bytes(96 << 20)))
     tracemalloc.start()
     try:
@@ -79,7 +79,7 @@ def test_a_window_of_gigabytes_is_refused(tmp_path):
 
 
 def test_long_records_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(streams, "MAX_TEXT", 100)
+    monkeypatch.setattr(compressed_text, "MAX_TEXT", 100)
     monkeypatch.setattr(texts, "MAX_TEXT", 100)
     with pytest.raises(InputError, match="line 2 is too long"):
         read_texts(write(tmp_path, "t.txt", b"a\n" + b"b" * 101))
@@ -140,7 +140,7 @@ def test_a_corpus_without_labels_and_what_is_none(tmp_path):
 
 
 def test_too_many_labels_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("linalign_lite.corpus.MAX_LABELS", 2)
+    monkeypatch.setattr("linalign_lite.extraction.corpus.MAX_LABELS", 2)
     read_corpus(write(tmp_path, "t.csv", b"text,label\na,x\nb,y\nc,x\n"))
     with pytest.raises(InputError, match="too many different labels"):
         read_corpus(write(tmp_path, "t.csv", b"text,label\na,x\nb,y\nc,z\n"))
@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 def test_standard_input_can_be_read_twice_once_it_is_kept(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    with streams.kept("-") as path:
+    with compressed_text.kept("-") as path:
         assert read_corpus(path, fmt="txt").n_texts == 2
         assert read_texts(path, fmt="txt").texts == ("one", "two")
 

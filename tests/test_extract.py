@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linalign_lite import demo, load_model
-from linalign_lite.batching import plan_batches, pool
 from linalign_lite.errors import FormatError, InputError, LinalignError
-from linalign_lite.extraction import extract
-from linalign_lite.modelcard import seal_card
-from linalign_lite.texts import Texts
+from linalign_lite.extraction.batching import plan_batches, pool
+from linalign_lite.extraction.model_card import seal_card
+from linalign_lite.extraction.pipeline import extract
+from linalign_lite.extraction.texts import Texts
 
 TEXTS = [
     "The dog ran.",
@@ -64,7 +64,7 @@ def test_batching_changes_nothing(model, pooling, budget):
 
 def test_windows_change_nothing(model, monkeypatch):
     whole = extract(model, TEXTS)
-    monkeypatch.setattr("linalign_lite.extraction.WINDOW", 2)
+    monkeypatch.setattr("linalign_lite.extraction.pipeline.WINDOW", 2)
     parts = extract(model, TEXTS)
     np.testing.assert_allclose(parts.states, whole.states, atol=2e-5)
     assert parts.text_digest == whole.text_digest

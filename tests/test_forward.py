@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from test_shards import TEXTS, Fake
 
-from linalign_lite import demo, extraction, forward, load_model, runtime
+from linalign_lite import demo, load_model
 from linalign_lite.errors import InputError, LinalignError
-from linalign_lite.extraction import extract, extract_shards
+from linalign_lite.extraction import inference, pipeline, session
+from linalign_lite.extraction.pipeline import extract, extract_shards
 
 
 @dataclass
@@ -61,9 +62,9 @@ def test_a_batch_that_fails_ends_the_extraction():
 
 def test_few_batches_are_made_ahead():
     model = Slow(callers=2)
-    way = forward.Way(model.space("mean", None), 8, 2)
-    window = forward.encode(model, ["a"] * 50, 0, way)
-    batches = forward._run(model, window, 2, lambda _: None)
+    way = inference.Way(model.space("mean", None), 8, 2)
+    window = inference.encode(model, ["a"] * 50, 0, way)
+    batches = inference._run(model, window, 2, lambda _: None)
     next(batches)
     assert len(model.ran) <= 2 + 3
     batches.close()
@@ -85,7 +86,7 @@ def test_the_next_window_is_split_while_the_model_runs(monkeypatch):
             asked.append(split.wait(20))
             return super().run(ids, mask)
 
-    monkeypatch.setattr(extraction, "WINDOW", 1)
+    monkeypatch.setattr(pipeline, "WINDOW", 1)
     extract(Watching(), ["first", "second"])
     assert asked == [True, True]
 
@@ -94,7 +95,7 @@ def test_a_text_that_fails_ahead_fails_in_its_turn():
     class Empty(Fake):
         def encode(self, texts, max_length, *, places):
             found = super().encode(texts, max_length, places=places)
-            return [runtime.Encoded([], [], [], False) if t == "!" else e
+            return [session.Encoded([], [], [], False) if t == "!" else e
                     for t, e in zip(texts, found, strict=True)]  # fmt: skip
 
     parts = extract_shards(Empty(), ["a", "b", "!", "c"], shard_texts=1)
@@ -115,14 +116,14 @@ def test_a_session_of_its_own_for_many_batches(name, monkeypatch):
     assert run.args[0] is not model.session
     two = extract(model, texts, batch_tokens=64)
     np.testing.assert_allclose(one.states, two.states, atol=1e-6 * np.abs(one.states).max())
-    monkeypatch.setattr(runtime, "DOUBLED", 1000)
+    monkeypatch.setattr(session, "DOUBLED", 1000)
     assert model.runner(8)[1] == 1
 
 
 def test_cores_are_at_least_one(monkeypatch):
-    assert 1 <= runtime.cores() <= runtime.MAX_THREADS
-    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {10_000, 10_001}, raising=False)
-    assert runtime.cores() == 2  # nothing is known of them
+    assert 1 <= session.cores() <= session.MAX_THREADS
+    monkeypatch.setattr(session.os, "sched_getaffinity", lambda _: {10_000, 10_001}, raising=False)
+    assert session.cores() == 2  # nothing is known of them
 
 
 def test_places_are_made_when_they_are_asked_for():

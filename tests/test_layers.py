@@ -91,7 +91,7 @@ def test_files_stay_small():
         "import linalign_lite.encrypt",
         "import linalign_lite.core.serialization, linalign_lite.fitting, linalign_lite.heads",
         "import linalign_lite.similarity.comparing, linalign_lite.similarity.positions",
-        "import linalign_lite.extraction",
+        "import linalign_lite.extraction.pipeline",
         "import linalign_lite.report, linalign_lite.survey.results",
         "import linalign_lite.bundle.reading, linalign_lite.bundle.writing",
         "import linalign_lite.ood.fitting, linalign_lite.ood.report",

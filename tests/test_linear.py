@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linalign_lite.core import affine_map
+from linalign_lite.core import head as head_module
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
@@ -171,13 +172,13 @@ def test_the_highest_scores_are_capped_as_the_others_are(rng):
 def test_the_highest_scores_never_need_all_scores_at_once(monkeypatch):
     monkeypatch.setattr(affine_map, "BLOCK", 8 * 2 * 100)
     widest = []
-    plain = affine_map.applied
+    plain = head_module.applied
 
     def watched(weight, bias, states, what):
         widest.append(len(weight))
         return plain(weight, bias, states, what)
 
-    monkeypatch.setattr(affine_map, "applied", watched)
+    monkeypatch.setattr(head_module, "applied", watched)
     head = Head(np.arange(2000.0).reshape(1000, 2), np.zeros(1000))
     index, _ = head.top(np.ones((3, 2)), 2)
     np.testing.assert_array_equal(index, [[999, 998]] * 3)

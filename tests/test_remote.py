@@ -18,14 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_shards import Fake
 
-from linalign_lite import demo, extraction
+from linalign_lite import demo
 from linalign_lite.commands import main
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.serialization import load_map, load_states, save
 from linalign_lite.core.shards.manifest import MANIFEST, UNFINISHED
 from linalign_lite.core.shards.states_folder import open_folder, open_states, states_of
 from linalign_lite.core.shards.uploading import Uploads
-from linalign_lite.corpus import read_corpus
 from linalign_lite.errors import (
     FormatError,
     InputError,
@@ -33,7 +32,10 @@ from linalign_lite.errors import (
     MismatchError,
     OutputExistsError,
 )
-from linalign_lite.extraction import extract_to
+from linalign_lite.extraction import pipeline
+from linalign_lite.extraction.corpus import read_corpus
+from linalign_lite.extraction.pipeline import extract_to
+from linalign_lite.extraction.texts import Texts, read_texts
 from linalign_lite.measuring import measure_shards
 from linalign_lite.momentfiles import load_moments
 from linalign_lite.storage.remote import (
@@ -46,7 +48,6 @@ from linalign_lite.storage.remote import (
     require_writable,
     same_place,
 )
-from linalign_lite.texts import Texts, read_texts
 
 fsspec = pytest.importorskip("fsspec")
 TEXTS = Texts(("a", "bb", "ccc", "dddd", "e", "ff", "ggg"), tuple("xyzxyzx"))
@@ -368,7 +369,7 @@ def test_a_network_that_fails_keeps_what_is_done_and_bad_input_does_not(monkeypa
     def refuse(*_):
         raise InputError("no")
 
-    monkeypatch.setattr(extraction, "narrow", refuse)
+    monkeypatch.setattr(pipeline, "narrow", refuse)
     with pytest.raises(InputError, match="no"):
         extract_to("memory://new", Fake(), TEXTS, **OPTIONS)
     assert names("memory://new") == set()

@@ -21,12 +21,12 @@ from linalign_lite.core.shards import resuming
 from linalign_lite.core.shards.manifest import UNFINISHED
 from linalign_lite.core.shards.resuming import is_unfinished
 from linalign_lite.core.shards.states_folder import open_folder, open_states, states_of
-from linalign_lite.corpus import read_corpus
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
-from linalign_lite.extraction import extract_to
+from linalign_lite.extraction.corpus import read_corpus
+from linalign_lite.extraction.pipeline import extract_to
+from linalign_lite.extraction.texts import Texts
 from linalign_lite.storage.hashing import hash_file, seal_of
-from linalign_lite.texts import Texts
 
 GOLDEN = Path(__file__).parent / "golden" / "v1.unfinished.jsonl"
 WORDS = ["a", "bb", "ccc", "dddd", "e", "ff", "ggg", "hhhh", "i"]

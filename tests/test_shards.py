@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite import demo, extraction, forward, load_model
+from linalign_lite import demo, load_model
 from linalign_lite.commands import main
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.serialization import load_states, save
@@ -30,11 +30,12 @@ from linalign_lite.core.shards.states_folder import (
 from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
-from linalign_lite.extraction import extract, extract_shards, extract_to, narrow
-from linalign_lite.runtime import Encoded
+from linalign_lite.extraction import inference, pipeline
+from linalign_lite.extraction.pipeline import extract, extract_shards, extract_to, narrow
+from linalign_lite.extraction.session import Encoded
+from linalign_lite.extraction.texts import Texts
 from linalign_lite.storage import atomic, npz
 from linalign_lite.storage.hashing import hash_file
-from linalign_lite.texts import Texts
 
 ASH = str(demo.model_folder("ash"))
 TEXTS = Texts(
@@ -143,7 +144,7 @@ def test_shards_put_together_are_extract_bit_for_bit(model, monkeypatch, tmp_pat
     whole = extract(model, TEXTS, **options)
     np.testing.assert_allclose(loaded.states, whole.states, atol=2e-5)
     # and all of them are what extract gives, once texts have the same neighbours in a batch
-    monkeypatch.setattr(extraction, "WINDOW", size)
+    monkeypatch.setattr(pipeline, "WINDOW", size)
     same(loaded, extract(model, TEXTS, **options))
     assert whole.n_cut > 0
 
@@ -218,8 +219,8 @@ def watch(monkeypatch, room, name, array):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_a_shard_is_let_go_before_the_next_is_made_or_read(monkeypatch, tmp_path, dtype):
-    made = watch(monkeypatch, forward, "states_of", lambda part: part.states)
-    kept = watch(monkeypatch, extraction, "narrow", lambda states: states)
+    made = watch(monkeypatch, inference, "states_of", lambda part: part.states)
+    kept = watch(monkeypatch, pipeline, "narrow", lambda states: states)
     folder = extract_to(tmp_path / "s", Fake(), TEXTS, shard_texts=2, dtype=dtype)
     assert made == kept == [0] * 5
     read = watch(monkeypatch, states_folder, "load_states", lambda part: part.states)
@@ -277,7 +278,7 @@ def test_wrong_options_are_named_at_once(tmp_path, options, words):
 
 
 def test_too_many_shards_are_refused_at_once(monkeypatch):
-    monkeypatch.setattr(extraction, "MAX_SHARDS", 4)
+    monkeypatch.setattr(pipeline, "MAX_SHARDS", 4)
     with pytest.raises(InputError, match="expected 3 or more"):
         extract_shards(Fake(), TEXTS, shard_texts=2)
     assert len(list(extract_shards(Fake(), TEXTS, shard_texts=3))) == 3
@@ -299,7 +300,7 @@ def test_half_precision_halves_the_disk_and_refuses_what_it_cannot_hold(tmp_path
     for dtype in ("fp32", "fp16"):
         folder = extract_to(tmp_path / dtype, Fake(16), texts, shard_texts=2, dtype=dtype)
         sizes[dtype] = (folder.folder / "00001.states.npz").stat().st_size
-        assert folder.dtype == folder.load().states.dtype == extraction.DTYPES[dtype]
+        assert folder.dtype == folder.load().states.dtype == pipeline.DTYPES[dtype]
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
     with pytest.raises(InputError, match=r"beyond float16.*store them as fp32"):
         extract_to(tmp_path / "x", Fake(scale=1e4), texts, shard_texts=2, dtype="fp16")

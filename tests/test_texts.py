@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linalign_lite.errors import InputError
-from linalign_lite.texts import read_texts
+from linalign_lite.extraction.texts import read_texts
 
 
 def write(tmp_path, name, content):

@@ -23,16 +23,10 @@ from tokenizers import (
 from linalign_lite import HiddenStates, demo, extract, load_model
 from linalign_lite.core import token_alignment
 from linalign_lite.core.space import Space
-from linalign_lite.core.token_alignment import (
-    RULES,
-    completing,
-    load_tokenizer,
-    pair_ends,
-    pair_states,
-    read_ends,
-)
+from linalign_lite.core.token_alignment import RULES, completing, pair_ends, pair_states
 from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.modelcard import seal_card
+from linalign_lite.extraction.model_card import seal_card
+from linalign_lite.extraction.tokenizer import _whole_ends, load_tokenizer, read_ends
 
 LINES = [
     "Once upon a time, there was a little girl named Lily.",
@@ -386,11 +380,11 @@ def test_a_split_character_pairs_at_its_last_byte_alone(kind):
     ],
 )
 def test_read_ends(text, offsets, ends):
-    assert token_alignment._whole_ends(text, offsets, [0] * len(offsets)) == ends
+    assert _whole_ends(text, offsets, [0] * len(offsets)) == ends
 
 
 def test_special_tokens_are_not_looked_at():
-    assert token_alignment._whole_ends("ab", [(0, 0), (0, 1), (1, 2), (0, 0)], [1, 0, 0, 1]) == [
+    assert _whole_ends("ab", [(0, 0), (0, 1), (1, 2), (0, 0)], [1, 0, 0, 1]) == [
         0,
         1,
         2,

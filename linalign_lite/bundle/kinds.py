@@ -15,7 +15,7 @@ from linalign_lite.core.serialization import load
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.wire import MAGIC, Kind
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.modelcard import CARD_FILE, HEAD_FILE, load_card
+from linalign_lite.extraction.model_card import CARD_FILE, HEAD_FILE, load_card
 from linalign_lite.ood.detector import Detector
 from linalign_lite.storage.atomic import open_regular
 

@@ -13,7 +13,7 @@ from typing import Any
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.modelcard import CARD_FILE, DIGESTED, HEAD_FILE
+from linalign_lite.extraction.model_card import CARD_FILE, DIGESTED, HEAD_FILE
 from linalign_lite.storage.schema import strict_json
 
 FORMAT = "linalign-bundle"

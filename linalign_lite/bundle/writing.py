@@ -16,7 +16,7 @@ from linalign_lite.bundle.signing import SigningKey
 from linalign_lite.bundle.streams import EndsEarlyError, Pump
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.modelcard import CARD_FILE, load_card
+from linalign_lite.extraction.model_card import CARD_FILE, load_card
 from linalign_lite.storage.atomic import PathLike, atomic, open_regular
 
 

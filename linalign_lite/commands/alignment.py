@@ -234,7 +234,7 @@ def _paired(source: Place, target: Place, rule: str) -> tuple[HiddenStates, Hidd
 def _served(path: Path | None, *, kl: bool, fold: bool) -> Head | None:
     """The head of --head: a file, or a model folder's token head."""
     from linalign_lite.core.serialization import load_head
-    from linalign_lite.modelcard import HEAD_FILE, load_card
+    from linalign_lite.extraction.model_card import HEAD_FILE, load_card
 
     if path is None:
         if kl or fold:

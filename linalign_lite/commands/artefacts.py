@@ -128,7 +128,7 @@ def fuse(
       linalign-lite fuse birch app/topics.onnx --head fused.head.npz --with-tokenizer
     """
     from linalign_lite.core.serialization import load_head
-    from linalign_lite.modelcard import TOKENIZER_FILE
+    from linalign_lite.extraction.model_card import TOKENIZER_FILE
     from linalign_lite.onnx.fusing import fuse as write
     from linalign_lite.onnx.fusing import tokenizer_beside
     from linalign_lite.storage.atomic import write_atomic

@@ -36,8 +36,8 @@ def compat(
       linalign-lite compat small-model large-model texts.txt
       linalign-lite compat ./my-llama ./my-qwen texts.jsonl --limit 1000 --json
     """
-    from linalign_lite.compat import check_compatibility
-    from linalign_lite.texts import read_texts
+    from linalign_lite.extraction.texts import read_texts
+    from linalign_lite.extraction.tokenizer_compatibility import check_compatibility
 
     console = Console(as_json)
     read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)

@@ -183,8 +183,8 @@ def _write_file(
 ) -> tuple[HiddenStates, int]:
     """The states, saved as one file, and how many blank lines were skipped."""
     from linalign_lite.core.serialization import save
-    from linalign_lite.extraction import narrow
-    from linalign_lite.texts import read_texts
+    from linalign_lite.extraction.pipeline import narrow
+    from linalign_lite.extraction.texts import read_texts
 
     read = read_texts(texts, **reading)
     made = states_of(
@@ -208,9 +208,9 @@ def _write_folder(
 ) -> tuple[StatesFolder, int]:  # fmt: skip
     """As `_write_file`, but to the disk, a shard at a time, and never all texts in memory."""
     from linalign_lite.core.shards.resuming import is_unfinished
-    from linalign_lite.corpus import read_corpus
-    from linalign_lite.extraction import BATCH_TOKENS, SHARD_TEXTS, extract_to
-    from linalign_lite.streams import kept
+    from linalign_lite.extraction.compressed_text import kept
+    from linalign_lite.extraction.corpus import read_corpus
+    from linalign_lite.extraction.pipeline import BATCH_TOKENS, SHARD_TEXTS, extract_to
 
     with kept(texts) as path:
         if texts == "-" and reading["fmt"] == "auto":

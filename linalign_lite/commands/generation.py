@@ -63,8 +63,8 @@ def generate(
       linalign-lite generate --source a --target a "Once upon a time" --temperature 0.8 --seed 3
     """
     from linalign_lite.core.serialization import load_map
+    from linalign_lite.extraction.session import load_model
     from linalign_lite.generation import generate as go_on
-    from linalign_lite.runtime import load_model
 
     console = Console(as_json, quiet)
     text = _stdin() if prompt == "-" else prompt
@@ -131,9 +131,9 @@ def evaluate_generation(
         --separator "<|endoftext|>" --limit 200 --json
     """
     from linalign_lite.core.serialization import load_map
+    from linalign_lite.extraction.session import load_model
+    from linalign_lite.extraction.texts import read_texts
     from linalign_lite.judging import judge
-    from linalign_lite.runtime import load_model
-    from linalign_lite.texts import read_texts
 
     console = Console(as_json, quiet)
     read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)

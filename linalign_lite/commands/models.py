@@ -103,7 +103,7 @@ def export(
 def _compared(texts: Path | None) -> list[str]:
     """The first of the texts that int8 is compared with float32 on."""
     from linalign_lite.demo import public_texts
-    from linalign_lite.texts import read_texts
+    from linalign_lite.extraction.texts import read_texts
 
     most = 300
     if texts is None:

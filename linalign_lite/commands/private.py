@@ -328,7 +328,7 @@ def _states(
                 hint="add --model FOLDER to read texts",
             )
         return load_states(queries)
-    from linalign_lite.texts import read_texts
+    from linalign_lite.extraction.texts import read_texts
 
     return states_of(
         console,

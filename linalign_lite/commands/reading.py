@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from linalign_lite.commands.console import Console
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.texts import Texts
+from linalign_lite.extraction.texts import Texts
 
 if TYPE_CHECKING:
     from linalign_lite.core.shards.states_folder import StatesFolder
-    from linalign_lite.runtime import Model
+    from linalign_lite.extraction.session import Model
 
 
 def states_of(
@@ -29,7 +29,7 @@ def states_of(
     threads: int | None = None,
 ) -> HiddenStates:
     """Load the model and extract; None is the model's, or the library's, default."""
-    from linalign_lite.extraction import BATCH_TOKENS, extract
+    from linalign_lite.extraction.pipeline import BATCH_TOKENS, extract
 
     with extracting(console, model, len(texts.texts), threads) as (loaded, tally):
         states = extract(
@@ -50,7 +50,7 @@ def extracting(
     console: Console, model: Path, n_texts: int, threads: int | None
 ) -> Iterator[tuple[Model, Callable[[int], None]]]:
     """The model, loaded, and what moves the bar."""
-    from linalign_lite.runtime import load_model
+    from linalign_lite.extraction.session import load_model
 
     if threads is not None:  # the tokenizer's own threads; read when it first works
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))

@@ -10,7 +10,7 @@ import numpy as np
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError, LinalignError
-from linalign_lite.runtime import OUTPUT, Model
+from linalign_lite.extraction.session import OUTPUT, Model
 
 PAST, PRESENT = "past_key_values.", "present."
 KEPT_BYTES = 64 << 20  # of caches older than the newest

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from linalign_lite.texts import Texts, read_texts
+from linalign_lite.extraction.texts import Texts, read_texts
 
 HERE = Path(__file__).resolve().parent
 PROVIDER, CLIENT = "ash", "birch"

@@ -23,15 +23,15 @@ from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import PublicKey, keygen
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.evaluation import evaluate, true_outputs
-from linalign_lite.extraction import extract
+from linalign_lite.extraction.pipeline import extract
+from linalign_lite.extraction.session import Model, load_model
+from linalign_lite.extraction.texts import Texts
 from linalign_lite.fitting import fit
 from linalign_lite.generation import generate
 from linalign_lite.heads import train_head
 from linalign_lite.judging import judge
 from linalign_lite.kl.fitting import fit_kl
-from linalign_lite.runtime import Model, load_model
 from linalign_lite.storage.atomic import write_atomic
-from linalign_lite.texts import Texts
 
 Say = Callable[[str], None]
 PROMPT, SAMPLE_TOKENS = "One day, Lily went to the park with her mom. She", 20

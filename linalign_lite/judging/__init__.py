@@ -15,12 +15,12 @@ from dataclasses import astuple, dataclass
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.forward import Progress
+from linalign_lite.extraction.inference import Progress
+from linalign_lite.extraction.session import Model
+from linalign_lite.extraction.texts import Texts
 from linalign_lite.judging.reading import Job, make_job, reads_ahead, teach, windows
 from linalign_lite.judging.sampling import Said, Sample, Spoken, draw_prompts, speak
 from linalign_lite.judging.scoring import TOP, Sums
-from linalign_lite.runtime import Model
-from linalign_lite.texts import Texts
 
 LOOKED = 16  # texts of which the longest shows whether the source reads ahead
 

@@ -12,12 +12,12 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates
 from linalign_lite.core.token_alignment import pair_ends
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.extraction import extract
-from linalign_lite.forward import Progress
+from linalign_lite.extraction.inference import Progress
+from linalign_lite.extraction.model_card import HEAD_FILE
+from linalign_lite.extraction.pipeline import extract
+from linalign_lite.extraction.session import Model
+from linalign_lite.extraction.texts import Texts
 from linalign_lite.judging.scoring import Ints, Sums, compare, surprise
-from linalign_lite.modelcard import HEAD_FILE
-from linalign_lite.runtime import Model
-from linalign_lite.texts import Texts
 
 WINDOW = 256  # texts whose token states are held at once
 STATES = 256 << 20  # bytes of token states held at once, by estimate

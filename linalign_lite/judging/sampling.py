@@ -11,7 +11,7 @@ import numpy as np
 
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.hidden_states import NO_TOKEN
-from linalign_lite.forward import Progress
+from linalign_lite.extraction.inference import Progress
 from linalign_lite.generation import generate
 from linalign_lite.judging.reading import Job, following, positions, token_states
 from linalign_lite.judging.scoring import surprise

@@ -10,7 +10,7 @@ import numpy as np
 
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.modelcard import PastTensor
+from linalign_lite.extraction.model_card import PastTensor
 from linalign_lite.onnx import surgery
 from linalign_lite.onnx.surgery import PAST, PRESENT, STATES
 from linalign_lite.onnx.tail import read_tail

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from linalign_lite.errors import InputError
-from linalign_lite.modelcard import MODEL_FILE, ModelCard
+from linalign_lite.extraction.model_card import MODEL_FILE, ModelCard
 from linalign_lite.onnx import finish, parity, pooling, reference, surgery, weights
 from linalign_lite.onnx.cut import Cut, cut_graph
 from linalign_lite.onnx.extra import require

@@ -14,7 +14,13 @@ import numpy as np
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import save
 from linalign_lite.errors import InputError
-from linalign_lite.modelcard import DIGESTED, HEAD_FILE, ModelCard, folder_digest, seal_card
+from linalign_lite.extraction.model_card import (
+    DIGESTED,
+    HEAD_FILE,
+    ModelCard,
+    folder_digest,
+    seal_card,
+)
 from linalign_lite.onnx import pooling, quantizing, surgery, weights
 from linalign_lite.onnx.cut import Cut
 from linalign_lite.storage.hashing import hash_file

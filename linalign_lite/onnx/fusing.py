@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.batching import pool
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head, soft_capped
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.modelcard import MODEL_FILE, TOKENIZER_FILE
+from linalign_lite.extraction.batching import pool
+from linalign_lite.extraction.model_card import MODEL_FILE, TOKENIZER_FILE
+from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.onnx import artefact, parity, surgery, weights
 from linalign_lite.onnx.artefact import Artefact, Check
 from linalign_lite.onnx.carry import MAPPED, SCORES, STATES, add_output, plain, scores_card
@@ -24,7 +25,6 @@ from linalign_lite.onnx.parts import LEAST_OPSET, Affine
 from linalign_lite.onnx.stem import add_stem
 from linalign_lite.onnx.surgery import AnyArray
 from linalign_lite.onnx.tokens import TEXTS
-from linalign_lite.runtime import Model, load_model
 from linalign_lite.storage.atomic import PathLike
 
 Say = Callable[[str], None]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from linalign_lite.core.head import Head
 from linalign_lite.errors import ParityError
-from linalign_lite.modelcard import PastTensor
+from linalign_lite.extraction.model_card import PastTensor
 from linalign_lite.onnx.surgery import PAST, PRESENT, STATES
 
 TOLERANCE = 1e-4

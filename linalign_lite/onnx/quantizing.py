@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.batching import plan_batches, pool
 from linalign_lite.errors import InputError, ParityError
-from linalign_lite.modelcard import DATA_FILE, MODEL_FILE, PastTensor
+from linalign_lite.extraction.batching import plan_batches, pool
+from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE, PastTensor
 from linalign_lite.onnx import parity, surgery
 from linalign_lite.onnx.extra import require
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from linalign_lite.errors import InputError
-from linalign_lite.modelcard import CARD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard
+from linalign_lite.extraction.model_card import (
+    CARD_FILE,
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    ModelCard,
+)
 from linalign_lite.onnx import finish, parity, pooling, surgery, weights
 from linalign_lite.onnx.cut import LOGITS, cut_graph, final_output, past_inputs
 from linalign_lite.onnx.extra import require

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.space import Space
-from linalign_lite.modelcard import ModelCard
+from linalign_lite.extraction.model_card import ModelCard
 from linalign_lite.onnx import surgery
 from linalign_lite.onnx.carry import MAPPED, SCORES, STATES
 from linalign_lite.onnx.parts import Builder, add_normalize, add_pooling

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
-from linalign_lite.modelcard import DATA_FILE, MODEL_FILE
+from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE
 
 AnyArray = npt.NDArray[Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from linalign_lite.errors import InputError, ParityError
-from linalign_lite.modelcard import TOKENIZER_FILE
+from linalign_lite.extraction.model_card import TOKENIZER_FILE
 
 # Used for both checks: the same ids, and the same states. Short and long, with awkward characters.
 TEXTS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from linalign_lite.compat import GOOD_MATCH
+from linalign_lite.extraction.tokenizer_compatibility import GOOD_MATCH
 from linalign_lite.report.findings import several
 from linalign_lite.report.looks import glyph, legend, stroke
 from linalign_lite.report.markup import Html, behind, figure, join, number, table

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
+from linalign_lite.extraction.texts import Texts
 from linalign_lite.storage.atomic import write_atomic
 from linalign_lite.survey.config import SurveyConfig, load_config
 from linalign_lite.survey.run import CACHE
 from linalign_lite.survey.shelf import open_shelf
-from linalign_lite.texts import Texts
 
 NAME = "demo"  # stands for this config on the command line
 FOLDER = "texts"

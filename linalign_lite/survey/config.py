@@ -10,9 +10,9 @@ from typing import Any
 
 from linalign_lite.core.space import POOLINGS
 from linalign_lite.errors import FormatError, InputError
+from linalign_lite.extraction.texts import Texts, read_texts
 from linalign_lite.storage.atomic import PathLike, open_regular
 from linalign_lite.survey.checking import MOST_DATA, MOST_MODELS
-from linalign_lite.texts import Texts, read_texts
 
 TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
 OBJECTIVES = ("ridge", "kl")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from linalign_lite.compat import check_compatibility
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.token_alignment import pair_states
+from linalign_lite.extraction.tokenizer_compatibility import check_compatibility
 from linalign_lite.fitting import fit
 from linalign_lite.judging import judge
 from linalign_lite.kl.fitting import fit_kl

@@ -15,17 +15,17 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
 from linalign_lite.evaluation import Evaluation, evaluate
-from linalign_lite.extraction import extract
+from linalign_lite.extraction.model_card import ModelCard, load_card
+from linalign_lite.extraction.pipeline import extract
+from linalign_lite.extraction.session import Model, load_model
+from linalign_lite.extraction.texts import Texts
 from linalign_lite.heads import train_head
 from linalign_lite.kl.fitting import fit_kl
-from linalign_lite.modelcard import ModelCard, load_card
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.fitting import fit_detector
-from linalign_lite.runtime import Model, load_model
 from linalign_lite.several import fit_several
 from linalign_lite.survey.config import DataSet, Reading, SurveyConfig
 from linalign_lite.survey.shelf import Described, Shelf
-from linalign_lite.texts import Texts
 
 Tell = Callable[[str], None]
 PUBLIC = "public"

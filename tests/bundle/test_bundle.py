@@ -239,7 +239,7 @@ def test_no_secret_goes_in_within_another_file(tmp_path, before):
     secret = (KEYS / "v2-trusted-secret.key").read_bytes()
     folder = made_model(tmp_path)
     (folder / "model.onnx").write_bytes(b"L" * before + secret + b"x" * 9)
-    from linalign_lite.modelcard import load_card, seal_card
+    from linalign_lite.extraction.model_card import load_card, seal_card
 
     (folder / "card.json").rename(tmp_path / "card")
     sound = made_model(tmp_path / "other")
@@ -364,7 +364,7 @@ def test_a_detector_goes_in(tmp_path, pair):
 def test_memory_does_not_grow_with_the_files(tmp_path):
     import tracemalloc
 
-    from linalign_lite.modelcard import load_card, seal_card
+    from linalign_lite.extraction.model_card import load_card, seal_card
 
     def peak(size: int) -> int:
         folder = made_model(tmp_path / str(size))

@@ -13,7 +13,7 @@ import pytest
 from pages import artefact, until
 
 from linalign_lite import demo, extract, fuse, load_model, save, train_head
-from linalign_lite.texts import read_texts
+from linalign_lite.extraction.texts import read_texts
 
 pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
 

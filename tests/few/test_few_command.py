@@ -22,7 +22,7 @@ from linalign_lite import (
     train_head,
 )
 from linalign_lite.commands import main
-from linalign_lite.extraction import extract_to
+from linalign_lite.extraction.pipeline import extract_to
 
 READS, OWNS = "birch", "ash"  # the client's model and the one of the provider, who has the head
 FIELDS = {

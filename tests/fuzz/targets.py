@@ -19,7 +19,7 @@ import numpy as np
 
 from fuzz import archives, bundles, documents, frames, mutators
 from fuzz.contract import Broken, working_folder
-from linalign_lite import commands, modelcard
+from linalign_lite import commands
 from linalign_lite.bundle.reading import verify_bundle
 from linalign_lite.bundle.signing import VerifyingKey
 from linalign_lite.core import serialization
@@ -37,13 +37,14 @@ from linalign_lite.encrypt.policy import Budget
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.wire import Header, Kind
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.extraction import model_card
+from linalign_lite.extraction.texts import read_texts
 from linalign_lite.onnx import pooling
 from linalign_lite.ood import rules as rules_module
 from linalign_lite.ood.detector import Detector
 from linalign_lite.report import render, to_markdown
 from linalign_lite.storage import npz
 from linalign_lite.survey.results import load_results, save_results
-from linalign_lite.texts import read_texts
 
 Mutate = Callable[[bytes, Random, Sequence[bytes]], bytes]
 MAX_CIPHERTEXTS = 40  # a query or response of more is parsed and not computed with
@@ -206,22 +207,22 @@ def response_seeds() -> list[bytes]:
 def card_seeds() -> list[bytes]:
     with working_folder() as folder:
         _model_files(folder)
-        card = modelcard.ModelCard(
+        card = model_card.ModelCard(
             name="ash", architecture="GPT2LMHeadModel", task="generate", hidden_size=8,
             max_length=16,
             vocab_size=32, pooling="mean", normalize=False, dtype="fp32", opset=17,
-            past=(modelcard.PastTensor("past_key_values.0.key", 2, 4),),
+            past=(model_card.PastTensor("past_key_values.0.key", 2, 4),),
             special={"bos": 1, "eos": 2, "pad": None}, parity={"max": 1e-5}, versions={"onnx": "1"},
         )  # fmt: skip
-        modelcard.seal_card(folder, card)
-        generate = (folder / modelcard.CARD_FILE).read_bytes()
-        (folder / modelcard.HEAD_FILE).unlink()
-        modelcard.seal_card(folder, dataclasses.replace(card, task="embed", past=()))
-        return [generate, (folder / modelcard.CARD_FILE).read_bytes()]
+        model_card.seal_card(folder, card)
+        generate = (folder / model_card.CARD_FILE).read_bytes()
+        (folder / model_card.HEAD_FILE).unlink()
+        model_card.seal_card(folder, dataclasses.replace(card, task="embed", past=()))
+        return [generate, (folder / model_card.CARD_FILE).read_bytes()]
 
 
 def _model_files(folder: Path) -> None:
-    for name in (modelcard.MODEL_FILE, modelcard.TOKENIZER_FILE, modelcard.HEAD_FILE):
+    for name in (model_card.MODEL_FILE, model_card.TOKENIZER_FILE, model_card.HEAD_FILE):
         (folder / name).write_bytes(name.encode())
 
 
@@ -342,10 +343,10 @@ def run_any(data: bytes, folder: Path) -> None:
 
 
 def run_card(data: bytes, folder: Path) -> None:
-    if not (folder / modelcard.MODEL_FILE).exists():
+    if not (folder / model_card.MODEL_FILE).exists():
         _model_files(folder)
-    _file(folder, modelcard.CARD_FILE, data)
-    card = modelcard.load_card(folder)
+    _file(folder, model_card.CARD_FILE, data)
+    card = model_card.load_card(folder)
     card.space().describe()
     _inspected(folder, data)
 

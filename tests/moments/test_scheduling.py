@@ -12,10 +12,10 @@ from test_measuring import same
 from linalign_lite import demo
 from linalign_lite.commands import main
 from linalign_lite.errors import InputError, MissingExtraError
-from linalign_lite.extraction import extract_to
+from linalign_lite.extraction.pipeline import extract_to
+from linalign_lite.extraction.session import load_model
 from linalign_lite.measuring import measure_shards
 from linalign_lite.momentfiles import load_moments
-from linalign_lite.runtime import load_model
 from linalign_lite.scheduling import connected
 
 distributed = pytest.importorskip("distributed")

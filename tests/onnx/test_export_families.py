@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from linalign_lite.core.serialization import load_head
-from linalign_lite.modelcard import load_card
+from linalign_lite.extraction.model_card import load_card
+from linalign_lite.extraction.session import load_model
 from linalign_lite.onnx.export import export_model
-from linalign_lite.runtime import load_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -19,7 +19,7 @@ from linalign_lite.errors import (
     OutputExistsError,
     ParityError,
 )
-from linalign_lite.modelcard import MODEL_FILE, load_card
+from linalign_lite.extraction.model_card import MODEL_FILE, load_card
 from linalign_lite.onnx import export, parity, pooling, surgery
 from linalign_lite.onnx.export import export_model
 

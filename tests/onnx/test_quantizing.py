@@ -11,7 +11,7 @@ import pytest
 from linalign_lite import demo, extract, load_model
 from linalign_lite.commands import main
 from linalign_lite.errors import FormatError, InputError, ParityError
-from linalign_lite.modelcard import load_card
+from linalign_lite.extraction.model_card import load_card
 from linalign_lite.onnx import quantizing
 from linalign_lite.storage.hashing import seal_of
 

@@ -16,7 +16,7 @@ import pytest
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head
 from linalign_lite.errors import InputError, OutputExistsError
-from linalign_lite.modelcard import load_card
+from linalign_lite.extraction.model_card import load_card
 from linalign_lite.onnx import surgery
 from linalign_lite.onnx.cut import cut_graph
 from linalign_lite.onnx.reference import quiet

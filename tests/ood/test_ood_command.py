@@ -23,8 +23,8 @@ from linalign_lite import (
     save,
     train_head,
 )
-from linalign_lite.extraction import extract_to
-from linalign_lite.texts import Texts
+from linalign_lite.extraction.pipeline import extract_to
+from linalign_lite.extraction.texts import Texts
 
 STRANGE = [
     "what is the exchange rate of the dollar", "transfer 400 dollars to my savings account",

@@ -20,7 +20,7 @@ import pytest
 from support import ROOT
 
 from linalign_lite import demo, load_head, load_map, load_model, read_texts
-from linalign_lite.extraction import extract
+from linalign_lite.extraction.pipeline import extract
 
 pytestmark = pytest.mark.rehearsal
 PAGE = (ROOT / "docs" / "SILO.md").read_text(encoding="utf-8")

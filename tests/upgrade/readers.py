@@ -34,7 +34,6 @@ from linalign_lite import (
     load_model,
     load_moments,
     load_results,
-    modelcard,
     momentfiles,
     open_states,
     verify_bundle,
@@ -46,6 +45,7 @@ from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.encrypt import policy, wire
 from linalign_lite.errors import FormatError
+from linalign_lite.extraction import model_card
 from linalign_lite.onnx import scan
 from linalign_lite.ood import files as detectors
 from linalign_lite.storage.hashing import seal_of
@@ -196,7 +196,7 @@ KINDS = (
     Kind(r"golden/v(\d+)\.head\.npz", 1, NPZ, by(load)),
     Kind(r"golden/v(\d+)\.moments\.npz", 1, momentfiles.VERSION, by(load_moments)),
     Kind(r"golden/ood/v(\d+)\.[\w-]+\.ood\.npz", 1, detectors.VERSION, read_detector),
-    Kind(r"golden/v(\d+)\.model", 1, modelcard.VERSION, read_model, 1e-4),
+    Kind(r"golden/v(\d+)\.model", 1, model_card.VERSION, read_model, 1e-4),
     Kind(r"golden/v(\d+)\.states", 1, manifest.VERSION, read_folder),
     Kind(r"golden/v(\d+)\.unfinished\.jsonl", 1, resuming.VERSION, read_unfinished),
     Kind(r"golden/v(\d+)\.results\.json", 1, results.VERSION, by(load_results)),

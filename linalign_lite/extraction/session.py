@@ -15,9 +15,8 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head
-from linalign_lite.core.token_alignment import load_tokenizer, read_ends
 from linalign_lite.errors import FormatError, InputError, LinalignError
-from linalign_lite.modelcard import (
+from linalign_lite.extraction.model_card import (
     DIGESTED,
     HEAD_FILE,
     MODEL_FILE,
@@ -25,6 +24,7 @@ from linalign_lite.modelcard import (
     ModelCard,
     load_card,
 )
+from linalign_lite.extraction.tokenizer import load_tokenizer, read_ends
 
 Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)

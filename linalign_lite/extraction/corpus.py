@@ -10,7 +10,7 @@ import numpy as np
 
 from linalign_lite.core.hidden_states import Ints, TextDigest
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.texts import Texts, read_rows
+from linalign_lite.extraction.texts import Texts, read_rows
 
 MAX_LABELS = 16 << 20  # bytes of all distinct labels: the manifest of a folder holds no more
 Row = tuple[str, str | None]  # text, label

@@ -16,15 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.core.token_alignment import (
-    byte_alphabet,
-    completing,
-    load_tokenizer,
-    pair_ends,
-    read_ends,
-)
+from linalign_lite.core.token_alignment import completing, pair_ends
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.modelcard import TOKENIZER_FILE
+from linalign_lite.extraction.model_card import TOKENIZER_FILE
+from linalign_lite.extraction.tokenizer import byte_alphabet, load_tokenizer, read_ends
 from linalign_lite.storage.atomic import PathLike
 
 GOOD_MATCH = 0.67  # arXiv 2603.18908: exact-token match of pairs that generated well

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linalign_lite.batching import Batch, plan_batches, pool
 from linalign_lite.core.affine_map import Array, row_blocks
 from linalign_lite.core.hidden_states import NO_TOKEN, Ints
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError
-from linalign_lite.runtime import Encoded, Int64, Model
+from linalign_lite.extraction.batching import Batch, plan_batches, pool
+from linalign_lite.extraction.session import Encoded, Int64, Model
 
 Progress = Callable[[int], None]
 Ran = tuple[Batch, Int64, Array]  # a batch, the lengths of its rows, their states

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.runtime import Int64
+from linalign_lite.extraction.session import Int64
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.core.space import usable_label
 from linalign_lite.errors import InputError
-from linalign_lite.streams import MAX_TEXT, PACKED, lines, open_bytes
+from linalign_lite.extraction.compressed_text import MAX_TEXT, PACKED, lines, open_bytes
 
 FORMATS = ("txt", "jsonl", "csv", "parquet")
 
@@ -137,7 +137,7 @@ def _rows(path: str, kind: str, separator: str | None) -> Iterator[Iterator[Row]
 
 
 def _parquet(path: str) -> Iterator[Row]:
-    from linalign_lite.parquet import read_columns
+    from linalign_lite.extraction.parquet import read_columns
 
     for number, (text, label) in enumerate(read_columns(path), 1):
         yield number, _text(path, number, text), _label(path, number, label)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from linalign_lite import forward
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.executor import IN_FLIGHT, in_order
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
@@ -27,14 +26,15 @@ from linalign_lite.core.shards.resuming import Plan, Work, unfinished
 from linalign_lite.core.shards.states_folder import StatesFolder
 from linalign_lite.core.shards.uploading import Uploads, uploads
 from linalign_lite.core.space import POOLINGS
-from linalign_lite.corpus import Chunk, Corpus, corpus_of, texts_of
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.forward import Progress, Way
-from linalign_lite.runtime import Model, load_model
+from linalign_lite.extraction import inference
+from linalign_lite.extraction.corpus import Chunk, Corpus, corpus_of, texts_of
+from linalign_lite.extraction.inference import Progress, Way
+from linalign_lite.extraction.session import Model, load_model
+from linalign_lite.extraction.texts import Texts
 from linalign_lite.storage.arrays import not_finite
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.remote import Remote, place
-from linalign_lite.texts import Texts
 
 BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
 WINDOW = 4096  # texts tokenised and sorted at a time
@@ -65,8 +65,8 @@ def extract(
     way = _way(model, len(held.texts), pooling, normalize, max_length, batch_tokens)
     n = len(held.texts)
     windows = ((start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
-    parts = list(forward.parts(model, windows, way, progress))
-    return _hidden(Chunk(0, held.texts, *held.label_ids()), way, forward.join(parts))
+    parts = list(inference.parts(model, windows, way, progress))
+    return _hidden(Chunk(0, held.texts, *held.label_ids()), way, inference.join(parts))
 
 
 def extract_shards(
@@ -113,7 +113,7 @@ def shard_states(
     Raises InputError for a chunk without any row (a file of states cannot be empty), a text without
     tokens, and values that float16 cannot hold.
     """
-    return _stored(chunk, how, forward.part(model, chunk.texts, chunk.start, how.way, progress))
+    return _stored(chunk, how, inference.part(model, chunk.texts, chunk.start, how.way, progress))
 
 
 def extract_to(
@@ -276,7 +276,7 @@ def _shards(
     # no name holds a part or a shard: it can go before the next one is made
     yield from map(  # noqa: C417 (a generator would hold the part)
         lambda made: _stored(waiting.popleft(), how, made),
-        forward.parts(model, windows(), how.way, progress),
+        inference.parts(model, windows(), how.way, progress),
     )
 
 
@@ -291,7 +291,7 @@ def _left(
             progress(len(chunk.texts))
 
 
-def _stored(chunk: Chunk, how: ShardWay, made: forward.Part) -> HiddenStates:
+def _stored(chunk: Chunk, how: ShardWay, made: inference.Part) -> HiddenStates:
     if not len(made.states):
         raise InputError(
             f"texts {chunk.start + 1} to {chunk.stop} have no token that is not special",
@@ -300,7 +300,7 @@ def _stored(chunk: Chunk, how: ShardWay, made: forward.Part) -> HiddenStates:
     return _hidden(chunk, how.way, replace(made, states=narrow(made.states, how.dtype)))
 
 
-def _hidden(chunk: Chunk, way: Way, made: forward.Part) -> HiddenStates:
+def _hidden(chunk: Chunk, way: Way, made: inference.Part) -> HiddenStates:
     """The states of a chunk's texts, with their provenance."""
     ids, index = chunk.label_ids, made.places.get("text_index")
     if ids is not None and index is not None:

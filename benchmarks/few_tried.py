@@ -19,11 +19,11 @@ import numpy as np
 from common import publish
 
 from linalign_lite import AffineMap
-from linalign_lite.kl.descent import Affine, Chart, descend, make_chart
-from linalign_lite.kl.fitting import CLASSES, FINE, lowered, raised
-from linalign_lite.kl.objective import Teaching, learn, reduce_head
-from linalign_lite.moments import Float64, Moments, measure
-from linalign_lite.spectra import ridge, spectrum
+from linalign_lite.alignment.kl.fitting import CLASSES, FINE, lowered, raised
+from linalign_lite.alignment.kl.objective import Teaching, learn, reduce_head
+from linalign_lite.alignment.kl.optimizer import Affine, Chart, descend, make_chart
+from linalign_lite.alignment.moments import Float64, Moments, measure
+from linalign_lite.alignment.ridge import ridge, spectrum
 
 SOURCE, TARGET, COUNT, SAMPLES = "minilm", "656k", 128, 3
 START, PENALTY = 1.0, 3.0

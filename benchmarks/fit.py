@@ -30,10 +30,10 @@ import numpy as np
 from common import CACHE, RESULTS, publish, ratio, side_by_side
 
 from linalign_lite import HiddenStates, Space, fit, load_states, measure_shards
+from linalign_lite.alignment.least_squares import fit_moments
+from linalign_lite.alignment.moments import FoldedMoments, Moments, folded
 from linalign_lite.core.metrics import r2
 from linalign_lite.core.shards.states_folder import StatesFolder, open_folder, write_shards
-from linalign_lite.fitting import fit_moments
-from linalign_lite.moments import FoldedMoments, Moments, folded
 
 PARTS = ("memory", "precision", "disk")
 PENALTIES = 20

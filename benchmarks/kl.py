@@ -38,10 +38,10 @@ from linalign_lite import (
     save,
     train_head,
 )
+from linalign_lite.alignment.kl.fitting import CLASSES, fit_kl
+from linalign_lite.alignment.kl.objective import Teaching
 from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.core.token_alignment import pair_states
-from linalign_lite.kl.fitting import CLASSES, fit_kl
-from linalign_lite.kl.objective import Teaching
 
 STORIES = {"260k": "stories260k", "656k": "tinystories-656k"}
 INTENTS = {**STORIES, "minilm": "all-minilm-l6-v2"}

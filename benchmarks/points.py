@@ -24,11 +24,11 @@ from typing import Any
 from common import data, exported, publish
 
 from linalign_lite import demo, load_model, measure_shards
+from linalign_lite.alignment.least_squares import fit_moments
 from linalign_lite.core.shards.states_folder import open_folder
 from linalign_lite.extraction.corpus import read_corpus
 from linalign_lite.extraction.model_card import MODEL_FILE, load_card
 from linalign_lite.extraction.pipeline import extract_to
-from linalign_lite.fitting import fit_moments
 
 REAL = ("stories260k", "tinystories-656k", "all-minilm-l6-v2")
 TEXTS = (1_000, 4_000, 16_000)

@@ -21,8 +21,8 @@ from common import RESULTS, ROOT
 from tabling.base import table
 from tabling.loglog import Line, Picture, svg
 
+from linalign_lite.alignment.streaming.measure import MOST_TASKS, default_leaf_rows
 from linalign_lite.extraction.pipeline import SHARD_TEXTS
-from linalign_lite.measuring import MOST_TASKS, default_leaf_rows
 
 PAGE = ROOT / "docs" / "SCALE.md"
 PLOT = ROOT / "docs" / "images" / "scale.svg"

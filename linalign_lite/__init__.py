@@ -13,6 +13,18 @@ from typing import TYPE_CHECKING, Any
 from linalign_lite.version import __version__
 
 if TYPE_CHECKING:
+    from linalign_lite.alignment.few_shot.fitting import fit_with_few
+    from linalign_lite.alignment.few_shot.report import FewReport
+    from linalign_lite.alignment.kl.checkpoint import Checkpoint
+    from linalign_lite.alignment.kl.fitting import fit_kl
+    from linalign_lite.alignment.kl.objective import Teaching
+    from linalign_lite.alignment.kl.report import KlReport
+    from linalign_lite.alignment.least_squares import FitReport, fit
+    from linalign_lite.alignment.moments_io import load_moments, save_moments
+    from linalign_lite.alignment.paired_moments import PairedMoments, fit_paired, put_together
+    from linalign_lite.alignment.similarity.comparison import compare, compare_all
+    from linalign_lite.alignment.similarity.results import Similarities, Similarity
+    from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
     from linalign_lite.bundle.reading import BundleInfo, install_bundle, verify_bundle
     from linalign_lite.bundle.signing import SigningKey, VerifyingKey
     from linalign_lite.bundle.writing import create_bundle
@@ -51,18 +63,9 @@ if TYPE_CHECKING:
         Compatibility,
         check_compatibility,
     )
-    from linalign_lite.few.fitting import fit_with_few
-    from linalign_lite.few.report import FewReport
-    from linalign_lite.fitting import FitReport, fit
     from linalign_lite.generation import Generation, generate
     from linalign_lite.heads import HeadReport, train_head
     from linalign_lite.judging import Judgement, judge
-    from linalign_lite.kl.checkpoint import Checkpoint
-    from linalign_lite.kl.fitting import fit_kl
-    from linalign_lite.kl.objective import Teaching
-    from linalign_lite.kl.report import KlReport
-    from linalign_lite.measuring import measure_pair, measure_shards
-    from linalign_lite.momentfiles import load_moments, save_moments
     from linalign_lite.onnx.artefact import Artefact
     from linalign_lite.onnx.back import from_onnx
     from linalign_lite.onnx.carry import to_onnx
@@ -73,10 +76,7 @@ if TYPE_CHECKING:
     from linalign_lite.ood.fitting import fit_detector
     from linalign_lite.ood.report import DetectionReport, evaluate_detector, report_scores
     from linalign_lite.ood.scores import outlyingness
-    from linalign_lite.paired import PairedMoments, fit_paired, put_together
     from linalign_lite.report import to_markdown, write_report
-    from linalign_lite.similarity.comparing import compare, compare_all
-    from linalign_lite.similarity.results import Similarities, Similarity
     from linalign_lite.survey.results import Results, load_results
 
 __all__ = [
@@ -186,15 +186,15 @@ _HOMES = {
     "Budget": "encrypt.policy",
     "BudgetError": "errors",
     "BundleInfo": "bundle.reading",
-    "Checkpoint": "kl.checkpoint",
+    "Checkpoint": "alignment.kl.checkpoint",
     "Client": "encrypt.client",
     "Compatibility": "extraction.tokenizer_compatibility",
     "DetectionReport": "ood.report",
     "Detector": "ood.detector",
     "DetectorComparison": "ood.choosing",
     "Evaluation": "evaluation",
-    "FewReport": "few.report",
-    "FitReport": "fitting",
+    "FewReport": "alignment.few_shot.report",
+    "FitReport": "alignment.least_squares",
     "FormatError": "errors",
     "Generation": "generation",
     "Head": "core.head",
@@ -202,14 +202,14 @@ _HOMES = {
     "HiddenStates": "core.hidden_states",
     "InputError": "errors",
     "Judgement": "judging",
-    "KlReport": "kl.report",
+    "KlReport": "alignment.kl.report",
     "Layout": "encrypt.packing",
     "LinalignError": "errors",
     "MismatchError": "errors",
     "MissingExtraError": "errors",
     "Model": "extraction.session",
     "OutputExistsError": "errors",
-    "PairedMoments": "paired",
+    "PairedMoments": "alignment.paired_moments",
     "Parameters": "encrypt.parameters",
     "ParityError": "errors",
     "PrecisionError": "errors",
@@ -222,28 +222,28 @@ _HOMES = {
     "SecretKey": "encrypt.keys",
     "SignatureError": "errors",
     "SigningKey": "bundle.signing",
-    "Similarities": "similarity.results",
-    "Similarity": "similarity.results",
+    "Similarities": "alignment.similarity.results",
+    "Similarity": "alignment.similarity.results",
     "Space": "core.space",
     "StatesFolder": "core.shards.states_folder",
-    "Teaching": "kl.objective",
+    "Teaching": "alignment.kl.objective",
     "Texts": "extraction.texts",
     "VerifyingKey": "bundle.signing",
     "Zeros": "encrypt.pool",
     "check_compatibility": "extraction.tokenizer_compatibility",
-    "compare": "similarity.comparing",
-    "compare_all": "similarity.comparing",
+    "compare": "alignment.similarity.comparison",
+    "compare_all": "alignment.similarity.comparison",
     "compare_detectors": "ood.choosing",
     "create_bundle": "bundle.writing",
     "evaluate": "evaluation",
     "evaluate_detector": "ood.report",
     "extract": "extraction.pipeline",
     "extract_to": "extraction.pipeline",
-    "fit": "fitting",
+    "fit": "alignment.least_squares",
     "fit_detector": "ood.fitting",
-    "fit_kl": "kl.fitting",
-    "fit_paired": "paired",
-    "fit_with_few": "few.fitting",
+    "fit_kl": "alignment.kl.fitting",
+    "fit_paired": "alignment.paired_moments",
+    "fit_with_few": "alignment.few_shot.fitting",
     "from_onnx": "onnx.back",
     "fuse": "onnx.fusing",
     "generate": "generation",
@@ -255,19 +255,19 @@ _HOMES = {
     "load_head": "core.serialization",
     "load_map": "core.serialization",
     "load_model": "extraction.session",
-    "load_moments": "momentfiles",
+    "load_moments": "alignment.moments_io",
     "load_results": "survey.results",
     "load_states": "core.serialization",
-    "measure_pair": "measuring",
-    "measure_shards": "measuring",
+    "measure_pair": "alignment.streaming.measure",
+    "measure_shards": "alignment.streaming.measure",
     "open_states": "core.shards.states_folder",
     "outlyingness": "ood.scores",
     "pair_states": "core.token_alignment",
-    "put_together": "paired",
+    "put_together": "alignment.paired_moments",
     "read_texts": "extraction.texts",
     "report_scores": "ood.report",
     "save": "core.serialization",
-    "save_moments": "momentfiles",
+    "save_moments": "alignment.moments_io",
     "to_markdown": "report",
     "to_onnx": "onnx.carry",
     "train_head": "heads",

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.alignment.moments_io import FORMAT as MOMENTS
+from linalign_lite.alignment.moments_io import load_moments
+from linalign_lite.alignment.paired_moments import PairedMoments
 from linalign_lite.bundle import layout, signing
 from linalign_lite.bundle.reading import look
 from linalign_lite.core.affine_map import AffineMap
@@ -20,11 +23,8 @@ from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction.model_card import load_card
-from linalign_lite.momentfiles import FORMAT as MOMENTS
-from linalign_lite.momentfiles import load_moments
 from linalign_lite.onnx.scan import read_card
 from linalign_lite.ood.detector import Detector
-from linalign_lite.paired import PairedMoments
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import peek_npz
 

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.moments import Float64, fold_index, measure
+from linalign_lite.alignment.ridge import ridge, spectrum
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
-from linalign_lite.moments import Float64, fold_index, measure
-from linalign_lite.spectra import ridge, spectrum
 
 METHODS = ("ridge", "logistic")
 RIDGE_PENALTIES = tuple(

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge
 from support import aligned_states
 
+from linalign_lite.alignment.least_squares import fit, fit_moments, procrustes
+from linalign_lite.alignment.moments import Moments, fold_index, folded, measure, merge
+from linalign_lite.alignment.ridge import PENALTIES
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.metrics import r2
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.fitting import fit, fit_moments, procrustes
-from linalign_lite.moments import Moments, fold_index, folded, measure, merge
-from linalign_lite.spectra import PENALTIES
 
 
 def close(a: Moments, b: Moments) -> None:
@@ -40,8 +40,8 @@ def test_merging_parts_is_measuring_the_whole(seed, sizes):
 
 
 def test_moments_are_the_centred_products(rng, monkeypatch):
-    monkeypatch.setattr("linalign_lite.widening.BLOCK", 37)
-    monkeypatch.setattr("linalign_lite.moments.PRODUCT", 10)
+    monkeypatch.setattr("linalign_lite.alignment.float64_blocks.BLOCK", 37)
+    monkeypatch.setattr("linalign_lite.alignment.moments.PRODUCT", 10)
     x, y = rng.normal(size=(100, 4)) + 3, rng.normal(size=(100, 2))
     m = measure(x.astype(np.float32), y.astype(np.float32))
     x, y = x.astype(np.float32).astype(float), y.astype(np.float32).astype(float)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
@@ -19,7 +20,6 @@ from linalign_lite.core.metrics import (
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.evaluation import evaluate
-from linalign_lite.fitting import fit
 from linalign_lite.heads import train_head
 
 

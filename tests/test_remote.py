@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from test_shards import Fake
 
 from linalign_lite import demo
+from linalign_lite.alignment.moments_io import load_moments
+from linalign_lite.alignment.streaming.measure import measure_shards
 from linalign_lite.commands import main
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.serialization import load_map, load_states, save
@@ -36,8 +38,6 @@ from linalign_lite.extraction import pipeline
 from linalign_lite.extraction.corpus import read_corpus
 from linalign_lite.extraction.pipeline import extract_to
 from linalign_lite.extraction.texts import Texts, read_texts
-from linalign_lite.measuring import measure_shards
-from linalign_lite.momentfiles import load_moments
 from linalign_lite.storage.remote import (
     Remote,
     delivered,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from support import aligned_states
 
+from linalign_lite.alignment.least_squares import fit
+from linalign_lite.alignment.multi_target import fit_several
+from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.fitting import fit
-from linalign_lite.several import fit_several
-from linalign_lite.spectra import spectrum
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def test_every_map_and_report_is_that_of_fit(three):
 def test_the_source_is_decomposed_once_a_fold(three, monkeypatch):
     x, targets = three
     calls = []
-    monkeypatch.setattr("linalign_lite.several.spectrum", lambda m: calls.append(1) or spectrum(m))
+    monkeypatch.setattr(
+        "linalign_lite.alignment.multi_target.spectrum", lambda m: calls.append(1) or spectrum(m)
+    )
     fit_several(x, targets, folds=5)
     assert len(calls) == 6  # five folds, and all the data
 

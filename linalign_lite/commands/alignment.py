@@ -24,10 +24,10 @@ from linalign_lite.errors import InputError
 from linalign_lite.storage.remote import Place, delivered, place
 
 if TYPE_CHECKING:
+    from linalign_lite.alignment.kl.objective import Teaching
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
-    from linalign_lite.kl.objective import Teaching
 
 
 class MapMethod(StrEnum):
@@ -169,7 +169,7 @@ Fitted = tuple["AffineMap", dict[str, Any], list[tuple[str, object]]]
 def _fit_squares(
     console: Console, states: tuple[HiddenStates, HiddenStates], **options: Any
 ) -> Fitted:
-    from linalign_lite.fitting import fit as fit_states
+    from linalign_lite.alignment.least_squares import fit as fit_states
 
     affine, report = fit_states(*states, **options)
     return affine, *described(console, report)
@@ -179,8 +179,8 @@ def _teaching(
     target: HiddenStates, served: Head | None, given: tuple[float | None, float | None]
 ) -> Teaching:
     """The temperature and truth of the options, the usual ones where they are not given."""
-    from linalign_lite.kl.fitting import default_teaching
-    from linalign_lite.kl.objective import Teaching
+    from linalign_lite.alignment.kl.fitting import default_teaching
+    from linalign_lite.alignment.kl.objective import Teaching
 
     assert served is not None
     usual, (temperature, truth) = default_teaching(target, served), given
@@ -198,8 +198,8 @@ def _fit_kl(
     checkpoint: Path | None,
     **options: Any,
 ) -> Fitted:
-    from linalign_lite.kl.checkpoint import Checkpoint
-    from linalign_lite.kl.fitting import fit_kl
+    from linalign_lite.alignment.kl.checkpoint import Checkpoint
+    from linalign_lite.alignment.kl.fitting import fit_kl
 
     assert served is not None
     with console.descent() as watch:

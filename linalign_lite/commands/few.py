@@ -9,10 +9,10 @@ from linalign_lite.commands.console import Console
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
+    from linalign_lite.alignment.few_shot.report import FewReport
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
-    from linalign_lite.few.report import FewReport
 
 Sides = tuple["HiddenStates", "HiddenStates"]
 Rows = list[tuple[str, object]]
@@ -35,7 +35,7 @@ def require_few_options(
 def fit_few(
     console: Console, public: Sides, few: Sides, served: Head | None, **options: Any
 ) -> tuple[AffineMap, dict[str, Any], Rows]:
-    from linalign_lite.few.fitting import fit_with_few
+    from linalign_lite.alignment.few_shot.fitting import fit_with_few
 
     with console.descent() as watch:
         affine, report = fit_with_few(*public, *few, head=served, watch=watch, **options)

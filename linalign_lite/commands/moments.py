@@ -15,9 +15,9 @@ from linalign_lite.errors import InputError
 from linalign_lite.storage.remote import Place, delivered, fetched, place
 
 if TYPE_CHECKING:
+    from linalign_lite.alignment.least_squares import FitReport
+    from linalign_lite.alignment.paired_moments import PairedMoments
     from linalign_lite.core.affine_map import AffineMap
-    from linalign_lite.fitting import FitReport
-    from linalign_lite.paired import PairedMoments
 
 
 class Pairing(StrEnum):
@@ -85,7 +85,7 @@ def moments(
       linalign-lite moments a-states b-states here.moments.npz
       linalign-lite moments a-states b-states here.moments.npz --scheduler tcp://head:8786
     """
-    from linalign_lite.momentfiles import save_moments
+    from linalign_lite.alignment.moments_io import save_moments
 
     console, out = Console(as_json, quiet), place(out_at)
     source, target = place(source_at), place(target_at)
@@ -131,9 +131,9 @@ def fit_moments(
       linalign-lite fit-moments here.moments.npz a-to-b.map.npz
       linalign-lite fit-moments north.moments.npz south.moments.npz a-to-b.map.npz
     """
+    from linalign_lite.alignment.moments_io import load_moments
+    from linalign_lite.alignment.paired_moments import fit_paired, put_together
     from linalign_lite.core.serialization import save
-    from linalign_lite.momentfiles import load_moments
-    from linalign_lite.paired import fit_paired, put_together
     from linalign_lite.storage.npz import DEFAULT_CAP
 
     def read(file: str) -> PairedMoments:
@@ -165,9 +165,9 @@ def measured(
     scheduler: str | None = None,
 ) -> PairedMoments:
     """Moments of two files, or of two folders shard by shard."""
+    from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
     from linalign_lite.core.shards.states_folder import open_folder, states_of
     from linalign_lite.core.token_alignment import pair_states
-    from linalign_lite.measuring import measure_pair, measure_shards
 
     if source.is_dir() and target.is_dir():
         x, y = open_folder(source), open_folder(target)
@@ -193,7 +193,7 @@ def workers(scheduler: str | None) -> Iterator[dict[str, Any]]:
     if scheduler is None:
         yield {}
         return
-    from linalign_lite.scheduling import connected
+    from linalign_lite.alignment.streaming.dask_executor import connected
 
     executor: Executor
     with connected(scheduler) as (executor, in_flight):
@@ -204,7 +204,7 @@ def fit_folders(
     console: Console, source: Place, target: Place, *, method: str, penalty: str, **options: Any
 ) -> tuple[AffineMap, dict[str, Any], list[tuple[str, object]]]:
     """The map from one folder of states to another, a shard of each in memory at a time."""
-    from linalign_lite.paired import fit_paired
+    from linalign_lite.alignment.paired_moments import fit_paired
 
     found = measured(console, source, target, **options)
     affine, report = fit_paired(found, method=method, penalty=penalty)

@@ -11,8 +11,8 @@ from linalign_lite.commands.console import AsJson, Console, Quiet, columns
 from linalign_lite.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from linalign_lite.alignment.similarity.results import Measured, Similarity
     from linalign_lite.core.hidden_states import HiddenStates
-    from linalign_lite.similarity.results import Measured, Similarity
 
 _HEAD = ["", "value", "rows", "p", "paired", "shuffled", "most alike"]
 
@@ -55,8 +55,8 @@ def similarity(
       linalign-lite similarity a.states.npz b.states.npz
       linalign-lite similarity a.states.npz b.states.npz c.states.npz --measures cka,svcca --json
     """  # fmt: skip
-    from linalign_lite.similarity.comparing import compare_all
-    from linalign_lite.similarity.results import MEASURES
+    from linalign_lite.alignment.similarity.comparison import compare_all
+    from linalign_lite.alignment.similarity.results import MEASURES
 
     console = Console(as_json, quiet)
     wanted = MEASURES if measures == "all" else tuple(m.strip() for m in measures.split(","))
@@ -87,8 +87,8 @@ def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:
     """The states by name: the file's, or its whole path where two files have the same."""
     import numpy as np
 
+    from linalign_lite.alignment.similarity.token_positions import common_rows
     from linalign_lite.core.shards.states_folder import states_of
-    from linalign_lite.similarity.positions import common_rows
 
     if len(paths) < 2:
         raise InputError("similarity needs states of two models or more", got=str(len(paths)))

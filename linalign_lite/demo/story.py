@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
@@ -26,11 +28,9 @@ from linalign_lite.evaluation import evaluate, true_outputs
 from linalign_lite.extraction.pipeline import extract
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
-from linalign_lite.fitting import fit
 from linalign_lite.generation import generate
 from linalign_lite.heads import train_head
 from linalign_lite.judging import judge
-from linalign_lite.kl.fitting import fit_kl
 from linalign_lite.storage.atomic import write_atomic
 
 Say = Callable[[str], None]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.moments import fold_index
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import auroc
 from linalign_lite.errors import InputError
-from linalign_lite.moments import fold_index
 from linalign_lite.ood.fitting import METHODS, NEEDS_HEAD, fit_detector
 
 Candidates = Mapping[str, Mapping[str, Any]]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.moments import CHUNK
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
-from linalign_lite.moments import CHUNK
 
 Float64 = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.integer[Any]]

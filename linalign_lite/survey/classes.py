@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from linalign_lite.alignment.few_shot.fitting import fit_with_few
+from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.evaluation import evaluate
-from linalign_lite.few.fitting import fit_with_few
-from linalign_lite.fitting import fit
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import ClassRow, NativeRow
 from linalign_lite.survey.workshop import PUBLIC, Workshop, bare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from linalign_lite.similarity.comparing import compare_all
+from linalign_lite.alignment.similarity.comparison import compare_all
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import SimilarityRow
 from linalign_lite.survey.workshop import PUBLIC, Workshop

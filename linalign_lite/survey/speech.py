@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.extraction.tokenizer_compatibility import check_compatibility
-from linalign_lite.fitting import fit
 from linalign_lite.judging import judge
-from linalign_lite.kl.fitting import fit_kl
 from linalign_lite.survey.config import Reading, Stories
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import GenerationRow, TokenizerRow

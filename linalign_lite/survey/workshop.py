@@ -10,6 +10,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.multi_target import fit_several
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
@@ -20,10 +22,8 @@ from linalign_lite.extraction.pipeline import extract
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
 from linalign_lite.heads import train_head
-from linalign_lite.kl.fitting import fit_kl
 from linalign_lite.ood.detector import Detector
 from linalign_lite.ood.fitting import fit_detector
-from linalign_lite.several import fit_several
 from linalign_lite.survey.config import DataSet, Reading, SurveyConfig
 from linalign_lite.survey.shelf import Described, Shelf
 

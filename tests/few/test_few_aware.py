@@ -13,20 +13,20 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "kl"))
 
 from kl_cases import Case, blind_spot, make_case, reference, scores_of, softmax_of, taught
 
+from linalign_lite.alignment.few_shot import head_aware, validation
+from linalign_lite.alignment.few_shot.fitting import fit_with_few
+from linalign_lite.alignment.few_shot.weighting import FEW, PUBLIC, WEIGHTS
+from linalign_lite.alignment.kl.checkpoint import digest_of
+from linalign_lite.alignment.kl.fitting import CLASSES, TOKENS, fit_kl
+from linalign_lite.alignment.kl.objective import Teaching, divergences, learn, reduce_head
+from linalign_lite.alignment.kl.optimizer import Affine
+from linalign_lite.alignment.moments import measure
+from linalign_lite.alignment.ridge import ridge, spectrum
 from linalign_lite.core import serialization
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError
-from linalign_lite.few import aware, judging
-from linalign_lite.few.choice import FEW, PUBLIC, WEIGHTS
-from linalign_lite.few.fitting import fit_with_few
-from linalign_lite.kl.checkpoint import digest_of
-from linalign_lite.kl.descent import Affine
-from linalign_lite.kl.fitting import CLASSES, TOKENS, fit_kl
-from linalign_lite.kl.objective import Teaching, divergences, learn, reduce_head
-from linalign_lite.moments import measure
-from linalign_lite.spectra import ridge, spectrum
 
 PUBLIC_ROWS, FEW_ROWS = 400, 60
 
@@ -82,32 +82,32 @@ def test_a_classifiers_losses_are_divergences_at_each_scale_of_its_scores(softca
     case = make_case(9, 6, softcap=softcap, temperature=0.7)
     softmax = reduce_head(case.head)
     lesson, _ = learn(softmax, case.x, case.y, teaching=case.teaching)
-    judge = judging.make_judge(softmax, lesson, case.y, classifier=True)
+    judge = validation.make_judge(softmax, lesson, case.y, classifier=True)
     end, rows = Affine(rng.normal(size=(6, 5)), rng.normal(size=6)), np.array([7, 0, 31])
     found = judge.losses(rows, end)
     scores, p = scores_of(case.head, case.x @ end.weight.T + end.bias)[rows], taught(case)[rows]
-    for scale, losses in zip(judging.SCALES, found, strict=True):
+    for scale, losses in zip(validation.SCALES, found, strict=True):
         q = softmax_of(scale * scores)
         np.testing.assert_allclose(losses, (p * np.log(p / q)).sum(axis=1), rtol=1e-4, atol=1e-6)
-    assert 1.0 in judging.SCALES
-    np.testing.assert_array_equal(judging.at_best_scale(found), min(found, key=np.mean))
-    plain = judging.make_judge(softmax, lesson, case.y, classifier=False).losses(rows, end)
+    assert 1.0 in validation.SCALES
+    np.testing.assert_array_equal(validation.at_best_scale(found), min(found, key=np.mean))
+    plain = validation.make_judge(softmax, lesson, case.y, classifier=False).losses(rows, end)
     assert plain.shape == (1, 3)
-    np.testing.assert_allclose(plain[0], found[judging.SCALES.index(1.0)], rtol=1e-4)
+    np.testing.assert_allclose(plain[0], found[validation.SCALES.index(1.0)], rtol=1e-4)
 
 
 def test_a_classifier_that_says_too_much_to_be_kept_is_judged_as_a_token_head(monkeypatch):
     case = make_case(9, 6)
     softmax = reduce_head(case.head)
     lesson, _ = learn(softmax, case.x, case.y)
-    monkeypatch.setattr(judging, "MOST", 9 * 40 - 1)
-    assert judging.make_judge(softmax, lesson, case.y, classifier=True).said is None
+    monkeypatch.setattr(validation, "MOST", 9 * 40 - 1)
+    assert validation.make_judge(softmax, lesson, case.y, classifier=True).said is None
 
 
 def test_the_map_is_the_minimum_of_what_is_stated(parts, monkeypatch):
     """Σ_few KL/n + λu/2 ‖F^½(W − W₀)‖² with W₀ the ridge map of merged moments."""
     _, public, few, _ = parts
-    monkeypatch.setattr(aware, "FINE", 1e-12)
+    monkeypatch.setattr(head_aware, "FINE", 1e-12)
     head = Head(np.random.default_rng(3).normal(size=(20, 12)) / 10, np.zeros(20))
     affine, report = fit_with_few(*public, *few, head=head, weight=0.5, penalty=0.2,
                                   iterations=2000)  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_huge_penalty_leaves_the_merged_ridge_map(parts):
     mass = measure(*public).scaled(1 / PUBLIC_ROWS) + measure(*few).scaled(2 / FEW_ROWS)
     start, _ = ridge(spectrum(mass), report.start_penalty)
     np.testing.assert_allclose(affine.weight, start, atol=1e-6)
-    assert report.start_penalty in aware.START_PENALTIES
+    assert report.start_penalty in head_aware.START_PENALTIES
 
 
 # --- the limits ----------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_weight_inf_is_the_few_alone_whatever_the_public_texts_are(parts):
     start, _ = ridge(spectrum(measure(*few)), report.start_penalty)
     held, _ = fit_with_few(*public, *few, head=head, weight=FEW, penalty=1e9)
     again = min(
-        (ridge(spectrum(measure(*few)), p)[0] for p in aware.START_PENALTIES),
+        (ridge(spectrum(measure(*few)), p)[0] for p in head_aware.START_PENALTIES),
         key=lambda w: np.abs(w - held.weight).max(),
     )
     np.testing.assert_allclose(held.weight, again, atol=1e-6)
@@ -184,11 +184,11 @@ def test_weight_inf_is_the_few_alone_whatever_the_public_texts_are(parts):
 def test_losses_are_those_of_maps_that_never_saw_the_rows(parts, monkeypatch):
     """Each fold judged by a fit on the others, made by hand through the public door."""
     head, public, few, _ = parts
-    monkeypatch.setattr(judging, "SCALES", (1.0,))
-    monkeypatch.setattr(aware, "START_PENALTIES", (1.0,))
-    monkeypatch.setattr(aware, "ITERATIONS", 500)
-    monkeypatch.setattr(aware, "ROUGH", 1e-9)
-    monkeypatch.setattr(aware, "FINE", 1e-9)
+    monkeypatch.setattr(validation, "SCALES", (1.0,))
+    monkeypatch.setattr(head_aware, "START_PENALTIES", (1.0,))
+    monkeypatch.setattr(head_aware, "ITERATIONS", 500)
+    monkeypatch.setattr(head_aware, "ROUGH", 1e-9)
+    monkeypatch.setattr(head_aware, "FINE", 1e-9)
     _, report = fit_with_few(*public, *few, head=head, weight=1.0, penalty=0.5, folds=3)
     index = np.arange(FEW_ROWS) % 3
     np.random.default_rng(0).shuffle(index)
@@ -255,15 +255,15 @@ def test_watching_shows_what_is_done(parts):
 
 def test_an_expensive_head_is_searched_with_a_part_of_the_rows(parts, monkeypatch):
     head, public, few, _ = parts
-    monkeypatch.setattr(aware, "WORK", 1.0)
-    monkeypatch.setattr(aware, "FEWEST_ROWS", 20)
-    sizes, plain = [], aware.descend
+    monkeypatch.setattr(head_aware, "WORK", 1.0)
+    monkeypatch.setattr(head_aware, "FEWEST_ROWS", 20)
+    sizes, plain = [], head_aware.descend
 
     def descend(softmax, lesson, *args, **options):
         sizes.append(len(lesson))
         return plain(softmax, lesson, *args, **options)
 
-    monkeypatch.setattr(aware, "descend", descend)
+    monkeypatch.setattr(head_aware, "descend", descend)
     fit_with_few(*public, *few, head=head, weight=1.0)
     assert set(sizes[:-1]) == {24}  # twice the source's dimensions
     assert sizes[-1] == FEW_ROWS

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import aligned_states
 
+from linalign_lite.alignment.few_shot import weighted_least_squares
+from linalign_lite.alignment.few_shot.fitting import fit_with_few
+from linalign_lite.alignment.few_shot.weighting import FEW, PUBLIC, WEIGHTS
+from linalign_lite.alignment.least_squares import fit
+from linalign_lite.alignment.moments import fold_index, folded, measure
 from linalign_lite.core import serialization
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import error_of_mean
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.few import squares
-from linalign_lite.few.choice import FEW, PUBLIC, WEIGHTS
-from linalign_lite.few.fitting import fit_with_few
-from linalign_lite.fitting import fit
-from linalign_lite.moments import fold_index, folded, measure
 
 
 def two_kinds(seed=0, n_public=300, n_few=40, apart=0.3, dims=(7, 5), shift=2.0, noise=0.3):
@@ -100,7 +100,7 @@ def test_losses_are_brute_force_cross_validation_on_the_few(weight):
     public, few, _ = two_kinds()
     penalties = np.array([0.0, 1e-3, 0.1, 10.0])
     some = folded(*few, 4, seed=3)
-    found = list(squares.trials(measure(*public), some, (weight,), penalties))
+    found = list(weighted_least_squares.trials(measure(*public), some, (weight,), penalties))
     index = fold_index(np.arange(len(few[0])), 4, 3)
     spread = ((few[1] - few[1].mean(axis=0)) ** 2).sum()
     for penalty, trial in zip(penalties, found, strict=True):
@@ -210,7 +210,7 @@ def test_the_report_says_what_was_tried(tmp_path):
 )  # fmt: skip
 def test_a_side_that_is_of_no_use_is_named(kind, words, monkeypatch):
     weights = (PUBLIC, FEW)
-    monkeypatch.setattr("linalign_lite.few.choice.WEIGHTS", weights)
+    monkeypatch.setattr("linalign_lite.alignment.few_shot.weighting.WEIGHTS", weights)
     far = kind == "few"
     public, few, _ = two_kinds(apart=5.0 * far, n_few=200 if far else 10, noise=1.0)
     affine, report = fit_with_few(*public, *few)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from linalign_lite.alignment.kl.objective import Teaching
 from linalign_lite.core.head import Head
-from linalign_lite.kl.objective import Teaching
 
 SOURCE = 5  # dimensions
 

@@ -11,15 +11,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kl_cases import blind_spot
 
+from linalign_lite.alignment.kl import checkpoint as checkpoint_module
+from linalign_lite.alignment.kl import fitting
+from linalign_lite.alignment.kl.checkpoint import (
+    KIND,
+    VERSION,
+    Checkpoint,
+    Trial,
+    digest_of,
+    fingerprint,
+)
+from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.kl.objective import Teaching
+from linalign_lite.alignment.kl.optimizer import Affine
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.kl import checkpoint as checkpoint_module
-from linalign_lite.kl import fitting
-from linalign_lite.kl.checkpoint import KIND, VERSION, Checkpoint, Trial, digest_of, fingerprint
-from linalign_lite.kl.descent import Affine
-from linalign_lite.kl.fitting import fit_kl
-from linalign_lite.kl.objective import Teaching
 from linalign_lite.storage.npz import save_npz
 
 SHAPE = (2, 3)

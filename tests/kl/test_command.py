@@ -20,11 +20,11 @@ from linalign_lite import (  # fmt: skip
     save,
     train_head,
 )
+from linalign_lite.alignment.kl import fitting
 from linalign_lite.commands import main
 from linalign_lite.core.shards.states_folder import states_of
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.extraction.pipeline import extract_to
-from linalign_lite.kl import fitting
 
 MODELS = {name: demo.model_folder(name) for name in ("ash", "birch")}
 TEXTS, STORIES = 1000, 100  # public texts, and those of them whose tokens are read

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference
 
+from linalign_lite.alignment.kl import optimizer
+from linalign_lite.alignment.kl.fitting import lowered
+from linalign_lite.alignment.kl.objective import Softmax, Teaching, divergence, learn, reduce_head
+from linalign_lite.alignment.kl.optimizer import Affine, Chart, chart_on, descend, find_axes
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
-from linalign_lite.kl import descent
-from linalign_lite.kl.descent import Affine, Chart, chart_on, descend, find_axes
-from linalign_lite.kl.fitting import lowered
-from linalign_lite.kl.objective import Softmax, Teaching, divergence, learn, reduce_head
 
 
 def make_problem(case: Case, penalty: float, seed: int = 3):
@@ -214,7 +214,7 @@ def test_rows_in_the_charts_coordinates_give_the_same_descent(name, monkeypatch)
     softmax, lesson, chart, _, _ = make_problem(CASES[name], 1e-2)
     ends = []
     for size in (1 << 28, 0):  # turned once, and through the map in every pass
-        monkeypatch.setattr(descent, "LOCAL", size)
+        monkeypatch.setattr(optimizer, "LOCAL", size)
         ends.append(descend(softmax, lesson, chart, chart.start, iterations=200, tolerance=1e-9,
                             watch=lambda *_: False))  # fmt: skip
     assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-5)
@@ -224,13 +224,13 @@ def test_rows_in_the_charts_coordinates_give_the_same_descent(name, monkeypatch)
 
 
 def test_one_slow_step_is_not_the_end():
-    slow = descent._slow
-    assert not slow([5.0, 4.0] + [3.0] * descent.WINDOW, 1e-4)  # not yet looked back far enough
-    assert slow([5.0, 4.0] + [3.0] * (descent.WINDOW + 1), 1e-4)
+    slow = optimizer._slow
+    assert not slow([5.0, 4.0] + [3.0] * optimizer.WINDOW, 1e-4)  # not yet looked back far enough
+    assert slow([5.0, 4.0] + [3.0] * (optimizer.WINDOW + 1), 1e-4)
     steady = [3.0 - 2e-3 * i for i in range(20)]
     assert slow(steady, 1e-3)
     assert not slow(steady, 1e-4)
-    assert not slow(steady[: descent.WINDOW], 1e-3)
+    assert not slow(steady[: optimizer.WINDOW], 1e-3)
 
 
 def test_a_descent_that_goes_on_from_another_penalty_gets_as_far_as_one_of_its_own():
@@ -243,7 +243,7 @@ def test_a_descent_that_goes_on_from_another_penalty_gets_as_far_as_one_of_its_o
     head = Head(6 * rng.normal(size=(outputs, deep)).astype(np.float32), np.zeros(outputs))
     softmax = reduce_head(head)
     lesson, curvature = learn(softmax, x, y, teaching=Teaching(0.7))
-    axes = descent.axes_of(lesson, curvature)
+    axes = optimizer.axes_of(lesson, curvature)
     start = Affine(np.zeros((softmax.rank, wide)), np.zeros(softmax.rank))
 
     def down(begin, penalty, tolerance, most):

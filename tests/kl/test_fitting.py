@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from kl_cases import Case, blind_spot, make_case, reference
 
+from linalign_lite.alignment.kl import fitting
+from linalign_lite.alignment.kl.checkpoint import digest_of
+from linalign_lite.alignment.kl.fitting import CLASSES, TOKENS, Step, fit_kl
+from linalign_lite.alignment.kl.objective import Teaching
+from linalign_lite.alignment.least_squares import fit
+from linalign_lite.alignment.moments import fold_index, measure
+from linalign_lite.alignment.ridge import ridge, spectrum
 from linalign_lite.core import serialization
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates, text_digest
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.fitting import fit
-from linalign_lite.kl import fitting
-from linalign_lite.kl.checkpoint import digest_of
-from linalign_lite.kl.fitting import CLASSES, TOKENS, Step, fit_kl
-from linalign_lite.kl.objective import Teaching
-from linalign_lite.moments import fold_index, measure
-from linalign_lite.spectra import ridge, spectrum
 
 TRAINED = 400  # rows of `blind_spot` that are fitted on
 

@@ -10,18 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference, scores_of, softmax_of, taught
 
+from linalign_lite.alignment.kl import objective
+from linalign_lite.alignment.kl.fitting import fit_kl, lowered
+from linalign_lite.alignment.kl.objective import Softmax, agreement, divergence, learn, reduce_head
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.kl import objective
-from linalign_lite.kl.fitting import fit_kl, lowered
-from linalign_lite.kl.objective import (
-    Softmax,
-    agreement,
-    divergence,
-    learn,
-    reduce_head,
-)
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moment_cases import digest, folder, pooled, rows, token_folder
 
+from linalign_lite.alignment.least_squares import fit
+from linalign_lite.alignment.moments import FoldedMoments, deal, fold_index, folded, measure
+from linalign_lite.alignment.paired_moments import PairedMoments, fit_paired
+from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
+from linalign_lite.alignment.streaming.merge_tree import FAN, Tree
 from linalign_lite.core.executor import ahead, in_order
 from linalign_lite.core.shards.states_folder import open_folder
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
-from linalign_lite.fitting import fit
-from linalign_lite.measuring import measure_pair, measure_shards
-from linalign_lite.measuring.tree import FAN, Tree
-from linalign_lite.moments import FoldedMoments, deal, fold_index, folded, measure
-from linalign_lite.paired import PairedMoments, fit_paired
 
 PARTS = ("mean_x", "mean_y", "xx", "xy", "yy")
 
@@ -181,11 +181,11 @@ def test_completion_order_changes_no_bit(folders):
 
 
 def test_many_leaves_become_few_tasks_and_no_bit_changes(folders, monkeypatch):
-    import linalign_lite.measuring as measuring
+    import linalign_lite.alignment.streaming.measure as measuring
 
     monkeypatch.setattr(measuring, "MOST_TASKS", 4)
     monkeypatch.setattr(measuring, "FAN", 3)
-    monkeypatch.setattr("linalign_lite.measuring.tree.FAN", 3)
+    monkeypatch.setattr("linalign_lite.alignment.streaming.merge_tree.FAN", 3)
     alone = measure_shards(*folders, leaf_rows=1)  # ten leaves, so four tasks
     seen = []
     with ThreadPoolExecutor(2) as executor:
@@ -256,7 +256,7 @@ from pathlib import Path
 from linalign_lite import HiddenStates
 from linalign_lite.core.affine_map import Space
 from linalign_lite.core.shards.states_folder import open_folder, write_shards
-from linalign_lite.measuring import measure_shards
+from linalign_lite.alignment.streaming.measure import measure_shards
 at, shards = Path(sys.argv[1]), int(sys.argv[2])
 rng = np.random.default_rng(0)
 block = rng.normal(size=(4096, 256)).astype("f4")

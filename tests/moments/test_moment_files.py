@@ -10,17 +10,17 @@ import pytest
 from moment_cases import folder, pooled
 from support import ROOT
 
+from linalign_lite.alignment.least_squares import fit
+from linalign_lite.alignment.moments import FoldedMoments, Moments
+from linalign_lite.alignment.moments_io import _SCHEMA, load_moments, save_moments
+from linalign_lite.alignment.paired_moments import PairedMoments, Part, fit_paired, put_together
+from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
 from linalign_lite.commands import main
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.serialization import load_map, save
 from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.fitting import fit
-from linalign_lite.measuring import measure_pair, measure_shards
-from linalign_lite.momentfiles import _SCHEMA, load_moments, save_moments
-from linalign_lite.moments import FoldedMoments, Moments
-from linalign_lite.paired import PairedMoments, Part, fit_paired, put_together
 from linalign_lite.storage.npz import save_npz
 
 GOLDEN = ROOT / "tests" / "golden" / "v1.moments.npz"

@@ -10,13 +10,13 @@ from moment_cases import folder
 from test_measuring import same
 
 from linalign_lite import demo
+from linalign_lite.alignment.moments_io import load_moments
+from linalign_lite.alignment.streaming.dask_executor import connected
+from linalign_lite.alignment.streaming.measure import measure_shards
 from linalign_lite.commands import main
 from linalign_lite.errors import InputError, MissingExtraError
 from linalign_lite.extraction.pipeline import extract_to
 from linalign_lite.extraction.session import load_model
-from linalign_lite.measuring import measure_shards
-from linalign_lite.momentfiles import load_moments
-from linalign_lite.scheduling import connected
 
 distributed = pytest.importorskip("distributed")
 pytest.importorskip("fsspec")
@@ -100,7 +100,7 @@ def test_extraction_by_a_cluster_is_extraction_here(cluster, tmp_path):
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr("linalign_lite.scheduling.TIMEOUT", 1)
+    monkeypatch.setattr("linalign_lite.alignment.streaming.dask_executor.TIMEOUT", 1)
     with (
         pytest.raises(InputError, match=r"no dask scheduler answers: got tcp://127.0.0.1:9"),
         connected("tcp://127.0.0.1:9"),

@@ -5,24 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from linalign_lite import widening
-from linalign_lite.moments import measure
-from linalign_lite.widening import Desk
+from linalign_lite.alignment import float64_blocks
+from linalign_lite.alignment.float64_blocks import Desk
+from linalign_lite.alignment.moments import measure
 
 
 def plain(states, rows):
     """The rows about the mean of the first strip, made at once."""
     wide = states[rows].astype(np.float64)
-    return wide - wide[: widening.STRIP // states.shape[1]].mean(axis=0)
+    return wide - wide[: float64_blocks.STRIP // states.shape[1]].mean(axis=0)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("n", [1, 5, 37, 200])
 @pytest.mark.parametrize("alone", [0, 1 << 30], ids=["a thread beside", "one thread"])
 def test_blocks_are_the_rows_about_their_shift(rng, monkeypatch, dtype, n, alone):
-    monkeypatch.setattr(widening, "STRIP", 48)
-    monkeypatch.setattr(widening, "BLOCK", 37)
-    monkeypatch.setattr(widening, "ALONE", alone)
+    monkeypatch.setattr(float64_blocks, "STRIP", 48)
+    monkeypatch.setattr(float64_blocks, "BLOCK", 37)
+    monkeypatch.setattr(float64_blocks, "ALONE", alone)
     x = (rng.normal(size=(300, 6)) + 3).astype(dtype)
     y = np.asfortranarray(rng.normal(size=(300, 4)).astype(dtype))
     rows = rng.permutation(300)[:n]
@@ -42,15 +42,15 @@ def test_blocks_are_the_rows_about_their_shift(rng, monkeypatch, dtype, n, alone
 
 
 def test_large_states_take_fewer_rows_at_a_time(monkeypatch):
-    monkeypatch.setattr(widening, "BLOCK_BYTES", 8 * 600 * 50)
-    monkeypatch.setattr(widening, "LEAST", 10)
+    monkeypatch.setattr(float64_blocks, "BLOCK_BYTES", 8 * 600 * 50)
+    monkeypatch.setattr(float64_blocks, "LEAST", 10)
     x, y = np.ones((120, 600), np.float32), np.ones((120, 2), np.float32)
     sizes = [len(a.rows) for _, a, _ in Desk(600, 2).blocks(x, y, [np.arange(120)])]
     assert sizes == [50, 50, 20]
 
 
 def test_short_runs_are_widened_together_and_never_mixed(rng, monkeypatch):
-    monkeypatch.setattr(widening, "BLOCK", 10)
+    monkeypatch.setattr(float64_blocks, "BLOCK", 10)
     x, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 3))
     order = rng.permutation(30)
     runs = [order[:4], order[4:4], order[4:7], order[7:29]]
@@ -72,8 +72,8 @@ def test_a_desk_is_used_again_and_grows(rng):
 
 def test_a_start_far_from_the_rest_costs_two_digits_at_most(rng, monkeypatch):
     """The shift is then far from the mean: the first strip at 1e6, the others at 0."""
-    monkeypatch.setattr(widening, "STRIP", 3 * 128)  # the ratio that large states have
-    x = rng.normal(size=(widening.BLOCK, 3))
+    monkeypatch.setattr(float64_blocks, "STRIP", 3 * 128)  # the ratio that large states have
+    x = rng.normal(size=(float64_blocks.BLOCK, 3))
     x[:128] += 1e6
     found = measure(x, x[:, :2])
     about = x - x.mean(axis=0, dtype=np.longdouble)

@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
 from linalign_lite import fit
-from linalign_lite.moments import fold_index
+from linalign_lite.alignment.moments import fold_index
 
 
 def centred(x):

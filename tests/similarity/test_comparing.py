@@ -10,12 +10,12 @@ from similarity_cases import ORACLES
 from support import aligned_states
 
 from linalign_lite import HiddenStates, InputError, MismatchError, compare, compare_all
-from linalign_lite.moments import fold_index
-from linalign_lite.similarity import views
-from linalign_lite.similarity.comparing import shuffles
-from linalign_lite.similarity.pairs import figures
-from linalign_lite.similarity.positions import common_rows
-from linalign_lite.similarity.results import DIRECTED, ERRORS, MEASURES, SYMMETRIC
+from linalign_lite.alignment.moments import fold_index
+from linalign_lite.alignment.similarity import model_statistics
+from linalign_lite.alignment.similarity.comparison import shuffles
+from linalign_lite.alignment.similarity.pair_statistics import figures
+from linalign_lite.alignment.similarity.results import DIRECTED, ERRORS, MEASURES, SYMMETRIC
+from linalign_lite.alignment.similarity.token_positions import common_rows
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -26,7 +26,7 @@ def folds_of(n, folds=5):
 
 
 def viewed(states, n):
-    return views.view("a", states, folds_of(n), dim=states.shape[1], k=5, share=0.99)
+    return model_statistics.view("a", states, folds_of(n), dim=states.shape[1], k=5, share=0.99)
 
 
 def every(found):
@@ -181,9 +181,9 @@ def test_each_model_is_measured_once(rng, monkeypatch):
 
         return counting
 
-    monkeypatch.setattr(views, "eigen", counted("eigen", views.eigen))
-    monkeypatch.setattr(views, "nearest", counted("nearest", views.nearest))
-    monkeypatch.setattr(views, "Products", counted("own", views.Products))
+    monkeypatch.setattr(model_statistics, "eigen", counted("eigen", model_statistics.eigen))
+    monkeypatch.setattr(model_statistics, "nearest", counted("nearest", model_statistics.nearest))
+    monkeypatch.setattr(model_statistics, "Products", counted("own", model_statistics.Products))
     states = {f"m{i}": HiddenStates(rng.normal(size=(120, 3 + i))) for i in range(4)}
     compare_all(states, permutations=0, folds=3)
     assert counts == {"eigen": 4 * 4, "own": 4, "nearest": 4}

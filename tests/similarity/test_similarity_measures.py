@@ -10,14 +10,14 @@ from similarity_cases import ORACLES, centred, unbiased_hsic
 from support import aligned_states
 
 from linalign_lite import compare
-from linalign_lite.moments import fold_index
-from linalign_lite.similarity import neighbours
-from linalign_lite.similarity.comparing import shuffles
-from linalign_lite.similarity.measures import hsic
-from linalign_lite.similarity.neighbours import nearest, overlap
-from linalign_lite.similarity.pairs import figures
-from linalign_lite.similarity.results import DIRECTED, MEASURES, SYMMETRIC
-from linalign_lite.similarity.views import View, view
+from linalign_lite.alignment.moments import fold_index
+from linalign_lite.alignment.similarity import neighbours
+from linalign_lite.alignment.similarity.comparison import shuffles
+from linalign_lite.alignment.similarity.measures import hsic
+from linalign_lite.alignment.similarity.model_statistics import View, view
+from linalign_lite.alignment.similarity.neighbours import nearest, overlap
+from linalign_lite.alignment.similarity.pair_statistics import figures
+from linalign_lite.alignment.similarity.results import DIRECTED, MEASURES, SYMMETRIC
 
 SHAPES = {
     "square": (150, 8, 8), "wide source": (150, 20, 5), "wide target": (150, 5, 20),

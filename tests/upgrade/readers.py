@@ -34,10 +34,10 @@ from linalign_lite import (
     load_model,
     load_moments,
     load_results,
-    momentfiles,
     open_states,
     verify_bundle,
 )
+from linalign_lite.alignment import moments_io
 from linalign_lite.bundle import layout, signing
 from linalign_lite.core import serialization
 from linalign_lite.core.shards import manifest, resuming
@@ -194,7 +194,7 @@ KINDS = (
     Kind(r"golden/v(\d+)\.(tokens\.)?states\.npz", 1, NPZ, by(load)),
     Kind(r"golden/v(\d+)\.map\.npz", 1, NPZ, by(load)),
     Kind(r"golden/v(\d+)\.head\.npz", 1, NPZ, by(load)),
-    Kind(r"golden/v(\d+)\.moments\.npz", 1, momentfiles.VERSION, by(load_moments)),
+    Kind(r"golden/v(\d+)\.moments\.npz", 1, moments_io.VERSION, by(load_moments)),
     Kind(r"golden/ood/v(\d+)\.[\w-]+\.ood\.npz", 1, detectors.VERSION, read_detector),
     Kind(r"golden/v(\d+)\.model", 1, model_card.VERSION, read_model, 1e-4),
     Kind(r"golden/v(\d+)\.states", 1, manifest.VERSION, read_folder),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from linalign_lite.moments import Float64
+from linalign_lite.alignment.moments import Float64
 
 
 def hsic(cross: float, both: float, spread_x: float, spread_y: float, n: int) -> float:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.kl.objective import Float32, Lesson, Softmax, divergences
+from linalign_lite.alignment.kl.optimizer import Affine
+from linalign_lite.alignment.moments import Float64
 from linalign_lite.core.affine_map import Array
-from linalign_lite.kl.descent import Affine
-from linalign_lite.kl.objective import Float32, Lesson, Softmax, divergences
-from linalign_lite.moments import Float64
 
 SCALES = tuple(float(s) for s in np.logspace(-1.5, 0.5, 17))
 MOST = 1 << 26  # numbers that a classifier may say on the few

@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from linalign_lite.core.affine_map import AffineMap, Array
-from linalign_lite.core.hidden_states import HiddenStates, as_states
-from linalign_lite.errors import InputError
-from linalign_lite.fitting import FitReport, report_of, spread
-from linalign_lite.moments import Float64, FoldedMoments, Moments, folded
-from linalign_lite.spectra import (
+from linalign_lite.alignment.least_squares import FitReport, report_of, spread
+from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments, folded
+from linalign_lite.alignment.ridge import (
     PENALTIES,
     Spectrum,
     in_basis,
@@ -25,6 +22,9 @@ from linalign_lite.spectra import (
     ridge,
     spectrum,
 )
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

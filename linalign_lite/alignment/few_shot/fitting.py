@@ -6,17 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from linalign_lite.core.affine_map import AffineMap, Array
-from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import HiddenStates, as_states
-from linalign_lite.errors import InputError
-from linalign_lite.few import aware, squares
-from linalign_lite.few.choice import FEW, PUBLIC, Trial, lowest, usable_weight
-from linalign_lite.few.judging import make_judge
-from linalign_lite.few.report import FewReport
-from linalign_lite.fitting import usable_penalty
-from linalign_lite.kl.checks import true_outputs
-from linalign_lite.kl.fitting import (
+from linalign_lite.alignment.few_shot import head_aware, weighted_least_squares
+from linalign_lite.alignment.few_shot.report import FewReport
+from linalign_lite.alignment.few_shot.validation import make_judge
+from linalign_lite.alignment.few_shot.weighting import FEW, PUBLIC, Trial, lowest, usable_weight
+from linalign_lite.alignment.kl.fitting import (
     ITERATIONS,
     fit_kl,
     head_name,
@@ -24,10 +18,16 @@ from linalign_lite.kl.fitting import (
     raised,
     usable_teaching,
 )
-from linalign_lite.kl.objective import Teaching, learn, reduce_head
-from linalign_lite.kl.report import Watch
-from linalign_lite.moments import fold_index, folded, measure
-from linalign_lite.spectra import PENALTIES, ridge
+from linalign_lite.alignment.kl.objective import Teaching, learn, reduce_head
+from linalign_lite.alignment.kl.report import Watch
+from linalign_lite.alignment.kl.validation import true_outputs
+from linalign_lite.alignment.least_squares import usable_penalty
+from linalign_lite.alignment.moments import fold_index, folded, measure
+from linalign_lite.alignment.ridge import PENALTIES, ridge
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.errors import InputError
 
 FEWEST = 8  # texts
 
@@ -110,9 +110,9 @@ def _squares(
     many = measure(px.states, py.states)
     some = folded(x.states, y.states, folds, x.groups, seed)
     penalties = PENALTIES if given is None else np.array([given])
-    tried = list(squares.trials(many, some, weights, penalties))
+    tried = list(weighted_least_squares.trials(many, some, weights, penalties))
     best = lowest(tried)
-    basis = squares.basis_of(many, some, best.weight)
+    basis = weighted_least_squares.basis_of(many, some, best.weight)
     if not basis.values[-1] > 0:
         raise InputError("the source states are all the same, so no map can be fitted")
     parts = [p.astype(np.float32) for p in ridge(basis, best.penalty)]
@@ -141,27 +141,27 @@ def _aware(
         alone, found = fit_kl(px, py, head, penalty="auto" if given is None else given,
                               iterations=iterations, seed=seed, watch=watch,
                               teaching=taught)  # fmt: skip
-        tried.append(aware.judged(job, alone, PUBLIC, found.penalty))
+        tried.append(head_aware.judged(job, alone, PUBLIC, found.penalty))
     both = tuple(w for w in weights if w != PUBLIC)
     if both:
-        tried += aware.trials(job, both, aware.PENALTIES if given is None else (given,))
+        tried += head_aware.trials(job, both, head_aware.PENALTIES if given is None else (given,))
     best = lowest(tried)
     report = _report("kl", public, few, folds, tried, best, outputs=head.n_outputs, taught=taught)
     if best.weight == PUBLIC and alone is not None:
         return alone, report
-    start, origin, end = aware.settle(job, best, iterations)
+    start, origin, end = head_aware.settle(job, best, iterations)
     parts = [p.astype(np.float32) for p in raised(job.softmax, start, origin, end)]
     return AffineMap(parts[0], parts[1], px.space, py.space), report
 
 
 def _job(
     public: Sides, few: Sides, head: Head, taught: Teaching, folds: int, seed: int, watch: Watch
-) -> aware.Few:
+) -> head_aware.Few:
     (px, py), (x, y) = public, few
     softmax = reduce_head(head)
     following = true_outputs(y, head) if taught.truth else None
     lesson, curvature = learn(softmax, x.states, y.states, teaching=taught, following=following)
-    return aware.Few(
+    return head_aware.Few(
         softmax=softmax,
         lesson=lesson,
         judge=make_judge(softmax, lesson, y.states, classifier=is_classifier(y, head)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from linalign_lite.alignment.moments import Moments
 from linalign_lite.errors import InputError
-from linalign_lite.moments import Moments
 
 PUBLIC, FEW = 0.0, float("inf")  # the weights at which one side is alone
 WEIGHTS = (PUBLIC, 0.1, 0.3, 1.0, 3.0, FEW)

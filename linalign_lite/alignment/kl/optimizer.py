@@ -16,9 +16,9 @@ from functools import partial
 
 import numpy as np
 
+from linalign_lite.alignment.kl.objective import Lesson, Softmax, divergence
+from linalign_lite.alignment.moments import Float64, measure
 from linalign_lite.core.affine_map import row_blocks
-from linalign_lite.kl.objective import Lesson, Softmax, divergence
-from linalign_lite.moments import Float64, measure
 
 FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at
 NOISE = 1e-13  # of the largest variance or the mean's square: no more than float32's rounding

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.moments import CHUNK, Float64
+from linalign_lite.alignment.similarity.measures import hsic, kept_directions, whitener
+from linalign_lite.alignment.similarity.neighbours import nearest
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
-from linalign_lite.moments import CHUNK, Float64
-from linalign_lite.similarity.measures import hsic, kept_directions, whitener
-from linalign_lite.similarity.neighbours import nearest
 
 _NOTHING = 1e-12  # of the square of ‖X_cᵀX_c‖: what rounding leaves of an HSIC of 0
 Ints = npt.NDArray[np.integer[Any]]

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from linalign_lite.few.choice import Trial, merged
-from linalign_lite.fitting import spread
-from linalign_lite.moments import Float64, FoldedMoments, Moments
-from linalign_lite.spectra import Spectrum, held_out_errors, spectrum
+from linalign_lite.alignment.few_shot.weighting import Trial, merged
+from linalign_lite.alignment.least_squares import spread
+from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
+from linalign_lite.alignment.ridge import Spectrum, held_out_errors, spectrum
 
 
 def trials(

@@ -11,11 +11,11 @@ from functools import reduce
 
 import numpy as np
 
+from linalign_lite.alignment.least_squares import FitReport, solve
+from linalign_lite.alignment.moments import FoldedMoments, merge_folds
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.fitting import FitReport, solve
-from linalign_lite.moments import FoldedMoments, merge_folds
 
 MAX_PARTS = 4096
 MAX_DIGESTS = 1 << 17

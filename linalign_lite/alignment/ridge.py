@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.moments import Float64, Moments
+from linalign_lite.alignment.moments import Float64, Moments
 
 PENALTIES = np.logspace(-8, 2, 61)
 

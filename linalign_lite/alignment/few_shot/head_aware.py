@@ -16,16 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.few_shot.validation import Judge, at_best_scale
+from linalign_lite.alignment.few_shot.weighting import FEW, Trial, lowest, merged
+from linalign_lite.alignment.kl.fitting import FINE, ROUGH, lowered
+from linalign_lite.alignment.kl.objective import Lesson, Softmax
+from linalign_lite.alignment.kl.optimizer import Affine, Axes, Where, axes_of, chart_on, descend
+from linalign_lite.alignment.kl.report import Step, Watch
+from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
+from linalign_lite.alignment.ridge import Spectrum, ridge, spectrum
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.metrics import error_of_mean
-from linalign_lite.few.choice import FEW, Trial, lowest, merged
-from linalign_lite.few.judging import Judge, at_best_scale
-from linalign_lite.kl.descent import Affine, Axes, Where, axes_of, chart_on, descend
-from linalign_lite.kl.fitting import FINE, ROUGH, lowered
-from linalign_lite.kl.objective import Lesson, Softmax
-from linalign_lite.kl.report import Step, Watch
-from linalign_lite.moments import Float64, FoldedMoments, Moments
-from linalign_lite.spectra import Spectrum, ridge, spectrum
 
 START_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
 FIRST = 3.0  # λ at which starts are compared

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linalign_lite.moments import Float64
-from linalign_lite.similarity import maps
-from linalign_lite.similarity.measures import hsic, mean_correlation
-from linalign_lite.similarity.neighbours import overlap
-from linalign_lite.similarity.results import DIRECTED
-from linalign_lite.similarity.views import Ints, View, chunks
+from linalign_lite.alignment.moments import Float64
+from linalign_lite.alignment.similarity import cross_validation
+from linalign_lite.alignment.similarity.measures import hsic, mean_correlation
+from linalign_lite.alignment.similarity.model_statistics import Ints, View, chunks
+from linalign_lite.alignment.similarity.neighbours import overlap
+from linalign_lite.alignment.similarity.results import DIRECTED
 
 Figures = dict[str, float]
 
@@ -69,14 +69,22 @@ def figures(
 def _directed(
     x: View, y: View, cross: Float64, wanted: Collection[str], order: Ints | None
 ) -> tuple[Figures, Figures]:
-    parts = maps.splits(x, y, cross)
-    forth, back = maps.fit_maps(x, y, parts), maps.fit_maps(y, x, parts.turned)
+    parts = cross_validation.splits(x, y, cross)
+    forth, back = (
+        cross_validation.fit_maps(x, y, parts),
+        cross_validation.fit_maps(y, x, parts.turned),
+    )
     there, home = {"r2": forth.r2}, {"r2": back.r2}
     if "cosine" in wanted:
-        there["cosine"] = maps.held_out_cosine(forth, order)
-        home["cosine"] = maps.held_out_cosine(back, None if order is None else np.argsort(order))
+        there["cosine"] = cross_validation.held_out_cosine(forth, order)
+        home["cosine"] = cross_validation.held_out_cosine(
+            back, None if order is None else np.argsort(order)
+        )
     if "cycle" in wanted:
-        there["cycle"], home["cycle"] = maps.cycle_error(forth, back), maps.cycle_error(back, forth)
+        there["cycle"], home["cycle"] = (
+            cross_validation.cycle_error(forth, back),
+            cross_validation.cycle_error(back, forth),
+        )
     if "r2" not in wanted:
         del there["r2"], home["r2"]
     return there, home

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linalign_lite.moments import FoldedMoments, merge_folds
+from linalign_lite.alignment.moments import FoldedMoments, merge_folds
 
 FAN = 32  # moments that are added up one after the other, before they go up the tree
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 
+from linalign_lite.alignment.moments import FoldAccumulator, FoldedMoments, deal
+from linalign_lite.alignment.paired_moments import PairedMoments, Part
+from linalign_lite.alignment.streaming.merge_tree import FAN, Tree
+from linalign_lite.alignment.streaming.pairs import Task, shards
 from linalign_lite.core.executor import IN_FLIGHT, in_order
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import StatesFolder
 from linalign_lite.core.token_alignment import RULES
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.measuring.pairs import Task, shards
-from linalign_lite.measuring.tree import FAN, Tree
-from linalign_lite.moments import FoldAccumulator, FoldedMoments, deal
-from linalign_lite.paired import PairedMoments, Part
 
 LEAF_ROWS = 1 << 16  # rows of a leaf, at least
 LEAF_ROWS_A_DIMENSION = 64  # so that moments stay small beside the states they are of

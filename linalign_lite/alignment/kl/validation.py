@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.kl.objective import Float32, Ints
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
-from linalign_lite.kl.objective import Float32, Ints
 
 
 def usable_weights(weights: npt.ArrayLike | None, n: int) -> Float32:

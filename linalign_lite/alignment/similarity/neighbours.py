@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.moments import Float64
 from linalign_lite.core.affine_map import Array
-from linalign_lite.moments import Float64
 
 Ints = npt.NDArray[np.integer[Any]]
 BLOCK = 1 << 22  # similarities held at a time

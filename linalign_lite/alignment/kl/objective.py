@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.moments import Float64
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.moments import Float64
 
 Float32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]

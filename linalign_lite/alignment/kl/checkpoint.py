@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.alignment.kl.optimizer import Affine
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.kl.descent import Affine
 from linalign_lite.storage.atomic import PathLike, require_replaceable
 from linalign_lite.storage.npz import load_npz, save_npz
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.float64_blocks import Desk, Wide
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
-from linalign_lite.widening import Desk, Wide
 
 Float64 = npt.NDArray[np.float64]
 CHUNK = 8192  # rows widened to float64 at a time

@@ -11,9 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from linalign_lite.moments import Float64
-from linalign_lite.similarity.views import Ints, View, chunks, without_each
-from linalign_lite.spectra import PENALTIES
+from linalign_lite.alignment.moments import Float64
+from linalign_lite.alignment.ridge import PENALTIES
+from linalign_lite.alignment.similarity.model_statistics import Ints, View, chunks, without_each
 
 
 @dataclass(frozen=True, eq=False)

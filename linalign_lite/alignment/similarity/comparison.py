@@ -8,12 +8,10 @@ from itertools import combinations
 
 import numpy as np
 
-from linalign_lite.core.affine_map import Array
-from linalign_lite.core.hidden_states import HiddenStates, as_states
-from linalign_lite.errors import InputError
-from linalign_lite.moments import Float64, fold_index
-from linalign_lite.similarity.pairs import Figures, figures
-from linalign_lite.similarity.results import (
+from linalign_lite.alignment.moments import Float64, fold_index
+from linalign_lite.alignment.similarity.model_statistics import Ints, View, view
+from linalign_lite.alignment.similarity.pair_statistics import Figures, figures
+from linalign_lite.alignment.similarity.results import (
     ERRORS,
     MEASURES,
     Measured,
@@ -21,7 +19,9 @@ from linalign_lite.similarity.results import (
     Similarities,
     Similarity,
 )
-from linalign_lite.similarity.views import Ints, View, view
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.errors import InputError
 
 NULL_ROWS = 1_000
 KNN_ROWS = 10_000

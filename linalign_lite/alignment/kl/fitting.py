@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.core.affine_map import AffineMap, Array
-from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import HiddenStates, as_states
-from linalign_lite.core.metrics import error_of_mean
-from linalign_lite.errors import InputError
-from linalign_lite.fitting import fit
-from linalign_lite.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprint
-from linalign_lite.kl.checks import true_outputs, usable_penalty, usable_weights
-from linalign_lite.kl.descent import Affine, Where, axes_of, chart_on, descend
-from linalign_lite.kl.objective import (
+from linalign_lite.alignment.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprint
+from linalign_lite.alignment.kl.objective import (
     Lesson,
     Softmax,
     Teaching,
@@ -27,9 +19,17 @@ from linalign_lite.kl.objective import (
     learn,
     reduce_head,
 )
-from linalign_lite.kl.report import KlReport, Step, Watch
-from linalign_lite.moments import Float64, fold_index, measure
-from linalign_lite.spectra import ridge, spectrum
+from linalign_lite.alignment.kl.optimizer import Affine, Where, axes_of, chart_on, descend
+from linalign_lite.alignment.kl.report import KlReport, Step, Watch
+from linalign_lite.alignment.kl.validation import true_outputs, usable_penalty, usable_weights
+from linalign_lite.alignment.least_squares import fit
+from linalign_lite.alignment.moments import Float64, fold_index, measure
+from linalign_lite.alignment.ridge import ridge, spectrum
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.metrics import error_of_mean
+from linalign_lite.errors import InputError
 from linalign_lite.storage.arrays import let_go
 
 PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))

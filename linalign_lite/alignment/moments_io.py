@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
+from linalign_lite.alignment.paired_moments import MAX_DIGESTS, MAX_PARTS, PairedMoments, Part
 from linalign_lite.core.space import Space
 from linalign_lite.core.token_alignment import RULES
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.moments import Float64, FoldedMoments, Moments
-from linalign_lite.paired import MAX_DIGESTS, MAX_PARTS, PairedMoments, Part
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
 from linalign_lite.version import __version__

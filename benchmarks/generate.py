@@ -21,7 +21,7 @@ from kl import STORIES, pairs, token_head
 
 from linalign_lite import AffineMap, Model, load_map, load_model, read_texts, save
 from linalign_lite.alignment.kl.fitting import fit_kl
-from linalign_lite.generation import generate
+from linalign_lite.generation.hybrid import generate
 
 DIRECTIONS = (("260k", "656k"), ("656k", "260k"))
 OPENING = 60  # characters of a story that are a prompt, up to the end of a word

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
-    from linalign_lite.core.serialization import load, load_head, load_map, load_states, save
+    from linalign_lite.core.serialization import load_head, load_map, load_states
     from linalign_lite.core.shards.states_folder import StatesFolder, open_states
     from linalign_lite.core.space import Space
     from linalign_lite.core.token_alignment import pair_states
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
         PrecisionError,
         SignatureError,
     )
-    from linalign_lite.evaluation import Evaluation, evaluate
     from linalign_lite.extraction.pipeline import extract, extract_to
     from linalign_lite.extraction.session import Model, load_model
     from linalign_lite.extraction.texts import Texts, read_texts
@@ -63,19 +62,21 @@ if TYPE_CHECKING:
         Compatibility,
         check_compatibility,
     )
-    from linalign_lite.generation import Generation, generate
-    from linalign_lite.heads import HeadReport, train_head
-    from linalign_lite.judging import Judgement, judge
+    from linalign_lite.generation.evaluation.judge_map import Judgement, judge
+    from linalign_lite.generation.hybrid import Generation, generate
+    from linalign_lite.heads.evaluation import Evaluation, evaluate
+    from linalign_lite.heads.ood.detector import Detector
+    from linalign_lite.heads.ood.fitting import fit_detector
+    from linalign_lite.heads.ood.model_selection import DetectorComparison, compare_detectors
+    from linalign_lite.heads.ood.report import DetectionReport, evaluate_detector, report_scores
+    from linalign_lite.heads.ood.scores import outlyingness
+    from linalign_lite.heads.ood.serialization import load_detector
+    from linalign_lite.heads.serialization import load, save
+    from linalign_lite.heads.training import HeadReport, train_head
     from linalign_lite.onnx.artefact import Artefact
     from linalign_lite.onnx.back import from_onnx
     from linalign_lite.onnx.carry import to_onnx
     from linalign_lite.onnx.fusing import fuse
-    from linalign_lite.ood.choosing import DetectorComparison, compare_detectors
-    from linalign_lite.ood.detector import Detector
-    from linalign_lite.ood.files import load_detector
-    from linalign_lite.ood.fitting import fit_detector
-    from linalign_lite.ood.report import DetectionReport, evaluate_detector, report_scores
-    from linalign_lite.ood.scores import outlyingness
     from linalign_lite.report import to_markdown, write_report
     from linalign_lite.survey.results import Results, load_results
 
@@ -189,19 +190,19 @@ _HOMES = {
     "Checkpoint": "alignment.kl.checkpoint",
     "Client": "encrypt.client",
     "Compatibility": "extraction.tokenizer_compatibility",
-    "DetectionReport": "ood.report",
-    "Detector": "ood.detector",
-    "DetectorComparison": "ood.choosing",
-    "Evaluation": "evaluation",
+    "DetectionReport": "heads.ood.report",
+    "Detector": "heads.ood.detector",
+    "DetectorComparison": "heads.ood.model_selection",
+    "Evaluation": "heads.evaluation",
     "FewReport": "alignment.few_shot.report",
     "FitReport": "alignment.least_squares",
     "FormatError": "errors",
-    "Generation": "generation",
+    "Generation": "generation.hybrid",
     "Head": "core.head",
-    "HeadReport": "heads",
+    "HeadReport": "heads.training",
     "HiddenStates": "core.hidden_states",
     "InputError": "errors",
-    "Judgement": "judging",
+    "Judgement": "generation.evaluation.judge_map",
     "KlReport": "alignment.kl.report",
     "Layout": "encrypt.packing",
     "LinalignError": "errors",
@@ -233,25 +234,25 @@ _HOMES = {
     "check_compatibility": "extraction.tokenizer_compatibility",
     "compare": "alignment.similarity.comparison",
     "compare_all": "alignment.similarity.comparison",
-    "compare_detectors": "ood.choosing",
+    "compare_detectors": "heads.ood.model_selection",
     "create_bundle": "bundle.writing",
-    "evaluate": "evaluation",
-    "evaluate_detector": "ood.report",
+    "evaluate": "heads.evaluation",
+    "evaluate_detector": "heads.ood.report",
     "extract": "extraction.pipeline",
     "extract_to": "extraction.pipeline",
     "fit": "alignment.least_squares",
-    "fit_detector": "ood.fitting",
+    "fit_detector": "heads.ood.fitting",
     "fit_kl": "alignment.kl.fitting",
     "fit_paired": "alignment.paired_moments",
     "fit_with_few": "alignment.few_shot.fitting",
     "from_onnx": "onnx.back",
     "fuse": "onnx.fusing",
-    "generate": "generation",
+    "generate": "generation.hybrid",
     "install_bundle": "bundle.reading",
-    "judge": "judging",
+    "judge": "generation.evaluation.judge_map",
     "keygen": "encrypt.keys",
-    "load": "core.serialization",
-    "load_detector": "ood.files",
+    "load": "heads.serialization",
+    "load_detector": "heads.ood.serialization",
     "load_head": "core.serialization",
     "load_map": "core.serialization",
     "load_model": "extraction.session",
@@ -261,16 +262,16 @@ _HOMES = {
     "measure_pair": "alignment.streaming.measure",
     "measure_shards": "alignment.streaming.measure",
     "open_states": "core.shards.states_folder",
-    "outlyingness": "ood.scores",
+    "outlyingness": "heads.ood.scores",
     "pair_states": "core.token_alignment",
     "put_together": "alignment.paired_moments",
     "read_texts": "extraction.texts",
-    "report_scores": "ood.report",
-    "save": "core.serialization",
+    "report_scores": "heads.ood.report",
+    "save": "heads.serialization",
     "save_moments": "alignment.moments_io",
     "to_markdown": "report",
     "to_onnx": "onnx.carry",
-    "train_head": "heads",
+    "train_head": "heads.training",
     "verify_bundle": "bundle.reading",
     "write_report": "report",
 }

@@ -14,7 +14,6 @@ from linalign_lite.bundle.reading import look
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.core.serialization import load
 from linalign_lite.core.shards.manifest import MANIFEST, UNFINISHED
 from linalign_lite.core.shards.states_folder import open_folder
 from linalign_lite.core.space import Space
@@ -23,8 +22,9 @@ from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import MAGIC, Kind, reading
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction.model_card import load_card
+from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.serialization import load
 from linalign_lite.onnx.scan import read_card
-from linalign_lite.ood.detector import Detector
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import peek_npz
 

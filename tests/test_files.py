@@ -26,6 +26,7 @@ from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
+from linalign_lite.heads.serialization import load, save
 from linalign_lite.storage import atomic, npz
 
 SPACE = Space(3, "ab" * 32, "ash", "mean", normalize=True)
@@ -75,7 +76,7 @@ def kind(request):
 @pytest.fixture
 def saved(kind, tmp_path):
     path = tmp_path / f"x.{kind}.npz"
-    serialization.save(path, EXAMPLES[kind][0]())
+    save(path, EXAMPLES[kind][0]())
     return path
 
 
@@ -92,7 +93,7 @@ def same(a, b):
 
 def test_round_trip(kind, saved):
     same(EXAMPLES[kind][1](saved), EXAMPLES[kind][0]())
-    same(serialization.load(saved), EXAMPLES[kind][0]())
+    same(load(saved), EXAMPLES[kind][0]())
 
 
 def test_golden_bytes(kind, saved):
@@ -117,7 +118,7 @@ def test_golden_files_still_load(kind):
 )
 def test_any_states_come_back(tmp_path, states, name):
     made = HiddenStates(states, Space(states.shape[1], "ff" * 32, name, "tokens"))
-    serialization.save(tmp_path / "any.npz", made)
+    save(tmp_path / "any.npz", made)
     same(serialization.load_states(tmp_path / "any.npz"), made)
 
 
@@ -152,7 +153,7 @@ def test_every_flipped_byte_is_named_or_harmless(kind, saved):
 
 
 def test_another_kind_is_named(tmp_path):
-    serialization.save(tmp_path / "x.npz", example_map())
+    save(tmp_path / "x.npz", example_map())
     with pytest.raises(FormatError, match="got linalign-map, expected linalign-head"):
         serialization.load_head(tmp_path / "x.npz")
     with pytest.raises(FormatError, match="got linalign-map, expected linalign-states"):
@@ -319,7 +320,7 @@ def test_repeated_members_are_refused(tmp_path):
 
 def test_a_pipe_is_refused_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
-    for read in (serialization.load, serialization.load_map, describe):
+    for read in (load, serialization.load_map, describe):
         with pytest.raises(InputError, match="got a pipe or a device, expected a file"):
             read(tmp_path / "pipe.npz")
 
@@ -355,14 +356,14 @@ def test_labels_that_could_not_be_printed_are_refused(tmp_path, labels):
 
 
 def test_a_cap_is_kept(tmp_path):
-    serialization.save(tmp_path / "x.npz", example_states())
+    save(tmp_path / "x.npz", example_states())
     with pytest.raises(FormatError, match="at most 100"):
         serialization.load_states(tmp_path / "x.npz", cap=100)
 
 
 def test_an_encrypted_member_is_refused(tmp_path):
     path = tmp_path / "x.npz"
-    serialization.save(path, example_map())
+    save(path, example_map())
     raw = bytearray(path.read_bytes())
     place = raw.index(b"PK\x01\x02")
     struct.pack_into("<H", raw, place + 8, 1)  # the flag that says "encrypted"
@@ -398,7 +399,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        serialization.save(path, example_map())
+        save(path, example_map())
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
 
@@ -448,7 +449,7 @@ def in_file(array) -> bool:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_mapped_head_is_the_same_head(tmp_path, rng, dtype):
     path, made = tmp_path / "x.head.npz", large_head(rng, dtype)
-    serialization.save(path, made)
+    save(path, made)
     found, read = (
         serialization.load_head(path, mapped=True),
         serialization.load_head(path, mapped=False),
@@ -465,7 +466,7 @@ def test_a_mapped_head_is_the_same_head(tmp_path, rng, dtype):
 
 def test_large_files_are_mapped_unless_told_otherwise(tmp_path, rng, monkeypatch):
     path = tmp_path / "x.head.npz"
-    serialization.save(path, large_head(rng))
+    save(path, large_head(rng))
     assert not in_file(serialization.load_head(path).weight)
     monkeypatch.setattr(serialization, "MAPPED", path.stat().st_size)
     assert not in_file(serialization.load_head(path).weight)
@@ -481,9 +482,7 @@ def test_a_mapped_head_is_not_read_into_memory(tmp_path):
     import tracemalloc
 
     path = tmp_path / "x.head.npz"
-    serialization.save(
-        path, Head(np.ones((200_000, 64), np.float16), np.zeros(200_000, np.float16))
-    )
+    save(path, Head(np.ones((200_000, 64), np.float16), np.zeros(200_000, np.float16)))
     tracemalloc.start()
     try:
         found = serialization.load_head(path, mapped=True)
@@ -501,7 +500,7 @@ def test_every_flipped_byte_of_a_mapped_head_is_named_or_harmless(tmp_path, monk
     if piece:  # the CRC is compared at the end of many pieces
         monkeypatch.setattr(npz, "PIECE", piece)
     path, made = tmp_path / "x.head.npz", example_head()
-    serialization.save(path, made)
+    save(path, made)
     whole = path.read_bytes()
     for place in range(len(whole)):
         broken = bytearray(whole)
@@ -523,7 +522,7 @@ def test_a_flipped_bit_far_into_a_mapped_weight_is_named(tmp_path, rng, share):
     """Beyond what zipfile reads ahead: the CRC is compared at the end of all of it alone."""
     path = tmp_path / "x.head.npz"
     made = Head(rng.normal(size=(500, 40)).astype(np.float32), np.zeros(500, np.float32))
-    serialization.save(path, made)
+    save(path, made)
     raw = bytearray(path.read_bytes())
     start = raw.index(made.weight[:4].tobytes())
     raw[start + int(share * made.weight.nbytes) // 4 * 4] ^= 1  # still a finite number
@@ -568,7 +567,7 @@ LARGEST = 2**32 - 2
 )
 def test_a_directory_that_lies_of_a_mapped_member_is_named(tmp_path, place, form, value):
     path = tmp_path / "x.head.npz"
-    serialization.save(path, example_head())
+    save(path, example_head())
     raw = bytearray(path.read_bytes())
     struct.pack_into(form, raw, directory(raw, b"weight.npy") + place, value)
     path.write_bytes(raw)
@@ -583,7 +582,7 @@ def test_a_directory_that_lies_of_a_mapped_member_is_named(tmp_path, place, form
 def test_a_member_whose_own_header_lies_is_named(tmp_path, field, value):
     """The lengths of the name and of what follows it, which say where the numbers begin."""
     path, made = tmp_path / "x.head.npz", example_head()
-    serialization.save(path, made)
+    save(path, made)
     raw = bytearray(path.read_bytes())
     start = raw.index(b"weight.npy") - 30
     struct.pack_into("<H", raw, start + field, value)
@@ -595,7 +594,7 @@ def test_a_member_whose_own_header_lies_is_named(tmp_path, field, value):
 def test_numbers_with_something_before_them_are_found_where_they_are(tmp_path):
     """A member may have an extra field, as other writers leave it: the mapping begins after it."""
     path, made = tmp_path / "x.head.npz", example_head()
-    serialization.save(path, made)
+    save(path, made)
     with zipfile.ZipFile(path) as old:
         content = {name: old.read(name) for name in old.namelist()}
     with zipfile.ZipFile(path, "w") as new:
@@ -611,7 +610,7 @@ def test_numbers_with_something_before_them_are_found_where_they_are(tmp_path):
 def test_a_member_of_two_sizes_is_named(tmp_path, mapped, more):
     """Whose CRC is of the part that is there, or is never compared."""
     path = tmp_path / "x.head.npz"
-    serialization.save(path, example_head())
+    save(path, example_head())
     raw = bytearray(path.read_bytes())
     at = directory(raw, b"weight.npy")
     size = struct.unpack_from("<I", raw, at + 20)[0]

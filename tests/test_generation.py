@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from linalign_lite import AffineMap, Head, Space, demo, load_model, save
 from linalign_lite.commands import main
-from linalign_lite.decoding.choosing import Stops, chooser
-from linalign_lite.decoding.reader import KEPT, Reader
-from linalign_lite.decoding.tail import PATTERNS, WINDOW, Tail
-from linalign_lite.decoding.voice import Letters, Voice
 from linalign_lite.errors import InputError, LinalignError, MismatchError
 from linalign_lite.extraction.tokenizer import byte_alphabet
-from linalign_lite.generation import FOLD, Piece, _scorer, generate
+from linalign_lite.generation.decoding.detokenizer import Letters, Voice
+from linalign_lite.generation.decoding.incremental_tokenizer import PATTERNS, WINDOW, Tail
+from linalign_lite.generation.decoding.kv_cache import KEPT, Reader
+from linalign_lite.generation.decoding.sampling import Stops, chooser
+from linalign_lite.generation.hybrid import FOLD, Piece, _scorer, generate
 
 PROMPT = "Once upon a time"
 STORY = (

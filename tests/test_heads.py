@@ -19,8 +19,8 @@ from linalign_lite.core.metrics import (
 )
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.evaluation import evaluate
-from linalign_lite.heads import train_head
+from linalign_lite.heads.evaluation import evaluate
+from linalign_lite.heads.training import train_head
 
 
 @pytest.fixture

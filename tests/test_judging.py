@@ -17,11 +17,15 @@ from linalign_lite import save as save_file
 from linalign_lite.commands import main
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.generation import generate
-from linalign_lite.judging import judge, reading, scoring
-from linalign_lite.judging.reading import reads_ahead
-from linalign_lite.judging.sampling import draw_prompts, first_words, repetition
-from linalign_lite.judging.scoring import compare, surprise
+from linalign_lite.generation.evaluation.judge_map import (
+    judge,
+    negative_log_likelihood,
+    teacher_forcing,
+)
+from linalign_lite.generation.evaluation.negative_log_likelihood import compare, surprise
+from linalign_lite.generation.evaluation.sampled_texts import draw_prompts, first_words, repetition
+from linalign_lite.generation.evaluation.teacher_forcing import reads_ahead
+from linalign_lite.generation.hybrid import generate
 
 FOLDERS = {name: str(demo.model_folder(name)) for name in ("ash", "birch")}
 STORIES = Texts((
@@ -78,13 +82,13 @@ def test_sums_are_those_of_a_slow_loop(n, outputs, dim, block, seed):
     head = Head(rng.normal(size=(outputs, dim)), rng.normal(size=outputs))
     true, mapped = rng.normal(size=(2, n, dim)) * 3
     token = rng.integers(0, outputs, size=n)
-    whole = scoring.BLOCK
+    whole = negative_log_likelihood.BLOCK
     try:
-        scoring.BLOCK = block  # one row at a time, a few, all
+        negative_log_likelihood.BLOCK = block  # one row at a time, a few, all
         found = compare(head, true, mapped, token)
         nats = surprise(head, mapped, token)
     finally:
-        scoring.BLOCK = whole
+        negative_log_likelihood.BLOCK = whole
     wanted = {"target_nats": 0.0, "hybrid_nats": 0.0, "agreeing": 0, "overlapping": 0, "kl": 0.0}
     for y, z, t in zip(true, mapped, token, strict=True):
         p, q = (logs(head.weight, head.bias, row) for row in (y, z))
@@ -108,7 +112,7 @@ def test_scores_are_never_held_all_at_once(monkeypatch):
     monkeypatch.setattr(Head, "__call__", lambda self, x: seen.append(len(x)) or plain(self, x))
     head = Head(np.ones((1000, 2), np.float32), np.zeros(1000, np.float32))
     states = np.ones((100, 2), np.float32)
-    monkeypatch.setattr(scoring, "BLOCK", 80_000)
+    monkeypatch.setattr(negative_log_likelihood, "BLOCK", 80_000)
     compare(head, states, states, np.zeros(100, np.int64))
     assert (max(seen), sum(seen)) == (10, 200)  # 2 * 10 * 1000 scores of 4 bytes
 
@@ -165,7 +169,7 @@ def slow(source_length=None, target_length=None):
 
 @pytest.mark.parametrize("window", [1, 3, 256])
 def test_figures_are_those_of_a_slow_loop(monkeypatch, window):
-    monkeypatch.setattr(reading, "WINDOW", window)
+    monkeypatch.setattr(teacher_forcing, "WINDOW", window)
     birch, ash = model("birch"), model("ash")
     affine = a_map(birch, ash)
     done = []
@@ -236,13 +240,13 @@ def test_what_a_model_cannot_read_is_left_out_and_cut_texts_are_counted():
 
 def test_windows_are_bounded_by_characters_too(monkeypatch):
     birch, ash = model("birch"), model("ash")
-    job = reading.make_job(birch, ash, a_map(birch, ash), None)
+    job = teacher_forcing.make_job(birch, ash, a_map(birch, ash), None)
     width = 4 * (birch.card.hidden_size + ash.card.hidden_size)
-    monkeypatch.setattr(reading, "STATES", 10 * width)
-    assert list(reading.windows(job, ["12345", "12345", "1", "x" * 99, "", "a"])) == [
+    monkeypatch.setattr(teacher_forcing, "STATES", 10 * width)
+    assert list(teacher_forcing.windows(job, ["12345", "12345", "1", "x" * 99, "", "a"])) == [
         ["12345", "12345"], ["1"], ["x" * 99], ["", "a"],
     ]  # fmt: skip
-    assert [len(w) for w in reading.windows(job, [""] * 600)] == [256, 256, 88]
+    assert [len(w) for w in teacher_forcing.windows(job, [""] * 600)] == [256, 256, 88]
 
 
 # --- samples --------------------------------------------------------------------------------------

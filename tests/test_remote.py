@@ -23,7 +23,7 @@ from linalign_lite.alignment.moments_io import load_moments
 from linalign_lite.alignment.streaming.measure import measure_shards
 from linalign_lite.commands import main
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.core.serialization import load_map, load_states, save
+from linalign_lite.core.serialization import load_map, load_states
 from linalign_lite.core.shards.manifest import MANIFEST, UNFINISHED
 from linalign_lite.core.shards.states_folder import open_folder, open_states, states_of
 from linalign_lite.core.shards.uploading import Uploads
@@ -38,6 +38,7 @@ from linalign_lite.extraction import pipeline
 from linalign_lite.extraction.corpus import read_corpus
 from linalign_lite.extraction.pipeline import extract_to
 from linalign_lite.extraction.texts import Texts, read_texts
+from linalign_lite.heads.serialization import save
 from linalign_lite.storage.remote import (
     Remote,
     delivered,

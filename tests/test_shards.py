@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from linalign_lite import demo, load_model
 from linalign_lite.commands import main
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
-from linalign_lite.core.serialization import load_states, save
+from linalign_lite.core.serialization import load_states
 from linalign_lite.core.shards import manifest, states_folder
 from linalign_lite.core.shards.states_folder import (
     StatesFolder,
@@ -34,6 +34,7 @@ from linalign_lite.extraction import inference, pipeline
 from linalign_lite.extraction.pipeline import extract, extract_shards, extract_to, narrow
 from linalign_lite.extraction.session import Encoded
 from linalign_lite.extraction.texts import Texts
+from linalign_lite.heads.serialization import save
 from linalign_lite.storage import atomic, npz
 from linalign_lite.storage.hashing import hash_file
 

@@ -11,12 +11,12 @@ from linalign_lite.bundle import layout, signing
 from linalign_lite.bundle.streams import is_ours, is_secret
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
-from linalign_lite.core.serialization import load
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.wire import MAGIC, Kind
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.model_card import CARD_FILE, HEAD_FILE, load_card
-from linalign_lite.ood.detector import Detector
+from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.serialization import load
 from linalign_lite.storage.atomic import open_regular
 
 _ZIP = b"PK\3\4"

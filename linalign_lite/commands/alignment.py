@@ -156,7 +156,7 @@ def _write(
     rows: list[tuple[str, object]],
 ) -> None:  # fmt: skip
     """Save the map, or the head that it is folded into, and say so."""
-    from linalign_lite.core.serialization import save
+    from linalign_lite.heads.serialization import save
 
     with delivered(out) as path:
         save(path, affine if folded is None else folded @ affine)

@@ -171,7 +171,7 @@ def from_onnx(
       linalign-lite from-onnx torch-linear.onnx theirs.head.npz --kind head
     """
     from linalign_lite.core.affine_map import AffineMap
-    from linalign_lite.core.serialization import save
+    from linalign_lite.heads.serialization import save
     from linalign_lite.onnx.back import from_onnx as read
 
     require_output(out, file)
@@ -189,7 +189,7 @@ def from_onnx(
 def _load(path: Path) -> AffineMap | Head:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
-    from linalign_lite.core.serialization import load
+    from linalign_lite.heads.serialization import load
 
     thing = load(path)
     if not isinstance(thing, AffineMap | Head):

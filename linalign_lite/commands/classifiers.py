@@ -44,8 +44,9 @@ def head(
       linalign-lite head train.states.npz intents.head.npz
       linalign-lite head train.states.npz intents.head.npz --method logistic --penalty 1e-3
     """
-    from linalign_lite.core.serialization import load_states, save
-    from linalign_lite.heads import train_head
+    from linalign_lite.core.serialization import load_states
+    from linalign_lite.heads.serialization import save
+    from linalign_lite.heads.training import train_head
 
     console = Console(as_json, quiet)
     require_output(out, states)
@@ -88,7 +89,7 @@ def evaluate(
       linalign-lite evaluate intents.head.npz client.states.npz --map client-to-provider.map.npz
     """
     from linalign_lite.core.serialization import load_head, load_map, load_states
-    from linalign_lite.evaluation import evaluate as judge
+    from linalign_lite.heads.evaluation import evaluate as judge
 
     affine = load_map(map_file) if map_file else None
     found = judge(load_head(head_file), load_states(states), affine)

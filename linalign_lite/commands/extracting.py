@@ -182,9 +182,9 @@ def _write_file(
     console: Console, model: Path, texts: str, reading: Mapping[str, Any], out: Place, how: _How
 ) -> tuple[HiddenStates, int]:
     """The states, saved as one file, and how many blank lines were skipped."""
-    from linalign_lite.core.serialization import save
     from linalign_lite.extraction.pipeline import narrow
     from linalign_lite.extraction.texts import read_texts
+    from linalign_lite.heads.serialization import save
 
     read = read_texts(texts, **reading)
     made = states_of(

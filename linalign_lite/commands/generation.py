@@ -18,8 +18,8 @@ from linalign_lite.commands.extracting import Format, Separator
 from linalign_lite.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from linalign_lite.generation import Generation
-    from linalign_lite.judging import Figures, Judgement
+    from linalign_lite.generation.evaluation.judge_map import Figures, Judgement
+    from linalign_lite.generation.hybrid import Generation
 
 MAX_PROMPT = 16 << 20  # bytes read from standard input
 
@@ -64,7 +64,7 @@ def generate(
     """
     from linalign_lite.core.serialization import load_map
     from linalign_lite.extraction.session import load_model
-    from linalign_lite.generation import generate as go_on
+    from linalign_lite.generation.hybrid import generate as go_on
 
     console = Console(as_json, quiet)
     text = _stdin() if prompt == "-" else prompt
@@ -133,7 +133,7 @@ def evaluate_generation(
     from linalign_lite.core.serialization import load_map
     from linalign_lite.extraction.session import load_model
     from linalign_lite.extraction.texts import read_texts
-    from linalign_lite.judging import judge
+    from linalign_lite.generation.evaluation.judge_map import judge
 
     console = Console(as_json, quiet)
     read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)

@@ -133,7 +133,7 @@ def fit_moments(
     """
     from linalign_lite.alignment.moments_io import load_moments
     from linalign_lite.alignment.paired_moments import fit_paired, put_together
-    from linalign_lite.core.serialization import save
+    from linalign_lite.heads.serialization import save
     from linalign_lite.storage.npz import DEFAULT_CAP
 
     def read(file: str) -> PairedMoments:

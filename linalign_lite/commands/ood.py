@@ -13,7 +13,7 @@ from linalign_lite.commands.console import AsJson, Console, Quiet, require_outpu
 
 if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
-    from linalign_lite.ood.detector import Detector
+    from linalign_lite.heads.ood.detector import Detector
 
 app = typer.Typer(
     name="ood",
@@ -99,9 +99,9 @@ def fit(
     """
     from linalign_lite.core.serialization import load_head
     from linalign_lite.core.shards.states_folder import states_of
-    from linalign_lite.ood.choosing import compare_detectors
-    from linalign_lite.ood.files import save_detector
-    from linalign_lite.ood.fitting import fit_detector
+    from linalign_lite.heads.ood.fitting import fit_detector
+    from linalign_lite.heads.ood.model_selection import compare_detectors
+    from linalign_lite.heads.ood.serialization import save_detector
 
     console = Console(as_json, quiet)
     require_output(out, states, head_file, validation)
@@ -151,7 +151,7 @@ def score(
       linalign-lite ood score intents.ood.npz client.states.npz --map client-to-provider.map.npz
     """
     from linalign_lite.core.shards.states_folder import states_of
-    from linalign_lite.ood.files import load_detector
+    from linalign_lite.heads.ood.serialization import load_detector
 
     detector = load_detector(detector_file)
     scores = detector.scores(states_of(states), _map(map_file))
@@ -189,8 +189,8 @@ def evaluate(
       linalign-lite ood evaluate intents.ood.npz b.test.npz b.oos.npz --map b-to-a.map.npz --json
     """
     from linalign_lite.core.shards.states_folder import states_of
-    from linalign_lite.ood.files import load_detector
-    from linalign_lite.ood.report import evaluate_detector
+    from linalign_lite.heads.ood.report import evaluate_detector
+    from linalign_lite.heads.ood.serialization import load_detector
 
     found = evaluate_detector(
         load_detector(detector_file), states_of(inlying), states_of(outlying), _map(map_file)
@@ -228,7 +228,7 @@ def threshold(
       linalign-lite ood threshold a.ood.npz b.val.npz b-to-a.ood.npz --map b-to-a.map.npz
     """
     from linalign_lite.core.shards.states_folder import states_of
-    from linalign_lite.ood.files import load_detector, save_detector
+    from linalign_lite.heads.ood.serialization import load_detector, save_detector
 
     console = Console(as_json, quiet)
     require_output(out, detector_file, states, map_file)

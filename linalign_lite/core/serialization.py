@@ -1,4 +1,4 @@
-"""Save and load states, maps, heads and detectors. docs/FORMAT.md, section 1."""
+"""Save and load hidden states, affine maps and heads. docs/FORMAT.md, section 1."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import ROWS, HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.ood.detector import Detector
-from linalign_lite.ood.files import load_detector, save_detector
 from linalign_lite.storage.atomic import PathLike
-from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, peek_npz, save_npz
+from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
 from linalign_lite.version import __version__
 
 VERSION = 1
@@ -34,33 +32,6 @@ _STATES = {
     "next_token": (("<i4",), 1),
 }
 _INT_FIELDS = ("n_texts", "n_cut", "max_length")
-
-
-def save(path: PathLike, thing: HiddenStates | AffineMap | Head | Detector) -> None:
-    """Write ``thing`` to ``path``, whole or not at all."""
-    if isinstance(thing, HiddenStates):
-        _save_states(path, thing)
-    elif isinstance(thing, AffineMap):
-        card: dict[str, Any] = {
-            "source": dataclasses.asdict(thing.source),
-            "target": dataclasses.asdict(thing.target),
-            "info": {**thing.card, "library": __version__},
-        }
-        save_npz(path, "linalign-map", VERSION, _pair(thing), card)
-    elif isinstance(thing, Head):
-        card = {
-            "space": dataclasses.asdict(thing.space),
-            "labels": list(thing.labels),
-            "softcap": thing.softcap,
-            "info": {**thing.card, "library": __version__},
-        }
-        save_npz(path, "linalign-head", VERSION, _pair(thing), card)
-    elif isinstance(thing, Detector):
-        save_detector(path, thing)
-    else:
-        raise InputError(
-            "only states, maps, heads and detectors are saved", got=type(thing).__name__
-        )
 
 
 def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
@@ -118,21 +89,8 @@ def load_head(path: PathLike, *, cap: int = DEFAULT_CAP, mapped: bool | None = N
         )
 
 
-def load(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates | AffineMap | Head | Detector:
-    """Read whichever of our `.npz` files this is."""
-    kind = peek_npz(path).get("format")
-    if kind == "linalign-states":
-        return load_states(path, cap=cap)
-    if kind == "linalign-map":
-        return load_map(path, cap=cap)
-    if kind == "linalign-head":
-        return load_head(path, cap=cap)
-    if kind == "linalign-ood":
-        return load_detector(path, cap=cap)
-    raise FormatError(f"{path} is not one of our files", got=str(kind)[:60])
-
-
-def _save_states(path: PathLike, states: HiddenStates) -> None:
+def save_states(path: PathLike, states: HiddenStates) -> None:
+    """Write a `.states.npz`, whole or not at all."""
     arrays: dict[str, AnyArray] = {"states": states.states}
     for name in ROWS:
         rows = getattr(states, name)
@@ -146,6 +104,27 @@ def _save_states(path: PathLike, states: HiddenStates) -> None:
         **{name: getattr(states, name) for name in _INT_FIELDS},
     }
     save_npz(path, "linalign-states", VERSION, arrays, card)
+
+
+def save_map(path: PathLike, affine: AffineMap) -> None:
+    """Write a `.map.npz`, whole or not at all."""
+    card = {
+        "source": dataclasses.asdict(affine.source),
+        "target": dataclasses.asdict(affine.target),
+        "info": {**affine.card, "library": __version__},
+    }
+    save_npz(path, "linalign-map", VERSION, _pair(affine), card)
+
+
+def save_head(path: PathLike, head: Head) -> None:
+    """Write a `.head.npz`, whole or not at all."""
+    card = {
+        "space": dataclasses.asdict(head.space),
+        "labels": list(head.labels),
+        "softcap": head.softcap,
+        "info": {**head.card, "library": __version__},
+    }
+    save_npz(path, "linalign-head", VERSION, _pair(head), card)
 
 
 def _pair(thing: AffineMap | Head) -> dict[str, AnyArray]:

@@ -18,19 +18,19 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import accuracy
-from linalign_lite.core.serialization import save
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
 from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import PublicKey, keygen
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.evaluation import evaluate, true_outputs
 from linalign_lite.extraction.pipeline import extract
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
-from linalign_lite.generation import generate
-from linalign_lite.heads import train_head
-from linalign_lite.judging import judge
+from linalign_lite.generation.evaluation.judge_map import judge
+from linalign_lite.generation.hybrid import generate
+from linalign_lite.heads.evaluation import evaluate, true_outputs
+from linalign_lite.heads.serialization import save
+from linalign_lite.heads.training import train_head
 from linalign_lite.storage.atomic import write_atomic
 
 Say = Callable[[str], None]

@@ -33,8 +33,8 @@ from linalign_lite.encrypt.precision import (
 from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
 from linalign_lite.encrypt.words import decrypt, reply_size, split
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
-from linalign_lite.ood.detector import Detector
-from linalign_lite.ood.scores import outlyingness
+from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.ood.scores import outlyingness
 from linalign_lite.storage.atomic import PathLike, atomic
 
 Progress = Callable[[int], None]

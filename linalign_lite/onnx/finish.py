@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.head import Head
-from linalign_lite.core.serialization import save
+from linalign_lite.core.serialization import save_head
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import (
     DIGESTED,
@@ -115,7 +115,7 @@ def _save_head(folder: Path, head: Head, card: ModelCard) -> None:
         weight, bias = weight.astype(np.float16), bias.astype(np.float16)
     named = dataclasses.replace(card, digest=folder_digest(files))
     space = named.space("tokens", normalize=False)
-    save(folder / HEAD_FILE, Head(weight, bias, (), space, head.softcap, head.card))
+    save_head(folder / HEAD_FILE, Head(weight, bias, (), space, head.softcap, head.card))
 
 
 def _versions() -> dict[str, str]:

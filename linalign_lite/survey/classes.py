@@ -8,7 +8,7 @@ from functools import partial
 from linalign_lite.alignment.few_shot.fitting import fit_with_few
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
-from linalign_lite.evaluation import evaluate
+from linalign_lite.heads.evaluation import evaluate
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import ClassRow, NativeRow
 from linalign_lite.survey.workshop import PUBLIC, Workshop, bare

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from linalign_lite.core.affine_map import AffineMap
-from linalign_lite.ood.fitting import METHODS
-from linalign_lite.ood.report import evaluate_detector
+from linalign_lite.heads.ood.fitting import METHODS
+from linalign_lite.heads.ood.report import evaluate_detector
 from linalign_lite.survey.classes import Way, mapped
 from linalign_lite.survey.config import Reading
 from linalign_lite.survey.jobs import Job, Jobs, described

@@ -8,7 +8,7 @@ import numpy as np
 
 from linalign_lite.alignment.multi_target import fit_several
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.evaluation import evaluate
+from linalign_lite.heads.evaluation import evaluate
 from linalign_lite.survey.classes import Way, mapped
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import CurveRow, Point, Projection

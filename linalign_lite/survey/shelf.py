@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.core.serialization import load_head, load_map, load_states, save
+from linalign_lite.core.serialization import load_head, load_map, load_states
 from linalign_lite.errors import InputError
+from linalign_lite.heads.serialization import save
 from linalign_lite.storage.atomic import open_regular, write_atomic
 from linalign_lite.storage.schema import parse, strict_json
 from linalign_lite.survey.results import TimeRow

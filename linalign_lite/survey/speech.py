@@ -9,7 +9,7 @@ from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.extraction.tokenizer_compatibility import check_compatibility
-from linalign_lite.judging import judge
+from linalign_lite.generation.evaluation.judge_map import judge
 from linalign_lite.survey.config import Reading, Stories
 from linalign_lite.survey.jobs import Job, Jobs, described
 from linalign_lite.survey.results import GenerationRow, TokenizerRow

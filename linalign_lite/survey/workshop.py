@@ -16,14 +16,14 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
-from linalign_lite.evaluation import Evaluation, evaluate
 from linalign_lite.extraction.model_card import ModelCard, load_card
 from linalign_lite.extraction.pipeline import extract
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
-from linalign_lite.heads import train_head
-from linalign_lite.ood.detector import Detector
-from linalign_lite.ood.fitting import fit_detector
+from linalign_lite.heads.evaluation import Evaluation, evaluate
+from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.ood.fitting import fit_detector
+from linalign_lite.heads.training import train_head
 from linalign_lite.survey.config import DataSet, Reading, SurveyConfig
 from linalign_lite.survey.shelf import Described, Shelf
 

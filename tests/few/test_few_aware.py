@@ -27,6 +27,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError
+from linalign_lite.heads.serialization import save
 
 PUBLIC_ROWS, FEW_ROWS = 400, 60
 
@@ -213,7 +214,7 @@ def test_the_report_says_what_was_tried(parts, fitted, tmp_path):
     assert report.loss == min(report.public_loss, report.few_loss, report.both_loss)
     new = loss_of(head, judge, affine)
     assert abs(new - report.loss) < 4 * report.loss_error + 0.2 * new
-    serialization.save(tmp_path / "x.map.npz", affine)
+    save(tmp_path / "x.map.npz", affine)
     card = serialization.load_map(tmp_path / "x.map.npz").card
     json.dumps(dict(card), allow_nan=False)
     assert card["method"] == "kl"

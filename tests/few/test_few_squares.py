@@ -22,6 +22,7 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import error_of_mean
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.heads.serialization import save
 
 
 def two_kinds(seed=0, n_public=300, n_few=40, apart=0.3, dims=(7, 5), shift=2.0, noise=0.3):
@@ -196,7 +197,7 @@ def test_the_report_says_what_was_tried(tmp_path):
     assert tuple(dict.fromkeys(w for w, *_ in report.curve)) == WEIGHTS
     assert report.loss == min(loss for *_, loss in report.curve)
     assert 0 < report.loss_error < report.loss
-    serialization.save(tmp_path / "x.map.npz", affine)
+    save(tmp_path / "x.map.npz", affine)
     card = serialization.load_map(tmp_path / "x.map.npz").card
     json.dumps(dict(card), allow_nan=False)
     assert card["method"] == "ridge"

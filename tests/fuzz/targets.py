@@ -39,9 +39,10 @@ from linalign_lite.encrypt.wire import Header, Kind
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import model_card
 from linalign_lite.extraction.texts import read_texts
+from linalign_lite.heads.ood import detectors as rules_module
+from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.serialization import load, save
 from linalign_lite.onnx import pooling
-from linalign_lite.ood import rules as rules_module
-from linalign_lite.ood.detector import Detector
 from linalign_lite.report import render, to_markdown
 from linalign_lite.storage import npz
 from linalign_lite.survey.results import load_results, save_results
@@ -88,7 +89,7 @@ class Target:
 def _saved(*things: Any) -> list[bytes]:
     with working_folder() as folder:
         for i, thing in enumerate(things):
-            serialization.save(folder / f"{i}.npz", thing)
+            save(folder / f"{i}.npz", thing)
         return [(folder / f"{i}.npz").read_bytes() for i in range(len(things))]
 
 
@@ -330,7 +331,7 @@ def run_ood(data: bytes, folder: Path) -> None:
 def _again(thing: Any, load: Callable[[Path], Any], folder: Path) -> None:
     """What was let in can be written, and read again."""
     try:
-        serialization.save(folder / "again.npz", thing)
+        save(folder / "again.npz", thing)
         load(folder / "again.npz")
     except (ValueError, InputError) as e:
         raise Broken("loaded, and cannot be saved and loaded again") from e
@@ -339,7 +340,7 @@ def _again(thing: Any, load: Callable[[Path], Any], folder: Path) -> None:
 def run_any(data: bytes, folder: Path) -> None:
     path = _file(folder, "x.npz", data)
     npz.peek_npz(path)
-    serialization.load(path)
+    load(path)
 
 
 def run_card(data: bytes, folder: Path) -> None:

@@ -22,6 +22,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates, text_digest
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.heads.serialization import save
 
 TRAINED = 400  # rows of `blind_spot` that are fitted on
 
@@ -121,7 +122,7 @@ def test_the_start_figures_are_those_of_the_ridge_map():
 def test_the_card_names_the_head_and_the_file_comes_back(fitted, spot, tmp_path):
     affine, report, _ = fitted
     json.dumps(dict(affine.card), allow_nan=False)
-    serialization.save(tmp_path / "x.map.npz", affine)
+    save(tmp_path / "x.map.npz", affine)
     found = serialization.load_map(tmp_path / "x.map.npz")
     same_map(found, affine)
     assert found.weight.dtype == np.float32

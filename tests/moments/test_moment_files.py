@@ -17,10 +17,11 @@ from linalign_lite.alignment.paired_moments import PairedMoments, Part, fit_pair
 from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
 from linalign_lite.commands import main
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.core.serialization import load_map, save
+from linalign_lite.core.serialization import load_map
 from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, MismatchError
+from linalign_lite.heads.serialization import save
 from linalign_lite.storage.npz import save_npz
 
 GOLDEN = ROOT / "tests" / "golden" / "v1.moments.npz"

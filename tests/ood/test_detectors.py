@@ -21,12 +21,18 @@ from linalign_lite import (
     evaluate_detector,
     fit_detector,
 )
-from linalign_lite.ood import detector as detector_module
-from linalign_lite.ood import neighbours
-from linalign_lite.ood.detector import threshold_for
-from linalign_lite.ood.fitting import METHODS, NEEDS_HEAD
-from linalign_lite.ood.gaussians import ledoit_wolf, spread_about
-from linalign_lite.ood.rules import Cosine, Mahalanobis, Neighbours, ScoreRule, VirtualLogit
+from linalign_lite.heads.ood import detector as detector_module
+from linalign_lite.heads.ood import nearest_neighbours
+from linalign_lite.heads.ood.covariance import ledoit_wolf, spread_about
+from linalign_lite.heads.ood.detector import threshold_for
+from linalign_lite.heads.ood.detectors import (
+    Cosine,
+    Mahalanobis,
+    Neighbours,
+    ScoreRule,
+    VirtualLogit,
+)
+from linalign_lite.heads.ood.fitting import METHODS, NEEDS_HEAD
 
 
 @pytest.fixture
@@ -96,8 +102,8 @@ def test_cosine_by_its_definition(alive, queries):
 
 @pytest.mark.parametrize("k", [1, 7])
 def test_knn_is_scikit_learns(alive, queries, k, monkeypatch):
-    monkeypatch.setattr(neighbours, "QUERIES", 11)  # blocks that do not divide the rows
-    monkeypatch.setattr(neighbours, "BANK", 5)
+    monkeypatch.setattr(nearest_neighbours, "QUERIES", 11)  # blocks that do not divide the rows
+    monkeypatch.setattr(nearest_neighbours, "BANK", 5)
     rows = alive.states.astype(float)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     asked = queries / np.linalg.norm(queries.astype(float), axis=1, keepdims=True)

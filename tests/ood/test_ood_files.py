@@ -23,9 +23,16 @@ from linalign_lite import (
     save,
 )
 from linalign_lite.describe import describe
-from linalign_lite.ood import files
-from linalign_lite.ood.fitting import METHODS
-from linalign_lite.ood.rules import Cosine, Mahalanobis, Neighbours, Rule, ScoreRule, VirtualLogit
+from linalign_lite.heads.ood import serialization
+from linalign_lite.heads.ood.detectors import (
+    Cosine,
+    Mahalanobis,
+    Neighbours,
+    Rule,
+    ScoreRule,
+    VirtualLogit,
+)
+from linalign_lite.heads.ood.fitting import METHODS
 from linalign_lite.storage.npz import load_npz, save_npz
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "ood"
@@ -85,7 +92,7 @@ def same(a: Detector, b: Detector) -> None:
 
 @pytest.mark.parametrize("name", NAMED)
 def test_golden_bytes_and_golden_files(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "__version__", "0.1.0")  # of the library that wrote them
+    monkeypatch.setattr(serialization, "__version__", "0.1.0")  # of the library that wrote them
     golden, made = GOLDEN / f"v1.{name}.ood.npz", examples()[name]
     save(tmp_path / "x.npz", made)
     assert (tmp_path / "x.npz").read_bytes() == golden.read_bytes()
@@ -95,7 +102,7 @@ def test_golden_bytes_and_golden_files(name, tmp_path, monkeypatch):
 
 def test_every_method_has_a_golden_file():
     assert set(METHODS) == {load_detector(p).method for p in GOLDEN.glob("v1.*.ood.npz")}
-    assert set(METHODS) == set(files._FORMS)
+    assert set(METHODS) == set(serialization._FORMS)
 
 
 def test_a_loaded_detector_scores_as_the_one_that_was_saved(rng, tmp_path):
@@ -146,10 +153,10 @@ def altered(tmp_path, name, arrays=None, drop=(), version=1, **card):
     """The example's file with members and card fields changed, its check sums right."""
     path = tmp_path / "x.npz"
     save(path, examples()[name])
-    members, facts = load_npz(path, files.KIND, 1, files._SCHEMA)
+    members, facts = load_npz(path, serialization.KIND, 1, serialization._SCHEMA)
     members = {k: v for k, v in {**members, **(arrays or {})}.items() if k not in drop}
     facts = {k: v for k, v in facts.items() if k not in {"format", "version"}}
-    save_npz(path, files.KIND, version, members, {**facts, **card})
+    save_npz(path, serialization.KIND, version, members, {**facts, **card})
     return path
 
 

@@ -12,7 +12,7 @@ from scipy.special import logsumexp, softmax
 
 from linalign_lite import InputError, outlyingness
 from linalign_lite.core.metrics import cross_entropy
-from linalign_lite.ood.scores import (
+from linalign_lite.heads.ood.scores import (
     SCORE_METHODS,
     calibrated_temperature,
     energy,

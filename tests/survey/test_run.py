@@ -16,7 +16,7 @@ import pytest
 
 from linalign_lite import evaluate, extract, fit, load_model, train_head
 from linalign_lite.errors import InputError, OutputExistsError
-from linalign_lite.ood.fitting import METHODS
+from linalign_lite.heads.ood.fitting import METHODS
 from linalign_lite.survey import workshop
 from linalign_lite.survey.bundled import write_bundled
 from linalign_lite.survey.checking import check_results

@@ -46,8 +46,8 @@ from linalign_lite.describe import describe
 from linalign_lite.encrypt import policy, wire
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction import model_card
+from linalign_lite.heads.ood import serialization as detectors
 from linalign_lite.onnx import scan
-from linalign_lite.ood import files as detectors
 from linalign_lite.storage.hashing import seal_of
 from linalign_lite.storage.schema import strict_json
 from linalign_lite.survey import results

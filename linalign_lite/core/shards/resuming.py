@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.core.serialization import load_states, save
+from linalign_lite.core.serialization import load_states, save_states
 from linalign_lite.core.shards.manifest import (
     MANIFEST,
     MAX_MANIFEST,
@@ -132,7 +132,7 @@ class Work:
         """Write the next shard, then its line. Raises MismatchError when it does not fit."""
         shard = self.plan.entry(len(self.shards), part)
         path = self.folder / shard.file
-        save(path, part)
+        save_states(path, part)
         shard = dataclasses.replace(shard, sha256=hash_file(path))
         self.log.write(json.dumps(dataclasses.asdict(shard), sort_keys=True).encode() + b"\n")
         self.log.flush()

@@ -17,7 +17,7 @@ import numpy as np
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.hidden_states import POSITIONS, HiddenStates, Ints
-from linalign_lite.core.serialization import load_states, save
+from linalign_lite.core.serialization import load_states, save_states
 from linalign_lite.core.shards.manifest import (
     DIGEST,
     HINT,
@@ -199,7 +199,7 @@ def write_shards(out: PathLike, parts: Iterable[HiddenStates], *, text_digest: s
             problem = misfit(facts, shard, part)
             if problem:
                 raise MismatchError(f"shard {len(shards)} does not continue the others: {problem}")
-            save(path, part)
+            save_states(path, part)
             del part  # or the next one is made beside it
             shards.append(dataclasses.replace(shard, sha256=hash_file(path)))
             first, rows, n_cut = first + shard.n_texts, rows + shard.rows, n_cut + shard.n_cut

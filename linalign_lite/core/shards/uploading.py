@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from linalign_lite.core.hidden_states import ROWS, HiddenStates
-from linalign_lite.core.serialization import load_states, save
+from linalign_lite.core.serialization import load_states, save_states
 from linalign_lite.core.shards.manifest import MANIFEST, MAX_MANIFEST, UNFINISHED, Shard, shard_name
 from linalign_lite.core.shards.resuming import Plan, require_plan
 from linalign_lite.core.shards.states_folder import FRAME, StatesFolder, require_name
@@ -74,7 +74,7 @@ class Uploads:
         """Write the next shard. Raises MismatchError when it does not fit."""
         shard = self.plan.entry(len(self.shards), part)
         with delivered(self.folder / shard.file) as local:
-            save(local, part)
+            save_states(local, part)
             digest = hash_file(local)
         self.shards.append(dataclasses.replace(shard, sha256=digest))
 

@@ -12,9 +12,14 @@ import numpy as np
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.hidden_states import NO_TOKEN
 from linalign_lite.extraction.inference import Progress
-from linalign_lite.generation import generate
-from linalign_lite.judging.reading import Job, following, positions, token_states
-from linalign_lite.judging.scoring import surprise
+from linalign_lite.generation.evaluation.negative_log_likelihood import surprise
+from linalign_lite.generation.evaluation.teacher_forcing import (
+    Job,
+    following,
+    positions,
+    token_states,
+)
+from linalign_lite.generation.hybrid import generate
 
 GRAM = 4  # words in a row that count as repeated
 FEWEST_WORDS = 2 * GRAM  # a text of fewer is looked at token by token

@@ -24,12 +24,12 @@ import numpy as np
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
-from linalign_lite.decoding.choosing import Chooser, Stops, chooser
-from linalign_lite.decoding.reader import Reader
-from linalign_lite.decoding.tail import Tail
-from linalign_lite.decoding.voice import Letters, Voice
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction.session import Model
+from linalign_lite.generation.decoding.detokenizer import Letters, Voice
+from linalign_lite.generation.decoding.incremental_tokenizer import Tail
+from linalign_lite.generation.decoding.kv_cache import Reader
+from linalign_lite.generation.decoding.sampling import Chooser, Stops, chooser
 
 Scorer = Callable[[Array], Array]
 Steps = Generator[tuple[int | None, str], None, str]

@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from typing import Any, Protocol
 
-from linalign_lite.decoding.describing import steps
 from linalign_lite.errors import InputError
+from linalign_lite.generation.decoding.tokenizer_config import steps
 
 WINDOW = 256  # characters after the settled part before more is settled
 MARGIN = 64  # characters at the end that are never settled

@@ -17,7 +17,12 @@ from linalign_lite.extraction.model_card import HEAD_FILE
 from linalign_lite.extraction.pipeline import extract
 from linalign_lite.extraction.session import Model
 from linalign_lite.extraction.texts import Texts
-from linalign_lite.judging.scoring import Ints, Sums, compare, surprise
+from linalign_lite.generation.evaluation.negative_log_likelihood import (
+    Ints,
+    Sums,
+    compare,
+    surprise,
+)
 
 WINDOW = 256  # texts whose token states are held at once
 STATES = 256 << 20  # bytes of token states held at once, by estimate

@@ -11,8 +11,15 @@ import numpy as np
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.ood.detector import Detector
-from linalign_lite.ood.rules import Cosine, Mahalanobis, Neighbours, Rule, ScoreRule, VirtualLogit
+from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.ood.detectors import (
+    Cosine,
+    Mahalanobis,
+    Neighbours,
+    Rule,
+    ScoreRule,
+    VirtualLogit,
+)
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
 from linalign_lite.version import __version__

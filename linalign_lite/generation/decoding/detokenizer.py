@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.decoding.describing import silent_ids, steps
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.tokenizer import byte_alphabet
+from linalign_lite.generation.decoding.tokenizer_config import silent_ids, steps
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 LOCAL = {"Replace", "Metaspace", "WordPiece", "ByteFallback", "Strip", "Fuse"}

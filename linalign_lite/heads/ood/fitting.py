@@ -13,12 +13,19 @@ from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
-from linalign_lite.evaluation import true_outputs
-from linalign_lite.ood.detector import TPR, Detector
-from linalign_lite.ood.gaussians import class_means, spread_about, whitening
-from linalign_lite.ood.neighbours import unit
-from linalign_lite.ood.rules import Cosine, Mahalanobis, Neighbours, Rule, ScoreRule, VirtualLogit
-from linalign_lite.ood.scores import SCORE_METHODS, calibrated_temperature, usable_temperature
+from linalign_lite.heads.evaluation import true_outputs
+from linalign_lite.heads.ood.covariance import class_means, spread_about, whitening
+from linalign_lite.heads.ood.detector import TPR, Detector
+from linalign_lite.heads.ood.detectors import (
+    Cosine,
+    Mahalanobis,
+    Neighbours,
+    Rule,
+    ScoreRule,
+    VirtualLogit,
+)
+from linalign_lite.heads.ood.nearest_neighbours import unit
+from linalign_lite.heads.ood.scores import SCORE_METHODS, calibrated_temperature, usable_temperature
 
 K = 2  # docs/DESIGN.md, "Detecting what is out of distribution", has how the defaults were chosen
 BANK = 20_000

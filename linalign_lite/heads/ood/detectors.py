@@ -16,8 +16,8 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.ood.neighbours import kth_distance, unit
-from linalign_lite.ood.scores import SCORE_METHODS, energy, outlyingness, usable_temperature
+from linalign_lite.heads.ood.nearest_neighbours import kth_distance, unit
+from linalign_lite.heads.ood.scores import SCORE_METHODS, energy, outlyingness, usable_temperature
 
 Float64 = npt.NDArray[np.float64]
 _UNIT = 1e-3  # how far from 1 the length of a row that should have length 1 may be

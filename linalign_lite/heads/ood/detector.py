@@ -15,7 +15,7 @@ from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.space import UNKNOWN, Space, usable_label
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.ood.rules import Rule, ScoreRule
+from linalign_lite.heads.ood.detectors import Rule, ScoreRule
 
 Float64 = npt.NDArray[np.float64]
 BLOCK = 32 << 20  # bytes that a block of states may need while it is scored

@@ -18,7 +18,7 @@ from linalign_lite.core.metrics import (
     fpr_at,
     roc_curve,
 )
-from linalign_lite.ood.detector import Detector
+from linalign_lite.heads.ood.detector import Detector
 
 Float64 = npt.NDArray[np.float64]
 Point = tuple[float, float]

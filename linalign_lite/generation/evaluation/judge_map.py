@@ -18,9 +18,21 @@ from linalign_lite.errors import InputError
 from linalign_lite.extraction.inference import Progress
 from linalign_lite.extraction.session import Model
 from linalign_lite.extraction.texts import Texts
-from linalign_lite.judging.reading import Job, make_job, reads_ahead, teach, windows
-from linalign_lite.judging.sampling import Said, Sample, Spoken, draw_prompts, speak
-from linalign_lite.judging.scoring import TOP, Sums
+from linalign_lite.generation.evaluation.negative_log_likelihood import TOP, Sums
+from linalign_lite.generation.evaluation.sampled_texts import (
+    Said,
+    Sample,
+    Spoken,
+    draw_prompts,
+    speak,
+)
+from linalign_lite.generation.evaluation.teacher_forcing import (
+    Job,
+    make_job,
+    reads_ahead,
+    teach,
+    windows,
+)
 
 LOOKED = 16  # texts of which the longest shows whether the source reads ahead
 

@@ -33,7 +33,7 @@ def data(name: str) -> str:
 
 def exported(name: str) -> Path:
     """The exported folder of a real model, made once and kept in the cache."""
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     folder = CACHE / name
     if not folder.is_dir():

@@ -18,11 +18,11 @@ from common import side_by_side
 from encrypt import Ours
 
 from linalign_lite import PRIVATE, TRUSTED, Client, Head, Layout, Parameters, Provider, keygen
-from linalign_lite.encrypt import planner, words
-from linalign_lite.encrypt.residues import combine
+from linalign_lite.encrypt import planner, response_encoding
+from linalign_lite.encrypt.modular import combine
 from linalign_lite.encrypt.scheme import Finish
 from linalign_lite.encrypt.seal.scheme import SealScheme
-from linalign_lite.encrypt.seal.server import SealServerSide
+from linalign_lite.encrypt.seal.server_side import SealServerSide
 
 
 def main() -> None:
@@ -51,7 +51,9 @@ def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
     primes = parameters.data_primes
     some, every = np.arange(10), np.arange(n)
     finish = Finish(some, np.zeros(10), 70 if parameters.private else 0)
-    second, first = words.split(side.reply(side.inner([cipher], [row]), finish, None), n)
+    second, first = response_encoding.split(
+        side.reply(side.inner([cipher], [row]), finish, None), n
+    )
     calls = {
         "encrypt": lambda: mine.encrypt(np.ones(n), 20),
         "load": lambda: side.load(payload),
@@ -64,8 +66,10 @@ def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
         },
         "reply": lambda: side.reply(side.inner([cipher], [row]), finish, None),
         "zero": lambda: side.zero(masker),
-        "decrypt_few": lambda: words.decrypt(secret, second, first, some),
-        "decrypt_all": lambda: words.decrypt(secret, second, np.zeros(n, np.uint32), every),
+        "decrypt_few": lambda: response_encoding.decrypt(secret, second, first, some),
+        "decrypt_all": lambda: response_encoding.decrypt(
+            secret, second, np.zeros(n, np.uint32), every
+        ),
     }
     side_by_side(calls, 2)
     times = side_by_side(calls, rounds)

@@ -26,7 +26,7 @@ from common import CACHE, RESULTS, SHARED, data, exported, publish, ratio, side_
 
 from linalign_lite import Texts, extract, load_model, read_texts
 from linalign_lite.extraction.session import Model
-from linalign_lite.onnx.quantizing import cosines
+from linalign_lite.onnx.model_quantization import cosines
 
 MODEL = "all-minilm-l6-v2"
 SETS = {"CLINC150": "clinc150_test.jsonl", "AG News": "agnews_test2000.jsonl",
@@ -93,7 +93,7 @@ def save(figures: dict[str, Any], *, quick: bool) -> None:
 
 def quantised() -> Path:
     """The int8 export, made once and kept in the cache; its cosines are of CLINC150's own texts."""
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     folder = CACHE / f"{MODEL}-int8"
     if not folder.is_dir():

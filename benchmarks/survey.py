@@ -26,7 +26,8 @@ from common import data, exported, publish
 
 from linalign_lite.report import to_markdown, write_report
 from linalign_lite.survey.config import DataSet, Reading, Stories, SurveyConfig
-from linalign_lite.survey.results import Results, save_results
+from linalign_lite.survey.results import Results
+from linalign_lite.survey.results_file import save_results
 from linalign_lite.survey.run import CACHE, run_survey
 
 MODELS = {"MiniLM": "all-minilm-l6-v2", "656K": "tinystories-656k", "260K": "stories260k"}

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from linalign_lite.encrypt.messages import Query, Response
     from linalign_lite.encrypt.packing import Layout
     from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED, Parameters
-    from linalign_lite.encrypt.policy import Budget
-    from linalign_lite.encrypt.pool import Zeros
     from linalign_lite.encrypt.provider import Provider
+    from linalign_lite.encrypt.query_budget import Budget
+    from linalign_lite.encrypt.zero_pool import Zeros
     from linalign_lite.errors import (
         BudgetError,
         FormatError,
@@ -74,11 +74,12 @@ if TYPE_CHECKING:
     from linalign_lite.heads.serialization import load, save
     from linalign_lite.heads.training import HeadReport, train_head
     from linalign_lite.onnx.artefact import Artefact
-    from linalign_lite.onnx.back import from_onnx
-    from linalign_lite.onnx.carry import to_onnx
-    from linalign_lite.onnx.fusing import fuse
+    from linalign_lite.onnx.export_linear import to_onnx
+    from linalign_lite.onnx.fuse_model import fuse
+    from linalign_lite.onnx.import_linear import from_onnx
     from linalign_lite.report import to_markdown, write_report
-    from linalign_lite.survey.results import Results, load_results
+    from linalign_lite.survey.results import Results
+    from linalign_lite.survey.results_file import load_results
 
 __all__ = [
     "PRIVATE",
@@ -184,7 +185,7 @@ _HOMES = {
     "TRUSTED": "encrypt.parameters",
     "AffineMap": "core.affine_map",
     "Artefact": "onnx.artefact",
-    "Budget": "encrypt.policy",
+    "Budget": "encrypt.query_budget",
     "BudgetError": "errors",
     "BundleInfo": "bundle.reading",
     "Checkpoint": "alignment.kl.checkpoint",
@@ -230,7 +231,7 @@ _HOMES = {
     "Teaching": "alignment.kl.objective",
     "Texts": "extraction.texts",
     "VerifyingKey": "bundle.signing",
-    "Zeros": "encrypt.pool",
+    "Zeros": "encrypt.zero_pool",
     "check_compatibility": "extraction.tokenizer_compatibility",
     "compare": "alignment.similarity.comparison",
     "compare_all": "alignment.similarity.comparison",
@@ -245,8 +246,8 @@ _HOMES = {
     "fit_kl": "alignment.kl.fitting",
     "fit_paired": "alignment.paired_moments",
     "fit_with_few": "alignment.few_shot.fitting",
-    "from_onnx": "onnx.back",
-    "fuse": "onnx.fusing",
+    "from_onnx": "onnx.import_linear",
+    "fuse": "onnx.fuse_model",
     "generate": "generation.hybrid",
     "install_bundle": "bundle.reading",
     "judge": "generation.evaluation.judge_map",
@@ -257,7 +258,7 @@ _HOMES = {
     "load_map": "core.serialization",
     "load_model": "extraction.session",
     "load_moments": "alignment.moments_io",
-    "load_results": "survey.results",
+    "load_results": "survey.results_file",
     "load_states": "core.serialization",
     "measure_pair": "alignment.streaming.measure",
     "measure_shards": "alignment.streaming.measure",
@@ -270,7 +271,7 @@ _HOMES = {
     "save": "heads.serialization",
     "save_moments": "alignment.moments_io",
     "to_markdown": "report",
-    "to_onnx": "onnx.carry",
+    "to_onnx": "onnx.export_linear",
     "train_head": "heads.training",
     "verify_bundle": "bundle.reading",
     "write_report": "report",

@@ -9,7 +9,7 @@ from typing import Any
 from linalign_lite.alignment.moments_io import FORMAT as MOMENTS
 from linalign_lite.alignment.moments_io import load_moments
 from linalign_lite.alignment.paired_moments import PairedMoments
-from linalign_lite.bundle import layout, signing
+from linalign_lite.bundle import file_format, signing
 from linalign_lite.bundle.reading import look
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
@@ -24,7 +24,7 @@ from linalign_lite.errors import FormatError
 from linalign_lite.extraction.model_card import load_card
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.serialization import load
-from linalign_lite.onnx.scan import read_card
+from linalign_lite.onnx.metadata import read_card
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import peek_npz
 
@@ -212,7 +212,7 @@ def _framed(path: Path, number: int) -> dict[str, Any]:
 
 
 def _numbered(path: Path, number: int) -> dict[str, Any]:
-    if number == layout.KIND:
+    if number == file_format.KIND:
         return _bundle(path)
     return _signing(path, number) if number in _SIGNING else _framed(path, number)
 
@@ -237,7 +237,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 
 
 def _budget(path: Path) -> dict[str, Any]:
-    from linalign_lite.encrypt.policy import Budget
+    from linalign_lite.encrypt.query_budget import Budget
 
     budget = Budget(path)
     usage = budget.usage()

@@ -610,7 +610,7 @@ def test_scores_that_are_no_numbers_are_named():
 @pytest.fixture(scope="module")
 def exported(shared, tmp_path_factory):
     pytest.importorskip("optimum")
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     root = tmp_path_factory.mktemp("models")
     for name in ("stories260k", "tinystories-656k"):

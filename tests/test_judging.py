@@ -455,7 +455,7 @@ def test_extract_and_compat_take_a_separator(tmp_path, capsys):
 @pytest.mark.export
 def test_story_models_through_a_ridge_map(shared, tmp_path):
     pytest.importorskip("optimum")
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     loaded = []
     for name in ("tinystories-656k", "stories260k"):

@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.shared, pytest.mark.export]
 @pytest.fixture(scope="module")
 def exported(shared: Path, tmp_path_factory) -> dict[str, Path]:
     pytest.importorskip("optimum")
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     root = tmp_path_factory.mktemp("models")
     for name in NAMES:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from linalign_lite.bundle import layout
-from linalign_lite.bundle.kinds import examine, examine_model, require_start
-from linalign_lite.bundle.layout import File, Manifest
+from linalign_lite.bundle import file_format
+from linalign_lite.bundle.file_format import File, Manifest
+from linalign_lite.bundle.file_types import examine, examine_model, require_start
+from linalign_lite.bundle.hashing_copy import EndsEarlyError, Pump
 from linalign_lite.bundle.signing import VerifyingKey
-from linalign_lite.bundle.streams import EndsEarlyError, Pump
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError, MissingExtraError, SignatureError
 from linalign_lite.storage.atomic import PathLike, check_free, open_regular, whole_folder
@@ -170,7 +170,7 @@ class _Opened:
                 examine_model(Path(model), names)
 
     def _each(self) -> Iterator[File]:
-        at = len(self.signed) + layout.SIGNATURE
+        at = len(self.signed) + file_format.SIGNATURE
         for file in self.info.manifest.files:
             self.file.seek(at)
             require_start(file, self.file.read(min(128, file.size)), self.name)
@@ -195,34 +195,34 @@ def _read_start(
 ) -> _Opened:
     """Header, signature, manifest and size, in this order. No keys, not unsigned: any signer."""
     size = os.fstat(f.fileno()).st_size
-    head = f.read(layout.HEAD.size)
-    if len(head) < layout.HEAD.size or not head.startswith(MAGIC):
+    head = f.read(file_format.HEAD.size)
+    if len(head) < file_format.HEAD.size or not head.startswith(MAGIC):
         raise FormatError(f"{name} is not a bundle")
-    _, version, kind, length, public = layout.HEAD.unpack(head)
-    if kind != layout.KIND:
+    _, version, kind, length, public = file_format.HEAD.unpack(head)
+    if kind != file_format.KIND:
         raise FormatError(
             f"{name} is another kind of file", got=f"kind {kind}", expected="a bundle"
         )
-    if version != layout.VERSION:
+    if version != file_format.VERSION:
         raise FormatError(
             f"{name} has a version that this library does not read",
             got=str(version),
-            expected=str(layout.VERSION),
+            expected=str(file_format.VERSION),
             hint="a newer linalign-lite may read it",
         )
-    start = layout.HEAD.size + length + layout.SIGNATURE
-    if not 1 <= length <= layout.MAX_MANIFEST or start > size:
+    start = file_format.HEAD.size + length + file_format.SIGNATURE
+    if not 1 <= length <= file_format.MAX_MANIFEST or start > size:
         raise FormatError(f"{name} states a manifest that cannot be there", got=f"{length} bytes")
     key = _trusted(name, public, keys, unsigned=unsigned)
     signed = head + f.read(length)
-    signature = f.read(layout.SIGNATURE)
+    signature = f.read(file_format.SIGNATURE)
     if len(signed) + len(signature) != start:
         raise EndsEarlyError(f"{name} ends early", hint=_HINT)
     if key:
         _require_signature(name, key, signature, signed)
     elif not any(public) and any(signature):
         raise SignatureError(f"{name} has a signature and no key", hint=_HINT)
-    manifest = layout.parse(signed[layout.HEAD.size :], name)
+    manifest = file_format.parse(signed[file_format.HEAD.size :], name)
     if size != start + manifest.size:
         problem = "ends early" if size < start + manifest.size else "has more than its files"
         raise FormatError(

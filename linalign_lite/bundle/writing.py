@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from linalign_lite.bundle import layout
-from linalign_lite.bundle.kinds import examine_model, recognise, require_wheel
-from linalign_lite.bundle.layout import File, Manifest
+from linalign_lite.bundle import file_format
+from linalign_lite.bundle.file_format import File, Manifest
+from linalign_lite.bundle.file_types import examine_model, recognise, require_wheel
+from linalign_lite.bundle.hashing_copy import EndsEarlyError, Pump
 from linalign_lite.bundle.reading import BundleInfo
 from linalign_lite.bundle.signing import SigningKey
-from linalign_lite.bundle.streams import EndsEarlyError, Pump
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.model_card import CARD_FILE, load_card
@@ -53,17 +53,17 @@ def create_bundle(
     )
     _require_distinct(sources)
     target = (platform or Platform.here()) if wheelhouse else None
-    files = tuple(File(s.kind, s.path, layout.UNSET, s.size) for s in sources)
+    files = tuple(File(s.kind, s.path, file_format.UNSET, s.size) for s in sources)
     manifest = Manifest(files, note, target)
     public = key.public if key else bytes(32)
-    start = layout.HEAD.size + len(manifest.encode()) + layout.SIGNATURE
+    start = file_format.HEAD.size + len(manifest.encode()) + file_format.SIGNATURE
     with atomic(out) as f, Pump() as pump:
         f.seek(start)  # digests have one length: the manifest's is known
         digests = [_copy(pump, s, f.write, progress) for s in sources]
         manifest = manifest.with_digests(digests)
-        signed = layout.header(manifest.encode(), public)
+        signed = file_format.header(manifest.encode(), public)
         f.seek(0)
-        f.write(signed + (key.sign(signed) if key else bytes(layout.SIGNATURE)))
+        f.write(signed + (key.sign(signed) if key else bytes(file_format.SIGNATURE)))
     return BundleInfo.of(manifest, signed, public)
 
 
@@ -79,14 +79,14 @@ def _collect(path: Path) -> Iterator[_Source]:
         yield from _model(path)
         return
     size = _plain_size(path)
-    layout.require_name(path.name, "file name")
+    file_format.require_name(path.name, "file name")
     kind = recognise(path)
-    yield _Source(kind, f"{layout.FOLDERS[kind]}/{path.name}", path, size)
+    yield _Source(kind, f"{file_format.FOLDERS[kind]}/{path.name}", path, size)
 
 
 def _model(folder: Path) -> Iterator[_Source]:
     name = folder.resolve().name
-    layout.require_name(name, "folder name")
+    file_format.require_name(name, "folder name")
     load_card(folder, verify=False)  # or it is no model at all
     names = {p.name for p in folder.iterdir()}
     sizes = {n: _plain_size(folder / n) for n in sorted(names)}

@@ -75,7 +75,7 @@ def onnx(
     """
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.serialization import load_states
-    from linalign_lite.onnx.carry import to_onnx
+    from linalign_lite.onnx.export_linear import to_onnx
 
     require_output(out, file, map_file, states_file)
     thing = _load(file)
@@ -129,8 +129,8 @@ def fuse(
     """
     from linalign_lite.core.serialization import load_head
     from linalign_lite.extraction.model_card import TOKENIZER_FILE
-    from linalign_lite.onnx.fusing import fuse as write
-    from linalign_lite.onnx.fusing import tokenizer_beside
+    from linalign_lite.onnx.fuse_model import fuse as write
+    from linalign_lite.onnx.fuse_model import tokenizer_beside
     from linalign_lite.storage.atomic import write_atomic
 
     console = Console(as_json, quiet)
@@ -172,7 +172,7 @@ def from_onnx(
     """
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.heads.serialization import save
-    from linalign_lite.onnx.back import from_onnx as read
+    from linalign_lite.onnx.import_linear import from_onnx as read
 
     require_output(out, file)
     thing = read(file, None if kind is None else kind.value)

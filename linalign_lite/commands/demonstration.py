@@ -33,7 +33,7 @@ def demo(
       linalign-lite demo
       linalign-lite demo --out somewhere
     """
-    from linalign_lite.demo.story import run
+    from linalign_lite.demo.walkthrough import run
 
     console = Console(as_json, quiet)
     started = time.perf_counter()

@@ -72,7 +72,7 @@ def export(
     if texts is not None and not quantize:
         raise InputError("--texts is for --quantize", hint="say both, or neither")
     if from_onnx:
-        from linalign_lite.onnx.split import split_exported
+        from linalign_lite.onnx.import_exported import split_exported
 
         if task is not Task.auto or opset is not None:
             raise InputError("--from-onnx takes the graph as it is: no --task, no --opset")
@@ -80,7 +80,7 @@ def export(
             Path(model), out, dtype=dtype.value, progress=console.note, quantize=compared
         )
     else:
-        from linalign_lite.onnx.export import export_model
+        from linalign_lite.onnx.model_export import export_model
 
         card = export_model(
             model,

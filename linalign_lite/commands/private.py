@@ -166,10 +166,10 @@ def score(
     from linalign_lite.core.serialization import load_head, load_map
     from linalign_lite.encrypt.messages import QueryInfo
     from linalign_lite.encrypt.planner import predict
-    from linalign_lite.encrypt.policy import Budget
+    from linalign_lite.encrypt.process_pool import cores
     from linalign_lite.encrypt.provider import Provider
+    from linalign_lite.encrypt.query_budget import Budget
     from linalign_lite.encrypt.wire import Kind, reading
-    from linalign_lite.encrypt.workers import cores
 
     console = Console(as_json, quiet)
     require_output(out, query, head, map_file, budget, *(public or ()))

@@ -112,7 +112,7 @@ def budget(
       linalign-lite budget clients.sqlite --limit 300
       linalign-lite budget clients.sqlite
     """
-    from linalign_lite.encrypt.policy import Budget
+    from linalign_lite.encrypt.query_budget import Budget
 
     console = Console(as_json, quiet)
     if limit is None and not file.exists():

@@ -37,7 +37,7 @@ def report(
     """
     from linalign_lite.report import render, to_markdown
     from linalign_lite.storage.atomic import write_atomic
-    from linalign_lite.survey.results import load_results
+    from linalign_lite.survey.results_file import load_results
 
     console = Console(as_json)
     if out is None and markdown is None:

@@ -41,7 +41,7 @@ def survey(
     from linalign_lite.storage.atomic import write_atomic
     from linalign_lite.survey.bundled import NAME, write_bundled
     from linalign_lite.survey.config import load_config
-    from linalign_lite.survey.results import save_results
+    from linalign_lite.survey.results_file import save_results
     from linalign_lite.survey.run import require_surveyable, run_survey
 
     console = Console(as_json, quiet)

@@ -19,6 +19,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import QueryInfo
+from linalign_lite.encrypt.modular import add_mod, shift_mod
 from linalign_lite.encrypt.packing import (
     Floats,
     from_slots,
@@ -29,12 +30,11 @@ from linalign_lite.encrypt.packing import (
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.planner import choose
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.residues import add_mod, shift_mod
+from linalign_lite.encrypt.response_encoding import split
 from linalign_lite.encrypt.scheme import Finish
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.seal.scheme import SealScheme
-from linalign_lite.encrypt.seal.server import SealServerSide
-from linalign_lite.encrypt.words import split
+from linalign_lite.encrypt.seal.server_side import SealServerSide
 
 _NOISE_ROUNDS = 48
 _CLASSES = 64

@@ -30,8 +30,8 @@ from linalign_lite.encrypt.precision import (
     query_scale,
     score_error,
 )
+from linalign_lite.encrypt.response_encoding import decrypt, reply_size, split
 from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
-from linalign_lite.encrypt.words import decrypt, reply_size, split
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.scores import outlyingness

@@ -25,7 +25,7 @@ def scheme_for(parameters: Parameters) -> Scheme:
         from linalign_lite.encrypt.seal.scheme import SealScheme
 
         return SealScheme(parameters)
-    from linalign_lite.encrypt.noop import NoopScheme
+    from linalign_lite.encrypt.noop_scheme import NoopScheme
 
     return NoopScheme(parameters)
 

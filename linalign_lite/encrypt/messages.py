@@ -19,6 +19,7 @@ from linalign_lite.core.space import MAX_DIM, Space, usable_label
 from linalign_lite.encrypt.packing import Layout, layout_of
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, SMALLEST
+from linalign_lite.encrypt.response_encoding import reply_size
 from linalign_lite.encrypt.wire import (
     DIGEST,
     Header,
@@ -28,7 +29,6 @@ from linalign_lite.encrypt.wire import (
     reading,
     seal_record,
 )
-from linalign_lite.encrypt.words import reply_size
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, atomic
 

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from linalign_lite.encrypt.messages import response_size
+from linalign_lite.encrypt.modular import SLAB, packed_size
 from linalign_lite.encrypt.packing import MAX_CHUNKS, Layout, fewest_chunks
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import (
@@ -21,7 +22,6 @@ from linalign_lite.encrypt.precision import (
     head_scale,
     score_error,
 )
-from linalign_lite.encrypt.residues import SLAB, packed_size
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORD
 from linalign_lite.errors import InputError
 

@@ -19,15 +19,15 @@ from linalign_lite.encrypt.messages import (
     response_size,
 )
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
-from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.precision import MAX_ERROR
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Kind, Record, Writer, reading
+from linalign_lite.encrypt.zero_pool import Zeros
 from linalign_lite.errors import LinalignError, MismatchError, PrecisionError
 from linalign_lite.storage.atomic import PathLike, atomic
 
 if TYPE_CHECKING:
-    from linalign_lite.encrypt.policy import Budget
+    from linalign_lite.encrypt.query_budget import Budget
 
 Progress = Callable[[int], None]
 
@@ -188,7 +188,7 @@ class Provider:
     ) -> Iterator[bytes]:
         scorer, private = self._scorer(query.parameters), query.parameters.private
         if workers > 1 and query.layout.blocks(query.n) > 1:
-            from linalign_lite.encrypt.workers import Job, scored
+            from linalign_lite.encrypt.process_pool import Job, scored
 
             key = self._mask(query.key).key if private else None
             job = Job(self._head, self._cache_bytes, key, query, scales)

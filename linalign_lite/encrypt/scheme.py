@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from linalign_lite.encrypt.packing import Floats
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.words import Ternary
+from linalign_lite.encrypt.response_encoding import Ternary
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from linalign_lite.encrypt.keys import scheme_for
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.packing import Floats, Layout, pack_rows, product_norm, score_positions
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.precision import flood_bits, head_scale, query_scale, score_error
+from linalign_lite.encrypt.response_encoding import spread
 from linalign_lite.encrypt.scheme import Finish
 from linalign_lite.encrypt.wire import Record
-from linalign_lite.encrypt.words import spread
+from linalign_lite.encrypt.zero_pool import Zeros
 
 _LAYOUTS = 256
 Plains = list[Any]  # of one product: the head's rows by chunk

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import FormatError, InputError, ParityError
-from linalign_lite.onnx import surgery
-from linalign_lite.onnx.extra import require
+from linalign_lite.onnx import graph_edit
+from linalign_lite.onnx.graph_edit import AnyArray
+from linalign_lite.onnx.metadata import FORMAT, KEY, VERSION, data_file, read_card
+from linalign_lite.onnx.optional_dependencies import require
 from linalign_lite.onnx.parity import TOLERANCE
-from linalign_lite.onnx.scan import FORMAT, KEY, VERSION, data_file, read_card
-from linalign_lite.onnx.surgery import AnyArray
 from linalign_lite.storage.atomic import require_replaceable, write_atomic
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.version import __version__
@@ -77,7 +77,7 @@ def write(
     model: Any,
     card: Mapping[str, Any],
     check: Check,
-    one_file_limit: int = surgery.ONE_FILE_LIMIT,
+    one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
 ) -> Artefact:
     """Check the graph, compare what it says, and write it with its card.
 
@@ -86,13 +86,13 @@ def write(
     """
     out = Path(out)
     require_replaceable(out)
-    large = surgery.weight_bytes(model) > one_file_limit
+    large = graph_edit.weight_bytes(model) > one_file_limit
     whole = {
         **card,
         "format": FORMAT,
         "version": VERSION,
         "library": __version__,
-        "opset": surgery.opset(model),
+        "opset": graph_edit.opset(model),
         "data": None,
     }
     model.producer_name, model.producer_version = "linalign-lite", __version__

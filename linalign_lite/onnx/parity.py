@@ -22,7 +22,7 @@ import numpy.typing as npt
 from linalign_lite.core.head import Head
 from linalign_lite.errors import ParityError
 from linalign_lite.extraction.model_card import PastTensor
-from linalign_lite.onnx.surgery import PAST, PRESENT, STATES
+from linalign_lite.onnx.graph_edit import PAST, PRESENT, STATES
 
 TOLERANCE = 1e-4
 LONGEST = 512  # tokens of the longest input that is compared

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import InputError
-from linalign_lite.onnx import parity, pooling, weights
+from linalign_lite.onnx import float16, parity, pooling
 from linalign_lite.onnx.tokens import FAST_HINT
 
 logger = logging.getLogger("linalign_lite.export")
@@ -179,8 +179,8 @@ def round_parameters(model: Any) -> None:
 
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.numel() >= weights.SMALLEST and parameter.dtype == torch.float32:
-                values = weights.rounded(parameter.numpy())
+            if parameter.numel() >= float16.SMALLEST and parameter.dtype == torch.float32:
+                values = float16.rounded(parameter.numpy())
                 parameter.copy_(torch.from_numpy(np.array(values)))
 
 

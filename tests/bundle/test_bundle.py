@@ -25,11 +25,11 @@ from forging import (
 )
 
 from linalign_lite import load, save
-from linalign_lite.bundle import layout
-from linalign_lite.bundle.kinds import recognise
+from linalign_lite.bundle import file_format
+from linalign_lite.bundle.file_types import recognise
+from linalign_lite.bundle.hashing_copy import CHUNK, Pump
 from linalign_lite.bundle.reading import install_bundle, look, verify_bundle
 from linalign_lite.bundle.signing import SigningKey, VerifyingKey
-from linalign_lite.bundle.streams import CHUNK, Pump
 from linalign_lite.bundle.wheels import Platform
 from linalign_lite.bundle.writing import create_bundle
 from linalign_lite.commands import main
@@ -272,7 +272,7 @@ def test_no_secret_goes_in_within_a_wheel(tmp_path, inputs):
 
 
 def test_other_things_do_not_go_in(tmp_path, inputs):
-    from linalign_lite.encrypt.policy import Budget
+    from linalign_lite.encrypt.query_budget import Budget
 
     for kind in ("query", "response"):
         (tmp_path / kind).write_bytes((KEYS / f"v2-private-two.{kind}").read_bytes())
@@ -522,7 +522,7 @@ def test_the_parts_of_a_bundle_are_where_the_format_says(tmp_path, inputs):
     size = int.from_bytes(data[12:16], "little")
     signed, signature = data[: 48 + size], data[48 + size : 112 + size]
     assert KEY.accepts(signature, signed)
-    manifest = layout.parse(signed[48:], "x")
+    manifest = file_format.parse(signed[48:], "x")
     assert sorted(json.loads(signed[48:])) == ["files", "format", "note", "platform", "version"]
     assert len(data) == 112 + size + manifest.size
     assert parse(data).contents[0] == data[112 + size :][: manifest.files[0].size]

@@ -14,8 +14,8 @@ from linalign_lite.encrypt.keys import PublicKey, keygen
 from linalign_lite.encrypt.messages import Query
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE
-from linalign_lite.encrypt.policy import Budget
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.query_budget import Budget
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 N, DIM, KILLS = 3, 16, 60

@@ -13,10 +13,10 @@ import pytest
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
+from linalign_lite.encrypt.modular import pack_words
 from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.residues import pack_words
-from linalign_lite.encrypt.seal import objects
+from linalign_lite.encrypt.seal import serialization
 from linalign_lite.encrypt.seal.scheme import SealScheme, api
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
 
@@ -161,8 +161,8 @@ def test_a_secret_key_that_is_not_ternary_is_refused():
 
 
 def test_without_anonymous_memory_nothing_is_left_behind(monkeypatch, tmp_path):
-    monkeypatch.setattr(objects, "_ANONYMOUS", False)
-    monkeypatch.setattr(objects, "_MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(serialization, "_ANONYMOUS", False)
+    monkeypatch.setattr(serialization, "_MEMORY", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = []
     real = os.open

@@ -186,10 +186,10 @@ def test_heads_that_cannot_be_hidden():
 def test_an_encryption_of_zero_is_as_quiet_as_its_bound():
     """The part of δ that no draw exceeds, against what SEAL really adds."""
     from linalign_lite.encrypt.keys import keygen
-    from linalign_lite.encrypt.pool import Zeros
     from linalign_lite.encrypt.scheme import Finish
     from linalign_lite.encrypt.seal.scheme import SealScheme
-    from linalign_lite.encrypt.seal.server import SealServerSide
+    from linalign_lite.encrypt.seal.server_side import SealServerSide
+    from linalign_lite.encrypt.zero_pool import Zeros
 
     secret, public = keygen(PRIVATE)
     scheme = SealScheme(PRIVATE)

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite.encrypt import policy
-from linalign_lite.encrypt.policy import Budget, Usage
+from linalign_lite.encrypt import query_budget
+from linalign_lite.encrypt.query_budget import Budget, Usage
 from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError
 
 KEY, OTHER = bytes(range(32)), bytes([255]) * 32
@@ -298,7 +298,7 @@ def test_a_child_keeps_nothing_of_its_parent_alive(budget):
 
 
 def test_where_nobody_can_tell_it_is_charged_again(budget, monkeypatch):
-    monkeypatch.setattr(policy, "_lock", lambda *_, **__: False)
+    monkeypatch.setattr(query_budget, "_lock", lambda *_, **__: False)
     crashed(lambda: budget.charge(KEY, ASKED, 10))
     for expected in (20, 30):
         budget.charge(KEY, ASKED, 10)
@@ -322,15 +322,15 @@ class Actors:
 
     @contextlib.contextmanager
     def playing(self, actor):
-        kept = dict(policy._OWN)
-        policy._OWN.clear()
-        policy._OWN.update(self.own[actor])
+        kept = dict(query_budget._OWN)
+        query_budget._OWN.clear()
+        query_budget._OWN.update(self.own[actor])
         try:
             yield
         finally:
-            self.own[actor] = dict(policy._OWN)
-            policy._OWN.clear()
-            policy._OWN.update(kept)
+            self.own[actor] = dict(query_budget._OWN)
+            query_budget._OWN.clear()
+            query_budget._OWN.update(kept)
 
     def die(self, actor):
         for handle, _ in self.own[actor].values():
@@ -544,7 +544,9 @@ def test_bytes_altered(path, filled, monkeypatch):
         data = bytearray(filled)
         data[place] ^= rng.randrange(1, 256)
         path.write_bytes(data)
-        monkeypatch.setattr(policy, "_CHECKED", place % 2 << 24)  # every other as if it were large
+        monkeypatch.setattr(
+            query_budget, "_CHECKED", place % 2 << 24
+        )  # every other as if it were large
         tried(path)
 
 
@@ -664,7 +666,7 @@ def test_other_journal_mode(path, budget):
 
 
 def test_too_large(path, budget, monkeypatch):
-    monkeypatch.setattr(policy, "_MAX_FILE", 10_000)
+    monkeypatch.setattr(query_budget, "_MAX_FILE", 10_000)
     refused(path, "1 GiB")
 
 
@@ -713,7 +715,7 @@ def test_replaced_file_is_told_apart(path, budget):
     budget.charge(KEY, ASKED, 1)
     path.rename(path.with_name("old"))
     Budget(path, 100).charge(KEY, ASKED, 1)
-    assert len({byte for _, byte in policy._OWN.values()}) == len(policy._OWN)
+    assert len({byte for _, byte in query_budget._OWN.values()}) == len(query_budget._OWN)
     crashed(lambda: budget.charge(KEY, ASKED, 1))
     assert used(budget) == (2, 2)
 
@@ -724,7 +726,7 @@ def test_locked_for_too_long(path, budget, monkeypatch):
         db.execute("BEGIN EXCLUSIVE")
         globals()["kept"] = db
 
-    monkeypatch.setattr(policy, "_PATIENCE", 0.2)
+    monkeypatch.setattr(query_budget, "_PATIENCE", 0.2)
     with beside(hold):
         for call in (budget.usage, lambda: budget.charge(KEY, ASKED, 1)):
             with pytest.raises(LinalignError, match=r"SQLITE_BUSY.*locked"):
@@ -771,14 +773,14 @@ def test_read_only_file(path):
 
 def test_settings_that_durability_rests_on(path, budget):
     pragmas = "synchronous", "journal_mode", "trusted_schema", "cell_size_check"
-    with policy._transaction(path, write=True) as db:
+    with query_budget._transaction(path, write=True) as db:
         values = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert values == [3, "delete", 0, 1]
 
 
 def test_an_error_within_rolls_back(path, budget):
     def interrupted():
-        with policy._transaction(path, write=True) as db:
+        with query_budget._transaction(path, write=True) as db:
             db.execute("UPDATE budget SET states = 7")
             raise KeyboardInterrupt
 

@@ -13,14 +13,14 @@ from linalign_lite.encrypt.audit import Report, audit
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import Query
+from linalign_lite.encrypt.modular import pack_words
 from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions, to_slots
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
-from linalign_lite.encrypt.policy import Budget
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.residues import pack_words
+from linalign_lite.encrypt.query_budget import Budget
+from linalign_lite.encrypt.response_encoding import decrypt, reply_size, split
 from linalign_lite.encrypt.seal.scheme import SealScheme, api
 from linalign_lite.encrypt.wire import Record, seal_record
-from linalign_lite.encrypt.words import decrypt, reply_size, split
 from linalign_lite.errors import BudgetError, FormatError, InputError, PrecisionError
 
 DIM, CLASSES = 48, 5
@@ -186,8 +186,8 @@ def packed(words, prime):
 def test_another_seal_implementation_can_ask_and_read(profile):
     """From docs/FORMAT.md and SEAL alone: keys, a query, SEAL's own decryption of a response."""
     from linalign_lite.encrypt.keys import PublicKey
-    from linalign_lite.encrypt.seal.objects import CIPHER, INNER, dump, restore
-    from linalign_lite.encrypt.seal.objects import ciphertext as body
+    from linalign_lite.encrypt.seal.serialization import CIPHER, INNER, dump, restore
+    from linalign_lite.encrypt.seal.serialization import ciphertext as body
 
     head, rng = head_of(dim=30, classes=3), np.random.default_rng(5)
     n, primes = profile.degree, profile.data_primes

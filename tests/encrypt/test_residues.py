@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite.encrypt import words
-from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
-from linalign_lite.encrypt.residues import (
+from linalign_lite.encrypt.modular import (
     SLAB,
     Flood,
     add_mod,
@@ -22,6 +20,7 @@ from linalign_lite.encrypt.residues import (
     to_words,
     unpack_words,
 )
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.errors import FormatError
 
 seeded = settings(derandomize=True, deadline=None, max_examples=60)
@@ -155,8 +154,8 @@ def test_decryption_is_exact(degree, wanted, seed):
     product[: degree - 1] -= full[degree:]
     total = [(int(f) + int(v)) % 2**32 for f, v in zip(first, product[positions], strict=True)]
     exact = [(t - 2**32 if t >= 2**31 else t) / 2**32 for t in total]
-    assert words.decrypt(secret, second, first, positions).tolist() == exact
-    assert np.array_equal(words._by_fft(secret, second), product.astype(float))
+    assert response_encoding.decrypt(secret, second, first, positions).tolist() == exact
+    assert np.array_equal(response_encoding._by_fft(secret, second), product.astype(float))
 
 
 @pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
@@ -166,7 +165,7 @@ def test_decryption_agrees_with_seals(parameters):
     from linalign_lite.encrypt.packing import from_slots
     from linalign_lite.encrypt.scheme import Finish
     from linalign_lite.encrypt.seal.scheme import SealScheme, api
-    from linalign_lite.encrypt.seal.server import SealServerSide
+    from linalign_lite.encrypt.seal.server_side import SealServerSide
 
     secret, _ = keygen(parameters)
     scheme = SealScheme(parameters)
@@ -181,8 +180,8 @@ def test_decryption_agrees_with_seals(parameters):
     peer = from_slots(np.array(api.CKKSEncoder(scheme.context).decode_complex(plain)))
     finish = Finish(np.arange(n), np.zeros(n), 0)
     reply = server.reply(server.load(payload), finish, None)
-    second, first = words.split(reply, n)
-    ours = words.decrypt(side.secret, second, first, np.arange(n))
+    second, first = response_encoding.split(reply, n)
+    ours = response_encoding.decrypt(side.secret, second, first, np.arange(n))
     unit = 2.0**parameters.data_bits  # loaded at SEAL's scale 1
     assert np.abs(ours * unit - peer).max() < 7 * np.sqrt(n / 12) * unit / 2**32
 
@@ -192,7 +191,7 @@ def test_few_coefficients_are_replied_like_many(monkeypatch, flood):
     """The short way, one by one, against the way of whole polynomials."""
     from linalign_lite.encrypt.keys import keygen
     from linalign_lite.encrypt.scheme import Finish
-    from linalign_lite.encrypt.seal import server as module
+    from linalign_lite.encrypt.seal import server_side as module
     from linalign_lite.encrypt.seal.scheme import SealScheme
 
     secret, _ = keygen(PRIVATE)
@@ -216,14 +215,14 @@ def test_few_coefficients_are_replied_like_many(monkeypatch, flood):
 
 
 def test_spread_and_split():
-    payload = words.join(np.arange(8, dtype=np.uint32), np.array([1, 2, 3, 4], dtype=np.uint32))
-    second, first = words.split(words.spread(payload, 8, 2, 3), 8)
+    payload = response_encoding.join(np.arange(8, dtype=np.uint32), np.array([1, 2, 3, 4], dtype=np.uint32))
+    second, first = response_encoding.split(response_encoding.spread(payload, 8, 2, 3), 8)
     assert second.tolist() == list(range(8))
     assert first.tolist() == [1, 2, 0, 3, 4, 0]
-    assert len(payload) == words.reply_size(8, 4)
+    assert len(payload) == response_encoding.reply_size(8, 4)
     for bad in (payload[:-1], payload[:28], b""):
         with pytest.raises(FormatError, match="wrong length"):
-            words.split(bad, 8)
+            response_encoding.split(bad, 8)
 
 
 # -- bytes -----------------------------------------------------------------------------------------

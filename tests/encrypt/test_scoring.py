@@ -21,9 +21,9 @@ from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import Query, Response
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
-from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.precision import decimals, precision_bits
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.zero_pool import Zeros
 from linalign_lite.errors import FormatError, InputError, MismatchError, PrecisionError
 
 SETS = [INSECURE_NOOP, PRIVATE, TRUSTED]

@@ -25,8 +25,8 @@ from linalign_lite.encrypt.messages import Query, QueryInfo, Response
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.response_encoding import reply_size
 from linalign_lite.encrypt.wire import Header, Kind, Reader, Writer
-from linalign_lite.encrypt.words import reply_size
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
 
 GOLDEN = Path(__file__).parent / "golden"

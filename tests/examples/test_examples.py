@@ -54,7 +54,7 @@ def test_node_refuses_what_does_not_belong_together(tmp_path, installed, topics)
 @pytest.mark.shared
 def test_node_and_minilm_with_150_intents(tmp_path, installed, shared):
     pytest.importorskip("optimum.exporters.onnx")
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     folder = installed("node")
     cached = Path(os.environ.get("LINALIGN_CACHE", tmp_path)) / "all-minilm-l6-v2"

@@ -33,8 +33,8 @@ from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.messages import Query, QueryInfo, Response, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED, by_id
-from linalign_lite.encrypt.policy import Budget
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.query_budget import Budget
 from linalign_lite.encrypt.wire import Header, Kind
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import model_card
@@ -45,7 +45,7 @@ from linalign_lite.heads.serialization import load, save
 from linalign_lite.onnx import pooling
 from linalign_lite.report import render, to_markdown
 from linalign_lite.storage import npz
-from linalign_lite.survey.results import load_results, save_results
+from linalign_lite.survey.results_file import load_results, save_results
 
 Mutate = Callable[[bytes, Random, Sequence[bytes]], bytes]
 MAX_CIPHERTEXTS = 40  # a query or response of more is parsed and not computed with

@@ -15,7 +15,7 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, LinalignError
-from linalign_lite.onnx import guard, scan
+from linalign_lite.onnx import metadata, safe_parse
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -149,13 +149,13 @@ def test_millions_of_small_messages_are_not_parsed(tmp_path):
     size.append(n)
     refused(tmp_path / "x.onnx", b"\x08\x08\x3a" + bytes(size) + graph, "more than 64 parts")
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3, 4])
-    tensor.int64_data.extend([1] * (guard._MAX_REST + 1))
+    tensor.int64_data.extend([1] * (safe_parse._MAX_REST + 1))
     refused(tmp_path / "x.onnx", plain(stored={"w": tensor, "b": BIAS}), "too much that is not")
 
 
 def test_more_metadata_than_is_read(tmp_path, ours):
     model = onnx.load(ours)
-    model.metadata_props[0].value = "x" * (scan.MAX_CARD + 1)
+    model.metadata_props[0].value = "x" * (metadata.MAX_CARD + 1)
     refused(tmp_path / "x.onnx", model, "more metadata than is read")
     refused(tmp_path / "x.onnx", b"\x08\x08" * 5000, "too many fields")
 

@@ -19,8 +19,8 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import InputError, MismatchError, MissingExtraError, ParityError
-from linalign_lite.onnx import carry
-from linalign_lite.onnx.scan import read_card
+from linalign_lite.onnx import export_linear
+from linalign_lite.onnx.metadata import read_card
 
 onnx = pytest.importorskip("onnx")
 GOLDEN = ROOT / "tests" / "golden"
@@ -170,12 +170,12 @@ def test_int8_beyond_the_limit_is_refused_and_told(tmp_path, rng):
 @pytest.mark.parametrize("one_file_limit", [10**9, 100])
 def test_a_graph_that_says_something_else_is_not_left(tmp_path, rng, monkeypatch, one_file_limit):
     (tmp_path / "x.onnx").write_bytes(b"older")
-    real = carry.add_output
+    real = export_linear.add_output
 
     def changed(build, affine, *rest):
-        real(build, carry.Affine(affine.weight + 0.01, affine.bias), *rest)
+        real(build, export_linear.Affine(affine.weight + 0.01, affine.bias), *rest)
 
-    monkeypatch.setattr(carry, "add_output", changed)
+    monkeypatch.setattr(export_linear, "add_output", changed)
     with pytest.raises(ParityError, match="mapped differ too much from what NumPy gives"):
         to_onnx(tmp_path / "x.onnx", made(rng, "map"), one_file_limit=one_file_limit)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"older"]

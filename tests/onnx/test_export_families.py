@@ -12,7 +12,7 @@ import pytest
 from linalign_lite.core.serialization import load_head
 from linalign_lite.extraction.model_card import load_card
 from linalign_lite.extraction.session import load_model
-from linalign_lite.onnx.export import export_model
+from linalign_lite.onnx.model_export import export_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

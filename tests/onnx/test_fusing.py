@@ -14,9 +14,9 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
 from linalign_lite.errors import InputError, MismatchError, ParityError
-from linalign_lite.onnx import stem
-from linalign_lite.onnx.fusing import tokenizer_beside
-from linalign_lite.onnx.scan import read_card
+from linalign_lite.onnx import input_adapters
+from linalign_lite.onnx.fuse_model import tokenizer_beside
+from linalign_lite.onnx.metadata import read_card
 
 onnx = pytest.importorskip("onnx")
 TEXTS = (*demo.labelled_texts(held_out=True).texts[:40], "Hi", "A dog. " * 60)
@@ -179,8 +179,8 @@ def test_a_graph_that_says_something_else_is_not_left(tmp_path, models, monkeypa
     def wrong(build, pooling, *rest):
         return real(build, "cls", *rest)
 
-    real = stem.add_pooling
-    monkeypatch.setattr(stem, "add_pooling", wrong)
+    real = input_adapters.add_pooling
+    monkeypatch.setattr(input_adapters, "add_pooling", wrong)
     with pytest.raises(ParityError, match="states differ too much from what NumPy gives"):
         fuse(tmp_path / "x.onnx", models["birch"])
     monkeypatch.undo()
@@ -206,7 +206,7 @@ def test_a_tokenizer_of_another_model_is_not_replaced(tmp_path):
 def test_families(tmp_path, tiny, rng, family):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("optimum.exporters.onnx")
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     few = {"num_key_value_heads": 2, "head_dim": 8} if family in ("Llama", "Qwen3") else {}
     causal = {"Llama": "ForCausalLM", "GPT2": "LMHeadModel", "Qwen3": "ForCausalLM"}
@@ -225,7 +225,7 @@ def test_families(tmp_path, tiny, rng, family):
 @pytest.mark.shared
 def test_the_real_minilm(tmp_path, shared_model, rng):
     pytest.importorskip("optimum.exporters.onnx")
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     export_model(str(shared_model("all-minilm-l6-v2")), tmp_path / "minilm")
     model = load_model(tmp_path / "minilm")

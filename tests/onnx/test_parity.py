@@ -20,8 +20,8 @@ from linalign_lite.errors import (
     ParityError,
 )
 from linalign_lite.extraction.model_card import MODEL_FILE, load_card
-from linalign_lite.onnx import export, parity, pooling, surgery
-from linalign_lite.onnx.export import export_model
+from linalign_lite.onnx import graph_edit, model_export, parity, pooling
+from linalign_lite.onnx.model_export import export_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -51,7 +51,7 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
 
 def corrupt(monkeypatch: pytest.MonkeyPatch, needle: str) -> None:
     """Change one stored weight, whose name has ``needle`` in it, just before saving."""
-    save = surgery.save
+    save = graph_edit.save
 
     def save_wrong(model: Any, *arguments: Any) -> Path:
         for tensor in model.graph.initializer:
@@ -62,7 +62,7 @@ def corrupt(monkeypatch: pytest.MonkeyPatch, needle: str) -> None:
                 return save(model, *arguments)
         raise AssertionError(needle)
 
-    monkeypatch.setattr(surgery, "save", save_wrong)
+    monkeypatch.setattr(graph_edit, "save", save_wrong)
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -79,7 +79,7 @@ def test_corrupted_graph(
 
 @pytest.mark.usefixtures("nothing_left")
 def test_wrong_head(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_graph = export.cut_graph
+    cut_graph = model_export.cut_graph
 
     def cut_wrong(model: Any, config: Any) -> Any:
         cut = cut_graph(model, config)
@@ -87,21 +87,21 @@ def test_wrong_head(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         head = type(cut.head)(cut.head.weight, cut.head.bias + np.float32(0.01))
         return type(cut)(head, cut.past, cut.hidden_size)
 
-    monkeypatch.setattr(export, "cut_graph", cut_wrong)
+    monkeypatch.setattr(model_export, "cut_graph", cut_wrong)
     with pytest.raises(ParityError, match="logits differ"):
         export_model(str(llama), tmp_path / "out")
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_another_tokenizer(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = export.write_tokenizer
+    write = model_export.write_tokenizer
 
     def write_wrong(text: str, folder: Path) -> Any:
         raw = json.loads(text)
         raw["post_processor"] = None
         return write(json.dumps(raw), folder)
 
-    monkeypatch.setattr(export, "write_tokenizer", write_wrong)
+    monkeypatch.setattr(model_export, "write_tokenizer", write_wrong)
     with pytest.raises(ParityError, match="splits sample text 0 in another way"):
         export_model(str(bert), tmp_path / "out")
 
@@ -295,7 +295,7 @@ def test_max_length(
 def test_import_is_light() -> None:
     heavy = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "huggingface_hub")
     code = (
-        "import sys, linalign_lite.onnx.export, linalign_lite.onnx.split;"
+        "import sys, linalign_lite.onnx.model_export, linalign_lite.onnx.import_exported;"
         f"print([m for m in {heavy} if m in sys.modules])"
     )
     arguments = [sys.executable, "-c", code]

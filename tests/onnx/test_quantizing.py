@@ -12,7 +12,7 @@ from linalign_lite import demo, extract, load_model
 from linalign_lite.commands import main
 from linalign_lite.errors import FormatError, InputError, ParityError
 from linalign_lite.extraction.model_card import load_card
-from linalign_lite.onnx import quantizing
+from linalign_lite.onnx import model_quantization
 from linalign_lite.storage.hashing import seal_of
 
 pytestmark = pytest.mark.export
@@ -38,7 +38,7 @@ def bert(tmp_path_factory, tiny_tokenizer) -> Path:
 
 @pytest.fixture(scope="module")
 def both(bert, tmp_path_factory) -> tuple[Path, Path]:
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     root = tmp_path_factory.mktemp("both")
     export_model(str(bert), root / "fp32")
@@ -55,10 +55,10 @@ def test_an_int8_export_is_near_and_says_so(both):
     a = extract(load_model(plain, threads=1), TEXTS, normalize=False).states
     b = extract(load_model(small, threads=1), TEXTS, normalize=False).states
     found = card.parity["int8_cosine"]
-    want = quantizing.cosines(a, b)
+    want = model_quantization.cosines(a, b)
     for name in ("min", "p01", "median"):  # padding may be another, and with it the scales
         assert found[name] == pytest.approx(want[name], abs=2e-3)
-        assert found[name] >= quantizing.LEAST[name]
+        assert found[name] >= model_quantization.LEAST[name]
     assert found["texts"] == len(TEXTS)
     assert not np.array_equal(a, b)
     assert card.parity["states_max_abs"] > 0  # of the float32 graph against torch
@@ -74,16 +74,16 @@ def test_an_int8_export_is_near_and_says_so(both):
 
 
 def test_what_is_too_far_is_refused_and_nothing_left(both, bert, tmp_path, monkeypatch):
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
-    monkeypatch.setitem(quantizing.LEAST, "median", 1.1)
+    monkeypatch.setitem(model_quantization.LEAST, "median", 1.1)
     with pytest.raises(ParityError, match=r"int8 states are too far.*\(median\)"):
         export_model(str(bert), tmp_path / "x", quantize=TEXTS)
     assert not list(tmp_path.iterdir())
 
 
 def test_wrong_requests_are_refused(bert, tmp_path):
-    from linalign_lite.onnx.export import export_model
+    from linalign_lite.onnx.model_export import export_model
 
     with pytest.raises(InputError, match="stored as int8: got dtype fp16"):
         export_model(str(bert), tmp_path / "x", dtype="fp16", quantize=TEXTS)
@@ -110,7 +110,7 @@ def test_the_command_prints_the_cosines(bert, tmp_path, capsys):
 def test_cosines_by_hand():
     a = np.array([[1, 0], [0, 2], [3, 3]], dtype=np.float32)
     b = np.array([[2, 0], [1, 0], [3, 0]], dtype=np.float32)
-    found = quantizing.cosines(a, b)
+    found = model_quantization.cosines(a, b)
     assert found == {"min": 0.0, "p01": round(0.02 * 0.5**0.5, 5), "median": 0.70711, "texts": 3}
 
 

@@ -17,10 +17,10 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head
 from linalign_lite.errors import InputError, OutputExistsError
 from linalign_lite.extraction.model_card import load_card
-from linalign_lite.onnx import surgery
-from linalign_lite.onnx.cut import cut_graph
+from linalign_lite.onnx import graph_edit
+from linalign_lite.onnx.cut_token_head import cut_graph
+from linalign_lite.onnx.import_exported import split_exported
 from linalign_lite.onnx.reference import quiet
-from linalign_lite.onnx.split import split_exported
 
 onnx = pytest.importorskip("onnx")
 helper, TensorProto, numpy_helper = onnx.helper, onnx.TensorProto, onnx.numpy_helper
@@ -152,7 +152,7 @@ def build(made: Made) -> Any:
         "made by hand",
         [
             helper.make_tensor_value_info(n, TensorProto.INT64, ["b", "l"])
-            for n in surgery.ID_INPUTS[:2]
+            for n in graph_edit.ID_INPUTS[:2]
         ],
         [
             helper.make_tensor_value_info("not wanted", TensorProto.FLOAT, None),
@@ -244,7 +244,7 @@ def test_neither_states_nor_logits() -> None:
 
 def test_unknown_input_is_named() -> None:
     model = build(matmul())
-    surgery.rename(model.graph, "attention_mask", "pixels")
+    graph_edit.rename(model.graph, "attention_mask", "pixels")
     model.graph.input[1].name = "pixels"
     with pytest.raises(InputError, match="pixels"):
         cut_graph(model, {})
@@ -283,7 +283,7 @@ def test_int32_ids_and_half_states_become_standard() -> None:
         helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT16, ["b", "l", WIDTH])
     )
     cut = cut_graph(model, {})
-    surgery.set_standard_types(model)
+    graph_edit.set_standard_types(model)
     assert cut.head is None
     ids = np.array([[7, 8]])
     states = run(model, ids)["last_hidden_state"]
@@ -362,7 +362,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 from pathlib import Path
 from linalign_lite.onnx import export  # importing it needs nothing heavy either
-from linalign_lite.onnx.split import split_exported
+from linalign_lite.onnx.import_exported import split_exported
 assert "onnx" not in sys.modules and "onnxruntime" not in sys.modules
 card = split_exported(Path(sys.argv[1]), Path(sys.argv[2]))
 print(card.task, card.parity["logits_max_abs"] <= 1e-4, "torch" in sys.modules)

@@ -12,7 +12,7 @@ from made import made_results
 
 from linalign_lite.report import write_report
 from linalign_lite.report.theme import THEMES
-from linalign_lite.survey.results import load_results, save_results
+from linalign_lite.survey.results_file import load_results, save_results
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from linalign_lite.report import render, studio, write_report
 from linalign_lite.report.looks import Look, shorten, wrapped
 from linalign_lite.report.markup import Cell, Html, figure, number, tag
 from linalign_lite.report.theme import THEMES, contrast
-from linalign_lite.survey.results import ModelRow, Results, save_results
+from linalign_lite.survey.results import ModelRow, Results
+from linalign_lite.survey.results_file import save_results
 
 EVIL = "<script>alert(1)</script>\"'&--><img src=x onerror=alert(1)>$x_{1}$]]>"
 SECTIONS = ["summary", "participants", "classification", "ood", "generation", "tokenizers",

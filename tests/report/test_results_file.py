@@ -16,7 +16,8 @@ from linalign_lite.errors import FormatError, InputError
 from linalign_lite.survey import checking
 from linalign_lite.survey import results as rows
 from linalign_lite.survey.checking import KEYS, check_results
-from linalign_lite.survey.results import Results, load_results, save_results
+from linalign_lite.survey.results import Results
+from linalign_lite.survey.results_file import load_results, save_results
 
 GOLDEN = ROOT / "tests" / "golden" / "v1.results.json"
 

@@ -21,7 +21,7 @@ from linalign_lite.survey import workshop
 from linalign_lite.survey.bundled import write_bundled
 from linalign_lite.survey.checking import check_results
 from linalign_lite.survey.config import Reading, load_config
-from linalign_lite.survey.results import load_results
+from linalign_lite.survey.results_file import load_results
 from linalign_lite.survey.run import run_survey
 
 STORIES = "texts/stories"

@@ -38,19 +38,19 @@ from linalign_lite import (
     verify_bundle,
 )
 from linalign_lite.alignment import moments_io
-from linalign_lite.bundle import layout, signing
+from linalign_lite.bundle import file_format, signing
 from linalign_lite.core import serialization
 from linalign_lite.core.shards import manifest, resuming
 from linalign_lite.core.space import Space
 from linalign_lite.describe import describe
-from linalign_lite.encrypt import policy, wire
+from linalign_lite.encrypt import query_budget, wire
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction import model_card
 from linalign_lite.heads.ood import serialization as detectors
-from linalign_lite.onnx import scan
+from linalign_lite.onnx import metadata
 from linalign_lite.storage.hashing import seal_of
 from linalign_lite.storage.schema import strict_json
-from linalign_lite.survey import results
+from linalign_lite.survey import results_file
 
 TESTS = Path(__file__).resolve().parent.parent
 GOLDEN = (TESTS / "golden", TESTS / "encrypt" / "golden")
@@ -199,12 +199,12 @@ KINDS = (
     Kind(r"golden/v(\d+)\.model", 1, model_card.VERSION, read_model, 1e-4),
     Kind(r"golden/v(\d+)\.states", 1, manifest.VERSION, read_folder),
     Kind(r"golden/v(\d+)\.unfinished\.jsonl", 1, resuming.VERSION, read_unfinished),
-    Kind(r"golden/v(\d+)\.results\.json", 1, results.VERSION, by(load_results)),
-    Kind(r"golden/v(\d+)\.bundle", 1, layout.VERSION, read_bundle),
+    Kind(r"golden/v(\d+)\.results\.json", 1, results_file.VERSION, by(load_results)),
+    Kind(r"golden/v(\d+)\.bundle", 1, file_format.VERSION, read_bundle),
     Kind(r"golden/v(\d+)\.signing\.key", 1, signing.VERSION, read_signing_key),
     Kind(r"golden/v(\d+)\.signing\.pub", 1, signing.VERSION, by(VerifyingKey.load)),
-    Kind(r"golden/v(\d+)\.(?:map|head)\.onnx", 1, scan.VERSION, by(from_onnx)),
-    Kind(r"golden/v(\d+)\.budget", 1, policy._VERSION, read_budget),
+    Kind(r"golden/v(\d+)\.(?:map|head)\.onnx", 1, metadata.VERSION, by(from_onnx)),
+    Kind(r"golden/v(\d+)\.budget", 1, query_budget._VERSION, read_budget),
     Kind(r"encrypt/golden/v([2-9])-\w+-secret\.key", 2, wire.VERSION, read_secret_key),
     Kind(r"encrypt/golden/v([2-9])-\w+-public\.key", 2, wire.VERSION,
          by(lambda path: PublicKey.load(path).digest)),

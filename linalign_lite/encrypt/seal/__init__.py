@@ -1,5 +1,6 @@
 """CKKS through ``tenseal.sealapi``: the only folder that loads it.
 
-``objects`` moves SEAL's objects in and out of memory, ``scheme`` knows keys and what goes on the
-wire, ``client`` and ``server`` are the two sides. Importing this package loads nothing.
+Byte strings of keys and ciphertexts go in and come out. `context` holds parameters and keys,
+`serialization` moves SEAL's objects in and out of memory, `secret_side` and `server_side` are the
+two sides, `scheme` joins them. Importing this package loads nothing.
 """

@@ -11,9 +11,9 @@ import numpy as np
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import PastTensor
-from linalign_lite.onnx import surgery
-from linalign_lite.onnx.surgery import PAST, PRESENT, STATES
-from linalign_lite.onnx.tail import read_tail
+from linalign_lite.onnx import graph_edit
+from linalign_lite.onnx.graph_edit import PAST, PRESENT, STATES
+from linalign_lite.onnx.token_head import read_tail
 
 LOGITS = "logits"
 _SYNONYMS = ("token_embeddings",)  # what sentence-transformers calls last_hidden_state
@@ -51,14 +51,14 @@ def cut_graph(model: Any, config: Mapping[str, Any]) -> Cut:
         kept = [value for value in graph.output if value.name.startswith(PRESENT)]
     else:
         state, kind = result, outputs[result].type.tensor_type.elem_type
-        width = (surgery.shape(outputs[result]) or [None])[-1] or _width(config)
-    _expose(graph, state, cast=head is not None and surgery.computes_narrow(model))
+        width = (graph_edit.shape(outputs[result]) or [None])[-1] or _width(config)
+    _expose(graph, state, cast=head is not None and graph_edit.computes_narrow(model))
     dims = ["batch_size", "sequence_length", width]
     kept.insert(0, helper.make_tensor_value_info(STATES, kind, dims))
     del graph.output[:]
     graph.output.extend(kept)
-    surgery.prune(model)
-    surgery.require_known_inputs(model)
+    graph_edit.prune(model)
+    graph_edit.require_known_inputs(model)
     past = past_inputs(graph, config)
     if past and head is None:
         raise InputError(
@@ -101,18 +101,18 @@ def _expose(graph: Any, state: str, *, cast: bool) -> None:
     if state == STATES and made and not cast:
         return
     if any(STATES in node.output for node in graph.node):
-        surgery.rename(graph, STATES, f"{STATES}__inner")
+        graph_edit.rename(graph, STATES, f"{STATES}__inner")
         state = f"{STATES}__inner" if state == STATES else state
     if cast:
         graph.node.append(helper.make_node("Cast", [state], [STATES], to=TensorProto.FLOAT))
     elif made:
-        surgery.rename(graph, state, STATES)
+        graph_edit.rename(graph, state, STATES)
     else:
         graph.node.append(helper.make_node("Identity", [state], [STATES]))
 
 
 def _past(value: Any, config: Mapping[str, Any]) -> PastTensor:
-    dims = surgery.shape(value)
+    dims = graph_edit.shape(value)
     heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
     width = config.get("head_dim")
     if len(dims) == 4:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import FormatError
-from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.storage.atomic import open_regular
 
 MAX_FILE = (1 << 31) - 1  # what one protobuf holds

@@ -17,9 +17,9 @@ from linalign_lite.extraction.model_card import (
     TOKENIZER_FILE,
     ModelCard,
 )
-from linalign_lite.onnx import finish, parity, pooling, surgery, weights
-from linalign_lite.onnx.cut import LOGITS, cut_graph, final_output, past_inputs
-from linalign_lite.onnx.extra import require
+from linalign_lite.onnx import float16, graph_edit, model_folder, parity, pooling
+from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output, past_inputs
+from linalign_lite.onnx.optional_dependencies import require
 from linalign_lite.onnx.tokens import TEXTS, check_tokenizer, read_tokenizer, write_tokenizer
 from linalign_lite.storage.atomic import check_free, whole_folder
 
@@ -33,7 +33,7 @@ def split_exported(
     name: str | None = None,
     dtype: str = "fp32",
     progress: Callable[[str], None] | None = None,
-    one_file_limit: int = surgery.ONE_FILE_LIMIT,
+    one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
     quantize: Sequence[str] | None = None,
 ) -> ModelCard:
     """Make an exported model folder from an ONNX folder that somebody else exported.
@@ -50,10 +50,10 @@ def split_exported(
     """
     source, out = Path(source), Path(out)
     say = progress or (lambda _: None)
-    finish.check_dtype(dtype, quantize)
+    model_folder.check_dtype(dtype, quantize)
     check_free(out)
     path = _find_graph(source)
-    origin = finish.Origin(name or source.resolve().name, source, pooling.read_config(source))
+    origin = model_folder.Origin(name or source.resolve().name, source, pooling.read_config(source))
     if origin.config.get("is_encoder_decoder"):
         raise InputError(
             "encoder-decoder models are not taken", got=pooling.architecture(origin.config)
@@ -64,21 +64,23 @@ def split_exported(
         say("loading")
         model = _load(path)
         if dtype == "fp16":
-            weights.round_stored(model)
+            float16.round_stored(model)
             (folder / _ROUNDED).mkdir()
-            path = surgery.save(model, folder / _ROUNDED, one_file_limit)
+            path = graph_edit.save(model, folder / _ROUNDED, one_file_limit)
             model = _load(path)  # saving may have moved the weights out of it
         reference = _reference(path, model, origin)
         if final_output(model.graph) == LOGITS:
             say("cutting off the token head")
         cut = cut_graph(model, origin.config)
-        surgery.set_standard_types(model)
+        graph_edit.set_standard_types(model)
         if dtype == "fp16":
-            weights.store_half(model)
-        surgery.check(surgery.save(model, folder, one_file_limit))
+            float16.store_half(model)
+        graph_edit.check(graph_edit.save(model, folder, one_file_limit))
         tokenizer = write_tokenizer(original.to_str(), folder)
         check_tokenizer(
-            tokenizer, lambda text: original.encode(text).ids, finish.vocab_size(cut, origin.config)
+            tokenizer,
+            lambda text: original.encode(text).ids,
+            model_folder.vocab_size(cut, origin.config),
         )
         say(f"checking {len(TEXTS)} texts")
         data = parity.batches([tokenizer.encode(t).ids for t in TEXTS], origin.max_length)
@@ -86,13 +88,13 @@ def split_exported(
         numbers = parity.measure(graph, reference, data, cut.head)
         shutil.rmtree(folder / _ROUNDED, ignore_errors=True)
         if quantize is not None:
-            numbers, dtype = finish.quantize(
+            numbers, dtype = model_folder.quantize(
                 folder, cut, origin, tokenizer, quantize, numbers, one_file_limit, say
             )
         remark = pooling.read_pooling(source).remark
         if remark:
             say(f"note: {remark}")
-        return finish.seal(folder, model, cut, origin, tokenizer, dtype, numbers)
+        return model_folder.seal(folder, model, cut, origin, tokenizer, dtype, numbers)
 
 
 def _find_graph(source: Path) -> Path:
@@ -124,10 +126,10 @@ def _load(path: Path) -> Any:
         ) from e
 
 
-def _reference(path: Path, model: Any, origin: finish.Origin) -> parity.Reference:
+def _reference(path: Path, model: Any, origin: model_folder.Origin) -> parity.Reference:
     """The original graph through onnxruntime."""
     name = final_output(model.graph)
-    surgery.require_known_inputs(model)
+    graph_edit.require_known_inputs(model)
     original = parity.open_graph(path, past_inputs(model.graph, origin.config))
 
     def run(ids: parity.Int64, mask: parity.Int64) -> tuple[Any, Any]:

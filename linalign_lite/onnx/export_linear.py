@@ -13,10 +13,10 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head, soft_capped
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
-from linalign_lite.onnx import artefact, surgery
+from linalign_lite.onnx import artefact, graph_edit
 from linalign_lite.onnx.artefact import Artefact, Check
-from linalign_lite.onnx.parts import IR, OPSET, Affine, Builder, add_affine, add_softcap
-from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.onnx.graph_builder import IR, OPSET, Affine, Builder, add_affine, add_softcap
+from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.storage.atomic import PathLike
 
 STATES, MAPPED, SCORES = "states", "mapped", "scores"
@@ -31,7 +31,7 @@ def to_onnx(
     dtype: str = "fp32",
     states: HiddenStates | None = None,
     limit: float | None = None,
-    one_file_limit: int = surgery.ONE_FILE_LIMIT,
+    one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
 ) -> Artefact:
     """Write a map, a head, or ``head @ map`` as ONNX (FORMAT.md, section 8).
 
@@ -52,11 +52,11 @@ def to_onnx(
     cap = thing.softcap if isinstance(thing, Head) else None
     model = _graph(affine, cap, output)
     if dtype == "int8":
-        from linalign_lite.onnx.quantised import quantise
+        from linalign_lite.onnx.weight_quantization import quantise
 
         model = quantise(model, one_file_limit)
     elif dtype == "fp16":
-        from linalign_lite.onnx.weights import store_half
+        from linalign_lite.onnx.float16 import store_half
 
         store_half(model)
     rows = _rows(thing, states)

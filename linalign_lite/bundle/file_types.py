@@ -7,8 +7,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from linalign_lite.bundle import layout, signing
-from linalign_lite.bundle.streams import is_ours, is_secret
+from linalign_lite.bundle import file_format, signing
+from linalign_lite.bundle.hashing_copy import is_ours, is_secret
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
@@ -25,7 +25,7 @@ _FRAMED = {"public-key": Kind.PUBLIC_KEY, "signer": signing.PUBLIC}
 _REFUSED = {
     int(Kind.QUERY): "a query",
     int(Kind.RESPONSE): "a response",
-    layout.KIND: "a bundle",
+    file_format.KIND: "a bundle",
 }
 
 
@@ -106,7 +106,7 @@ def require_wheel(path: Path) -> None:
             ) from e
 
 
-def require_start(file: layout.File, start: bytes, name: str) -> None:
+def require_start(file: file_format.File, start: bytes, name: str) -> None:
     """Raise FormatError when a file of a bundle does not begin as its kind does."""
     if file.kind in _FRAMED:
         kind = _FRAMED[file.kind].to_bytes(2, "little")
@@ -121,4 +121,6 @@ def require_start(file: layout.File, start: bytes, name: str) -> None:
 
 
 def _refuse(path: Path, what: str) -> None:
-    raise InputError(f"{path} is not for a bundle", got=what, expected=", ".join(layout.FOLDERS))
+    raise InputError(
+        f"{path} is not for a bundle", got=what, expected=", ".join(file_format.FOLDERS)
+    )

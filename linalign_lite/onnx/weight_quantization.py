@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.onnx import surgery
-from linalign_lite.onnx.extra import require
+from linalign_lite.onnx import graph_edit
+from linalign_lite.onnx.optional_dependencies import require
 
 
-def quantise(model: Any, one_file_limit: int = surgery.ONE_FILE_LIMIT) -> Any:
+def quantise(model: Any, one_file_limit: int = graph_edit.ONE_FILE_LIMIT) -> Any:
     """The model with 8-bit weights in its matrix products and embeddings; ``model`` is used up.
 
     What is multiplied with them is quantised as it comes, by its own range. Weights are unsigned:
@@ -23,12 +23,12 @@ def quantise(model: Any, one_file_limit: int = surgery.ONE_FILE_LIMIT) -> Any:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     widen(model)
-    large = surgery.weight_bytes(model) > one_file_limit
+    large = graph_edit.weight_bytes(model) > one_file_limit
     root = logging.getLogger()
     before = root.level
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source: Any = str(surgery.save(model, folder, one_file_limit)) if large else model
+        source: Any = str(graph_edit.save(model, folder, one_file_limit)) if large else model
         result = folder / "int8.onnx"
         root.setLevel(logging.ERROR)  # it advises on what does not matter here
         try:
@@ -55,8 +55,8 @@ def widen(model: Any) -> None:
         node = graph.node[i]
         if node.op_type != "Cast" or node.input[0] not in stored:
             continue
-        if surgery.attribute(node, "to") == TensorProto.FLOAT:
+        if graph_edit.attribute(node, "to") == TensorProto.FLOAT:
             wide = numpy_helper.to_array(stored[node.input[0]]).astype("float32")
             graph.initializer.append(numpy_helper.from_array(wide, node.output[0]))
             del graph.node[i]
-    surgery.prune(model)
+    graph_edit.prune(model)

@@ -14,12 +14,12 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import MAX_DIM, Space
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.onnx import surgery
-from linalign_lite.onnx.carry import MAPPED, SCORES, STATES
-from linalign_lite.onnx.extra import require
-from linalign_lite.onnx.guard import numbers, parse
-from linalign_lite.onnx.scan import checked_card, scan
-from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.onnx import graph_edit
+from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES
+from linalign_lite.onnx.graph_edit import AnyArray
+from linalign_lite.onnx.metadata import checked_card, scan
+from linalign_lite.onnx.optional_dependencies import require
+from linalign_lite.onnx.safe_parse import numbers, parse
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP
 
@@ -111,9 +111,9 @@ class _Reading:
         weight = self._number(node.input[1], 2)
         if node.op_type == "Gemm":
             usual = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-            if any(surgery.attribute(node, k, v) != v for k, v in usual.items()):
+            if any(graph_edit.attribute(node, k, v) != v for k, v in usual.items()):
                 raise self.wrong("a Gemm that scales or transposes")
-            across = surgery.attribute(node, "transB", 0) == 0
+            across = graph_edit.attribute(node, "transB", 0) == 0
             weight = weight.T if across else weight
             bias = self._number(node.input[2], 1) if len(node.input) == 3 else None
         else:

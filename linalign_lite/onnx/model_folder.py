@@ -21,8 +21,8 @@ from linalign_lite.extraction.model_card import (
     folder_digest,
     seal_card,
 )
-from linalign_lite.onnx import pooling, quantizing, surgery, weights
-from linalign_lite.onnx.cut import Cut
+from linalign_lite.onnx import float16, graph_edit, model_quantization, pooling
+from linalign_lite.onnx.cut_token_head import Cut
 from linalign_lite.storage.hashing import hash_file
 
 DTYPES = ("fp32", "fp16")
@@ -69,7 +69,7 @@ def quantize(
     """Make the graph in ``folder`` int8; what parity then says, and the dtype. See `quantizing`."""
     say(f"quantising, and comparing {len(texts)} texts")
     encoded = [tokenizer.encode(text).ids[: origin.max_length] for text in texts]
-    found = quantizing.quantize(
+    found = model_quantization.quantize(
         folder, cut.past, [ids for ids in encoded if ids],
         pooling.read_pooling(origin.folder).pooling, one_file_limit,
     )  # fmt: skip
@@ -96,7 +96,7 @@ def seal(
         pooling=how.pooling,
         normalize=how.normalize,
         dtype=dtype,
-        opset=surgery.opset(model),
+        opset=graph_edit.opset(model),
         past=cut.past,
         special=pooling.special_tokens(origin.folder, origin.config, tokenizer.token_to_id),
         parity=numbers,
@@ -111,7 +111,7 @@ def _save_head(folder: Path, head: Head, card: ModelCard) -> None:
     """float16 when the export is and nothing is lost, else float32."""
     files = {n: {"sha256": hash_file(folder / n)} for n in DIGESTED if (folder / n).exists()}
     weight, bias = head.weight, head.bias
-    if card.dtype == "fp16" and weights.is_half(weight) and weights.is_half(bias):
+    if card.dtype == "fp16" and float16.is_half(weight) and float16.is_half(bias):
         weight, bias = weight.astype(np.float16), bias.astype(np.float16)
     named = dataclasses.replace(card, digest=folder_digest(files))
     space = named.space("tokens", normalize=False)

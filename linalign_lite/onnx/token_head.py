@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
-from linalign_lite.onnx.surgery import AnyArray, Index, attribute
+from linalign_lite.onnx.graph_edit import AnyArray, Index, attribute
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.encrypt.modular import to_words
 from linalign_lite.encrypt.packing import Floats, from_slots, to_slots
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.residues import to_words
+from linalign_lite.encrypt.response_encoding import Ternary, join
 from linalign_lite.encrypt.scheme import Finish
-from linalign_lite.encrypt.words import Ternary, join
 from linalign_lite.errors import FormatError
 
 _KEY = 64

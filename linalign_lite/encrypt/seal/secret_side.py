@@ -6,15 +6,15 @@ import numpy as np
 import tenseal.sealapi as api
 
 from linalign_lite.encrypt.packing import Floats, to_slots
-from linalign_lite.encrypt.seal.scheme import SealScheme
-from linalign_lite.encrypt.words import Ternary
+from linalign_lite.encrypt.response_encoding import Ternary
+from linalign_lite.encrypt.seal.context import SealContext
 from linalign_lite.errors import FormatError
 
 
 class SealSecretSide:
     """Encrypts, and knows the secret's coefficients."""
 
-    def __init__(self, scheme: SealScheme, secret: bytes) -> None:
+    def __init__(self, scheme: SealContext, secret: bytes) -> None:
         key, rows = scheme.secret_key(secret)
         context, primes = scheme.context, scheme.parameters.data_primes
         self._scheme = scheme

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import tenseal.sealapi as api
 
-from linalign_lite.encrypt.packing import Floats, to_slots
-from linalign_lite.encrypt.residues import (
+from linalign_lite.encrypt.modular import (
     SLAB,
     Flood,
     Words,
@@ -20,9 +19,10 @@ from linalign_lite.encrypt.residues import (
     random_ternary,
     to_words,
 )
+from linalign_lite.encrypt.packing import Floats, to_slots
+from linalign_lite.encrypt.response_encoding import joined
 from linalign_lite.encrypt.scheme import Finish
-from linalign_lite.encrypt.seal.scheme import SealScheme
-from linalign_lite.encrypt.words import joined
+from linalign_lite.encrypt.seal.context import SealContext
 from linalign_lite.errors import FormatError
 
 _FEW = 256  # wanted coefficients up to which reading them one by one is faster
@@ -32,7 +32,7 @@ _CLASSES = 1024  # classes of a matrix product held at once
 class SealServerSide:
     """Multiplies, adds, masks. Not for several threads at once: SEAL holds the interpreter lock."""
 
-    def __init__(self, scheme: SealScheme) -> None:
+    def __init__(self, scheme: SealContext) -> None:
         self._scheme = scheme
         self._encoder = api.CKKSEncoder(scheme.context)
         self._evaluator = api.Evaluator(scheme.context)

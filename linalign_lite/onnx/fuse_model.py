@@ -18,12 +18,12 @@ from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction.batching import pool
 from linalign_lite.extraction.model_card import MODEL_FILE, TOKENIZER_FILE
 from linalign_lite.extraction.session import Model, load_model
-from linalign_lite.onnx import artefact, parity, surgery, weights
+from linalign_lite.onnx import artefact, float16, graph_edit, parity
 from linalign_lite.onnx.artefact import Artefact, Check
-from linalign_lite.onnx.carry import MAPPED, SCORES, STATES, add_output, plain, scores_card
-from linalign_lite.onnx.parts import LEAST_OPSET, Affine
-from linalign_lite.onnx.stem import add_stem
-from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES, add_output, plain, scores_card
+from linalign_lite.onnx.graph_builder import LEAST_OPSET, Affine
+from linalign_lite.onnx.graph_edit import AnyArray
+from linalign_lite.onnx.input_adapters import add_stem
 from linalign_lite.onnx.tokens import TEXTS
 from linalign_lite.storage.atomic import PathLike
 
@@ -61,7 +61,7 @@ def fuse(
     fold: bool = False,
     limit: float | None = None,
     progress: Say | None = None,
-    one_file_limit: int = surgery.ONE_FILE_LIMIT,
+    one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
 ) -> Artefact:
     """Write an exported model with pooling, a map and a head as one ONNX graph.
 
@@ -93,9 +93,9 @@ def fuse(
         say("fusing")
         _fuse(graph, plan)
         if dtype == "fp16":
-            weights.store_half(graph)
+            float16.store_half(graph)
         elif dtype == "int8":
-            from linalign_lite.onnx.quantised import quantise
+            from linalign_lite.onnx.weight_quantization import quantise
 
             say("quantising")
             graph = quantise(graph, one_file_limit)
@@ -133,19 +133,19 @@ def _checked(plan: _Plan, limit: float, folder: Path, one_file_limit: int) -> tu
 
     path = plan.model.folder / MODEL_FILE
     graph = onnx.load(str(path))
-    if surgery.opset(graph) < LEAST_OPSET:
-        raise InputError("the model's opset is too old", got=str(surgery.opset(graph)),
+    if graph_edit.opset(graph) < LEAST_OPSET:
+        raise InputError("the model's opset is too old", got=str(graph_edit.opset(graph)),
                          expected=f"{LEAST_OPSET} or later", hint="export it again")  # fmt: skip
     run = plan.model.run
     if plan.dtype == "fp16":
-        weights.round_stored(graph)
+        float16.round_stored(graph)
         rounded = parity.open_graph(
-            surgery.save(graph, folder, one_file_limit), plan.model.card.past
+            graph_edit.save(graph, folder, one_file_limit), plan.model.card.past
         )
         graph = onnx.load(str(folder / MODEL_FILE))
 
         def run(ids: AnyArray, mask: AnyArray) -> AnyArray:
-            return rounded.run(ids, mask)[surgery.STATES]
+            return rounded.run(ids, mask)[graph_edit.STATES]
 
     feeds, wanted = [], []
     encoded = [e.ids for e in plan.model.encode(TEXTS)]
@@ -198,7 +198,7 @@ def _fuse(model: Any, plan: _Plan) -> None:
     ]
     del model.graph.output[:]
     model.graph.output.extend(outputs)
-    surgery.prune(model)
+    graph_edit.prune(model)
 
 
 def _card(plan: _Plan) -> dict[str, Any]:

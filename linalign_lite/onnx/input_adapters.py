@@ -8,9 +8,9 @@ import numpy as np
 
 from linalign_lite.core.space import Space
 from linalign_lite.extraction.model_card import ModelCard
-from linalign_lite.onnx import surgery
-from linalign_lite.onnx.carry import MAPPED, SCORES, STATES
-from linalign_lite.onnx.parts import Builder, add_normalize, add_pooling
+from linalign_lite.onnx import graph_edit
+from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES
+from linalign_lite.onnx.graph_builder import Builder, add_normalize, add_pooling
 
 IDS, MASK = "input_ids", "attention_mask"
 
@@ -25,11 +25,11 @@ def add_stem(model: Any, card: ModelCard, space: Space) -> Builder:
     graph = model.graph
     for name in (STATES, MAPPED, SCORES):  # ours; whoever has them inside gets another
         if _has(graph, name):
-            surgery.rename(graph, name, f"{name}__inner")
+            graph_edit.rename(graph, name, f"{name}__inner")
     del graph.value_info[:]  # says how long the cache is, in words that are no longer true
     build = _feed(graph, card)
     pooled = "pooled" if space.normalize else STATES
-    add_pooling(build, space.pooling, surgery.STATES, MASK, pooled)
+    add_pooling(build, space.pooling, graph_edit.STATES, MASK, pooled)
     if space.normalize:
         add_normalize(build, pooled, STATES)
     return build

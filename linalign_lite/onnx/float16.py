@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.onnx.surgery import AnyArray
+from linalign_lite.onnx.graph_edit import AnyArray
 
 SMALLEST = 256  # elements; smaller tensors stay as they are
 

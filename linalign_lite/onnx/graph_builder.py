@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.onnx.surgery import AnyArray
-from linalign_lite.onnx.weights import SMALLEST, rounded
+from linalign_lite.onnx.float16 import SMALLEST, rounded
+from linalign_lite.onnx.graph_edit import AnyArray
 
 OPSET, IR = 17, 8  # of what is made here from nothing
 LEAST_OPSET = 13

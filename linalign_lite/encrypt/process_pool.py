@@ -19,9 +19,9 @@ from typing import Any
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import QueryInfo
-from linalign_lite.encrypt.pool import Zeros
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Record
+from linalign_lite.encrypt.zero_pool import Zeros
 from linalign_lite.errors import LinalignError
 
 _AHEAD = 2  # records in flight for each process: what bounds memory

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import MODEL_FILE, ModelCard
-from linalign_lite.onnx import finish, parity, pooling, reference, surgery, weights
-from linalign_lite.onnx.cut import Cut, cut_graph
-from linalign_lite.onnx.extra import require
+from linalign_lite.onnx import float16, graph_edit, model_folder, parity, pooling, reference
+from linalign_lite.onnx.cut_token_head import Cut, cut_graph
+from linalign_lite.onnx.optional_dependencies import require
 from linalign_lite.onnx.tokens import TEXTS, check_tokenizer, write_tokenizer
 from linalign_lite.storage.atomic import check_free, whole_folder
 
@@ -31,7 +31,7 @@ def export_model(
     dtype: str = "fp32",
     opset: int | None = None,
     progress: Callable[[str], None] | None = None,
-    one_file_limit: int = surgery.ONE_FILE_LIMIT,
+    one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
     quantize: Sequence[str] | None = None,
 ) -> ModelCard:
     """Export ``model`` to the folder ``out`` (docs/FORMAT.md, section 2).
@@ -52,7 +52,7 @@ def export_model(
     """
     out = Path(out)
     say = progress or (lambda _: None)
-    finish.check_dtype(dtype, quantize)
+    model_folder.check_dtype(dtype, quantize)
     if task not in TASKS:
         raise InputError("the task is not known", got=repr(task), expected=", ".join(TASKS))
     local = reference.find_model(model)
@@ -62,7 +62,7 @@ def export_model(
         say(f"downloading {model}")
     source = reference.download(model) if local is None else local
     name = model if local is None else source.resolve().name
-    origin = finish.Origin(name, source, pooling.read_config(source))
+    origin = model_folder.Origin(name, source, pooling.read_config(source))
     if origin.config.get("is_encoder_decoder"):
         raise InputError(
             "encoder-decoder models are not exported", got=pooling.architecture(origin.config)
@@ -74,7 +74,7 @@ def export_model(
 
 
 def _export(
-    origin: finish.Origin,
+    origin: model_folder.Origin,
     folder: Path,
     task: str,
     dtype: str,
@@ -97,13 +97,13 @@ def _export(
         say("cutting off the token head")
     cut = cut_graph(graph, origin.config)
     _require_task(cut, task)
-    surgery.set_standard_types(graph)
+    graph_edit.set_standard_types(graph)
     if dtype == "fp16":
-        weights.store_half(graph)
-    surgery.check(surgery.save(graph, folder, one_file_limit))
+        float16.store_half(graph)
+    graph_edit.check(graph_edit.save(graph, folder, one_file_limit))
     saved = write_tokenizer(tokenizer.backend_tokenizer.to_str(), folder)
     with reference.quiet():
-        size = finish.vocab_size(cut, origin.config)
+        size = model_folder.vocab_size(cut, origin.config)
         check_tokenizer(saved, lambda text: tokenizer(text)["input_ids"], size)
     say(f"checking {len(TEXTS)} texts")
     data = parity.batches([saved.encode(text).ids for text in TEXTS], origin.max_length)
@@ -114,13 +114,13 @@ def _export(
         cut.head,
     )
     if texts is not None:
-        numbers, dtype = finish.quantize(
+        numbers, dtype = model_folder.quantize(
             folder, cut, origin, saved, texts, numbers, one_file_limit, say
         )
     remark = pooling.read_pooling(origin.folder).remark
     if remark:
         say(f"note: {remark}")
-    return finish.seal(folder, graph, cut, origin, saved, dtype, numbers)
+    return model_folder.seal(folder, graph, cut, origin, saved, dtype, numbers)
 
 
 def _require_task(cut: Cut, task: str) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 from linalign_lite.errors import InputError, ParityError
 from linalign_lite.extraction.batching import plan_batches, pool
 from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE, PastTensor
-from linalign_lite.onnx import parity, surgery
-from linalign_lite.onnx.extra import require
+from linalign_lite.onnx import graph_edit, parity
+from linalign_lite.onnx.optional_dependencies import require
 
 LEAST = {"min": 0.90, "p01": 0.93, "median": 0.98}  # cosines below which an export is refused
 OPERATORS = ("MatMul", "Gather")  # Gather: the table of token embeddings
@@ -34,7 +34,7 @@ def quantize(
     past: tuple[PastTensor, ...],
     encoded: Sequence[Sequence[int]],
     pooling: str,
-    one_file_limit: int = surgery.ONE_FILE_LIMIT,
+    one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
 ) -> dict[str, float | int]:
     """Replace the float32 graph in ``folder`` by its int8 one; how near their states are.
 
@@ -62,7 +62,7 @@ def quantize(
     if not any(node.op_type == "MatMulInteger" for node in model.graph.node):
         raise InputError("the graph has no product with a weight that could be quantised")
     (folder / DATA_FILE).unlink(missing_ok=True)
-    surgery.check(surgery.save(model, folder, one_file_limit))
+    graph_edit.check(graph_edit.save(model, folder, one_file_limit))
     shutil.rmtree(folder / _INT8)
     found = cosines(before, _states(parity.open_graph(folder / MODEL_FILE, past), encoded, pooling))
     for name, least in LEAST.items():
@@ -120,6 +120,6 @@ def _states(graph: parity.Graph, encoded: Sequence[Sequence[int]], pooling: str)
     how = "mean" if pooling == "tokens" else pooling
     for batch in plan_batches([len(ids) for ids in encoded], _TOKENS):
         ids, mask = parity.pad([encoded[i] for i in batch.rows])
-        found = pool(graph.run(ids, mask)[surgery.STATES], mask.sum(axis=1), how)
+        found = pool(graph.run(ids, mask)[graph_edit.STATES], mask.sum(axis=1), how)
         rows.update(zip(batch.rows, found, strict=True))
     return np.stack([rows[i] for i in range(len(encoded))])

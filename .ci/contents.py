@@ -12,7 +12,8 @@ from pathlib import Path
 PACKAGE = "linalign_lite"
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 MODEL = ("card.json", "model.onnx", "token_head.head.npz", "tokenizer.json")
-NEEDED = {"py.typed", "demo/public.txt", "demo/topics.json", "report/page.css", "report/page.js",
+NEEDED = {"py.typed", "demo/public.txt", "demo/topics.json", "survey/report/page.css",
+          "survey/report/page.js",
           *(f"demo/models/{m}/{f}" for m in ("ash", "birch") for f in MODEL)}  # fmt: skip
 BY_ITSELF = {"PKG-INFO", ".gitignore"}  # what hatchling adds to an sdist
 

@@ -24,8 +24,8 @@ from typing import Any
 
 from common import data, exported, publish
 
-from linalign_lite.report import to_markdown, write_report
 from linalign_lite.survey.config import DataSet, Reading, Stories, SurveyConfig
+from linalign_lite.survey.report import to_markdown, write_report
 from linalign_lite.survey.results import Results
 from linalign_lite.survey.results_file import save_results
 from linalign_lite.survey.run import CACHE, run_survey

@@ -17,14 +17,14 @@ from linalign_lite import commands as command_line
 
 # which chapter a public name is in, by the module where it lives
 CHAPTERS = {
-    "States": ("runtime", "texts", "extraction", "hidden", "shards", "tokens", "compat"),
-    "Maps": ("linear", "fitting", "kl", "few", "measuring", "paired", "momentfiles"),
-    "Heads": ("heads", "evaluation"),
-    "Files": ("store",),
+    "States": ("extraction", "core.hidden_states", "core.shards", "core.token_alignment"),
+    "Maps": ("alignment", "core.affine_map", "core.space"),
+    "Heads": ("heads", "core.head"),
+    "Files": ("heads.serialization", "core.serialization"),
     "Private queries": ("encrypt",),
-    "Outlying texts": ("ood",),
-    "Generation": ("generation", "judging"),
-    "Similarity and surveys": ("similarity", "survey", "report"),
+    "Outlying texts": ("heads.ood",),
+    "Generation": ("generation",),
+    "Similarity and surveys": ("alignment.similarity", "survey"),
     "ONNX artefacts": ("onnx",),
     "Bundles": ("bundle",),
     "Errors": ("errors",),
@@ -34,12 +34,13 @@ OPERATORS = {"__matmul__", "__add__", "__call__", "__iter__", "__len__", "__geti
 
 def api() -> str:
     """One section for each name of `linalign_lite.__all__`, in chapters."""
-    homes = linalign_lite._HOMES
-    chapter_of = {room: title for title, rooms in CHAPTERS.items() for room in rooms}
+    chapter_of = {module: title for title, modules in CHAPTERS.items() for module in modules}
     chapters: dict[str, list[str]] = {title: [] for title in [*CHAPTERS, "Also"]}
     for name in linalign_lite.__all__:
-        room = homes.get(name, "").split(".")[0]
-        chapters[chapter_of.get(room, "Also")].append(name)
+        parts = linalign_lite._MODULES.get(name, "version").split(".")
+        prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+        chapter = next((chapter_of[p] for p in prefixes if p in chapter_of), "Also")
+        chapters[chapter].append(name)
     return "\n\n".join(
         f"## {title}\n\n" + "\n\n".join(_section(name) for name in names)
         for title, names in chapters.items()
@@ -49,7 +50,7 @@ def api() -> str:
 
 def _section(name: str) -> str:
     thing = getattr(linalign_lite, name)
-    home = linalign_lite._HOMES.get(name, "version")
+    home = linalign_lite._MODULES.get(name, "version")
     parts = [f"### `{name}`", f"*linalign_lite.{home}*"]
     if inspect.isclass(thing):
         parts += [_code(_class_head(name, thing)), _prose(thing)]

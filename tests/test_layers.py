@@ -1,33 +1,17 @@
-"""The floors stay in order, and importing stays light. DESIGN: a file imports from below only."""
+"""Imports point one way, the rooms stay few, and importing stays light."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from support import ROOT
 
 PACKAGE = ROOT / "linalign_lite"
-FLOORS = {
-    "version": 0, "errors": 0,
-    "arrays": 1, "linear": 1, "executing": 1, "scheduling": 1, "widening": 1, "moments": 1,
-    "metrics": 1, "files": 1, "remote": 1, "archive": 1,
-    "hidden": 2, "tokens": 2, "evaluation": 2, "ood": 2, "store": 2, "spectra": 2, "fitting": 2,
-    "several": 2, "similarity": 2, "heads": 2, "kl": 2, "few": 2, "modelcard": 2,
-    "streams": 2, "parquet": 2, "texts": 2, "corpus": 2, "manifest": 2, "shards": 2, "resuming": 2,
-    "uploading": 2,
-    "paired": 2, "momentfiles": 2, "measuring": 2,
-    "runtime": 3, "compat": 3, "batching": 3, "forward": 3, "extraction": 3, "decoding": 3,
-    "generation": 3, "judging": 3,
-    "encrypt": 3, "onnx": 3,
-    "bundle": 4, "describe": 4, "demo": 4, "survey": 4, "report": 4,
-    "__init__": 5, "commands": 5,
-}  # fmt: skip
-# Within a floor, what comes first may be used by what comes after.
-ORDER = list(FLOORS)
 HEAVY = {"onnxruntime", "tenseal", "onnx", "optimum", "torch", "transformers", "scipy",
          "tokenizers", "sklearn", "distributed", "zstandard", "matplotlib", "pyarrow",
          "cryptography", "fsspec"}  # fmt: skip
@@ -52,20 +36,63 @@ def imported(path):
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in FILES}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_down(path):
-    mine = room(path)
-    assert mine in FLOORS, f"{mine} has no floor"
-    for module, _ in imported(path):
-        parts = module.split(".")
-        if parts[0] != "linalign_lite" or len(parts) < 2:
-            continue
-        theirs = parts[1] if parts[1] in FLOORS else "__init__"
-        if mine == theirs:
-            continue
-        assert ORDER.index(theirs) < ORDER.index(mine), f"{path.name} imports {module}"
+def arrows(place):
+    """place of a file -> places that it imports from, itself left out."""
+    graph = {}
+    for path in FILES:
+        mine = place(path)
+        found = graph.setdefault(mine, set())
+        for module, _ in imported(path):
+            parent = module.rpartition(".")[0]
+            target = next((MODULES[n] for n in (module, parent) if n in MODULES), None)
+            if target is None and module.startswith("linalign_lite."):  # a package's __init__
+                target = next((MODULES[f"{n}.__init__"] for n in (module, parent)
+                               if f"{n}.__init__" in MODULES), None)  # fmt: skip
+            if target is not None and place(target) != mine:
+                found.add(place(target))
+    return graph
+
+
+def floors():
+    """Rooms by floor, from the ground up: a room stands on the highest that it imports from."""
+    graph, floor = arrows(room), {}
+    for name in TopologicalSorter(graph).static_order():
+        floor[name] = 1 + max((floor[n] for n in graph[name]), default=-1)
+    return [sorted(n for n in floor if floor[n] == k and n != "__init__")
+            for k in range(max(floor.values()) + 1)]  # fmt: skip
+
+
+def floor_table():
+    rows = ["| floor | rooms | what they hold |", "| --- | --- | --- |"]
+    for k, names in enumerate(floors()):
+        for name in names:
+            path = PACKAGE / name / "__init__.py"
+            path = path if path.exists() else PACKAGE / f"{name}.py"
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            rows.append(f"| {k} | `{name}` | {text.splitlines()[0] if text else ''} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_the_package_has_few_rooms():
+    rooms = sorted(p.name for p in PACKAGE.iterdir() if p.name != "__pycache__")
+    assert len(rooms) <= 17, rooms
+    for path in PACKAGE.glob("*/__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_no_imports_go_in_a_circle():
+    for graph in (arrows(room), arrows(str)):
+        TopologicalSorter(graph).prepare()  # raises CycleError, which names them
+
+
+def test_the_floors_in_the_design_are_those_of_the_code():
+    design = (ROOT / "docs" / "DESIGN.md").read_text(encoding="utf-8")
+    table = design.partition("<!-- floors -->\n")[2].partition("<!-- end -->")[0]
+    assert table == floor_table(), f"put this there:\n{floor_table()}"
+    assert len(floors()) <= 10
 
 
 def test_only_one_file_touches_the_encryption_library():
@@ -92,7 +119,7 @@ def test_files_stay_small():
         "import linalign_lite.core.serialization, linalign_lite.alignment.least_squares",
         "import linalign_lite.alignment.similarity.comparison",
         "import linalign_lite.extraction.pipeline",
-        "import linalign_lite.report, linalign_lite.survey.results",
+        "import linalign_lite.survey.report, linalign_lite.survey.results",
         "import linalign_lite.bundle.reading, linalign_lite.bundle.writing",
         "import linalign_lite.heads.ood.fitting, linalign_lite.heads.ood.report",
         "from linalign_lite.commands import main; main(['--help'])",
@@ -107,12 +134,24 @@ def test_nothing_heavy_is_loaded(code):
     assert done.stdout.splitlines()[-1].strip() == "LOADED"
 
 
+def stub_names():
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {a.asname: node.module for a in node.names}
+    del found["__version__"]
+    return found
+
+
 def test_public_names_are_all_there_and_lazy():
     import linalign_lite
 
-    assert set(linalign_lite.__all__) == {*linalign_lite._HOMES, "__version__"}
+    assert set(linalign_lite.__all__) == {*stub_names(), "__version__"}
     for name in linalign_lite.__all__:
         assert getattr(linalign_lite, name) is not None
+    modules = {n: f"linalign_lite.{m}" for n, m in linalign_lite._MODULES.items()}
+    assert modules == stub_names()
     assert set(linalign_lite.__all__) <= set(dir(linalign_lite))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         linalign_lite.nonsense  # noqa: B018

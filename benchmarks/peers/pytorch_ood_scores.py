@@ -3,7 +3,7 @@
     python -m venv ood && ood/bin/pip install pytorch-ood scikit-learn
     ood/bin/python benchmarks/peers/pytorch_ood_scores.py tests/golden/pytorch_ood.npz
 
-tests/ood/test_peers.py compares our detectors with the file, so that the tests need no torch.
+tests/heads/ood/test_peers.py compares our detectors with the file, so that the tests need no torch.
 """
 
 from __future__ import annotations

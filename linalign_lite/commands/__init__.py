@@ -18,21 +18,21 @@ import typer
 
 from linalign_lite.commands import (
     alignment,
-    artefacts,
-    bundling,
-    classifiers,
-    compat,
-    demonstration,
-    extracting,
+    bundle,
+    demo,
+    extract,
     generation,
+    heads,
     models,
     moments,
+    onnx,
     ood,
-    private,
-    protection,
+    privacy,
     report,
+    scoring,
     similarity,
-    surveying,
+    survey,
+    tokenizers,
 )
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
@@ -66,21 +66,21 @@ def _root(
 
 rooms = (
     models,
-    extracting,
+    extract,
     alignment,
-    classifiers,
+    heads,
     moments,
     similarity,
-    compat,
+    tokenizers,
     generation,
-    surveying,
+    survey,
     report,
-    artefacts,
+    onnx,
     ood,
-    private,
-    protection,
-    bundling,
-    demonstration,
+    scoring,
+    privacy,
+    bundle,
+    demo,
 )
 for room in rooms:
     room.register(app)

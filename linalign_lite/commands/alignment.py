@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
-from linalign_lite.commands.few import fit_few, require_few_options
+from linalign_lite.commands.few_shot import fit_few, require_few_options
 from linalign_lite.commands.moments import (
     Pairing,
     Scheduler,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, columns, table
-from linalign_lite.commands.extracting import Format, Separator
+from linalign_lite.commands.extract import Format, Separator
 from linalign_lite.errors import InputError, printable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, table
-from linalign_lite.commands.extracting import Dtype
+from linalign_lite.commands.extract import Dtype
 from linalign_lite.errors import InputError
 
 
@@ -124,7 +124,7 @@ def inspect(
       linalign-lite inspect a-to-b.map.npz
       linalign-lite inspect minilm --json
     """
-    from linalign_lite.describe import describe
+    from linalign_lite.commands.describe_file import describe
 
     found = describe(file)
     Console(as_json).result(found, table([(name, _short(v)) for name, v in found.items()]))

@@ -242,7 +242,7 @@ def threshold(
 def _tell(
     console: Console, out: Path, detector: Detector, tried: dict[str, float] | None = None
 ) -> None:
-    from linalign_lite.describe import describe
+    from linalign_lite.commands.describe_file import describe
 
     facts = describe(out)
     rows: list[tuple[str, object]] = [("detector", out), ("method", detector.method)]

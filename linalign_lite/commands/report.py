@@ -35,8 +35,8 @@ def report(
       linalign-lite report survey/results.json survey/report.html
       linalign-lite report survey/results.json --markdown survey/report.md
     """
-    from linalign_lite.report import render, to_markdown
     from linalign_lite.storage.atomic import write_atomic
+    from linalign_lite.survey.report import render, to_markdown
     from linalign_lite.survey.results_file import load_results
 
     console = Console(as_json)

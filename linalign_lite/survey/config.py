@@ -12,7 +12,7 @@ from linalign_lite.core.space import POOLINGS
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.texts import Texts, read_texts
 from linalign_lite.storage.atomic import PathLike, open_regular
-from linalign_lite.survey.checking import MOST_DATA, MOST_MODELS
+from linalign_lite.survey.validation import MOST_DATA, MOST_MODELS
 
 TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
 OBJECTIVES = ("ridge", "kl")

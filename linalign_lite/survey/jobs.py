@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linalign_lite.survey.shelf import Described
-from linalign_lite.survey.workshop import Workshop
+from linalign_lite.survey.artefacts import Workshop
+from linalign_lite.survey.cache import Described
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import json
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, open_regular, write_atomic
 from linalign_lite.storage.schema import parse, strict_json
-from linalign_lite.survey.checking import check_results
 from linalign_lite.survey.results import Results
+from linalign_lite.survey.validation import check_results
 
 FORMAT, VERSION = "linalign-survey", 1
 MAX_BYTES = 64 << 20  # as Python objects it takes some twenty times as much

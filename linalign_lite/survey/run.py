@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import OutputExistsError
-from linalign_lite.survey.classes import class_jobs
+from linalign_lite.survey.artefacts import Tell, Workshop, require_files
+from linalign_lite.survey.cache import open_shelf
+from linalign_lite.survey.classification_jobs import class_jobs
 from linalign_lite.survey.config import SurveyConfig
+from linalign_lite.survey.curve_jobs import curve_jobs, projection_jobs
+from linalign_lite.survey.generation_jobs import speech_jobs, tokenizer_jobs
 from linalign_lite.survey.jobs import Job, run_job
-from linalign_lite.survey.likeness import similarity_jobs
-from linalign_lite.survey.outside import ood_jobs
+from linalign_lite.survey.ood_jobs import ood_jobs
 from linalign_lite.survey.results import DataRow, ModelRow, Results
-from linalign_lite.survey.shapes import curve_jobs, projection_jobs
-from linalign_lite.survey.shelf import open_shelf
-from linalign_lite.survey.speech import speech_jobs, tokenizer_jobs
-from linalign_lite.survey.workshop import Tell, Workshop, require_files
+from linalign_lite.survey.similarity_jobs import similarity_jobs
 from linalign_lite.version import __version__
 
 CACHE = "cache"

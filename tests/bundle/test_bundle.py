@@ -33,7 +33,7 @@ from linalign_lite.bundle.signing import SigningKey, VerifyingKey
 from linalign_lite.bundle.wheels import Platform
 from linalign_lite.bundle.writing import create_bundle
 from linalign_lite.commands import main
-from linalign_lite.describe import describe
+from linalign_lite.commands.describe_file import describe
 from linalign_lite.errors import (
     FormatError,
     InputError,

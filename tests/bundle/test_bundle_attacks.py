@@ -14,7 +14,7 @@ from linalign_lite.bundle.reading import install_bundle, verify_bundle
 from linalign_lite.bundle.wheels import Platform
 from linalign_lite.bundle.writing import create_bundle
 from linalign_lite.commands import main
-from linalign_lite.describe import describe
+from linalign_lite.commands.describe_file import describe
 from linalign_lite.errors import FormatError
 
 PLATFORM = Platform("3.11", "manylinux_2_36_x86_64")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linalign_lite.encrypt import response_encoding
 from linalign_lite.encrypt.modular import (
     SLAB,
     Flood,
@@ -215,7 +216,9 @@ def test_few_coefficients_are_replied_like_many(monkeypatch, flood):
 
 
 def test_spread_and_split():
-    payload = response_encoding.join(np.arange(8, dtype=np.uint32), np.array([1, 2, 3, 4], dtype=np.uint32))
+    payload = response_encoding.join(
+        np.arange(8, dtype=np.uint32), np.array([1, 2, 3, 4], dtype=np.uint32)
+    )
     second, first = response_encoding.split(response_encoding.spread(payload, 8, 2, 3), 8)
     assert second.tolist() == list(range(8))
     assert first.tolist() == [1, 2, 0, 3, 4, 0]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from linalign_lite import from_onnx, to_onnx
+from linalign_lite.commands.describe_file import describe
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
-from linalign_lite.describe import describe
 from linalign_lite.errors import FormatError, InputError, LinalignError
 from linalign_lite.onnx import metadata, safe_parse
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from support import ROOT
 
 from linalign_lite import from_onnx, load_head, load_map, to_onnx
+from linalign_lite.commands.describe_file import describe
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
-from linalign_lite.describe import describe
 from linalign_lite.errors import InputError, MismatchError, MissingExtraError, ParityError
 from linalign_lite.onnx import export_linear
 from linalign_lite.onnx.metadata import read_card

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from linalign_lite import demo, extract, from_onnx, fuse, load_model
+from linalign_lite.commands.describe_file import describe
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
-from linalign_lite.describe import describe
 from linalign_lite.errors import InputError, MismatchError, ParityError
 from linalign_lite.onnx import input_adapters
 from linalign_lite.onnx.fuse_model import tokenizer_beside

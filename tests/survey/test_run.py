@@ -17,12 +17,12 @@ import pytest
 from linalign_lite import evaluate, extract, fit, load_model, train_head
 from linalign_lite.errors import InputError, OutputExistsError
 from linalign_lite.heads.ood.fitting import METHODS
-from linalign_lite.survey import workshop
-from linalign_lite.survey.bundled import write_bundled
-from linalign_lite.survey.checking import check_results
+from linalign_lite.survey import artefacts
 from linalign_lite.survey.config import Reading, load_config
+from linalign_lite.survey.demo_survey import write_bundled
 from linalign_lite.survey.results_file import load_results
 from linalign_lite.survey.run import run_survey
+from linalign_lite.survey.validation import check_results
 
 STORIES = "texts/stories"
 SMALL = {
@@ -146,7 +146,7 @@ def test_a_second_run_makes_nothing_and_finds_the_same(done, results, monkeypatc
         raise AssertionError("made again")
 
     for name in ("extract", "train_head", "fit_several", "fit_kl", "fit_detector", "load_model"):
-        monkeypatch.setattr(workshop, name, refuse)
+        monkeypatch.setattr(artefacts, name, refuse)
     again = run_survey(load_config(folder / "survey.toml"), folder)
     assert all(t.cached for t in again.times)
     assert dataclasses.replace(again, times=()) == dataclasses.replace(results, times=())
@@ -155,7 +155,7 @@ def test_a_second_run_makes_nothing_and_finds_the_same(done, results, monkeypatc
 def test_another_seed_makes_again_what_depends_on_it(done, monkeypatch):
     folder = done[0]
     config = dataclasses.replace(load_config(folder / "survey.toml"), seed=1, tasks=("tokenizers",))
-    monkeypatch.setattr(workshop, "extract", None)  # states do not depend on the seed
+    monkeypatch.setattr(artefacts, "extract", None)  # states do not depend on the seed
     found = run_survey(config, folder)
     assert any(not t.cached for t in found.times)
 

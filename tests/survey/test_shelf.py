@@ -8,8 +8,8 @@ import pytest
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.survey.cache import digest, open_shelf
 from linalign_lite.survey.results import NativeRow, OodRow
-from linalign_lite.survey.shelf import digest, open_shelf
 
 ROW = NativeRow("a", "b", 0.5, 0.25, 0.75)
 

@@ -1,0 +1,245 @@
+"""extract: texts to hidden states."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linalign_lite.commands.console import (
+    AsJson,
+    Console,
+    Interrupted,
+    Quiet,
+    require_output,
+)
+from linalign_lite.commands.extraction_helpers import extracting, note_losses, states_of
+from linalign_lite.commands.moments import Scheduler, workers
+from linalign_lite.errors import InputError
+from linalign_lite.storage.atomic import check_free
+from linalign_lite.storage.remote import (
+    Place,
+    Remote,
+    delivered,
+    place,
+    require_folder_writable,
+    same_place,
+)
+
+if TYPE_CHECKING:
+    from linalign_lite.core.hidden_states import HiddenStates
+    from linalign_lite.core.shards.states_folder import StatesFolder
+
+
+class Dtype(StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+class Pooling(StrEnum):
+    mean = "mean"
+    last = "last"
+    cls = "cls"
+    tokens = "tokens"
+
+
+class Format(StrEnum):
+    auto = "auto"
+    txt = "txt"
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
+
+
+Separator = Annotated[
+    str | None,
+    typer.Option(help="Texts of a .txt are what stands between lines that equal this."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(extract)
+
+
+def extract(
+    model: Annotated[Path, typer.Argument(help="An exported model folder.")],
+    texts: Annotated[
+        str, typer.Argument(help="A .txt, .jsonl, .csv or .parquet file or URL, or - for stdin.")
+    ],
+    out_at: Annotated[
+        str,
+        typer.Argument(
+            metavar="out",
+            help="The file of states to write (.states.npz), or a folder to make; or a URL.",
+        ),
+    ],
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="How a text becomes one state; default: the model's.")
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Scale states to length 1."),
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one batch.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
+    fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
+    limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    separator: Separator = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="How states are stored; fp16 takes half the disk.")
+    ] = Dtype.fp32,
+    shard_texts: Annotated[
+        int | None, typer.Option(help="Texts in one file of a folder; default 4096.", min=1)
+    ] = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn texts into final hidden states, with their provenance.
+
+    An OUT that does not end in .npz is a folder of shards: only one shard is in memory at a time,
+    and the same command goes on where a run was cut off. TEXTS may be packed (.gz, .zst).
+    TEXTS and OUT may be URLs that fsspec knows (extra `remote`).
+    Blank lines are skipped; texts longer than the model's context are cut; both are counted.
+
+    \b
+    Examples:
+      linalign-lite extract minilm questions.jsonl questions.states.npz
+      linalign-lite extract my-llama corpus.txt.zst corpus-states --pooling tokens --dtype fp16
+      linalign-lite extract minilm s3://mine/corpus.txt.zst s3://mine/corpus-states
+      echo "hello" | linalign-lite extract minilm - hello.states.npz
+    """
+    console, out = Console(as_json, quiet), place(out_at)
+    how = _How(
+        pooling.value if pooling else None, normalize, max_length,
+        batch_tokens, threads, dtype.value, scheduler,
+    )  # fmt: skip
+    made: HiddenStates | StatesFolder
+    reading: dict[str, Any] = {"fmt": fmt.value, "limit": limit, "separator": separator}
+    if out.suffix.lower() != ".npz":
+        _require_folder(out, texts)
+        folder, blank = _write_folder(console, model, texts, reading, out, how, shard_texts)
+        made, rows, shards = folder, folder.rows, {"shards": len(folder.shards)}
+    elif scheduler is not None:
+        raise InputError("--scheduler is for a folder", got=str(out), hint="drop the .npz")
+    elif shard_texts is not None:
+        raise InputError("--shard-texts is for a folder", got=str(out), hint="drop the .npz")
+    else:
+        require_output(out, texts)
+        states, blank = _write_file(console, model, texts, reading, out, how)
+        made, rows, shards = states, len(states), {}
+    dim, pooled = made.space.dim, made.space.pooling
+    console.result(
+        {"out": str(out), "rows": rows, "dim": dim, "texts": made.n_texts, "cut": made.n_cut,
+         "blank": blank, "pooling": pooled, "labels": len(made.labels),
+         "text_digest": made.text_digest, **shards},
+        [f"{out}: {rows} states of {dim} dimensions, {pooled} pooling"
+         + (f", {len(made.labels)} labels" if made.labels else "")
+         + (f", {shards['shards']} shards" if shards else "")],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _How:
+    """The options that say how texts become states; None is a default."""
+
+    pooling: str | None
+    normalize: bool | None
+    max_length: int | None
+    batch_tokens: int | None
+    threads: int | None
+    dtype: str
+    scheduler: str | None
+
+
+def _require_folder(out: Place, texts: str) -> None:
+    """Raise InputError now, not after an hour's work, when ``out`` cannot be made."""
+    from linalign_lite.core.shards.resuming import is_unfinished
+    from linalign_lite.core.shards.states_folder import require_name
+    from linalign_lite.core.shards.uploading import require_free
+
+    require_name(out)
+    if same_place(out, place(texts)):
+        raise InputError(f"{out} is an input of this command", hint="write to another file")
+    if isinstance(out, Remote):
+        if not is_unfinished(out):
+            require_free(out)
+        require_folder_writable(out)
+        return
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {out.parent} is not there", hint="make it first")
+    if not is_unfinished(out):
+        check_free(out)
+
+
+def _write_file(
+    console: Console, model: Path, texts: str, reading: Mapping[str, Any], out: Place, how: _How
+) -> tuple[HiddenStates, int]:
+    """The states, saved as one file, and how many blank lines were skipped."""
+    from linalign_lite.extraction.pipeline import narrow
+    from linalign_lite.extraction.texts import read_texts
+    from linalign_lite.heads.serialization import save
+
+    read = read_texts(texts, **reading)
+    made = states_of(
+        console,
+        model,
+        read,
+        pooling=how.pooling,
+        normalize=how.normalize,
+        max_length=how.max_length,
+        batch_tokens=how.batch_tokens,
+        threads=how.threads,
+    )
+    with delivered(out) as path:
+        save(path, dataclasses.replace(made, states=narrow(made.states, how.dtype)))
+    return made, read.n_blank
+
+
+def _write_folder(
+    console: Console, model: Path, texts: str, reading: Mapping[str, Any], out: Place, how: _How,
+    shard_texts: int | None,
+) -> tuple[StatesFolder, int]:  # fmt: skip
+    """As `_write_file`, but to the disk, a shard at a time, and never all texts in memory."""
+    from linalign_lite.core.shards.resuming import is_unfinished
+    from linalign_lite.extraction.compressed_text import kept
+    from linalign_lite.extraction.corpus import read_corpus
+    from linalign_lite.extraction.pipeline import BATCH_TOKENS, SHARD_TEXTS, extract_to
+
+    with kept(texts) as path:
+        if texts == "-" and reading["fmt"] == "auto":
+            reading = {**reading, "fmt": "txt"}
+        corpus = read_corpus(path, **reading)
+        if is_unfinished(out):
+            console.note(f"going on with {out}")
+        try:
+            with (
+                workers(how.scheduler) as spread,
+                extracting(console, model, corpus.n_texts, how.threads) as (loaded, tally),
+            ):
+                made = extract_to(
+                    out,
+                    loaded,
+                    corpus,
+                    shard_texts=SHARD_TEXTS if shard_texts is None else shard_texts,
+                    pooling=how.pooling,
+                    normalize=how.normalize,
+                    max_length=how.max_length,
+                    batch_tokens=BATCH_TOKENS if how.batch_tokens is None else how.batch_tokens,
+                    dtype=how.dtype,
+                    threads=how.threads,
+                    progress=tally,
+                    **spread,
+                )
+        except (KeyboardInterrupt, SystemExit) as e:
+            if is_unfinished(out):
+                raise Interrupted(e, f"{out} is unfinished; the same command goes on") from e
+            raise
+    note_losses(console, corpus.n_blank, made)
+    return made, corpus.n_blank

@@ -1,0 +1,158 @@
+"""plan, budget, audit: what an exchange costs, may be asked, and gives away."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, columns
+from linalign_lite.commands.scoring import Profile
+from linalign_lite.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(plan)
+    app.command()(budget)
+    app.command()(audit)
+
+
+def plan(
+    dim: Annotated[int, typer.Option(help="Dimensions of the states that are encrypted.", min=1)],
+    classes: Annotated[int, typer.Option(help="Outputs of the provider's head.", min=1)],
+    queries: Annotated[int, typer.Option(help="States to encrypt together.", min=1)] = 1,
+    profile: Annotated[Profile, typer.Option(help="As for keygen.")] = Profile.private,
+    bandwidth: Annotated[
+        float, typer.Option(help="Of the line between the two, in Mbit/s.", min=0.001)
+    ] = 100.0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose a packing, and say what it will cost and why.
+
+    Bytes are exact but for headers. Times are for one core like that of the published benchmark:
+    good for comparing packings.
+
+    \b
+    Examples:
+      linalign-lite plan --dim 384 --classes 150
+      linalign-lite plan --dim 384 --classes 150 --queries 4500 --profile trusted
+    """
+    from linalign_lite.encrypt.parameters import by_name
+    from linalign_lite.encrypt.planner import alternatives, relative_error
+
+    console = Console(as_json, quiet)
+    parameters = by_name(profile.value)
+    rate = bandwidth * 1e6 / 8
+    options = alternatives(parameters, dim, classes, queries, rate)
+    best = options[0]
+    rows = [
+        {
+            "packing": o.layout.packing,
+            "states_per_ciphertext": o.layout.batch,
+            "chunks": o.layout.chunks,
+            "products": o.products,
+            "query_bytes": o.query_bytes,
+            "response_bytes": o.response_bytes,
+            "encrypt_ms": round(o.encrypt_ms, 3),
+            "score_ms": round(o.score_ms, 3),
+            "decrypt_ms": round(o.decrypt_ms, 3),
+            "seconds_with_transfer": round(o.seconds(rate), 6),
+            "error_over_range": (error := relative_error(parameters, o.layout, classes)),
+            "precision_bits": round(-math.log2(error), 1),
+        }
+        for o in options
+    ]
+    table = [
+        ("packing", "together", "chunks", "products", "query kB", "response kB", "ms", "total s")
+    ]
+    table += [
+        (
+            o.layout.packing,
+            str(o.layout.batch),
+            str(o.layout.chunks),
+            str(o.products),
+            f"{o.query_bytes / 1e3:.0f}",
+            f"{o.response_bytes / 1e3:.0f}",
+            f"{o.ms:.1f}",
+            f"{o.seconds(rate):.3f}",
+        )
+        for o in options
+    ]
+    layout = best.layout
+    together = f", {layout.batch} states to a ciphertext" if layout.batch > 1 else ""
+    console.result(
+        {"profile": profile.value, "dim": dim, "classes": classes, "queries": queries,
+         "chosen": rows[0], "alternatives": rows[1:]},
+        [
+            f"{layout.packing}{together}, {layout.chunks} chunk(s) a state, "
+            f"{best.products} product(s); "
+            f"error at most {rows[0]['error_over_range']:.1e} of the head's range"
+            f" ({rows[0]['precision_bits']:.0f} bits)",
+            f"because it has the least time in all at {bandwidth:g} Mbit/s among:",
+            *columns(table),
+        ],
+    )  # fmt: skip
+
+
+def budget(
+    file: Annotated[Path, typer.Argument(help="The provider's budget file.")],
+    limit: Annotated[
+        int | None, typer.Option(help="Set the states that each key may have scored.", min=1)
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what each client's key has used of its query budget, or set the limit.
+
+    \b
+    Examples:
+      linalign-lite budget clients.sqlite --limit 300
+      linalign-lite budget clients.sqlite
+    """
+    from linalign_lite.encrypt.query_budget import Budget
+
+    console = Console(as_json, quiet)
+    if limit is None and not file.exists():
+        raise InputError(f"{file} is not there", hint="make it with --limit")
+    book = Budget(file, limit)
+    usage = book.usage()
+    rows = [("key", "used", "of", "not finished")]
+    rows += [(u.key[:16], str(u.used), str(u.limit), str(u.pending)) for u in usage]
+    console.result(
+        {"limit": book.limit, "keys": [vars(u) for u in usage]},
+        [f"{book.limit} states for each key", *(columns(rows) if usage else [])],
+    )
+
+
+def audit(
+    head: Annotated[Path, typer.Option("--head", help="The provider's head.")],
+    profile: Annotated[Profile, typer.Option(help="As for keygen.")] = Profile.private,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Attack responses of this head as a holder of the client's key could.
+
+    Makes keys of its own, asks, and tries to get the head out: from one unprotected product (which
+    works), from one response of the profile, from the noise of many, and from as many chosen
+    queries as linear algebra needs (which always works: only a budget helps). Says what sizes and
+    times depend on. Exit code 1 when a response gave the head away.
+
+    \b
+    Example:
+      linalign-lite audit --head intents.head.npz
+    """
+    from linalign_lite.core.serialization import load_head
+    from linalign_lite.encrypt.audit import audit as run
+    from linalign_lite.encrypt.parameters import by_name
+    from linalign_lite.errors import LinalignError
+
+    console = Console(as_json, quiet)
+    loaded = load_head(head)
+    with console.progress("attacking", 4) as tally:
+        report = run(loaded, by_name(profile.value), progress=tally)
+    console.result(report.as_dict(), report.lines())
+    if report.leaks and profile is Profile.private:
+        raise LinalignError("a response gave the head away", hint="report this: it is a defect")

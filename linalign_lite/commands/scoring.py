@@ -1,0 +1,339 @@
+"""keygen, encrypt, score, decrypt: the client's and the provider's side of a private query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
+from linalign_lite.commands.extraction_helpers import states_of
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.encrypt.keys import PublicKey, SecretKey
+from linalign_lite.encrypt.keys import keygen as make
+from linalign_lite.encrypt.parameters import by_name
+from linalign_lite.errors import InputError, OutputExistsError
+
+if TYPE_CHECKING:
+    from linalign_lite.encrypt.client import Scores
+
+SECRET, PUBLIC = "secret.key", "public.key"
+
+
+class Profile(StrEnum):
+    private = "private"
+    trusted = "trusted"
+
+
+MaxError = Annotated[float, typer.Option(help="Refuse scores that may be off by more.", min=0.0)]
+Key = Annotated[Path, typer.Option("--key", help="The secret key, or the folder that has it.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(keygen)
+    app.command()(encrypt)
+    app.command()(score)
+    app.command()(decrypt)
+
+
+def keygen(
+    folder: Annotated[Path, typer.Argument(help="Where the two keys go; made when not there.")],
+    profile: Annotated[
+        Profile,
+        typer.Option(help="trusted: smaller and faster, but responses do not hide the head."),
+    ] = Profile.private,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a client's key pair.
+
+    secret.key has mode 0600; it encrypts queries and decrypts scores, and stays with the client.
+    public.key goes to the provider, who needs it to hide its head in the responses. Neither is ever
+    overwritten.
+
+    \b
+    Example:
+      linalign-lite keygen keys
+    """
+    console = Console(as_json, quiet)
+    for name in (SECRET, PUBLIC):  # said before any work is done; save() makes sure of it
+        if (folder / name).exists():
+            raise OutputExistsError(
+                f"{folder / name} is already there and is never overwritten",
+                hint="choose another folder",
+            )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"cannot make the folder {folder}", got=e.strerror or str(e)) from e
+    secret, public = make(by_name(profile.value))
+    secret.save(folder / SECRET)
+    public.save(folder / PUBLIC)
+    console.note(f"{folder / SECRET} stays with you; {folder / PUBLIC} goes to the provider")
+    console.result(
+        {"secret": str(folder / SECRET), "public": str(folder / PUBLIC),
+         "key": public.digest.hex(), "profile": profile.value},
+        [f"key {public.digest.hex()[:16]}"],
+    )  # fmt: skip
+
+
+def encrypt(
+    queries: Annotated[
+        str, typer.Argument(help="States (.npz), or with --model texts (.txt, .jsonl, .csv, -).")
+    ],
+    out: Annotated[Path, typer.Argument(help="The query file to write (.query).")],
+    key: Key,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Carry the states over with this map first.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The exported model that reads the texts.")
+    ] = None,
+    outputs: Annotated[
+        int | None,
+        typer.Option(help="Classes of the provider's head, when known: smaller files.", min=1),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encrypt queries, so that a provider can score them unseen.
+
+    \b
+    Examples:
+      linalign-lite encrypt mine.states.npz mine.query --key keys --map a-to-b.map.npz
+      echo "is it raining?" | linalign-lite encrypt - mine.query --model ash --key keys --map m.npz
+    """
+    from linalign_lite.core.serialization import load_map
+    from linalign_lite.encrypt.client import Client
+
+    console = Console(as_json, quiet)
+    require_output(out, queries, map_file)
+    client = Client(_secret(key))
+    affine = load_map(map_file) if map_file else None
+    states = _states(queries, model, affine, console)
+    with console.progress("encrypting", len(states)) as tally:
+        info = client.encrypt_to(out, states, affine, n_outputs=outputs, progress=tally)
+    size = out.stat().st_size
+    console.result(
+        {"out": str(out), "queries": info.n, "bytes": size, "space": info.space.describe()},
+        [f"{out}: {info.n} encrypted queries, {size / max(info.n, 1) / 1e3:.1f} kB each, "
+         f"for a head that reads {info.space.describe()}"],
+    )  # fmt: skip
+
+
+def score(
+    query: Annotated[Path, typer.Argument(help="A client's query file.")],
+    out: Annotated[Path, typer.Argument(help="The response file to write (.response).")],
+    head: Annotated[Path, typer.Option("--head", help="The provider's head.")],
+    public: Annotated[
+        list[Path] | None,
+        typer.Option(help="The client's public key, or a folder of such; may be given often."),
+    ] = None,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Fold this map into the head first.")
+    ] = None,
+    profile: Annotated[
+        Profile,
+        typer.Option(help="The profile that queries may have. trusted: gives the head away."),
+    ] = Profile.private,
+    budget: Annotated[
+        Path | None, typer.Option(help="Count the states scored for each key in this file.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="With --budget: states that each key may have.", min=1)
+    ] = None,
+    max_error: MaxError = 1e-3,
+    threads: Annotated[
+        int | None, typer.Option(help="Processes for many queries (default: one a core).", min=1)
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score encrypted queries with a head. Needs no secret key.
+
+    \b
+    Examples:
+      linalign-lite score theirs.query theirs.response --head intents.head.npz --public public.key
+      linalign-lite score q r --head h.npz --public keys --map b-to-a.map.npz
+      linalign-lite score q r --head h.npz --public keys --budget clients.sqlite --limit 300
+    """
+    from linalign_lite.core.serialization import load_head, load_map
+    from linalign_lite.encrypt.messages import QueryInfo
+    from linalign_lite.encrypt.planner import predict
+    from linalign_lite.encrypt.process_pool import cores
+    from linalign_lite.encrypt.provider import Provider
+    from linalign_lite.encrypt.query_budget import Budget
+    from linalign_lite.encrypt.wire import Kind, reading
+
+    console = Console(as_json, quiet)
+    require_output(out, query, head, map_file, budget, *(public or ()))
+    if limit is not None and budget is None:
+        raise InputError("--limit has nothing to count in", hint="add --budget FILE")
+    loaded = load_head(head)
+    if map_file:
+        loaded = loaded @ load_map(map_file)
+    with reading(query, Kind.QUERY) as reader:
+        asked = QueryInfo.from_header(reader.header, reader.name)
+    provider = Provider(
+        loaded,
+        keys=_public(public or []),
+        accept=[by_name(profile.value)],
+        max_error=max_error,
+        budget=Budget(budget, limit) if budget else None,
+    )
+    if threads is None:  # processes take a second to start
+        long = predict(asked.parameters, asked.layout, asked.n, loaded.n_outputs).score_ms > 4e3
+        threads = cores() if long else 1
+    with console.progress("scoring", asked.n) as tally:
+        info = provider.score_file(query, out, tally, workers=threads)
+    size = out.stat().st_size
+    console.result(
+        {"out": str(out), "queries": info.n, "outputs": info.n_outputs, "bytes": size,
+         "profile": info.parameters.name},
+        [f"{out}: {info.n} queries scored for {info.n_outputs} classes, "
+         f"{size / info.n / 1e3:.1f} kB each"],
+    )  # fmt: skip
+
+
+def decrypt(
+    response: Annotated[Path, typer.Argument(help="The provider's response file.")],
+    key: Key,
+    query: Annotated[
+        Path | None, typer.Option(help="The query file, to make sure this answers it.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many of the best labels to print.", min=1)] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Write every score here, a JSON object a line.")
+    ] = None,
+    ood: Annotated[
+        str | None,
+        typer.Option(help="Say how outlying each is: energy, msp, max-logit, or a detector file."),
+    ] = None,
+    max_error: MaxError = 1e-3,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Decrypt a response: the best labels of each query.
+
+    One line a query, in the order they were asked. --ood adds how unlike the texts that the head
+    was made for each is, read from its scores; a detector file with a threshold says in or out.
+    Never send scores back to the provider; docs/SECURITY.md says why.
+
+    \b
+    Examples:
+      linalign-lite decrypt mine.response --key keys
+      linalign-lite decrypt mine.response --key keys --top 3 --out scores.jsonl
+      linalign-lite decrypt mine.response --key keys --ood energy
+    """
+    from linalign_lite.encrypt.client import Client
+    from linalign_lite.encrypt.wire import Kind, reading
+    from linalign_lite.storage.atomic import atomic
+
+    console = Console(as_json, quiet)
+    if out is not None:
+        require_output(out, response, query)
+    judge = _judge(ood)
+    client = Client(_secret(key), max_error=max_error)
+    with reading(response, Kind.RESPONSE) as reader:
+        count = reader.header.n_records
+    with console.progress("decrypting", count) as tally:
+        scores = client.decrypt_from(response, query, progress=tally)
+    names = scores.labels or tuple(str(i) for i in range(scores.values.shape[1]))
+    order = np.argsort(-scores.values, axis=1, kind="stable")[:, :top]
+    best = [
+        [(names[i], float(row[i])) for i in ids]
+        for row, ids in zip(scores.values, order, strict=True)
+    ]
+    if out is not None:
+        with atomic(out, private=True) as f:  # scores are not for the provider
+            for row in scores.values:
+                pairs = dict(zip(names, (float(x) for x in row), strict=True))
+                f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")
+    digits = scores.decimals
+    data = {"queries": len(best), "decimals": digits, "error": scores.error,
+            "best": [[{"label": n, "score": s} for n, s in row] for row in best]}  # fmt: skip
+    lines = ["\t".join(f"{n} {value:.{min(digits, 4)}f}" for n, value in row) for row in best]
+    if judge is not None:
+        facts, ends = judge(scores)
+        data |= facts
+        lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
+    console.result(data, lines)
+
+
+Judge = Callable[["Scores"], tuple[dict[str, Any], list[str]]]
+
+
+def _judge(ood: str | None) -> Judge | None:
+    """What --ood adds to the answer and to its lines; loaded before anything is decrypted."""
+    from linalign_lite.heads.ood.scores import SCORE_METHODS
+    from linalign_lite.heads.ood.serialization import load_detector
+
+    if ood is None:
+        return None
+    if ood in SCORE_METHODS:
+        name = ood
+
+        def bare(scores: Scores) -> tuple[dict[str, Any], list[str]]:
+            values = scores.outlyingness(name).tolist()
+            return {"outlyingness": values}, [f"{name} {value:.4f}" for value in values]
+
+        return bare
+    detector = load_detector(ood)
+    detector.require_scores()
+
+    def full(scores: Scores) -> tuple[dict[str, Any], list[str]]:
+        values = scores.outlyingness(detector)
+        shown = [f"{detector.method} {value:.4f}" for value in values]
+        if detector.threshold is None:
+            return {"outlyingness": values.tolist()}, shown
+        out = detector.above(values).tolist()
+        ends = [f"{s}\t{'out' if above else 'in'}" for s, above in zip(shown, out, strict=True)]
+        return {"outlyingness": values.tolist(), "outlying": out}, ends
+
+    return full
+
+
+def _secret(key: Path) -> SecretKey:
+    return SecretKey.load(key / SECRET if key.is_dir() else key)
+
+
+def _public(paths: list[Path]) -> list[PublicKey]:
+    """The public keys in these files and folders."""
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(path.rglob("*.key")) if path.is_dir() else [path]
+        found = [p for p in found if p.name != SECRET] if path.is_dir() else found
+        if not found:
+            raise InputError(f"there is no public key in {path}", expected=f"{PUBLIC} files")
+        files += found
+    return [PublicKey.load(path) for path in files]
+
+
+def _states(
+    queries: str, model: Path | None, affine: AffineMap | None, console: Console
+) -> HiddenStates:
+    from linalign_lite.core.serialization import load_states
+
+    if model is None:
+        if not queries.endswith(".npz"):
+            raise InputError(
+                f"cannot encrypt {queries} as it is",
+                expected="a file of states (.npz)",
+                hint="add --model FOLDER to read texts",
+            )
+        return load_states(queries)
+    from linalign_lite.extraction.texts import read_texts
+
+    return states_of(
+        console,
+        model,
+        read_texts(queries),
+        pooling=(affine.source.pooling or None) if affine else None,
+        normalize=affine.source.normalize if affine and affine.source.model else None,
+    )

@@ -1,0 +1,201 @@
+"""What the tasks of a survey share: models, texts, states, heads and maps, each made once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.multi_target import fit_several
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.errors import InputError
+from linalign_lite.extraction.model_card import ModelCard, load_card
+from linalign_lite.extraction.pipeline import extract
+from linalign_lite.extraction.session import Model, load_model
+from linalign_lite.extraction.texts import Texts
+from linalign_lite.heads.evaluation import Evaluation, evaluate
+from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.ood.fitting import fit_detector
+from linalign_lite.heads.training import train_head
+from linalign_lite.survey.cache import Described, Shelf
+from linalign_lite.survey.config import DataSet, Reading, SurveyConfig
+
+Tell = Callable[[str], None]
+PUBLIC = "public"
+KEPT_STATES = 24  # sets of states held in memory
+KEPT_DETECTORS = 32
+
+
+class Workshop:
+    """Makes what is asked for, or takes it from the shelf. For one thread.
+
+    Raises InputError when a model folder or a file of texts of the config is not usable.
+    """
+
+    def __init__(self, config: SurveyConfig, shelf: Shelf, tell: Tell = lambda _: None) -> None:
+        self.config = config
+        self.shelf = shelf
+        self.tell = tell
+        self.cards: dict[str, ModelCard] = {n: load_card(p) for n, p in config.models.items()}
+        self._model = lru_cache(maxsize=2)(self._load_model)
+        self.texts = lru_cache(maxsize=None)(_read)
+        self._mark = lru_cache(maxsize=None)(self._mark_of)  # every job asks for some
+        self._states = lru_cache(maxsize=KEPT_STATES)(self._make_states)
+        self.head = lru_cache(maxsize=KEPT_STATES)(self._make_head)
+        self.native = lru_cache(maxsize=None)(self._evaluate_native)
+        self.detector = lru_cache(maxsize=KEPT_DETECTORS)(self._fit_detector)
+
+    @cached_property
+    def data(self) -> dict[str, DataSet]:
+        return {d.name: d for d in self.config.data}
+
+    def model(self, name: str) -> Model:
+        """The running model; two are held at a time, for those that read and speak."""
+        found: Model = self._model(name)
+        return found
+
+    def states(self, model: str, reading: Reading, pooling: str | None = None) -> HiddenStates:
+        """Hidden states of a model on some texts."""
+        found: HiddenStates = self._states(model, reading, pooling or self.config.pooling)
+        return found
+
+    def train(self, model: str, data: str) -> HiddenStates:
+        return self.states(model, self.data[data].train)
+
+    def test(self, model: str, data: str) -> HiddenStates:
+        return self.states(model, self.data[data].test)
+
+    def public(self, model: str) -> HiddenStates:
+        """Of the public texts, whose labels (where they came from) say nothing here."""
+        return bare(self.states(model, self.config.public))
+
+    def digests(self, *models: str) -> list[str]:
+        return [self.cards[m].digest for m in models]
+
+    def marks(self, *readings: Reading) -> list[str]:
+        """What names the contents of files of texts, labels included."""
+        return [self._mark(r) for r in readings]
+
+    def _mark_of(self, reading: Reading) -> str:
+        """SHA-256 of texts and labels."""
+        texts = self.texts(reading)
+        return hashlib.sha256((texts.digest + "\n".join(texts.labels)).encode()).hexdigest()
+
+    def _load_model(self, name: str) -> Model:
+        return load_model(self.config.models[name], verify=False)  # the card was verified
+
+    def _make_states(self, model: str, reading: Reading, pooling: str) -> HiddenStates:
+        texts = self.texts(reading)
+        inputs = {"of": self.digests(model), "texts": self._mark(reading), "pooling": pooling}
+        step = f"{model} reads {reading.path.name}" + (", tokens" if pooling == "tokens" else "")
+
+        def make() -> HiddenStates:
+            self.tell(step)
+            return extract(self.model(model), texts, pooling=pooling)
+
+        return self.shelf.states(step, inputs, make)
+
+    def _make_head(self, model: str, data: str) -> Head:
+        """The classifier that a model's owner would train on its own states."""
+        states = self.train(model, data)
+        inputs = {**self._of(self.data[data].train, model), "head": "logistic"}
+
+        def make() -> Head:
+            self.tell(f"training {model}'s head for {data}")
+            return train_head(states, method="logistic", seed=self.config.seed)[0]
+
+        return self.shelf.head(f"head of {model} for {data}", inputs, make)
+
+    def _evaluate_native(self, model: str, data: str) -> Evaluation:
+        return evaluate(self.head(model, data), self.test(model, data))
+
+    def _fit_detector(self, model: str, data: str, method: str) -> Detector:
+        """Fitted on the model's own training states; seconds at most, so not kept in a file."""
+        train, head = self.train(model, data), self.head(model, data)
+        return fit_detector(train, method=method, head=head, seed=self.config.seed)
+
+    def _of(self, reading: Reading, *models: str) -> Described:
+        return {"of": self.digests(*models), "texts": self.marks(reading),
+                "pooling": self.config.pooling, "seed": self.config.seed}  # fmt: skip
+
+    def side(self, model: str, texts: str) -> HiddenStates:
+        """States that a map is fitted on: "public", or the training texts of a data set."""
+        return self.public(model) if texts == PUBLIC else bare(self.train(model, texts))
+
+    def reading(self, texts: str) -> Reading:
+        return self.config.public if texts == PUBLIC else self.data[texts].train
+
+    def ridge(self, source: str, target: str, texts: str) -> AffineMap:
+        """The ridge map fitted on ``texts``; those to all targets are made together."""
+        reading = self.reading(texts)
+
+        def inputs(to: str) -> Described:
+            return {**self._of(reading, source, to), "map": "ridge"}
+
+        def step(to: str) -> str:
+            return f"ridge, {source} to {to}, {texts}"
+
+        def make() -> AffineMap:
+            missing = [m for m in self.cards if m != source
+                       and not self.shelf.has(step(m), inputs(m))]  # fmt: skip
+            self.tell(f"ridge, from {source}, {texts}")
+            sides = {m: self.side(m, texts) for m in missing}
+            found = fit_several(self.side(source, texts), sides, seed=self.config.seed)
+            for other in missing:
+                if other != target:
+                    self.shelf.map(step(other), inputs(other), lambda o=other: found[o][0])  # type: ignore[misc]
+            return found[target][0]
+
+        return self.shelf.map(step(target), inputs(target), make)
+
+    def kl(self, source: str, target: str, texts: str, data: str) -> AffineMap:
+        """The map for the target's head on ``data``, fitted on ``texts``."""
+        head = self.head(target, data)
+        inputs = {**self._of(self.reading(texts), source, target), "map": "kl",
+                  "head": self.marks(self.data[data].train)}  # fmt: skip
+        step = f"kl, {source} to {target}, {texts}, for {data}"
+
+        def make() -> AffineMap:
+            self.tell(step)
+            sides = self.side(source, texts), self.side(target, texts)
+            return fit_kl(*sides, head, seed=self.config.seed)[0]
+
+        return self.shelf.map(step, inputs, make)
+
+    def few(self, data: str, n: int) -> npt.NDArray[np.intp]:
+        """Which training texts are the few: drawn by the seed, the smaller sets in the larger."""
+        count = len(self.texts(self.data[data].train).texts)
+        if n > count:
+            raise InputError(
+                f"{data} has no {n} training texts", got=str(count), hint="give fewer in `few`"
+            )
+        drawn: npt.NDArray[np.intp] = np.random.default_rng(self.config.seed).permutation(count)[:n]
+        return drawn
+
+
+def _read(reading: Reading) -> Texts:
+    return reading.read()
+
+
+def bare(states: HiddenStates) -> HiddenStates:
+    """States without their labels."""
+    return dataclasses.replace(states, labels=(), label_ids=None)
+
+
+def require_files(config: SurveyConfig) -> None:
+    """Raise InputError now, not after an hour, when a file of texts is not there."""
+    readings: list[Reading | None] = [config.public]
+    for d in config.data:
+        readings += [d.train, d.test, d.outside]
+    if config.generation:
+        readings += [config.generation.train, config.generation.test]
+    for reading in readings:
+        if reading is not None and not reading.path.is_file():
+            raise InputError(f"{reading.path} is not there", expected="a file of texts")

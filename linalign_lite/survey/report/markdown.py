@@ -1,0 +1,182 @@
+"""A survey's results as Markdown tables: small, without pictures, without dependencies."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+from linalign_lite.survey.report.analysis import (
+    KEPT,
+    best_pairs,
+    failures,
+    native_accuracy,
+    ood_losses,
+    recipes,
+    retained,
+    several,
+)
+from linalign_lite.survey.results import Results, SimilarityRow, names
+from linalign_lite.survey.validation import check_results
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]|~#])")
+
+
+def to_markdown(results: Results) -> str:
+    """The survey's tables, one section a task; a task that was not surveyed has none.
+
+    Names are escaped. Raises InputError for results that do not hang together (`check_results`).
+    """
+    check_results(results)
+    r = results
+    parts = [
+        f"# {plain(r.title)}",
+        f"{several(len(r.models), 'model')}, {several(len(r.data), 'data set')}, {r.public:,} "
+        f"public texts, pooling {plain(r.pooling)}, seed {r.seed}, linalign-lite "
+        f"{plain(r.library)}.",
+        *_models(r), *_summary(r), *_classification(r), *_similarity(r), *_ood(r),
+        *_generation(r), *_tokenizers(r),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """``text`` with nothing in it that Markdown or HTML would read as more than text."""
+    return _SPECIAL.sub(r"\\\1", html.escape(text, quote=False))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _pair(source: str, target: str) -> str:
+    return f"{plain(source)} → {plain(target)}"
+
+
+def _models(r: Results) -> list[str]:
+    models = _table(
+        ("model", "architecture", "task", "dimensions", "vocabulary", "context"),
+        [(plain(m.name), plain(m.architecture), plain(m.task), f"{m.dim:,}", f"{m.vocab_size:,}",
+          f"{m.context:,}") for m in r.models],
+    )  # fmt: skip
+    data = _table(
+        ("data", "training texts", "test texts", "outside texts", "labels", "commonest label"),
+        [(plain(d.name), f"{d.train:,}", f"{d.test:,}", f"{d.outside:,}", f"{d.labels:,}",
+          f"{d.majority:.3f}") for d in r.data],
+    )  # fmt: skip
+    return ["## Models and data", models, *([data] if r.data else [])]
+
+
+def _summary(r: Results) -> list[str]:
+    if not r.classification:
+        return []
+    rows = [
+        (plain(x.data), x.texts, f"{x.median:.3f}",
+         f"{min(x.retention):.3f} to {max(x.retention):.3f}",
+         f"{x.kept} of {len(x.retention)}")
+        for x in retained(r)
+    ]  # fmt: skip
+    kept = _table(
+        ("data", "map fitted on", "retention, median", "range", f"pairs at {KEPT} or more"), rows
+    )
+    best = [
+        f"- Best pair on {plain(x.data)}: {_pair(x.source, x.target)}, {x.accuracy:.3f}, retention "
+        f"{x.retention:.2f} ({x.texts}, {x.objective})."
+        for x in best_pairs(r)
+    ]
+    lost = [
+        f"- {_pair(f.source, f.target)} on {plain(f.data)} keeps {f.retention:.2f} with public "
+        f"texts: {f.why}."
+        for f in failures(r)
+    ]
+    return [
+        "## In short",
+        "Retention: accuracy over the lower of the two models' native accuracies; the better "
+        "objective of each pair.",
+        kept,
+        "\n".join(best),
+        *(["### Where maps fail", "\n".join(lost)] if lost else []),
+    ]
+
+
+def _classification(r: Results) -> list[str]:
+    parts = ["## Classification", "Accuracy of the target's head on mapped states (retention)."]
+    own = native_accuracy(r)
+    for data in names(r.classification, "data"):
+        by_recipe = recipes(x for x in r.classification if x.data == data)
+        cells = {
+            (x.source, x.target, key): f"{x.accuracy:.3f} ({x.retention:.2f})"
+            for key, rows in by_recipe.items()
+            for x in rows
+        }
+        head = ("source → target", "native target", "native source",
+                *(plain(key.words) for key in by_recipe))  # fmt: skip
+        rows = [
+            (_pair(s, t), _figure(own.get((t, data))), _figure(own.get((s, data))),
+             *(cells.get((s, t, key), "–") for key in by_recipe))
+            for s, t in r.pairs()
+            if any((s, t, key) in cells for key in by_recipe)
+        ]  # fmt: skip
+        parts += [f"### {plain(data)}", _table(head, rows)]
+    return parts if r.classification else []
+
+
+def _beside(x: SimilarityRow) -> str:
+    return f"{x.value:.3f} ({x.observed:.3f}, {x.null:.3f})"
+
+
+def _similarity(r: Results) -> list[str]:
+    said = "In brackets: the same on fewer texts, and what these give with their pairs shuffled."
+    parts = ["## Similarity of states", said]
+    for texts in names(r.similarity, "texts"):
+        rows = [x for x in r.similarity if x.texts == texts]
+        measures = names(rows, "measure")
+        cells = {(x.source, x.target, x.measure): _beside(x) for x in rows}
+        body = [
+            (_pair(s, t), *(cells.get((s, t, m), "–") for m in measures))
+            for s, t in r.pairs()
+            if any((s, t, m) in cells for m in measures)
+        ]
+        head = ("source → target", *map(plain, measures))
+        parts += [f"### On {plain(texts)} texts", _table(head, body)]
+    return parts if r.similarity else []
+
+
+def _ood(r: Results) -> list[str]:
+    losses = ood_losses(r)
+    rows = [
+        (plain(x.mapped.data), _pair(x.mapped.source, x.mapped.target), plain(x.native.detector),
+         f"{x.native.auroc:.3f}", f"{x.mapped.auroc:.3f}", f"{x.native.fpr95:.3f}",
+         f"{x.mapped.fpr95:.3f}", plain(f"{x.mapped.texts}, {x.mapped.objective}"))
+        for x in losses
+    ]  # fmt: skip
+    head = ("data", "source → target", "detector", "AUROC native", "AUROC mapped",
+            "FPR95 native", "FPR95 mapped", "map")  # fmt: skip
+    said = "The target's best native detector, there and on the best map's states."
+    return ["## Out of distribution", said, _table(head, rows)] if losses else []
+
+
+def _generation(r: Results) -> list[str]:
+    rows = [
+        (_pair(x.source, x.target), plain(x.objective), f"{x.agreement:.3f}", f"{x.top5:.3f}",
+         f"{x.cross_entropy:.2f}", f"{x.target_cross_entropy:.2f}", f"{x.n:,}")
+        for x in r.generation
+    ]  # fmt: skip
+    head = ("reads → speaks", "map", "agreement", "top 5", "cross-entropy", "speaker's own",
+            "positions")  # fmt: skip
+    return ["## Generation", "Nats a token.", _table(head, rows)] if rows else []
+
+
+def _tokenizers(r: Results) -> list[str]:
+    rows = [
+        (_pair(x.source, x.target), f"{x.exact:.3f}", f"{x.paired:.3f}", f"{x.jaccard:.3f}",
+         f"{x.fertility:.2f}", plain(x.verdict))
+        for x in r.tokenizers
+    ]  # fmt: skip
+    head = ("source → target", "exact match", "paired", "Jaccard", "fertility ratio", "verdict")
+    return ["## Tokenizers", _table(head, rows)] if rows else []
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,184 @@
+"""Pictures by matplotlib as inline SVG whose colours are the page's own custom properties.
+
+Text stays text; the same figure gives the same bytes; nothing in it points outside. matplotlib is
+the extra `report`, imported here alone and only when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from linalign_lite.errors import MissingExtraError
+from linalign_lite.survey.report.markup import Html, escape, tag
+from linalign_lite.survey.report.style import shorten
+from linalign_lite.survey.report.theme import NAMES
+
+# A colour of its own for each custom property: drawn with, and then replaced by `var(--name)`.
+_STAND_INS = {name: f"#fe{i:04x}" for i, name in enumerate(NAMES)}
+_BACK = {stand_in: name for name, stand_in in _STAND_INS.items()}
+_COLOUR = re.compile(r"#fe[0-9a-f]{4}")
+_DECIMALS = re.compile(r"(-?\d+\.\d\d)\d+")
+_FONT = re.compile(r"font(?:-family)?: (?:(?:\w+ )*([\d.]+px) )?[^;]*;?")  # the page has its own
+_REFERENCE = re.compile(r"#([A-Za-z_][\w.-]*)")
+_DRAWN = {"d", "x", "y", "transform", "points", "width", "height", "cx", "cy", "r"}
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+
+
+def paint(name: str) -> str:
+    """What to draw with where the page's ``--name`` is meant."""
+    return _STAND_INS[name]
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """matplotlib's own defaults and ours, whatever the user's matplotlibrc says.
+
+    Raises MissingExtraError where matplotlib is not installed.
+    """
+    try:
+        import matplotlib.style
+    except ImportError as e:
+        raise MissingExtraError("matplotlib", "report", "a report with pictures") from e
+    ours = {
+        "svg.fonttype": "none", "svg.hashsalt": "linalign", "svg.image_inline": True,
+        "text.parse_math": False, "text.usetex": False, "axes.unicode_minus": True,
+        "font.family": "DejaVu Sans", "font.size": 11, "path.simplify": False,
+        "text.color": paint("ink"), "axes.edgecolor": paint("line"), "axes.linewidth": 0.8,
+        "axes.labelcolor": paint("muted"), "axes.labelsize": 11, "axes.facecolor": "none",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+        "axes.grid": True, "grid.color": paint("rule"), "grid.linewidth": 0.8,
+        "xtick.color": paint("line"), "ytick.color": paint("line"),
+        "xtick.labelcolor": paint("muted"), "ytick.labelcolor": paint("muted"),
+        "xtick.labelsize": 10.5, "ytick.labelsize": 10.5,
+        "figure.facecolor": "none", "savefig.facecolor": "none", "savefig.edgecolor": "none",
+        "lines.solid_capstyle": "round",
+    }  # fmt: skip
+    with matplotlib.style.context(["default", ours]):
+        yield
+
+
+def canvas(width: float, height: float) -> Any:
+    """A figure of so many CSS pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / 72, height / 72), dpi=72)
+
+
+def axes(figure: Any, left: float, top: float, right: float, bottom: float) -> Any:
+    """Axes inside margins given in CSS pixels."""
+    width, height = (v * 72 for v in figure.get_size_inches())
+    place = ((left / width), bottom / height, (width - left - right) / width,
+             (height - top - bottom) / height)  # fmt: skip
+    return figure.add_axes(place)
+
+
+def blank(figure: Any) -> Any:
+    """Axes over the whole figure, in CSS pixels from its upper left corner, without any marks."""
+    ax = axes(figure, 0, 0, 0, 0)
+    width, height = (v * 72 for v in figure.get_size_inches())
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    ax.axis("off")
+    return ax
+
+
+def width_of(text: str, size: float) -> float:
+    """CSS pixels that ``text`` takes in the font that is measured with, a wide one."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", size=size)
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+
+
+def fitted(text: str, size: float, room: float) -> str:
+    """``text``, or so much of its beginning and end as the room holds."""
+    length = len(text)
+    while length > 3 and width_of(text, size) > room:
+        length -= 1
+        text = shorten(text, length)
+    return text
+
+
+def to_svg(figure: Any, ident: str, title: str, description: str) -> Html:
+    """The figure as an <svg> with a title and a description, its ids prefixed with ``ident``."""
+    raw = io.BytesIO()
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")  # a letter that the measuring font lacks
+        figure.savefig(raw, format="svg", metadata={"Date": None})
+    root = ET.fromstring(raw.getvalue())  # noqa: S314 (written a line ago)
+    width, height = (round(v * 72) for v in figure.get_size_inches())
+    _clean(root, ident)
+    inner = "".join(_serialised(child) for child in root)
+    return tag(
+        "svg",
+        tag("title", title, id=f"{ident}-title"),
+        tag("desc", description, id=f"{ident}-desc"),
+        Html(inner),
+        class_="pic", role="img", aria_labelledby=f"{ident}-title {ident}-desc",
+        viewBox=f"0 0 {width} {height}", width=width, height=height,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    log = logging.getLogger("matplotlib")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _clean(root: ET.Element, ident: str) -> None:
+    """Without namespaces, metadata and style sheets; with ids of its own, where they are used."""
+    used: set[str] = set()
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in {"metadata", "style"}:
+                parent.remove(child)
+        parent.tag = parent.tag.rpartition("}")[2]
+        if _XLINK in parent.attrib:
+            parent.attrib["href"] = parent.attrib.pop(_XLINK)
+        for name, value in parent.attrib.items():
+            if name == "href" or "url(" in value:
+                used |= set(_REFERENCE.findall(value))
+    for element in root.iter():
+        for name, value in list(element.attrib.items()):
+            element.attrib[name] = _attribute(name, value, ident, used)
+        _identify(element, ident, used)
+
+
+def _attribute(name: str, value: str, ident: str, used: set[str]) -> str:
+    if name == "style":
+        value = _FONT.sub(lambda m: f"font-size: {m[1]};" if m[1] else "", value)
+        value = _COLOUR.sub(lambda m: f"var(--{_BACK[m[0]]})" if m[0] in _BACK else m[0], value)
+    if name == "href" or "url(" in value:
+        return _REFERENCE.sub(lambda m: f"#{ident}-{m[1]}" if m[1] in used else m[0], value)
+    return " ".join(_DECIMALS.sub(r"\1", value).split()) if name in _DRAWN else value
+
+
+def _identify(element: ET.Element, ident: str, used: set[str]) -> None:
+    """Keep an id that is pointed at; one that begins with "class-" was a class all along."""
+    name = element.attrib.pop("id", "")
+    if name in used:
+        element.attrib["id"] = f"{ident}-{name}"
+    elif name.startswith("class-"):
+        element.attrib["class"] = name.removeprefix("class-").partition(".")[0]
+
+
+def _serialised(element: ET.Element) -> str:
+    attributes = "".join(f' {k}="{escape(v)}"' for k, v in element.attrib.items())
+    inner = escape((element.text or "").strip()) + "".join(map(_serialised, element))
+    tail = escape((element.tail or "").strip())
+    whole = f">{inner}</{element.tag}>" if inner else "/>"
+    return f"<{element.tag}{attributes}{whole}{tail}"

@@ -78,9 +78,11 @@ class Done:
     log: Path | None = None
 
     def __str__(self) -> str:
-        end = "left out: it has no small size" if self.code is None else (
-            f"{'done' if not self.code else 'FAILED'}, {self.seconds:.0f} s"
-        )  # fmt: skip
+        end = (
+            "left out: it has no small size"
+            if self.code is None
+            else (f"{'done' if not self.code else 'FAILED'}, {self.seconds:.0f} s")
+        )
         return f"{self.script}: {end}{f', see {self.log}' if self.code else ''}"
 
 
@@ -132,8 +134,7 @@ def run(
     return int(bool(failed))
 
 
-def one(job: Job, folder: Path, logs: Path, *, quick: bool,
-        environment: Mapping[str, str]) -> Done:  # fmt: skip
+def one(job: Job, folder: Path, logs: Path, *, quick: bool, environment: Mapping[str, str]) -> Done:
     if quick and job.quick is None:
         return Done(job.script, None, 0.0)
     log, begun = logs / f"{job.script.removesuffix('.py')}.log", time.perf_counter()

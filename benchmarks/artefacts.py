@@ -69,8 +69,9 @@ def accuracy(folder: Path, quick: bool) -> list[dict[str, Any]]:
     test = read_texts(data("clinc150_test.jsonl"), limit=few)
     head, _ = train(extract(model, train_texts))
     encoded = [e.ids for e in model.encode(test.texts)]
-    truth = np.array([head.labels.index(label) if label in head.labels else -1
-                      for label in test.labels])  # fmt: skip
+    truth = np.array(
+        [head.labels.index(label) if label in head.labels else -1 for label in test.labels]
+    )
     found = []
     for dtype in ("fp32", "fp16", "int8"):
         made = fuse(folder / "m.onnx", model, head=head, dtype=dtype)

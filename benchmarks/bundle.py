@@ -65,8 +65,9 @@ def peak_mb(what: str, *words: str) -> float:
     """Peak resident memory of this file's --only WHAT in a process of its own, in MB."""
     code = f"import bundle, sys; bundle.only({what!r}, *sys.argv[1:])"
     command = [sys.executable, "-c", code, *words]
-    done = subprocess.run(command, check=True, capture_output=True, text=True,
-                          cwd=Path(__file__).parent)  # fmt: skip
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     return float(done.stdout.split()[-1])
 
 

@@ -33,16 +33,7 @@ import tenseal as ts
 import tenseal.sealapi as api
 from common import RESULTS, ROOT, publish, ratio, side_by_side
 
-from linalign_lite import (
-    PRIVATE,
-    TRUSTED,
-    Client,
-    Head,
-    Parameters,
-    Provider,
-    Zeros,
-    keygen,
-)
+from linalign_lite import PRIVATE, TRUSTED, Client, Head, Parameters, Provider, Zeros, keygen
 from linalign_lite.encrypt.packing import to_slots
 from linalign_lite.encrypt.seal.scheme import SealScheme
 

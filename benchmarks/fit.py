@@ -176,8 +176,10 @@ def _on_disk(folder: Path, rows: int, width: int) -> dict[str, Any]:
             evict(side)
         done = subprocess.run(
             [sys.executable, __file__, "--child", str(folder), *flag],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         runs[name] = json.loads(done.stdout)
         runs[name]["share_of_slower"] = max(reading, products) / runs[name]["measure_seconds"]
     return {

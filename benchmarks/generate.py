@@ -76,8 +76,9 @@ def _compare(
         def call() -> None:
             made[name], read[name] = [], 0
             for prompt in prompts:
-                said = generate(reads, endless, prompt, affine=through, max_tokens=tokens,
-                                head=head)  # fmt: skip
+                said = generate(
+                    reads, endless, prompt, affine=through, max_tokens=tokens, head=head
+                )
                 made[name] += [piece.token for piece in said if piece.token is not None]
                 read[name] += said.summary.tokens_read if said.summary else 0
 

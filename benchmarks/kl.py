@@ -190,8 +190,9 @@ def tried(_quick: bool) -> list[dict[str, Any]]:
     sure = np.exp(sure.max(axis=1) - np.logaddexp.reduce(sure, axis=1))
     note("weighted by the target's confidence", x, y, weights=sure)
     note("bound: fitted on the evaluation text", *held, penalty=1e-6, iterations=500)
-    note("bound, first choice only", *held, penalty=1e-6, iterations=500,
-         teaching=Teaching(0.3, 0.0))  # fmt: skip
+    note(
+        "bound, first choice only", *held, penalty=1e-6, iterations=500, teaching=Teaching(0.3, 0.0)
+    )
     note("bound, truth only", *held, penalty=1e-6, iterations=500, teaching=Teaching(1.0, 1.0))
     return rows
 

@@ -137,8 +137,9 @@ def chosen(models: tuple[str, ...], heads: dict[str, Head]) -> list[dict[str, An
     rows = []
     for name in models:
         mine = {k: v for k, v in tried.items() if "d/" not in k or k.endswith(f", {name}")}
-        found = compare_detectors(intents(name, "train"), mine,
-                                  validation=intents(name, "val"), head=heads[name])  # fmt: skip
+        found = compare_detectors(
+            intents(name, "train"), mine, validation=intents(name, "val"), head=heads[name]
+        )
         plain = [m for m in METHODS if m not in NEEDS_HEAD]
         rows.append({
             "model": name, "best": max(plain, key=lambda m: found.auroc[m]),

@@ -74,8 +74,10 @@ def child(parent: Path | None, kind: str, what: str, n: int) -> dict[str, Any]:
             made(Path(folder), n, WIDTH)
         done = subprocess.run(
             [sys.executable, __file__, "--child", kind, what, folder, str(n)],
-            stdout=subprocess.PIPE, text=True, check=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
     found: dict[str, Any] = json.loads(done.stdout)
     print(json.dumps({"kind": kind, "what": what, **found}), file=sys.stderr)
     return found

@@ -32,10 +32,12 @@ from linalign_lite.survey.run import CACHE, run_survey
 
 MODELS = {"MiniLM": "all-minilm-l6-v2", "656K": "tinystories-656k", "260K": "stories260k"}
 PUBLIC = 20_000
-SETS = {"CLINC150": ("clinc150_train", "clinc150_test", "clinc150_oos_test"),
-        "TREC": ("trec_train", "trec_test", None),
-        "SST-2": ("sst2_train", "sst2_test", "agnews_test2000"),
-        "AG News": ("agnews_train5600", "agnews_test2000", "sst2_test")}  # fmt: skip
+SETS = {
+    "CLINC150": ("clinc150_train", "clinc150_test", "clinc150_oos_test"),
+    "TREC": ("trec_train", "trec_test", None),
+    "SST-2": ("sst2_train", "sst2_test", "agnews_test2000"),
+    "AG News": ("agnews_train5600", "agnews_test2000", "sst2_test"),
+}
 STORY_END = "<|endoftext|>"
 COUNTS = (128, 512)  # the config's own
 KEPT = 0.95  # of the lower of the two native accuracies, through kl maps from the data's own texts
@@ -123,9 +125,11 @@ def retention(results: Results) -> list[dict[str, Any]]:
     rows = []
     for data_set in results.data:
         for source, target in results.pairs():
-            mine = {r.objective: r for r in results.classification
-                    if (r.source, r.target, r.data, r.texts)
-                    == (source, target, data_set.name, "all")}  # fmt: skip
+            mine = {
+                r.objective: r
+                for r in results.classification
+                if (r.source, r.target, r.data, r.texts) == (source, target, data_set.name, "all")
+            }
             rows.append({
                 "source": source, "target": target, "data": data_set.name,
                 **{o: r.accuracy for o, r in mine.items()},

@@ -182,9 +182,11 @@ def _command(name: str, command: Any) -> str:
     context = command.make_context(f"linalign-lite {name}", [], resilient_parsing=True)
     usage = " ".join(command.collect_usage_pieces(context))
     said, *verbatim = re.split(r"^\x08\n", inspect.cleandoc(command.help or ""), flags=re.MULTILINE)
-    parts = [f"{'###' if ' ' in name else '##'} `{name}`",
-             f"```text\nlinalign-lite {name} {usage}\n```",
-             _escaped(said.strip())]  # fmt: skip
+    parts = [
+        f"{'###' if ' ' in name else '##'} `{name}`",
+        f"```text\nlinalign-lite {name} {usage}\n```",
+        _escaped(said.strip()),
+    ]
     for block in verbatim:
         title, _, rest = block.partition("\n")
         examples, _, after = textwrap.dedent(rest).strip("\n").partition("\n\n")

@@ -27,16 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from demo_models import (
-    BOS,
-    CONTEXT,
-    EOS,
-    RECIPES,
-    UNK,
-    new_model,
-    optimizers,
-    train_tokenizer,
-)
+from demo_models import BOS, CONTEXT, EOS, RECIPES, UNK, new_model, optimizers, train_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 

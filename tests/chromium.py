@@ -15,8 +15,9 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 def chromium():
     """Where the browser and its driver are; skips where they are not."""
     pytest.importorskip("selenium", reason="selenium is absent: pip install '.[test]'")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser",
-                                                   "google-chrome"))), None)  # fmt: skip
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     driver = shutil.which("chromedriver")
     if browser is None or driver is None:
         pytest.skip("no Chromium and chromedriver here: apt-get install chromium chromium-driver")

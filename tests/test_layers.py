@@ -61,8 +61,10 @@ def floors():
     graph, floor = arrows(room), {}
     for name in TopologicalSorter(graph).static_order():
         floor[name] = 1 + max((floor[n] for n in graph[name]), default=-1)
-    return [sorted(n for n in floor if floor[n] == k and n != "__init__")
-            for k in range(max(floor.values()) + 1)]  # fmt: skip
+    return [
+        sorted(n for n in floor if floor[n] == k and n != "__init__")
+        for k in range(max(floor.values()) + 1)
+    ]
 
 
 def floor_table():

@@ -48,15 +48,7 @@ def main(path: str) -> None:
         sys.meta_path.append(StandIn())
     import torch
     from pytorch_ood import __version__
-    from pytorch_ood.detector import (
-        KNN,
-        RMD,
-        EnergyBased,
-        Mahalanobis,
-        MaxLogit,
-        MaxSoftmax,
-        ViM,
-    )
+    from pytorch_ood.detector import KNN, RMD, EnergyBased, Mahalanobis, MaxLogit, MaxSoftmax, ViM
     from pytorch_ood.metrics import OODMetrics
 
     rng = np.random.default_rng(11)

@@ -39,17 +39,19 @@ def svg(picture: Picture, lines: Sequence[Line]) -> str:
     parts = _axes(picture)
     for i, line in enumerate(lines):
         parts += _drawn(picture, line, i)
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
-        ' aria-labelledby="t d">',
-        f'<title id="t">{escape(picture.title)}</title>',
-        f'<desc id="d">{escape(picture.description)}</desc>',
-        f"<style>{_style(len(lines))}</style>",
-        f'<rect class="bg" width="{WIDTH}" height="{HEIGHT}"/>',
-        *parts,
-        "</svg>",
-        "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+            ' aria-labelledby="t d">',
+            f'<title id="t">{escape(picture.title)}</title>',
+            f'<desc id="d">{escape(picture.description)}</desc>',
+            f"<style>{_style(len(lines))}</style>",
+            f'<rect class="bg" width="{WIDTH}" height="{HEIGHT}"/>',
+            *parts,
+            "</svg>",
+            "",
+        ]
+    )
 
 
 def _style(count: int) -> str:
@@ -64,8 +66,10 @@ def _style(count: int) -> str:
         "text{font:12.5px system-ui,sans-serif}.m{text-anchor:middle}.e{text-anchor:end}"
         ".l{fill:none;stroke-width:1.5}.g{stroke-width:.6}"
         + rules(0, "#1d2733", "#ffffff", "#c9d1d9")
-        + "@media (prefers-color-scheme:dark){" + rules(1, "#e6edf3", "#12181f", "#39434d") + "}"
-    )  # fmt: skip
+        + "@media (prefers-color-scheme:dark){"
+        + rules(1, "#e6edf3", "#12181f", "#39434d")
+        + "}"
+    )
 
 
 def _at(picture: Picture, x: float, y: float) -> tuple[float, float]:
@@ -89,8 +93,10 @@ def _axes(picture: Picture) -> list[str]:
         made.append(f'<text class="e" x="{x - 8:.1f}" y="{y + 4:.1f}">{_power(power)}</text>')
     middle, height = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     made.append(f'<text class="m" x="{middle}" y="{HEIGHT - 10}">{escape(picture.x_name)}</text>')
-    made.append(f'<text class="m" transform="translate(18 {height}) rotate(-90)">'
-                f"{escape(picture.y_name)}</text>")  # fmt: skip
+    made.append(
+        f'<text class="m" transform="translate(18 {height}) rotate(-90)">'
+        f"{escape(picture.y_name)}</text>"
+    )
     return made
 
 

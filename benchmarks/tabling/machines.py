@@ -109,8 +109,7 @@ def fused() -> str:
 
 def _cost(run: dict[str, Any]) -> list[str]:
     """Peak memory, and wall and processor time of one command."""
-    return [f"{run['peak_mb']:.0f} MB",
-            f"{run['seconds']:.1f} s, {run['processor_seconds']:.1f} s"]  # fmt: skip
+    return [f"{run['peak_mb']:.0f} MB", f"{run['seconds']:.1f} s, {run['processor_seconds']:.1f} s"]
 
 
 def small() -> str:

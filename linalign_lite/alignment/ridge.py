@@ -47,11 +47,7 @@ def spectrum(moments: Moments) -> Spectrum:
     """Eigendecomposition of the centred X_cᵀX_c: O(d³) once, then every penalty is O(d²)."""
     values, vectors = np.linalg.eigh(moments.xx)
     return Spectrum(
-        np.maximum(values, 0.0),
-        vectors,
-        vectors.T @ moments.xy,
-        moments.mean_x,
-        moments.mean_y,
+        np.maximum(values, 0.0), vectors, vectors.T @ moments.xy, moments.mean_x, moments.mean_y
     )
 
 

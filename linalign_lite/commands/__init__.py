@@ -57,8 +57,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     _version_wanted: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     pass

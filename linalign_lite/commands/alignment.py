@@ -84,8 +84,7 @@ def fit(
         ),
     ] = None,
     few_weight: Annotated[
-        str | None,
-        typer.Option(help="auto, or what they count for over the others: 0 to inf."),
+        str | None, typer.Option(help="auto, or what they count for over the others: 0 to inf.")
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
     seed: Seed = 0,
@@ -146,8 +145,8 @@ def fit(
         )  # fmt: skip
     else:
         affine, facts, rows = _fit_squares(
-            console, states, method=method.value, penalty=penalty, folds=folds, seed=seed,
-        )  # fmt: skip
+            console, states, method=method.value, penalty=penalty, folds=folds, seed=seed
+        )
     _write(console, out, affine, served if fold else None, facts, rows)
 
 
@@ -205,7 +204,7 @@ def _fit_kl(
     with console.descent() as watch:
         affine, report = fit_kl(
             *states, served, watch=watch, checkpoint=Checkpoint(checkpoint), **options
-        )  # fmt: skip
+        )
     console.warn(report.warnings)
     rows: list[tuple[str, object]] = [
         ("objective", f"kl, penalty {report.penalty:.3g}, temperature {report.temperature:g}, "

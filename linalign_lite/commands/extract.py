@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linalign_lite.commands.console import (
-    AsJson,
-    Console,
-    Interrupted,
-    Quiet,
-    require_output,
-)
+from linalign_lite.commands.console import AsJson, Console, Interrupted, Quiet, require_output
 from linalign_lite.commands.extraction_helpers import extracting, note_losses, states_of
 from linalign_lite.commands.moments import Scheduler, workers
 from linalign_lite.errors import InputError
@@ -57,8 +51,7 @@ class Format(StrEnum):
 
 
 Separator = Annotated[
-    str | None,
-    typer.Option(help="Texts of a .txt are what stands between lines that equal this."),
+    str | None, typer.Option(help="Texts of a .txt are what stands between lines that equal this.")
 ]
 
 
@@ -82,8 +75,7 @@ def extract(
         Pooling | None, typer.Option(help="How a text becomes one state; default: the model's.")
     ] = None,
     normalize: Annotated[
-        bool | None,
-        typer.Option("--normalize/--no-normalize", help="Scale states to length 1."),
+        bool | None, typer.Option("--normalize/--no-normalize", help="Scale states to length 1.")
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one batch.")] = None,

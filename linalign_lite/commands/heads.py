@@ -62,14 +62,16 @@ def head(
     tried = ", ".join(f"{name} {score:.4f}" for name, score in report.tried.items())
     console.result(
         {"out": str(out), **asdict(report)},
-        table([
-            ("head", out),
-            ("method", f"{report.method}, penalty {report.penalty:.3g}"),
-            ("classes", report.classes),
-            ("texts", report.n),
-            ("held-out accuracy", f"{tried} ({report.folds} folds)"),
-        ]),
-    )  # fmt: skip
+        table(
+            [
+                ("head", out),
+                ("method", f"{report.method}, penalty {report.penalty:.3g}"),
+                ("classes", report.classes),
+                ("texts", report.n),
+                ("held-out accuracy", f"{tried} ({report.folds} folds)"),
+            ]
+        ),
+    )
 
 
 def evaluate(

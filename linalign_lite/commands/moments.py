@@ -31,8 +31,7 @@ class Solver(StrEnum):
 
 
 Source = Annotated[
-    str,
-    typer.Argument(metavar="source", help="States of the model that reads: a path or a URL."),
+    str, typer.Argument(metavar="source", help="States of the model that reads: a path or a URL.")
 ]
 Target = Annotated[
     str, typer.Argument(metavar="target", help="States of the other model, same texts.")
@@ -171,10 +170,7 @@ def measured(
 
     if source.is_dir() and target.is_dir():
         x, y = open_folder(source), open_folder(target)
-        with (
-            workers(scheduler) as spread,
-            console.progress("measuring", x.n_texts) as tally,
-        ):
+        with workers(scheduler) as spread, console.progress("measuring", x.n_texts) as tally:
             return measure_shards(
                 x, y, folds=folds, seed=seed, pairing=pairing, verify=verify, progress=tally,
                 **spread,

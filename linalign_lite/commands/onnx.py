@@ -101,8 +101,7 @@ def fuse(
         Pooling | None, typer.Option(help="Default: that of the map or head, or the model's.")
     ] = None,
     normalize: Annotated[
-        bool | None,
-        typer.Option("--normalize/--no-normalize", help="Scale states to length 1."),
+        bool | None, typer.Option("--normalize/--no-normalize", help="Scale states to length 1.")
     ] = None,
     dtype: Stored = Dtype.fp32,
     fold: Annotated[

@@ -204,8 +204,9 @@ def evaluate(
         ("states in, out", f"{found.n_in}, {found.n_out}"),
     ]
     if found.kept is not None:
-        rows.append(("at its threshold", f"{found.kept:.4f} of in kept, "
-                                         f"{found.caught:.4f} of out caught"))  # fmt: skip
+        rows.append(
+            ("at its threshold", f"{found.kept:.4f} of in kept, {found.caught:.4f} of out caught")
+        )
     Console(as_json).result(found.as_card(), table(rows))
 
 

@@ -122,9 +122,11 @@ def encrypt(
     size = out.stat().st_size
     console.result(
         {"out": str(out), "queries": info.n, "bytes": size, "space": info.space.describe()},
-        [f"{out}: {info.n} encrypted queries, {size / max(info.n, 1) / 1e3:.1f} kB each, "
-         f"for a head that reads {info.space.describe()}"],
-    )  # fmt: skip
+        [
+            f"{out}: {info.n} encrypted queries, {size / max(info.n, 1) / 1e3:.1f} kB each, "
+            f"for a head that reads {info.space.describe()}"
+        ],
+    )
 
 
 def score(

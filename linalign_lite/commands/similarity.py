@@ -22,12 +22,13 @@ def register(app: typer.Typer) -> None:
 
 
 def similarity(
-    states: Annotated[
-        list[Path], typer.Argument(help="States of two or more models, same texts.")
-    ],
+    states: Annotated[list[Path], typer.Argument(help="States of two or more models, same texts.")],
     measures: Annotated[
-        str, typer.Option(help="Which, with commas between: cka, cka_debiased, svcca, "
-                               "mutual_knn, r2, cosine, cycle.")
+        str,
+        typer.Option(
+            help="Which, with commas between: cka, cka_debiased, svcca, "
+            "mutual_knn, r2, cosine, cycle."
+        ),
     ] = "all",
     permutations: Annotated[
         int, typer.Option(help="Shuffles behind each p; 0 for none.", min=0)
@@ -41,7 +42,7 @@ def similarity(
     seed: Annotated[int, typer.Option(help="Seed of folds, draws and shuffles.", min=0)] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure how alike models' states are, with a p for each figure.
 
     STATES are files or folders of states; of token states, positions where every model's token ends
@@ -54,7 +55,7 @@ def similarity(
     Examples:
       linalign-lite similarity a.states.npz b.states.npz
       linalign-lite similarity a.states.npz b.states.npz c.states.npz --measures cka,svcca --json
-    """  # fmt: skip
+    """
     from linalign_lite.alignment.similarity.comparison import compare_all
     from linalign_lite.alignment.similarity.results import MEASURES
 
@@ -110,8 +111,9 @@ def _rows(pair: Similarity) -> list[list[str]]:
             rows.append([name, *_cells(found)])
             continue
         for a, b, one in (
-            (pair.first, pair.second, found), (pair.second, pair.first, pair.back[name]),
-        ):  # fmt: skip
+            (pair.first, pair.second, found),
+            (pair.second, pair.first, pair.back[name]),
+        ):
             way = f"{name} {a} to {b}{' and back' if name == 'cycle' else ''}"
             rows.append([printable(way), *_cells(one)])
     return rows
@@ -119,7 +121,9 @@ def _rows(pair: Similarity) -> list[list[str]]:
 
 def _cells(found: Measured) -> list[str]:
     null = found.null
-    drawn = ["", "", "", ""] if null is None else [
-        f"{null.p:.4f}", f"{null.observed:.4f}", f"{null.mean:.4f}", f"{null.extreme:.4f}",
-    ]  # fmt: skip
+    drawn = (
+        ["", "", "", ""]
+        if null is None
+        else [f"{null.p:.4f}", f"{null.observed:.4f}", f"{null.mean:.4f}", f"{null.extreme:.4f}"]
+    )
     return [f"{found.value:.4f}", str(found.n), *drawn]

@@ -36,9 +36,7 @@ _INT_FIELDS = ("n_texts", "n_cut", "max_length")
 
 def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
     """Read a `.states.npz`. Raises FormatError, or InputError when it is not there."""
-    arrays, card = load_npz(
-        path, "linalign-states", VERSION, _STATES, cap=cap, checked=("states",)
-    )  # fmt: skip
+    arrays, card = load_npz(path, "linalign-states", VERSION, _STATES, cap=cap, checked=("states",))
     _require(path, arrays, ("states",))
     with _named(path):
         return HiddenStates(

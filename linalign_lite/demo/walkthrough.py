@@ -105,8 +105,10 @@ def _read(diary: Diary, name: str, who: str, folder: Path, texts: tuple[Texts, .
         for part, states in zip(("public", "train", "test"), found, strict=True):
             save(folder / f"{part}.states.npz", states)
         card = model.card
-        lines.append(f"{card.architecture}, vocabulary {card.vocab_size}, {card.hidden_size} "
-                     f"dimensions; {sum(map(len, found))} texts")  # fmt: skip
+        lines.append(
+            f"{card.architecture}, vocabulary {card.vocab_size}, {card.hidden_size} "
+            f"dimensions; {sum(map(len, found))} texts"
+        )
     return Readings(*found)
 
 
@@ -116,8 +118,10 @@ def _fit(diary: Diary, source: HiddenStates, target: HiddenStates, path: Path) -
         save(path, affine)
         diary.figures["held_out_r2"] = report.held_out_r2
         dims = f"{report.d_source} to {report.d_target} dimensions"
-        lines.append(f"{report.n} texts, {dims}, penalty {report.penalty:.2g}, "
-                     f"held-out R² {report.held_out_r2:.3f}")  # fmt: skip
+        lines.append(
+            f"{report.n} texts, {dims}, penalty {report.penalty:.2g}, "
+            f"held-out R² {report.held_out_r2:.3f}"
+        )
     return affine
 
 
@@ -125,8 +129,10 @@ def _head(diary: Diary, train: HiddenStates, path: Path) -> Head:
     with diary.step("The provider trains a classifier on its own states") as lines:
         head, report = train_head(train)
         save(path, head)
-        lines.append(f"{report.n} texts, {report.classes} topics, {report.method} "
-                     f"(held-out accuracy {report.held_out_accuracy:.3f})")  # fmt: skip
+        lines.append(
+            f"{report.n} texts, {report.classes} topics, {report.method} "
+            f"(held-out accuracy {report.held_out_accuracy:.3f})"
+        )
     return head
 
 
@@ -178,9 +184,11 @@ def _compare(
     diary.figures["same_as_plain"] = int((guess == plain.argmax(axis=1)).sum())
     diary.figures["queries"] = len(test)
     diary.figures["largest_error"] = float(np.abs(scores.values - plain).max())
-    diary.say(f"     {diary.figures['encrypted']:.3f}  accuracy on the encrypted queries; "
-              f"{diary.figures['same_as_plain']} of {len(test)} answers as without encryption, "
-              f"largest error of a score {diary.figures['largest_error']:.1e}")  # fmt: skip
+    diary.say(
+        f"     {diary.figures['encrypted']:.3f}  accuracy on the encrypted queries; "
+        f"{diary.figures['same_as_plain']} of {len(test)} answers as without encryption, "
+        f"largest error of a score {diary.figures['largest_error']:.1e}"
+    )
 
 
 def _write(diary: Diary, public: Texts, path: Path) -> None:
@@ -191,8 +199,10 @@ def _write(diary: Diary, public: Texts, path: Path) -> None:
         held_out = Texts(public.texts[::JUDGED_EVERY])
         found = judge(source, target, affine, held_out, samples=0)
         diary.figures["next_token_agreement"] = found.agreement
-        lines.append(f"{pairs} token positions fit a map; the next token is the provider's own at "
-                     f"{found.agreement:.3f} of {found.positions} others")  # fmt: skip
+        lines.append(
+            f"{pairs} token positions fit a map; the next token is the provider's own at "
+            f"{found.agreement:.3f} of {found.positions} others"
+        )
         mixed = _continued(source, target, affine)
         alone = _continued(target, target, None)
         diary.figures["sample"] = {"prompt": PROMPT, "hybrid": mixed, "provider": alone}

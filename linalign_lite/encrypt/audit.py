@@ -20,13 +20,7 @@ from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.modular import add_mod, shift_mod
-from linalign_lite.encrypt.packing import (
-    Floats,
-    from_slots,
-    pack_rows,
-    score_positions,
-    to_slots,
-)
+from linalign_lite.encrypt.packing import Floats, from_slots, pack_rows, score_positions, to_slots
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.planner import choose
 from linalign_lite.encrypt.provider import Provider
@@ -76,8 +70,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         found = asdict(self) | {"leaks": self.leaks}
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v
-                for k, v in found.items()}  # fmt: skip
+        return {
+            k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in found.items()
+        }
 
     def lines(self) -> list[str]:
         """For people."""
@@ -277,8 +272,10 @@ class _Bench:
         queries = [self.client.encrypt(s, **options) for s in (random, np.zeros((1, dim)))]
         zero_head = Head(np.zeros_like(self.head.weight), np.zeros_like(self.head.bias))
         settings: dict[str, Any] = {
-            "keys": [self.public], "accept": [self.parameters], "max_error": np.inf,
-        }  # fmt: skip
+            "keys": [self.public],
+            "accept": [self.parameters],
+            "max_error": np.inf,
+        }
         providers = [Provider(h, **settings) for h in (self.head, zero_head)]
         cases = {
             "random": (providers[0], queries[0]),

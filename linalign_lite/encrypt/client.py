@@ -23,13 +23,7 @@ from linalign_lite.encrypt.messages import (
 )
 from linalign_lite.encrypt.packing import Floats, Layout, pack_states, score_positions
 from linalign_lite.encrypt.planner import choose
-from linalign_lite.encrypt.precision import (
-    MAX_ERROR,
-    decimals,
-    norm_bits,
-    query_scale,
-    score_error,
-)
+from linalign_lite.encrypt.precision import MAX_ERROR, decimals, norm_bits, query_scale, score_error
 from linalign_lite.encrypt.response_encoding import decrypt, reply_size, split
 from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
@@ -203,10 +197,7 @@ class Client:
         return info
 
     def _payloads(
-        self,
-        info: QueryInfo,
-        states: _Mapped,
-        progress: Progress | None,
+        self, info: QueryInfo, states: _Mapped, progress: Progress | None
     ) -> Iterator[bytes]:
         scale, layout = query_scale(info.parameters, info.norm_bits), info.layout
         for batch in states.batches(max(1, _BATCH // layout.batch) * layout.batch):

@@ -20,22 +20,12 @@ from linalign_lite.encrypt.packing import Layout, layout_of
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, SMALLEST
 from linalign_lite.encrypt.response_encoding import reply_size
-from linalign_lite.encrypt.wire import (
-    DIGEST,
-    Header,
-    Kind,
-    Record,
-    Writer,
-    reading,
-    seal_record,
-)
+from linalign_lite.encrypt.wire import DIGEST, Header, Kind, Record, Writer, reading, seal_record
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, atomic
 
 MAX_OUTPUTS = 1 << 24
-_INTEGERS = (
-    "n", "dim", "chunks", "batch", "norm_bits", "head_scale", "flood_bits", "n_outputs",
-)  # fmt: skip
+_INTEGERS = ("n", "dim", "chunks", "batch", "norm_bits", "head_scale", "flood_bits", "n_outputs")
 ID_BYTES = 16
 _COMMON = ("parameters", "n", "record_size")
 _QUERY_SHAPE = attrgetter(

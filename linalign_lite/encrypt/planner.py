@@ -16,12 +16,7 @@ from linalign_lite.encrypt.messages import response_size
 from linalign_lite.encrypt.modular import SLAB, packed_size
 from linalign_lite.encrypt.packing import MAX_CHUNKS, Layout, fewest_chunks
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.precision import (
-    MIN_NORM_BITS,
-    flood_bits,
-    head_scale,
-    score_error,
-)
+from linalign_lite.encrypt.precision import MIN_NORM_BITS, flood_bits, head_scale, score_error
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORD
 from linalign_lite.errors import InputError
 
@@ -135,11 +130,7 @@ def candidates(parameters: Parameters, dim: int, n_outputs: int, n: int) -> tupl
 
 @functools.lru_cache(maxsize=256)
 def choose(
-    parameters: Parameters,
-    dim: int,
-    n_outputs: int | None,
-    n: int,
-    bandwidth: float = BANDWIDTH,
+    parameters: Parameters, dim: int, n_outputs: int | None, n: int, bandwidth: float = BANDWIDTH
 ) -> Prediction:
     """The layout of the least time, transfer included. Raises InputError when nothing fits."""
     found = candidates(parameters, dim, n_outputs or ASSUMED_OUTPUTS, n)
@@ -153,11 +144,7 @@ def choose(
 
 
 def alternatives(
-    parameters: Parameters,
-    dim: int,
-    n_outputs: int,
-    n: int,
-    bandwidth: float = BANDWIDTH,
+    parameters: Parameters, dim: int, n_outputs: int, n: int, bandwidth: float = BANDWIDTH
 ) -> tuple[Prediction, ...]:
     """The chosen layout, then the best of each other kind: one state alone, several, columns."""
     best = choose(parameters, dim, n_outputs, n, bandwidth)

@@ -115,8 +115,9 @@ class Model:
         two threads on one batch wait for each other at every node. That takes a second session, so
         not when the weights are large.
         """
-        size = sum(int(self.card.files[name]["size"]) for name in DIGESTED[:2]
-                   if name in self.card.files)  # fmt: skip
+        size = sum(
+            int(self.card.files[name]["size"]) for name in DIGESTED[:2] if name in self.card.files
+        )
         if self.threads == 1 or n_batches < MANY * self.threads or size > DOUBLED:
             return self.run, 1
         return partial(self._run, self._alone), self.threads

@@ -104,11 +104,7 @@ def train_head(
     )
     card = {**asdict(report), "text_digest": states.text_digest}
     head = Head(
-        weight.astype(np.float32),
-        bias.astype(np.float32),
-        states.labels,
-        states.space,
-        card=card,
+        weight.astype(np.float32), bias.astype(np.float32), states.labels, states.space, card=card
     )
     return head, report
 

@@ -127,8 +127,10 @@ def _write_large(
         onnx.save_model(model, str(path), save_as_external_data=True, size_threshold=threshold,
                         all_tensors_to_one_file=True, location=beside.name)  # fmt: skip
         card["data"] = {
-            "file": beside.name, "sha256": hash_file(beside), "size": beside.stat().st_size,
-        }  # fmt: skip
+            "file": beside.name,
+            "sha256": hash_file(beside),
+            "size": beside.stat().st_size,
+        }
         path.write_bytes(_seal(model, card))
         _validate(str(path))
         differences = compare(open_session(str(path)), check)

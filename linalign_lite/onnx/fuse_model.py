@@ -116,10 +116,11 @@ def _space(
     space = model.card.space(pooling, normalize)
     if space.pooling not in ("mean", "last", "cls"):
         raise InputError(
-            "this pooling does not make one state of a text", got=repr(space.pooling),
+            "this pooling does not make one state of a text",
+            got=repr(space.pooling),
             expected="mean, last or cls",
             hint="a map of tokens' states is written by `linalign-lite onnx`",
-        )  # fmt: skip
+        )
     if reader is not None:
         reader.require(space, f"this {'map' if first else 'head'} reads other states")
     if first is not None and head is not None:

@@ -115,8 +115,9 @@ def add_pooling(build: Builder, pooling: str, states: str, mask: str, write: str
         last = build.node("Sub", lengths, build.ints(1))
         return build.node("GatherND", states, last, batch_dims=1, to=write)
     inside = build.node("Cast", mask, to_type=TensorProto.FLOAT)
-    count = build.node("Max", build.node("Cast", lengths, to_type=TensorProto.FLOAT),
-                       build.real(1.0))  # fmt: skip
+    count = build.node(
+        "Max", build.node("Cast", lengths, to_type=TensorProto.FLOAT), build.real(1.0)
+    )
     rows = build.node("Unsqueeze", build.node("Div", inside, count), build.ints(1))
     return build.node("Squeeze", build.node("MatMul", rows, states), build.ints(1), to=write)
 

@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from linalign_lite.errors import InputError
-from linalign_lite.extraction.model_card import (
-    CARD_FILE,
-    MODEL_FILE,
-    TOKENIZER_FILE,
-    ModelCard,
-)
+from linalign_lite.extraction.model_card import CARD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard
 from linalign_lite.onnx import float16, graph_edit, model_folder, parity, pooling
 from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output, past_inputs
 from linalign_lite.onnx.optional_dependencies import require

@@ -55,16 +55,22 @@ def _kind(path: Path, card: Mapping[str, Any] | None, kind: str | None) -> str:
         raise InputError("the kind is not known", got=repr(kind), expected="map or head")
     if card is None:
         if kind is None:
-            raise InputError(f"{path} does not say whether it is a map or a head",
-                             hint="say it: --kind map or --kind head")  # fmt: skip
+            raise InputError(
+                f"{path} does not say whether it is a map or a head",
+                hint="say it: --kind map or --kind head",
+            )
         return kind
     said = str(card["kind"])
     if said == "model":
-        raise InputError(f"{path} is a whole model, which is not read back",
-                         hint="keep the .npz files that it was made from")  # fmt: skip
+        raise InputError(
+            f"{path} is a whole model, which is not read back",
+            hint="keep the .npz files that it was made from",
+        )
     if card.get("dtype") == "int8":
-        raise InputError(f"{path} is int8, which is not read back",
-                         hint="keep the .npz file that it was made from")  # fmt: skip
+        raise InputError(
+            f"{path} is int8, which is not read back",
+            hint="keep the .npz file that it was made from",
+        )
     if kind not in {None, said}:
         raise InputError(f"{path} is of another kind", got=said, expected=kind or "")
     return said

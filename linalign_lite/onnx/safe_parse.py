@@ -39,9 +39,10 @@ def parse(path: Path) -> Any:
         return onnx.ModelProto.FromString(data)
     except (ValueError, DecodeError) as e:
         raise FormatError(
-            f"{path} is not a map or a head as ONNX", got=str(e)[:120],
+            f"{path} is not a map or a head as ONNX",
+            got=str(e)[:120],
             expected="one Gemm, or MatMul and Add",
-        ) from e  # fmt: skip
+        ) from e
 
 
 def _require_small(data: memoryview) -> None:
@@ -120,8 +121,9 @@ def numbers(path: Path, tensor: Any, cap: int) -> AnyArray:
     for dim in dims:  # Python's own numbers: no overflow
         size *= dim
     if size > cap:
-        raise FormatError(f"{path} has a weight that is too large", got=f"{size} bytes",
-                          expected=f"at most {cap}")  # fmt: skip
+        raise FormatError(
+            f"{path} has a weight that is too large", got=f"{size} bytes", expected=f"at most {cap}"
+        )
     if tensor.data_location == TensorProto.EXTERNAL:
         return _external(path, tensor, dtype, size).reshape(dims)
     there = len(tensor.raw_data) or 4 * len(tensor.float_data)
@@ -139,14 +141,19 @@ def _external(path: Path, tensor: Any, dtype: np.dtype[Any], size: int) -> AnyAr
     beside = path.with_name(name) if plain else None
     if beside is None or not beside.is_file() or beside.is_symlink():
         raise FormatError(
-            f"{path} has its weights in a file that is not read", got=name[:100],
+            f"{path} has its weights in a file that is not read",
+            got=name[:100],
             expected="an ordinary file in the same folder",
-        )  # fmt: skip
-    offset, length = (_whole(entries.get(key, default)) for key, default in
-                      (("offset", "0"), ("length", str(size))))  # fmt: skip
+        )
+    offset, length = (
+        _whole(entries.get(key, default))
+        for key, default in (("offset", "0"), ("length", str(size)))
+    )
     if length != size or offset is None or offset + size > beside.stat().st_size:
-        raise FormatError(f"{path}: {beside.name} does not hold the weights it should",
-                          hint="copy both files again")  # fmt: skip
+        raise FormatError(
+            f"{path}: {beside.name} does not hold the weights it should",
+            hint="copy both files again",
+        )
     with open_regular(beside) as f:
         array: AnyArray = np.fromfile(f, dtype, size // dtype.itemsize, offset=offset)
     return array

@@ -45,11 +45,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def save_npz(
-    path: PathLike,
-    kind: str,
-    version: int,
-    arrays: Mapping[str, AnyArray],
-    card: Mapping[str, Any],
+    path: PathLike, kind: str, version: int, arrays: Mapping[str, AnyArray], card: Mapping[str, Any]
 ) -> None:
     """Write arrays and a JSON card as docs/FORMAT.md section 1 says. Same content, same bytes."""
     text = json.dumps(

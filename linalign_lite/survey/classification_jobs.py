@@ -69,19 +69,23 @@ def class_jobs(shop: Workshop) -> Jobs:
         for model in shop.cards:
             texts = shop.marks(shop.data[data].train, shop.data[data].test)
             yield Job(
-                f"native: {model}, {data}", "native", NativeRow,
+                f"native: {model}, {data}",
+                "native",
+                NativeRow,
                 described(shop, (model,), texts=texts),
                 partial(_native, shop, model, data),
-            )  # fmt: skip
+            )
     for data in shop.data:
         texts = shop.marks(shop.config.public, shop.data[data].train, shop.data[data].test)
         for way in ways(shop):
             for source, target in shop.config.pairs():
                 yield Job(
-                    f"{source} to {target}, {data}: {way.name}", "classification", ClassRow,
+                    f"{source} to {target}, {data}: {way.name}",
+                    "classification",
+                    ClassRow,
                     described(shop, (source, target), texts=texts, way=way.name),
                     partial(_classified, shop, source, target, data, way),
-                )  # fmt: skip
+                )
 
 
 def _native(shop: Workshop, model: str, data: str) -> list[NativeRow]:

@@ -21,8 +21,9 @@ SHOWN, SHOWN_LABELS = 240, 8  # texts and labels of a projection
 def curve_jobs(shop: Workshop) -> Jobs:
     """Ridge maps from the public texts: all penalties, and growing parts of the texts."""
     for source in shop.cards:
-        inputs = described(shop, tuple(shop.cards), source=source,
-                           texts=shop.marks(shop.config.public))  # fmt: skip
+        inputs = described(
+            shop, tuple(shop.cards), source=source, texts=shop.marks(shop.config.public)
+        )
         yield Job(f"penalties: from {source}", "curves", CurveRow, inputs,
                   partial(_penalties, shop, source))  # fmt: skip
     tests = shop.marks(
@@ -30,8 +31,9 @@ def curve_jobs(shop: Workshop) -> Jobs:
     )
     for source in shop.cards:
         for n in sizes(len(shop.texts(shop.config.public).texts)):
-            inputs = described(shop, tuple(shop.cards), source=source, texts=tests, n=n,
-                               data=list(shop.data))  # fmt: skip
+            inputs = described(
+                shop, tuple(shop.cards), source=source, texts=tests, n=n, data=list(shop.data)
+            )
             yield Job(f"{n} public texts: from {source}", "curves", CurveRow, inputs,
                       partial(_of_size, shop, source, n))  # fmt: skip
 
@@ -62,8 +64,9 @@ def _of_size(shop: Workshop, source: str, n: int) -> list[CurveRow]:
             rows.append(CurveRow(source, target, "", "size", n, report.held_out_r2))
         for data in shop.data:
             judged = evaluate(shop.head(target, data), shop.test(source, data), affine)
-            rows.append(CurveRow(source, target, data, "size", n, report.held_out_r2,
-                                 judged.accuracy.value))  # fmt: skip
+            rows.append(
+                CurveRow(source, target, data, "size", n, report.held_out_r2, judged.accuracy.value)
+            )
     return rows
 
 
@@ -74,10 +77,12 @@ def projection_jobs(shop: Workshop) -> Jobs:
         for objective in shop.config.objectives:
             for source, target in shop.config.pairs():
                 yield Job(
-                    f"projection: {source} to {target}, {objective}", "projections", Projection,
+                    f"projection: {source} to {target}, {objective}",
+                    "projections",
+                    Projection,
                     described(shop, (source, target), texts=texts, objective=objective),
                     partial(_project, shop, source, target, data, objective),
-                )  # fmt: skip
+                )
 
 
 def _project(

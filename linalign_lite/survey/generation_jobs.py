@@ -21,10 +21,12 @@ LOOKED = 2_000  # texts on which tokenizers are compared
 def tokenizer_jobs(shop: Workshop) -> Jobs:
     for source, target in shop.config.pairs():
         yield Job(
-            f"tokenizers: {source} and {target}", "tokenizers", TokenizerRow,
+            f"tokenizers: {source} and {target}",
+            "tokenizers",
+            TokenizerRow,
             described(shop, (source, target), texts=shop.marks(_looked_at(shop))),
             partial(_compare, shop, source, target),
-        )  # fmt: skip
+        )
 
 
 def _looked_at(shop: Workshop) -> Reading:
@@ -58,10 +60,12 @@ def speech_jobs(shop: Workshop) -> Jobs:
     for objective in shop.config.objectives:
         for source, target in speakers(shop):
             yield Job(
-                f"{source} reads, {target} speaks: {objective}", "generation", GenerationRow,
+                f"{source} reads, {target} speaks: {objective}",
+                "generation",
+                GenerationRow,
                 described(shop, (source, target), texts=texts, objective=objective),
                 partial(_judge, shop, stories, source, target, objective),
-            )  # fmt: skip
+            )
 
 
 def _judge(
@@ -79,8 +83,7 @@ def _judge(
 
 
 def _map(shop: Workshop, stories: Stories, source: str, target: str, objective: str) -> AffineMap:
-    inputs = described(shop, (source, target), texts=shop.marks(stories.train),
-                       objective=objective)  # fmt: skip
+    inputs = described(shop, (source, target), texts=shop.marks(stories.train), objective=objective)
 
     def make() -> AffineMap:
         x, y = pair_states(

@@ -24,17 +24,21 @@ def ood_jobs(shop: Workshop) -> Jobs:
         texts = shop.marks(shop.config.public, found.train, found.test, found.outside)
         for model in shop.cards:
             yield Job(
-                f"outside {data}: {model}", "ood", OodRow,
+                f"outside {data}: {model}",
+                "ood",
+                OodRow,
                 described(shop, (model,), texts=texts),
                 partial(_detect, shop, model, model, data, found.outside, NATIVE),
-            )  # fmt: skip
+            )
         for way in _ways(shop):
             for source, target in shop.config.pairs():
                 yield Job(
-                    f"outside {data}: {source} to {target}, {way.name}", "ood", OodRow,
+                    f"outside {data}: {source} to {target}, {way.name}",
+                    "ood",
+                    OodRow,
                     described(shop, (source, target), texts=texts, way=way.name),
                     partial(_detect, shop, source, target, data, found.outside, way),
-                )  # fmt: skip
+                )
 
 
 def _ways(shop: Workshop) -> list[Way]:

@@ -52,8 +52,10 @@ def check_results(results: Results) -> None:
             _few(f"{part}: {name}", {getattr(r, name) for r in found if hasattr(r, name)})
     for i, p in enumerate(results.projections):
         if not len(p.native) == len(p.mapped) == len(p.labels) or len(p.native) < 2:
-            raise InputError(f"projections[{i}] does not have the same texts on both sides",
-                             got=f"{len(p.native)}, {len(p.mapped)}, {len(p.labels)}")  # fmt: skip
+            raise InputError(
+                f"projections[{i}] does not have the same texts on both sides",
+                got=f"{len(p.native)}, {len(p.mapped)}, {len(p.labels)}",
+            )
         _points(f"projections[{i}]", [*p.native, *p.mapped], -LARGEST, LARGEST)
     for i, row in enumerate(results.ood):
         _points(f"ood[{i}].roc", row.roc, 0, 1)
@@ -89,14 +91,16 @@ def _numbers(where: str, row: Any) -> None:
 
 def _distinct(part: str, keys: list[tuple[Hashable, ...]]) -> None:
     if len(set(keys)) != len(keys):
-        raise InputError(f"two rows of {part} say the same", expected="one for " +
-                         ", ".join(KEYS[part]))  # fmt: skip
+        raise InputError(
+            f"two rows of {part} say the same", expected="one for " + ", ".join(KEYS[part])
+        )
 
 
 def _few(where: str, values: Collection[object]) -> None:
     if len(values) > MOST_KINDS:
-        raise InputError(f"{where} takes too many values", got=str(len(values)),
-                         expected=f"at most {MOST_KINDS}")  # fmt: skip
+        raise InputError(
+            f"{where} takes too many values", got=str(len(values)), expected=f"at most {MOST_KINDS}"
+        )
 
 
 def _points(where: str, points: Sequence[tuple[float, float]], least: float, most: float) -> None:

@@ -148,9 +148,10 @@ def test_procrustes_is_the_minimum_where_it_says_so_and_never_worse_than_padding
         return ((x @ weight.T - y) ** 2).sum()
 
     for d_source, d_target in ((4, 4), (3, 5), (6, 2)):
-        x, y = rng.normal(size=(80, d_source)) * [*range(1, d_source + 1)], rng.normal(
-            size=(80, d_target)
-        )  # fmt: skip
+        x, y = (
+            rng.normal(size=(80, d_source)) * [*range(1, d_source + 1)],
+            rng.normal(size=(80, d_target)),
+        )
         x, y = x - x.mean(0), y - y.mean(0)
         weight, _ = procrustes(measure(x, y))
         wide = max(d_source, d_target)

@@ -119,8 +119,10 @@ def _malleable(p: Parts) -> None:
 
 def _named_after(p: Parts) -> None:
     """Names the trusted key and is signed by another."""
-    p.seed, p.public = OTHER, Ed25519PrivateKey.from_private_bytes(SEED).public_key(
-    ).public_bytes_raw()  # fmt: skip
+    p.seed, p.public = (
+        OTHER,
+        Ed25519PrivateKey.from_private_bytes(SEED).public_key().public_bytes_raw(),
+    )
 
 
 def _total(p: Parts) -> None:

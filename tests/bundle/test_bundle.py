@@ -394,8 +394,10 @@ def test_a_signing_key_is_private_and_never_overwritten(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(OutputExistsError, match="never overwritten"):
         key.save(path)
-    for overwrite in (atomic.write_atomic, lambda p, _: create_bundle(p, [GOLDEN / "v1.map.npz"],
-                      key=None)):  # fmt: skip
+    for overwrite in (
+        atomic.write_atomic,
+        lambda p, _: create_bundle(p, [GOLDEN / "v1.map.npz"], key=None),
+    ):
         with pytest.raises(OutputExistsError, match="is a secret key and is never overwritten"):
             overwrite(path, b"x")
     assert SigningKey.load(path).seed == key.seed
@@ -493,13 +495,16 @@ def test_the_command_from_keys_to_files(tmp_path, inputs, monkeypatch, capsys):
                *place, "--note", "for the ward", "--json")  # fmt: skip
     made_one = json.loads(done.out)
     assert made_one["signer"] == made_keys["fingerprint"]
-    found = json.loads(run("bundle", "verify", "x.bundle", "--key", "signing/signing.pub", "--deep",
-                           "--json").out)  # fmt: skip
+    found = json.loads(
+        run("bundle", "verify", "x.bundle", "--key", "signing/signing.pub", "--deep", "--json").out
+    )
     assert found == {k: v for k, v in made_one.items() if k != "out"}
     assert found["platform"] == {"python": "3.11", "tag": "manylinux_2_36_x86_64"}
     shown = run("bundle", "install", "x.bundle", "out", "--key", "signing").out.splitlines()
-    assert shown[-1] == ("pip install --no-index --find-links out/wheelhouse --require-hashes"
-                         " -r out/wheelhouse/requirements.txt")  # fmt: skip
+    assert shown[-1] == (
+        "pip install --no-index --find-links out/wheelhouse --require-hashes"
+        " -r out/wheelhouse/requirements.txt"
+    )
     assert "for the ward" in shown
     described = describe(Path("x.bundle"))
     assert described["files"] == [f["path"] for f in found["files"]]
@@ -508,8 +513,9 @@ def test_the_command_from_keys_to_files(tmp_path, inputs, monkeypatch, capsys):
     for half in ("signing.key", "signing.pub"):
         assert describe(Path("signing") / half)["fingerprint"] == made_keys["fingerprint"]
     assert "who signs it" in run("bundle", "create", "y", "x.bundle", code=2).err
-    assert "who signs it" in run("bundle", "create", "y", "--key", "signing", "--unsigned",
-                                 code=2).err  # fmt: skip
+    assert (
+        "who signs it" in run("bundle", "create", "y", "--key", "signing", "--unsigned", code=2).err
+    )
     assert "no wheels to be for" in run("bundle", "create", "y", "--unsigned", *place, code=2).err
     assert "is a folder" in run("bundle", "create", "signing", "--unsigned", code=2).err
     assert not Path("y").exists()

@@ -41,8 +41,10 @@ def test_fit(name, fits):
     utils = pytest.importorskip("packaging.utils")
     platforms = [f"manylinux_2_{i}_x86_64" for i in range(28, 4, -1)]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
-    supported = {*tags.cpython_tags((3, 11), platforms=platforms),
-                 *tags.compatible_tags((3, 11), "cp311", platforms=platforms)}  # fmt: skip
+    supported = {
+        *tags.cpython_tags((3, 11), platforms=platforms),
+        *tags.compatible_tags((3, 11), "cp311", platforms=platforms),
+    }
     *_, mine = utils.parse_wheel_filename(name)
     assert bool(mine & supported) == fits, "the case is wrong"
     if fits:

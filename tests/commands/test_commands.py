@@ -210,8 +210,9 @@ def test_long_texts_are_cut_counted_and_said(tmp_path):
     done = run("extract", MODELS["ash"], "-", tmp_path / "x.npz", stdin=f"short\n{long}\n")
     assert "1 text(s) cut to 384 tokens" in done.stderr
     assert load_states(tmp_path / "x.npz").n_cut == 1
-    done = run("extract", MODELS["ash"], "-", tmp_path / "x.npz", "--max-length", 2,
-               stdin="short\n", )  # fmt: skip
+    done = run(
+        "extract", MODELS["ash"], "-", tmp_path / "x.npz", "--max-length", 2, stdin="short\n"
+    )
     assert "cut to 2 tokens" in done.stderr
 
 
@@ -511,8 +512,10 @@ def test_an_interrupted_command_leaves_nothing_half_written(played, tmp_path, nu
 def test_an_interrupted_demo_leaves_no_folder(tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "demo", "--out", tmp_path / "story"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("1. ")
     process.send_signal(signal.SIGINT)

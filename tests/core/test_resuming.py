@@ -306,8 +306,10 @@ ASH = str(demo.model_folder("ash"))
 def command(*args) -> subprocess.Popen:
     return subprocess.Popen(
         [Path(sys.executable).with_name("linalign-lite"), *map(str, args)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -165,8 +165,9 @@ def test_a_folder_says_of_all_texts_what_extract_says(tmp_path, labelled):
     assert [s.first_text for s in opened.shards] == [0, 2, 4, 6, 8]
     assert [s.rows for s in opened.shards] == [len(p) for p in opened]
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
-        *(f"0000{i}.states.npz" for i in range(5)), "manifest.json",
-    ]  # fmt: skip
+        *(f"0000{i}.states.npz" for i in range(5)),
+        "manifest.json",
+    ]
     # a shard is a states file like any other
     alone = load_states(tmp_path / "s" / "00003.states.npz")
     assert set(alone.text_index) == {6, 7}
@@ -323,12 +324,14 @@ def test_half_precision_halves_the_disk_and_refuses_what_it_cannot_hold(tmp_path
         (replace(states(2, first=2), max_length=9), "another max length"),
         (states(2, first=0), "text indices outside"),
         (states(2, first=3), "text indices outside"),
-        (replace(states(2, first=2), text_index=np.array([3, 2, 2, 3], dtype=np.int32)),
-         "not in order"),
+        (
+            replace(states(2, first=2), text_index=np.array([3, 2, 2, 3], dtype=np.int32)),
+            "not in order",
+        ),
         (replace(states(2, first=2), text_index=None), "token positions"),
         (replace(states(2, first=2), label_ids=None), "labels"),
     ],
-)  # fmt: skip
+)
 def test_a_part_that_does_not_continue_the_others_is_refused(tmp_path, second, words):
     with pytest.raises(MismatchError, match=words):
         made(tmp_path / "s", states(2), second)
@@ -492,7 +495,7 @@ AT_THE_DOOR = {
     "a list": (lambda f: (f / "manifest.json").write_text("[]"), "not a usable manifest"),
     "depth": (lambda f: (f / "manifest.json").write_text("[" * 90_000), "not a usable manifest"),
     "no text": (lambda f: (f / "manifest.json").write_bytes(b"\xff"), "not a usable manifest"),
-}  # fmt: skip
+}
 # Seen when the shard is read.
 INSIDE = {
     "a flipped byte": (lambda f: flipped(f / SHARD), "does not have the digest"),

@@ -77,10 +77,12 @@ def byte_fallback():
     whole.normalizer = made.normalizer
     whole.decoder = decoders.Sequence(
         [
-            decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
             decoders.Strip(" ", 1, 0),
         ]
-    )  # fmt: skip
+    )
     return whole
 
 
@@ -370,11 +372,7 @@ def test_a_split_character_pairs_at_its_last_byte_alone(kind):
         ("e\u0301 a", [(0, 1), (3, 4)], [2, 4]),  # composed, or its accent stripped
         ("\u200ba", [(1, 2)], [2]),
         ("a  b ", [(0, 1), (3, 4)], [1, 4]),  # spaces that no token has
-        (
-            "abc",
-            [(0, 1), (1, 2), (0, 0), (2, 3)],
-            [1, 2, 2, 3],
-        ),  # one of nothing holds nobody up
+        ("abc", [(0, 1), (1, 2), (0, 0), (2, 3)], [1, 2, 2, 3]),  # one of nothing holds nobody up
         ("ab", [(0, 0), (0, 2)], [0, 2]),
         ("", [], []),
     ],
@@ -384,12 +382,7 @@ def test_read_ends(text, offsets, ends):
 
 
 def test_special_tokens_are_not_looked_at():
-    assert _whole_ends("ab", [(0, 0), (0, 1), (1, 2), (0, 0)], [1, 0, 0, 1]) == [
-        0,
-        1,
-        2,
-        0,
-    ]
+    assert _whole_ends("ab", [(0, 0), (0, 1), (1, 2), (0, 0)], [1, 0, 0, 1]) == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -79,8 +79,9 @@ def test_one_that_fails_is_named_and_the_others_go_on(every, tmp_path, capsys):
 
 def test_the_scripts_asked_for_are_chosen(every):
     assert [j.script for j in every.chosen(every.JOBS, "fit.py, extract")] == [
-        "extract.py", "fit.py",
-    ]  # fmt: skip
+        "extract.py",
+        "fit.py",
+    ]
     with pytest.raises(SystemExit, match=r"no such benchmark: nosuch.py; there are start, extract"):
         every.chosen(every.JOBS, "nosuch")
 
@@ -88,8 +89,10 @@ def test_the_scripts_asked_for_are_chosen(every):
 def test_the_command_says_what_there_is():
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "all.py"), "--only", "nosuch"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert "no such benchmark: nosuch.py" in done.stderr
 

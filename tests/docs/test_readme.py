@@ -69,8 +69,10 @@ def test_the_shown_output_is_the_demos(tmp_path):
 def test_the_tables_are_the_measured_ones():
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

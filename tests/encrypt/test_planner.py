@@ -11,13 +11,7 @@ from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import MAX_OUTPUTS
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
-from linalign_lite.encrypt.planner import (
-    alternatives,
-    candidates,
-    choose,
-    predict,
-    relative_error,
-)
+from linalign_lite.encrypt.planner import alternatives, candidates, choose, predict, relative_error
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.wire import MAX_RECORD
 from linalign_lite.errors import InputError

@@ -158,8 +158,10 @@ def test_nobody_chooses_the_second_component_of_a_public_key():
     _, public = keygen(PRIVATE)
     scheme = SealScheme(PRIVATE)
     rows, seed = scheme.split_seeded(public.payload, PRIVATE.primes)
-    assert len(public.payload) == sum(len(pack_words(r, p)) for r, p in
-                                      zip(rows, PRIVATE.primes, strict=True)) + 64  # fmt: skip
+    assert (
+        len(public.payload)
+        == sum(len(pack_words(r, p)) for r, p in zip(rows, PRIVATE.primes, strict=True)) + 64
+    )
     for other in (bytes(64), b"\xff" * 64, seed):
         level = scheme.context.first_parms_id()
         grown = scheme.load_seed(other, rows[:2], level)
@@ -240,8 +242,7 @@ def test_another_seal_implementation_can_ask_and_read(profile):
     first[positions] = words[n:].astype(object)
     residues = []
     for component in (first, words[:n].astype(object)):
-        lifted = [round(int(w) * q / 2**32) if q < 2**60 else (int(w) * q) >> 32
-                  for w in component]  # fmt: skip
+        lifted = [round(int(w) * q / 2**32) if q < 2**60 else (int(w) * q) >> 32 for w in component]
         residues += [np.array([v % p for v in lifted], dtype="<u8") for p in primes]
     raw = [r.tobytes() for r in residues]
     cipher = restore(

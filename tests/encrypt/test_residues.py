@@ -140,9 +140,7 @@ def test_flooding_is_drawn_anew():
 
 @seeded
 @given(
-    degree=st.sampled_from([8, 64, 256]),
-    wanted=st.integers(1, 200),
-    seed=st.integers(0, 2**32 - 1),
+    degree=st.sampled_from([8, 64, 256]), wanted=st.integers(1, 200), seed=st.integers(0, 2**32 - 1)
 )
 def test_decryption_is_exact(degree, wanted, seed):
     rng = np.random.default_rng(seed)

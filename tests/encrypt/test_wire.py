@@ -45,8 +45,9 @@ class Case:
         # one state to a record, so that there are two
         self.query = self.client.encrypt(STATES, layout=Layout(parameters.degree, 3, 1))
         self.response = self.provider.score(self.query)
-        framed = wire.Header(Kind.SECRET_KEY, parameters, self.secret.digest, 1,
-                             len(self.secret.material))  # fmt: skip
+        framed = wire.Header(
+            Kind.SECRET_KEY, parameters, self.secret.digest, 1, len(self.secret.material)
+        )
         buffer = io.BytesIO()
         Writer(buffer, framed).write(self.secret.material)
         self.files = {

@@ -95,8 +95,10 @@ def test_a_text_that_fails_ahead_fails_in_its_turn():
     class Empty(Fake):
         def encode(self, texts, max_length, *, places):
             found = super().encode(texts, max_length, places=places)
-            return [session.Encoded([], [], [], False) if t == "!" else e
-                    for t, e in zip(texts, found, strict=True)]  # fmt: skip
+            return [
+                session.Encoded([], [], [], False) if t == "!" else e
+                for t, e in zip(texts, found, strict=True)
+            ]
 
     parts = extract_shards(Empty(), ["a", "b", "!", "c"], shard_texts=1)
     assert len(next(parts)) == len(next(parts)) == 1

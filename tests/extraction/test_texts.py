@@ -151,10 +151,10 @@ def test_any_text_comes_through_jsonl(tmp_path, texts):
         ("a.csv", "a,b\n1,2\n", "no column `text`: got a, b"),
         ("a.csv", "", "no column `text`: got no header"),
         ("a.csv", "text,label\na,x\nb,\n", "line 3: a label is missing"),
-        ("a.csv", "text\n\"a\n", "is not CSV"),
+        ("a.csv", 'text\n"a\n', "is not CSV"),
         ("a.csv", "text,label\n ,x\n", "line 2 has no usable text"),
     ],
-)  # fmt: skip
+)
 def test_wrong_files_are_named(tmp_path, name, content, words):
     path = write(tmp_path, name, content)
     with pytest.raises(InputError, match=words) as caught:

@@ -597,10 +597,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
 def test_scores_that_are_no_numbers_are_named():
     wild = identity("ash")
     wild = AffineMap(wild.weight * np.float32(1e38), wild.bias, wild.source, wild.target)
-    with (
-        np.errstate(all="ignore"),
-        pytest.raises(LinalignError, match="no token can be chosen"),
-    ):
+    with np.errstate(all="ignore"), pytest.raises(LinalignError, match="no token can be chosen"):
         list(generate(model("ash"), model("ash"), PROMPT, affine=wild))
 
 
@@ -733,8 +730,9 @@ def test_the_command_refuses_a_map_of_whole_texts(tmp_path, capsys):
 def test_a_reader_who_has_enough_ends_it_quietly(map_file):
     with subprocess.Popen(
         [*COMMAND, *arguments(map_file, PROMPT, "--max-tokens", "300")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
         assert len(process.stdout.read(10)) == 10
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -745,7 +743,7 @@ def test_what_was_said_stays_when_interrupted(map_file):
     slow = arguments(map_file, PROMPT, "--temperature", "1", "--max-tokens", "100000")
     with subprocess.Popen(
         [*COMMAND, *slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:  # fmt: skip
+    ) as process:
         begun = process.stdout.read(5)
         process.send_signal(signal.SIGINT)
         rest, complaint = process.communicate(timeout=60)

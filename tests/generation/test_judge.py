@@ -296,8 +296,10 @@ def test_samples_are_generated_and_read_by_the_target():
     assert (found.samples, len(found.examples)) == (3, 3)  # the third text is too short
     head, nats, counts = ash.token_head(), {}, {}
     for shown in found.examples:
-        for who, text, reads, through in (("hybrid", shown.hybrid, birch, affine),
-                                          ("target", shown.target, ash, None)):  # fmt: skip
+        for who, text, reads, through in (
+            ("hybrid", shown.hybrid, birch, affine),
+            ("target", shown.target, ash, None),
+        ):
             pieces = list(generate(reads, ash, shown.prompt, affine=through, max_tokens=16))
             assert text == "".join(p.text for p in pieces)
             encoded = ash.encode([shown.prompt + text])[0]

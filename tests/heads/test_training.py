@@ -158,9 +158,11 @@ def test_evaluation_through_a_map(labelled, rng):
 def test_a_head_of_another_model_is_refused(labelled):
     head = Head(np.zeros((4, 10)), np.zeros(4), labelled.labels, Space(10, "a" * 64, "ash"))
     states = HiddenStates(
-        labelled.states, Space(10, "b" * 64, "birch"), labels=("a",),
+        labelled.states,
+        Space(10, "b" * 64, "birch"),
+        labels=("a",),
         label_ids=np.zeros(600, dtype=np.int32),
-    )  # fmt: skip
+    )
     with pytest.raises(MismatchError, match=r"got birch .* expected ash"):
         evaluate(head, states)
     affine = AffineMap(np.eye(10), np.zeros(10), Space(10, "c" * 64, "cedar"), head.space)

@@ -34,8 +34,10 @@ def plain(nodes=None, stored=None, inputs=("x",), outputs=("y",)):
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)] if nodes is None else nodes
     parts = {"w": WEIGHT, "b": BIAS} if stored is None else stored
     tensors = [p if hasattr(p, "dims") else numpy_helper.from_array(p, n) for n, p in parts.items()]
-    value = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, k]) for n in names]
-             for names, k in ((inputs, 4), (outputs, 3))]  # fmt: skip
+    value = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, k]) for n in names]
+        for names, k in ((inputs, 4), (outputs, 3))
+    ]
     return helper.make_model(helper.make_graph(nodes, "g", *value, tensors))
 
 
@@ -164,8 +166,9 @@ def test_more_metadata_than_is_read(tmp_path, ours):
 
 
 def external(location, offset=None, length=None, dims=(3, 4)):
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims,
-                         data_location=TensorProto.EXTERNAL)  # fmt: skip
+    tensor = TensorProto(
+        name="w", data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL
+    )
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         if value is not None:
             entry = tensor.external_data.add()

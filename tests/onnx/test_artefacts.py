@@ -132,8 +132,9 @@ def test_and_back(tmp_path, rng, kind, dtype):
 def test_any_head_comes_back(tmp_path_factory, n, d, seed, cap, half):
     rng = np.random.default_rng(seed)
     dtype = np.float16 if half else np.float32
-    head = Head(rng.normal(size=(n, d)).astype(dtype), rng.normal(size=n).astype(dtype),
-                softcap=cap)  # fmt: skip
+    head = Head(
+        rng.normal(size=(n, d)).astype(dtype), rng.normal(size=n).astype(dtype), softcap=cap
+    )
     path = tmp_path_factory.mktemp("any") / "x.onnx"
     to_onnx(path, head, dtype="fp16" if half else "fp32")
     back = from_onnx(path)
@@ -237,14 +238,17 @@ def theirs(path, kind, weight, bias):
     else:
         parts[0] = numpy_helper.from_array(np.ascontiguousarray(weight.T), "w")
         both = ["b", "z"] if kind == "b+z" else ["z", "b"]
-        nodes = [helper.make_node("MatMul", ["x", "w"], ["z"]),
-                 helper.make_node("Add", both, ["y"])]  # fmt: skip
+        nodes = [
+            helper.make_node("MatMul", ["x", "w"], ["z"]),
+            helper.make_node("Add", both, ["y"]),
+        ]
     graph = helper.make_graph(
-        nodes, "g",
+        nodes,
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, weight.shape[1]])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, weight.shape[0]])],
         parts,
-    )  # fmt: skip
+    )
     onnx.save(helper.make_model(graph), path)
 
 

@@ -77,8 +77,10 @@ def test_it_says_what_the_parts_say(tmp_path, rng, models, name, pooling, normal
 def test_narrower_weights(tmp_path, rng, models, name, dtype, within):
     model = models[name]
     first, head = parts(model, rng)
-    sizes = {d: fuse(tmp_path / f"{d}.onnx", model, map=first, head=head, dtype=d).size
-             for d in ("fp32", dtype)}  # fmt: skip
+    sizes = {
+        d: fuse(tmp_path / f"{d}.onnx", model, map=first, head=head, dtype=d).size
+        for d in ("fp32", dtype)
+    }
     got = run(tmp_path / f"{dtype}.onnx", model)
     states = extract(model, TEXTS).states
     near(got["states"], states, within)
@@ -269,7 +271,8 @@ def test_the_command(tmp_path, capsys, rng, models):
                  "--with-tokenizer", "--quiet", "--json")  # fmt: skip
     assert set(found["differences"]) == {"states", "mapped", "scores"}
     assert sorted(p.name for p in where.iterdir()) == ["tokenizer.json", "x.onnx"]
-    assert "is another model's" in said("fuse", demo.model_folder("ash"), where / "y.onnx",
-                                        "--with-tokenizer", code=2)  # fmt: skip
+    assert "is another model's" in said(
+        "fuse", demo.model_folder("ash"), where / "y.onnx", "--with-tokenizer", code=2
+    )
     assert "is not an exported model" in said("fuse", where, where / "y.onnx", code=2)
     assert sorted(p.name for p in where.iterdir()) == ["tokenizer.json", "x.onnx"]

@@ -13,12 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linalign_lite.errors import (
-    InputError,
-    MissingExtraError,
-    OutputExistsError,
-    ParityError,
-)
+from linalign_lite.errors import InputError, MissingExtraError, OutputExistsError, ParityError
 from linalign_lite.extraction.model_card import MODEL_FILE, load_card
 from linalign_lite.onnx import graph_edit, model_export, parity, pooling
 from linalign_lite.onnx.model_export import export_model
@@ -280,7 +275,7 @@ def test_pooling_of_sentence_transformers(
         ({"max_position_embeddings": 4096, "model_type": "llama"}, 512, None, 512),
         ({"model_type": "bloom"}, 10**30, None, 2048),
     ],
-)  # fmt: skip
+)
 def test_max_length(
     tmp_path: Path, config: dict[str, Any], limit: int | None, sentence: int | None, want: int
 ) -> None:

@@ -68,9 +68,7 @@ def test_an_int8_export_is_near_and_says_so(both):
     assert {d.domain for d in onnx.load(str(small / "model.onnx")).opset_import} <= {"", "ai.onnx"}
     scales = [t for t in graph.initializer if t.name.endswith("_scale") and t.dims]
     assert {int(t.dims[0]) for t in scales} >= {32, 64}  # one a channel
-    assert sorted(p.name for p in small.iterdir()) == [
-        "card.json", "model.onnx", "tokenizer.json",
-    ]  # fmt: skip
+    assert sorted(p.name for p in small.iterdir()) == ["card.json", "model.onnx", "tokenizer.json"]
 
 
 def test_what_is_too_far_is_refused_and_nothing_left(both, bert, tmp_path, monkeypatch):

@@ -66,10 +66,7 @@ def gemm() -> Made:
         node("Gemm", ["flat", "head", "bias"], "raw", transB=1, alpha=0.5, beta=2.0),
         node("Reshape", ["raw", "full_shape"], "logits"),
     ]
-    shapes = {
-        "flat_shape": np.array([-1, WIDTH]),
-        "full_shape": np.array([1, -1, VOCAB]),
-    }
+    shapes = {"flat_shape": np.array([-1, WIDTH]), "full_shape": np.array([1, -1, VOCAB])}
     return nodes, {"head": WEIGHT, "bias": BIAS, **shapes}
 
 

@@ -30,7 +30,7 @@ from linalign_lite import (
     load_model,
     read_texts,
     train_head,
-)  # fmt: skip
+)
 from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.demo import model_folder
 
@@ -145,8 +145,9 @@ def test_few_texts_and_public_ones_make_a_map_that_serves(states, public, count,
     """More than weighting both alike gave, and more than ridge on either side alone."""
     whole = states(MINILM, "train")
     rows = np.sort(np.random.default_rng(0).permutation(len(whole))[:count])
-    few = [replace(states(n, "train").rows(rows), labels=(), label_ids=None)
-           for n in (MINILM, STORY)]  # fmt: skip
+    few = [
+        replace(states(n, "train").rows(rows), labels=(), label_ids=None) for n in (MINILM, STORY)
+    ]
     head, _ = train_head(states(STORY, "train"), method="logistic", penalty=1e-3)
     test = states(MINILM, "test")
     affine, report = fit_with_few(*public, *few, head=head)

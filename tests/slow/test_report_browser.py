@@ -50,8 +50,10 @@ def browser(tmp_path_factory):
 
 def seen(browser, address, width=1280, scheme="light"):
     """The page, loaded anew in a window so wide, for a reader who prefers a scheme."""
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})  # fmt: skip
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
         "features": [{"name": "prefers-color-scheme", "value": scheme},
                      {"name": "prefers-reduced-motion", "value": "reduce"}]})  # fmt: skip
@@ -64,8 +66,9 @@ def seen(browser, address, width=1280, scheme="light"):
 def requests(browser):
     """Addresses asked for since the page was loaded."""
     events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
-    return [e["params"]["request"]["url"] for e in events
-            if e["method"] == "Network.requestWillBeSent"]  # fmt: skip
+    return [
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    ]
 
 
 def css(browser, script):
@@ -162,7 +165,9 @@ def test_tables_sort_by_click(browser, address):
     button.click()
     assert column(browser, 0) == ["all-MiniLM-L6-v2", "stories260K", "TinyStories-656K"]
     assert (th.get_attribute("aria-sort"), other.get_attribute("aria-sort")) == (
-        "none", "ascending")  # fmt: skip
+        "none",
+        "ascending",
+    )
 
 
 @pytest.mark.parametrize("key", ["ENTER", "SPACE"])
@@ -181,9 +186,11 @@ def test_tables_sort_by_keyboard(browser, address, key):
 
 def test_numbers_sort_as_numbers_and_missing_ones_last(browser, address):
     seen(browser, address)
-    click = ("const t = [...document.querySelectorAll('table')].find(t => t.caption.textContent"
-             ".startsWith('Data sets')); t.tHead.rows[0].cells[3].firstChild.click();"
-             "return [...t.tBodies[0].rows].map(r => r.cells[3].textContent)")  # fmt: skip
+    click = (
+        "const t = [...document.querySelectorAll('table')].find(t => t.caption.textContent"
+        ".startsWith('Data sets')); t.tHead.rows[0].cells[3].firstChild.click();"
+        "return [...t.tBodies[0].rows].map(r => r.cells[3].textContent)"
+    )
     assert browser.execute_script(click) == ["1,000", "1,000", "–", "–"]
     assert browser.execute_script(click) == ["1,000", "1,000", "–", "–"]  # downwards too
 

@@ -301,8 +301,7 @@ def test_a_compressed_member_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as npz:
         npz.writestr("card.npy", card())
         npz.writestr("bias.npy", BIAS)
-        npz.writestr("weight.npy", WEIGHT,
-                         compress_type=zipfile.ZIP_DEFLATED)  # fmt: skip
+        npz.writestr("weight.npy", WEIGHT, compress_type=zipfile.ZIP_DEFLATED)
         npz.writestr("pad.npy", b"\0" * 4096)
     with pytest.raises(FormatError):
         serialization.load_map(path)

@@ -207,9 +207,10 @@ def test_an_upload_that_arrives_short_is_noticed(monkeypatch):
     kind = type(fsspec.filesystem("memory"))
     real = kind.put_file
     monkeypatch.setattr(
-        kind, "put_file",
+        kind,
+        "put_file",
         lambda fs, local, there, **k: (real(fs, local, there, **k), fs.pipe_file(there, b"x"))[0],
-    )  # fmt: skip
+    )
     with (
         pytest.raises(LinalignError, match="did not arrive whole"),
         delivered(Remote("memory://o/x")) as local,
@@ -251,9 +252,10 @@ def test_the_disk_under_a_url_of_fsspec(tmp_path):
 @pytest.mark.parametrize("ending", ["txt", "txt.gz", "jsonl", "csv"])
 def test_texts_are_read_as_from_the_disk(ending, tmp_path):
     body = {
-        "txt": "one\n\ntwo\r\n", "csv": "text,label\none,a\ntwo,b\n",
+        "txt": "one\n\ntwo\r\n",
+        "csv": "text,label\none,a\ntwo,b\n",
         "jsonl": '{"text": "one", "label": "a"}\n{"text": "two", "label": "b"}\n',
-    }[ending.partition(".")[0]].encode()  # fmt: skip
+    }[ending.partition(".")[0]].encode()
     data = gzip.compress(body) if ending.endswith("gz") else body
     (tmp_path / f"t.{ending}").write_bytes(data)
     put(f"memory://t.{ending}", data)
@@ -415,12 +417,14 @@ FINISHED = {
     ),
     "a shard that is empty": (lambda: put("memory://f/00001.states.npz", b""), "the size"),
     "a manifest too large": (
-        lambda: put(f"memory://f/{MANIFEST}", b" " * ((16 << 20) + 1)), "manifest.json is too large"
+        lambda: put(f"memory://f/{MANIFEST}", b" " * ((16 << 20) + 1)),
+        "manifest.json is too large",
     ),
     "no manifest": (
-        lambda: fsspec.filesystem("memory").rm(f"/f/{MANIFEST}"), "is not a folder of states"
+        lambda: fsspec.filesystem("memory").rm(f"/f/{MANIFEST}"),
+        "is not a folder of states",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FINISHED)

@@ -85,7 +85,7 @@ def test_what_is_left_out_has_defaults(tmp_path):
         ("[generation]", "[generations]", "unknown setting: got generations"),
         ("[[data]]", "[data]", "data: not a list"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(tmp_path, old, new, said):
     assert old in WHOLE
     path = tmp_path / "c.toml"
@@ -124,7 +124,7 @@ VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8), x, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 
 
 @given(st.sampled_from(sorted(tomllib.loads(WHOLE))), VALUES)

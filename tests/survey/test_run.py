@@ -48,8 +48,8 @@ def small_config(folder):
 
 def command(*args):
     return subprocess.Popen(
-        [COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +113,19 @@ def test_rows_are_what_the_library_says(done, results):
     affine, report = fit(public["birch"], public["ash"])
     mapped = evaluate(head, test["birch"], affine).accuracy
     (row,) = (
-        r for r in results.classification
+        r
+        for r in results.classification
         if (r.source, r.target, r.data, r.texts, r.objective)
         == ("birch", "ash", "topics", "public", "ridge")
-    )  # fmt: skip
+    )
     assert row.accuracy == mapped.value
     other = next(r.accuracy for r in results.native if (r.model, r.data) == ("birch", "topics"))
     assert row.retention == pytest.approx(mapped.value / min(native.value, other))
     (whole,) = (
-        r for r in results.curves
+        r
+        for r in results.curves
         if (r.source, r.target, r.data, r.kind, r.x) == ("birch", "ash", "topics", "size", 300)
-    )  # fmt: skip
+    )
     assert whole.r2 == pytest.approx(report.held_out_r2, abs=0.02)  # the same texts, shuffled
     curve = [(r.x, r.r2) for r in results.curves
              if (r.source, r.target, r.kind) == ("birch", "ash", "penalty")]  # fmt: skip

@@ -29,8 +29,7 @@ from linalign_lite.core.metrics import error_of_mean
 
 START_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
 FIRST = 3.0  # λ at which starts are compared
-PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4,
-             3e-5, 1e-5)  # fmt: skip
+PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 TRIED = 7  # λ looked at in any case: where the start is of no use, the loss first rises, then falls
 ITERATIONS = 60  # in the search
 WORK, FEWEST_ROWS = 3e8, 512  # multiplications of a pass in the search, rows it has in any case
@@ -155,13 +154,7 @@ def settle(few: Few, best: Trial, iterations: int) -> tuple[AffineMap, Affine, A
 
 
 def _descend(
-    few: Few,
-    side: Side,
-    origin: Affine,
-    at: Affine,
-    penalty: float,
-    most: int,
-    tolerance: float,
+    few: Few, side: Side, origin: Affine, at: Affine, penalty: float, most: int, tolerance: float
 ) -> Affine:
     chart = chart_on(side.axes, origin, penalty)
 

@@ -59,8 +59,7 @@ class Checkpoint:
         arrays, card = load_npz(self._path, KIND, VERSION, _SCHEMA)
         if card.get("job") != key:
             raise FormatError(
-                f"{self._path} belongs to another fit",
-                hint="remove it, or name another file",
+                f"{self._path} belongs to another fit", hint="remove it, or name another file"
             )
         count = len(arrays.get("numbers", ()))
         expected = {"weights": (count, *shape), "biases": (count, shape[0]), "numbers": (count, 4)}

@@ -261,11 +261,7 @@ def _gram(softmax: Softmax, usage: Float64) -> Float64:
 
 
 def divergence(
-    softmax: Softmax,
-    lesson: Lesson,
-    weight: Float64,
-    bias: Float64,
-    begun: Float32 | None = None,
+    softmax: Softmax, lesson: Lesson, weight: Float64, bias: Float64, begun: Float32 | None = None
 ) -> tuple[float, Float64, Float64]:
     """L and its gradient in weight (r, d_source) and bias (r,), ζ = weight·x + bias.
 

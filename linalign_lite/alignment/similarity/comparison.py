@@ -144,8 +144,9 @@ class _Options:
         if not 0 < self.share <= 1:
             raise InputError(
                 "the share of variance is not usable",
-                got=str(self.share), expected="above 0, at most 1",
-            )  # fmt: skip
+                got=str(self.share),
+                expected="above 0, at most 1",
+            )
         for name, most in (("permutations", MAX_PERMUTATIONS), ("seed", None)):
             value = getattr(self, name)
             if value < 0 or (most is not None and value > most):
@@ -155,8 +156,9 @@ class _Options:
             if getattr(self, name) < LEAST:
                 raise InputError(
                     f"{name} is not usable",
-                    got=str(getattr(self, name)), expected=f"{LEAST} or more",
-                )  # fmt: skip
+                    got=str(getattr(self, name)),
+                    expected=f"{LEAST} or more",
+                )
 
     def check_rows(self, n: int) -> None:
         if n < LEAST:

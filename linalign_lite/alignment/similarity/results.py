@@ -64,10 +64,12 @@ class Similarity:
     def swapped(self) -> Similarity:
         """The same with the second model first."""
         return replace(
-            self, first=self.second, second=self.first,
+            self,
+            first=self.second,
+            second=self.first,
             measures={**self.measures, **self.back},
             back={name: self.measures[name] for name in self.back},
-        )  # fmt: skip
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -29,12 +29,7 @@ Progress = Callable[[int], None]
 
 
 def measure_pair(
-    source: HiddenStates,
-    target: HiddenStates,
-    *,
-    folds: int = 5,
-    seed: int = 0,
-    pairing: str = "",
+    source: HiddenStates, target: HiddenStates, *, folds: int = 5, seed: int = 0, pairing: str = ""
 ) -> PairedMoments:
     """Moments of states in memory, row i of both the same text or, paired before, token position.
 

@@ -161,10 +161,7 @@ class StatesFolder:
         """
         if not isinstance(self.folder, Path) or not hasattr(os, "posix_fadvise"):
             return
-        with (
-            contextlib.suppress(InputError, OSError),
-            open_regular(self.folder / shard.file) as f,
-        ):
+        with contextlib.suppress(InputError, OSError), open_regular(self.folder / shard.file) as f:
             size = min(os.fstat(f.fileno()).st_size, self._most_bytes(shard))
             for at in range(0, size, _AHEAD):
                 os.posix_fadvise(f.fileno(), at, _AHEAD, os.POSIX_FADV_WILLNEED)

@@ -137,10 +137,7 @@ def _begin(out: Remote, plan: Plan, names: dict[str, int]) -> Uploads:
 
 
 def _resume(out: Remote, plan: Plan, names: dict[str, int]) -> Uploads:
-    with (
-        fetched(out / UNFINISHED, MAX_MANIFEST) as local,
-        local.open("rb") as f,
-    ):
+    with fetched(out / UNFINISHED, MAX_MANIFEST) as local, local.open("rb") as f:
         require_plan(out, f.readline(), plan)
     known = {UNFINISHED, MANIFEST, *map(shard_name, range(plan.n_shards))}
     for name, size in sorted(names.items()):

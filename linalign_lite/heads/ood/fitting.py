@@ -248,10 +248,7 @@ def _bank(rows: Array) -> Array:
 
 
 def _temperature(
-    value: float | str,
-    method: str,
-    head: Head | None,
-    labelled: tuple[HiddenStates | None, ...],
+    value: float | str, method: str, head: Head | None, labelled: tuple[HiddenStates | None, ...]
 ) -> float:
     if value != "auto":
         return usable_temperature(_number("the temperature", value))

@@ -55,8 +55,7 @@ def compare_detectors(
     """
     if states.label_ids is None or len(np.unique(states.label_ids)) < 3:
         raise InputError(
-            "comparing detectors needs states of three labels or more",
-            hint="name a method instead",
+            "comparing detectors needs states of three labels or more", hint="name a method instead"
         )
     train, judging = _parts(states, validation, seed)
     names = np.array(states.labels)[np.unique(states.label_ids)]

@@ -74,11 +74,15 @@ class Failure:
         better = {texts: r for texts, r in self.by_texts if r >= FAILS}
         few = max(better.get("few", 0.0), better.get("public+few", 0.0))
         if few:
-            return (f"the public texts do not cover this data: with a few of its own texts "
-                    f"{few:.2f} is kept")  # fmt: skip
+            return (
+                f"the public texts do not cover this data: with a few of its own texts "
+                f"{few:.2f} is kept"
+            )
         if "all" in better:
-            return (f"the public texts do not cover this data, and a few of its own are too few: "
-                    f"with all of them {better['all']:.2f} is kept")  # fmt: skip
+            return (
+                f"the public texts do not cover this data, and a few of its own are too few: "
+                f"with all of them {better['all']:.2f} is kept"
+            )
         if self.r2 is not None and self.r2 < UNLIKE:
             return f"the two spaces are unlike: held-out R² on public texts {self.r2:.2f}"
         return "not explained by what was measured"

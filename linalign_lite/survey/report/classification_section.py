@@ -20,9 +20,11 @@ def classification(studio: Studio) -> Html | None:
     if not r.classification and not r.native:
         return None
     parts: list[Child] = [
-        prose("The target's head reads the source's mapped states. Native is a head on its own "
-              "model's states. Intervals: 95 %, bootstrap.")
-    ]  # fmt: skip
+        prose(
+            "The target's head reads the source's mapped states. Native is a head on its own "
+            "model's states. Intervals: 95 %, bootstrap."
+        )
+    ]
     if r.classification:
         parts += [tag("h3", "Native against mapped"), _native_against_mapped(studio)]
     for data in r.data:
@@ -65,15 +67,19 @@ def _native_against_mapped(studio: Studio) -> Html:
     r = studio.results
     panels = [panel for data in names(r.classification, "data") for panel in _dots(studio, data)]
     kinds = sorted(names(r.classification, "texts"), key=lambda t: (*TEXTS, t).index(t))
-    shown = legend([
-        *(join([glyph(OF_TEXTS.get(t, "P"), "ink"), words(t)]) for t in kinds),
-        join([glyph("o", "ink", filled=False), "hollow: ridge"]),
-        join([glyph("o", "ink"), "filled: kl"]),
-        join([stroke("ink", upright=True), "target's native, in the target's colour"]),
-        join([stroke("ink", upright=True, dashed=True), "source's own, in the source's"]),
-    ])  # fmt: skip
-    caption = ("Each line a kind of texts, ridge and kl joined. Kept: the lowest and the highest "
-               "retention of the pair. The numbers stand with each data set below.")  # fmt: skip
+    shown = legend(
+        [
+            *(join([glyph(OF_TEXTS.get(t, "P"), "ink"), words(t)]) for t in kinds),
+            join([glyph("o", "ink", filled=False), "hollow: ridge"]),
+            join([glyph("o", "ink"), "filled: kl"]),
+            join([stroke("ink", upright=True), "target's native, in the target's colour"]),
+            join([stroke("ink", upright=True, dashed=True), "source's own, in the source's"]),
+        ]
+    )
+    caption = (
+        "Each line a kind of texts, ridge and kl joined. Kept: the lowest and the highest "
+        "retention of the pair. The numbers stand with each data set below."
+    )
     return pictures(panels, caption, shown)
 
 
@@ -92,8 +98,10 @@ def _dots(studio: Studio, data: str) -> list[Html]:
     limits = (min(values) - 0.02, max(values) + 0.02)
     panels = []
     for group in groups:
-        strips = [_strip(studio, p, own, [(k, x) for k, x in rows if (x.source, x.target) == p])
-                  for p in group]  # fmt: skip
+        strips = [
+            _strip(studio, p, own, [(k, x) for k, x in rows if (x.source, x.target) == p])
+            for p in group
+        ]
         title = data + (f", into {group[0][1]}" if len(groups) > 1 else "")
         draw = partial(dots, strips, "accuracy", limits, "kept")
         panels.append(studio.panel(draw, title, _told(data, group, rows)))
@@ -121,14 +129,7 @@ def _strip(
                   for n, dashed in ((source, True), (target, False)) if n in own]  # fmt: skip
     kept = [x.retention for _, x in rows]
     said = f"{min(kept):.2f}–{max(kept):.2f}"
-    return Strip(
-        source,
-        target,
-        colour(source),
-        found,
-        tuple(references),
-        said,
-    )
+    return Strip(source, target, colour(source), found, tuple(references), said)
 
 
 def _told(data: str, pairs: list[tuple[str, str]], rows: list[tuple[Recipe, ClassRow]]) -> str:

@@ -46,11 +46,7 @@ def _curves(
 
 
 def _panel(
-    studio: Studio,
-    found: list[tuple[str, Curve]],
-    title: str,
-    alt: str,
-    frame: Frame,
+    studio: Studio, found: list[tuple[str, Curve]], title: str, alt: str, frame: Frame
 ) -> Html:
     look = studio.look
     drawn = [Line(tuple(points), look.colour(n), look.mark(n)) for n, points in found]
@@ -74,9 +70,11 @@ def _penalties(studio: Studio, rows: list[CurveRow]) -> Html:
     body = [(studio.look.pair(c.source, c.target), figure(c.x, 4), figure(c.r2)) for c in rows]
     cut = " Lower values are cut off." if min(c.r2 for c in rows) < low else ""
     return pictures(
-        panels, "Held-out R² on public texts, by source." + cut, studio.look.legend(),
+        panels,
+        "Held-out R² on public texts, by source." + cut,
+        studio.look.legend(),
         behind("R² and penalty", ("pair", "penalty", "held-out R²"), body),
-    )  # fmt: skip
+    )
 
 
 def _sizes(studio: Studio, rows: list[CurveRow]) -> list[Child]:
@@ -109,8 +107,7 @@ def _sizes(studio: Studio, rows: list[CurveRow]) -> list[Child]:
             wanted = Frame("public texts", "accuracy", True, ylim, lines_at)
             if found:
                 panels.append(_panel(studio, found, f"{data}, into {target}", alt, wanted))
-        parts.append(pictures(panels, f"Accuracy on {data} by source.",
-                              studio.look.legend(native)))  # fmt: skip
+        parts.append(pictures(panels, f"Accuracy on {data} by source.", studio.look.legend(native)))
     body = [(studio.look.pair(c.source, c.target), c.data, figure(c.x, 0), figure(c.r2),
              figure(c.accuracy)) for c in rows]  # fmt: skip
     head = ("pair", "data", "public texts", "held-out R²", "accuracy")

@@ -58,8 +58,10 @@ def _agreement(studio: Studio) -> Html:
         for objective in names(r.generation, "objective")
     }
     ends = ends_of(grids.values())
-    panels = [studio.heat(grid, objective, f"Next-token agreement, {objective}", ends)
-              for objective, grid in grids.items()]  # fmt: skip
+    panels = [
+        studio.heat(grid, objective, f"Next-token agreement, {objective}", ends)
+        for objective, grid in grids.items()
+    ]
     return pictures(panels, "Agreement on the next token, by the map's objective.", ends=ends)
 
 
@@ -84,13 +86,16 @@ def _entropy(studio: Studio) -> Html:
     limits = (min(values) - slack, max(values) + slack)
     panel = studio.panel(
         partial(dots, strips, "cross-entropy, nats a token", limits, "lost"),
-        "Cross-entropy", "Best cross-entropy of each pair: " + "; ".join(told) + ".",
-    )  # fmt: skip
-    shown = legend([
-        join([glyph("o", "ink", filled=False), "hollow: ridge"]),
-        join([glyph("o", "ink"), "filled: kl"]),
-        join([stroke("ink", upright=True), "the speaker by itself, in its colour"]),
-    ])  # fmt: skip
+        "Cross-entropy",
+        "Best cross-entropy of each pair: " + "; ".join(told) + ".",
+    )
+    shown = legend(
+        [
+            join([glyph("o", "ink", filled=False), "hollow: ridge"]),
+            join([glyph("o", "ink"), "filled: kl"]),
+            join([stroke("ink", upright=True), "the speaker by itself, in its colour"]),
+        ]
+    )
     return pictures(
         [panel], "Lower is better. Lost: the better map over the speaker by itself.", shown
     )
@@ -138,7 +143,7 @@ def _against(studio: Studio) -> Html | None:
         join([glyph("o", "ink", filled=False), "hollow: ridge"]),
         join([glyph("o", "ink"), "filled: kl"]),
         join([stroke("line", dashed=True, upright=True), f"{GOOD_MATCH}: the paper's good pairs"]),
-    )  # fmt: skip
+    )
     numbers = [
         (look.pair(x.source, x.target), x.objective, figure(exact[x.source, x.target]),
          figure(x.agreement))

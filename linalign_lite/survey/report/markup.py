@@ -76,10 +76,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Row]) -> Html:
     ]
     body = [tag("tr", _cell(row[0], "th"), *(_cell(c, "td") for c in row[1:])) for row in rows]
     inner = tag(
-        "table",
-        tag("caption", caption),
-        tag("thead", tag("tr", *names)),
-        tag("tbody", *body),
+        "table", tag("caption", caption), tag("thead", tag("tr", *names)), tag("tbody", *body)
     )
     return tag("div", inner, class_="scroll", role="region", aria_label=caption)
 
@@ -95,6 +92,8 @@ def _cell(cell: str | Cell, name: str) -> Html:
 def behind(caption: str, head: Sequence[str], rows: Sequence[Row]) -> Html:
     """A table that opens: the numbers behind a picture."""
     return tag(
-        "details", tag("summary", f"The numbers: {caption}"), table(caption, head, rows),
+        "details",
+        tag("summary", f"The numbers: {caption}"),
+        table(caption, head, rows),
         class_="behind",
-    )  # fmt: skip
+    )

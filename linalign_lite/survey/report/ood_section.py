@@ -21,10 +21,12 @@ def out_of_distribution(studio: Studio) -> Html | None:
     if not r.ood:
         return None
     parts: list[Child] = [
-        prose("Which texts are not of the data set? AUROC: how often a text of it scores as more "
-              "usual than one from outside. Pictures show the target's best native detector, on "
-              "its own states and on mapped ones; the tables have all detectors.")
-    ]  # fmt: skip
+        prose(
+            "Which texts are not of the data set? AUROC: how often a text of it scores as more "
+            "usual than one from outside. Pictures show the target's best native detector, on "
+            "its own states and on mapped ones; the tables have all detectors."
+        )
+    ]
     for data in names(r.ood, "data"):
         losses = [x for x in ood_losses(r) if x.mapped.data == data]
         parts.append(tag("h3", data))
@@ -45,19 +47,23 @@ def _heats(studio: Studio, data: str, losses: list[OodLoss]) -> Html:
     }  # fmt: skip
     ends = ends_of(grids.values())
     panels = [
-        studio.heat(grid, f"map from {words(texts)}",
-                    f"AUROC on {data}, map from {words(texts)}", ends)
+        studio.heat(
+            grid, f"map from {words(texts)}", f"AUROC on {data}, map from {words(texts)}", ends
+        )
         for texts, grid in grids.items()
-    ]  # fmt: skip
-    return pictures(panels, f"AUROC on {data}, the better objective of each pair; framed: native.",
-                    ends=ends)  # fmt: skip
+    ]
+    return pictures(
+        panels, f"AUROC on {data}, the better objective of each pair; framed: native.", ends=ends
+    )
 
 
 def _rocs(studio: Studio, data: str, losses: list[OodLoss]) -> list[Html]:
     """Curves, one picture a target, for each kind of texts."""
     look = studio.look
-    legend = look.legend(join([stroke("ink"), "native, thick, in the target's colour"]),
-                         join([stroke("ink", dashed=True), "mapped, in the source's"]))  # fmt: skip
+    legend = look.legend(
+        join([stroke("ink"), "native, thick, in the target's colour"]),
+        join([stroke("ink", dashed=True), "mapped, in the source's"]),
+    )
     made = []
     for texts in dict.fromkeys(x.mapped.texts for x in losses):
         panels = []

@@ -59,16 +59,19 @@ def render(results: Results) -> str:
     nav = tag("nav", tag("ul", *(tag("li", tag("a", name, href=f"#{i}")) for i, name in links)),
               aria_label="Sections")  # fmt: skip
     main = tag("main", *shown.values(), _methods(results, absent), id="main")
-    body = tag("body", tag("a", "To the content", href="#main", class_="skip"),
-               _header(results), nav, main)  # fmt: skip
+    body = tag(
+        "body", tag("a", "To the content", href="#main", class_="skip"), _header(results), nav, main
+    )
     return f"<!doctype html>\n{tag('html', _head(results), body, lang='en')}\n"
 
 
 def _head(results: Results) -> Html:
     script = _file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-              "base-uri 'none'; form-action 'none'")  # fmt: skip
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
     return tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -83,9 +86,11 @@ def _head(results: Results) -> Html:
 
 
 def _header(r: Results) -> Html:
-    facts = (f"{several(len(r.models), 'model')}, {several(len(r.pairs()), 'ordered pair')}, "
-             f"{several(len(r.data), 'data set')}. Maps fitted on {r.public:,} public texts; "
-             f"pooling {r.pooling}, seed {r.seed}, linalign-lite {r.library}.")  # fmt: skip
+    facts = (
+        f"{several(len(r.models), 'model')}, {several(len(r.pairs()), 'ordered pair')}, "
+        f"{several(len(r.data), 'data set')}. Maps fitted on {r.public:,} public texts; "
+        f"pooling {r.pooling}, seed {r.seed}, linalign-lite {r.library}."
+    )
     return tag(
         "header",
         tag("p", "linalign-lite survey", class_="kicker"),

@@ -119,8 +119,10 @@ def _cell(
         ax.fill(corners, sides, facecolor=paint(f"h{k}"), edgecolor="none")
         place = f"t{k}"
         if native:
-            inset = ((x + 4, x + wide - 4, x + wide - 4, x + 4, x + 4),
-                     (y + 4, y + 4, y + tall - 4, y + tall - 4, y + 4))  # fmt: skip
+            inset = (
+                (x + 4, x + wide - 4, x + wide - 4, x + 4, x + 4),
+                (y + 4, y + 4, y + tall - 4, y + tall - 4, y + 4),
+            )
             ax.plot(*inset, color=paint(place), linewidth=1)
     shown = "–" if value is None else number(value, 2)
     ax.text(x + wide / 2, y + tall / 2, shown, ha="center", va="center_baseline", fontsize=13,

@@ -28,10 +28,12 @@ def similarity(studio: Studio) -> Html | None:
     if not r.similarity:
         return None
     parts: list[Child] = [
-        prose("Every measure on the same texts for all pairs. In the tables: what pairs of texts "
-              "shuffled at random give, beside the measure on the same texts as they are paired, "
-              "and how often shuffled pairs look as much alike (p).")
-    ]  # fmt: skip
+        prose(
+            "Every measure on the same texts for all pairs. In the tables: what pairs of texts "
+            "shuffled at random give, beside the measure on the same texts as they are paired, "
+            "and how often shuffled pairs look as much alike (p)."
+        )
+    ]
     for texts in names(r.similarity, "texts"):
         rows = [x for x in r.similarity if x.texts == texts]
         measured = _measured(studio, texts, rows)
@@ -64,9 +66,11 @@ def projections(studio: Studio) -> Html | None:
     if not r.projections:
         return None
     parts: list[Child] = [
-        prose("The two principal axes are the native states'; a thin line joins the two states of "
-              "one text. Words stand at the native centre of their label.")
-    ]  # fmt: skip
+        prose(
+            "The two principal axes are the native states'; a thin line joins the two states of "
+            "one text. Words stand at the native centre of their label."
+        )
+    ]
     for data in names(r.projections, "data"):
         of_data = [p for p in r.projections if p.data == data]
         panels = [_projection(studio, p) for p in of_data]
@@ -108,8 +112,9 @@ def _projection(studio: Studio, p: Projection) -> Html:
     drawn = _sampled(p, MOST_DRAWN)
     native, mapped, _ = zip(*drawn, strict=True)
     colours = (look.colour(p.target), look.colour(p.source))
-    axis_names = tuple(f"axis {i + 1} ({share:.0%} of variance)"
-                       for i, share in enumerate(p.explained))  # fmt: skip
+    axis_names = tuple(
+        f"axis {i + 1} ({share:.0%} of variance)" for i, share in enumerate(p.explained)
+    )
     one, two = _correlations(p)
     alt = (
         f"States of {len(drawn)} texts of {p.data} in the space of {p.target}: native, and mapped "

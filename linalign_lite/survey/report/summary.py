@@ -40,8 +40,9 @@ SHOWN = 12  # failures in the summary; all are in the table
 
 
 def summary(studio: Studio) -> Html:
-    return section("summary", "In short", _tiles(studio), _best(studio), *_kept(studio),
-                   *_failing(studio))  # fmt: skip
+    return section(
+        "summary", "In short", _tiles(studio), _best(studio), *_kept(studio), *_failing(studio)
+    )
 
 
 def participants(studio: Studio) -> Html:
@@ -85,8 +86,10 @@ def _tiles(studio: Studio) -> Html | None:
 
 def _kept_tile(r: Results, texts: str) -> tuple[str, str, str]:
     values = [x for group in retained(r) if group.texts == texts for x in group.retention]
-    said = (f"median retention; {sum(v >= KEPT for v in values)} of {len(values)} pairs and data "
-            f"sets keep {KEPT} or more")  # fmt: skip
+    said = (
+        f"median retention; {sum(v >= KEPT for v in values)} of {len(values)} pairs and data "
+        f"sets keep {KEPT} or more"
+    )
     return f"classification, {words(texts)}", f"{statistics.median(values):.2f}", said
 
 
@@ -106,8 +109,10 @@ def _best(studio: Studio) -> Html | None:
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
     if losses:
         least = min(losses, key=lambda x: (x.lost, x.mapped.source, x.mapped.target))
-        said = (f" on {least.mapped.data}: AUROC {least.mapped.auroc:.3f} where native has "
-                f"{least.native.auroc:.3f} ({least.native.detector}).")  # fmt: skip
+        said = (
+            f" on {least.mapped.data}: AUROC {least.mapped.auroc:.3f} where native has "
+            f"{least.native.auroc:.3f} ({least.native.detector})."
+        )
         items.append(join([tag("b", "out of distribution"), ": ",
                            pair(least.mapped.source, least.mapped.target), said]))  # fmt: skip
     items += [
@@ -149,9 +154,11 @@ def _kept(studio: Studio) -> list[Child]:
         for found in best.values()
         for x in found.values()
     ]  # fmt: skip
-    caption = ("Retention: accuracy with the map over the lower of the two models' native "
-               "accuracies, the better objective of each. Own texts: training texts of the data "
-               "set itself, without their labels.")  # fmt: skip
+    caption = (
+        "Retention: accuracy with the map over the lower of the two models' native "
+        "accuracies, the better objective of each. Own texts: training texts of the data "
+        "set itself, without their labels."
+    )
     head = ("pair", "data", "map fitted on", "objective", "accuracy", "retention")
     return [
         tag("h3", "What maps keep"),

@@ -110,8 +110,9 @@ def test_the_map_is_the_minimum_of_what_is_stated(parts, monkeypatch):
     _, public, few, _ = parts
     monkeypatch.setattr(head_aware, "FINE", 1e-12)
     head = Head(np.random.default_rng(3).normal(size=(20, 12)) / 10, np.zeros(20))
-    affine, report = fit_with_few(*public, *few, head=head, weight=0.5, penalty=0.2,
-                                  iterations=2000)  # fmt: skip
+    affine, report = fit_with_few(
+        *public, *few, head=head, weight=0.5, penalty=0.2, iterations=2000
+    )
     mass = measure(*public).scaled(1 / PUBLIC_ROWS) + measure(*few).scaled(0.5 / FEW_ROWS)
     start, _ = ridge(spectrum(mass), report.start_penalty)
     case = Case(head, *few, teaching=CLASSES)
@@ -164,8 +165,9 @@ def test_weight_0_is_the_public_texts_alone(parts):
 def test_weight_inf_is_the_few_alone_whatever_the_public_texts_are(parts):
     head, public, few, _ = parts
     affine, report = fit_with_few(*public, *few, head=head, weight=FEW)
-    other, again = fit_with_few(*(side[::-1][:100] * 3 for side in public), *few, head=head,
-                                weight="inf")  # fmt: skip
+    other, again = fit_with_few(
+        *(side[::-1][:100] * 3 for side in public), *few, head=head, weight="inf"
+    )
     np.testing.assert_array_equal(affine.weight, other.weight)
     assert report.loss == again.loss
     assert report.public_loss is None
@@ -197,8 +199,9 @@ def test_losses_are_those_of_maps_that_never_saw_the_rows(parts, monkeypatch):
     for k in range(3):
         rest = [side[index != k] for side in few]
         # λ is kept for the number of rows, and the metric is that of all the few
-        affine, _ = fit_with_few(*public, *rest, head=head, weight=1.0, penalty=0.75, folds=2,
-                                 iterations=500)  # fmt: skip
+        affine, _ = fit_with_few(
+            *public, *rest, head=head, weight=1.0, penalty=0.75, folds=2, iterations=500
+        )
         held_out = [side[index == k] for side in few]
         total += loss_of(head, held_out, affine) * (index == k).sum()
     assert report.loss == pytest.approx(total / FEW_ROWS, rel=0.02)
@@ -224,9 +227,10 @@ def test_the_report_says_what_was_tried(parts, fitted, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("relation", "few"), [("same", 9), ("same", 60), ("none", 150)],
+    ("relation", "few"),
+    [("same", 9), ("same", 60), ("none", 150)],
     ids=["few too few", "both of use", "public useless"],
-)  # fmt: skip
+)
 def test_it_is_never_worse_than_the_better_side_alone_by_more_than_noise(relation, few, seed):
     head, public, some, judge = spot_parts(few, seed, relation)
     affine, report = fit_with_few(*public, *some, head=head)

@@ -164,9 +164,10 @@ def error_of(affine, judge):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    ("apart", "n_few"), [(0.0, 10), (0.05, 12), (0.3, 25), (3.0, 100)],
+    ("apart", "n_few"),
+    [(0.0, 10), (0.05, 12), (0.3, 25), (3.0, 100)],
     ids=["the same", "almost", "somewhat", "another"],
-)  # fmt: skip
+)
 def test_it_is_never_worse_than_the_better_side_alone_by_more_than_noise(seed, apart, n_few):
     """From public texts that say all to public texts that say nothing."""
     public, few, judge = two_kinds(seed, apart=apart, n_few=n_few, noise=1.0)
@@ -208,7 +209,7 @@ def test_the_report_says_what_was_tried(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [("public", "better than that of the public texts"), ("few", "better than that of the few")],
-)  # fmt: skip
+)
 def test_a_side_that_is_of_no_use_is_named(kind, words, monkeypatch):
     weights = (PUBLIC, FEW)
     monkeypatch.setattr("linalign_lite.alignment.few_shot.weighting.WEIGHTS", weights)
@@ -256,10 +257,12 @@ def test_spaces_and_texts_go_into_the_map():
     rng = np.random.default_rng(0)
     spaces = Space(12, "a" * 64, "a", "mean"), Space(9, "b" * 64, "b", "mean")
     many, some = (
-        [replace(s, space=p, text_digest=digest)
-         for s, p in zip(aligned_states(rng, n), spaces, strict=True)]
+        [
+            replace(s, space=p, text_digest=digest)
+            for s, p in zip(aligned_states(rng, n), spaces, strict=True)
+        ]
         for n, digest in ((200, "1" * 64), (30, "2" * 64))
-    )  # fmt: skip
+    )
     affine, _ = fit_with_few(*many, *some)
     assert (affine.source, affine.target) == spaces
     assert (affine.card["text_digest"], affine.card["few_text_digest"]) == ("1" * 64, "2" * 64)
@@ -268,8 +271,10 @@ def test_spaces_and_texts_go_into_the_map():
         fit_with_few(*many, some[0], other)
     with pytest.raises(MismatchError, match="few texts' source states are not like the public"):
         fit_with_few(*many, *some[::-1])
-    for sides in ((*many, some[0], replace(some[1], text_digest="3" * 64)),
-                  (many[0], replace(many[1], text_digest="3" * 64), *some)):  # fmt: skip
+    for sides in (
+        (*many, some[0], replace(some[1], text_digest="3" * 64)),
+        (many[0], replace(many[1], text_digest="3" * 64), *some),
+    ):
         with pytest.raises(MismatchError, match="different texts"):
             fit_with_few(*sides)
 

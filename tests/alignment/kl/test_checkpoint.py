@@ -252,9 +252,11 @@ def test_every_truncation_and_every_flipped_byte_is_named(tmp_path):
 
 @given(st.binary(max_size=300))
 @settings(
-    max_examples=60, deadline=None, derandomize=True,
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+)
 def test_any_bytes_at_all_are_named(tmp_path, content):
     path = tmp_path / "c.npz"
     for start in (b"", b"PK\x03\x04"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linalign_lite import (  # fmt: skip
+from linalign_lite import (
     demo,
     evaluate,
     extract,
@@ -76,8 +76,9 @@ def sides(made: Path, kind: str = ".npz"):
 def test_a_classifiers_map(made, here, capsys):
     head = made / "topics.head.npz"
     ran(capsys, "fit", *sides(made), "plain.map.npz")
-    out, err = ran(capsys, "fit", *sides(made), "x.map.npz", "--objective", "kl", "--head", head,
-                   "--json")  # fmt: skip
+    out, err = ran(
+        capsys, "fit", *sides(made), "x.map.npz", "--objective", "kl", "--head", head, "--json"
+    )
     found = json.loads(out)
     assert err == "".join(f"warning: {w}\n" for w in found["warnings"])
     assert set(found) == FIELDS

@@ -128,8 +128,10 @@ def test_the_card_names_the_head_and_the_file_comes_back(fitted, spot, tmp_path)
     assert found.weight.dtype == np.float32
     assert found.card["method"] == "kl"
     assert found.card["head"] == {
-        "digest": digest_of(spot[0]), "outputs": 10, "space": spot[0].space.describe()
-    }  # fmt: skip
+        "digest": digest_of(spot[0]),
+        "outputs": 10,
+        "space": spot[0].space.describe(),
+    }
     for name in ("penalty", "n", "held_out_divergence", "start_agreement", "temperature"):
         assert found.card[name] == getattr(report, name)
     assert "curve" not in found.card

@@ -45,9 +45,11 @@ def folder(
         start = first
         for size in sizes:
             yield HiddenStates(
-                rows(name, start, start + size).astype(dtype), SPACES[name],
-                digest(start, start + size), n_texts=size,
-            )  # fmt: skip
+                rows(name, start, start + size).astype(dtype),
+                SPACES[name],
+                digest(start, start + size),
+                n_texts=size,
+            )
             start += size
 
     return write_shards(path, parts(), text_digest=digest(first, first + sum(sizes)))

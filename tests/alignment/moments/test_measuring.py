@@ -280,8 +280,10 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
         at.mkdir()
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(at), str(shards)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         grown.append(int(done.stdout) / 1024)
     assert grown[1] < 100  # MiB above what writing the folders took

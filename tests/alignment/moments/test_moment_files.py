@@ -73,8 +73,10 @@ def test_the_golden_file_is_read_and_written(tmp_path):
 
 def test_parts_put_together_are_the_whole(tmp_path):
     """Three houses, each with texts of its own; the map is good on all of them."""
-    parts = [measure_pair(pooled("x", n, at), pooled("y", n, at))
-             for at, n in ((0, 100), (100, 60), (160, 140))]  # fmt: skip
+    parts = [
+        measure_pair(pooled("x", n, at), pooled("y", n, at))
+        for at, n in ((0, 100), (100, 60), (160, 140))
+    ]
     for i, part in enumerate(parts):
         save_moments(tmp_path / f"{i}", part)
     together = put_together(load_moments(tmp_path / f"{i}") for i in range(3))

@@ -119,10 +119,11 @@ def test_rows_of_one_text_are_not_taken_for_independent():
         x, y = (
             HiddenStates(
                 rng.normal(size=(40, 3))[texts] + 0.1 * rng.normal(size=(1000, 3)),
-                text_index=texts, char_end=ends,
+                text_index=texts,
+                char_end=ends,
             )
             for _ in range(2)
-        )  # fmt: skip
+        )
         found = compare(x, y, measures=["cka"], permutations=19, seed=seed)
         assert (found["cka"].n, found["cka"].null.n) == (1000, 40)
         p.append(found["cka"].p)

@@ -50,8 +50,10 @@ def test_three_models_in_a_table(made, capsys):
     blocks = out.split("\n\n")
     assert blocks[0] == "300 rows of 3 models"
     assert [b.splitlines()[0] for b in blocks[1:]] == [
-        "ash and birch", "ash and noise", "birch and noise"
-    ]  # fmt: skip
+        "ash and birch",
+        "ash and noise",
+        "birch and noise",
+    ]
     for block in blocks[1:]:
         rows = block.splitlines()[1:]
         assert rows[0].split() == ["value", "rows", "p", "paired", "shuffled", "most", "alike"]

@@ -147,10 +147,11 @@ def test_invertible_maps_change_no_canonical_correlation(seed):
     alone = np.linalg.svd((y - y.mean(axis=0)).T @ (x - x.mean(axis=0)))[2][-1]
     stretch = np.eye(6) + 9 * np.outer(alone, alone)
     found = [
-        figures(*(View("a", s, folds_of(60), s.shape[1], 5, 1.0) for s in pair),
-                ["svcca", "cka"])[0]
+        figures(*(View("a", s, folds_of(60), s.shape[1], 5, 1.0) for s in pair), ["svcca", "cka"])[
+            0
+        ]
         for pair in ((x, y), (x @ skew, y), (x @ stretch, y))
-    ]  # fmt: skip
+    ]
     for other in found[1:]:
         assert other["svcca"] == pytest.approx(found[0]["svcca"], rel=1e-6)
     assert found[2]["cka"] != pytest.approx(found[0]["cka"], rel=1e-3)  # which is no such thing

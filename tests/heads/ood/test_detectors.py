@@ -81,8 +81,9 @@ def test_shrinkage_is_scikit_learns(rng, n):
 
 
 def test_fewer_states_than_dimensions_are_shrunk_not_singular(rng):
-    few = HiddenStates(rng.normal(size=(8, 30)), labels=("a", "b"),
-                       label_ids=np.arange(8, dtype=np.int32) % 2)  # fmt: skip
+    few = HiddenStates(
+        rng.normal(size=(8, 30)), labels=("a", "b"), label_ids=np.arange(8, dtype=np.int32) % 2
+    )
     fitted = fit_detector(few)
     near, far = fitted.scores(few), fitted.scores(rng.normal(size=(20, 30)) * 3)
     assert near.max() < far.min()
@@ -116,8 +117,9 @@ def test_knn_is_scikit_learns(alive, queries, k, monkeypatch):
     )
     mean = alive.states.astype(float).mean(0)
     rows, asked = (np.asarray(a, dtype=float) - mean for a in (alive.states, queries))
-    rows, asked = (a @ white / np.linalg.norm(a @ white, axis=1, keepdims=True)
-                   for a in (rows, asked))  # fmt: skip
+    rows, asked = (
+        a @ white / np.linalg.norm(a @ white, axis=1, keepdims=True) for a in (rows, asked)
+    )
     wanted = NearestNeighbors(n_neighbors=k).fit(rows).kneighbors(asked)[0][:, -1]
     got = fit_detector(alive, method="whitened-knn", k=k).scores(queries)
     np.testing.assert_allclose(got, wanted, atol=1e-6)
@@ -232,8 +234,9 @@ def test_scores_that_overflow_are_an_error_not_infinity(rng):
     far = np.full((1, D), 3e38, dtype=np.float32)
     far[0, -1] = 1.5
     fitted = fit_detector(labelled(rng))
-    huge = Detector(Mahalanobis(fitted.rule.mean, fitted.rule.whitening * 1e150,
-                                fitted.rule.centres), SPACE)  # fmt: skip
+    huge = Detector(
+        Mahalanobis(fitted.rule.mean, fitted.rule.whitening * 1e150, fitted.rule.centres), SPACE
+    )
     with pytest.raises(InputError, match="not finite"):
         huge.scores(far)
 
@@ -308,9 +311,11 @@ def test_classes_without_a_row_and_labels_in_another_order_change_nothing(rng):
     train = labelled(rng)
     order = [3, 1, 4, 0]  # the name in the middle has no row
     renamed = HiddenStates(
-        train.states, SPACE, labels=("b", "e", "x", "a", "c"),
+        train.states,
+        SPACE,
+        labels=("b", "e", "x", "a", "c"),
         label_ids=np.array([order[i] for i in train.label_ids], dtype=np.int32),
-    )  # fmt: skip
+    )
     for method in ("mahalanobis", "relative-mahalanobis", "cosine"):
         a, b = (fit_detector(s, method=method).scores(train) for s in (train, renamed))
         np.testing.assert_allclose(a, b, rtol=1e-9)
@@ -334,8 +339,9 @@ def test_a_detector_without_its_head_reads_scores(rng):
         bare = whole.without_head()
         assert bare.rule.head is None
         assert bare.threshold == whole.threshold
-        np.testing.assert_array_equal(bare.of_scores(head(test.states.astype(float))),
-                                      whole.scores(test))  # fmt: skip
+        np.testing.assert_array_equal(
+            bare.of_scores(head(test.states.astype(float))), whole.scores(test)
+        )
         swapped = tuple(reversed(NAMES))
         assert bare.of_scores(head(test.states), swapped).shape == (60,)
         with pytest.raises(InputError, match="reads scores, not states"):
@@ -399,8 +405,9 @@ def test_vim_refuses_a_head_whose_scores_are_below_zero(rng):
 
 
 def test_states_that_are_all_the_same_are_named():
-    same = HiddenStates(np.ones((30, 3)), labels=("a", "b"),
-                        label_ids=np.arange(30, dtype=np.int32) % 2)  # fmt: skip
+    same = HiddenStates(
+        np.ones((30, 3)), labels=("a", "b"), label_ids=np.arange(30, dtype=np.int32) % 2
+    )
     for method in ("mahalanobis", "cosine", "whitened-knn"):
         with pytest.raises(InputError, match="do not vary"):
             fit_detector(same, method=method)

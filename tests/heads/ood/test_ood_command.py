@@ -54,7 +54,7 @@ def made(tmp_path_factory) -> Path:
         folder / "topics.head.npz",
         train_head(load_states(folder / "ash.train.npz"), method="logistic", penalty=1e-2)[0],
     )
-    return folder  # fmt: skip
+    return folder
 
 
 @pytest.fixture
@@ -72,8 +72,9 @@ def test_fit_score_evaluate(made, here):
     test, strange = (load_states(made / f"ash.{x}.npz") for x in ("test", "strange"))
     lines = run("ood", "score", "d.npz", made / "ash.strange.npz").stdout.splitlines()
     assert len(lines) == len(STRANGE)
-    np.testing.assert_allclose([float(x.split()[0]) for x in lines], fitted.scores(strange),
-                               rtol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        [float(x.split()[0]) for x in lines], fitted.scores(strange), rtol=1e-5
+    )
     said = [x.split()[1] == "out" for x in lines]
     np.testing.assert_array_equal(said, fitted.outlying(strange))
     as_json = json.loads(run("ood", "score", "d.npz", made / "ash.strange.npz", "--json").stdout)
@@ -119,8 +120,9 @@ def test_a_threshold_is_set_anew_for_mapped_states(made, here):
     mapped = after.scores(load_states(made / "birch.test.npz"), load_map(made / "b-to-a.map.npz"))
     assert after.threshold == before.with_threshold(mapped, 0.9).threshold
     assert after.tpr == 0.9
-    lines = run("ood", "score", "b.npz", made / "birch.test.npz", "--map",
-                made / "b-to-a.map.npz").stdout.splitlines()  # fmt: skip
+    lines = run(
+        "ood", "score", "b.npz", made / "birch.test.npz", "--map", made / "b-to-a.map.npz"
+    ).stdout.splitlines()
     assert 0.9 <= np.mean([x.endswith("in") for x in lines]) <= 0.93
     found = json.loads(run("ood", "evaluate", "b.npz", made / "birch.test.npz",
         made / "birch.strange.npz", "--map", made / "b-to-a.map.npz", "--json").stdout)  # fmt: skip

@@ -61,8 +61,9 @@ def test_a_page_asks_and_the_provider_scores(browser, served, topics, downloads,
     browser.get(f"{address}?artefact=headless")
     assert until(browser, "ready", "failed")[0] == "ready"
     assert not browser.find_element("id", "score").is_enabled()
-    browser.execute_script("document.getElementById('texts').value = arguments[0]",
-                           "\n".join(texts))  # fmt: skip
+    browser.execute_script(
+        "document.getElementById('texts').value = arguments[0]", "\n".join(texts)
+    )
     browser.execute_script("document.getElementById('elsewhere').open = true")
     browser.find_element("id", "encrypt").click()
     state, said = until(browser, "encrypted", "failed")
@@ -162,8 +163,9 @@ def ask(page, states, space=None) -> Query:
 
 
 def read(page, response: bytes):
-    return page("return await window.asker.decrypt(into(args[0]))",
-                base64.b64encode(response).decode())  # fmt: skip
+    return page(
+        "return await window.asker.decrypt(into(args[0]))", base64.b64encode(response).decode()
+    )
 
 
 def head_of(dim, classes, seed=0, **options):

@@ -82,8 +82,9 @@ def test_the_page_gives_the_scores_of_python(browser, served, topics, dtype, wit
     want = artefact(folder / dtype, topics, dtype=dtype)
     browser.get(f"{address}?artefact={dtype}")
     assert until(browser, "ready", "failed")[0] == "ready"
-    browser.execute_script("document.getElementById('texts').value = arguments[0]",
-                           "\n".join(topics[3]))  # fmt: skip
+    browser.execute_script(
+        "document.getElementById('texts').value = arguments[0]", "\n".join(topics[3])
+    )
     browser.find_element("id", "score").click()
     state, said = until(browser, "done", "failed")
     assert (state, said[:9]) == ("done", "200 texts")
@@ -91,8 +92,9 @@ def test_the_page_gives_the_scores_of_python(browser, served, topics, dtype, wit
         "return [...document.querySelector('#scores').tBodies[0].rows].map(r => "
         "[...r.cells].slice(1).map(c => Number(c.textContent)))"
     )
-    assert np.abs(np.array(cells) - want).max() <= within * (1 if dtype == "fp32" else
-                                                              np.abs(want).max())  # fmt: skip
+    assert np.abs(np.array(cells) - want).max() <= within * (
+        1 if dtype == "fp32" else np.abs(want).max()
+    )
     best = browser.execute_script(
         "return [...document.querySelectorAll('td.best')].map(c => c.cellIndex - 1)"
     )

@@ -344,8 +344,10 @@ def main() -> int:
             table(rows) + f"\n\n{options.engine}, {seconds:.0f} s, {options.jobs} processes\n"
         )
         for name, key, kept in found:
-            sys.stdout.write(f"\n{name}: {key}\n  {kept['count']} inputs, the smallest: "
-                             f"{options.out / kept['file']}\n  {kept['detail']}\n")  # fmt: skip
+            sys.stdout.write(
+                f"\n{name}: {key}\n  {kept['count']} inputs, the smallest: "
+                f"{options.out / kept['file']}\n  {kept['detail']}\n"
+            )
     return 1 if found else 0
 
 

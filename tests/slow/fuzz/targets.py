@@ -104,10 +104,11 @@ def states_seeds() -> list[bytes]:
     tokens = dataclasses.replace(SPACE, pooling="tokens")
     return _saved(
         HiddenStates(values, SPACE, digest, 4, 1, 16, ("no", "yes", "é"), label_ids=rows),
-        HiddenStates(values.astype(np.float16), tokens, digest, 3, 0, 16, text_index=rows,
-            char_end=rows + 1),
+        HiddenStates(
+            values.astype(np.float16), tokens, digest, 3, 0, 16, text_index=rows, char_end=rows + 1
+        ),
         HiddenStates(values),
-    )  # fmt: skip
+    )
 
 
 def map_seeds() -> list[bytes]:
@@ -142,10 +143,12 @@ def ood_seeds() -> list[bytes]:
         rules_module.VirtualLogit(dataclasses.replace(head, labels=()), mean, eye[:1], 0.5),
     )
     labels = [rule.method in {"energy", "msp"} for rule in rules]
-    return _saved(*(
-        Detector(rule, SPACE, 0.5, 0.95, ("no", "yes") if named else (), {"n": 4})
-        for rule, named in zip(rules, labels, strict=True)
-    ))  # fmt: skip
+    return _saved(
+        *(
+            Detector(rule, SPACE, 0.5, 0.95, ("no", "yes") if named else (), {"n": 4})
+            for rule, named in zip(rules, labels, strict=True)
+        )
+    )
 
 
 @functools.cache
@@ -230,20 +233,23 @@ def _model_files(folder: Path) -> None:
 
 _LINES = {
     "txt": ["The cat sat.\nOn the mat.\n\n  \nÉté, 🦊\r\nlast", "one\n"],
-    "jsonl": ['{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
-        '{"text": "a"}\n\n{"text": "é", "other": [1]}'],
-    "csv": ["text,label\na,x\n\"b, and\nc\",y\n", "id,text\n1,\"say \"\"hi\"\"\"\n2,b\n"],
-}  # fmt: skip
+    "jsonl": [
+        '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
+        '{"text": "a"}\n\n{"text": "é", "other": [1]}',
+    ],
+    "csv": ['text,label\na,x\n"b, and\nc",y\n', 'id,text\n1,"say ""hi"""\n2,b\n'],
+}
 
 
 def _info_seeds(kind: Kind) -> list[bytes]:
     """A description with what the header around it says, as one JSON object."""
     infos = [x.info for x in (_queries() if kind is Kind.QUERY else _responses())]
     return [
-        json.dumps({"meta": dict(h.meta), "n": h.n_records, "size": h.record_size,
-            "set": h.parameters.id}).encode()
+        json.dumps(
+            {"meta": dict(h.meta), "n": h.n_records, "size": h.record_size, "set": h.parameters.id}
+        ).encode()
         for h in (info.header() for info in infos)
-    ]  # fmt: skip
+    ]
 
 
 def budget_seeds() -> list[bytes]:

@@ -53,8 +53,9 @@ def alone():
 def wheels(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheels") / "wheels"
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, f"{ROOT}[bundle]", "-w", str(folder)],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [*pip, f"{ROOT}[bundle]", "-w", str(folder)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         (pytest.fail if REQUIRED else pytest.skip)(
             f"no wheelhouse without pip's network: {done.stderr.strip().splitlines()[-1][:200]}"

@@ -105,8 +105,9 @@ def read_model(path: Path, work: Path) -> Any:
 
 def read_folder(path: Path, work: Path) -> Any:
     folder = open_states(path)
-    whole = plain({f.name: getattr(folder, f.name) for f in dataclasses.fields(folder)
-                   if f.name != "folder"})  # fmt: skip
+    whole = plain(
+        {f.name: getattr(folder, f.name) for f in dataclasses.fields(folder) if f.name != "folder"}
+    )
     return {"manifest": whole, "shards": [plain(part) for part in folder]}
 
 
@@ -168,12 +169,14 @@ def read_header(path: Path, work: Path) -> Any:
     """A query's header alone, as a file of which the records are left out."""
     raw = bytes.fromhex(path.read_text())
     empty = raw + b"".join(
-        wire.seal_record(raw[-wire.DIGEST:], i, bytes(47680)).payload
-        + wire.seal_record(raw[-wire.DIGEST:], i, bytes(47680)).digest for i in range(3)
-    )  # fmt: skip
+        wire.seal_record(raw[-wire.DIGEST :], i, bytes(47680)).payload
+        + wire.seal_record(raw[-wire.DIGEST :], i, bytes(47680)).digest
+        for i in range(3)
+    )
     with wire.reading(empty, wire.Kind.QUERY) as reader:
-        return plain({**vars(reader.header.parameters), **reader.header.meta,
-                      "key": reader.header.key})  # fmt: skip
+        return plain(
+            {**vars(reader.header.parameters), **reader.header.meta, "key": reader.header.key}
+        )
 
 
 def read_budget(path: Path, work: Path) -> Any:

@@ -133,8 +133,9 @@ def _curves(rng, pairs, native):
         top = 0.33 if PALE in {source, target} else 0.48
         for x in np.logspace(-5, 3, 17):
             fall = 0.05 * (math.log10(x) + 1) ** 2 * 0.35
-            yield rows.CurveRow(source, target, "", "penalty", float(f"{x:.4g}"),
-                                round(top - fall, 4))  # fmt: skip
+            yield rows.CurveRow(
+                source, target, "", "penalty", float(f"{x:.4g}"), round(top - fall, 4)
+            )
         for data in LABELS:
             bound = min(own[source, data], own[target, data]) * COVERED[data]
             for n in (250, 500, 1000, 2500, 5000, 10000, 20000):
@@ -159,8 +160,9 @@ def _generation():
         (SMALL, TINY, ((0.165, 0.41, 4.20), (0.331, 0.58, 3.26), 2.16)),
     ):
         for objective, (agreement, top5, nats) in zip(("ridge", "kl"), figures[:2], strict=True):
-            yield rows.GenerationRow(source, target, objective, agreement, top5, nats,
-                                     figures[2], 18211)  # fmt: skip
+            yield rows.GenerationRow(
+                source, target, objective, agreement, top5, nats, figures[2], 18211
+            )
 
 
 def _projections(rng, pairs):

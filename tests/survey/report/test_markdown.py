@@ -77,8 +77,9 @@ def test_what_was_not_surveyed_has_no_section():
     models = tuple(ModelRow(n, "", "", "embed", 1, 1, 1) for n in "ab")
     text = to_markdown(Results("t", "1", 0, "mean", 0, models))
     assert [line for line in text.splitlines() if line.startswith("#")] == [
-        "# t", "## Models and data",
-    ]  # fmt: skip
+        "# t",
+        "## Models and data",
+    ]
 
 
 def test_results_that_do_not_hang_together_are_refused():
@@ -88,8 +89,10 @@ def test_results_that_do_not_hang_together_are_refused():
 
 
 def test_markdown_needs_no_matplotlib():
-    code = ("import sys; sys.modules['matplotlib'] = None; from made import made_results; "
-            "from linalign_lite import to_markdown; to_markdown(made_results())")  # fmt: skip
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from made import made_results; "
+        "from linalign_lite import to_markdown; to_markdown(made_results())"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "tests" / "report")
 
 

@@ -124,8 +124,10 @@ def test_the_policy_allows_the_one_script_and_no_more(page):
     (policy,) = [e["content"] for e in page.all("meta") if "http-equiv" in e]
     (script,) = page.all("script")
     digest = base64.b64encode(hashlib.sha256(script["text"].encode()).digest()).decode()
-    assert policy == (f"default-src 'none'; style-src 'unsafe-inline'; script-src "
-                      f"'sha256-{digest}'; base-uri 'none'; form-action 'none'")  # fmt: skip
+    assert policy == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src "
+        f"'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
 
 
 def test_every_picture_has_words_with_numbers(page):
@@ -208,8 +210,9 @@ def _renamed(value, names):
         return value
     rows = []
     for row in value:
-        changes = {f: names[getattr(row, f)] for f in ("source", "target", "model")
-                   if hasattr(row, f)}  # fmt: skip
+        changes = {
+            f: names[getattr(row, f)] for f in ("source", "target", "model") if hasattr(row, f)
+        }
         if isinstance(row, ModelRow):
             changes = {"name": names[row.name], "digest": "<u>", "architecture": EVIL}
         for f in ("data", "texts"):
@@ -267,8 +270,10 @@ def test_many_models_are_drawn_up_to_a_limit(monkeypatch):
     models = tuple(dataclasses.replace(small.models[0], name=n) for n in names)
     rows = tuple(
         dataclasses.replace(small.classification[0], source=a, target=b)
-        for a in names for b in names if a != b
-    )  # fmt: skip
+        for a in names
+        for b in names
+        if a != b
+    )
     many = Results("t", "1", 0, "mean", 0, models, small.data, classification=rows)
     page = Page(render(many))
     drawn = [e for e in page.all("svg") if e.get("class") == "pic"]
@@ -392,8 +397,7 @@ def test_the_command_writes_a_page_and_tables(here, capsys):
     assert (here / "r.html").read_text(encoding="utf-8") == render(small_results())
     assert (here / "r.md").read_text(encoding="utf-8").startswith("# Two")
     assert main(["report", "results.json", "--markdown", "only.md"]) == 0
-    assert sorted(p.name for p in here.iterdir()) == [
-        "only.md", "r.html", "r.md", "results.json"]  # fmt: skip
+    assert sorted(p.name for p in here.iterdir()) == ["only.md", "r.html", "r.md", "results.json"]
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,245 @@
-"""Read JSON documents strictly: finite numbers only, and exactly the fields of a data class."""
+"""Read JSON documents strictly: finite numbers, exactly the fields of a data class, checked values.
+
+A document from outside goes through three steps. `read_document` parses bytes and checks format,
+version and seal; `parse` turns the fields into a data class whose annotations state what is
+allowed; `format_errors` turns whatever either finds wrong into one FormatError that names the file.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, Protocol
 
-from linalign_lite.errors import InputError
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.storage.hashing import seal_of
 
-MAX_NAME = 256
+MAX_TEXT = 256  # characters of a string without a `Text` of its own
+MAX_NUMBER = 1e300  # magnitude of a number without a `Range` of its own
+
+
+class Check(Protocol):
+    """What an annotation `Annotated[type, check]` demands of a value of that type."""
+
+    @property
+    def expected(self) -> str:
+        """The demand in words, for messages."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether the value meets the demand."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number from ``low`` to ``high``, both included."""
+
+    low: float
+    high: float
+
+    @property
+    def expected(self) -> str:
+        return f"{self.low} to {self.high}"
+
+    def allows(self, value: Any) -> bool:
+        return bool(self.low <= value <= self.high)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string of ``least`` to ``most`` characters, all printable, that matches ``pattern``."""
+
+    most: int = MAX_TEXT
+    least: int = 0
+    pattern: str = ""
+
+    @property
+    def expected(self) -> str:
+        named = f" that match {self.pattern}" if self.pattern else ""
+        return f"{self.least} to {self.most} printable characters{named}"
+
+    def allows(self, value: Any) -> bool:
+        fits = self.least <= len(value) <= self.most and (not value or value.isprintable())
+        return fits and (not self.pattern or re.fullmatch(self.pattern, value) is not None)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A list or an object of ``least`` to ``most`` entries, counted before any is parsed."""
+
+    most: int
+    least: int = 0
+
+    @property
+    def expected(self) -> str:
+        return f"{self.least} to {self.most} entries"
+
+    def allows(self, value: Any) -> bool:
+        return self.least <= len(value) <= self.most
+
+
+Sha256 = Annotated[str, Text(most=64, least=64, pattern="[0-9a-f]{64}")]
+_DEFAULTS: dict[type, Check] = {
+    str: Text(),
+    int: Range(-MAX_NUMBER, MAX_NUMBER),
+    float: Range(-MAX_NUMBER, MAX_NUMBER),
+}
+
+
+@contextlib.contextmanager
+def format_errors(path: object, what: str, *, hint: str = "") -> Iterator[None]:
+    """Raise a FormatError that names ``path`` for whatever the block finds wrong with a file.
+
+    what: the kind of file, for messages ("model card"). A FormatError passes as it is.
+    """
+    try:
+        yield
+    except FormatError:
+        raise
+    except InputError as e:
+        raise FormatError(f"{path}: {e}", hint=hint) from e
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as e:
+        raise FormatError(f"{path} is not a usable {what}", got=type(e).__name__, hint=hint) from e
+
+
+def read_document(
+    raw: bytes, path: object, what: str, *, kind: str, version: int, sealed: bool = False
+) -> dict[str, Any]:
+    """The fields of a JSON document, without ``format``, ``version`` and ``seal``.
+
+    kind: its "format"; version: the newest that is read. With ``sealed``, "seal" must be the digest
+    of all other fields. Raises FormatError naming ``path`` and ``what`` the file should be.
+    """
+    with format_errors(path, what):
+        fields = strict_json(raw)
+        if not isinstance(fields, dict) or fields.get("format") != kind:
+            raise FormatError(f"{path} is not a {what}", expected=f"format {kind}")
+        found = fields.get("version")
+        if type(found) is not int or not 1 <= found <= version:
+            raise FormatError(
+                f"{path}: unknown version", got=str(found)[:20], expected=f"1 to {version}"
+            )
+        if sealed and fields.pop("seal", None) != seal_of(fields):
+            raise FormatError(
+                f"{path} does not agree with its own digest",
+                hint="the file may be altered; make or copy it again",
+            )
+    return {name: value for name, value in fields.items() if name not in {"format", "version"}}
 
 
 def strict_json(raw: bytes) -> Any:
     """JSON without NaN or infinities (1e999). ValueError or RecursionError if it is not."""
     return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
+
+
+def parse(kind: Any, raw: Any, where: str = "it") -> Any:
+    """``raw`` (from JSON or TOML) as ``kind``, checked; raises InputError that names the place.
+
+    kind: a data class (all its fields, no others; those with a default may be missing), bool, int,
+    float, str, Any, `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]`, `X | None`, `Literal[...]`,
+    or `Annotated[X, check, ...]` of these. A number or string without a check has a largest size.
+    """
+    return _parse(kind, raw, where, ())
+
+
+def _parse(kind: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> Any:
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _parse(inside[0], raw, where, inside[1:])
+    if origin in {types.UnionType, typing.Union}:  # something or null
+        return None if raw is None else _parse(inside[0], raw, where, checks)
+    if dataclasses.is_dataclass(kind):
+        return _fields(kind, raw, where)
+    collection = _COLLECTIONS.get(origin or kind)
+    if collection is not None:
+        return collection(inside, raw, where, checks)
+    return _plain(kind, raw, where, checks)
+
+
+def _literal(values: Any, raw: Any, where: str, _: tuple[Check, ...]) -> Any:
+    if not any(raw == value and type(raw) is type(value) for value in values):
+        raise InputError(
+            f"{where} is unknown", got=str(raw)[:40], expected=", ".join(map(str, values))
+        )
+    return raw
+
+
+def _fields(kind: Any, raw: Any, where: str) -> Any:
+    hints = _hints(kind)
+    needed = {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if not isinstance(raw, dict):
+        raise InputError(
+            f"{where} does not have the fields of a {kind.__name__}", got=type(raw).__name__
+        )
+    if not needed <= set(raw) <= set(hints):
+        wrong = sorted(str(name) for name in set(raw) - set(hints))
+        raise InputError(
+            f"{where} does not have the fields of a {kind.__name__}",
+            got=", ".join(wrong or sorted(needed - set(raw)))[:80],
+            expected=", ".join(hints)[:200],
+        )
+    return kind(**{name: parse(hints[name], v, f"{where}.{name}") for name, v in raw.items()})
+
+
+def _tuple(inside: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> tuple[Any, ...]:
+    if not isinstance(raw, list):
+        raise InputError(f"{where} is not a list", got=type(raw).__name__)
+    _require(raw, where, checks)
+    kinds = [inside[0]] * len(raw) if inside[-1] is Ellipsis else list(inside)
+    if len(kinds) != len(raw):
+        raise InputError(f"{where} has another length", got=str(len(raw)), expected=str(len(kinds)))
+    pairs = zip(kinds, raw, strict=True)
+    return tuple(parse(k, value, f"{where}[{i}]") for i, (k, value) in enumerate(pairs))
+
+
+def _mapping(inside: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise InputError(f"{where} is not an object", got=type(raw).__name__)
+    _require(raw, where, checks)
+    if not inside:
+        return raw
+    return {
+        parse(inside[0], name, f"a name in {where}"): parse(inside[1], value, f"{where}.{name}")
+        for name, value in raw.items()
+    }
+
+
+def _plain(kind: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> Any:
+    if kind is Any:
+        return raw
+    whole_as_float = kind is float and type(raw) is int
+    finite = type(raw) is not float or math.isfinite(raw)
+    if not finite or (type(raw) is not kind and not whole_as_float):
+        raise InputError(f"{where} is not usable", got=type(raw).__name__, expected=kind.__name__)
+    default = _DEFAULTS.get(kind)
+    _require(raw, where, checks or ((default,) if default else ()))
+    return float(raw) if whole_as_float else raw
+
+
+def _require(value: Any, where: str, checks: tuple[Check, ...]) -> None:
+    for check in checks:
+        if not check.allows(value):
+            got = str(value) if type(value) in {int, float} else f"{len(value)} long"
+            raise InputError(f"{where} is not usable", got=got[:40], expected=check.expected)
+
+
+_COLLECTIONS = {Literal: _literal, tuple: _tuple, dict: _mapping, Mapping: _mapping}
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _finite(text: str) -> float:
@@ -29,47 +251,3 @@ def _finite(text: str) -> float:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-def parse(kind: Any, raw: Any, where: str = "results") -> Any:
-    """``raw`` (from JSON) as ``kind``: a row class, a tuple of such, or a plain value.
-
-    Raises InputError that names the place.
-    """
-    if dataclasses.is_dataclass(kind):
-        return _row(kind, raw, where)
-    origin, inside = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(raw, list):
-            raise InputError(f"{where} is not a list", got=type(raw).__name__)
-        kinds = [inside[0]] * len(raw) if inside[-1] is Ellipsis else list(inside)
-        if len(kinds) != len(raw):
-            raise InputError(f"{where} has another length", got=str(len(raw)))
-        return tuple(parse(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, raw)))  # noqa: B905
-    if origin is types.UnionType:  # something or null
-        return None if raw is None else parse(inside[0], raw, where)
-    return _plain(kind, raw, where)
-
-
-def _row(kind: Any, raw: Any, where: str) -> Any:
-    hints = _hints(kind)
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
-    if not isinstance(raw, dict) or not needed <= set(raw) <= set(hints):
-        raise InputError(f"{where} does not have the fields of a {kind.__name__}")
-    return kind(**{name: parse(hints[name], v, f"{where}.{name}") for name, v in raw.items()})
-
-
-def _plain(kind: Any, raw: Any, where: str) -> Any:
-    usable = type(raw) is kind or (kind is float and type(raw) is int)
-    if usable and kind is str:
-        usable = len(raw) <= MAX_NAME and (not raw or raw.isprintable())
-    if usable and kind in {int, float}:
-        usable = abs(raw) < 1e300 and math.isfinite(raw)
-    if not usable:
-        raise InputError(f"{where} is not usable", got=type(raw).__name__, expected=kind.__name__)
-    return float(raw) if kind is float else raw
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)

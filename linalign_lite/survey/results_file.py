@@ -42,7 +42,7 @@ def load_results(path: PathLike) -> Results:
                           got=str(whole.get("version"))[:20], expected=str(VERSION))  # fmt: skip
     body = {k: v for k, v in whole.items() if k not in {"format", "version"}}
     try:
-        results: Results = parse(Results, body)
+        results: Results = parse(Results, body, "results")
         check_results(results)
     except InputError as e:
         raise FormatError(f"{path}: {e}") from e

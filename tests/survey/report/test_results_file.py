@@ -14,7 +14,7 @@ from support import ROOT
 
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.survey import results as rows
-from linalign_lite.survey import validation
+from linalign_lite.survey import results_file, validation
 from linalign_lite.survey.results import Results
 from linalign_lite.survey.results_file import load_results, save_results
 from linalign_lite.survey.validation import KEYS, check_results
@@ -131,7 +131,7 @@ def test_numbers_that_are_none_are_refused(tmp_path, text):
 def test_a_file_that_is_too_large_is_not_parsed(tmp_path):
     path = tmp_path / "x.json"
     with path.open("wb") as f:
-        f.truncate(rows.MAX_BYTES + 1)
+        f.truncate(results_file.MAX_BYTES + 1)
     with pytest.raises(FormatError, match="too large"):
         load_results(path)
     with pytest.raises(InputError, match="a folder"):

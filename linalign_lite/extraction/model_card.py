@@ -22,7 +22,9 @@ VERSION = 1
 MODEL_FILE, DATA_FILE, TOKENIZER_FILE = "model.onnx", "model.onnx_data", "tokenizer.json"
 HEAD_FILE, CARD_FILE = "token_head.head.npz", "card.json"
 DIGESTED = (MODEL_FILE, DATA_FILE, TOKENIZER_FILE)
-DTYPES = ("fp32", "fp16", "int8")
+DTYPES = ("fp32", "fp16", "int8")  # of stored weights
+LAST_HIDDEN_STATE = "last_hidden_state"  # the graph's output: (batch, length, hidden_size)
+PAST, PRESENT = "past_key_values.", "present."  # prefixes of KV-cache inputs and outputs
 _MAX_CARD = 1 << 20
 
 

@@ -19,6 +19,7 @@ from linalign_lite.errors import FormatError, InputError, LinalignError
 from linalign_lite.extraction.model_card import (
     DIGESTED,
     HEAD_FILE,
+    LAST_HIDDEN_STATE,
     MODEL_FILE,
     TOKENIZER_FILE,
     ModelCard,
@@ -28,7 +29,6 @@ from linalign_lite.extraction.tokenizer import load_tokenizer, read_ends
 
 Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)
-OUTPUT = "last_hidden_state"
 MAX_THREADS = 256
 MANY = 4  # batches a thread from which on each is left to one thread
 DOUBLED = 512 << 20  # bytes of a graph that may be in memory twice
@@ -130,7 +130,7 @@ class Model:
 
     def _run(self, session: Any, ids: Int64, mask: Int64) -> Array:
         try:
-            states: Array = session.run([OUTPUT], self._feeds(ids, mask))[0]
+            states: Array = session.run([LAST_HIDDEN_STATE], self._feeds(ids, mask))[0]
         except Exception as e:  # onnxruntime's errors share no other base
             raise LinalignError(
                 f"{self.folder} fails on a batch of {ids.shape[0]} texts of {ids.shape[1]} tokens",
@@ -214,15 +214,17 @@ def _check_graph(
 ) -> None:
     known = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
     known |= {p.name for p in card.past}
-    if OUTPUT not in outputs or not {"input_ids", "attention_mask"} <= inputs <= known:
+    if LAST_HIDDEN_STATE not in outputs or not {"input_ids", "attention_mask"} <= inputs <= known:
         raise FormatError(
             f"{folder / MODEL_FILE} does not have the inputs and outputs of an exported model",
             got=f"inputs {', '.join(sorted(inputs))[:200]}",
-            expected=f"input_ids, attention_mask and an output {OUTPUT}",
+            expected=f"input_ids, attention_mask and an output {LAST_HIDDEN_STATE}",
         )
-    if outputs[OUTPUT][-1] != card.hidden_size and isinstance(outputs[OUTPUT][-1], int):
+    if outputs[LAST_HIDDEN_STATE][-1] != card.hidden_size and isinstance(
+        outputs[LAST_HIDDEN_STATE][-1], int
+    ):
         raise FormatError(
             f"{folder / MODEL_FILE} does not have the width that its card says",
-            got=str(outputs[OUTPUT][-1]),
+            got=str(outputs[LAST_HIDDEN_STATE][-1]),
             expected=str(card.hidden_size),
         )

@@ -10,9 +10,8 @@ import numpy as np
 
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.extraction.model_card import PastTensor
+from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT, PastTensor
 from linalign_lite.onnx import graph_edit
-from linalign_lite.onnx.graph_edit import PAST, PRESENT, STATES
 from linalign_lite.onnx.token_head import read_tail
 
 LOGITS = "logits"
@@ -54,7 +53,7 @@ def cut_graph(model: Any, config: Mapping[str, Any]) -> Cut:
         width = (graph_edit.shape(outputs[result]) or [None])[-1] or _width(config)
     _expose(graph, state, cast=head is not None and graph_edit.computes_narrow(model))
     dims = ["batch_size", "sequence_length", width]
-    kept.insert(0, helper.make_tensor_value_info(STATES, kind, dims))
+    kept.insert(0, helper.make_tensor_value_info(LAST_HIDDEN_STATE, kind, dims))
     del graph.output[:]
     graph.output.extend(kept)
     graph_edit.prune(model)
@@ -70,13 +69,13 @@ def cut_graph(model: Any, config: Mapping[str, Any]) -> Cut:
 def final_output(graph: Any) -> str:
     """`logits` for a causal LM, else the output that holds the final hidden states."""
     names = [value.name for value in graph.output]
-    for name in (LOGITS, STATES, *_SYNONYMS):
+    for name in (LOGITS, LAST_HIDDEN_STATE, *_SYNONYMS):
         if name in names:
             return name
     raise InputError(
         "the graph has neither final hidden states nor logits",
         got=f"outputs {', '.join(names)[:200]}",
-        expected=f"{STATES} or {LOGITS}",
+        expected=f"{LAST_HIDDEN_STATE} or {LOGITS}",
         hint="export it again with Optimum: `linalign-lite export MODEL OUT`",
     )
 
@@ -98,17 +97,19 @@ def _expose(graph: Any, state: str, *, cast: bool) -> None:
     from onnx import TensorProto, helper
 
     made = any(state in node.output for node in graph.node)
-    if state == STATES and made and not cast:
+    if state == LAST_HIDDEN_STATE and made and not cast:
         return
-    if any(STATES in node.output for node in graph.node):
-        graph_edit.rename(graph, STATES, f"{STATES}__inner")
-        state = f"{STATES}__inner" if state == STATES else state
+    if any(LAST_HIDDEN_STATE in node.output for node in graph.node):
+        graph_edit.rename(graph, LAST_HIDDEN_STATE, f"{LAST_HIDDEN_STATE}__inner")
+        state = f"{LAST_HIDDEN_STATE}__inner" if state == LAST_HIDDEN_STATE else state
     if cast:
-        graph.node.append(helper.make_node("Cast", [state], [STATES], to=TensorProto.FLOAT))
+        graph.node.append(
+            helper.make_node("Cast", [state], [LAST_HIDDEN_STATE], to=TensorProto.FLOAT)
+        )
     elif made:
-        graph_edit.rename(graph, state, STATES)
+        graph_edit.rename(graph, state, LAST_HIDDEN_STATE)
     else:
-        graph.node.append(helper.make_node("Identity", [state], [STATES]))
+        graph.node.append(helper.make_node("Identity", [state], [LAST_HIDDEN_STATE]))
 
 
 def _past(value: Any, config: Mapping[str, Any]) -> PastTensor:

@@ -16,7 +16,7 @@ from linalign_lite.core.head import Head, soft_capped
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction.batching import pool
-from linalign_lite.extraction.model_card import MODEL_FILE, TOKENIZER_FILE
+from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, MODEL_FILE, TOKENIZER_FILE
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.onnx import artefact, float16, graph_edit, parity
 from linalign_lite.onnx.artefact import Artefact, Check
@@ -146,7 +146,7 @@ def _checked(plan: _Plan, limit: float, folder: Path, one_file_limit: int) -> tu
         graph = onnx.load(str(folder / MODEL_FILE))
 
         def run(ids: AnyArray, mask: AnyArray) -> AnyArray:
-            return rounded.run(ids, mask)[graph_edit.STATES]
+            return rounded.run(ids, mask)[LAST_HIDDEN_STATE]
 
     feeds, wanted = [], []
     encoded = [e.ids for e in plan.model.encode(TEXTS)]

@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
-from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE
+from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE, PAST
 
 AnyArray = npt.NDArray[Any]
 
 ID_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-PAST, PRESENT = "past_key_values.", "present."
-STATES = "last_hidden_state"
 ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; one protobuf holds 2 GiB in all
 
 

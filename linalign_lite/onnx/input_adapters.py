@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.space import Space
-from linalign_lite.extraction.model_card import ModelCard
+from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, ModelCard
 from linalign_lite.onnx import graph_edit
 from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES
 from linalign_lite.onnx.graph_builder import Builder, add_normalize, add_pooling
@@ -29,7 +29,7 @@ def add_stem(model: Any, card: ModelCard, space: Space) -> Builder:
     del graph.value_info[:]  # says how long the cache is, in words that are no longer true
     build = _feed(graph, card)
     pooled = "pooled" if space.normalize else STATES
-    add_pooling(build, space.pooling, graph_edit.STATES, MASK, pooled)
+    add_pooling(build, space.pooling, LAST_HIDDEN_STATE, MASK, pooled)
     if space.normalize:
         add_normalize(build, pooled, STATES)
     return build

@@ -18,7 +18,7 @@ import numpy as np
 
 from linalign_lite.errors import InputError, ParityError
 from linalign_lite.extraction.batching import plan_batches, pool
-from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE, PastTensor
+from linalign_lite.extraction.model_card import DATA_FILE, LAST_HIDDEN_STATE, MODEL_FILE, PastTensor
 from linalign_lite.onnx import graph_edit, parity
 from linalign_lite.onnx.optional_dependencies import require
 
@@ -120,6 +120,6 @@ def _states(graph: parity.Graph, encoded: Sequence[Sequence[int]], pooling: str)
     how = "mean" if pooling == "tokens" else pooling
     for batch in plan_batches([len(ids) for ids in encoded], _TOKENS):
         ids, mask = parity.pad([encoded[i] for i in batch.rows])
-        found = pool(graph.run(ids, mask)[graph_edit.STATES], mask.sum(axis=1), how)
+        found = pool(graph.run(ids, mask)[LAST_HIDDEN_STATE], mask.sum(axis=1), how)
         rows.update(zip(batch.rows, found, strict=True))
     return np.stack([rows[i] for i in range(len(encoded))])

@@ -21,8 +21,7 @@ import numpy.typing as npt
 
 from linalign_lite.core.head import Head
 from linalign_lite.errors import ParityError
-from linalign_lite.extraction.model_card import PastTensor
-from linalign_lite.onnx.graph_edit import PAST, PRESENT, STATES
+from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT, PastTensor
 
 TOLERANCE = 1e-4
 LONGEST = 512  # tokens of the longest input that is compared
@@ -110,7 +109,7 @@ def measure(
     worst = {"states": 0.0, "logits": 0.0, "decode": 0.0}
     seen = set()
     for ids, mask in data:
-        got = graph.run(ids, mask)[STATES]
+        got = graph.run(ids, mask)[LAST_HIDDEN_STATE]
         states, logits = reference(ids, mask)
         if states is not None:
             seen.add("states")
@@ -142,10 +141,12 @@ def _decode(graph: Graph, ids: Int64, mask: Int64) -> float:
         return 0.0
     whole = graph.run(ids, ones)
     first = graph.run(ids[:, :-1], ones[:, :-1])
-    second = graph.run(ids[:, -1:], ones, {k: v for k, v in first.items() if k != STATES})
-    got = np.concatenate([first[STATES], second[STATES]], axis=1)
-    limit = TOLERANCE * _largest(whole[STATES])
-    worst = _compare("states decoded with the cache", got, whole[STATES], ones, limit)
+    second = graph.run(
+        ids[:, -1:], ones, {k: v for k, v in first.items() if k != LAST_HIDDEN_STATE}
+    )
+    got = np.concatenate([first[LAST_HIDDEN_STATE], second[LAST_HIDDEN_STATE]], axis=1)
+    limit = TOLERANCE * _largest(whole[LAST_HIDDEN_STATE])
+    worst = _compare("states decoded with the cache", got, whole[LAST_HIDDEN_STATE], ones, limit)
     for name in (p.name.replace(PAST, PRESENT, 1) for p in graph.past):
         if second[name].shape != whole[name].shape:
             raise ParityError(

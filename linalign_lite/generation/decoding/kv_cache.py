@@ -10,9 +10,9 @@ import numpy as np
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError, LinalignError
-from linalign_lite.extraction.session import OUTPUT, Model
+from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT
+from linalign_lite.extraction.session import Model
 
-PAST, PRESENT = "past_key_values.", "present."
 KEPT_BYTES = 64 << 20  # of caches older than the newest
 KEPT = 3  # how many of them
 RERUN = 4  # tokens that are sooner run again than a cache is cropped
@@ -41,7 +41,7 @@ class Reader:
         presents = [PRESENT + p.name.removeprefix(PAST) for p in model.card.past]
         there = {output.name for output in model.session.get_outputs()}
         self._cached = bool(presents) and there.issuperset(presents)
-        self._outputs = [OUTPUT, *presents]
+        self._outputs = [LAST_HIDDEN_STATE, *presents]
         self._pasts = [p.name for p in model.card.past]
 
     @property

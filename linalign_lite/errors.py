@@ -6,7 +6,9 @@ state, a query, a text or a key: names, shapes, types and digests only.
 
 from __future__ import annotations
 
+import importlib
 import re
+from typing import Any
 
 _PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@")
 _SIGNED = re.compile(r"(://[^?\s]*)\?[^\s)]*")
@@ -94,3 +96,14 @@ class MissingExtraError(LinalignError):
             f"{purpose} needs the package {package!r}, which the base install leaves out",
             hint=f"pip install 'linalign-lite[{extra}]'",
         )
+
+
+def import_extra(module: str, *, extra: str, purpose: str) -> Any:
+    """Import a module of a package that only the optional dependency group ``extra`` installs.
+
+    Raises MissingExtraError, which names the package, the extra and the ``purpose`` of the import.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        raise MissingExtraError(module.partition(".")[0], extra, purpose) from e

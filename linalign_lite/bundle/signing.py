@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from linalign_lite.encrypt.wire import MAGIC
-from linalign_lite.errors import FormatError, InputError, MissingExtraError
+from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.storage.atomic import PathLike, open_regular, require_private, write_new
 
 VERSION = 1
@@ -124,11 +124,8 @@ def require_library() -> None:
 
 
 def _library() -> Any:
-    try:
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as e:
-        raise MissingExtraError("cryptography", "bundle", "a signature") from e
-    return ed25519
+    module = "cryptography.hazmat.primitives.asymmetric.ed25519"
+    return import_extra(module, extra="bundle", purpose="a signature")
 
 
 def _framed(kind: int, payload: bytes) -> bytes:

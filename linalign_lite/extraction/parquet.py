@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from linalign_lite.errors import FormatError, InputError, MissingExtraError
+from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.storage.remote import opened
 
 ROWS = 1024  # read at a time
@@ -18,11 +18,10 @@ def read_columns(path: str) -> Iterator[tuple[object, object]]:
     Raises MissingExtraError without pyarrow, FormatError for a file that is none or whose row
     groups unpack to more than MAX_GROUP, InputError for columns missing or of another kind.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as e:
-        raise MissingExtraError("pyarrow", "parquet", "reading Parquet") from e
+    pa, pq = (
+        import_extra(module, extra="parquet", purpose="reading Parquet")
+        for module in ("pyarrow", "pyarrow.parquet")
+    )
     with opened(path) as f:
         try:
             file = pq.ParquetFile(f)

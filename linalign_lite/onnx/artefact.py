@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.errors import FormatError, InputError, ParityError
+from linalign_lite.errors import FormatError, InputError, ParityError, import_extra
 from linalign_lite.onnx import graph_edit
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.onnx.metadata import FORMAT, KEY, VERSION, data_file, read_card
-from linalign_lite.onnx.optional_dependencies import require
 from linalign_lite.onnx.parity import TOLERANCE
 from linalign_lite.storage.atomic import require_replaceable, write_atomic
 from linalign_lite.storage.hashing import hash_file
@@ -66,7 +65,7 @@ def begin(dtype: str, limit: float | None, purpose: str) -> float:
         raise InputError("the dtype is not known", got=repr(dtype), expected=", ".join(DTYPES))
     if limit is not None and (dtype != "int8" or not 0 < limit <= 1):
         raise InputError("a limit is for int8 alone, above 0 and at most 1", got=f"{limit:g}")
-    require(purpose, "onnx", extra="onnx")
+    import_extra("onnx", extra="onnx", purpose=purpose)
     if dtype != "int8":
         return TOLERANCE
     return INT8_LIMIT if limit is None else limit

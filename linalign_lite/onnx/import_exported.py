@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, import_extra
 from linalign_lite.extraction.model_card import CARD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard
 from linalign_lite.onnx import float16, graph_edit, model_folder, parity, pooling
 from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output, past_inputs
-from linalign_lite.onnx.optional_dependencies import require
 from linalign_lite.onnx.tokens import TEXTS, check_tokenizer, read_tokenizer, write_tokenizer
 from linalign_lite.storage.atomic import check_free, whole_folder
 
@@ -54,7 +53,7 @@ def split_exported(
             "encoder-decoder models are not taken", got=pooling.architecture(origin.config)
         )
     original = read_tokenizer(source / TOKENIZER_FILE)
-    require("reading an ONNX model", "onnx")
+    import_extra("onnx", extra="export", purpose="reading an ONNX model")
     with whole_folder(out) as folder:
         say("loading")
         model = _load(path)

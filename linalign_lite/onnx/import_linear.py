@@ -13,12 +13,11 @@ import numpy as np
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import MAX_DIM, Space
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.onnx import graph_edit
 from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.onnx.metadata import checked_card, scan
-from linalign_lite.onnx.optional_dependencies import require
 from linalign_lite.onnx.safe_parse import numbers, parse
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP
@@ -42,7 +41,7 @@ def from_onnx(
     found = scan(path)
     card = checked_card(path, found) if found.is_ours else None
     kind = _kind(path, card, kind)
-    require("reading ONNX", "onnx", extra="onnx")
+    import_extra("onnx", extra="onnx", purpose="reading ONNX")
     model = parse(path)
     read = _Reading(path, model, cap)
     weight, bias, softcap = read.all()

@@ -10,11 +10,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, import_extra
 from linalign_lite.extraction.model_card import MODEL_FILE, ModelCard
 from linalign_lite.onnx import float16, graph_edit, model_folder, parity, pooling, reference
 from linalign_lite.onnx.cut_token_head import Cut, cut_graph
-from linalign_lite.onnx.optional_dependencies import require
 from linalign_lite.onnx.tokens import TEXTS, check_tokenizer, write_tokenizer
 from linalign_lite.storage.atomic import check_free, whole_folder
 
@@ -57,7 +56,8 @@ def export_model(
         raise InputError("the task is not known", got=repr(task), expected=", ".join(TASKS))
     local = reference.find_model(model)
     check_free(out)
-    require("exporting a model", *_MODULES)
+    for module in _MODULES:
+        import_extra(module, extra="export", purpose="exporting a model")
     if local is None:
         say(f"downloading {model}")
     source = reference.download(model) if local is None else local

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.errors import InputError, ParityError
+from linalign_lite.errors import InputError, ParityError, import_extra
 from linalign_lite.extraction.batching import plan_batches, pool
 from linalign_lite.extraction.model_card import DATA_FILE, LAST_HIDDEN_STATE, MODEL_FILE, PastTensor
 from linalign_lite.onnx import graph_edit, parity
-from linalign_lite.onnx.optional_dependencies import require
 
 LEAST = {"min": 0.90, "p01": 0.93, "median": 0.98}  # cosines below which an export is refused
 OPERATORS = ("MatMul", "Gather")  # Gather: the table of token embeddings
@@ -51,7 +50,8 @@ def quantize(
             got=str(len(encoded)),
             expected=f"{FEWEST} or more",
         )
-    require("quantising a model", "onnx", "onnxruntime.quantization")
+    for module in ("onnx", "onnxruntime.quantization"):
+        import_extra(module, extra="export", purpose="quantising a model")
     import onnx
 
     before = _states(parity.open_graph(folder / MODEL_FILE, past), encoded, pooling)

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from linalign_lite.errors import import_extra
 from linalign_lite.onnx import graph_edit
-from linalign_lite.onnx.optional_dependencies import require
 
 
 def quantise(model: Any, one_file_limit: int = graph_edit.ONE_FILE_LIMIT) -> Any:
@@ -18,7 +18,7 @@ def quantise(model: Any, one_file_limit: int = graph_edit.ONE_FILE_LIMIT) -> Any
     products of unsigned with signed numbers overflow quietly on processors without VNNI, and the
     same file would say different things there.
     """
-    require("quantising", "onnxruntime.quantization", extra="onnx")
+    import_extra("onnxruntime.quantization", extra="onnx", purpose="quantising")
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

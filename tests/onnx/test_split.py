@@ -358,7 +358,7 @@ class Blocker:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocker())
 from pathlib import Path
-from linalign_lite.onnx import export  # importing it needs nothing heavy either
+from linalign_lite.onnx import model_export  # importing it needs nothing heavy either
 from linalign_lite.onnx.import_exported import split_exported
 assert "onnx" not in sys.modules and "onnxruntime" not in sys.modules
 card = split_exported(Path(sys.argv[1]), Path(sys.argv[2]))

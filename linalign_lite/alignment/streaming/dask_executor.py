@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor
 
-from linalign_lite.errors import InputError, LinalignError, MissingExtraError
+from linalign_lite.errors import InputError, LinalignError, import_extra
 
 TIMEOUT = 20  # seconds to reach the scheduler in
 
@@ -19,12 +19,9 @@ def connected(address: str) -> Iterator[tuple[Executor, int]]:
     trust it: docs/SECURITY.md. Raises MissingExtraError without dask.distributed, InputError when
     no scheduler or no worker answers, LinalignError when a task ends one worker after the other.
     """
+    distributed = import_extra("distributed", extra="dask", purpose="--scheduler")
     try:
-        from distributed import Client, KilledWorker
-    except ImportError as e:
-        raise MissingExtraError("distributed", "dask", "--scheduler") from e
-    try:
-        client = Client(address, timeout=TIMEOUT, set_as_default=False)
+        client = distributed.Client(address, timeout=TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as e:
         raise InputError(
             "no dask scheduler answers",
@@ -37,7 +34,7 @@ def connected(address: str) -> Iterator[tuple[Executor, int]]:
             raise InputError("the dask scheduler has no workers", hint="dask worker ADDRESS")
         try:
             yield client.get_executor(pure=False), 2 * threads
-        except (KilledWorker, CancelledError) as e:
+        except (distributed.KilledWorker, CancelledError) as e:
             raise LinalignError(
                 "the workers did not finish a task",
                 got=type(e).__name__,

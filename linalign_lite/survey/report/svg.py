@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from linalign_lite.errors import MissingExtraError
+from linalign_lite.errors import import_extra
 from linalign_lite.survey.report.markup import Html, escape, tag
 from linalign_lite.survey.report.style import shorten
 from linalign_lite.survey.report.theme import NAMES
@@ -42,10 +42,7 @@ def drawing() -> Iterator[None]:
 
     Raises MissingExtraError where matplotlib is not installed.
     """
-    try:
-        import matplotlib.style
-    except ImportError as e:
-        raise MissingExtraError("matplotlib", "report", "a report with pictures") from e
+    style = import_extra("matplotlib.style", extra="report", purpose="a report with pictures")
     ours = {
         "svg.fonttype": "none", "svg.hashsalt": "linalign", "svg.image_inline": True,
         "text.parse_math": False, "text.usetex": False, "axes.unicode_minus": True,
@@ -60,7 +57,7 @@ def drawing() -> Iterator[None]:
         "figure.facecolor": "none", "savefig.facecolor": "none", "savefig.edgecolor": "none",
         "lines.solid_capstyle": "round",
     }  # fmt: skip
-    with matplotlib.style.context(["default", ours]):
+    with style.context(["default", ours]):
         yield
 
 

@@ -165,10 +165,10 @@ def score(
       linalign-lite score q r --head h.npz --public keys --map b-to-a.map.npz
       linalign-lite score q r --head h.npz --public keys --budget clients.sqlite --limit 300
     """
+    from linalign_lite.core.executor import cores
     from linalign_lite.core.serialization import load_head, load_map
     from linalign_lite.encrypt.messages import QueryInfo
     from linalign_lite.encrypt.planner import predict
-    from linalign_lite.encrypt.process_pool import cores
     from linalign_lite.encrypt.provider import Provider
     from linalign_lite.encrypt.query_budget import Budget
     from linalign_lite.encrypt.wire import Kind, reading

@@ -1,64 +1,84 @@
-"""Work done ahead of whoever waits for it: in a thread, or as tasks of any executor.
+"""Run tasks ahead of their use, in a thread or by any executor, and count the cores to run them on.
 
-Results come in the order of the tasks, so nothing that is made of them depends on who was faster.
+Results come in the order of the tasks, so nothing made from them depends on which task was faster.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from itertools import repeat, takewhile
+from pathlib import Path
+from typing import Any, TypeVar
 
 from linalign_lite.errors import InputError, LinalignError
 
 T = TypeVar("T")
 R = TypeVar("R")
-_END = object()
-IN_FLIGHT = 16  # tasks handed out and not yet used, unless told otherwise
+IN_FLIGHT = 16  # default number of tasks that are submitted and not yet used
+_END: Any = object()
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """What ``items`` gives, the next one being made in a thread while the last one is used."""
-    source = iter(items)
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(next, source, _END)
-        while (item := waiting.result()) is not _END:
-            waiting = thread.submit(next, source, _END)
-            yield item  # type: ignore[misc]
-
-
-def in_order(
+def map_in_order(
     executor: Executor,
     function: Callable[[T], R],
     tasks: Iterable[T],
     *,
     in_flight: int = IN_FLIGHT,
+    hint: str = "was it killed for lack of memory? A dask scheduler would have started it again",
 ) -> Iterator[R]:
-    """function(task) of every task, run by the executor, in the order of the tasks.
+    """Yield function(task) of every task, run by the executor, in the order of the tasks.
 
-    function and tasks must be picklable where the executor has processes. No more than
-    ``in_flight`` results wait. On an error or Ctrl-C what has not begun is cancelled. Raises what a
-    task raises, and LinalignError when the executor itself breaks down.
+    function and tasks must be picklable for an executor of processes. Tasks are drawn as they are
+    submitted; at most ``in_flight`` are submitted and not yet used, the one being waited for among
+    them. An error, Ctrl-C or closing the iterator cancels those that have not begun. The caller
+    shuts the executor down. Raises what a task raises, and LinalignError with ``hint`` when a
+    worker process ends.
     """
     if in_flight < 1:
         raise InputError("the number of tasks in flight is not usable", got=str(in_flight))
     queue = iter(tasks)
-    waiting: deque[Future[R]] = deque()
+    futures: deque[Future[R]] = deque()
     try:
         while True:
-            while len(waiting) < in_flight and (task := next(queue, _END)) is not _END:
-                waiting.append(executor.submit(function, task))  # type: ignore[arg-type]
-            if not waiting:
+            while len(futures) < in_flight and (task := next(queue, _END)) is not _END:
+                futures.append(executor.submit(function, task))
+            if not futures:
                 return
-            result = waiting.popleft().result()
-            yield result
-            del result  # or it stays while the next is waited for
+            yield futures.popleft().result()  # no name holds it while the next is waited for
     except BrokenExecutor as e:
-        raise LinalignError(
-            "a worker process ended before its task did",
-            hint="was it killed for lack of memory? A dask scheduler would have started it again",
-        ) from e
+        raise LinalignError("a worker process ended before its task did", hint=hint) from e
     finally:
-        for future in waiting:
+        for future in futures:
             future.cancel()
+
+
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items; while one is used, a thread makes the next."""
+    source = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        made = map_in_order(thread, lambda _: next(source, _END), repeat(None), in_flight=2)
+        yield from takewhile(lambda item: item is not _END, made)
+
+
+def cores(*, physical: bool = False) -> int:
+    """Count the processor cores that this process may run on.
+
+    physical: count hyperthreads of one core once, where the system (Linux) tells.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        usable = os.sched_getaffinity(0)
+    else:
+        usable = set(range(os.cpu_count() or 1))
+    return len({_siblings(cpu) for cpu in usable}) if physical else len(usable)
+
+
+def _siblings(cpu: int) -> str:
+    """The hyperthreads of the core that ``cpu`` belongs to; ``cpu`` alone where unknown."""
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return str(cpu)

@@ -7,7 +7,6 @@ makes its own encryptions of zero. Nothing secret is sent to them: a provider ha
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Iterator
@@ -26,13 +25,6 @@ from linalign_lite.errors import LinalignError
 
 _AHEAD = 2  # records in flight for each process: what bounds memory
 _job: list[Any] = []  # of one worker: scorer, zeros, query, scales
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.core.executor import IN_FLIGHT, in_order
+from linalign_lite.core.executor import IN_FLIGHT, map_in_order
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.shards.manifest import MAX_SHARDS
 from linalign_lite.core.shards.resuming import Plan, Work, unfinished
@@ -169,7 +169,7 @@ def extract_to(
             parts = _shards(model, todo, how, progress)
         else:
             maker = _Maker(model.folder, model.card.digest, how, threads)
-            parts = in_order(executor, maker, todo, in_flight=in_flight)
+            parts = map_in_order(executor, maker, todo, in_flight=in_flight)
         for states in parts:
             work.add(states)
             if executor is not None and progress:

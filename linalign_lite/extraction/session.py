@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
+from linalign_lite.core.executor import cores
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head
 from linalign_lite.errors import FormatError, InputError, LinalignError
@@ -179,22 +180,10 @@ def load_model(
         raise FormatError(
             f"{folder} does not load", got=f"{type(e).__name__}: {str(e)[:160]}"
         ) from e
+    usable = min(cores(physical=True), MAX_THREADS)
     inputs = frozenset(i.name for i in session.get_inputs())
     _check_graph(folder, card, inputs, {o.name: o.shape for o in session.get_outputs()})
-    return Model(card, folder, session, tokenizer, inputs, threads or cores())
-
-
-def cores() -> int:
-    """Processor cores that this process may use; two threads of one core count once."""
-    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    siblings = set()
-    for cpu in usable:
-        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            siblings.add(path.read_text(encoding="ascii"))
-        except (OSError, UnicodeDecodeError):
-            siblings.add(str(cpu))
-    return min(max(len(siblings), 1), MAX_THREADS)
+    return Model(card, folder, session, tokenizer, inputs, threads or usable)
 
 
 def _session(folder: Path, threads: int | None) -> Any:

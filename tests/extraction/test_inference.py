@@ -122,10 +122,11 @@ def test_a_session_of_its_own_for_many_batches(name, monkeypatch):
     assert model.runner(8)[1] == 1
 
 
-def test_cores_are_at_least_one(monkeypatch):
-    assert 1 <= session.cores() <= session.MAX_THREADS
-    monkeypatch.setattr(session.os, "sched_getaffinity", lambda _: {10_000, 10_001}, raising=False)
-    assert session.cores() == 2  # nothing is known of them
+def test_threads_are_at_most_those_that_a_model_may_have(monkeypatch):
+    folder = demo.model_folder("ash")
+    assert 1 <= load_model(folder).threads <= session.MAX_THREADS
+    monkeypatch.setattr(session, "cores", lambda *, physical: 1000 if physical else 2000)
+    assert load_model(folder).threads == session.MAX_THREADS
 
 
 def test_places_are_made_when_they_are_asked_for():

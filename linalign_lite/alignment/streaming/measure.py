@@ -15,7 +15,7 @@ from linalign_lite.alignment.moments import FoldAccumulator, FoldedMoments, deal
 from linalign_lite.alignment.paired_moments import PairedMoments, Part
 from linalign_lite.alignment.streaming.merge_tree import FAN, Tree
 from linalign_lite.alignment.streaming.pairs import Task, shards
-from linalign_lite.core.executor import IN_FLIGHT, in_order
+from linalign_lite.core.executor import IN_FLIGHT, map_in_order
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import StatesFolder
 from linalign_lite.core.token_alignment import RULES
@@ -107,7 +107,7 @@ def _spread(
     runs = (whole.leaves[i : i + size] for i in range(0, len(whole.leaves), size))
     tree = Tree()
     digests: list[str] = []
-    for moments, found, texts in in_order(
+    for moments, found, texts in map_in_order(
         executor, _measured, map(whole.of, runs), in_flight=in_flight
     ):
         tree.add(moments, level)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.core.executor import ahead
+from linalign_lite.core.executor import prefetch
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.manifest import Shard
 from linalign_lite.core.shards.states_folder import StatesFolder
@@ -68,7 +68,7 @@ def shards(task: Task) -> Iterator[Read]:
     """
     if isinstance(task.source.folder, Path) and isinstance(task.target.folder, Path):
         return _shards(task)
-    return ahead(_shards(task))
+    return prefetch(_shards(task))
 
 
 def _shards(task: Task) -> Iterator[Read]:

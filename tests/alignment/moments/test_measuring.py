@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -23,7 +21,6 @@ from linalign_lite.alignment.moments import FoldedMoments, deal, fold_index, fol
 from linalign_lite.alignment.paired_moments import PairedMoments, fit_paired
 from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
 from linalign_lite.alignment.streaming.merge_tree import FAN, Tree
-from linalign_lite.core.executor import ahead, in_order
 from linalign_lite.core.shards.states_folder import open_folder
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
@@ -201,50 +198,6 @@ def test_a_broken_pool_is_named(folders, monkeypatch):
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(LinalignError, match="a worker process ended before its task did"):
             measure_shards(*folders, executor=executor)
-
-
-def test_a_tasks_error_is_its_own_and_cancels_the_rest(folders, tmp_path):
-    ran = []
-
-    def task(i):
-        if i == 2:
-            raise InputError("no", got=str(i))
-        ran.append(i)
-        time.sleep(0.01)
-        return i
-
-    with ThreadPoolExecutor(1) as executor, pytest.raises(InputError, match="no: got 2"):
-        list(in_order(executor, task, range(100), in_flight=50))
-    assert len(ran) < 10
-
-
-def test_results_wait_no_further_than_in_flight():
-    begun = []
-    with ThreadPoolExecutor(8) as executor:
-        results = in_order(executor, begun.append, range(100), in_flight=4)
-        next(results)
-        time.sleep(0.05)
-        assert len(begun) <= 5
-        results.close()
-
-
-def test_an_error_ahead_comes_where_it_belongs():
-    def items():
-        yield 1
-        yield 2
-        raise FormatError("broken")
-
-    found = []
-    with pytest.raises(FormatError, match="broken"):
-        found.extend(ahead(items()))
-    assert found == [1, 2]
-    threads = threading.active_count()
-    next(ahead(iter(range(100))))  # given up: its thread goes
-    for _ in range(100):
-        if threading.active_count() <= threads:
-            break
-        time.sleep(0.01)
-    assert threading.active_count() <= threads
 
 
 # --- memory -------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import gzip
 import io
 import json
+import sys
 import tracemalloc
 
 import numpy as np
@@ -222,13 +222,7 @@ def test_damaged_parquet_is_refused(tmp_path, monkeypatch):
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    for name in ["pyarrow", *(m for m in sys.modules if m.startswith("pyarrow."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"linalign-lite\[parquet\]"):
         read_texts(write(tmp_path, "t.parquet", b""))

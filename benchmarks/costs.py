@@ -19,8 +19,8 @@ from encrypt import Ours
 
 from linalign_lite import PRIVATE, TRUSTED, Client, Head, Layout, Parameters, Provider, keygen
 from linalign_lite.encrypt import planner, response_encoding
-from linalign_lite.encrypt.modular import combine
-from linalign_lite.encrypt.scheme import Finish
+from linalign_lite.encrypt.modular import matmul_mod
+from linalign_lite.encrypt.scheme import ReturnedCoefficients
 from linalign_lite.encrypt.seal.scheme import SealScheme
 from linalign_lite.encrypt.seal.server_side import SealServerSide
 
@@ -44,30 +44,30 @@ def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
     scheme = SealScheme(parameters)
     side, mine = SealServerSide(scheme), scheme.secret_side(o.secret_bytes)
     payload = o.query.payloads[0][: scheme.query_size]
-    row, cipher = side.encode(rng.normal(size=n), 10), side.load(payload)
-    masker, secret = side.masker(o.public.payload), mine.secret
+    row, cipher = side.encode(rng.normal(size=n), 10), side.load_ciphertext(payload)
+    masker, secret = side.load_public_key(o.public.payload), mine.secret
     stacks = {f: rng.integers(0, 1 << 38, (f, n), dtype=np.uint64) for f in (32, 288)}
     weights = {f: np.rint(rng.normal(size=(64, f)) * 1000) for f in stacks}
     primes = parameters.data_primes
     some, every = np.arange(10), np.arange(n)
-    finish = Finish(some, np.zeros(10), 70 if parameters.private else 0)
-    second, first = response_encoding.split(
-        side.reply(side.inner([cipher], [row]), finish, None), n
+    returned = ReturnedCoefficients(some, np.zeros(10), 70 if parameters.private else 0)
+    second, first = response_encoding.decode_product(
+        side.finalize(side.inner_product([cipher], [row]), returned, None), n
     )
     calls = {
         "encrypt": lambda: mine.encrypt(np.ones(n), 20),
-        "load": lambda: side.load(payload),
+        "load": lambda: side.load_ciphertext(payload),
         "expand": lambda: side._expanded(payload),
         "encode": lambda: side.encode(np.ones(n), 10),
-        "multiply": lambda: side.inner([cipher] * 9, [row] * 9),
+        "multiply": lambda: side.inner_product([cipher] * 9, [row] * 9),
         **{
-            f"combine_{f}": lambda f=f: [combine(weights[f], stacks[f], p) for p in primes]
+            f"combine_{f}": lambda f=f: [matmul_mod(weights[f], stacks[f], p) for p in primes]
             for f in stacks
         },
-        "reply": lambda: side.reply(side.inner([cipher], [row]), finish, None),
-        "zero": lambda: side.zero(masker),
-        "decrypt_few": lambda: response_encoding.decrypt(secret, second, first, some),
-        "decrypt_all": lambda: response_encoding.decrypt(
+        "reply": lambda: side.finalize(side.inner_product([cipher], [row]), returned, None),
+        "zero": lambda: side.encrypt_zero(masker),
+        "decrypt_few": lambda: response_encoding.decrypt_product(secret, second, first, some),
+        "decrypt_all": lambda: response_encoding.decrypt_product(
             secret, second, np.zeros(n, np.uint32), every
         ),
     }
@@ -100,7 +100,7 @@ def order(parameters: Parameters, dim: int, classes: int, n: int) -> list[dict[s
             client.decrypt(provider.score(query), query)
 
         ms = 1e3 * statistics.median(side_by_side({"it": call}, 3)["it"])
-        predicted = planner.predict(parameters, layout, n, classes).ms
+        predicted = planner.predict_cost(parameters, layout, n, classes).ms
         rows.append({"chunks": chunks, "batch": batch, "predicted_ms": predicted, "ms": ms})
     return sorted(rows, key=lambda row: row["ms"])
 

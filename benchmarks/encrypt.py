@@ -108,7 +108,7 @@ class Ours:
         encoder.encode(slots, 2.0**18, row)
         row.scale = 1.0
         server = scheme.server_side()
-        asked = server.load(self.query.payloads[0][: scheme.query_size])
+        asked = server.load_ciphertext(self.query.payloads[0][: scheme.query_size])
         products = layout.products(self.classes)
 
         def call() -> None:

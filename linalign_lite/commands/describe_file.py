@@ -19,7 +19,7 @@ from linalign_lite.core.shards.states_folder import open_folder
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
-from linalign_lite.encrypt.wire import MAGIC, Kind, reading
+from linalign_lite.encrypt.wire import MAGIC, Kind, open_framed
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction.model_card import load_card
 from linalign_lite.heads.ood.detector import Detector
@@ -186,8 +186,8 @@ def _artefact(path: Path) -> dict[str, Any]:
 
 
 def _framed(path: Path, number: int) -> dict[str, Any]:
-    kind = Kind(number) if number in set(Kind) else Kind.QUERY  # reading() names an unknown one
-    with reading(path, kind) as reader:
+    kind = Kind(number) if number in set(Kind) else Kind.QUERY  # open_framed() names an unknown one
+    with open_framed(path, kind) as reader:
         header = reader.header
         found: dict[str, Any] = {
             "kind": kind.title,

@@ -41,12 +41,12 @@ def plan(
       linalign-lite plan --dim 384 --classes 150 --queries 4500 --profile trusted
     """
     from linalign_lite.encrypt.parameters import by_name
-    from linalign_lite.encrypt.planner import alternatives, relative_error
+    from linalign_lite.encrypt.planner import alternative_layouts, relative_error
 
     console = Console(as_json, quiet)
     parameters = by_name(profile.value)
     rate = bandwidth * 1e6 / 8
-    options = alternatives(parameters, dim, classes, queries, rate)
+    options = alternative_layouts(parameters, dim, classes, queries, rate)
     best = options[0]
     rows = [
         {
@@ -145,7 +145,7 @@ def audit(
       linalign-lite audit --head intents.head.npz
     """
     from linalign_lite.core.serialization import load_head
-    from linalign_lite.encrypt.audit import audit as run
+    from linalign_lite.encrypt.leakage_audit import audit as run
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.errors import LinalignError
 

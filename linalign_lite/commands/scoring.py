@@ -168,10 +168,10 @@ def score(
     from linalign_lite.core.executor import cores
     from linalign_lite.core.serialization import load_head, load_map
     from linalign_lite.encrypt.messages import QueryInfo
-    from linalign_lite.encrypt.planner import predict
+    from linalign_lite.encrypt.planner import predict_cost
     from linalign_lite.encrypt.provider import Provider
     from linalign_lite.encrypt.query_budget import Budget
-    from linalign_lite.encrypt.wire import Kind, reading
+    from linalign_lite.encrypt.wire import Kind, open_framed
 
     console = Console(as_json, quiet)
     require_output(out, query, head, map_file, budget, *(public or ()))
@@ -180,7 +180,7 @@ def score(
     loaded = load_head(head)
     if map_file:
         loaded = loaded @ load_map(map_file)
-    with reading(query, Kind.QUERY) as reader:
+    with open_framed(query, Kind.QUERY) as reader:
         asked = QueryInfo.from_header(reader.header, reader.name)
     provider = Provider(
         loaded,
@@ -190,7 +190,9 @@ def score(
         budget=Budget(budget, limit) if budget else None,
     )
     if threads is None:  # processes take a second to start
-        long = predict(asked.parameters, asked.layout, asked.n, loaded.n_outputs).score_ms > 4e3
+        long = (
+            predict_cost(asked.parameters, asked.layout, asked.n, loaded.n_outputs).score_ms > 4e3
+        )
         threads = cores() if long else 1
     with console.progress("scoring", asked.n) as tally:
         info = provider.score_file(query, out, tally, workers=threads)
@@ -234,7 +236,7 @@ def decrypt(
       linalign-lite decrypt mine.response --key keys --ood energy
     """
     from linalign_lite.encrypt.client import Client
-    from linalign_lite.encrypt.wire import Kind, reading
+    from linalign_lite.encrypt.wire import Kind, open_framed
     from linalign_lite.storage.atomic import atomic
 
     console = Console(as_json, quiet)
@@ -242,7 +244,7 @@ def decrypt(
         require_output(out, response, query)
     judge = _judge(ood)
     client = Client(_secret(key), max_error=max_error)
-    with reading(response, Kind.RESPONSE) as reader:
+    with open_framed(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
         scores = client.decrypt_from(response, query, progress=tally)

@@ -21,11 +21,11 @@ from linalign_lite.encrypt.messages import (
     require_size,
     response_size,
 )
-from linalign_lite.encrypt.packing import Floats, Layout, pack_states, score_positions
-from linalign_lite.encrypt.planner import choose
+from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score_positions
+from linalign_lite.encrypt.planner import choose_layout
 from linalign_lite.encrypt.precision import MAX_ERROR, decimals, norm_bits, query_scale, score_error
-from linalign_lite.encrypt.response_encoding import decrypt, reply_size, split
-from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, reading
+from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
+from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, open_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.scores import outlyingness
@@ -43,7 +43,7 @@ class Scores:
     back to the provider: docs/SECURITY.md says why.
     """
 
-    values: Floats = field(repr=False)  # shape: (n, n_outputs)
+    values: FloatArray = field(repr=False)  # shape: (n, n_outputs)
     labels: tuple[str, ...]
     decimals: int
     error: float  # bound on the error of a score before it was rounded
@@ -57,7 +57,7 @@ class Scores:
         """The label of the highest score of each state, or its index when there are none."""
         return [self.labels[i] if self.labels else str(i) for i in self.predictions().tolist()]
 
-    def outlyingness(self, by: str | Detector = "energy", temperature: float = 1.0) -> Floats:
+    def outlyingness(self, by: str | Detector = "energy", temperature: float = 1.0) -> FloatArray:
         """How unlike what the head was made for each state is, (n,); higher is more outlying.
 
         by: "energy", "msp" or "max-logit" (ood.scores) at ``temperature``; or a detector of these,
@@ -100,7 +100,7 @@ class Client:
         Raises MismatchError when the map does not read these states, InputError when a state's
         norm is above the bound.
         """
-        mapped = _Mapped(as_states(states), map)
+        mapped = _MappedStates(as_states(states), map)
         info = self._info(mapped, norm_bound, n_outputs, layout)
         return Query(info, tuple(self._payloads(info, mapped, progress)))
 
@@ -116,7 +116,7 @@ class Client:
         progress: Progress | None = None,
     ) -> QueryInfo:
         """As ``encrypt``, record by record into a `*.query` file, whole or not at all."""
-        mapped = _Mapped(as_states(states), map)
+        mapped = _MappedStates(as_states(states), map)
         info = self._info(mapped, norm_bound, n_outputs, layout)
         with atomic(path) as f:
             writer = Writer(f, info.header())
@@ -132,7 +132,7 @@ class Client:
         Raises MismatchError when the response belongs to another key or answers another query,
         FormatError when it is damaged.
         """
-        asked = _Asked(query.info, query.records()) if query else None
+        asked = _ExpectedQuery(query.info, query.records()) if query else None
         return self._scores(response.info, iter(response.payloads), "this response", asked, None)
 
     def decrypt_from(
@@ -145,25 +145,27 @@ class Client:
         """As ``decrypt``, record by record from a `*.response` file (and its `*.query` file)."""
         asked = None
         if query_path is not None:
-            with reading(query_path, Kind.QUERY) as reader:
+            with open_framed(query_path, Kind.QUERY) as reader:
                 asked_info = QueryInfo.from_header(reader.header, reader.name)
                 # digests only: a file of queries may be larger than memory
-                asked = _Asked(asked_info, [Record(b"", record.digest) for record in reader])
-        with reading(path, Kind.RESPONSE) as reader:
+                asked = _ExpectedQuery(
+                    asked_info, [Record(b"", record.digest) for record in reader]
+                )
+        with open_framed(path, Kind.RESPONSE) as reader:
             info = ResponseInfo.from_header(reader.header, reader.name)
             payloads = (record.payload for record in reader)
             return self._scores(info, payloads, reader.name, asked, progress)
 
     def _info(
         self,
-        states: _Mapped,
+        states: _MappedStates,
         norm_bound: float | None,
         n_outputs: int | None,
         layout: Layout | None,
     ) -> QueryInfo:
         space, parameters = states.space, self._key.parameters
         if layout is None:
-            layout = choose(parameters, space.dim, n_outputs, states.n).layout
+            layout = choose_layout(parameters, space.dim, n_outputs, states.n).layout
         elif (layout.degree, layout.dim) != (parameters.degree, space.dim):
             raise InputError(
                 "this layout is for other states",
@@ -197,7 +199,7 @@ class Client:
         return info
 
     def _payloads(
-        self, info: QueryInfo, states: _Mapped, progress: Progress | None
+        self, info: QueryInfo, states: _MappedStates, progress: Progress | None
     ) -> Iterator[bytes]:
         scale, layout = query_scale(info.parameters, info.norm_bits), info.layout
         for batch in states.batches(max(1, _BATCH // layout.batch) * layout.batch):
@@ -216,7 +218,7 @@ class Client:
         info: ResponseInfo,
         payloads: Iterator[bytes],
         name: str,
-        asked: _Asked | None,
+        asked: _ExpectedQuery | None,
         progress: Progress | None,
     ) -> Scores:
         self._require_mine(info, name)
@@ -232,7 +234,7 @@ class Client:
             )
         require_size(name, info.record_size, response_size(info.layout, info.n_outputs))
         # grown record by record, because what a header promises is not allocated on its word
-        blocks: list[Floats] = []
+        blocks: list[FloatArray] = []
         for i, payload in enumerate(payloads):
             if asked is not None and payload[:DIGEST] != asked.records[i].digest:
                 raise MismatchError(f"{name}: record {i} answers another query")
@@ -240,9 +242,9 @@ class Client:
             blocks.append(self._decrypted(info, memoryview(payload)[DIGEST:], live))
             if progress:
                 progress(live)
-        return _finished(info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks), error)
+        return _rounded(info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks), error)
 
-    def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> Floats:
+    def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> FloatArray:
         """Scores of one record: (live, n_outputs)."""
         layout, degree = info.layout, info.parameters.degree
         total = query_scale(info.parameters, info.norm_bits) + info.head_scale
@@ -250,11 +252,11 @@ class Client:
         parts = []
         for start in range(0, info.n_outputs, layout.rows):
             positions = score_positions(layout, min(layout.rows, info.n_outputs - start))
-            size = reply_size(degree, positions.size)
-            second, first = split(view[:size], degree)
+            size = product_size(degree, positions.size)
+            second, first = decode_product(view[:size], degree)
             view = view[size:]
             wanted, first = positions[:, :live], first.reshape(positions.shape)[:, :live]
-            values = decrypt(self._side.secret, second, first.ravel(), wanted.ravel())
+            values = decrypt_product(self._side.secret, second, first.ravel(), wanted.ravel())
             parts.append(values.reshape(-1, live).T * unit)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
@@ -269,7 +271,7 @@ class Client:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _ExpectedQuery:
     """What a response must fit: the query's description, and its records' digests."""
 
     info: QueryInfo
@@ -289,7 +291,7 @@ class _Asked:
             raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
 
 
-class _Mapped:
+class _MappedStates:
     """The states to encrypt, in their space. Few enough for one batch are mapped once and kept.
 
     Raises MismatchError when the map does not read these states.
@@ -305,9 +307,9 @@ class _Mapped:
         self.space = states.space if map is None else map.target
         self.n = len(states)
         self._states, self._map = states.states, map
-        self._kept: Floats | None = None
+        self._kept: FloatArray | None = None
 
-    def batches(self, size: int = _BATCH) -> Iterator[Floats]:
+    def batches(self, size: int = _BATCH) -> Iterator[FloatArray]:
         """(m, d) float64 each, m at most ``size``, or all that there are when they are kept."""
         if self.n <= _BATCH:
             if self._kept is None:
@@ -317,11 +319,11 @@ class _Mapped:
         for start in range(0, self.n, size):
             yield self._mapped(self._states[start : start + size])
 
-    def _mapped(self, batch: Array) -> Floats:
+    def _mapped(self, batch: Array) -> FloatArray:
         return np.asarray(batch if self._map is None else self._map.apply(batch), dtype=np.float64)
 
 
-def _finished(info: ResponseInfo, scores: Floats, error: float) -> Scores:
+def _rounded(info: ResponseInfo, scores: FloatArray, error: float) -> Scores:
     """Soft cap, then rounding to the places that the noise leaves."""
     places = decimals(error)
     capped = np.asarray(soft_capped(scores, info.softcap), dtype=np.float64)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.scheme import Scheme
-from linalign_lite.encrypt.wire import Header, Kind, Writer, reading
+from linalign_lite.encrypt.wire import Header, Kind, Writer, open_framed
 from linalign_lite.errors import FormatError
 from linalign_lite.storage.atomic import PathLike, require_private, write_new
 
@@ -44,7 +44,7 @@ class PublicKey:
 
     def to_bytes(self) -> bytes:
         """What `public.key` holds: docs/FORMAT.md, section 3."""
-        return _framed(Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload)
+        return _to_file(Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload)
 
     def save(self, path: PathLike) -> None:
         """Create ``path`` (`public.key`). OutputExistsError when it is there."""
@@ -53,7 +53,7 @@ class PublicKey:
     @classmethod
     def load(cls, source: PathLike | bytes) -> PublicKey:
         """From a file or bytes. FormatError when it is anything but an intact public key."""
-        parameters, digest, payload, name = _unframed(source, Kind.PUBLIC_KEY)
+        parameters, digest, payload, name = _from_file(source, Kind.PUBLIC_KEY)
         scheme_for(parameters).check_public(payload)
         key = cls(parameters, payload)
         if key.digest != digest:
@@ -81,7 +81,7 @@ class SecretKey:
 
     def save(self, path: PathLike) -> None:
         """Create ``path`` (`secret.key`) with mode 0600. OutputExistsError when it is there."""
-        data = _framed(Kind.SECRET_KEY, self.parameters, self.digest, self.material)
+        data = _to_file(Kind.SECRET_KEY, self.parameters, self.digest, self.material)
         write_new(path, data, private=True)
 
     @classmethod
@@ -91,7 +91,7 @@ class SecretKey:
         Raises FormatError when it is anything but an intact secret key, InputError when it is not
         there or when others than its owner may read or write it.
         """
-        parameters, digest, material, _ = _unframed(path, Kind.SECRET_KEY)
+        parameters, digest, material, _ = _from_file(path, Kind.SECRET_KEY)
         require_private(Path(path))
         return cls(parameters, digest, material)
 
@@ -103,7 +103,7 @@ def keygen(parameters: Parameters = PRIVATE) -> tuple[SecretKey, PublicKey]:
     return SecretKey(parameters, public_key.digest, secret), public_key
 
 
-def _framed(kind: Kind, parameters: Parameters, digest: bytes, payload: bytes) -> bytes:
+def _to_file(kind: Kind, parameters: Parameters, digest: bytes, payload: bytes) -> bytes:
     buffer = io.BytesIO()
     writer = Writer(buffer, Header(kind, parameters, digest, 1, len(payload)))
     writer.write(payload)
@@ -111,8 +111,8 @@ def _framed(kind: Kind, parameters: Parameters, digest: bytes, payload: bytes) -
     return buffer.getvalue()
 
 
-def _unframed(source: PathLike | bytes, kind: Kind) -> tuple[Parameters, bytes, bytes, str]:
-    with reading(source, kind) as reader:
+def _from_file(source: PathLike | bytes, kind: Kind) -> tuple[Parameters, bytes, bytes, str]:
+    with open_framed(source, kind) as reader:
         header, name = reader.header, reader.name
         scheme = scheme_for(header.parameters)
         expected = scheme.secret_size if kind is Kind.SECRET_KEY else scheme.public_size

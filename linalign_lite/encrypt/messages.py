@@ -18,9 +18,17 @@ from typing import Any, Generic, Protocol, TypeVar
 from linalign_lite.core.space import MAX_DIM, Space, usable_label
 from linalign_lite.encrypt.packing import Layout, layout_of
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, SMALLEST
-from linalign_lite.encrypt.response_encoding import reply_size
-from linalign_lite.encrypt.wire import DIGEST, Header, Kind, Record, Writer, reading, seal_record
+from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SCORE
+from linalign_lite.encrypt.response_encoding import product_size
+from linalign_lite.encrypt.wire import (
+    DIGEST,
+    Header,
+    Kind,
+    Record,
+    Writer,
+    digest_record,
+    open_framed,
+)
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, atomic
 
@@ -154,7 +162,7 @@ class ResponseInfo:
         room = int(header.parameters.data_bits) - 2
         _within(name, "flood_bits", meta["flood_bits"], 0, room)
         used = header.parameters.query_bits - meta["norm_bits"] + meta["head_scale"]
-        if not (0 <= meta["head_scale"] <= room and 0 <= used <= room - math.log2(SMALLEST)):
+        if not (0 <= meta["head_scale"] <= room and 0 <= used <= room - math.log2(MIN_SCORE)):
             raise FormatError(f"{name}: its scale is not usable")
         labels = _labels(name, meta.pop("labels"), meta["n_outputs"])
         if meta["softcap"] is not None and not 0 < meta["softcap"] < float("inf"):
@@ -232,12 +240,12 @@ class Query(_Message[QueryInfo]):
     @functools.cached_property
     def _records(self) -> list[Record]:
         digest = self.info.header().digest
-        return [seal_record(digest, i, p) for i, p in enumerate(self.payloads)]
+        return [digest_record(digest, i, p) for i, p in enumerate(self.payloads)]
 
     @classmethod
     def load(cls, source: PathLike | bytes) -> Query:
         """From a file or from bytes. Raises FormatError, or InputError when it is not there."""
-        with reading(source, Kind.QUERY) as reader:
+        with open_framed(source, Kind.QUERY) as reader:
             info = QueryInfo.from_header(reader.header, reader.name)
             return cls(info, tuple(record.payload for record in reader))
 
@@ -248,7 +256,7 @@ class Response(_Message[ResponseInfo]):
     @classmethod
     def load(cls, source: PathLike | bytes) -> Response:
         """From a file or from bytes. Raises FormatError, or InputError when it is not there."""
-        with reading(source, Kind.RESPONSE) as reader:
+        with open_framed(source, Kind.RESPONSE) as reader:
             info = ResponseInfo.from_header(reader.header, reader.name)
             return cls(info, tuple(record.payload for record in reader))
 
@@ -256,7 +264,7 @@ class Response(_Message[ResponseInfo]):
 def response_size(layout: Layout, n_outputs: int) -> int:
     """Bytes of a record of a response."""
     products = layout.products(n_outputs)
-    return DIGEST + products * reply_size(layout.degree, 0) + 4 * n_outputs * layout.batch
+    return DIGEST + products * product_size(layout.degree, 0) + 4 * n_outputs * layout.batch
 
 
 def new_identity() -> str:

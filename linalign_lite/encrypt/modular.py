@@ -14,29 +14,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.encrypt.packing import Floats
+from linalign_lite.encrypt.packing import FloatArray
 from linalign_lite.errors import FormatError
 
-Words = npt.NDArray[np.uint64]
-_LIMB = 24  # bits: 2^23 of a row's norm times √SLAB times 2^24 stays below 2^52
-SLAB = 512  # features multiplied at once
-_PLACES = np.arange(8, dtype=np.uint64)[:, None]
+Residues = npt.NDArray[np.uint64]
+_LIMB_BITS = 24  # 2^23 of a row's norm times √MAX_FEATURES times 2^24 stays below 2^52
+MAX_FEATURES = 512  # features multiplied at once
+_BIT_SHIFTS = np.arange(8, dtype=np.uint64)[:, None]
 # of a byte: looked up, which is faster than divided
-_MODULO_3: Floats = (np.arange(256) % 3 - 1).astype(np.float64)
+_TERNARY_OF_BYTE: FloatArray = (np.arange(256) % 3 - 1).astype(np.float64)
 
 
 def packed_size(degree: int, prime: int) -> int:
-    """Bytes that pack_words makes of ``degree`` residues of ``prime``."""
+    """Bytes that pack_residues makes of ``degree`` residues of ``prime``."""
     return degree * prime.bit_length() // 8
 
 
 @functools.cache
-def _low(count: int) -> np.dtype[Any]:
+def _low_bytes(count: int) -> np.dtype[Any]:
     """The low bytes of 64-bit words, to be copied as one piece each."""
     return np.dtype({"names": ["low"], "formats": [f"V{count}"], "offsets": [0], "itemsize": 8})
 
 
-def pack_words(words: Words, prime: int) -> bytes:
+def pack_residues(words: Residues, prime: int) -> bytes:
     """Residues in as many bits as the prime has: whole low bytes, then the bits left, by plane.
 
     words: (N,), each below prime. With b bits: N times the low ⌊b/8⌋ bytes, then for each bit left
@@ -44,7 +44,7 @@ def pack_words(words: Words, prime: int) -> bytes:
     """
     whole, left = divmod(prime.bit_length(), 8)
     words = np.ascontiguousarray(words, dtype="<u8")
-    low = words.view(_low(whole))["low"].tobytes()
+    low = words.view(_low_bytes(whole))["low"].tobytes()
     if not left:
         return low
     top = np.ascontiguousarray(words.view(np.uint8)[whole::8])
@@ -52,8 +52,8 @@ def pack_words(words: Words, prime: int) -> bytes:
     return low + np.packbits(bits.ravel(), bitorder="little").tobytes()
 
 
-def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
-    """What pack_words packed. Raises FormatError on a wrong length or a value not below prime."""
+def unpack_residues(data: bytes | memoryview, degree: int, prime: int) -> Residues:
+    """Residues from pack_residues. FormatError: a wrong length, or a value not below prime."""
     if len(data) != packed_size(degree, prime):
         raise FormatError(
             "a polynomial has the wrong length",
@@ -69,7 +69,7 @@ def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
         top_bits = np.frombuffer(data, dtype=np.uint8, offset=degree * whole)
         # eight residues at a time: a bit moved within its byte does not leave it
         bits = np.unpackbits(top_bits, bitorder="little").view(np.uint64)
-        planes = bits.reshape(left, degree // 8) << _PLACES[:left]
+        planes = bits.reshape(left, degree // 8) << _BIT_SHIFTS[:left]
         top = np.bitwise_or.reduce(planes, axis=0)
         words.view(np.uint8)[whole::8] = top.view(np.uint8)
     words = words.astype(np.uint64, copy=False)
@@ -78,19 +78,19 @@ def unpack_words(data: bytes | memoryview, degree: int, prime: int) -> Words:
     return words
 
 
-def mul_mod(a: Words, b: int, prime: int) -> Words:
+def mul_mod(a: Residues, b: int, prime: int) -> Residues:
     """a·b mod prime, for a and b below prime and b below 2^40."""
     quotient = (a.astype(np.float64) * (b / prime)).astype(np.uint64)
-    return _settled(a * np.uint64(b) - quotient * np.uint64(prime), prime)
+    return _into_range(a * np.uint64(b) - quotient * np.uint64(prime), prime)
 
 
-def shift_mod(a: Words, bits: int, prime: int) -> Words:
+def shift_mod(a: Residues, bits: int, prime: int) -> Residues:
     """a·2^bits mod prime, for a below prime and up to 32 bits."""
     quotient = (a.astype(np.float64) * (2.0**bits / prime)).astype(np.uint64)
-    return _settled((a << np.uint64(bits)) - quotient * np.uint64(prime), prime)
+    return _into_range((a << np.uint64(bits)) - quotient * np.uint64(prime), prime)
 
 
-def _settled(remainder: Words, prime: int) -> Words:
+def _into_range(remainder: Residues, prime: int) -> Residues:
     """A remainder from a quotient that may be one off, wrapped around: into [0, prime)."""
     signed = remainder.view(np.int64)
     signed += np.where(signed < 0, prime, 0)
@@ -98,46 +98,48 @@ def _settled(remainder: Words, prime: int) -> Words:
     return signed.view(np.uint64)
 
 
-def combine(weight: Floats, residues: Words, prime: int) -> Words:
+def matmul_mod(weight: FloatArray, residues: Residues, prime: int) -> Residues:
     """weight @ residues modulo prime, exactly, by float64 matrix products.
 
-    weight: (n, f) integers, each row of norm at most 2^23. residues: (f, N), f at most SLAB, each
-    below prime. Residues are cut into limbs of 24 bits; every partial sum then stays below
+    weight: (n, f) integers, each row of norm at most 2^23. residues: (f, N), each below prime, f at
+    most MAX_FEATURES. Residues are cut into limbs of 24 bits; every partial sum then stays below
     2^23·√512·2^24 < 2^52 by Cauchy–Schwarz, so float64 is exact.
     """
     total = np.zeros((weight.shape[0], residues.shape[1]), dtype=np.uint64)
-    limbs = -(-prime.bit_length() // _LIMB)
-    mask = np.uint64((1 << _LIMB) - 1)
+    limbs = -(-prime.bit_length() // _LIMB_BITS)
+    mask = np.uint64((1 << _LIMB_BITS) - 1)
     for k in reversed(range(limbs)):
-        limb = ((residues >> np.uint64(k * _LIMB)) & mask).astype(np.float64)
-        part = _reduced(weight @ limb, prime)
-        total = part if k == limbs - 1 else add_mod(shift_mod(total, _LIMB, prime), part, prime)
+        limb = ((residues >> np.uint64(k * _LIMB_BITS)) & mask).astype(np.float64)
+        part = _reduce(weight @ limb, prime)
+        total = (
+            part if k == limbs - 1 else add_mod(shift_mod(total, _LIMB_BITS, prime), part, prime)
+        )
     return total
 
 
-def _reduced(values: Floats, prime: int) -> Words:
+def _reduce(values: FloatArray, prime: int) -> Residues:
     """Integers of size below 2^52 modulo prime."""
     quotient = np.floor(values * (1 / prime)).astype(np.int64)
-    return _settled((values.astype(np.int64) - quotient * prime).view(np.uint64), prime)
+    return _into_range((values.astype(np.int64) - quotient * prime).view(np.uint64), prime)
 
 
-def add_mod(a: Words, b: Words, prime: int) -> Words:
+def add_mod(a: Residues, b: Residues, prime: int) -> Residues:
     """a + b mod prime, for a and b below prime."""
     total = a + b
     return np.where(total >= prime, total - np.uint64(prime), total)
 
 
-def random_ternary(count: int) -> Floats:
+def random_ternary(count: int) -> FloatArray:
     """-1, 0 and 1, uniform, from the operating system's generator: bytes below 255 modulo 3."""
     kept = np.empty(0, dtype=np.uint8)
     while len(kept) < count:
         drawn = np.frombuffer(os.urandom(count + 64), dtype=np.uint8)
         drawn = drawn[drawn < 255]
         kept = np.concatenate([kept, drawn]) if len(kept) else drawn
-    return _MODULO_3[kept[:count]]
+    return _TERNARY_OF_BYTE[kept[:count]]
 
 
-class Flood:
+class FloodingNoise:
     """``count`` integers drawn uniformly from [−2^(bits−1), 2^(bits−1)), as residues.
 
     The operating system's generator; bits at most 92. Not kept: each use draws anew.
@@ -146,25 +148,25 @@ class Flood:
     def __init__(self, count: int, bits: int) -> None:
         raw = np.frombuffer(os.urandom(12 * count), dtype="<u4").reshape(3, count)
         low, high = min(bits, 32), max(bits - 32, 0)
-        self._low = raw[0].astype(np.uint64) & np.uint64((1 << low) - 1)
+        self._low_bytes = raw[0].astype(np.uint64) & np.uint64((1 << low) - 1)
         wide = raw[1].astype(np.uint64) | (raw[2].astype(np.uint64) << np.uint64(32))
         self._high = wide & np.uint64((1 << high) - 1)
         self._half = 1 << (bits - 1) if bits else 0
 
-    def residues(self, prime: int) -> Words:
+    def modulo(self, prime: int) -> Residues:
         high = shift_mod(self._high % np.uint64(prime), 32, prime)
-        drawn = add_mod(high, self._low % np.uint64(prime), prime)
+        drawn = add_mod(high, self._low_bytes % np.uint64(prime), prime)
         return add_mod(drawn, np.full_like(drawn, -self._half % prime), prime)
 
 
-def flood_integers(count: int, bits: int) -> list[int]:
-    """As Flood draws them, as integers: a few are done sooner one by one than in arrays."""
+def flooding_integers(count: int, bits: int) -> list[int]:
+    """As FloodingNoise draws them, as integers: a few are done sooner one by one than in arrays."""
     raw, mask, half = os.urandom(12 * count), (1 << bits) - 1, (1 << bits) >> 1
     drawn = (int.from_bytes(raw[i : i + 12], "little") for i in range(0, 12 * count, 12))
     return [(value & mask) - half for value in drawn]
 
 
-def fractions(residues: list[Words], primes: tuple[int, ...]) -> Floats:
+def modulus_fractions(residues: list[Residues], primes: tuple[int, ...]) -> FloatArray:
     """value / (product of the primes), to float64, of values given by their residues: in [0, 1).
 
     One prime, or two of which the first has at most 40 bits: the nearest multiple of the second is
@@ -177,11 +179,11 @@ def fractions(residues: list[Words], primes: tuple[int, ...]) -> Floats:
     centred -= np.where(centred > second // 2, second, 0)
     rest = (residues[0].astype(np.int64) - centred % first) % first
     whole = mul_mod(rest.view(np.uint64), pow(second, -1, first), first)
-    value: Floats = (whole.astype(np.float64) + centred / second) / first
+    value: FloatArray = (whole.astype(np.float64) + centred / second) / first
     return value
 
 
-def to_words(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+def switch_modulus(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
     """Fractions of the modulus, below 2^31, as 32-bit words: round(2^32·value) mod 2^32."""
     scaled = values * 2.0**32
     whole = np.rint(scaled, out=scaled).astype(np.int64)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.encrypt.modular import to_words
-from linalign_lite.encrypt.packing import Floats, from_slots, to_slots
+from linalign_lite.encrypt.modular import switch_modulus
+from linalign_lite.encrypt.packing import FloatArray, from_slots, to_slots
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.response_encoding import Ternary, join
-from linalign_lite.encrypt.scheme import Finish
+from linalign_lite.encrypt.response_encoding import Ternary, encode_product
+from linalign_lite.encrypt.scheme import ReturnedCoefficients
 from linalign_lite.errors import FormatError
 
 _KEY = 64
@@ -28,7 +28,7 @@ class NoopScheme:
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
-        self.query_size = self.plain_size = 8 * parameters.degree
+        self.query_size = self.plaintext_size = 8 * parameters.degree
         self.secret_size = self.public_size = _KEY
         self.secret: Ternary = np.zeros(parameters.degree, dtype=np.int8)
 
@@ -45,45 +45,49 @@ class NoopScheme:
     def check_public(self, public: bytes) -> None:
         self._require(public, _KEY)
 
-    def encrypt(self, coefficients: Floats, scale: int) -> bytes:
+    def encrypt(self, coefficients: FloatArray, scale: int) -> bytes:
         q = 2.0**self.parameters.data_bits
         values = np.round(coefficients * 2.0**scale)
-        wrapped: Floats = values - q * np.round(values / q)
+        wrapped: FloatArray = values - q * np.round(values / q)
         return wrapped.astype("<f8").tobytes()
 
-    def encode(self, coefficients: Floats, scale: int) -> Floats:
-        values: Floats = np.round(coefficients * 2.0**scale)
+    def encode(self, coefficients: FloatArray, scale: int) -> FloatArray:
+        values: FloatArray = np.round(coefficients * 2.0**scale)
         return values
 
-    def load(self, payload: bytes | memoryview) -> Floats:
+    def load_ciphertext(self, payload: bytes | memoryview) -> FloatArray:
         self._require(payload, 8 * self.parameters.degree)
         values = np.frombuffer(payload, dtype="<f8").astype(np.float64)
         if not np.isfinite(values).all():
             raise FormatError("a polynomial holds values that are not finite")
         return values
 
-    def inner(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
+    def inner_product(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
         products = [
             from_slots(to_slots(q) * to_slots(w)) for q, w in zip(queries, rows, strict=True)
         ]
         return np.sum(products, axis=0)
 
-    def columns(self, payloads: Sequence[bytes | memoryview], weight: Floats) -> Iterator[Any]:
-        yield from weight @ np.stack([self.load(p) for p in payloads])
+    def matrix_products(
+        self, payloads: Sequence[bytes | memoryview], weight: FloatArray
+    ) -> Iterator[Any]:
+        yield from weight @ np.stack([self.load_ciphertext(p) for p in payloads])
 
-    def masker(self, public: bytes) -> None:
+    def load_public_key(self, public: bytes) -> None:
         self._require(public, _KEY)
 
-    def zero(self, masker: Any) -> Any:  # noqa: ARG002 (twin)
+    def encrypt_zero(self, public_key: Any) -> Any:  # noqa: ARG002 (twin)
         return 0.0
 
-    def reply(self, total: Any, finish: Finish, zero: Any | None) -> bytes:  # noqa: ARG002 (twin)
+    def finalize(self, total: Any, returned: ReturnedCoefficients, zero: Any | None) -> bytes:  # noqa: ARG002 (twin)
         q = 2.0**self.parameters.data_bits
-        flood = np.frombuffer(os.urandom(8 * len(finish.positions)), "<u8") / 2.0**64 - 0.5
-        flooded = total[finish.positions] + flood * (2.0**finish.flood if finish.flood else 0.0)
+        flood = np.frombuffer(os.urandom(8 * len(returned.positions)), "<u8") / 2.0**64 - 0.5
+        flooded = total[returned.positions] + flood * (
+            2.0**returned.flood if returned.flood else 0.0
+        )
         second = np.zeros(self.parameters.degree, dtype=np.uint32)
-        fractions = flooded / q + finish.bias
-        return join(second, to_words(fractions - np.floor(fractions)))
+        fractions = flooded / q + returned.bias
+        return encode_product(second, switch_modulus(fractions - np.floor(fractions)))
 
     @staticmethod
     def _require(payload: bytes | memoryview, size: int) -> None:

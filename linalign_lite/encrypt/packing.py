@@ -8,7 +8,7 @@ States are cut into chunks (always when d·m > N) whose products add up.
 
 With m = 1 this is the packing for single queries. With chunks of one dimension, each ciphertext is
 one feature of up to N queries and w(X) is a number: the packing called *columns*, where scoring is
-a matrix product modulo the primes (residues.combine). All in between is called *inner*.
+a matrix product modulo the primes (modular.matmul_mod). All in between is called *inner*.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from linalign_lite.errors import InputError
 
-Floats = npt.NDArray[np.float64]
-Complexes = npt.NDArray[np.complex128]
+FloatArray = npt.NDArray[np.float64]
+ComplexArray = npt.NDArray[np.complex128]
 MAX_CHUNKS = 64  # of single queries; more only where the dimension or the batch needs them
 
 
@@ -108,7 +108,7 @@ def fewest_chunks(degree: int, dim: int, batch: int) -> int:
     return -(-dim // (degree // batch))
 
 
-def pack_states(layout: Layout, states: npt.NDArray[Any]) -> Iterator[Floats]:
+def pack_states(layout: Layout, states: npt.NDArray[Any]) -> Iterator[FloatArray]:
     """Coefficients of up to ``batch`` states, chunk by chunk. states: (m, dim) → (degree,) each."""
     m, width, batch = len(states), layout.width, layout.batch
     for chunk in range(layout.chunks):
@@ -118,7 +118,7 @@ def pack_states(layout: Layout, states: npt.NDArray[Any]) -> Iterator[Floats]:
         yield out
 
 
-def pack_rows(layout: Layout, weight: npt.NDArray[Any]) -> Iterator[Floats]:
+def pack_rows(layout: Layout, weight: npt.NDArray[Any]) -> Iterator[FloatArray]:
     """Coefficients of a head: for each product, (chunks, degree). weight: (n_outputs, dim)."""
     used = layout.rows * layout.width
     for start in range(0, weight.shape[0], layout.rows):
@@ -152,7 +152,7 @@ def product_norm(layout: Layout, weight: npt.NDArray[Any]) -> float:
 
 
 @functools.lru_cache(maxsize=8)
-def _tables(degree: int) -> tuple[Complexes, npt.NDArray[np.intp]]:
+def _tables(degree: int) -> tuple[ComplexArray, npt.NDArray[np.intp]]:
     """ζ^i for i < N/2 with ζ = e^(iπ/N), and for slot j the k with 4k + 1 = ±3^j mod 2N.
 
     3^j is 1 modulo 4 for even j and 3 for odd j; there the conjugate root ζ^(−3^j) is taken.
@@ -166,7 +166,7 @@ def _tables(degree: int) -> tuple[Complexes, npt.NDArray[np.intp]]:
     return np.exp(1j * np.pi * np.arange(half) / degree), index
 
 
-def to_slots(coefficients: Floats) -> Complexes:
+def to_slots(coefficients: FloatArray) -> ComplexArray:
     """Values of a real polynomial at the slot roots ζ^(3^j): (N,) → (N/2,).
 
     With ζ^(N/2·(4k+1)) = i, p(ζ^(4k+1)) = Σ_{i<N/2} (pᵢ + i·p_{i+N/2})·ζ^i · e^(2πi·ik/(N/2)): one
@@ -178,12 +178,13 @@ def to_slots(coefficients: Floats) -> Complexes:
     folded = np.empty(half, dtype=np.complex128)
     folded.real, folded.imag = coefficients[:half], coefficients[half:]
     folded *= twist
-    slots: Complexes = np.fft.ifft(folded, norm="forward")[index]  # the inverse without its factor
+    # the inverse without its factor
+    slots: ComplexArray = np.fft.ifft(folded, norm="forward")[index]
     np.conjugate(slots[1::2], out=slots[1::2])
     return slots
 
 
-def from_slots(slots: Complexes) -> Floats:
+def from_slots(slots: ComplexArray) -> FloatArray:
     """The real polynomial with these values at the slot roots: (N/2,) → (N,)."""
     half = slots.shape[-1]
     twist, index = _tables(2 * half)

@@ -16,7 +16,7 @@ from linalign_lite.errors import FormatError, InputError
 # log2 of the largest modulus at 128 bits of security, classical, ternary secret
 # (homomorphic encryption standard, 2018)
 MODULUS_BITS = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438}
-WORD_BITS = 32  # a response is sent at this width: see words
+RESPONSE_MODULUS_BITS = 32  # a response is sent modulo 2^32: see response_encoding
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Parameters:
     def __post_init__(self) -> None:
         if self.degree not in MODULUS_BITS:
             raise InputError("ring degree is not supported", got=str(self.degree))
-        if len(self.data_primes) > 2:  # residues.fractions takes two
+        if len(self.data_primes) > 2:  # modular.modulus_fractions takes two
             raise InputError("at most two data primes", got=str(len(self.data_primes)))
         if not self.data_primes or any(p % (2 * self.degree) != 1 for p in self.primes):
             raise InputError("primes must be 1 modulo twice the ring degree", got=self.name)

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 from linalign_lite.encrypt.messages import response_size
-from linalign_lite.encrypt.modular import SLAB, packed_size
+from linalign_lite.encrypt.modular import MAX_FEATURES, packed_size
 from linalign_lite.encrypt.packing import MAX_CHUNKS, Layout, fewest_chunks
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import MIN_NORM_BITS, flood_bits, head_scale, score_error
@@ -75,7 +75,7 @@ class Prediction:
         return self.ms / 1e3 + (self.query_bytes + self.response_bytes) / bandwidth
 
 
-def predict(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> Prediction:
+def predict_cost(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> Prediction:
     """Bytes of records and their digests (headers, below 2 KB without labels, are left out)."""
     costs = COSTS[parameters.degree]
     blocks, products = layout.blocks(n), layout.products(n_outputs)
@@ -84,7 +84,7 @@ def predict(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> P
     encode = 0.0
     if layout.columns:
         score += layout.chunks * (costs.expand + n_outputs * costs.combine)
-        score += n_outputs * costs.settle * -(-layout.chunks // SLAB)
+        score += n_outputs * costs.settle * -(-layout.chunks // MAX_FEATURES)
     else:
         score += layout.chunks * (costs.load + products * costs.multiply)
         encode = products * layout.chunks * costs.encode
@@ -103,7 +103,9 @@ def predict(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> P
     )
 
 
-def candidates(parameters: Parameters, dim: int, n_outputs: int, n: int) -> tuple[Prediction, ...]:
+def candidate_layouts(
+    parameters: Parameters, dim: int, n_outputs: int, n: int
+) -> tuple[Prediction, ...]:
     """Every layout worth looking at, each with what it costs.
 
     m over powers of two, n shared evenly among full records, and N; chunks from the fewest that
@@ -119,7 +121,7 @@ def candidates(parameters: Parameters, dim: int, n_outputs: int, n: int) -> tupl
         layouts += [Layout(degree, dim, k, batch) for k in range(fewest, most + 1)]
         if most < dim and batch == even:  # the fuller its ciphertexts the better for columns
             layouts.append(Layout(degree, dim, dim, batch))
-    found = [predict(parameters, layout, n, n_outputs) for layout in layouts]
+    found = [predict_cost(parameters, layout, n, n_outputs) for layout in layouts]
     size = _query_size(parameters)
     return tuple(
         p
@@ -129,11 +131,11 @@ def candidates(parameters: Parameters, dim: int, n_outputs: int, n: int) -> tupl
 
 
 @functools.lru_cache(maxsize=256)
-def choose(
+def choose_layout(
     parameters: Parameters, dim: int, n_outputs: int | None, n: int, bandwidth: float = BANDWIDTH
 ) -> Prediction:
     """The layout of the least time, transfer included. Raises InputError when nothing fits."""
-    found = candidates(parameters, dim, n_outputs or ASSUMED_OUTPUTS, n)
+    found = candidate_layouts(parameters, dim, n_outputs or ASSUMED_OUTPUTS, n)
     if not found:
         raise InputError(
             "no layout for these dimensions and classes fits in a file",
@@ -143,13 +145,13 @@ def choose(
     return min(found, key=lambda p: (p.seconds(bandwidth), p.layout.batch, p.layout.chunks))
 
 
-def alternatives(
+def alternative_layouts(
     parameters: Parameters, dim: int, n_outputs: int, n: int, bandwidth: float = BANDWIDTH
 ) -> tuple[Prediction, ...]:
     """The chosen layout, then the best of each other kind: one state alone, several, columns."""
-    best = choose(parameters, dim, n_outputs, n, bandwidth)
+    best = choose_layout(parameters, dim, n_outputs, n, bandwidth)
     kinds: dict[tuple[str, bool], Prediction] = {}
-    found = candidates(parameters, dim, n_outputs, n)
+    found = candidate_layouts(parameters, dim, n_outputs, n)
     for p in sorted(found, key=lambda p: p.seconds(bandwidth)):
         kinds.setdefault((p.layout.packing, p.layout.batch > 1), p)
     rest = sorted(kinds.values(), key=lambda p: p.seconds(bandwidth))

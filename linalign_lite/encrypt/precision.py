@@ -21,22 +21,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.encrypt.parameters import WORD_BITS, Parameters
+from linalign_lite.encrypt.parameters import RESPONSE_MODULUS_BITS, Parameters
 from linalign_lite.errors import InputError, PrecisionError
 
 MIN_NORM_BITS = 1  # states of norm up to 2 all declare the same bound
 MAX_NORM_BITS = 24
 MAX_ERROR = 1e-3
-SMALLEST = 2.0**-20  # scores are taken to be at least so large: a head of zeros needs some scale
+MIN_SCORE = 2.0**-20  # scores are taken to be at least so large: a head of zeros needs some scale
 MAX_DECIMALS = 15  # what float64 holds of numbers of order 1
 HIDING_BITS = 40  # -log2 of the statistical distance of a returned coefficient
 
 # SEAL draws encryption noise from a centred binomial distribution: 21 bits minus 21 bits. That is
 # the sum of 42 times ±1/2, so by Hoeffding P(|⟨w, e⟩| > t) ≤ 2·exp(-t² / (2·10.5·‖w‖²)).
 NOISE_VARIANCE = 10.5
-NOISE_LARGEST = 21
+MAX_NOISE = 21
 _DEVIATIONS = 6.0  # standard deviations that a stated error covers
-_TAIL = math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + 2)))  # 2·exp(-t²/2) = 2^-(HIDING_BITS + 1)
+# 2·exp(-t²/2) = 2^-(HIDING_BITS + 1)
+_TAIL_DEVIATIONS = math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + 2)))
 
 
 def norm_bits(largest: float) -> int:
@@ -68,7 +69,7 @@ def head_scale(parameters: Parameters, bound: int, row_norm: float, bias: float)
     """
     largest = 2.0**bound * row_norm + bias
     room = parameters.data_bits - 2 - query_scale(parameters, bound)
-    scale = math.floor(room - math.log2(max(largest, SMALLEST))) if math.isfinite(largest) else -1
+    scale = math.floor(room - math.log2(max(largest, MIN_SCORE))) if math.isfinite(largest) else -1
     if scale < 0:
         raise PrecisionError(
             "scores of this head on these states could overflow the coefficient modulus",
@@ -89,8 +90,8 @@ def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -
     argument in docs/SECURITY.md supposes it.)
     """
     encoded = norm * 2.0**scale + math.sqrt(terms) / 2
-    zero = 2 * NOISE_LARGEST * parameters.degree
-    return _TAIL * math.sqrt(NOISE_VARIANCE) * encoded + zero
+    zero = 2 * MAX_NOISE * parameters.degree
+    return _TAIL_DEVIATIONS * math.sqrt(NOISE_VARIANCE) * encoded + zero
 
 
 def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> int:
@@ -128,7 +129,7 @@ def score_error(parameters: Parameters, bound: int, scale: int, fold: int, flood
     row_norm = 2.0 ** (parameters.data_bits - 2 - a - scale - bound)
     fresh = math.sqrt(NOISE_VARIANCE * fold) * row_norm / 2.0**a
     rounding = math.sqrt(1 / 12) * 2.0**bound / 2.0**scale
-    per_word = 2.0 ** (parameters.data_bits - WORD_BITS - a - scale)
+    per_word = 2.0 ** (parameters.data_bits - RESPONSE_MODULUS_BITS - a - scale)
     words = math.sqrt((1 + parameters.degree) / 12) * per_word
     flooding = 2.0 ** (flood - 1 - a - scale) if flood else 0.0
     return flooding + _DEVIATIONS * math.sqrt(fresh**2 + rounding**2 + words**2)

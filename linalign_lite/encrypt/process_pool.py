@@ -23,12 +23,12 @@ from linalign_lite.encrypt.wire import Record
 from linalign_lite.encrypt.zero_pool import Zeros
 from linalign_lite.errors import LinalignError
 
-_AHEAD = 2  # records in flight for each process: what bounds memory
+_IN_FLIGHT = 2  # records in flight for each process: what bounds memory
 _job: list[Any] = []  # of one worker: scorer, zeros, query, scales
 
 
 @dataclass(frozen=True)
-class Job:
+class ScoringJob:
     """What every worker needs to know. ``key``: whose zeros mask, None where nothing is masked."""
 
     head: Head
@@ -38,15 +38,15 @@ class Job:
     scales: Scales
 
 
-def scored(job: Job, records: Iterator[Record], workers: int) -> Iterator[bytes]:
+def score_records(job: ScoringJob, records: Iterator[Record], workers: int) -> Iterator[bytes]:
     """What Scorer.score gives for each record, in order."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (job,))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
     flying: deque[Future[bytes]] = deque()
     try:
         for index, record in enumerate(records):
-            flying.append(pool.submit(_one, index, record))
-            if len(flying) >= _AHEAD * workers:
+            flying.append(pool.submit(_score_record, index, record))
+            if len(flying) >= _IN_FLIGHT * workers:
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()
@@ -58,14 +58,14 @@ def scored(job: Job, records: Iterator[Record], workers: int) -> Iterator[bytes]
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(job: Job) -> None:
+def _start_worker(job: ScoringJob) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and stops this one
     zeros = None if job.key is None else Zeros(job.key)
     scorer = Scorer(job.head, job.query.parameters, job.cache_bytes)
     _job[:] = [scorer, zeros, job.query, job.scales]
 
 
-def _one(index: int, record: Record) -> bytes:
+def _score_record(index: int, record: Record) -> bytes:
     scorer, zeros, query, scales = _job
     reply: bytes = scorer.score(query, scales, index, record, zeros)
     return reply

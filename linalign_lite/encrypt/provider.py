@@ -21,7 +21,7 @@ from linalign_lite.encrypt.messages import (
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.precision import MAX_ERROR
 from linalign_lite.encrypt.scoring import Scales, Scorer
-from linalign_lite.encrypt.wire import Kind, Record, Writer, reading
+from linalign_lite.encrypt.wire import Kind, Record, Writer, open_framed
 from linalign_lite.encrypt.zero_pool import Zeros
 from linalign_lite.errors import LinalignError, MismatchError, PrecisionError
 from linalign_lite.storage.atomic import PathLike, atomic
@@ -94,7 +94,7 @@ class Provider:
         ``workers`` above 1, records are scored by as many spawned processes (which re-import the
         main module, as multiprocessing does); the pool of zeros is not used then.
         """
-        with reading(query_path, Kind.QUERY) as reader:
+        with open_framed(query_path, Kind.QUERY) as reader:
             asked = QueryInfo.from_header(reader.header, reader.name)
             info, scales = self._answer(asked, reader.digest.hex(), reader.name)
             with self._charged(asked, (r.digest for r in reader)), atomic(out_path) as f:
@@ -188,11 +188,11 @@ class Provider:
     ) -> Iterator[bytes]:
         scorer, private = self._scorer(query.parameters), query.parameters.private
         if workers > 1 and query.layout.blocks(query.n) > 1:
-            from linalign_lite.encrypt.process_pool import Job, scored
+            from linalign_lite.encrypt.process_pool import ScoringJob, score_records
 
             key = self._mask(query.key).key if private else None
-            job = Job(self._head, self._cache_bytes, key, query, scales)
-            payloads = scored(job, records, workers)
+            job = ScoringJob(self._head, self._cache_bytes, key, query, scales)
+            payloads = score_records(job, records, workers)
         else:
             zeros = self._mask(query.key) if private else None
             payloads = (

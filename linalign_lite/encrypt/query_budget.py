@@ -28,7 +28,7 @@ if sys.platform == "linux":
 
 MAX_LIMIT = 1 << 53
 _MAX_FILE, _CHECKED = 1 << 30, 1 << 24  # up to the second, a Budget first checks every page
-_PATIENCE = 30.0  # seconds that another process may keep the file locked
+_LOCK_TIMEOUT = 30.0  # seconds that another process may keep the file locked
 _VERSION, _APPLICATION = 1, 0x4C414C42  # "LALB"
 _TABLES = {
     "budget": "CREATE TABLE budget (id INTEGER PRIMARY KEY, states INTEGER NOT NULL)",
@@ -48,7 +48,7 @@ _LOCK = threading.RLock()
 # dies; process numbers, restarts and containers do not matter. SQLite needs the same kind of lock,
 # so where a file can be shared at all, the answer is right. A process that can get no such lock
 # writes _UNKNOWN: its rows count as alive for ever, and are charged again.
-_OWN: dict[tuple[int, int], tuple[int, int]] = {}  # (device, inode): (descriptor, byte)
+_HELD: dict[tuple[int, int], tuple[int, int]] = {}  # (device, inode): (descriptor, byte)
 _UNKNOWN = 0
 _FLOCK = struct.Struct("hhqqi0q")  # C's struct flock: type, whence, start, length, process
 
@@ -170,10 +170,10 @@ def _create(path: Path, limit: int) -> None:
 @contextlib.contextmanager
 def _transaction(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
     """A connection within one transaction, which is rolled back when an exception leaves it."""
-    with _LOCK, _named(path):
-        _look(path)
+    with _LOCK, _named_errors(path):
+        _check_header(path)
         uri = f"{path.as_uri()}?mode=rw"  # never creates
-        db = sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None)
+        db = sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT, isolation_level=None)
         with contextlib.closing(db):
             db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)
             # A rollback journal leaves one file between transactions; WAL would leave three and
@@ -195,7 +195,7 @@ def _transaction(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connect
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named_errors(path: Path) -> Iterator[None]:
     """Errors of the system and of SQLite as named ones, which repeat nothing that the file says."""
     hint = "is another process keeping it locked, the disk full, or the file or folder read-only?"
     try:
@@ -214,7 +214,7 @@ def _damaged(path: Path, got: str) -> FormatError:
     return FormatError(f"{path} is no budget file, or is damaged", got=got, hint=hint)
 
 
-def _look(path: Path) -> None:
+def _check_header(path: Path) -> None:
     """Raise unless the file's first bytes say that it is ours. SQLite touches no other file."""
     try:
         with open_regular(path) as f:
@@ -231,7 +231,7 @@ def _look(path: Path) -> None:
         raise _damaged(path, "more than 1 GiB, or another journal mode")
 
 
-def _states(db: sqlite3.Connection, query: str, *values: bytes) -> list[int]:
+def _counts(db: sqlite3.Connection, query: str, *values: bytes) -> list[int]:
     rows = db.execute(query, values).fetchall()
     if not all(isinstance(n, int) and 1 <= n <= MAX_LIMIT for (n,) in rows):
         raise sqlite3.DatabaseError
@@ -239,15 +239,15 @@ def _states(db: sqlite3.Connection, query: str, *values: bytes) -> list[int]:
 
 
 def _limit(db: sqlite3.Connection) -> int:
-    if len(limits := _states(db, "SELECT states FROM budget LIMIT 2")) != 1:
+    if len(limits := _counts(db, "SELECT states FROM budget LIMIT 2")) != 1:
         raise sqlite3.DatabaseError
     return limits[0]
 
 
 def _used(db: sqlite3.Connection, key: bytes) -> tuple[int, int]:
     """States settled and states pending."""
-    settled = _states(db, "SELECT states FROM settled WHERE key = ?", key)
-    return sum(settled), sum(_states(db, "SELECT states FROM pending WHERE key = ?", key))
+    settled = _counts(db, "SELECT states FROM settled WHERE key = ?", key)
+    return sum(settled), sum(_counts(db, "SELECT states FROM pending WHERE key = ?", key))
 
 
 def _pending(
@@ -259,21 +259,21 @@ def _pending(
         raise InputError("cannot charge this", expected="two digests, 1 to 2^53 states")
     query = "SELECT id, owner FROM pending WHERE key = ? AND fingerprint = ? AND states = ?"
     rows = db.execute(query, charge).fetchall()
-    handle, me = _owner(path)
+    handle, me = _own_byte(path)
     mine = [row for row, owner in rows if owner == me]
     others = [(row, owner) for row, owner in rows if owner not in (me, _UNKNOWN)]
     return me, mine, [row for row, owner in others if _lock(handle, owner, ask=True)]
 
 
-def _owner(path: Path) -> tuple[int, int]:
+def _own_byte(path: Path) -> tuple[int, int]:
     """A descriptor of the file, never closed, and the byte of it that this process holds."""
     status = path.stat()
-    if (status.st_dev, status.st_ino) not in _OWN:
+    if (status.st_dev, status.st_ino) not in _HELD:
         handle = os.open(path, os.O_RDWR)
         status = os.fstat(handle)  # of what was opened, should the path have changed hands
         byte = (1 << 40) + secrets.randbelow(1 << 61)
-        _OWN[status.st_dev, status.st_ino] = handle, byte if _lock(handle, byte) else _UNKNOWN
-    return _OWN[status.st_dev, status.st_ino]
+        _HELD[status.st_dev, status.st_ino] = handle, byte if _lock(handle, byte) else _UNKNOWN
+    return _HELD[status.st_dev, status.st_ino]
 
 
 def _lock(handle: int, byte: int, *, ask: bool = False) -> bool:
@@ -288,13 +288,15 @@ def _lock(handle: int, byte: int, *, ask: bool = False) -> bool:
     return not ask or _FLOCK.unpack(answer)[0] == fcntl.F_UNLCK
 
 
-def _forked() -> None:
+def _reset_after_fork() -> None:
     """In a child: it owns nothing of its parent's, nor keeps its parent's bytes held."""
-    for handle, _ in _OWN.values():
+    for handle, _ in _HELD.values():
         os.close(handle)
-    _OWN.clear()
+    _HELD.clear()
     _LOCK.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_forked)
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_reset_after_fork
+    )

@@ -12,30 +12,31 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.encrypt.packing import Floats, from_slots, to_slots
+from linalign_lite.encrypt.packing import FloatArray, from_slots, to_slots
 from linalign_lite.errors import FormatError
 
 Ternary = npt.NDArray[np.int8]
-Word = npt.NDArray[np.uint32]
-_FEW = 64  # wanted coefficients up to which a product with s is cheaper one by one than by FFT
+UInt32Array = npt.NDArray[np.uint32]
+# wanted coefficients up to which a product with s is cheaper one by one than by FFT
+_MAX_ONE_BY_ONE = 64
 
 
-def reply_size(degree: int, wanted: int) -> int:
+def product_size(degree: int, wanted: int) -> int:
     """Bytes of one product of a response with ``wanted`` returned coefficients."""
     return 4 * (degree + wanted)
 
 
-def join(second: Word, first: Word) -> bytes:
+def encode_product(second: UInt32Array, first: UInt32Array) -> bytes:
     """All of the second component, then what is returned of the first."""
     return joined(second) + joined(first)
 
 
-def joined(words: Word) -> bytes:
+def joined(words: UInt32Array) -> bytes:
     """As ``join``, when both stand in one array already."""
     return words.astype("<u4", copy=False).tobytes()
 
 
-def split(payload: bytes | memoryview, degree: int) -> tuple[Word, Word]:
+def decode_product(payload: bytes | memoryview, degree: int) -> tuple[UInt32Array, UInt32Array]:
     """(second, first). Raises FormatError when the payload is not as long as that."""
     if len(payload) % 4 or len(payload) < 4 * degree:
         raise FormatError("a response has the wrong length", got=f"{len(payload)} bytes")
@@ -43,40 +44,44 @@ def split(payload: bytes | memoryview, degree: int) -> tuple[Word, Word]:
     return words[:degree], words[degree:]
 
 
-def spread(payload: bytes, degree: int, rows: int, batch: int) -> bytes:
+def pad_product(payload: bytes, degree: int, rows: int, batch: int) -> bytes:
     """A reply whose returned coefficients, (rows, live), are filled up to (rows, batch)."""
-    second, first = split(payload, degree)
+    second, first = decode_product(payload, degree)
     filled = np.zeros((rows, batch), dtype=np.uint32)
     filled[:, : len(first) // rows] = first.reshape(rows, -1)
-    return join(second, filled.ravel())
+    return encode_product(second, filled.ravel())
 
 
-def decrypt(secret: Ternary, second: Word, first: Word, positions: npt.NDArray[np.intp]) -> Floats:
+def decrypt_product(
+    secret: Ternary, second: UInt32Array, first: UInt32Array, positions: npt.NDArray[np.intp]
+) -> FloatArray:
     """(first + (second·secret)[positions]) / 2^32, in [−1/2, 1/2): fractions of the modulus.
 
     secret: (N,) ternary coefficients. second: (N,). first and positions: (m,).
     """
-    if len(positions) <= _FEW:
-        products = _one_by_one(secret, second, positions)
+    if len(positions) <= _MAX_ONE_BY_ONE:
+        products = _products_one_by_one(secret, second, positions)
     else:
-        products = _by_fft(secret, second)[positions]
+        products = _products_by_fft(secret, second)[positions]
     total = first + products.astype(np.int64).astype(np.uint32)  # both wrap around
     return total.view(np.int32) / 2.0**32
 
 
-def _one_by_one(secret: Ternary, second: Word, positions: npt.NDArray[np.intp]) -> Floats:
+def _products_one_by_one(
+    secret: Ternary, second: UInt32Array, positions: npt.NDArray[np.intp]
+) -> FloatArray:
     """Σᵢ sᵢ·y(k−i), with y(j − N) = −y(j): at most 4096·2^32, exact in float64."""
     y, backwards = second.astype(np.float64), secret[::-1].astype(np.float64)
     cuts = [(k + 1, len(secret) - 1 - k) for k in positions.tolist()]
     return np.array([y[:k] @ backwards[j:] - y[k:] @ backwards[:j] for k, j in cuts])
 
 
-def _by_fft(secret: Ternary, second: Word) -> Floats:
+def _products_by_fft(secret: Ternary, second: UInt32Array) -> FloatArray:
     """All N of them. Halves of 16 bits: sums below 2^28, so rounding makes the FFT's exact."""
     slots = to_slots(secret.astype(np.float64))
     high, low = (
         np.rint(from_slots(to_slots(half.astype(np.float64)) * slots))
         for half in (second >> np.uint32(16), second & np.uint32(0xFFFF))
     )
-    total: Floats = high * 2.0**16 + low
+    total: FloatArray = high * 2.0**16 + low
     return total

@@ -10,20 +10,20 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.encrypt.packing import Floats
+from linalign_lite.encrypt.packing import FloatArray
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.response_encoding import Ternary
 
 
 @dataclass(frozen=True)
-class Finish:
+class ReturnedCoefficients:
     """How a product becomes words. ``positions``: the coefficients that are returned, (m,).
 
     ``bias``: what is added to them, as fractions of the modulus, (m,). ``flood``: bits of flooding.
     """
 
     positions: npt.NDArray[np.intp]
-    bias: Floats
+    bias: FloatArray
     flood: int
 
 
@@ -32,36 +32,38 @@ class SecretSide(Protocol):
 
     secret: Ternary
 
-    def encrypt(self, coefficients: Floats, scale: int) -> bytes:
+    def encrypt(self, coefficients: FloatArray, scale: int) -> bytes:
         """Encrypt (N,) real coefficients times 2^scale. Returns ``query_size`` bytes."""
 
 
 class ServerSide(Protocol):
     """What anyone can do. Takes no secret key."""
 
-    def encode(self, coefficients: Floats, scale: int) -> Any:
+    def encode(self, coefficients: FloatArray, scale: int) -> Any:
         """A polynomial to multiply a query with."""
 
-    def load(self, payload: bytes | memoryview) -> Any:
+    def load_ciphertext(self, payload: bytes | memoryview) -> Any:
         """One ciphertext of a query. Raises FormatError."""
 
-    def inner(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
+    def inner_product(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
         """Σ queries·rows: one product."""
 
-    def columns(self, payloads: Sequence[bytes | memoryview], weight: Floats) -> Iterator[Any]:
+    def matrix_products(
+        self, payloads: Sequence[bytes | memoryview], weight: FloatArray
+    ) -> Iterator[Any]:
         """Σ_i payloads[i]·weight[k, i], one product for each k.
 
         weight: (n, len(payloads)) integers, no row zero.
         """
 
-    def masker(self, public: bytes) -> Any:
+    def load_public_key(self, public: bytes) -> Any:
         """What makes encryptions of zero under a public key. Raises FormatError."""
 
-    def zero(self, masker: Any) -> Any:
+    def encrypt_zero(self, public_key: Any) -> Any:
         """A fresh encryption of zero. To be used once."""
 
-    def reply(self, total: Any, finish: Finish, zero: Any | None) -> bytes:
-        """What is sent of a product (words.join). Uses up ``total`` and ``zero``."""
+    def finalize(self, total: Any, returned: ReturnedCoefficients, zero: Any | None) -> bytes:
+        """What is sent of a product (encode_product). Uses up ``total`` and ``zero``."""
 
 
 class Scheme(Protocol):
@@ -71,7 +73,7 @@ class Scheme(Protocol):
     query_size: int
     secret_size: int
     public_size: int
-    plain_size: int
+    plaintext_size: int
 
     def keygen(self) -> tuple[bytes, bytes]:
         """Fresh (secret, public) key payloads."""

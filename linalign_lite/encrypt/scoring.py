@@ -16,16 +16,22 @@ import numpy as np
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import scheme_for
 from linalign_lite.encrypt.messages import QueryInfo
-from linalign_lite.encrypt.packing import Floats, Layout, pack_rows, product_norm, score_positions
+from linalign_lite.encrypt.packing import (
+    FloatArray,
+    Layout,
+    pack_rows,
+    product_norm,
+    score_positions,
+)
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import flood_bits, head_scale, query_scale, score_error
-from linalign_lite.encrypt.response_encoding import spread
-from linalign_lite.encrypt.scheme import Finish
+from linalign_lite.encrypt.response_encoding import pad_product
+from linalign_lite.encrypt.scheme import ReturnedCoefficients
 from linalign_lite.encrypt.wire import Record
 from linalign_lite.encrypt.zero_pool import Zeros
 
-_LAYOUTS = 256
-Plains = list[Any]  # of one product: the head's rows by chunk
+_MAX_CACHED_SCALES = 256
+Plaintexts = list[Any]  # of one product: the head's rows by chunk
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Scorer:
         self._row_norm = float(np.linalg.norm(self._weight, axis=1).max())
         self._largest_bias = float(np.abs(self._bias).max())
         self._cache_bytes = cache_bytes
-        self._cache: OrderedDict[tuple[int, ...], tuple[int, list[Plains]]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, ...], tuple[int, list[Plaintexts]]] = OrderedDict()
         self._scales: dict[tuple[Layout, int], Scales] = {}
         self._lock = threading.Lock()
 
@@ -63,7 +69,7 @@ class Scorer:
         key = layout, bound
         found = self._scales.get(key)  # once: another thread may clear them
         if found is None:
-            if len(self._scales) > _LAYOUTS:  # a stranger may try many
+            if len(self._scales) > _MAX_CACHED_SCALES:  # a stranger may try many
                 self._scales.clear()
             found = self._scales[key] = self._new_scales(layout, bound)
         return found
@@ -88,11 +94,11 @@ class Scorer:
             bias = self._bias[k * layout.rows : (k + 1) * layout.rows]
             positions = score_positions(layout, len(bias))[:, :live]
             offsets = np.repeat(bias * unit, live)
-            finish = Finish(positions.ravel(), offsets, scales.flood)
+            returned = ReturnedCoefficients(positions.ravel(), offsets, scales.flood)
             zero = None if zeros is None else zeros.take()
-            reply = self._side.reply(product, finish, zero)
+            reply = self._side.finalize(product, returned, zero)
             if live < layout.batch:  # places that hold no state are sent as zeros
-                reply = spread(reply, layout.degree, len(bias), layout.batch)
+                reply = pad_product(reply, layout.degree, len(bias), layout.batch)
             parts.append(reply)
         return b"".join(parts)
 
@@ -101,16 +107,16 @@ class Scorer:
         view = memoryview(payload)
         chunks = [view[i * size : (i + 1) * size] for i in range(query.chunks)]
         if layout.columns:
-            yield from self._side.columns(chunks, _integers(self._weight, scale))
+            yield from self._side.matrix_products(chunks, _integers(self._weight, scale))
             return
-        loaded = [self._side.load(chunk) for chunk in chunks]
-        for rows in self._plains(layout, scale):
-            yield self._side.inner(loaded, rows)
+        loaded = [self._side.load_ciphertext(chunk) for chunk in chunks]
+        for rows in self._plaintexts(layout, scale):
+            yield self._side.inner_product(loaded, rows)
 
-    def _plains(self, layout: Layout, scale: int) -> Iterable[Plains]:
+    def _plaintexts(self, layout: Layout, scale: int) -> Iterable[Plaintexts]:
         """The head encoded for a layout and scale, from the cache if it fits there."""
-        plains = layout.products(len(self._bias)) * layout.chunks
-        size = plains * self.scheme.plain_size
+        plaintexts = layout.products(len(self._bias)) * layout.chunks
+        size = plaintexts * self.scheme.plaintext_size
         if size > self._cache_bytes:
             return self._encoded(layout, scale)
         key = (layout.chunks, layout.batch, scale)
@@ -122,13 +128,13 @@ class Scorer:
                 self._cache.popitem(last=False)
             return self._cache[key][1]
 
-    def _encoded(self, layout: Layout, scale: int) -> Iterator[Plains]:
+    def _encoded(self, layout: Layout, scale: int) -> Iterator[Plaintexts]:
         for chunks in pack_rows(layout, self._weight):
             yield [self._side.encode(c, scale) for c in chunks]
 
 
-def _integers(weight: Floats, scale: int) -> Floats:
+def _integers(weight: FloatArray, scale: int) -> FloatArray:
     """Rows as integers. A row of zeros gets one unit, below rounding: SEAL refuses zeros."""
-    whole: Floats = np.rint(weight * 2.0**scale)
+    whole: FloatArray = np.rint(weight * 2.0**scale)
     whole[~whole.any(axis=1), 0] = 1.0
     return whole

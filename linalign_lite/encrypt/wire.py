@@ -29,7 +29,7 @@ DIGEST = 32
 MAX_RECORD = 1 << 30
 MAX_RECORDS = 1 << 32
 # magic, version, kind, parameter id, reserved, records, record size, meta size, reserved, key
-_HEAD = struct.Struct("<8sHHHHQQII32s")
+_HEADER = struct.Struct("<8sHHHHQQII32s")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -79,7 +79,7 @@ class Header:
                 expected=f"at most {MAX_RECORD} and {self.kind.max_meta}",
                 hint="score fewer classes at once",
             )
-        head = _HEAD.pack(
+        head = _HEADER.pack(
             MAGIC,
             VERSION,
             self.kind,
@@ -110,7 +110,7 @@ def _json(meta: Mapping[str, Any]) -> bytes:
     return _ENCODER.encode(meta).encode("ascii")
 
 
-def seal_record(header_digest: bytes, index: int, payload: bytes) -> Record:
+def digest_record(header_digest: bytes, index: int, payload: bytes) -> Record:
     """A record with its digest: SHA-256 of header digest, index (8 bytes) and payload."""
     sha = hashlib.sha256(header_digest)
     sha.update(index.to_bytes(8, "little"))
@@ -137,7 +137,7 @@ class Writer:
                 got=f"{len(payload)} bytes, record {self._written + 1}",
                 expected=f"{self._header.record_size}, {self._header.n_records} records",
             )
-        record = seal_record(self.digest, self._written, payload)
+        record = digest_record(self.digest, self._written, payload)
         self._file.write(payload)
         self._file.write(record.digest)
         self._written += 1
@@ -181,7 +181,7 @@ class Reader:
         for index in range(self.header.n_records):
             payload = _exactly(self._file, self.header.record_size, self.name)
             digest = _exactly(self._file, DIGEST, self.name)
-            record = seal_record(self.digest, index, payload)
+            record = digest_record(self.digest, index, payload)
             if record.digest != digest:
                 raise FormatError(
                     f"{self.name}: record {index} does not agree with its digest",
@@ -191,7 +191,7 @@ class Reader:
 
 
 @contextlib.contextmanager
-def reading(source: PathLike | bytes, kind: Kind) -> Iterator[Reader]:
+def open_framed(source: PathLike | bytes, kind: Kind) -> Iterator[Reader]:
     """Open a file, or bytes in memory, of one kind. FormatError, or InputError when not there."""
     if isinstance(source, bytes):
         yield Reader(io.BytesIO(source), kind, f"this {kind.title}")
@@ -217,10 +217,10 @@ def _exactly(file: IO[bytes], count: int, name: str) -> bytes:
 
 
 def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Header, bytes]:
-    if size < _HEAD.size + DIGEST:
+    if size < _HEADER.size + DIGEST:
         raise FormatError(f"{name} is too short to be a {kind.title}", got=f"{size} bytes")
-    head = _exactly(file, _HEAD.size, name)
-    magic, version, number, parameter_id, zero, n, record_size, length, zeros, key = _HEAD.unpack(
+    head = _exactly(file, _HEADER.size, name)
+    magic, version, number, parameter_id, zero, n, record_size, length, zeros, key = _HEADER.unpack(
         head
     )
     if magic != MAGIC:

@@ -25,7 +25,7 @@ class Zeros:
     def __init__(self, key: PublicKey, count: int = 0) -> None:
         self.key = key
         self._side = scheme_for(key.parameters).server_side()
-        self._masker = self._side.masker(key.payload)
+        self._public_key = self._side.load_public_key(key.payload)
         self._stock: deque[Any] = deque()
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Zeros:
     def fill(self, count: int) -> None:
         """Make more until there are ``count``. 128 KiB each."""
         while self.stock < count:
-            zero = self._side.zero(self._masker)
+            zero = self._side.encrypt_zero(self._public_key)
             with self._lock:
                 self._own()
                 self._stock.append(zero)
@@ -50,7 +50,7 @@ class Zeros:
             self._own()
             if self._stock:
                 return self._stock.popleft()
-        return self._side.zero(self._masker)
+        return self._side.encrypt_zero(self._public_key)
 
     def _own(self) -> None:
         if self._process != os.getpid():  # the parent hands these out

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tenseal.sealapi as api
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
-from linalign_lite.encrypt.modular import pack_words
+from linalign_lite.encrypt.modular import pack_residues
 from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.seal import serialization
-from linalign_lite.encrypt.seal.scheme import SealScheme, api
+from linalign_lite.encrypt.seal.scheme import SealScheme
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
 
 SETS = [INSECURE_NOOP, PRIVATE, TRUSTED]
@@ -120,10 +121,10 @@ def test_missing_files(tmp_path):
 
 def test_public_key_must_agree_with_its_digest():
     _, public = keygen(INSECURE_NOOP)
-    from linalign_lite.encrypt.keys import _framed
+    from linalign_lite.encrypt.keys import _to_file
     from linalign_lite.encrypt.wire import Kind
 
-    forged = _framed(Kind.PUBLIC_KEY, INSECURE_NOOP, bytes(32), public.payload)
+    forged = _to_file(Kind.PUBLIC_KEY, INSECURE_NOOP, bytes(32), public.payload)
     with pytest.raises(FormatError, match="digest of its key"):
         PublicKey.load(forged)
 
@@ -157,12 +158,12 @@ def test_a_secret_key_that_is_not_ternary_is_refused():
     prime = TRUSTED.primes[0]
     words = np.random.default_rng(0).integers(0, prime, TRUSTED.degree, dtype=np.uint64)
     with pytest.raises(FormatError, match="not ternary"):
-        Client(SecretKey(TRUSTED, secret.digest, pack_words(words, prime)))
+        Client(SecretKey(TRUSTED, secret.digest, pack_residues(words, prime)))
 
 
 def test_without_anonymous_memory_nothing_is_left_behind(monkeypatch, tmp_path):
-    monkeypatch.setattr(serialization, "_ANONYMOUS", False)
-    monkeypatch.setattr(serialization, "_MEMORY", str(tmp_path / "none"))
+    monkeypatch.setattr(serialization, "_HAS_ANONYMOUS_MEMORY", False)
+    monkeypatch.setattr(serialization, "_MEMORY_FOLDER", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = []
     real = os.open

@@ -66,7 +66,9 @@ def test_sets_are_sound(parameters):
 
 
 def test_seal_accepts_and_would_have_chosen_these():
-    from linalign_lite.encrypt.seal.scheme import SealScheme, api
+    import tenseal.sealapi as api
+
+    from linalign_lite.encrypt.seal.scheme import SealScheme
 
     for parameters in BOTH:
         context = SealScheme(parameters).context
@@ -186,7 +188,7 @@ def test_heads_that_cannot_be_hidden():
 def test_an_encryption_of_zero_is_as_quiet_as_its_bound():
     """The part of δ that no draw exceeds, against what SEAL really adds."""
     from linalign_lite.encrypt.keys import keygen
-    from linalign_lite.encrypt.scheme import Finish
+    from linalign_lite.encrypt.scheme import ReturnedCoefficients
     from linalign_lite.encrypt.seal.scheme import SealScheme
     from linalign_lite.encrypt.seal.server_side import SealServerSide
     from linalign_lite.encrypt.zero_pool import Zeros
@@ -198,7 +200,9 @@ def test_an_encryption_of_zero_is_as_quiet_as_its_bound():
     bound = product_noise(PRIVATE, 0, 0.0, 0)
     zeros, largest = Zeros(public), 0
     for _ in range(8):
-        first, second = side.flooded(zeros.take(), Finish(positions, np.zeros(64), 0), None)
+        first, second = side.flooded(
+            zeros.take(), ReturnedCoefficients(positions, np.zeros(64), 0), None
+        )
         prime = PRIVATE.data_primes[0]
         for i, k in enumerate(positions.tolist()):
             signs = np.concatenate([s[: k + 1][::-1], -s[k + 1 :][::-1]]).astype(object)
@@ -210,9 +214,9 @@ def test_an_encryption_of_zero_is_as_quiet_as_its_bound():
 def test_seals_noise_is_what_the_bound_supposes():
     """Centred binomial of 42 coins: at most 21, variance 10.5."""
     from linalign_lite.core.head import Head
-    from linalign_lite.encrypt.audit import _Bench
+    from linalign_lite.encrypt.leakage_audit import _Attacker
 
-    bench = _Bench(Head(np.ones((1, 8)), np.zeros(1)), PRIVATE)
+    bench = _Attacker(Head(np.ones((1, 8)), np.zeros(1)), PRIVATE)
     noise = np.concatenate([bench._noise(bench.ask(np.zeros(8))[2][0]) for _ in range(10)])
     assert np.array_equal(noise, np.rint(noise))
     assert np.abs(noise).max() <= 21

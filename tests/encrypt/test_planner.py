@@ -11,7 +11,13 @@ from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import MAX_OUTPUTS
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
-from linalign_lite.encrypt.planner import alternatives, candidates, choose, predict, relative_error
+from linalign_lite.encrypt.planner import (
+    alternative_layouts,
+    candidate_layouts,
+    choose_layout,
+    predict_cost,
+    relative_error,
+)
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.wire import MAX_RECORD
 from linalign_lite.errors import InputError
@@ -32,7 +38,7 @@ def parties(request):
 def test_bytes_are_within_two_percent(parties, dim, classes, n):
     profile, client, public = parties
     rng = np.random.default_rng(dim)
-    plan = choose(profile, dim, classes, n)
+    plan = choose_layout(profile, dim, classes, n)
     query = client.encrypt(rng.normal(size=(n, dim)) / dim, n_outputs=classes)
     assert query.info.layout == plan.layout
     head = Head(rng.normal(size=(classes, dim)), np.zeros(classes))
@@ -52,30 +58,30 @@ def test_bytes_are_within_two_percent(parties, dim, classes, n):
     n=st.integers(1, 20_000),
 )
 def test_the_choice_is_the_best_candidate_and_can_be_made(profile, dim, classes, n):
-    plan = choose(profile, dim, classes, n)
-    found = candidates(profile, dim, classes, n)
+    plan = choose_layout(profile, dim, classes, n)
+    found = candidate_layouts(profile, dim, classes, n)
     assert plan.seconds(12.5e6) == min(p.seconds(12.5e6) for p in found)
     assert all(p.query_bytes <= MAX_RECORD * p.layout.blocks(n) for p in found)
-    others = alternatives(profile, dim, classes, n)
+    others = alternative_layouts(profile, dim, classes, n)
     assert others[0] == plan
     assert len({(p.layout.chunks, p.layout.batch) for p in others}) == len(others)
     assert 0 < relative_error(profile, plan.layout, classes) < 1e-4
 
 
 def test_what_the_choice_depends_on():
-    single, several, many = (choose(PRIVATE, 384, 150, n).layout for n in (1, 10, 4500))
+    single, several, many = (choose_layout(PRIVATE, 384, 150, n).layout for n in (1, 10, 4500))
     assert (single.batch, single.packing) == (1, "inner")
     assert (several.batch, several.packing) == (10, "inner")
     assert (many.batch, many.packing) == (2250, "columns")
     # a slow line weighs bytes, a fast one weighs work
-    slow, fast = (choose(PRIVATE, 384, 150, 1, rate) for rate in (1e4, 1e12))
+    slow, fast = (choose_layout(PRIVATE, 384, 150, 1, rate) for rate in (1e4, 1e12))
     sent = [p.query_bytes + p.response_bytes for p in (slow, fast)]
     assert sent[0] <= sent[1]
     assert slow.ms >= fast.ms
 
 
 def test_bulk_needs_a_tenth_of_the_bytes_of_single_queries():
-    bulk, single = choose(PRIVATE, 384, 150, 4500), choose(PRIVATE, 384, 150, 1)
+    bulk, single = choose_layout(PRIVATE, 384, 150, 4500), choose_layout(PRIVATE, 384, 150, 1)
     assert bulk.response_bytes / 4500 < single.response_bytes / 10
     assert bulk.query_bytes / 4500 < single.query_bytes / 10
 
@@ -83,7 +89,7 @@ def test_bulk_needs_a_tenth_of_the_bytes_of_single_queries():
 def test_sizes_that_were_promised():
     """A query of at most 52 kB for 4,096 dimensions, a response of 45 kB for ⌊4096/d⌋ classes."""
     for dim in (384, 768, 1024, 2048, 4096):
-        plan = predict(PRIVATE, Layout(4096, dim, 1), 1, 4096 // dim)
+        plan = predict_cost(PRIVATE, Layout(4096, dim, 1), 1, 4096 // dim)
         assert plan.query_bytes < 52_000
         assert plan.response_bytes < 45_000 / 2
     assert len(keygen(PRIVATE)[1].to_bytes()) < 150_000
@@ -91,4 +97,4 @@ def test_sizes_that_were_promised():
 
 def test_nothing_fits():
     with pytest.raises(InputError, match="no layout"):
-        choose(PRIVATE, 1 << 20, MAX_OUTPUTS, 1)
+        choose_layout(PRIVATE, 1 << 20, MAX_OUTPUTS, 1)

@@ -251,7 +251,7 @@ def test_head_too_large_to_keep_is_encoded_again(client):
 def test_cache_stays_within_its_bytes(clients):
     states, head = make(64, 2, n=1)
     client = clients["insecure-noop"]
-    plain = client._scheme.plain_size
+    plain = client._scheme.plaintext_size
     provider = provider_of(head, cache_bytes=3 * plain)
     cache = provider._scorer(INSECURE_NOOP)._cache
     for chunks in (1, 2, 1, 3, 1):

@@ -25,7 +25,7 @@ from linalign_lite.encrypt.messages import Query, QueryInfo, Response
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.response_encoding import reply_size
+from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import Header, Kind, Reader, Writer
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
 
@@ -59,7 +59,7 @@ class Case:
 
     def read(self, kind, data):
         if kind is Kind.SECRET_KEY:
-            with wire.reading(data, kind) as reader:
+            with wire.open_framed(data, kind) as reader:
                 return [r.payload for r in reader]
         if kind is Kind.PUBLIC_KEY:
             return PublicKey.load(data)
@@ -144,7 +144,7 @@ def test_documents_say_what_is_so():
     assert [n for n in named if f"def {n}(" not in here] == []
     text = (docs / "FORMAT.md").read_text(encoding="utf-8")
     scheme = scheme_for(PRIVATE)
-    for size in (scheme.secret_size, scheme.public_size, scheme.query_size, reply_size(4096, 10)):
+    for size in (scheme.secret_size, scheme.public_size, scheme.query_size, product_size(4096, 10)):
         assert f"{size:,}" in text
     for prime in (*PRIVATE.primes, *TRUSTED.primes):
         assert str(prime) in text
@@ -226,7 +226,7 @@ def test_each_kind_refuses_the_others_by_name(cases, kind, found):
 def test_noise_is_refused(data, kind, with_magic):
     if with_magic:
         data = b"LINALIGN\x02\x00" + bytes([kind]) + b"\0" + data
-    with pytest.raises(FormatError), wire.reading(data, kind) as reader:
+    with pytest.raises(FormatError), wire.open_framed(data, kind) as reader:
         list(reader)
 
 
@@ -254,11 +254,11 @@ def forged(header, meta=None, payloads=None, **head):
         "zeros": 0,
         "key": header.key,
     } | head
-    raw = wire._HEAD.pack(*fields.values()) + raw_meta
+    raw = wire._HEADER.pack(*fields.values()) + raw_meta
     digest = hashlib.sha256(raw).digest()
     out = raw + digest
     for i, payload in enumerate(payloads or []):
-        out += payload + wire.seal_record(digest, i, payload).digest
+        out += payload + wire.digest_record(digest, i, payload).digest
     return out
 
 

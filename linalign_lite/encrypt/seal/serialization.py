@@ -22,21 +22,22 @@ import zstandard
 
 from linalign_lite.errors import FormatError, LinalignError
 
-OUTER = 16  # SEAL's header: magic, header size, version (2), compression, reserved, size
-INNER = OUTER + 8  # the same again before the numbers of an object, and their count
-CIPHER = 32 + 1 + 8 * 5  # parms_id, NTT?, components, degree, primes, scale, correction factor
-PLAIN = 32 + 8 + 8  # parms_id, coefficients, scale
-SEED = 64
-SEED_INFO = OUTER + 1 + SEED
+HEADER = 16  # SEAL's header: magic, header size, version (2), compression, reserved, size
+ARRAY_HEADER = HEADER + 8  # the same again before the numbers of an object, and their count
+# parms_id, NTT?, components, degree, primes, scale, correction factor
+CIPHERTEXT_FIELDS = 32 + 1 + 8 * 5
+PLAINTEXT_FIELDS = 32 + 8 + 8  # parms_id, coefficients, scale
+SEED_SIZE = 64
+SEED_INFO = HEADER + 1 + SEED_SIZE
 Parts = Sequence[bytes | memoryview]  # an object's bytes, piece by piece
 BLAKE2XB = int(api.prng_type.blake2xb.value)
 _ZSTD = int(api.COMPR_MODE_TYPE.ZSTD.value)
-_MORE = 1 << 12  # bytes by which compression may make an object larger: 1 in 256
-_MEMORY = "/dev/shm"  # noqa: S108 (a private folder, mode 0700, is made in it)
-_ANONYMOUS = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
-_mine = threading.local()  # one piece of anonymous memory for each thread, made once
+_COMPRESSION_OVERHEAD = 1 << 12  # bytes by which compression may make an object larger: 1 in 256
+_MEMORY_FOLDER = "/dev/shm"  # noqa: S108 (a private folder, mode 0700, is made in it)
+_HAS_ANONYMOUS_MEMORY = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
+_per_thread = threading.local()  # one piece of anonymous memory for each thread, made once
 if hasattr(os, "register_at_fork"):  # a child must not write to its parent's
-    os.register_at_fork(after_in_child=lambda: _mine.__dict__.pop("memory", None))
+    os.register_at_fork(after_in_child=lambda: _per_thread.__dict__.pop("memory", None))
 
 
 class _Scratch:
@@ -51,11 +52,13 @@ class _Scratch:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> tuple[int, str]:
-        if _ANONYMOUS:
-            memory = getattr(_mine, "memory", None) or _anonymous()
+        if _HAS_ANONYMOUS_MEMORY:
+            memory = getattr(_per_thread, "memory", None) or _anonymous()
             self._handle = memory[0]
             return memory
-        self._folder = tempfile.TemporaryDirectory(dir=_MEMORY if Path(_MEMORY).is_dir() else None)
+        self._folder = tempfile.TemporaryDirectory(
+            dir=_MEMORY_FOLDER if Path(_MEMORY_FOLDER).is_dir() else None
+        )
         path = Path(self._folder.name) / "object"
         self._handle = os.open(
             path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
@@ -79,18 +82,18 @@ class _Scratch:
 
 def _anonymous() -> tuple[int, str]:
     handle = os.memfd_create("linalign", os.MFD_CLOEXEC)
-    _mine.memory = handle, f"/proc/self/fd/{handle}"
-    memory: tuple[int, str] = _mine.memory
+    _per_thread.memory = handle, f"/proc/self/fd/{handle}"
+    memory: tuple[int, str] = _per_thread.memory
     return memory
 
 
-def dump(thing: Any, size: int, *, secret: bool = False) -> bytes | memoryview:
+def save_body(thing: Any, size: int, *, secret: bool = False) -> bytes | memoryview:
     """The body of a saved object: ``size`` bytes after decompression."""
     with _Scratch(wipe=secret) as (handle, path):
         thing.save(path)
-        saved = _read(handle, OUTER + size + _MORE)
+        saved = _read(handle, HEADER + size + _COMPRESSION_OVERHEAD)
     mode = saved[5]
-    body: bytes | memoryview = memoryview(saved)[OUTER:]
+    body: bytes | memoryview = memoryview(saved)[HEADER:]
     if mode == _ZSTD:
         body = _decompressor().decompress(body, max_output_size=size)
     if mode not in (0, _ZSTD) or len(body) != size:
@@ -101,9 +104,9 @@ def dump(thing: Any, size: int, *, secret: bool = False) -> bytes | memoryview:
     return body
 
 
-def restore(thing: Any, context: Any, body: Parts, *, secret: bool = False) -> Any:
+def load_body(thing: Any, context: Any, body: Parts, *, secret: bool = False) -> Any:
     """Load an object from the parts of an uncompressed body. What SEAL refuses is a FormatError."""
-    parts = [header(sum(map(len, body))), *body]
+    parts = [seal_header(sum(map(len, body))), *body]
     with _Scratch(wipe=secret) as (handle, path):
         _write(handle, parts)
         try:
@@ -115,24 +118,24 @@ def restore(thing: Any, context: Any, body: Parts, *, secret: bool = False) -> A
 
 def _decompressor() -> zstandard.ZstdDecompressor:
     """This thread's own: one is not safe to share."""
-    if not hasattr(_mine, "decompressor"):
-        _mine.decompressor = zstandard.ZstdDecompressor()
-    found: zstandard.ZstdDecompressor = _mine.decompressor
+    if not hasattr(_per_thread, "decompressor"):
+        _per_thread.decompressor = zstandard.ZstdDecompressor()
+    found: zstandard.ZstdDecompressor = _per_thread.decompressor
     return found
 
 
-def header(size: int) -> bytes:
+def seal_header(size: int) -> bytes:
     """SEAL's header of an uncompressed object whose body has ``size`` bytes."""
-    return _version() + b"\0\0\0" + struct.pack("<Q", OUTER + size)
+    return _version() + b"\0\0\0" + struct.pack("<Q", HEADER + size)
 
 
-def numbers(words: Parts) -> Parts:
+def word_array(words: Parts) -> Parts:
     """An array of 64-bit words, in parts, as SEAL nests it in an object."""
     size = sum(map(len, words))
-    return [header(8 + size) + struct.pack("<Q", size // 8), *words]
+    return [seal_header(8 + size) + struct.pack("<Q", size // 8), *words]
 
 
-def ciphertext(
+def ciphertext_body(
     level: list[int],
     degree: int,
     primes: int,
@@ -146,7 +149,7 @@ def ciphertext(
     start = _start(tuple(level), degree, primes, scale, ntt, sum(map(len, words)))
     if not seed:
         return [start, *words]
-    return [start, *words, header(1 + SEED) + BLAKE2XB.to_bytes(1, "little") + seed]
+    return [start, *words, seal_header(1 + SEED_SIZE) + BLAKE2XB.to_bytes(1, "little") + seed]
 
 
 @functools.lru_cache(maxsize=64)
@@ -155,7 +158,7 @@ def _start(
 ) -> bytes:
     """What stands before the ``size`` bytes of a ciphertext's numbers: the same every time."""
     own = struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, scale, 1)
-    return own + header(8 + size) + struct.pack("<Q", size // 8)
+    return own + seal_header(8 + size) + struct.pack("<Q", size // 8)
 
 
 @functools.cache
@@ -163,14 +166,14 @@ def _version() -> bytes:
     """The first five bytes of everything that this SEAL saves: magic, header size, version."""
     with _Scratch(wipe=False) as (handle, path):
         api.Plaintext().save(path)
-        return _read(handle, OUTER)[:5]
+        return _read(handle, HEADER)[:5]
 
 
 def _read(handle: int, size: int) -> bytes:
     """The first ``size`` bytes of a file, or as many as SEAL's header in it says it has."""
     os.lseek(handle, 0, os.SEEK_SET)
     data = os.read(handle, size)
-    wanted = min(size, int.from_bytes(data[8:OUTER], "little"))
+    wanted = min(size, int.from_bytes(data[8:HEADER], "little"))
     while len(data) < wanted and (part := os.read(handle, wanted - len(data))):
         data += part  # rare: memory is read at once
     return data

@@ -9,23 +9,23 @@ import numpy as np
 import tenseal.sealapi as api
 
 from linalign_lite.encrypt.modular import (
-    SLAB,
-    Flood,
-    Words,
+    MAX_FEATURES,
+    FloodingNoise,
+    Residues,
     add_mod,
-    combine,
-    flood_integers,
-    fractions,
+    flooding_integers,
+    matmul_mod,
+    modulus_fractions,
     random_ternary,
-    to_words,
+    switch_modulus,
 )
-from linalign_lite.encrypt.packing import Floats, to_slots
+from linalign_lite.encrypt.packing import FloatArray, to_slots
 from linalign_lite.encrypt.response_encoding import joined
-from linalign_lite.encrypt.scheme import Finish
+from linalign_lite.encrypt.scheme import ReturnedCoefficients
 from linalign_lite.encrypt.seal.context import SealContext
 from linalign_lite.errors import FormatError
 
-_FEW = 256  # wanted coefficients up to which reading them one by one is faster
+_MAX_ONE_BY_ONE = 256  # wanted coefficients up to which reading them one by one is faster
 _CLASSES = 1024  # classes of a matrix product held at once
 
 
@@ -42,7 +42,7 @@ class SealServerSide:
         self._inverse = pow(more[0], -1, first) if more else 1  # of the second prime, by the first
         self._no_words = [np.zeros(scheme.parameters.degree, dtype=np.uint64)] * len(self._primes)
 
-    def encode(self, coefficients: Floats, scale: int) -> Any:
+    def encode(self, coefficients: FloatArray, scale: int) -> Any:
         if np.max(np.abs(coefficients)) * 2.0**scale < 1:
             # SEAL refuses a product that is zero whatever the key; one unit is below rounding
             coefficients = coefficients.copy()
@@ -52,11 +52,11 @@ class SealServerSide:
         plain.scale = 1.0  # scales are kept by our own headers; SEAL would only refuse large ones
         return plain
 
-    def load(self, payload: bytes | memoryview) -> Any:
+    def load_ciphertext(self, payload: bytes | memoryview) -> Any:
         scheme = self._scheme
         return scheme.load_seeded(api.Ciphertext(), payload, self._level, self._primes, 1.0)
 
-    def inner(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
+    def inner_product(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
         total, term = api.Ciphertext(), api.Ciphertext()
         try:
             self._evaluator.multiply_plain(queries[0], rows[0], total)
@@ -67,25 +67,31 @@ class SealServerSide:
             raise FormatError("SEAL refuses this ciphertext", got=str(e)[:80]) from e
         return total
 
-    def columns(self, payloads: Sequence[bytes | memoryview], weight: Floats) -> Iterator[Any]:
+    def matrix_products(
+        self, payloads: Sequence[bytes | memoryview], weight: FloatArray
+    ) -> Iterator[Any]:
         for start in range(0, len(weight), _CLASSES):
-            yield from self._columns(payloads, weight[start : start + _CLASSES])
+            yield from self._matrix_products(payloads, weight[start : start + _CLASSES])
 
-    def _columns(self, payloads: Sequence[bytes | memoryview], weight: Floats) -> Iterator[Any]:
+    def _matrix_products(
+        self, payloads: Sequence[bytes | memoryview], weight: FloatArray
+    ) -> Iterator[Any]:
         n, primes = self._scheme.parameters.degree, self._primes
         totals = np.zeros((2, len(primes), len(weight), n), dtype=np.uint64)
-        for start in range(0, len(payloads), SLAB):
-            slab = np.stack([self._expanded(p) for p in payloads[start : start + SLAB]], axis=2)
+        for start in range(0, len(payloads), MAX_FEATURES):
+            slab = np.stack(
+                [self._expanded(p) for p in payloads[start : start + MAX_FEATURES]], axis=2
+            )
             part = weight[:, start : start + slab.shape[2]]
             for component in range(2):
                 for i, prime in enumerate(primes):
-                    product = combine(part, slab[component, i], prime)
+                    product = matmul_mod(part, slab[component, i], prime)
                     totals[component, i] = add_mod(totals[component, i], product, prime)
         for k in range(len(weight)):
             rows = list(totals[:, :, k].reshape(-1, n))
-            yield self._scheme.load_residues(rows, self._level, 1.0)
+            yield self._scheme.load_unseeded(rows, self._level, 1.0)
 
-    def _expanded(self, payload: bytes | memoryview) -> Words:
+    def _expanded(self, payload: bytes | memoryview) -> Residues:
         """Both components of a query's ciphertext: (2, primes, N).
 
         SEAL grows the second from its seed, beside zeros: they cost it nothing to save.
@@ -94,16 +100,16 @@ class SealServerSide:
         rows, seed = scheme.split_seeded(payload, self._primes)
         level = self._level
         grown = scheme.load_seed(seed, self._no_words, level)
-        return np.stack([np.stack(rows), scheme.residues(grown, len(self._primes))[1]])
+        return np.stack([np.stack(rows), scheme.rns_coefficients(grown, len(self._primes))[1]])
 
-    def masker(self, public: bytes) -> Any:
+    def load_public_key(self, public: bytes) -> Any:
         """The public key modulo the data primes, as a ciphertext: it encrypts zero."""
         scheme = self._scheme
-        rows = scheme.residues(scheme.public_key(public), len(scheme.parameters.primes))
+        rows = scheme.rns_coefficients(scheme.public_key(public), len(scheme.parameters.primes))
         data = rows[:, : len(self._primes)].reshape(-1, scheme.parameters.degree)
-        return scheme.load_residues(list(data), self._level, 1.0)
+        return scheme.load_unseeded(list(data), self._level, 1.0)
 
-    def zero(self, masker: Any) -> Any:
+    def encrypt_zero(self, public_key: Any) -> Any:
         """(u·p0, u·p1) for a fresh ternary u.
 
         SEAL's own encryption of zero adds two errors of at most 21 and takes four times as long.
@@ -112,30 +118,32 @@ class SealServerSide:
         """
         zero = api.Ciphertext()
         u = random_ternary(self._scheme.parameters.degree)
-        self._evaluator.multiply_plain(masker, self.encode(u, 0), zero)
+        self._evaluator.multiply_plain(public_key, self.encode(u, 0), zero)
         return zero
 
-    def reply(self, total: Any, finish: Finish, zero: Any | None) -> bytes:
-        if len(self._primes) > 1 and len(finish.positions) <= _FEW:
-            values = np.concatenate(self._few(total, finish, zero)[::-1])
+    def finalize(self, total: Any, returned: ReturnedCoefficients, zero: Any | None) -> bytes:
+        if len(self._primes) > 1 and len(returned.positions) <= _MAX_ONE_BY_ONE:
+            values = np.concatenate(self._rescaled(total, returned, zero)[::-1])
         else:
-            both = self.flooded(total, finish, zero)
+            both = self.flooded(total, returned, zero)
             rows = [np.concatenate([second, first]) for first, second in zip(*both, strict=True)]
-            values = fractions(rows, self._primes)
-        values[self._scheme.parameters.degree :] += finish.bias
-        return joined(to_words(values))
+            values = modulus_fractions(rows, self._primes)
+        values[self._scheme.parameters.degree :] += returned.bias
+        return joined(switch_modulus(values))
 
     def flooded(
-        self, total: Any, finish: Finish, zero: Any | None
-    ) -> tuple[list[Words], list[Words]]:
+        self, total: Any, returned: ReturnedCoefficients, zero: Any | None
+    ) -> tuple[list[Residues], list[Residues]]:
         """A masked, flooded product before it is rounded: (returned first, whole second)."""
         self._mask(total, zero)
         self._evaluator.transform_from_ntt_inplace(total)
-        components = self._scheme.residues(total, len(self._primes))
-        first = [row[finish.positions] for row in components[0]]
-        return self._flood(first, finish), list(components[1])
+        components = self._scheme.rns_coefficients(total, len(self._primes))
+        first = [row[returned.positions] for row in components[0]]
+        return self._flood(first, returned), list(components[1])
 
-    def _few(self, total: Any, finish: Finish, zero: Any | None) -> tuple[list[float], Floats]:
+    def _rescaled(
+        self, total: Any, returned: ReturnedCoefficients, zero: Any | None
+    ) -> tuple[list[float], FloatArray]:
         """The same for a few coefficients, with half as much to save, which takes SEAL longest.
 
         SEAL divides the second component by the second prime and rounds; the first's wanted
@@ -149,12 +157,12 @@ class SealServerSide:
         self._evaluator.transform_from_ntt_inplace(total)
         (p0, p1), q = self._primes, self._scheme.parameters.modulus
         first = []
-        floods = flood_integers(len(finish.positions), finish.flood)
-        for k, flood in zip(finish.positions.tolist(), floods, strict=True):
+        floods = flooding_integers(len(returned.positions), returned.flood)
+        for k, flood in zip(returned.positions.tolist(), floods, strict=True):
             last = total[n + k]
             whole = last + p1 * ((total[k] - last) * self._inverse % p0)
             first.append((whole + flood) % q / q)
-        return first, self._scheme.residues(rescaled, 1)[1, 0] / p0
+        return first, self._scheme.rns_coefficients(rescaled, 1)[1, 0] / p0
 
     def _mask(self, total: Any, zero: Any | None) -> None:
         try:
@@ -163,14 +171,14 @@ class SealServerSide:
         except (RuntimeError, ValueError) as e:
             raise FormatError("SEAL refuses this ciphertext", got=str(e)[:80]) from e
 
-    def _flood(self, first: list[Words], finish: Finish) -> list[Words]:
-        if not finish.flood:
+    def _flood(self, first: list[Residues], returned: ReturnedCoefficients) -> list[Residues]:
+        if not returned.flood:
             return first
-        flood = Flood(len(finish.positions), finish.flood)
+        flood = FloodingNoise(len(returned.positions), returned.flood)
         return [
-            add_mod(row, flood.residues(p), p) for row, p in zip(first, self._primes, strict=True)
+            add_mod(row, flood.modulo(p), p) for row, p in zip(first, self._primes, strict=True)
         ]
 
-    def whole(self, cipher: Any) -> Words:
+    def whole(self, cipher: Any) -> Residues:
         """A ciphertext as it is, in the form that it has, (2, primes, N): for `audit` alone."""
-        return self._scheme.residues(cipher, len(self._primes))
+        return self._scheme.rns_coefficients(cipher, len(self._primes))

@@ -169,11 +169,11 @@ def read_header(path: Path, work: Path) -> Any:
     """A query's header alone, as a file of which the records are left out."""
     raw = bytes.fromhex(path.read_text())
     empty = raw + b"".join(
-        wire.seal_record(raw[-wire.DIGEST :], i, bytes(47680)).payload
-        + wire.seal_record(raw[-wire.DIGEST :], i, bytes(47680)).digest
+        wire.digest_record(raw[-wire.DIGEST :], i, bytes(47680)).payload
+        + wire.digest_record(raw[-wire.DIGEST :], i, bytes(47680)).digest
         for i in range(3)
     )
-    with wire.reading(empty, wire.Kind.QUERY) as reader:
+    with wire.open_framed(empty, wire.Kind.QUERY) as reader:
         return plain(
             {**vars(reader.header.parameters), **reader.header.meta, "key": reader.header.key}
         )

@@ -7,20 +7,21 @@ import struct
 
 import numpy as np
 import pytest
+import tenseal.sealapi as api
 
 from linalign_lite.core.head import Head
-from linalign_lite.encrypt.audit import Report, audit
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.leakage_audit import Report, audit
 from linalign_lite.encrypt.messages import Query
-from linalign_lite.encrypt.modular import pack_words
+from linalign_lite.encrypt.modular import pack_residues
 from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions, to_slots
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.query_budget import Budget
-from linalign_lite.encrypt.response_encoding import decrypt, reply_size, split
-from linalign_lite.encrypt.seal.scheme import SealScheme, api
-from linalign_lite.encrypt.wire import Record, seal_record
+from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
+from linalign_lite.encrypt.seal.scheme import SealScheme
+from linalign_lite.encrypt.wire import Record, digest_record
 from linalign_lite.errors import BudgetError, FormatError, InputError, PrecisionError
 
 DIM, CLASSES = 48, 5
@@ -96,7 +97,7 @@ def test_a_response_has_only_what_is_wanted():
     secret, public = keygen(PRIVATE)
     query = Client(secret).encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 1))
     (payload,) = Provider(head_of(), keys=[public]).score(query).payloads
-    assert len(payload) == 32 + reply_size(4096, CLASSES) == 32 + 4 * (4096 + CLASSES)
+    assert len(payload) == 32 + product_size(4096, CLASSES) == 32 + 4 * (4096 + CLASSES)
 
 
 def test_a_response_of_nothing_but_zeros_is_masked():
@@ -119,7 +120,7 @@ def forged(client, public, coefficients):
     plain = api.Plaintext()
     api.CKKSEncoder(scheme.context).encode(to_slots(coefficients).tolist(), 1.0, plain)
     cipher = api.Encryptor(scheme.context, key).encrypt_symmetric(plain)
-    return Query(query.info, (scheme.dump_seeded(cipher, PRIVATE.data_primes),))
+    return Query(query.info, (scheme.save_seeded(cipher, PRIVATE.data_primes),))
 
 
 def test_a_chosen_ciphertext_gets_one_functional_for_each_returned_coefficient():
@@ -135,16 +136,16 @@ def test_a_chosen_ciphertext_gets_one_functional_for_each_returned_coefficient()
     impulse[0] = 2.0**66
     query = forged(client, public, impulse)
     response = provider.score(query)
-    second, first = split(response.payloads[0][32:], 4096)
+    second, first = decode_product(response.payloads[0][32:], 4096)
     assert len(first) == CLASSES
     (rows,) = next(pack_rows(query.info.layout, head.weight))
     positions = score_positions(query.info.layout, CLASSES).ravel()
     unit = 2.0 ** (PRIVATE.data_bits - 66 - response.info.head_scale)
-    returned = decrypt(client._side.secret, second, first, positions) * unit
+    returned = decrypt_product(client._side.secret, second, first, positions) * unit
     scale = 2.0 ** (67 - 66)  # the header says states of norm 2^1 at 2^67; the impulse is 2^66
     assert np.abs(returned - head.bias * scale - rows[positions]).max() < 1e-3
     guesses = np.zeros(4096, dtype=np.uint32)  # the coefficients of the first that did not come
-    whole = decrypt(client._side.secret, second, guesses, np.arange(4096)) * unit
+    whole = decrypt_product(client._side.secret, second, guesses, np.arange(4096)) * unit
     used = rows != 0
     used[positions] = False
     correlation = np.corrcoef(whole[used], rows[used])[0, 1]
@@ -160,12 +161,12 @@ def test_nobody_chooses_the_second_component_of_a_public_key():
     rows, seed = scheme.split_seeded(public.payload, PRIVATE.primes)
     assert (
         len(public.payload)
-        == sum(len(pack_words(r, p)) for r, p in zip(rows, PRIVATE.primes, strict=True)) + 64
+        == sum(len(pack_residues(r, p)) for r, p in zip(rows, PRIVATE.primes, strict=True)) + 64
     )
     for other in (bytes(64), b"\xff" * 64, seed):
         level = scheme.context.first_parms_id()
         grown = scheme.load_seed(other, rows[:2], level)
-        second = scheme.residues(grown, 2)[1, 0]
+        second = scheme.rns_coefficients(grown, 2)[1, 0]
         assert len(np.unique(second)) > 4000  # of 4096 residues of 40 bits
 
 
@@ -188,8 +189,13 @@ def packed(words, prime):
 def test_another_seal_implementation_can_ask_and_read(profile):
     """From docs/FORMAT.md and SEAL alone: keys, a query, SEAL's own decryption of a response."""
     from linalign_lite.encrypt.keys import PublicKey
-    from linalign_lite.encrypt.seal.serialization import CIPHER, INNER, dump, restore
-    from linalign_lite.encrypt.seal.serialization import ciphertext as body
+    from linalign_lite.encrypt.seal.serialization import (
+        ARRAY_HEADER,
+        CIPHERTEXT_FIELDS,
+        ciphertext_body,
+        load_body,
+        save_body,
+    )
 
     head, rng = head_of(dim=30, classes=3), np.random.default_rng(5)
     n, primes = profile.degree, profile.data_primes
@@ -198,9 +204,11 @@ def test_another_seal_implementation_can_ask_and_read(profile):
     encryptor = api.Encryptor(context, secret)
 
     def seeded(cipher, moduli):
-        end = CIPHER + INNER + 8 * n * len(moduli)
-        raw = dump(cipher, end + 81)
-        rows = np.frombuffer(raw[CIPHER + INNER : end], "<u8").reshape(len(moduli), n)
+        end = CIPHERTEXT_FIELDS + ARRAY_HEADER + 8 * n * len(moduli)
+        raw = save_body(cipher, end + 81)
+        rows = np.frombuffer(raw[CIPHERTEXT_FIELDS + ARRAY_HEADER : end], "<u8").reshape(
+            len(moduli), n
+        )
         return b"".join(map(packed, rows, moduli)) + raw[-64:]
 
     def framed(kind, key, payload, meta, records=1):
@@ -245,10 +253,10 @@ def test_another_seal_implementation_can_ask_and_read(profile):
         lifted = [round(int(w) * q / 2**32) if q < 2**60 else (int(w) * q) >> 32 for w in component]
         residues += [np.array([v % p for v in lifted], dtype="<u8") for p in primes]
     raw = [r.tobytes() for r in residues]
-    cipher = restore(
+    cipher = load_body(
         api.Ciphertext(),
         context,
-        body(context.first_parms_id(), n, len(primes), 1.0, raw, ntt=False),
+        ciphertext_body(context.first_parms_id(), n, len(primes), 1.0, raw, ntt=False),
     )
     api.Evaluator(context).transform_to_ntt_inplace(cipher)
     out = api.Plaintext()
@@ -323,7 +331,7 @@ def test_a_query_cannot_be_altered_and_asked_for_free(asked):
     provider.score(Query(query.info, query.payloads[::-1]))
     assert budget.remaining(key) == 6
     digest = query.info.header().digest
-    assert isinstance(seal_record(digest, 0, b""), Record)
+    assert isinstance(digest_record(digest, 0, b""), Record)
 
 
 def test_a_key_of_another_does_not_help(asked):

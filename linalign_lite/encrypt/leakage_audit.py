@@ -20,21 +20,27 @@ from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.modular import add_mod, shift_mod
-from linalign_lite.encrypt.packing import Floats, from_slots, pack_rows, score_positions, to_slots
+from linalign_lite.encrypt.packing import (
+    FloatArray,
+    from_slots,
+    pack_rows,
+    score_positions,
+    to_slots,
+)
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.planner import choose
+from linalign_lite.encrypt.planner import choose_layout
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.response_encoding import split
-from linalign_lite.encrypt.scheme import Finish
+from linalign_lite.encrypt.response_encoding import decode_product
+from linalign_lite.encrypt.scheme import ReturnedCoefficients
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.seal.scheme import SealScheme
 from linalign_lite.encrypt.seal.server_side import SealServerSide
 
 _NOISE_ROUNDS = 48
 _CLASSES = 64
-_CLOCK_ROUNDS = 15
-_LARGEST = 4096  # dimensions up to which the chosen queries are really asked
-_SUSPICIOUS = 6.0  # standard deviations of a correlation of independent values
+_TIMING_ROUNDS = 15
+_MAX_QUERIED_DIM = 4096  # dimensions up to which the chosen queries are really asked
+_CHANCE_DEVIATIONS = 6.0  # standard deviations of a correlation of independent values
 
 
 @dataclass(frozen=True)
@@ -104,12 +110,12 @@ def audit(
     Of more than 64 classes the first 64 stand for all.
     """
     tell = progress or (lambda _: None)
-    bench = _Bench(Head(head.weight[:_CLASSES], head.bias[:_CLASSES]), parameters)
+    bench = _Attacker(Head(head.weight[:_CLASSES], head.bias[:_CLASSES]), parameters)
     bare, masked, sent, count = bench.one_reply()
     tell(1)
     bare_noise, sent_noise, samples = bench.noise()
     tell(1)
-    asked = head.space.dim <= _LARGEST
+    asked = head.space.dim <= _MAX_QUERIED_DIM
     algebra = bench.algebra() if asked else float("nan")
     tell(1)
     sizes, zero_query, zero_head = bench.side_channels()
@@ -121,10 +127,10 @@ def audit(
         bare,
         masked,
         sent,
-        float(_SUSPICIOUS / np.sqrt(max(count, 1))),
+        float(_CHANCE_DEVIATIONS / np.sqrt(max(count, 1))),
         bare_noise,
         sent_noise,
-        float(_SUSPICIOUS / np.sqrt(samples)),
+        float(_CHANCE_DEVIATIONS / np.sqrt(samples)),
         head.space.dim + 1,
         asked,
         algebra,
@@ -134,7 +140,7 @@ def audit(
     )
 
 
-class _Bench:
+class _Attacker:
     """Keys, a client and a provider of the audit's own."""
 
     def __init__(self, head: Head, parameters: Parameters) -> None:
@@ -144,23 +150,23 @@ class _Bench:
         self.scheme = SealScheme(parameters)
         self.side = SealServerSide(self.scheme)
         self.scorer = Scorer(head, parameters, 1 << 28)
-        self.masker = self.side.masker(self.public.payload) if parameters.private else None
+        self.masker = self.side.load_public_key(self.public.payload) if parameters.private else None
         self.secret = self.client._side.secret
         self.rng = np.random.default_rng(0)
 
-    def ask(self, state: Floats) -> tuple[QueryInfo, Scales, list[Any], list[Any]]:
+    def ask(self, state: FloatArray) -> tuple[QueryInfo, Scales, list[Any], list[Any]]:
         """A query of one state: its description, scales, ciphertexts, first product's rows."""
         query = self.client.encrypt(state[None], n_outputs=self.head.n_outputs, norm_bound=2.0)
         info, size = query.info, self.scheme.query_size
         scales = self.scorer.scales(info.layout, info.norm_bits)
         record = query.payloads[0]
         payloads = [record[i * size : (i + 1) * size] for i in range(info.chunks)]
-        loaded = [self.side.load(p) for p in payloads]
+        loaded = [self.side.load_ciphertext(p) for p in payloads]
         rows = next(pack_rows(info.layout, self.head.weight.astype(np.float64)))
         return info, scales, loaded, [self.side.encode(r, scales.head) for r in rows]
 
     def zero(self) -> Any:
-        return None if self.masker is None else self.side.zero(self.masker)
+        return None if self.masker is None else self.side.encrypt_zero(self.masker)
 
     def one_reply(self) -> tuple[float, float, float, int]:
         """Divide by the known second component: of a bare product, a masked one, and a reply.
@@ -169,25 +175,27 @@ class _Bench:
         makes it easier for the attack.
         """
         state = self.rng.normal(size=self.head.space.dim)
-        info, scales, loaded, plains = self.ask(state / np.linalg.norm(state))
+        info, scales, loaded, plaintexts = self.ask(state / np.linalg.norm(state))
         known = self.side.whole(loaded[0])[1, 0]
         truth = next(pack_rows(info.layout, self.head.weight.astype(np.float64)))[0]
-        bare = self.side.inner(loaded[:1], plains[:1])
+        bare = self.side.inner_product(loaded[:1], plaintexts[:1])
         weights = self._divided(self.side.whole(bare)[1, 0], known) / 2.0**scales.head
         largest = float(np.abs(truth).max()) or 1.0
         error = float(np.abs(weights - truth).max()) / largest
-        total, zero = self.side.inner(loaded[:1], plains[:1]), self.zero()
+        total, zero = self.side.inner_product(loaded[:1], plaintexts[:1]), self.zero()
         positions = score_positions(info.layout, 1).ravel()
-        finish = Finish(positions, np.zeros(len(positions)), scales.flood)
-        _, second = self.side.flooded(total, finish, zero)
-        masked = self._divided(self.scheme.transformed(second[0], back=False), known)
+        returned = ReturnedCoefficients(positions, np.zeros(len(positions)), scales.flood)
+        _, second = self.side.flooded(total, returned, zero)
+        masked = self._divided(self.scheme.ntt(second[0], inverse=False), known)
         q = self.parameters.modulus
         # the reply itself, made anew, as a provider makes it
-        reply = self.side.reply(self.side.inner(loaded[:1], plains[:1]), finish, self.zero())
-        words, _ = split(reply, self.parameters.degree)
+        reply = self.side.finalize(
+            self.side.inner_product(loaded[:1], plaintexts[:1]), returned, self.zero()
+        )
+        words, _ = decode_product(reply, self.parameters.degree)
         prime = self.parameters.data_primes[0]
         lifted = np.array([round(int(w) * q / 2**32) % prime for w in words], dtype=np.uint64)
-        sent = self._divided(self.scheme.transformed(lifted, back=False), known)
+        sent = self._divided(self.scheme.ntt(lifted, inverse=False), known)
         used = truth != 0
         found = [_correlation(x[used], truth[used]) for x in (masked, sent)]
         return error, found[0], found[1], int(used.sum())
@@ -199,7 +207,7 @@ class _Bench:
         """
         parts, bare, sent = [], [], []
         for _ in range(_NOISE_ROUNDS):
-            info, scales, loaded, plains = self.ask(np.zeros(self.head.space.dim))
+            info, scales, loaded, plaintexts = self.ask(np.zeros(self.head.space.dim))
             rows = next(pack_rows(info.layout, self.head.weight.astype(np.float64)))
             noises = [self._noise(cipher) for cipher in loaded]
             product = np.sum(
@@ -212,20 +220,20 @@ class _Bench:
             count = min(info.layout.rows, self.head.n_outputs)
             positions = score_positions(info.layout, count).ravel()
             parts.append(product[positions])
-            plain = Finish(positions, np.zeros(len(positions)), 0)
-            bare.append(self._opened(self.side.inner(loaded, plains), plain, None))
+            plain = ReturnedCoefficients(positions, np.zeros(len(positions)), 0)
+            bare.append(self._opened(self.side.inner_product(loaded, plaintexts), plain, None))
             flooded = replace(plain, flood=scales.flood)
-            sent.append(self._opened(self.side.inner(loaded, plains), flooded, self.zero()))
+            sent.append(
+                self._opened(self.side.inner_product(loaded, plaintexts), flooded, self.zero())
+            )
         truth = np.concatenate(parts)
         found = [_correlation(np.concatenate(x), truth) for x in (bare, sent)]
         return found[0], found[1], len(truth)
 
-    def _noise(self, cipher: Any) -> Floats:
+    def _noise(self, cipher: Any) -> FloatArray:
         """e of an encryption of zero: c0 + c1·s modulo the first prime, centred."""
         prime = self.parameters.data_primes[0]
-        first, second = (
-            self.scheme.transformed(part[0], back=True) for part in self.side.whole(cipher)
-        )
+        first, second = (self.scheme.ntt(part[0], inverse=True) for part in self.side.whole(cipher))
         slots = to_slots(self.secret.astype(np.float64))
         total = np.zeros_like(first)
         for shift in (40, 20, 0):  # 20 bits at a time: sums of 4096 are exact in float64
@@ -236,12 +244,12 @@ class _Bench:
         centred = total.astype(np.int64) - np.where(total > prime // 2, prime, 0)
         return centred.astype(np.float64)
 
-    def _opened(self, total: Any, finish: Finish, zero: Any) -> Floats:
+    def _opened(self, total: Any, returned: ReturnedCoefficients, zero: Any) -> FloatArray:
         """Answers, unrounded, as the key's holder decrypts them: centred integers as floats."""
-        first, second = self.side.flooded(total, finish, zero)
+        first, second = self.side.flooded(total, returned, zero)
         primes, q = self.parameters.data_primes, self.parameters.modulus
         out = []
-        for i, k in enumerate(finish.positions.tolist()):
+        for i, k in enumerate(returned.positions.tolist()):
             signs = np.concatenate([self.secret[: k + 1][::-1], -self.secret[k + 1 :][::-1]])
             sums = [
                 int(row[i]) + int(np.dot(signs.astype(object), part.astype(object)))
@@ -267,7 +275,7 @@ class _Bench:
         dim = self.head.space.dim
         random = self.rng.normal(size=(1, dim))
         random /= np.linalg.norm(random)
-        layout = choose(self.parameters, dim, self.head.n_outputs, 1).layout
+        layout = choose_layout(self.parameters, dim, self.head.n_outputs, 1).layout
         options: dict[str, Any] = {"layout": layout, "norm_bound": 2.0}
         queries = [self.client.encrypt(s, **options) for s in (random, np.zeros((1, dim)))]
         zero_head = Head(np.zeros_like(self.head.weight), np.zeros_like(self.head.bias))
@@ -285,7 +293,7 @@ class _Bench:
         times: dict[str, list[float]] = {name: [] for name in cases}
         sizes = {len(p) for q in queries for p in q.payloads}
         replies = set()
-        for _ in range(_CLOCK_ROUNDS + 1):  # the first encodes the head
+        for _ in range(_TIMING_ROUNDS + 1):  # the first encodes the head
             for name, (provider, query) in cases.items():
                 start = time.perf_counter()
                 response = provider.score(query)
@@ -298,14 +306,14 @@ class _Bench:
             median["zero head"] / median["random"],
         )
 
-    def _divided(self, product: Any, known: Any) -> Floats:
+    def _divided(self, product: Any, known: Any) -> FloatArray:
         """product / known in number-theoretic form modulo the first prime, as centred integers."""
         prime = self.parameters.data_primes[0]
         pairs = zip(product.tolist(), known.tolist(), strict=True)
         quotient = np.array(
             [x * pow(y, -1, prime) % prime if y else 0 for x, y in pairs], dtype=np.uint64
         )
-        values = self.scheme.transformed(quotient, back=True).astype(np.int64)
+        values = self.scheme.ntt(quotient, inverse=True).astype(np.int64)
         values -= np.where(values > prime // 2, prime, 0)
         return values.astype(np.float64)
 
@@ -318,7 +326,7 @@ def _crt(residues: list[int], primes: tuple[int, ...]) -> int:
     return total
 
 
-def _correlation(left: Floats, right: Floats) -> float:
+def _correlation(left: FloatArray, right: FloatArray) -> float:
     """Pearson's; 0 where one side is constant."""
     if len(left) < 2:
         return 0.0

@@ -322,15 +322,15 @@ class Actors:
 
     @contextlib.contextmanager
     def playing(self, actor):
-        kept = dict(query_budget._OWN)
-        query_budget._OWN.clear()
-        query_budget._OWN.update(self.own[actor])
+        kept = dict(query_budget._HELD)
+        query_budget._HELD.clear()
+        query_budget._HELD.update(self.own[actor])
         try:
             yield
         finally:
-            self.own[actor] = dict(query_budget._OWN)
-            query_budget._OWN.clear()
-            query_budget._OWN.update(kept)
+            self.own[actor] = dict(query_budget._HELD)
+            query_budget._HELD.clear()
+            query_budget._HELD.update(kept)
 
     def die(self, actor):
         for handle, _ in self.own[actor].values():
@@ -715,7 +715,7 @@ def test_replaced_file_is_told_apart(path, budget):
     budget.charge(KEY, ASKED, 1)
     path.rename(path.with_name("old"))
     Budget(path, 100).charge(KEY, ASKED, 1)
-    assert len({byte for _, byte in query_budget._OWN.values()}) == len(query_budget._OWN)
+    assert len({byte for _, byte in query_budget._HELD.values()}) == len(query_budget._HELD)
     crashed(lambda: budget.charge(KEY, ASKED, 1))
     assert used(budget) == (2, 2)
 
@@ -726,7 +726,7 @@ def test_locked_for_too_long(path, budget, monkeypatch):
         db.execute("BEGIN EXCLUSIVE")
         globals()["kept"] = db
 
-    monkeypatch.setattr(query_budget, "_PATIENCE", 0.2)
+    monkeypatch.setattr(query_budget, "_LOCK_TIMEOUT", 0.2)
     with beside(hold):
         for call in (budget.usage, lambda: budget.charge(KEY, ASKED, 1)):
             with pytest.raises(LinalignError, match=r"SQLITE_BUSY.*locked"):

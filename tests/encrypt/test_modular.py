@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 
 from linalign_lite.encrypt import response_encoding
 from linalign_lite.encrypt.modular import (
-    SLAB,
-    Flood,
+    MAX_FEATURES,
+    FloodingNoise,
     add_mod,
-    combine,
-    flood_integers,
-    fractions,
+    flooding_integers,
+    matmul_mod,
+    modulus_fractions,
     mul_mod,
-    pack_words,
+    pack_residues,
     packed_size,
     random_ternary,
     shift_mod,
-    to_words,
-    unpack_words,
+    switch_modulus,
+    unpack_residues,
 )
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.errors import FormatError
@@ -51,13 +51,13 @@ def test_arithmetic_is_exact(prime, seed, bits):
 def test_matrix_products_are_exact(prime, seed):
     """Rows of the largest norm allowed, residues all as large as can be among them."""
     rng = np.random.default_rng(seed)
-    features = int(rng.choice([1, 7, SLAB]))
+    features = int(rng.choice([1, 7, MAX_FEATURES]))
     weight = rng.normal(size=(3, features))
     weight = np.rint(weight * (2.0**23 - 20) / np.linalg.norm(weight, axis=1, keepdims=True))
     values = np.stack([residues(rng, prime, 16) for _ in range(features)])
     values[:, -1] = prime - 1
     exact = weight.astype(int).astype(object) @ values.astype(object) % prime
-    assert combine(weight, values, prime).tolist() == exact.tolist()
+    assert matmul_mod(weight, values, prime).tolist() == exact.tolist()
 
 
 @seeded
@@ -66,25 +66,25 @@ def test_fractions_and_words(parameters, seed):
     rng, q = np.random.default_rng(seed), parameters.modulus
     values = [0, 1, q - 1, q // 2, q // 2 + 1, *(int(rng.integers(2**62)) * q >> 62 for _ in "abc")]
     rows = [np.array([v % p for v in values], dtype=np.uint64) for p in parameters.data_primes]
-    got = fractions(rows, parameters.data_primes)
+    got = modulus_fractions(rows, parameters.data_primes)
     exact = np.array([v / q for v in values])
     distance = np.abs(got - exact)
     assert np.minimum(distance, np.abs(distance - 1)).max() < 2.0**-50
     rounded = [round((v << 32) / q) % 2**32 for v in values]
-    off = (to_words(got).astype(np.int64) - np.array(rounded)) % 2**32
+    off = (switch_modulus(got).astype(np.int64) - np.array(rounded)) % 2**32
     assert np.isin(off, (0, 1, 2**32 - 1)).all()
-    assert to_words(np.array([-0.25, 1.25, 1 - 2.0**-40])).tolist() == [3 << 30, 1 << 30, 0]
+    assert switch_modulus(np.array([-0.25, 1.25, 1 - 2.0**-40])).tolist() == [3 << 30, 1 << 30, 0]
 
 
 @pytest.mark.parametrize("bits", [1, 5, 32, 33, 64, 70, 90])
 def test_flooding_is_uniform_and_the_same_for_every_prime(bits):
-    flood = Flood(20_000, bits)
+    flood = FloodingNoise(20_000, bits)
     p0, p1 = PRIVATE.data_primes
-    first, second = (flood.residues(p).astype(object) for p in (p0, p1))
+    first, second = (flood.modulo(p).astype(object) for p in (p0, p1))
     whole = first + p0 * ((second - first) * pow(p0, -1, p1) % p1)
     q = PRIVATE.modulus
     require_uniform(np.where(whole > q // 2, whole - q, whole), bits)
-    one_by_one = flood_integers(20_000, bits)
+    one_by_one = flooding_integers(20_000, bits)
     assert all(type(v) is int for v in one_by_one)
     require_uniform(np.array(one_by_one, dtype=object), bits)
 
@@ -120,7 +120,7 @@ def test_an_error_on_the_second_component_would_drown_in_its_rounding():
         for v, e in zip(whole, rng.integers(-21, 22, 4096), strict=True)
     ]
     words_of = [
-        to_words(fractions([np.array([v % p for v in values], dtype=np.uint64)
+        switch_modulus(modulus_fractions([np.array([v % p for v in values], dtype=np.uint64)
                             for p in PRIVATE.data_primes], PRIVATE.data_primes))
         for values in (whole, moved)
     ]  # fmt: skip
@@ -129,10 +129,10 @@ def test_an_error_on_the_second_component_would_drown_in_its_rounding():
 
 def test_flooding_is_drawn_anew():
     p = PRIVATE.data_primes[0]
-    assert not np.array_equal(Flood(8, 70).residues(p), Flood(8, 70).residues(p))
-    assert flood_integers(8, 70) != flood_integers(8, 70)
-    assert len(set(flood_integers(8, 70))) == 8
-    assert flood_integers(3, 0) == [0, 0, 0]
+    assert not np.array_equal(FloodingNoise(8, 70).modulo(p), FloodingNoise(8, 70).modulo(p))
+    assert flooding_integers(8, 70) != flooding_integers(8, 70)
+    assert len(set(flooding_integers(8, 70))) == 8
+    assert flooding_integers(3, 0) == [0, 0, 0]
 
 
 # -- the parts of a response --------------------------------------------------------------------
@@ -153,17 +153,19 @@ def test_decryption_is_exact(degree, wanted, seed):
     product[: degree - 1] -= full[degree:]
     total = [(int(f) + int(v)) % 2**32 for f, v in zip(first, product[positions], strict=True)]
     exact = [(t - 2**32 if t >= 2**31 else t) / 2**32 for t in total]
-    assert response_encoding.decrypt(secret, second, first, positions).tolist() == exact
-    assert np.array_equal(response_encoding._by_fft(secret, second), product.astype(float))
+    assert response_encoding.decrypt_product(secret, second, first, positions).tolist() == exact
+    assert np.array_equal(response_encoding._products_by_fft(secret, second), product.astype(float))
 
 
 @pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
 def test_decryption_agrees_with_seals(parameters):
     """Our own decryption of words against SEAL's Decryptor on the whole ciphertext."""
+    import tenseal.sealapi as api
+
     from linalign_lite.encrypt.keys import keygen
     from linalign_lite.encrypt.packing import from_slots
-    from linalign_lite.encrypt.scheme import Finish
-    from linalign_lite.encrypt.seal.scheme import SealScheme, api
+    from linalign_lite.encrypt.scheme import ReturnedCoefficients
+    from linalign_lite.encrypt.seal.scheme import SealScheme
     from linalign_lite.encrypt.seal.server_side import SealServerSide
 
     secret, _ = keygen(parameters)
@@ -174,13 +176,13 @@ def test_decryption_agrees_with_seals(parameters):
     payload = side.encrypt(rng.normal(size=n) / np.sqrt(n), scale)
     plain = api.Plaintext()
     api.Decryptor(scheme.context, scheme.secret_key(secret.material)[0]).decrypt(
-        server.load(payload), plain
+        server.load_ciphertext(payload), plain
     )
     peer = from_slots(np.array(api.CKKSEncoder(scheme.context).decode_complex(plain)))
-    finish = Finish(np.arange(n), np.zeros(n), 0)
-    reply = server.reply(server.load(payload), finish, None)
-    second, first = response_encoding.split(reply, n)
-    ours = response_encoding.decrypt(side.secret, second, first, np.arange(n))
+    returned = ReturnedCoefficients(np.arange(n), np.zeros(n), 0)
+    reply = server.finalize(server.load_ciphertext(payload), returned, None)
+    second, first = response_encoding.decode_product(reply, n)
+    ours = response_encoding.decrypt_product(side.secret, second, first, np.arange(n))
     unit = 2.0**parameters.data_bits  # loaded at SEAL's scale 1
     assert np.abs(ours * unit - peer).max() < 7 * np.sqrt(n / 12) * unit / 2**32
 
@@ -189,21 +191,25 @@ def test_decryption_agrees_with_seals(parameters):
 def test_few_coefficients_are_replied_like_many(monkeypatch, flood):
     """The short way, one by one, against the way of whole polynomials."""
     from linalign_lite.encrypt.keys import keygen
-    from linalign_lite.encrypt.scheme import Finish
+    from linalign_lite.encrypt.scheme import ReturnedCoefficients
     from linalign_lite.encrypt.seal import server_side as module
     from linalign_lite.encrypt.seal.scheme import SealScheme
 
     secret, _ = keygen(PRIVATE)
     scheme, rng, n = SealScheme(PRIVATE), np.random.default_rng(6), PRIVATE.degree
     side, server = scheme.secret_side(secret.material), module.SealServerSide(scheme)
-    loaded = server.load(side.encrypt(rng.normal(size=n) / np.sqrt(n), PRIVATE.query_bits))
+    loaded = server.load_ciphertext(
+        side.encrypt(rng.normal(size=n) / np.sqrt(n), PRIVATE.query_bits)
+    )
     row = server.encode(rng.normal(size=n), 10)
     positions = np.array([0, 7, 383, n - 1])
-    finish = Finish(positions, np.array([0.0, 0.25, -0.25, 0.125]), flood)
+    returned = ReturnedCoefficients(positions, np.array([0.0, 0.25, -0.25, 0.125]), flood)
     replies = []
     for few in (256, 0):
-        monkeypatch.setattr(module, "_FEW", few)
-        words_of = np.frombuffer(server.reply(server.inner([loaded], [row]), finish, None), "<u4")
+        monkeypatch.setattr(module, "_MAX_ONE_BY_ONE", few)
+        words_of = np.frombuffer(
+            server.finalize(server.inner_product([loaded], [row]), returned, None), "<u4"
+        )
         replies.append(words_of.astype(np.int64))
     off = (replies[0] - replies[1] + 2**31) % 2**32 - 2**31
     assert len(off) == n + len(positions)
@@ -213,17 +219,19 @@ def test_few_coefficients_are_replied_like_many(monkeypatch, flood):
     assert flood < 80 or np.abs(off[n:]).max() > 2**9
 
 
-def test_spread_and_split():
-    payload = response_encoding.join(
+def test_padded_and_decoded_products():
+    payload = response_encoding.encode_product(
         np.arange(8, dtype=np.uint32), np.array([1, 2, 3, 4], dtype=np.uint32)
     )
-    second, first = response_encoding.split(response_encoding.spread(payload, 8, 2, 3), 8)
+    second, first = response_encoding.decode_product(
+        response_encoding.pad_product(payload, 8, 2, 3), 8
+    )
     assert second.tolist() == list(range(8))
     assert first.tolist() == [1, 2, 0, 3, 4, 0]
-    assert len(payload) == response_encoding.reply_size(8, 4)
+    assert len(payload) == response_encoding.product_size(8, 4)
     for bad in (payload[:-1], payload[:28], b""):
         with pytest.raises(FormatError, match="wrong length"):
-            response_encoding.split(bad, 8)
+            response_encoding.decode_product(bad, 8)
 
 
 # -- bytes -----------------------------------------------------------------------------------------
@@ -234,21 +242,21 @@ def test_spread_and_split():
 def test_words_round_trip(prime, seed):
     words = np.random.default_rng(seed).integers(0, prime, 64, dtype=np.uint64)
     words[:2] = 0, prime - 1
-    data = pack_words(words, prime)
+    data = pack_residues(words, prime)
     assert len(data) == packed_size(64, prime) == 64 * prime.bit_length() // 8
-    assert np.array_equal(unpack_words(data, 64, prime), words)
+    assert np.array_equal(unpack_residues(data, 64, prime), words)
 
 
 def test_packed_words_known_answer():
     words = np.array([0x155, 0x0AA, 0, 1, 2, 3, 4, 0x1FF], dtype=np.uint64)  # 9 bits of prime
-    data = pack_words(words, 0x1FF + 2 - 2)
+    data = pack_residues(words, 0x1FF + 2 - 2)
     assert data.hex() == "55aa0001020304ff" + "81"
 
 
 def test_unpack_refuses_wrong_length_and_large_values():
     prime = PRIVATE.primes[0]
-    data = bytearray(pack_words(np.zeros(64, dtype=np.uint64), prime))
+    data = bytearray(pack_residues(np.zeros(64, dtype=np.uint64), prime))
     with pytest.raises(FormatError, match="wrong length"):
-        unpack_words(bytes(data[:-1]), 64, prime)
+        unpack_residues(bytes(data[:-1]), 64, prime)
     with pytest.raises(FormatError, match="not below its prime"):
-        unpack_words(b"\xff" * len(data), 64, prime)
+        unpack_residues(b"\xff" * len(data), 64, prime)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")  # as the commands do, before NumPy is loaded
 
@@ -30,8 +33,16 @@ from support import SHARED, aligned_states
 
 from linalign_lite.core.hidden_states import HiddenStates
 
-LONG = ("test_real.py", "rehearsal/", "tests/survey/", "test_tutorial.py", "test_crash.py",
-        "tests/examples/", "test_commands.py", "test_readme.py")  # fmt: skip
+# the files that take longest, first: one that comes last leaves the other cores idle
+LONG = ("test_real.py", "rehearsal/", "test_tutorial.py", "tests/survey/", "test_commands.py",
+        "test_readme.py")  # fmt: skip
+MARKED = {
+    "fuzz/": "fuzz", "rehearsal/": "rehearsal", "upgrade/": "upgrade", "browser": "browser",
+    "_page.py": "browser",
+}  # fmt: skip
+# In CI nothing that can be installed may be missing: what else may be a reason to skip a test.
+MAY_SKIP = re.compile(r"LINALIGN_SHARED|LINALIGN_REAL|unshare|Windows|needs fork|needs pipes")
+IN_CI = bool(os.environ.get("LINALIGN_CI"))
 
 
 def pytest_configure() -> None:
@@ -41,8 +52,37 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take long come first: one that comes last leaves the other cores idle."""
+    """Mark the tests of tests/slow, and put the files that take longest first."""
+    for item in items:
+        path = item.path.as_posix()
+        if "/tests/slow/" in path:
+            item.add_marker("slow")
+            for part, marker in MARKED.items():
+                if part in path:
+                    item.add_marker(marker)
     items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
+
+
+def _refuse_skip(report: Any) -> None:
+    """Turn a skip for want of something installable into a failure."""
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    expected = hasattr(report, "wasxfail") or MAY_SKIP.search(reason)
+    if IN_CI and report.skipped and not expected:
+        report.outcome, report.longrepr = "failed", f"skipped in CI: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[Any]:
+    report = yield
+    _refuse_skip(report)
+    return report
 
 
 @pytest.fixture(scope="session")

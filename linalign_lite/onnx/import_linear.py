@@ -17,8 +17,8 @@ from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.onnx import graph_edit
 from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES
 from linalign_lite.onnx.graph_edit import AnyArray
-from linalign_lite.onnx.metadata import checked_card, scan
-from linalign_lite.onnx.safe_parse import numbers, parse
+from linalign_lite.onnx.metadata import check_card, read_metadata
+from linalign_lite.onnx.safe_parse import parse_model, read_tensor
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP
 
@@ -38,11 +38,11 @@ def from_onnx(
     be a map again), or ``kind`` is missing or another; MissingExtraError without `onnx`.
     """
     path = Path(path)
-    found = scan(path)
-    card = checked_card(path, found) if found.is_ours else None
+    metadata = read_metadata(path)
+    card = check_card(path, metadata) if metadata.has_card else None
     kind = _kind(path, card, kind)
     import_extra("onnx", extra="onnx", purpose="reading ONNX")
-    model = parse(path)
+    model = parse_model(path)
     read = _Reading(path, model, cap)
     weight, bias, softcap = read.all()
     with _named(path):
@@ -158,7 +158,7 @@ class _Reading:
     def _number(self, name: str, rank: int) -> AnyArray:
         if name not in self.stored:
             raise self.wrong("a weight that is computed")
-        array = numbers(self.path, self.stored[name], self.cap)
+        array = read_tensor(self.path, self.stored[name], self.cap)
         if array.ndim != rank and not (rank == 0 and array.shape == (1,)):
             raise self.wrong(f"a weight of shape {array.shape}")
         return array.reshape(()) if rank == 0 else array

@@ -1,7 +1,7 @@
-"""What an ONNX file of ours says of itself, read with neither `onnx` nor onnxruntime.
+"""The card in an ONNX file that linalign-lite wrote, read with neither `onnx` nor onnxruntime.
 
-docs/FORMAT.md, section 8. A walk over the outermost fields of the protobuf: the graph is hashed,
-not parsed, so that damage is found whatever the size, and nothing in it is believed.
+docs/FORMAT.md, section 8. Only the outermost fields of the protobuf message are read. The graph is
+hashed, not parsed, so that damage is found whatever its size.
 """
 
 from __future__ import annotations
@@ -13,172 +13,149 @@ from pathlib import Path
 from typing import IO, Any
 
 from linalign_lite.errors import FormatError
+from linalign_lite.onnx.protobuf import LENGTH_DELIMITED, VARINT, Field, fields
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.hashing import hash_file
-from linalign_lite.storage.schema import strict_json
+from linalign_lite.storage.schema import format_errors, parse, read_document
 
 FORMAT, VERSION, KEY = "linalign-onnx", 1, "linalign"
 KINDS = ("map", "head", "model")
 MAX_CARD = 16 << 20
 _MAX_FIELDS = 4096
-_PIECE = 1 << 20
-_IR, _GRAPH, _OPSET, _PROPS = 1, 7, 8, 14  # fields of ModelProto
+_BLOCK = 1 << 20  # bytes hashed at a time
+_GRAPH, _METADATA = 7, 14  # fields of ModelProto
 
 
-@dataclass
-class Scan:
-    """The outermost fields that matter. ``graph``: SHA-256 of the graph's bytes, hexadecimal."""
+@dataclass(frozen=True)
+class Metadata:
+    """SHA-256 of the graph's bytes, as hex, and the metadata entries of a model."""
 
-    size: int
-    graph: str = ""
-    props: dict[str, str] = field(default_factory=dict)
+    graph: str
+    entries: dict[str, str] = field(default_factory=dict)
 
     @property
-    def is_ours(self) -> bool:
-        return KEY in self.props
+    def has_card(self) -> bool:
+        return KEY in self.entries
 
 
-def scan(path: Path) -> Scan:
-    """Walk over an ONNX file. FormatError when it is none or is damaged; InputError if absent."""
+@dataclass(frozen=True)
+class _DataFile:
+    """The file with the weights of a model that does not fit in one protobuf message."""
+
+    file: str
+    sha256: str
+    size: int
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Hash the graph and read the metadata of an ONNX file.
+
+    Raises FormatError when the file is of another kind or damaged, InputError when it is absent.
+    """
     with open_regular(path) as f:
-        found = Scan(os.fstat(f.fileno()).st_size)
         try:
-            _walk(f, found)
-        except (ValueError, UnicodeDecodeError) as e:
+            return _read(f)
+        except ValueError as e:
             raise FormatError(
                 f"{path} is not a readable ONNX file",
                 got=str(e)[:120],
                 hint="the file may be truncated or altered; make or copy it again",
             ) from e
-    return found
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card of an ONNX file of ours, after comparing graph and data with their digests.
+    """The card of an ONNX file, after comparing graph and data with their digests.
 
-    Raises FormatError when the file is somebody else's, altered, or of a later version.
+    Raises FormatError when the file has no card, is altered, or is of a later version.
     """
-    return checked_card(path, scan(path))
+    return check_card(path, read_metadata(path))
 
 
-def checked_card(path: Path, found: Scan) -> dict[str, Any]:
-    """As `read_card`, of a file that was walked over already."""
-    if not found.is_ours:
+def check_card(path: Path, metadata: Metadata) -> dict[str, Any]:
+    """Parse and check the card in the metadata of ``path``, as `read_card` does."""
+    if not metadata.has_card:
         raise FormatError(f"{path} has no card", expected="an ONNX file that linalign-lite wrote")
-    try:
-        card = strict_json(found.props[KEY].encode())
-    except (ValueError, RecursionError) as e:
-        raise FormatError(f"{path}: its card is not JSON") from e
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise FormatError(f"{path}: its card is not one of linalign-lite's")
-    version = card.get("version")
-    if type(version) is not int or not 1 <= version <= VERSION:
-        raise FormatError(
-            f"{path}: unknown version", got=str(version)[:20], expected=f"at most {VERSION}"
-        )
+    raw = metadata.entries[KEY].encode()
+    name, what = f"the card in {path}", "card of linalign-lite"
+    card = read_document(raw, name, what, kind=FORMAT, version=VERSION)
     if card.get("kind") not in KINDS:
-        raise FormatError(f"{path}: its card is of an unknown kind")
-    if card.get("graph") != found.graph:
+        raise FormatError(f"{name} is of an unknown kind")
+    if card.get("graph") != metadata.graph:
         raise FormatError(
-            f"{path}: its graph does not have the digest that its card says",
+            f"{path}: its graph does not have the digest in its card",
             hint="the file may be altered; make or copy it again",
         )
-    _check_data(path, card.get("data"))
-    return card
+    with format_errors(name, what):
+        _check_data(path, parse(_DataFile | None, card.get("data"), "data"))
+    return {**card, "format": FORMAT, "version": VERSION}
 
 
 def data_file(path: Path) -> Path:
-    """Where the weights of an artefact stand that does not fit in one protobuf."""
+    """The path of the weights of an artefact that does not fit in one protobuf message."""
     return path.with_name(path.name + "_data")
 
 
-def _check_data(path: Path, data: Any) -> None:
+def _check_data(path: Path, data: _DataFile | None) -> None:
     if data is None:
         return
     beside = data_file(path)
-    if not isinstance(data, dict) or set(data) != {"file", "sha256", "size"}:
-        raise FormatError(f"{path}: its card does not say what its data file is")
-    if data["file"] != beside.name:
+    if data.file != beside.name:
         raise FormatError(
             f"{path} has its weights in a file of another name",
-            got=str(data["file"])[:100],
+            got=data.file[:100],
             expected=beside.name,
             hint="rename both files together",
         )
     usable = beside.is_file() and not beside.is_symlink()
-    if not usable or beside.stat().st_size != data["size"] or hash_file(beside) != data["sha256"]:
+    if not usable or beside.stat().st_size != data.size or hash_file(beside) != data.sha256:
         raise FormatError(
             f"{beside} is missing or is not the file that {path.name} was written with",
             hint="copy both files again",
         )
 
 
-def _walk(f: IO[bytes], found: Scan) -> None:
-    cards = graphs = 0
-    for _ in range(_MAX_FIELDS):
-        if f.tell() == found.size:
-            break
-        number, kind = divmod(_varint(f), 8)
-        if kind == 0:
-            _varint(f)
+def _read(f: IO[bytes]) -> Metadata:
+    graphs: list[str] = []
+    entries: dict[str, str] = {}
+    size = 0
+    for count, part in enumerate(fields(f, os.fstat(f.fileno()).st_size), 1):
+        if count > _MAX_FIELDS:
+            raise ValueError("too many fields")
+        if part.wire_type not in {VARINT, LENGTH_DELIMITED}:
+            raise ValueError(f"a field of wire type {part.wire_type}")
+        if part.wire_type == VARINT or part.number not in {_GRAPH, _METADATA}:
             continue
-        if kind != 2:
-            raise ValueError(f"a field of kind {kind}")
-        size = _varint(f)
-        if size > found.size - f.tell():
-            raise ValueError("a field is longer than the file")
-        if number == _GRAPH:
-            graphs += 1
-            found.graph = _hash(f, size)
-        elif number == _PROPS:
-            cards += size
-            if cards > MAX_CARD:
-                raise ValueError("more metadata than is read")
-            _property(f.read(size), found.props)
-        else:
-            f.seek(size, os.SEEK_CUR)
-    else:
-        raise ValueError("too many fields")
-    if graphs != 1:
-        raise ValueError(f"{graphs} graphs")
+        if part.number == _GRAPH:
+            graphs.append(_hash(f, part.size))
+            continue
+        size += part.size
+        if size > MAX_CARD:
+            raise ValueError("more metadata than is read")
+        key, value = _entry(f, part)
+        if key in entries:
+            raise ValueError("two metadata entries of one name")
+        entries[key] = value
+    if len(graphs) != 1:
+        raise ValueError(f"{len(graphs)} graphs")
+    return Metadata(graphs[0], entries)
 
 
 def _hash(f: IO[bytes], size: int) -> str:
     digest = hashlib.sha256()
     while size:
-        piece = f.read(min(size, _PIECE))
-        if not piece:
+        block = f.read(min(size, _BLOCK))
+        if not block:
             raise ValueError("the file ends within the graph")
-        digest.update(piece)
-        size -= len(piece)
+        digest.update(block)
+        size -= len(block)
     return digest.hexdigest()
 
 
-def _property(raw: bytes, props: dict[str, str]) -> None:
-    """A StringStringEntryProto: field 1 is the key, field 2 the value."""
-    import io
-
-    f, found = io.BytesIO(raw), {1: "", 2: ""}
-    while f.tell() < len(raw):
-        number, kind = divmod(_varint(f), 8)
-        if kind != 2 or number not in found:
+def _entry(f: IO[bytes], entry: Field) -> tuple[str, str]:
+    """Key and value of a StringStringEntryProto, its fields 1 and 2."""
+    found = {1: "", 2: ""}
+    for part in fields(f, entry.end):
+        if part.wire_type != LENGTH_DELIMITED or part.number not in found:
             raise ValueError("a metadata entry of an unknown form")
-        size = _varint(f)
-        if size > len(raw) - f.tell():
-            raise ValueError("a metadata entry is longer than its field")
-        found[number] = f.read(size).decode("utf-8")
-    if found[1] in props:
-        raise ValueError("two metadata entries of one name")
-    props[found[1]] = found[2]
-
-
-def _varint(f: IO[bytes]) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = f.read(1)
-        if not byte:
-            raise ValueError("the file ends within a number")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise ValueError("a number of more than ten bytes")
+        found[part.number] = f.read(part.size).decode("utf-8")
+    return found[1], found[2]

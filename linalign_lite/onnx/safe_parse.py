@@ -1,32 +1,33 @@
-"""Parsing an ONNX file from outside: what stands in it is measured before anything is allocated.
+"""Parse ONNX files from outside, with all sizes checked before anything is allocated.
 
-Protobuf messages may be a hundred times larger in memory than in the file; weights are not. So what
-is not weights must be small, and weights must stand where they need no unpacking.
+Parsed protobuf messages may be a hundred times larger than the file; weights are not. So all but
+weights must be small, and weights must be stored in a form that needs no unpacking.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from linalign_lite.errors import FormatError
 from linalign_lite.onnx.graph_edit import AnyArray
+from linalign_lite.onnx.protobuf import LENGTH_DELIMITED, fields
 from linalign_lite.storage.atomic import open_regular
 
-MAX_FILE = (1 << 31) - 1  # what one protobuf holds
-_MAX_REST = 17 << 20  # bytes of all but weights: the card, mostly
+MAX_FILE = (1 << 31) - 1  # the largest protobuf message
+_MAX_OTHER = 17 << 20  # bytes of all but weights: the card, mostly
 _MAX_PARTS = 64  # nodes, weights, inputs, outputs and so on of the graph
 _MAX_RANK = 2
-_GRAPH, _STORED = 7, 5  # fields of ModelProto and GraphProto
-_FLOAT_DATA, _RAW = 4, 9  # fields of TensorProto
-_LONG = 2  # wire type of what has a length
+_GRAPH, _INITIALIZER = 7, 5  # fields of ModelProto and GraphProto
+_FLOAT_DATA, _RAW_DATA = 4, 9  # fields of TensorProto
 
 
-def parse(path: Path) -> Any:
-    """The ModelProto in ``path``; external data is left where it is. FormatError if it is odd."""
+def parse_model(path: Path) -> Any:
+    """Parse the ModelProto in ``path`` without external data. Raises FormatError if it cannot."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -35,7 +36,7 @@ def parse(path: Path) -> Any:
     if len(data) > MAX_FILE:
         raise FormatError(f"{path} is larger than an ONNX file can be")
     try:
-        _require_small(memoryview(data))
+        _require_small(data)
         return onnx.ModelProto.FromString(data)
     except (ValueError, DecodeError) as e:
         raise FormatError(
@@ -45,80 +46,49 @@ def parse(path: Path) -> Any:
         ) from e
 
 
-def _require_small(data: memoryview) -> None:
-    rest = parts = 0
-    for number, _, value in _fields(data):
-        if number != _GRAPH:
-            rest += len(value) + 1
+def _require_small(data: bytes) -> None:
+    total = 0
+    for size in _sizes_beside_weights(io.BytesIO(data), len(data)):
+        total += size
+        if total > _MAX_OTHER:
+            raise ValueError("too much that is not weights")
+
+
+def _sizes_beside_weights(f: IO[bytes], end: int) -> Iterator[int]:
+    """Bytes of each field of a ModelProto, without the values of its initializers."""
+    parts = 0
+    for outer in fields(f, end):
+        if outer.number != _GRAPH or outer.wire_type != LENGTH_DELIMITED:
+            yield outer.size + 1
             continue
-        for inner, kind, part in _fields(value):
+        for part in fields(f, outer.end):
             parts += 1
             if parts > _MAX_PARTS:
                 raise ValueError(f"a graph of more than {_MAX_PARTS} parts")
-            weights = inner == _STORED and kind == _LONG
-            rest += _beside_weights(part) if weights else len(part) + 1
-    if rest > _MAX_REST:
-        raise ValueError("too much that is not weights")
+            if part.number != _INITIALIZER or part.wire_type != LENGTH_DELIMITED:
+                yield part.size + 1
+                continue
+            for inner in fields(f, part.end):
+                packed = inner.wire_type == LENGTH_DELIMITED
+                if not packed or inner.number not in {_FLOAT_DATA, _RAW_DATA}:
+                    yield inner.size + 1
 
 
-def _beside_weights(tensor: memoryview) -> int:
-    """Bytes of a stored tensor but for its numbers."""
-    rest = 0
-    for number, kind, value in _fields(tensor):
-        large = number in {_FLOAT_DATA, _RAW} and kind == _LONG
-        rest += 0 if large else len(value) + 1
-    return rest
+def read_tensor(path: Path, tensor: Any, cap: int) -> AnyArray:
+    """The value of an initializer: float16, float32 or float64, of at most two dimensions.
 
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """(number, wire type, content) of each field of a message."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, kind = divmod(key, 8)
-        if kind == 0:
-            start = at
-            _, at = _varint(data, at)
-            yield number, kind, data[start:at]
-            continue
-        if kind == _LONG:
-            size, at = _varint(data, at)
-        elif kind in {1, 5}:
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"a field of kind {kind}")
-        if size > len(data) - at:
-            raise ValueError("a field is longer than what it stands in")
-        yield number, kind, data[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for i in range(10):
-        if at + i >= len(data):
-            raise ValueError("it ends within a number")
-        value |= (data[at + i] & 0x7F) << (7 * i)
-        if data[at + i] < 0x80:
-            return value, at + i + 1
-    raise ValueError("a number of more than ten bytes")
-
-
-def numbers(path: Path, tensor: Any, cap: int) -> AnyArray:
-    """A stored tensor's value: float16, float32 or float64, of at most two dimensions.
-
-    External data must be in an ordinary file in the same folder. Sizes are compared before reading.
-    Raises FormatError, with ``cap`` bytes as the most that is read.
+    External data must be in an ordinary file in the same folder. Raises FormatError for any other
+    tensor, and for one of more than ``cap`` bytes before it is read.
     """
     from onnx import TensorProto, numpy_helper
 
     kinds = {TensorProto.FLOAT: "<f4", TensorProto.FLOAT16: "<f2", TensorProto.DOUBLE: "<f8"}
     dims = tuple(tensor.dims)
     if tensor.data_type not in kinds or len(dims) > _MAX_RANK or min(dims, default=1) < 1:
-        raise FormatError(f"{path} has a weight of another type or shape than ours have")
+        raise FormatError(f"{path} has a weight of another type or shape than is read")
     dtype = np.dtype(kinds[tensor.data_type])
     size = dtype.itemsize
-    for dim in dims:  # Python's own numbers: no overflow
+    for dim in dims:  # Python integers do not overflow
         size *= dim
     if size > cap:
         raise FormatError(
@@ -126,10 +96,13 @@ def numbers(path: Path, tensor: Any, cap: int) -> AnyArray:
         )
     if tensor.data_location == TensorProto.EXTERNAL:
         return _external(path, tensor, dtype, size).reshape(dims)
-    there = len(tensor.raw_data) or 4 * len(tensor.float_data)
-    if there != size:
-        raise FormatError(f"{path} has a weight that is not as long as its shape says",
-                          got=f"{there} bytes", expected=str(size))  # fmt: skip
+    stored = len(tensor.raw_data) or 4 * len(tensor.float_data)
+    if stored != size:
+        raise FormatError(
+            f"{path} has a weight whose length is not that of its shape",
+            got=f"{stored} bytes",
+            expected=str(size),
+        )
     array: AnyArray = numpy_helper.to_array(tensor)
     return array
 
@@ -151,8 +124,7 @@ def _external(path: Path, tensor: Any, dtype: np.dtype[Any], size: int) -> AnyAr
     )
     if length != size or offset is None or offset + size > beside.stat().st_size:
         raise FormatError(
-            f"{path}: {beside.name} does not hold the weights it should",
-            hint="copy both files again",
+            f"{path}: {beside.name} does not hold its weights", hint="copy both files again"
         )
     with open_regular(beside) as f:
         array: AnyArray = np.fromfile(f, dtype, size // dtype.itemsize, offset=offset)

@@ -1,4 +1,4 @@
-"""Texts that need not fit in memory: counted and digested once, then read again in chunks."""
+"""Texts that need not fit in memory: counted and hashed once, then read again in chunks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Row = tuple[str, str | None]  # text, label
 
 @dataclass(frozen=True)
 class Chunk:
-    """Texts that follow one another, the first of them text ``start`` of the corpus."""
+    """Consecutive texts of a corpus, the first of them text ``start``."""
 
     start: int
     texts: tuple[str, ...]
+    digest: str = ""  # of these texts; see `hidden_states.text_digest`
     labels: tuple[str, ...] = ()  # of the whole corpus, sorted
     label_ids: Ints | None = None  # shape: (texts,), indices into labels
 
@@ -32,7 +33,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is known of the texts before the first of them is used; ``rows`` reads them anew."""
+    """Count, digest and labels of texts; ``rows`` reads the texts again."""
 
     rows: Callable[[], Iterator[Row]]
     digest: str
@@ -43,27 +44,30 @@ class Corpus:
     def chunks(self, size: int) -> Iterator[Chunk]:
         """All texts, ``size`` at a time.
 
-        Raises MismatchError when they are not those that were counted: the file has changed.
+        Raises MismatchError when the file has changed since it was counted.
         """
-        digest, start = TextDigest(), 0
+        whole, start = TextDigest(), 0
         index = {label: i for i, label in enumerate(self.labels)}
         rows = self.rows()
         while part := list(islice(rows, size)):
+            digest = TextDigest()
             for text, _ in part:
                 digest.add(text)
+                whole.add(text)
             ids = None
             if self.labels:
                 if any(label not in index for _, label in part):
                     raise _changed()
                 ids = np.array([index[label or ""] for _, label in part], dtype=np.int32)
-            yield Chunk(start, tuple(text for text, _ in part), self.labels, ids)
+            texts = tuple(text for text, _ in part)
+            yield Chunk(start, texts, digest.hexdigest(), self.labels, ids)
             start += len(part)
-        if (digest.hexdigest(), start) != (self.digest, self.n_texts):
+        if (whole.hexdigest(), start) != (self.digest, self.n_texts):
             raise _changed()
 
 
 def corpus_of(texts: Corpus | Texts | Sequence[str]) -> Corpus:
-    """Texts in memory as a corpus. Raises InputError for a single string."""
+    """Return texts in memory as a corpus. Raises InputError for a single string."""
     if isinstance(texts, Corpus):
         return texts
     held = texts_of(texts)
@@ -78,10 +82,10 @@ def corpus_of(texts: Corpus | Texts | Sequence[str]) -> Corpus:
 
 
 def texts_of(texts: Texts | Sequence[str]) -> Texts:
-    """Any sequence of texts as `Texts`. Raises InputError for a single string."""
+    """Return any sequence of texts as `Texts`. Raises InputError for a single string."""
     if isinstance(texts, Texts):
         return texts
-    if isinstance(texts, str):  # a sequence of one-character texts, to Python
+    if isinstance(texts, str):  # in Python a sequence of one-character strings
         raise InputError("a single string is not a list of texts", hint="put it in a list")
     return Texts(tuple(texts))
 
@@ -91,8 +95,8 @@ def read_corpus(
 ) -> Corpus:
     """Read ``path`` once, keeping only the distinct labels; options and errors of `read_texts`.
 
-    The file is read again when the texts are used, so standard input ("-") cannot be one; see
-    `streams.kept`. Raises InputError for more than MAX_LABELS bytes of labels.
+    The file is read again when the texts are used, so ``path`` cannot be standard input ("-"); see
+    `compressed_text.kept`. Raises InputError for more than MAX_LABELS bytes of labels.
     """
     if path == "-":
         raise InputError("standard input cannot be read twice", hint="write it to a file first")
@@ -122,5 +126,5 @@ def read_corpus(
 
 def _changed() -> MismatchError:
     return MismatchError(
-        "the texts changed while they were read", hint="extract again when nobody writes to them"
+        "the texts changed while they were read", hint="extract again when the file is complete"
     )

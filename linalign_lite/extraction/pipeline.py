@@ -1,26 +1,27 @@
-"""Text in, hidden states out: length-sorted batches under a token budget, results in input order.
+"""Extract hidden states: length-sorted batches under a token budget, results in input order.
 
 Sorting by length leaves almost no padding, and a budget in tokens instead of rows keeps every
 batch the same amount of work, small enough to stay in a processor's cache.
 
-What is too large for memory comes a shard at a time. A shard's states are those that `extract`
-gives for its texts alone; other neighbours in a batch may change a state's last bit. `shard_states`
-makes one of them, from nothing but its texts and how it is to be done.
+Texts too many for memory are extracted one shard at a time. A shard's states are those that
+`extract` gives for its texts alone; other neighbours in a batch may change a state's last bit.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.executor import IN_FLIGHT, map_in_order
-from linalign_lite.core.hidden_states import HiddenStates, text_digest
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.manifest import MAX_SHARDS
 from linalign_lite.core.shards.resuming import Plan, Work, unfinished
 from linalign_lite.core.shards.states_folder import StatesFolder
@@ -29,7 +30,7 @@ from linalign_lite.core.space import POOLINGS
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import inference
 from linalign_lite.extraction.corpus import Chunk, Corpus, corpus_of, texts_of
-from linalign_lite.extraction.inference import Progress, Way
+from linalign_lite.extraction.inference import ExtractionOptions, Progress
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
 from linalign_lite.storage.arrays import not_finite
@@ -54,19 +55,23 @@ def extract(
 ) -> HiddenStates:
     """Hidden states of texts, float32, row i being text i.
 
-    pooling: "mean" over the text's tokens, the "last" token, the first ("cls"), or "tokens" (a row
-    a token, special tokens left out). pooling and normalize (each row to length 1) default to the
-    model's card. progress is called with the number of texts done since the last call.
+    pooling: "mean" over the text's tokens, the "last" token, the first ("cls"), or "tokens" (one
+    row per token, special tokens left out). pooling and normalize (each row to length 1) default to
+    the model's card. progress is called with the number of texts done since the last call.
 
     Raises InputError for an empty list, an unknown pooling, a max_length above the context, and a
     batch_tokens below 1.
     """
     held = texts_of(texts)
-    way = _way(model, len(held.texts), pooling, normalize, max_length, batch_tokens)
     n = len(held.texts)
-    windows = ((start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
-    parts = list(inference.parts(model, windows, way, progress))
-    return _hidden(Chunk(0, held.texts, *held.label_ids()), way, inference.join(parts))
+    options = _options(
+        model, n, pooling=pooling, normalize=normalize, max_length=max_length,
+        batch_tokens=batch_tokens,
+    )  # fmt: skip
+    windows = (Chunk(start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
+    parts = [part for _, part in inference.parts(model, windows, options, progress)]
+    whole = Chunk(0, held.texts, held.digest, *held.label_ids())
+    return _hidden(options, whole, inference.join(parts))
 
 
 def extract_shards(
@@ -83,37 +88,19 @@ def extract_shards(
 ) -> Iterator[HiddenStates]:
     """Hidden states of texts, ``shard_texts`` texts at a time; the other options as `extract`.
 
-    Each shard is made when it is asked for, and nothing here keeps the one before. Its n_texts and
-    text_digest are of its own texts; its text_index counts from the first text of all, and its
-    label_ids index the labels of all. dtype: "fp32", or "fp16" for half the size.
+    Each shard is computed when the iterator is advanced, and the one before is not kept. Its
+    n_texts and text_digest are of its own texts; its text_index counts from the first text of all,
+    and its label_ids index the labels of all. dtype: "fp32", or "fp16" for half the size.
 
-    Raises InputError as `extract` does, and for shard_texts below 1, shards more than a folder may
-    have, an unknown dtype, values that float16 cannot hold, and a shard without any row.
+    Raises InputError as `extract` does, and for shard_texts below 1, more than MAX_SHARDS shards,
+    an unknown dtype, values that float16 cannot hold, and a shard without any row.
     """
     corpus = corpus_of(texts)
-    how = _shard_way(
-        model, corpus, shard_texts, pooling, normalize, max_length, batch_tokens, dtype
-    )
-    return _shards(model, corpus.chunks(shard_texts), how, progress)
-
-
-@dataclass(frozen=True)
-class ShardWay:
-    """How the texts of a shard become its states."""
-
-    way: Way
-    dtype: str  # "fp32" or "fp16"
-
-
-def shard_states(
-    model: Model, chunk: Chunk, how: ShardWay, progress: Progress | None = None
-) -> HiddenStates:
-    """The states of one shard's texts, as they are to be stored. Depends on nothing else.
-
-    Raises InputError for a chunk without any row (a file of states cannot be empty), a text without
-    tokens, and values that float16 cannot hold.
-    """
-    return _stored(chunk, how, inference.part(model, chunk.texts, chunk.start, how.way, progress))
+    options = _options(
+        model, corpus.n_texts, pooling=pooling, normalize=normalize, max_length=max_length,
+        batch_tokens=batch_tokens, dtype=dtype, shard_texts=shard_texts,
+    )  # fmt: skip
+    return _shards(model, corpus.chunks(options.shard_texts), options, progress)
 
 
 def extract_to(
@@ -132,74 +119,85 @@ def extract_to(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> StatesFolder:
-    """Write what `extract_shards` gives to the folder ``out``, or go on where that was cut off.
+    """Write the shards of `extract_shards` to the folder ``out``, or resume an interrupted run.
 
     out: a path, or a URL that fsspec knows ("s3://bucket/states"; extra `remote`, see `uploading`).
-    A run that is killed leaves ``out`` unfinished (see `resuming`): no states for any reader. The
-    same call again keeps the shards that are there, each checked, and makes the others; the folder
-    is then what an uninterrupted run would have made, byte for byte.
+    A run that is killed leaves ``out`` unfinished (see `resuming`), and no reader opens it. The
+    same call again keeps the finished shards, each checked, and computes the others; the folder
+    is then byte for byte that of an uninterrupted run.
 
-    executor: makes the shards, any `concurrent.futures.Executor`; its workers load the model from
-    the same path, with so many ``threads``, and no more than ``in_flight`` shards wait to be
+    executor: computes the shards, any `concurrent.futures.Executor`; each worker loads the model
+    once, from the same path, with so many ``threads``, and at most ``in_flight`` shards wait to be
     written. The states are those of one process, bit for bit where onnxruntime's are the same.
 
     Raises what `extract_shards` does, OutputExistsError when ``out`` is not empty, MismatchError
-    when what is unfinished there was begun with another model, other texts or other options,
-    FormatError when it was altered. InputErrors leave nothing of a run that was begun here.
+    when the unfinished folder was begun with another model, other texts or other options,
+    FormatError when it was altered. An InputError removes a folder that this run began.
     """
     corpus = corpus_of(texts)
-    how = _shard_way(
-        model, corpus, shard_texts, pooling, normalize, max_length, batch_tokens, dtype
-    )
+    options = _options(
+        model, corpus.n_texts, pooling=pooling, normalize=normalize, max_length=max_length,
+        batch_tokens=batch_tokens, dtype=dtype, shard_texts=shard_texts,
+    )  # fmt: skip
     plan = Plan(
-        space=how.way.space,
-        dtype=DTYPES[dtype],
+        space=options.space,
+        dtype=DTYPES[options.dtype],
         text_digest=corpus.digest,
         n_texts=corpus.n_texts,
-        max_length=how.way.max_length,
+        max_length=options.max_length,
         labels=corpus.labels,
-        shard_texts=shard_texts,
-        batch_tokens=batch_tokens,
+        shard_texts=options.shard_texts,
+        batch_tokens=options.batch_tokens,
     )
     out = place(out)
-    begun = uploads(out, plan) if isinstance(out, Remote) else unfinished(out, plan)
-    with begun as work:
-        todo = _left(work, corpus.chunks(shard_texts), progress)
+    with uploads(out, plan) if isinstance(out, Remote) else unfinished(out, plan) as work:
+        todo = _missing(work, corpus.chunks(options.shard_texts), progress)
         if executor is None:
-            parts = _shards(model, todo, how, progress)
+            shards = _shards(model, todo, options, progress)
         else:
-            maker = _Maker(model.folder, model.card.digest, how, threads)
-            parts = map_in_order(executor, maker, todo, in_flight=in_flight)
-        for states in parts:
+            worker = _Worker(model.folder, model.card.digest, options, threads)
+            shards = map_in_order(executor, worker, todo, in_flight=in_flight)
+        for states in shards:
             work.add(states)
             if executor is not None and progress:
                 progress(states.n_texts)
-            del states  # or the next one is made beside it
+            del states  # free it before the next one is computed
         return work.finish()
 
 
+_loaded = threading.local()  # the model of each worker thread, with what it was loaded for
+
+
 @dataclass(frozen=True)
-class _Maker:
-    """Makes one shard's states elsewhere. Picklable: the model is loaded where it is called."""
+class _Worker:
+    """Computes a shard's states in a worker. Picklable: each worker loads the model once."""
 
     folder: Path
     digest: str
-    how: ShardWay
+    options: ExtractionOptions
     threads: int | None
 
     def __call__(self, chunk: Chunk) -> HiddenStates:
-        model = load_model(self.folder, threads=self.threads)
-        if model.card.digest != self.digest:
-            raise MismatchError(
-                f"a worker has another model at {self.folder}",
-                got=model.card.digest[:8],
-                expected=self.digest[:8],
-            )
-        return shard_states(model, chunk, self.how)
+        (states,) = _shards(self._model(), [chunk], self.options)
+        return states
+
+    def _model(self) -> Model:
+        key = (self.folder, self.digest, self.threads)
+        if getattr(_loaded, "key", None) != key:
+            model = load_model(self.folder, threads=self.threads)
+            if model.card.digest != self.digest:
+                raise MismatchError(
+                    f"a worker has another model at {self.folder}",
+                    got=model.card.digest[:8],
+                    expected=self.digest[:8],
+                )
+            _loaded.model, _loaded.key = model, key
+        found: Model = _loaded.model
+        return found
 
 
 def narrow(states: Array, dtype: str) -> Array:
-    """States as they are to be stored: "fp32" or "fp16".
+    """Convert states to the dtype that is stored: "fp32" or "fp16".
 
     Raises InputError for another dtype, and for values that float16 cannot hold.
     """
@@ -218,24 +216,18 @@ def _require_dtype(dtype: str) -> None:
         raise InputError("unknown dtype", got=dtype[:20], expected=" or ".join(DTYPES))
 
 
-def _require_shards(n_texts: int, shard_texts: int) -> None:
-    least = max(1, -(-n_texts // MAX_SHARDS))  # a folder has no more than MAX_SHARDS
-    if shard_texts < least:
-        raise InputError(
-            "the number of texts a shard is not usable",
-            got=str(shard_texts),
-            expected=f"{least} or more",
-        )
-
-
-def _way(
+def _options(
     model: Model,
     n_texts: int,
+    *,
     pooling: str | None,
     normalize: bool | None,
     max_length: int | None,
     batch_tokens: int,
-) -> Way:
+    dtype: str = "fp32",
+    shard_texts: int | None = None,
+) -> ExtractionOptions:
+    """Check the options against the model and the number of texts, and fill in its defaults."""
     if not n_texts:
         raise InputError("there are no texts")
     space = model.card.space(pooling, normalize)
@@ -243,76 +235,67 @@ def _way(
         raise InputError("unknown pooling", got=space.pooling, expected=", ".join(POOLINGS))
     if batch_tokens < 1:
         raise InputError("the token budget is not usable", got=str(batch_tokens), expected="1 up")
-    return Way(space, model.context(max_length), batch_tokens)
-
-
-def _shard_way(
-    model: Model,
-    corpus: Corpus,
-    shard_texts: int,
-    pooling: str | None,
-    normalize: bool | None,
-    max_length: int | None,
-    batch_tokens: int,
-    dtype: str,
-) -> ShardWay:
-    way = _way(model, corpus.n_texts, pooling, normalize, max_length, batch_tokens)
-    _require_shards(corpus.n_texts, shard_texts)
+    length = model.context(max_length)
+    least = max(1, -(-n_texts // MAX_SHARDS))
+    if shard_texts is not None and shard_texts < least:
+        raise InputError(
+            "the number of texts per shard is not usable",
+            got=str(shard_texts),
+            expected=f"{least} or more",
+        )
     _require_dtype(dtype)
-    return ShardWay(way, dtype)
+    return ExtractionOptions(space, length, batch_tokens, dtype, shard_texts or n_texts)
 
 
 def _shards(
-    model: Model, chunks: Iterable[Chunk], how: ShardWay, progress: Progress | None
+    model: Model,
+    chunks: Iterable[Chunk],
+    options: ExtractionOptions,
+    progress: Progress | None = None,
 ) -> Iterator[HiddenStates]:
-    """`shard_states` of each chunk, the next one's tokens made meanwhile."""
-    waiting: deque[Chunk] = deque()
+    """States of each chunk's texts as they are stored; they depend on nothing else.
 
-    def windows() -> Iterator[tuple[int, Sequence[str]]]:
-        for chunk in chunks:
-            waiting.append(chunk)
-            yield chunk.start, chunk.texts
-
-    # no name holds a part or a shard: it can go before the next one is made
-    yield from map(  # noqa: C417 (a generator would hold the part)
-        lambda made: _stored(waiting.popleft(), how, made),
-        inference.parts(model, windows(), how.way, progress),
-    )
+    Raises InputError for a chunk without any row (a file of states cannot be empty), a text without
+    tokens, and values that float16 cannot hold.
+    """
+    # no variable refers to a part or a shard, so that it is freed before the next one is computed
+    store = partial(_stored, options)
+    yield from starmap(store, inference.parts(model, chunks, options, progress))
 
 
-def _left(
+def _missing(
     work: Work | Uploads, chunks: Iterable[Chunk], progress: Progress | None
 ) -> Iterator[Chunk]:
-    """The chunks whose shards are not there yet. Those that are come first."""
+    """The chunks without a finished shard; those with one come first."""
     for chunk in chunks:
-        if not work.has(chunk.start, text_digest(chunk.texts)):
+        if not work.has(chunk.start, chunk.digest):
             yield chunk
         elif progress:
             progress(len(chunk.texts))
 
 
-def _stored(chunk: Chunk, how: ShardWay, made: inference.Part) -> HiddenStates:
-    if not len(made.states):
+def _stored(options: ExtractionOptions, chunk: Chunk, part: inference.Part) -> HiddenStates:
+    if not len(part.states):
         raise InputError(
             f"texts {chunk.start + 1} to {chunk.stop} have no token that is not special",
             hint="leave them out, or put more texts in a shard",
         )
-    return _hidden(chunk, how.way, replace(made, states=narrow(made.states, how.dtype)))
+    return _hidden(options, chunk, replace(part, states=narrow(part.states, options.dtype)))
 
 
-def _hidden(chunk: Chunk, way: Way, made: inference.Part) -> HiddenStates:
-    """The states of a chunk's texts, with their provenance."""
-    ids, index = chunk.label_ids, made.places.get("text_index")
+def _hidden(options: ExtractionOptions, chunk: Chunk, part: inference.Part) -> HiddenStates:
+    """States of a chunk's texts, with their provenance."""
+    ids, index = chunk.label_ids, part.positions.get("text_index")
     if ids is not None and index is not None:
         ids = ids[index - chunk.start]
     return HiddenStates(
-        states=made.states,
-        space=way.space,
-        text_digest=text_digest(chunk.texts),
+        states=part.states,
+        space=options.space,
+        text_digest=chunk.digest,
         n_texts=len(chunk.texts),
-        n_cut=made.n_cut,
-        max_length=way.max_length,
+        n_cut=part.n_cut,
+        max_length=options.max_length,
         labels=chunk.labels,
         label_ids=ids,
-        **made.places,
+        **part.positions,
     )

@@ -37,22 +37,19 @@ DOUBLED = 512 << 20  # bytes of a graph that may be in memory twice
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text as tokens. ``char_end``: how much of it is read whole at each; special: 1.
-
-    Both are empty when nobody asked for places.
-    """
+    """Tokens of one text. ``char_end`` and ``special`` are empty without places."""
 
     ids: Sequence[int]
-    char_end: Sequence[int]
-    special: Sequence[int]
-    cut: bool  # the text was longer than the context
+    char_end: Sequence[int]  # characters read whole at each token; see `read_ends`
+    special: Sequence[int]  # 1 for a special token, else 0
+    cut: bool  # the text was longer than the maximum length
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A model that turns token ids into final hidden states. Make one with `load_model`.
 
-    The tokenizer holds the length to cut to, so threads share a Model only with one max_length.
+    Threads may share a Model.
     """
 
     card: ModelCard
@@ -67,26 +64,20 @@ class Model:
     ) -> list[Encoded]:
         """Tokens of each text, special tokens added, cut to ``max_length`` (default: the card's).
 
-        places: whether ``char_end`` and ``special`` are wanted.
+        places: fill in ``char_end`` and ``special``.
 
         Raises InputError when max_length is more than the model's context.
         """
         length = self.context(max_length)
         try:
-            self.tokenizer.enable_truncation(max_length=length)
             found = self.tokenizer.encode_batch(list(texts))
-        except Exception as e:  # all that the tokenizers library raises
+        except Exception as e:  # the tokenizers library raises plain Exception
             raise FormatError(
                 f"{self.folder}: its tokenizer fails on these texts", got=str(e)[:160]
             ) from e
         return [
-            Encoded(
-                ids=e.ids,
-                char_end=read_ends(text, e) if places else (),
-                special=e.special_tokens_mask if places else (),
-                cut=bool(e.overflowing),
-            )
-            for text, e in zip(texts, found, strict=True)
+            _encoded(text, encoding, length, places=places)
+            for text, encoding in zip(texts, found, strict=True)
         ]
 
     def context(self, max_length: int | None) -> int:
@@ -156,6 +147,18 @@ class Model:
         if HEAD_FILE not in self.card.files:
             raise InputError(f"{self.folder} has no token head", expected="a causal LM")
         return load_head(self.folder / HEAD_FILE)
+
+
+def _encoded(text: str, encoding: Any, length: int, *, places: bool) -> Encoded:
+    """Cut a tokenizers.Encoding to ``length`` tokens, its special tokens kept."""
+    ids, cut = encoding.ids, len(encoding) > length
+    ends = read_ends(text, encoding) if places else ()
+    special = encoding.special_tokens_mask if places else ()
+    if cut:
+        added = np.asarray(encoding.special_tokens_mask, dtype=np.bool_)
+        kept = np.flatnonzero(added | (np.cumsum(~added) <= length - int(added.sum())))
+        ids, ends, special = ([row[i] for i in kept] if row else () for row in (ids, ends, special))
+    return Encoded(ids, ends, special, cut)
 
 
 def load_model(

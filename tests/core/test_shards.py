@@ -265,7 +265,7 @@ def test_shards_are_made_when_they_are_asked_for():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"shard_texts": 0}, "texts a shard is not usable: got 0, expected 1 or more"),
+        ({"shard_texts": 0}, "texts per shard is not usable: got 0, expected 1 or more"),
         ({"dtype": "fp64"}, "unknown dtype: got fp64"),
         ({"pooling": "max"}, "unknown pooling"),
         ({"batch_tokens": 0}, "token budget"),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 from test_shards import TEXTS, Fake
+from tokenizers import processors
 
 from linalign_lite import demo, load_model
-from linalign_lite.errors import InputError, LinalignError
+from linalign_lite.errors import InputError, LinalignError, MismatchError
 from linalign_lite.extraction import inference, pipeline, session
-from linalign_lite.extraction.pipeline import extract, extract_shards
+from linalign_lite.extraction.corpus import Chunk
+from linalign_lite.extraction.pipeline import extract, extract_shards, extract_to
+from linalign_lite.extraction.tokenizer import load_tokenizer, read_ends
 
 
 @dataclass
@@ -62,9 +67,9 @@ def test_a_batch_that_fails_ends_the_extraction():
 
 def test_few_batches_are_made_ahead():
     model = Slow(callers=2)
-    way = inference.Way(model.space("mean", None), 8, 2)
-    window = inference.encode(model, ["a"] * 50, 0, way)
-    batches = inference._run(model, window, 2, lambda _: None)
+    options = inference.ExtractionOptions(model.space("mean", None), 8, 2, "fp32", 50)
+    texts = inference.encode(model, Chunk(0, ("a",) * 50), options)
+    batches = inference._run(model, texts, 2, lambda _: None)
     next(batches)
     assert len(model.ran) <= 2 + 3
     batches.close()
@@ -129,7 +134,69 @@ def test_threads_are_at_most_those_that_a_model_may_have(monkeypatch):
     assert load_model(folder).threads == session.MAX_THREADS
 
 
-def test_places_are_made_when_they_are_asked_for():
+@pytest.mark.parametrize("length", [2, 3, 5, 9, 40])
+@pytest.mark.parametrize("template", [None, "[A] $A", "$A [B]", "[A] $A [B]"])
+def test_texts_are_cut_as_the_tokenizers_library_cuts_them(template, length):
+    """And the tokenizer, which threads share, stays as it was."""
+    model = load_model(demo.model_folder("birch"), threads=1)
+    mine, theirs = (load_tokenizer(model.folder / "tokenizer.json") for _ in range(2))
+    for tokenizer in (mine, theirs):
+        if template:
+            tokenizer.add_special_tokens(["[A]", "[B]"])
+            special = [(name, tokenizer.token_to_id(name)) for name in ("[A]", "[B]")]
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=template, special_tokens=special
+            )
+    before = mine.to_str()
+    theirs.enable_truncation(length)
+    texts = ["one cat", "a", "the cat 猫 [B] sat on " * 9, "", *TEXTS.texts]
+    found = replace(model, tokenizer=mine).encode(texts, length)
+    for text, got, want in zip(texts, found, theirs.encode_batch(texts), strict=True):
+        assert list(got.ids) == want.ids
+        assert list(got.special) == want.special_tokens_mask
+        assert list(got.char_end) == read_ends(text, want)
+        assert got.cut == bool(want.overflowing)
+    assert mine.to_str() == before
+
+
+class Inline(Executor):
+    """Runs each task when it is submitted."""
+
+    def submit(self, function, /, *args):
+        future: Future = Future()
+        try:
+            future.set_result(pickle.loads(pickle.dumps(function))(*args))
+        except LinalignError as e:
+            future.set_exception(e)
+        return future
+
+
+def test_a_worker_loads_its_model_once(tmp_path, monkeypatch):
+    model = load_model(demo.model_folder("ash"), threads=1)
+    loaded = []
+
+    def load(folder, *, threads):
+        loaded.append(folder)
+        return load_model(folder, threads=threads)
+
+    monkeypatch.setattr(pipeline, "load_model", load)
+    pipeline._loaded.key = None
+    here = extract_to(tmp_path / "here", model, TEXTS, shard_texts=2)
+    there = extract_to(
+        tmp_path / "there", model, TEXTS, shard_texts=2, executor=Inline(), threads=1
+    )
+    assert [s.sha256 for s in there.shards] == [s.sha256 for s in here.shards]
+    assert loaded == [model.folder]
+
+
+def test_a_worker_with_another_model_is_refused(tmp_path):
+    ash, birch = (load_model(demo.model_folder(name), threads=1) for name in ("ash", "birch"))
+    mixed = replace(ash, folder=birch.folder)
+    with pytest.raises(MismatchError, match=r"a worker has another model at .*birch"):
+        extract_to(tmp_path / "s", mixed, TEXTS, executor=Inline(), threads=1)
+
+
+def test_positions_are_computed_on_request():
     model = load_model(demo.model_folder("ash"), threads=1)
     plain, placed = model.encode(["a cat"], places=False)[0], model.encode(["a cat"])[0]
     assert (plain.ids, plain.char_end, plain.special) == (placed.ids, (), ())

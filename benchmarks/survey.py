@@ -24,7 +24,7 @@ from typing import Any
 
 from common import data, exported, publish
 
-from linalign_lite.survey.config import DataSet, Reading, Stories, SurveyConfig
+from linalign_lite.survey.config import DataSet, GenerationTexts, SurveyConfig, TextFile
 from linalign_lite.survey.report import to_markdown, write_report
 from linalign_lite.survey.results import Results
 from linalign_lite.survey.results_file import save_results
@@ -65,11 +65,11 @@ def main() -> None:
 def asked(quick: bool) -> SurveyConfig:
     models = {short: exported(name) for short, name in MODELS.items()}
 
-    def reading(name: str, limit: int | None = None) -> Reading:
-        return Reading(Path(data(f"{name}.jsonl")), limit or (600 if quick else None))
+    def reading(name: str, limit: int | None = None) -> TextFile:
+        return TextFile(Path(data(f"{name}.jsonl")), limit or (600 if quick else None))
 
-    def stories(split: str, limit: int) -> Reading:
-        return Reading(Path(data(f"tinystories_{split}.txt")), limit if quick else None, STORY_END)
+    def stories(split: str, limit: int) -> TextFile:
+        return TextFile(Path(data(f"tinystories_{split}.txt")), limit if quick else None, STORY_END)
 
     sets = tuple(
         DataSet(name, reading(train), reading(test), reading(beyond) if beyond else None)
@@ -79,7 +79,7 @@ def asked(quick: bool) -> SurveyConfig:
         models=models,
         public=reading("generic_sentences", 1_000 if quick else PUBLIC),
         data=sets,
-        generation=Stories(stories("train", 60), stories("valid", 20)),
+        generation=GenerationTexts(stories("train", 60), stories("valid", 20)),
         title="Three real models",
     )
 

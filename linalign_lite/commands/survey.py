@@ -42,10 +42,10 @@ def survey(
     from linalign_lite.survey.demo_survey import NAME, write_bundled
     from linalign_lite.survey.report import to_markdown, write_report
     from linalign_lite.survey.results_file import save_results
-    from linalign_lite.survey.run import require_surveyable, run_survey
+    from linalign_lite.survey.run import require_survey_folder, run_survey
 
     console = Console(as_json, quiet)
-    require_surveyable(out)
+    require_survey_folder(out)
     asked = write_bundled(out) if config == NAME else load_config(config)
     with console.steps() as (progress, tell):
         results = run_survey(asked, out, progress=progress, tell=tell)

@@ -24,29 +24,33 @@ from linalign_lite.heads.evaluation import Evaluation, evaluate
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.fitting import fit_detector
 from linalign_lite.heads.training import train_head
-from linalign_lite.survey.cache import Described, Shelf
-from linalign_lite.survey.config import DataSet, Reading, SurveyConfig
+from linalign_lite.survey.cache import DiskCache, Inputs
+from linalign_lite.survey.config import DataSet, SurveyConfig, TextFile
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 PUBLIC = "public"
 KEPT_STATES = 24  # sets of states held in memory
 KEPT_DETECTORS = 32
 
 
-class Workshop:
+class ArtefactStore:
     """Makes what is asked for, or takes it from the shelf. For one thread.
 
     Raises InputError when a model folder or a file of texts of the config is not usable.
     """
 
-    def __init__(self, config: SurveyConfig, shelf: Shelf, tell: Tell = lambda _: None) -> None:
+    def __init__(
+        self, config: SurveyConfig, cache: DiskCache, tell: Notify = lambda _: None
+    ) -> None:
         self.config = config
-        self.shelf = shelf
+        self.cache = cache
         self.tell = tell
         self.cards: dict[str, ModelCard] = {n: load_card(p) for n, p in config.models.items()}
         self._model = lru_cache(maxsize=2)(self._load_model)
         self.texts = lru_cache(maxsize=None)(_read)
-        self._mark = lru_cache(maxsize=None)(self._mark_of)  # every job asks for some
+        self._text_digest = lru_cache(maxsize=None)(
+            self._compute_text_digest
+        )  # every job asks for some
         self._states = lru_cache(maxsize=KEPT_STATES)(self._make_states)
         self.head = lru_cache(maxsize=KEPT_STATES)(self._make_head)
         self.native = lru_cache(maxsize=None)(self._evaluate_native)
@@ -61,9 +65,9 @@ class Workshop:
         found: Model = self._model(name)
         return found
 
-    def states(self, model: str, reading: Reading, pooling: str | None = None) -> HiddenStates:
+    def states(self, model: str, file: TextFile, pooling: str | None = None) -> HiddenStates:
         """Hidden states of a model on some texts."""
-        found: HiddenStates = self._states(model, reading, pooling or self.config.pooling)
+        found: HiddenStates = self._states(model, file, pooling or self.config.pooling)
         return found
 
     def train(self, model: str, data: str) -> HiddenStates:
@@ -74,33 +78,37 @@ class Workshop:
 
     def public(self, model: str) -> HiddenStates:
         """Of the public texts, whose labels (where they came from) say nothing here."""
-        return bare(self.states(model, self.config.public))
+        return without_labels(self.states(model, self.config.public))
 
-    def digests(self, *models: str) -> list[str]:
+    def model_digests(self, *models: str) -> list[str]:
         return [self.cards[m].digest for m in models]
 
-    def marks(self, *readings: Reading) -> list[str]:
+    def text_digests(self, *files: TextFile) -> list[str]:
         """What names the contents of files of texts, labels included."""
-        return [self._mark(r) for r in readings]
+        return [self._text_digest(r) for r in files]
 
-    def _mark_of(self, reading: Reading) -> str:
+    def _compute_text_digest(self, file: TextFile) -> str:
         """SHA-256 of texts and labels."""
-        texts = self.texts(reading)
+        texts = self.texts(file)
         return hashlib.sha256((texts.digest + "\n".join(texts.labels)).encode()).hexdigest()
 
     def _load_model(self, name: str) -> Model:
         return load_model(self.config.models[name], verify=False)  # the card was verified
 
-    def _make_states(self, model: str, reading: Reading, pooling: str) -> HiddenStates:
-        texts = self.texts(reading)
-        inputs = {"of": self.digests(model), "texts": self._mark(reading), "pooling": pooling}
-        step = f"{model} reads {reading.path.name}" + (", tokens" if pooling == "tokens" else "")
+    def _make_states(self, model: str, file: TextFile, pooling: str) -> HiddenStates:
+        texts = self.texts(file)
+        inputs = {
+            "of": self.model_digests(model),
+            "texts": self._text_digest(file),
+            "pooling": pooling,
+        }
+        step = f"{model} reads {file.path.name}" + (", tokens" if pooling == "tokens" else "")
 
         def make() -> HiddenStates:
             self.tell(step)
             return extract(self.model(model), texts, pooling=pooling)
 
-        return self.shelf.states(step, inputs, make)
+        return self.cache.states(step, inputs, make)
 
     def _make_head(self, model: str, data: str) -> Head:
         """The classifier that a model's owner would train on its own states."""
@@ -111,7 +119,7 @@ class Workshop:
             self.tell(f"training {model}'s head for {data}")
             return train_head(states, method="logistic", seed=self.config.seed)[0]
 
-        return self.shelf.head(f"head of {model} for {data}", inputs, make)
+        return self.cache.head(f"head of {model} for {data}", inputs, make)
 
     def _evaluate_native(self, model: str, data: str) -> Evaluation:
         return evaluate(self.head(model, data), self.test(model, data))
@@ -121,45 +129,45 @@ class Workshop:
         train, head = self.train(model, data), self.head(model, data)
         return fit_detector(train, method=method, head=head, seed=self.config.seed)
 
-    def _of(self, reading: Reading, *models: str) -> Described:
-        return {"of": self.digests(*models), "texts": self.marks(reading),
+    def _of(self, file: TextFile, *models: str) -> Inputs:
+        return {"of": self.model_digests(*models), "texts": self.text_digests(file),
                 "pooling": self.config.pooling, "seed": self.config.seed}  # fmt: skip
 
     def side(self, model: str, texts: str) -> HiddenStates:
         """States that a map is fitted on: "public", or the training texts of a data set."""
-        return self.public(model) if texts == PUBLIC else bare(self.train(model, texts))
+        return self.public(model) if texts == PUBLIC else without_labels(self.train(model, texts))
 
-    def reading(self, texts: str) -> Reading:
+    def training_file(self, texts: str) -> TextFile:
         return self.config.public if texts == PUBLIC else self.data[texts].train
 
     def ridge(self, source: str, target: str, texts: str) -> AffineMap:
         """The ridge map fitted on ``texts``; those to all targets are made together."""
-        reading = self.reading(texts)
+        file = self.training_file(texts)
 
-        def inputs(to: str) -> Described:
-            return {**self._of(reading, source, to), "map": "ridge"}
+        def inputs(to: str) -> Inputs:
+            return {**self._of(file, source, to), "map": "ridge"}
 
         def step(to: str) -> str:
             return f"ridge, {source} to {to}, {texts}"
 
         def make() -> AffineMap:
             missing = [m for m in self.cards if m != source
-                       and not self.shelf.has(step(m), inputs(m))]  # fmt: skip
+                       and not self.cache.has(step(m), inputs(m))]  # fmt: skip
             self.tell(f"ridge, from {source}, {texts}")
             sides = {m: self.side(m, texts) for m in missing}
             found = fit_several(self.side(source, texts), sides, seed=self.config.seed)
             for other in missing:
                 if other != target:
-                    self.shelf.map(step(other), inputs(other), lambda o=other: found[o][0])  # type: ignore[misc]
+                    self.cache.map(step(other), inputs(other), lambda o=other: found[o][0])  # type: ignore[misc]
             return found[target][0]
 
-        return self.shelf.map(step(target), inputs(target), make)
+        return self.cache.map(step(target), inputs(target), make)
 
     def kl(self, source: str, target: str, texts: str, data: str) -> AffineMap:
         """The map for the target's head on ``data``, fitted on ``texts``."""
         head = self.head(target, data)
-        inputs = {**self._of(self.reading(texts), source, target), "map": "kl",
-                  "head": self.marks(self.data[data].train)}  # fmt: skip
+        inputs = {**self._of(self.training_file(texts), source, target), "map": "kl",
+                  "head": self.text_digests(self.data[data].train)}  # fmt: skip
         step = f"kl, {source} to {target}, {texts}, for {data}"
 
         def make() -> AffineMap:
@@ -167,7 +175,7 @@ class Workshop:
             sides = self.side(source, texts), self.side(target, texts)
             return fit_kl(*sides, head, seed=self.config.seed)[0]
 
-        return self.shelf.map(step, inputs, make)
+        return self.cache.map(step, inputs, make)
 
     def few(self, data: str, n: int) -> npt.NDArray[np.intp]:
         """Which training texts are the few: drawn by the seed, the smaller sets in the larger."""
@@ -180,22 +188,22 @@ class Workshop:
         return drawn
 
 
-def _read(reading: Reading) -> Texts:
-    return reading.read()
+def _read(file: TextFile) -> Texts:
+    return file.read()
 
 
-def bare(states: HiddenStates) -> HiddenStates:
+def without_labels(states: HiddenStates) -> HiddenStates:
     """States without their labels."""
     return dataclasses.replace(states, labels=(), label_ids=None)
 
 
 def require_files(config: SurveyConfig) -> None:
     """Raise InputError now, not after an hour, when a file of texts is not there."""
-    readings: list[Reading | None] = [config.public]
+    files: list[TextFile | None] = [config.public]
     for d in config.data:
-        readings += [d.train, d.test, d.outside]
+        files += [d.train, d.test, d.outside]
     if config.generation:
-        readings += [config.generation.train, config.generation.test]
-    for reading in readings:
-        if reading is not None and not reading.path.is_file():
-            raise InputError(f"{reading.path} is not there", expected="a file of texts")
+        files += [config.generation.train, config.generation.test]
+    for file in files:
+        if file is not None and not file.path.is_file():
+            raise InputError(f"{file.path} is not there", expected="a file of texts")

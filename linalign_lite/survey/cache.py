@@ -32,18 +32,18 @@ MADE_BY = 1  # changes when the same inputs would give something else
 ENDS = {"states": ".states.npz", "map": ".map.npz", "head": ".head.npz"}
 
 Row = TypeVar("Row")
-Described = dict[str, Any]
+Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Shelf:
+class DiskCache:
     """A folder of things made. ``times`` collects what each took, in the order of asking."""
 
     folder: Path
     times: list[TimeRow] = field(default_factory=list)
 
     def rows(
-        self, step: str, inputs: Described, kind: type[Row], make: Callable[[], Sequence[Row]]
+        self, step: str, inputs: Inputs, kind: type[Row], make: Callable[[], Sequence[Row]]
     ) -> tuple[Row, ...]:
         """Rows of a survey's results (results.py), made now or earlier."""
         key = digest({"step": step, **inputs})
@@ -58,21 +58,19 @@ class Shelf:
         self._finish(key, step, time.perf_counter() - began, made)
         return made
 
-    def states(
-        self, step: str, inputs: Described, make: Callable[[], HiddenStates]
-    ) -> HiddenStates:
+    def states(self, step: str, inputs: Inputs, make: Callable[[], HiddenStates]) -> HiddenStates:
         found: HiddenStates = self._thing("states", step, inputs, make, load_states)
         return found
 
-    def map(self, step: str, inputs: Described, make: Callable[[], AffineMap]) -> AffineMap:
+    def map(self, step: str, inputs: Inputs, make: Callable[[], AffineMap]) -> AffineMap:
         found: AffineMap = self._thing("map", step, inputs, make, load_map)
         return found
 
-    def head(self, step: str, inputs: Described, make: Callable[[], Head]) -> Head:
+    def head(self, step: str, inputs: Inputs, make: Callable[[], Head]) -> Head:
         found: Head = self._thing("head", step, inputs, make, load_head)
         return found
 
-    def has(self, step: str, inputs: Described) -> bool:
+    def has(self, step: str, inputs: Inputs) -> bool:
         """Whether it was made and is whole."""
         return self._known(digest({"step": step, **inputs})) is not None
 
@@ -80,7 +78,7 @@ class Shelf:
         self,
         kind: str,
         step: str,
-        inputs: Described,
+        inputs: Inputs,
         make: Callable[[], Any],
         load: Callable[[Path], Any],
     ) -> Any:
@@ -97,7 +95,7 @@ class Shelf:
         self._finish(key, step, time.perf_counter() - began, ())
         return thing
 
-    def _known(self, key: str) -> Described | None:
+    def _known(self, key: str) -> Inputs | None:
         path = self.folder / f"{key}.json"
         if not path.is_file():
             return None
@@ -120,16 +118,16 @@ class Shelf:
             self.times.append(row)
 
 
-def digest(described: Described) -> str:
+def digest(inputs: Inputs) -> str:
     """The name under which a thing with this description is kept."""
-    text = json.dumps({"made_by": MADE_BY, **described}, sort_keys=True, allow_nan=False)
+    text = json.dumps({"made_by": MADE_BY, **inputs}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def open_shelf(folder: Path) -> Shelf:
+def open_cache(folder: Path) -> DiskCache:
     """The shelf in ``folder``, which is made when it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"cannot write {folder}", got=e.strerror or str(e)) from e
-    return Shelf(folder)
+    return DiskCache(folder)

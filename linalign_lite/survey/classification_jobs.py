@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,13 +10,13 @@ from linalign_lite.alignment.few_shot.fitting import fit_with_few
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.heads.evaluation import evaluate
-from linalign_lite.survey.artefacts import PUBLIC, Workshop, bare
-from linalign_lite.survey.jobs import Job, Jobs, described
+from linalign_lite.survey.artefacts import PUBLIC, ArtefactStore, without_labels
+from linalign_lite.survey.jobs import Job, job_inputs
 from linalign_lite.survey.results import ClassRow, NativeRow
 
 
 @dataclass(frozen=True)
-class Way:
+class MapSettings:
     """How a map is fitted: on which texts, with which objective."""
 
     texts: str  # "public", "few", "public+few" or "all"
@@ -23,85 +24,93 @@ class Way:
     few: int = 0
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
         number = f" ({self.few})" if self.few else ""
         return f"{self.objective}, {self.texts}{number}"
 
 
-def ways(shop: Workshop) -> list[Way]:
-    """Every way, the cheap ones first."""
-    found = [Way("public", "ridge"), Way("all", "ridge")]
-    for n in shop.config.few:
-        found += [Way("few", "ridge", n), Way("public+few", "ridge", n)]
-    if "kl" in shop.config.objectives:
-        found += [Way("public", "kl"), Way("all", "kl")]
-        found += [Way("public+few", "kl", n) for n in shop.config.few]
+def map_settings(store: ArtefactStore) -> list[MapSettings]:
+    """Every settings, the cheap ones first."""
+    found = [MapSettings("public", "ridge"), MapSettings("all", "ridge")]
+    for n in store.config.few:
+        found += [MapSettings("few", "ridge", n), MapSettings("public+few", "ridge", n)]
+    if "kl" in store.config.objectives:
+        found += [MapSettings("public", "kl"), MapSettings("all", "kl")]
+        found += [MapSettings("public+few", "kl", n) for n in store.config.few]
     return found
 
 
-def mapped(shop: Workshop, source: str, target: str, data: str, way: Way) -> AffineMap:
-    """The map of one way, made now or earlier."""
-    if way.texts in {"public", "all"}:
-        texts = PUBLIC if way.texts == "public" else data
-        if way.objective == "ridge":
-            return shop.ridge(source, target, texts)
-        return shop.kl(source, target, texts, data)
-    inputs = described(
-        shop, (source, target), few=way.few, way=way.name,
-        texts=shop.marks(shop.config.public, shop.data[data].train),
+def fit_map(
+    store: ArtefactStore, source: str, target: str, data: str, settings: MapSettings
+) -> AffineMap:
+    """The map of one settings, made now or earlier."""
+    if settings.texts in {"public", "all"}:
+        texts = PUBLIC if settings.texts == "public" else data
+        if settings.objective == "ridge":
+            return store.ridge(source, target, texts)
+        return store.kl(source, target, texts, data)
+    inputs = job_inputs(
+        store, (source, target), few=settings.few, way=settings.label,
+        texts=store.text_digests(store.config.public, store.data[data].train),
     )  # fmt: skip
-    step = f"{way.name}: {source} to {target}, {data}"
-    return shop.shelf.map(step, inputs, lambda: _few(shop, source, target, data, way))
+    step = f"{settings.label}: {source} to {target}, {data}"
+    return store.cache.map(step, inputs, lambda: _few(store, source, target, data, settings))
 
 
-def _few(shop: Workshop, source: str, target: str, data: str, way: Way) -> AffineMap:
-    rows, seed = shop.few(data, way.few), shop.config.seed
-    x, y = (bare(shop.train(m, data).rows(rows)) for m in (source, target))
-    if way.texts == "few":
+def _few(
+    store: ArtefactStore, source: str, target: str, data: str, settings: MapSettings
+) -> AffineMap:
+    rows, seed = store.few(data, settings.few), store.config.seed
+    x, y = (without_labels(store.train(m, data).rows(rows)) for m in (source, target))
+    if settings.texts == "few":
         return fit(x, y, seed=seed)[0]
-    head = shop.head(target, data) if way.objective == "kl" else None
-    public = shop.public(source), shop.public(target)
+    head = store.head(target, data) if settings.objective == "kl" else None
+    public = store.public(source), store.public(target)
     return fit_with_few(*public, x, y, head=head, seed=seed)[0]
 
 
-def class_jobs(shop: Workshop) -> Jobs:
-    for data in shop.data:
-        for model in shop.cards:
-            texts = shop.marks(shop.data[data].train, shop.data[data].test)
+def list_classification(store: ArtefactStore) -> Iterator[Job]:
+    for data in store.data:
+        for model in store.cards:
+            texts = store.text_digests(store.data[data].train, store.data[data].test)
             yield Job(
                 f"native: {model}, {data}",
                 "native",
                 NativeRow,
-                described(shop, (model,), texts=texts),
-                partial(_native, shop, model, data),
+                job_inputs(store, (model,), texts=texts),
+                partial(_native, store, model, data),
             )
-    for data in shop.data:
-        texts = shop.marks(shop.config.public, shop.data[data].train, shop.data[data].test)
-        for way in ways(shop):
-            for source, target in shop.config.pairs():
+    for data in store.data:
+        texts = store.text_digests(
+            store.config.public, store.data[data].train, store.data[data].test
+        )
+        for settings in map_settings(store):
+            for source, target in store.config.pairs():
                 yield Job(
-                    f"{source} to {target}, {data}: {way.name}",
+                    f"{source} to {target}, {data}: {settings.label}",
                     "classification",
                     ClassRow,
-                    described(shop, (source, target), texts=texts, way=way.name),
-                    partial(_classified, shop, source, target, data, way),
+                    job_inputs(store, (source, target), texts=texts, way=settings.label),
+                    partial(_classified, store, source, target, data, settings),
                 )
 
 
-def _native(shop: Workshop, model: str, data: str) -> list[NativeRow]:
-    found = shop.native(model, data).accuracy
+def _native(store: ArtefactStore, model: str, data: str) -> list[NativeRow]:
+    found = store.native(model, data).accuracy
     row = NativeRow(model, data, found.value, found.low, found.high)
     return [row]
 
 
-def _classified(shop: Workshop, source: str, target: str, data: str, way: Way) -> list[ClassRow]:
-    affine = mapped(shop, source, target, data, way)
-    found = evaluate(shop.head(target, data), shop.test(source, data), affine).accuracy
-    own = min(shop.native(m, data).accuracy.value for m in (source, target))
-    public = 0 if way.texts in {"all", "few"} else len(shop.public(source))
-    inside = len(shop.train(source, data)) if way.texts == "all" else way.few
+def _classified(
+    store: ArtefactStore, source: str, target: str, data: str, settings: MapSettings
+) -> list[ClassRow]:
+    affine = fit_map(store, source, target, data, settings)
+    found = evaluate(store.head(target, data), store.test(source, data), affine).accuracy
+    own = min(store.native(m, data).accuracy.value for m in (source, target))
+    public = 0 if settings.texts in {"all", "few"} else len(store.public(source))
+    inside = len(store.train(source, data)) if settings.texts == "all" else settings.few
     row = ClassRow(
-        source, target, data, way.texts, way.objective, public, inside,
+        source, target, data, settings.texts, settings.objective, public, inside,
         found.value, found.low, found.high, found.value / own if own else 0.0,
     )  # fmt: skip
     return [row]

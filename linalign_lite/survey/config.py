@@ -22,7 +22,7 @@ MAX_COUNT = 1 << 31
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextFile:
     """A file of texts, and how many of them are taken."""
 
     path: Path
@@ -38,17 +38,17 @@ class DataSet:
     """Labelled texts to train heads on and to test them, and texts that belong to neither."""
 
     name: str
-    train: Reading
-    test: Reading
-    outside: Reading | None = None
+    train: TextFile
+    test: TextFile
+    outside: TextFile | None = None
 
 
 @dataclass(frozen=True)
-class Stories:
+class GenerationTexts:
     """Texts for generation: maps are fitted on ``train`` and judged on ``test``."""
 
-    train: Reading
-    test: Reading
+    train: TextFile
+    test: TextFile
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class SurveyConfig:
     """N models, public texts, data sets, and what is measured of them."""
 
     models: Mapping[str, Path]
-    public: Reading
+    public: TextFile
     data: tuple[DataSet, ...] = ()
-    generation: Stories | None = None
+    generation: GenerationTexts | None = None
     title: str = "Linear alignment of language models"
     seed: int = 0
     pooling: str = "mean"
@@ -146,27 +146,27 @@ def _data_set(raw: object, base: Path) -> DataSet:
     )
 
 
-def _stories(raw: object, base: Path) -> Stories:
+def _stories(raw: object, base: Path) -> GenerationTexts:
     if not isinstance(raw, dict):
         raise InputError("generation: not a table")
     _require_keys(raw, {"train", "test"}, {"train", "test"}, "generation")
-    return Stories(
+    return GenerationTexts(
         _reading(raw["train"], base, "generation.train"),
         _reading(raw["test"], base, "generation.test"),
     )
 
 
-def _reading(raw: object, base: Path, where: str) -> Reading:
+def _reading(raw: object, base: Path, where: str) -> TextFile:
     """A path, or a table with `texts`, and perhaps `limit` and `separator`."""
     if isinstance(raw, str):
-        return Reading(_path(raw, base, where))
+        return TextFile(_path(raw, base, where))
     if not isinstance(raw, dict):
         raise InputError(f"{where}: not usable", expected="a path, or a table with `texts`")
     _require_keys(raw, {"texts", "limit", "separator"}, {"texts"}, where)
     separator, limit = raw.get("separator"), raw.get("limit")
     if separator is not None and not isinstance(separator, str):
         raise InputError(f"{where}.separator: not a string")
-    return Reading(
+    return TextFile(
         _path(raw["texts"], base, f"{where}.texts"),
         None if limit is None else _count(limit, f"{where}.limit", 1),
         separator,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -9,33 +10,33 @@ import numpy as np
 from linalign_lite.alignment.multi_target import fit_several
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.heads.evaluation import evaluate
-from linalign_lite.survey.artefacts import Workshop
-from linalign_lite.survey.classification_jobs import Way, mapped
-from linalign_lite.survey.jobs import Job, Jobs, described
+from linalign_lite.survey.artefacts import ArtefactStore
+from linalign_lite.survey.classification_jobs import MapSettings, fit_map
+from linalign_lite.survey.jobs import Job, job_inputs
 from linalign_lite.survey.results import CurveRow, Point, Projection
 
 SIZES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 SHOWN, SHOWN_LABELS = 240, 8  # texts and labels of a projection
 
 
-def curve_jobs(shop: Workshop) -> Jobs:
+def list_curves(store: ArtefactStore) -> Iterator[Job]:
     """Ridge maps from the public texts: all penalties, and growing parts of the texts."""
-    for source in shop.cards:
-        inputs = described(
-            shop, tuple(shop.cards), source=source, texts=shop.marks(shop.config.public)
+    for source in store.cards:
+        inputs = job_inputs(
+            store, tuple(store.cards), source=source, texts=store.text_digests(store.config.public)
         )
         yield Job(f"penalties: from {source}", "curves", CurveRow, inputs,
-                  partial(_penalties, shop, source))  # fmt: skip
-    tests = shop.marks(
-        shop.config.public, *(r for d in shop.data.values() for r in (d.train, d.test))
+                  partial(_penalties, store, source))  # fmt: skip
+    tests = store.text_digests(
+        store.config.public, *(r for d in store.data.values() for r in (d.train, d.test))
     )
-    for source in shop.cards:
-        for n in sizes(len(shop.texts(shop.config.public).texts)):
-            inputs = described(
-                shop, tuple(shop.cards), source=source, texts=tests, n=n, data=list(shop.data)
+    for source in store.cards:
+        for n in sizes(len(store.texts(store.config.public).texts)):
+            inputs = job_inputs(
+                store, tuple(store.cards), source=source, texts=tests, n=n, data=list(store.data)
             )
             yield Job(f"{n} public texts: from {source}", "curves", CurveRow, inputs,
-                      partial(_of_size, shop, source, n))  # fmt: skip
+                      partial(_of_size, store, source, n))  # fmt: skip
 
 
 def sizes(n: int) -> list[int]:
@@ -43,9 +44,9 @@ def sizes(n: int) -> list[int]:
     return [*(s for s in SIZES if s < n), n]
 
 
-def _penalties(shop: Workshop, source: str) -> list[CurveRow]:
-    others = {m: shop.public(m) for m in shop.cards if m != source}
-    found = fit_several(shop.public(source), others, seed=shop.config.seed)
+def _penalties(store: ArtefactStore, source: str) -> list[CurveRow]:
+    others = {m: store.public(m) for m in store.cards if m != source}
+    found = fit_several(store.public(source), others, seed=store.config.seed)
     return [
         CurveRow(source, target, "", "penalty", penalty, r2)
         for target, (_, report) in found.items()
@@ -53,44 +54,44 @@ def _penalties(shop: Workshop, source: str) -> list[CurveRow]:
     ]
 
 
-def _of_size(shop: Workshop, source: str, n: int) -> list[CurveRow]:
+def _of_size(store: ArtefactStore, source: str, n: int) -> list[CurveRow]:
     """R² by K folds of the n texts themselves; accuracies of the targets' heads on their tests."""
-    some = np.random.default_rng(shop.config.seed).permutation(len(shop.public(source)))[:n]
-    others = {m: shop.public(m).rows(some) for m in shop.cards if m != source}
-    found = fit_several(shop.public(source).rows(some), others, seed=shop.config.seed)
+    some = np.random.default_rng(store.config.seed).permutation(len(store.public(source)))[:n]
+    others = {m: store.public(m).rows(some) for m in store.cards if m != source}
+    found = fit_several(store.public(source).rows(some), others, seed=store.config.seed)
     rows = []
     for target, (affine, report) in found.items():
-        if not shop.data:
+        if not store.data:
             rows.append(CurveRow(source, target, "", "size", n, report.held_out_r2))
-        for data in shop.data:
-            judged = evaluate(shop.head(target, data), shop.test(source, data), affine)
+        for data in store.data:
+            judged = evaluate(store.head(target, data), store.test(source, data), affine)
             rows.append(
                 CurveRow(source, target, data, "size", n, report.held_out_r2, judged.accuracy.value)
             )
     return rows
 
 
-def projection_jobs(shop: Workshop) -> Jobs:
+def list_projections(store: ArtefactStore) -> Iterator[Job]:
     """One picture a pair, on the first data set."""
-    for data in list(shop.data)[:1]:
-        texts = shop.marks(shop.data[data].train, shop.data[data].test)
-        for objective in shop.config.objectives:
-            for source, target in shop.config.pairs():
+    for data in list(store.data)[:1]:
+        texts = store.text_digests(store.data[data].train, store.data[data].test)
+        for objective in store.config.objectives:
+            for source, target in store.config.pairs():
                 yield Job(
                     f"projection: {source} to {target}, {objective}",
                     "projections",
                     Projection,
-                    described(shop, (source, target), texts=texts, objective=objective),
-                    partial(_project, shop, source, target, data, objective),
+                    job_inputs(store, (source, target), texts=texts, objective=objective),
+                    partial(_project, store, source, target, data, objective),
                 )
 
 
 def _project(
-    shop: Workshop, source: str, target: str, data: str, objective: str
+    store: ArtefactStore, source: str, target: str, data: str, objective: str
 ) -> list[Projection]:
-    native, other = shop.test(target, data), shop.test(source, data)
-    shown = _shown(native, shop.config.seed)
-    affine = mapped(shop, source, target, data, Way("all", objective))
+    native, other = store.test(target, data), store.test(source, data)
+    shown = _shown(native, store.config.seed)
+    affine = fit_map(store, source, target, data, MapSettings("all", objective))
     own = native.states[shown].astype(np.float64)
     centre = own.mean(axis=0)
     _, singular, axes = np.linalg.svd(own - centre, full_matrices=False)

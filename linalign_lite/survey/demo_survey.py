@@ -9,7 +9,7 @@ from pathlib import Path
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
 from linalign_lite.extraction.texts import Texts
 from linalign_lite.storage.atomic import write_atomic
-from linalign_lite.survey.cache import open_shelf
+from linalign_lite.survey.cache import open_cache
 from linalign_lite.survey.config import SurveyConfig, load_config
 from linalign_lite.survey.run import CACHE
 
@@ -22,7 +22,7 @@ LEFT_OUT = "weather"  # the topic that a detector should find outside the others
 def write_bundled(out: Path) -> SurveyConfig:
     """Write the texts and a `survey.toml` to ``out``, and read it."""
     folder = out / FOLDER
-    open_shelf(out / CACHE)  # by which it is known as the folder of a survey
+    open_cache(out / CACHE)  # by which it is known as the folder of a survey
     folder.mkdir(parents=True, exist_ok=True)
     public = public_texts().texts
     _write(folder / "public.jsonl", Texts(public))

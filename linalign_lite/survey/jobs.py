@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linalign_lite.survey.artefacts import Workshop
-from linalign_lite.survey.cache import Described
+from linalign_lite.survey.artefacts import ArtefactStore
+from linalign_lite.survey.cache import Inputs
 
 
 @dataclass(frozen=True)
@@ -17,24 +17,21 @@ class Job:
     label: str
     table: str
     kind: type[Any]
-    inputs: Described
+    inputs: Inputs
     make: Callable[[], Sequence[Any]]
 
 
-Jobs = Iterator[Job]
-
-
-def run_job(shop: Workshop, job: Job) -> tuple[Any, ...]:
+def run_job(store: ArtefactStore, job: Job) -> tuple[Any, ...]:
     """The job's rows, made now or earlier."""
 
     def make() -> Sequence[Any]:
-        shop.tell(job.label)
+        store.tell(job.label)
         return job.make()
 
-    return shop.shelf.rows(job.label, {"table": job.table, **job.inputs}, job.kind, make)
+    return store.cache.rows(job.label, {"table": job.table, **job.inputs}, job.kind, make)
 
 
-def described(shop: Workshop, models: Sequence[str], **more: Any) -> Described:
+def job_inputs(store: ArtefactStore, models: Sequence[str], **more: Any) -> Inputs:
     """Inputs of a job about some models under the survey's settings."""
-    return {"of": shop.digests(*models), "names": list(models), "seed": shop.config.seed,
-            "pooling": shop.config.pooling, **more}  # fmt: skip
+    return {"of": store.model_digests(*models), "names": list(models), "seed": store.config.seed,
+            "pooling": store.config.pooling, **more}  # fmt: skip

@@ -2,62 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.heads.ood.fitting import METHODS
 from linalign_lite.heads.ood.report import evaluate_detector
-from linalign_lite.survey.artefacts import Workshop
-from linalign_lite.survey.classification_jobs import Way, mapped
-from linalign_lite.survey.config import Reading
-from linalign_lite.survey.jobs import Job, Jobs, described
+from linalign_lite.survey.artefacts import ArtefactStore
+from linalign_lite.survey.classification_jobs import MapSettings, fit_map
+from linalign_lite.survey.config import TextFile
+from linalign_lite.survey.jobs import Job, job_inputs
 from linalign_lite.survey.results import OodRow
 
-NATIVE = Way("native", "native")
+NATIVE = MapSettings("native", "native")
 
 
-def ood_jobs(shop: Workshop) -> Jobs:
+def list_ood(store: ArtefactStore) -> Iterator[Job]:
     """For every data set with texts outside of it; the target's detectors judge mapped states."""
-    for data, found in shop.data.items():
+    for data, found in store.data.items():
         if found.outside is None:
             continue
-        texts = shop.marks(shop.config.public, found.train, found.test, found.outside)
-        for model in shop.cards:
+        texts = store.text_digests(store.config.public, found.train, found.test, found.outside)
+        for model in store.cards:
             yield Job(
                 f"outside {data}: {model}",
                 "ood",
                 OodRow,
-                described(shop, (model,), texts=texts),
-                partial(_detect, shop, model, model, data, found.outside, NATIVE),
+                job_inputs(store, (model,), texts=texts),
+                partial(_detect, store, model, model, data, found.outside, NATIVE),
             )
-        for way in _ways(shop):
-            for source, target in shop.config.pairs():
+        for settings in _map_settings(store):
+            for source, target in store.config.pairs():
                 yield Job(
-                    f"outside {data}: {source} to {target}, {way.name}",
+                    f"outside {data}: {source} to {target}, {settings.label}",
                     "ood",
                     OodRow,
-                    described(shop, (source, target), texts=texts, way=way.name),
-                    partial(_detect, shop, source, target, data, found.outside, way),
+                    job_inputs(store, (source, target), texts=texts, way=settings.label),
+                    partial(_detect, store, source, target, data, found.outside, settings),
                 )
 
 
-def _ways(shop: Workshop) -> list[Way]:
+def _map_settings(store: ArtefactStore) -> list[MapSettings]:
     """Maps that are worth it: from public texts, and from the data set's own, by each objective."""
-    return [Way(t, o) for o in shop.config.objectives for t in ("public", "all")]
+    return [MapSettings(t, o) for o in store.config.objectives for t in ("public", "all")]
 
 
 def _detect(
-    shop: Workshop, source: str, target: str, data: str, outside: Reading, way: Way
+    store: ArtefactStore,
+    source: str,
+    target: str,
+    data: str,
+    outside: TextFile,
+    settings: MapSettings,
 ) -> list[OodRow]:
     affine: AffineMap | None = None
-    if way is not NATIVE:
-        affine = mapped(shop, source, target, data, way)
-    inside, beyond = shop.test(source, data), shop.states(source, outside)
+    if settings is not NATIVE:
+        affine = fit_map(store, source, target, data, settings)
+    inside, beyond = store.test(source, data), store.states(source, outside)
     rows = []
     for method in METHODS:
-        found = evaluate_detector(shop.detector(target, data, method), inside, beyond, affine)
+        found = evaluate_detector(store.detector(target, data, method), inside, beyond, affine)
         rows.append(OodRow(
-            source, target, data, way.texts, way.objective, method, found.auroc.value,
+            source, target, data, settings.texts, settings.objective, method, found.auroc.value,
             found.aupr_in, found.aupr_out, found.fpr_at_95, found.roc,
         ))  # fmt: skip
     return rows

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import OutputExistsError
-from linalign_lite.survey.artefacts import Tell, Workshop, require_files
-from linalign_lite.survey.cache import open_shelf
-from linalign_lite.survey.classification_jobs import class_jobs
+from linalign_lite.survey.artefacts import ArtefactStore, Notify, require_files
+from linalign_lite.survey.cache import open_cache
+from linalign_lite.survey.classification_jobs import list_classification
 from linalign_lite.survey.config import SurveyConfig
-from linalign_lite.survey.curve_jobs import curve_jobs, projection_jobs
-from linalign_lite.survey.generation_jobs import speech_jobs, tokenizer_jobs
+from linalign_lite.survey.curve_jobs import list_curves, list_projections
+from linalign_lite.survey.generation_jobs import list_generation, list_tokenizers
 from linalign_lite.survey.jobs import Job, run_job
-from linalign_lite.survey.ood_jobs import ood_jobs
+from linalign_lite.survey.ood_jobs import list_ood
 from linalign_lite.survey.results import DataRow, ModelRow, Results
-from linalign_lite.survey.similarity_jobs import similarity_jobs
+from linalign_lite.survey.similarity_jobs import list_similarity
 from linalign_lite.version import __version__
 
 CACHE = "cache"
@@ -30,7 +30,7 @@ def run_survey(
     out: Path,
     *,
     progress: Progress = lambda _done, _all: None,
-    tell: Tell = lambda _: None,
+    tell: Notify = lambda _: None,
 ) -> Results:
     """Measure every ordered pair of the config's models on everything that it asks for.
 
@@ -41,32 +41,32 @@ def run_survey(
     Raises InputError when a model, a file or the folder cannot be used, OutputExistsError when
     ``out`` holds something that no survey left there.
     """
-    require_surveyable(out)
+    require_survey_folder(out)
     require_files(config)
-    shop = Workshop(config, open_shelf(out / CACHE), tell)
+    store = ArtefactStore(config, open_cache(out / CACHE), tell)
     for data in config.data:
         for n in config.few:
-            shop.few(data.name, n)  # too many for a data set: said before any work
-    jobs = list(_jobs(shop))
+            store.few(data.name, n)  # too many for a data set: said before any work
+    jobs = list(_jobs(store))
     found: dict[str, list[Any]] = {}
     progress(0, len(jobs))
     for done, job in enumerate(jobs, 1):
-        found.setdefault(job.table, []).extend(run_job(shop, job))
+        found.setdefault(job.table, []).extend(run_job(store, job))
         progress(done, len(jobs))
     return Results(
         title=config.title,
         library=__version__,
         seed=config.seed,
         pooling=config.pooling,
-        public=len(shop.texts(config.public).texts),
-        models=tuple(_model_row(shop, name) for name in shop.cards),
-        data=tuple(_data_row(shop, name) for name in shop.data),
-        times=tuple(shop.shelf.times),
+        public=len(store.texts(config.public).texts),
+        models=tuple(_model_row(store, name) for name in store.cards),
+        data=tuple(_data_row(store, name) for name in store.data),
+        times=tuple(store.cache.times),
         **{table: tuple(rows) for table, rows in found.items()},
     )
 
 
-def require_surveyable(out: Path) -> None:
+def require_survey_folder(out: Path) -> None:
     """Raise OutputExistsError unless ``out`` is absent, empty, or a survey's own folder."""
     if not out.exists() and not out.is_symlink():
         return
@@ -77,33 +77,33 @@ def require_surveyable(out: Path) -> None:
     )
 
 
-def _jobs(shop: Workshop) -> Iterator[Job]:
-    wants = shop.config.wants
+def _jobs(store: ArtefactStore) -> Iterator[Job]:
+    wants = store.config.wants
     if wants("tokenizers"):
-        yield from tokenizer_jobs(shop)
+        yield from list_tokenizers(store)
     if wants("similarity"):
-        yield from similarity_jobs(shop)
+        yield from list_similarity(store)
     if wants("classification"):
-        yield from class_jobs(shop)
-    yield from curve_jobs(shop)
+        yield from list_classification(store)
+    yield from list_curves(store)
     if wants("classification"):
-        yield from projection_jobs(shop)
+        yield from list_projections(store)
     if wants("ood"):
-        yield from ood_jobs(shop)
+        yield from list_ood(store)
     if wants("generation"):
-        yield from speech_jobs(shop)
+        yield from list_generation(store)
 
 
-def _model_row(shop: Workshop, name: str) -> ModelRow:
-    card = shop.cards[name]
+def _model_row(store: ArtefactStore, name: str) -> ModelRow:
+    card = store.cards[name]
     return ModelRow(name, card.digest, card.architecture, card.task, card.hidden_size,
                     card.vocab_size, card.max_length)  # fmt: skip
 
 
-def _data_row(shop: Workshop, name: str) -> DataRow:
-    data = shop.data[name]
-    train, test = shop.texts(data.train), shop.texts(data.test)
+def _data_row(store: ArtefactStore, name: str) -> DataRow:
+    data = store.data[name]
+    train, test = store.texts(data.train), store.texts(data.test)
     names, ids = test.label_ids()
     majority = 0.0 if ids is None else float(np.bincount(ids).max() / len(ids))
-    outside = 0 if data.outside is None else len(shop.texts(data.outside).texts)
+    outside = 0 if data.outside is None else len(store.texts(data.outside).texts)
     return DataRow(name, len(train.texts), len(test.texts), outside, len(names), majority)

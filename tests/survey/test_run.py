@@ -18,7 +18,7 @@ from linalign_lite import evaluate, extract, fit, load_model, train_head
 from linalign_lite.errors import InputError, OutputExistsError
 from linalign_lite.heads.ood.fitting import METHODS
 from linalign_lite.survey import artefacts
-from linalign_lite.survey.config import Reading, load_config
+from linalign_lite.survey.config import TextFile, load_config
 from linalign_lite.survey.demo_survey import write_bundled
 from linalign_lite.survey.results_file import load_results
 from linalign_lite.survey.run import run_survey
@@ -206,7 +206,7 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path, done):
     (strange / "file").write_text("mine")
     with pytest.raises(OutputExistsError, match="not the folder of a survey"):
         run_survey(config, strange)
-    missing = dataclasses.replace(config, public=Reading(tmp_path / "nowhere.txt"))
+    missing = dataclasses.replace(config, public=TextFile(tmp_path / "nowhere.txt"))
     with pytest.raises(InputError, match=r"nowhere\.txt is not there"):
         run_survey(missing, tmp_path / "new")
     many = dataclasses.replace(config, few=(100_000,))

@@ -1,8 +1,7 @@
 """A survey's results for people: a page that opens offline, and Markdown tables.
 
-markup and theme make HTML and colours, drawing the pictures (matplotlib, extra `report`), plots
-their kinds, looks what models look like; findings says what rows say together; studio holds a page
-in the making, the other files its sections, page the whole.
+analysis summarises rows; markup and style write HTML, theme its colours; plots draws pictures
+(matplotlib, extra `report`), svg writes them; the sections are put together by page.
 """
 
 from __future__ import annotations

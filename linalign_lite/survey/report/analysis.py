@@ -34,13 +34,13 @@ class Recipe:
     n_few: int = 0
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         few = f" ({self.n_few:,})" if self.n_few else ""
-        return f"{words(self.texts)}{few}, {self.objective}"
+        return f"{texts_label(self.texts)}{few}, {self.objective}"
 
 
 @dataclass(frozen=True)
-class Retained:
+class Retention:
     """Over all pairs on one data set: what the better objective's map keeps of native accuracy."""
 
     data: str
@@ -145,7 +145,7 @@ def best_by_texts(results: Results) -> dict[tuple[str, str, str], dict[str, Clas
     return found
 
 
-def retained(results: Results) -> list[Retained]:
+def retention_by_texts(results: Results) -> list[Retention]:
     """One for each data set and kind of texts, in order."""
     values: dict[tuple[str, str], list[float]] = {}
     for (_, _, data), rows in best_by_texts(results).items():
@@ -153,7 +153,7 @@ def retained(results: Results) -> list[Retained]:
             values.setdefault((data, texts), []).append(row.retention)
     order = [d.name for d in results.data]
     keys = sorted(values, key=lambda k: (order.index(k[0]), _index(TEXTS, k[1]), k[1]))
-    return [Retained(d, t, tuple(values[d, t])) for d, t in keys]
+    return [Retention(d, t, tuple(values[d, t])) for d, t in keys]
 
 
 def failures(results: Results) -> list[Failure]:
@@ -168,7 +168,7 @@ def failures(results: Results) -> list[Failure]:
     return sorted(found, key=lambda f: (f.retention, f.source, f.target, f.data))
 
 
-def mended_by_kl(results: Results) -> list[tuple[ClassRow, ClassRow]]:
+def fixed_by_kl(results: Results) -> list[tuple[ClassRow, ClassRow]]:
     """(ridge, kl) on public texts where the first fails and the second does not."""
     rows = {(r.source, r.target, r.data, r.objective): r
             for r in results.classification if r.texts == "public"}  # fmt: skip
@@ -215,12 +215,12 @@ def best_generation(results: Results) -> list[GenerationRow]:
     return sorted(found.values(), key=lambda r: -r.agreement)
 
 
-def words(texts: str) -> str:
+def texts_label(texts: str) -> str:
     """What a map was fitted on, in words."""
     return _WORDS.get(texts, texts)
 
 
-def several(count: int, one: str, many: str = "") -> str:
+def plural(count: int, one: str, many: str = "") -> str:
     """ "1 pair", "6 pairs"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from linalign_lite.survey.report.analysis import native_accuracy
-from linalign_lite.survey.report.figures import Studio, section
+from linalign_lite.survey.report.figures import ReportBuilder, section
 from linalign_lite.survey.report.figures import figure as pictures
 from linalign_lite.survey.report.markup import Child, Html, behind, figure, join, number, tag
 from linalign_lite.survey.report.plots import Frame, Line, lines
@@ -17,23 +17,23 @@ LOWEST_R2 = -0.25  # of what penalty curves show
 Curve = list[tuple[float, float]]
 
 
-def fitting(studio: Studio) -> Html | None:
+def fitting(builder: ReportBuilder) -> Html | None:
     """R² against the penalty, R² and accuracy against the number of public texts."""
-    r = studio.results
+    r = builder.results
     if not r.curves:
         return None
     penalty = [c for c in r.curves if c.kind == "penalty"]
     size = [c for c in r.curves if c.kind == "size"]
     parts: list[Child] = []
     if penalty:
-        parts += [tag("h3", "Penalty"), _penalties(studio, penalty)]
+        parts += [tag("h3", "Penalty"), _penalties(builder, penalty)]
     if size:
-        parts += [tag("h3", "Number of public texts"), *_sizes(studio, size)]
+        parts += [tag("h3", "Number of public texts"), *_sizes(builder, size)]
     return section("fitting", "How a map depends on its fitting", *parts)
 
 
 def _curves(
-    studio: Studio, rows: list[CurveRow], target: str, value: str
+    builder: ReportBuilder, rows: list[CurveRow], target: str, value: str
 ) -> list[tuple[str, Curve]]:
     """(source, points) into a target; data sets that say the same are one curve."""
     found: dict[str, dict[float, float]] = {}
@@ -41,54 +41,54 @@ def _curves(
         y = getattr(c, value)
         if c.target == target and y is not None and c.x > 0:
             found.setdefault(c.source, {})[c.x] = y
-    order = [n for n in studio.look.names if n in found]
+    order = [n for n in builder.styles.names if n in found]
     return [(n, sorted(found[n].items())) for n in order]
 
 
 def _panel(
-    studio: Studio, found: list[tuple[str, Curve]], title: str, alt: str, frame: Frame
+    builder: ReportBuilder, found: list[tuple[str, Curve]], title: str, alt: str, frame: Frame
 ) -> Html:
-    look = studio.look
-    drawn = [Line(tuple(points), look.colour(n), look.mark(n)) for n, points in found]
-    return studio.panel(partial(lines, drawn, frame), title, alt)
+    styles = builder.styles
+    drawn = [Line(tuple(points), styles.colour(n), styles.mark(n)) for n, points in found]
+    return builder.panel(partial(lines, drawn, frame), title, alt)
 
 
-def _penalties(studio: Studio, rows: list[CurveRow]) -> Html:
+def _penalties(builder: ReportBuilder, rows: list[CurveRow]) -> Html:
     top = max(c.r2 for c in rows)
     low = max(min(c.r2 for c in rows), min(LOWEST_R2, top - 0.1))
     slack = max((top - low) * 0.06, 0.01)
     frame = Frame("penalty", "held-out R²", True, (low - slack, top + slack))
     panels = []
-    for target in studio.look.names:
-        found = _curves(studio, rows, target, "r2")
+    for target in builder.styles.names:
+        found = _curves(builder, rows, target, "r2")
         best = [(n, *max(points, key=lambda p: p[1])) for n, points in found]
         alt = f"Held-out R² against the ridge penalty, into {target}. Best: " + "; ".join(
             f"{n} {number(y, 2)} at {x:g}" for n, x, y in best
         )
         if found:
-            panels.append(_panel(studio, found, f"into {target}", alt + ".", frame))
-    body = [(studio.look.pair(c.source, c.target), figure(c.x, 4), figure(c.r2)) for c in rows]
+            panels.append(_panel(builder, found, f"into {target}", alt + ".", frame))
+    body = [(builder.styles.pair(c.source, c.target), figure(c.x, 4), figure(c.r2)) for c in rows]
     cut = " Lower values are cut off." if min(c.r2 for c in rows) < low else ""
     return pictures(
         panels,
         "Held-out R² on public texts, by source." + cut,
-        studio.look.legend(),
+        builder.styles.legend(),
         behind("R² and penalty", ("pair", "penalty", "held-out R²"), body),
     )
 
 
-def _sizes(studio: Studio, rows: list[CurveRow]) -> list[Child]:
-    own = native_accuracy(studio.results)
+def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[Child]:
+    own = native_accuracy(builder.results)
     low, high = min(c.r2 for c in rows), max(c.r2 for c in rows)
     slack = max((high - low) * 0.06, 0.01)
     frame = Frame("public texts", "held-out R²", True, (max(low, LOWEST_R2) - slack, high + slack))
     panels = []
-    for target in studio.look.names:
-        found = _curves(studio, rows, target, "r2")
+    for target in builder.styles.names:
+        found = _curves(builder, rows, target, "r2")
         alt = f"Held-out R² against public texts, into {target}: {_grows(found)}."
         if found:
-            panels.append(_panel(studio, found, f"R², into {target}", alt, frame))
-    parts: list[Child] = [pictures(panels, "Held-out R² by source.", studio.look.legend())]
+            panels.append(_panel(builder, found, f"R², into {target}", alt, frame))
+    parts: list[Child] = [pictures(panels, "Held-out R² by source.", builder.styles.legend())]
     native = join([stroke("ink", dashed=True), "native, in the model's colour"])
     for data in names(rows, "data"):
         of_data = [c for c in rows if c.data == data and c.accuracy is not None]
@@ -98,17 +98,19 @@ def _sizes(studio: Studio, rows: list[CurveRow]) -> list[Child]:
         seen += [v for (_, d), v in own.items() if d == data]
         ylim = (min(seen) - 0.03, max(seen) + 0.03)
         panels = []
-        for target in studio.look.names:
-            found = _curves(studio, of_data, target, "accuracy")
-            shown = [n for n in studio.look.names if (n, data) in own]
-            lines_at = tuple((own[n, data], studio.look.colour(n)) for n in shown)
+        for target in builder.styles.names:
+            found = _curves(builder, of_data, target, "accuracy")
+            shown = [n for n in builder.styles.names if (n, data) in own]
+            lines_at = tuple((own[n, data], builder.styles.colour(n)) for n in shown)
             said = f"; {target}'s native {own[target, data]:.3f}" if (target, data) in own else ""
             alt = f"Accuracy on {data} against public texts, into {target}: {_grows(found)}{said}."
             wanted = Frame("public texts", "accuracy", True, ylim, lines_at)
             if found:
-                panels.append(_panel(studio, found, f"{data}, into {target}", alt, wanted))
-        parts.append(pictures(panels, f"Accuracy on {data} by source.", studio.look.legend(native)))
-    body = [(studio.look.pair(c.source, c.target), c.data, figure(c.x, 0), figure(c.r2),
+                panels.append(_panel(builder, found, f"{data}, into {target}", alt, wanted))
+        parts.append(
+            pictures(panels, f"Accuracy on {data} by source.", builder.styles.legend(native))
+        )
+    body = [(builder.styles.pair(c.source, c.target), c.data, figure(c.x, 0), figure(c.r2),
              figure(c.accuracy)) for c in rows]  # fmt: skip
     head = ("pair", "data", "public texts", "held-out R²", "accuracy")
     return [*parts, behind("R² and accuracy by public texts", head, body)]

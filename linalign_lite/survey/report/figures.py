@@ -10,7 +10,7 @@ from typing import Any
 
 from linalign_lite.survey.report.markup import Child, Html, number, tag
 from linalign_lite.survey.report.plots import Grid, heat
-from linalign_lite.survey.report.style import Look, scale
+from linalign_lite.survey.report.style import ModelStyles, scale
 from linalign_lite.survey.report.svg import to_svg
 from linalign_lite.survey.results import Results
 
@@ -18,11 +18,11 @@ MOST_PICTURES = 400  # a page with more would not open
 
 
 @dataclass(frozen=True)
-class Studio:
+class ReportBuilder:
     """A page in the making."""
 
     results: Results
-    look: Look
+    styles: ModelStyles
     counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def panel(self, draw: Callable[[], Any], title: str, alt: str) -> Html:
@@ -45,7 +45,7 @@ class Studio:
         self, values: Mapping[tuple[str, str], float], native: Mapping[str, float] | None = None
     ) -> Grid:
         """(source, target) → value as a grid of all models; ``native`` on its diagonal."""
-        names = self.look.names
+        names = self.styles.names
         cells = {
             (names.index(source), names.index(target)): v for (source, target), v in values.items()
         }
@@ -53,7 +53,7 @@ class Studio:
         return Grid(names, names, {**cells, **own}, framed=frozenset(own))
 
 
-def ends_of(grids: Iterable[Grid], least: float = 0.1) -> tuple[float, float]:
+def value_range(grids: Iterable[Grid], least: float = 0.1) -> tuple[float, float]:
     """One scale for all of them: from the lowest to the highest value, at least so wide."""
     values = [v for grid in grids for v in grid.values.values()]
     low, high = min(values), max(values)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from functools import partial
 
 from linalign_lite.extraction.tokenizer_compatibility import GOOD_MATCH
-from linalign_lite.survey.report.analysis import several
-from linalign_lite.survey.report.figures import Studio, ends_of, prose, section
+from linalign_lite.survey.report.analysis import plural
+from linalign_lite.survey.report.figures import ReportBuilder, prose, section, value_range
 from linalign_lite.survey.report.figures import figure as pictures
 from linalign_lite.survey.report.markup import Html, behind, figure, join, number, table
-from linalign_lite.survey.report.plots import Dot, Frame, Strip, dots, scatter
+from linalign_lite.survey.report.plots import DotRow, Estimate, Frame, dots, scatter
 from linalign_lite.survey.report.style import glyph, legend, stroke
 from linalign_lite.survey.results import names
 
 MOST_NAMED = 12  # points with a name beside them
 
 
-def generation(studio: Studio) -> Html | None:
-    r = studio.results
+def generation(builder: ReportBuilder) -> Html | None:
+    r = builder.results
     if not r.generation:
         return None
     return section(
@@ -25,17 +25,17 @@ def generation(studio: Studio) -> Html | None:
         prose("The source reads, the map carries its state over, the target's token head speaks. "
               "Agreement: how often the first choice is the one that the target makes by itself, "
               "at positions where both have read the same characters."),
-        _agreement(studio), _entropy(studio), _numbers(studio),
+        _agreement(builder), _entropy(builder), _numbers(builder),
     )  # fmt: skip
 
 
-def tokenizers(studio: Studio) -> Html | None:
-    r = studio.results
+def tokenizers(builder: ReportBuilder) -> Html | None:
+    r = builder.results
     if not r.tokenizers:
         return None
     rows = [
-        (studio.look.pair(x.source, x.target), figure(x.exact), figure(x.paired), figure(x.jaccard),
-         figure(x.fertility, 2), x.verdict)
+        (builder.styles.pair(x.source, x.target), figure(x.exact), figure(x.paired),
+         figure(x.jaccard), figure(x.fertility, 2), x.verdict)
         for x in r.tokenizers
     ]  # fmt: skip
     head = ("pair", "exact match", "paired", "Jaccard", "fertility ratio", "verdict")
@@ -44,48 +44,48 @@ def tokenizers(studio: Studio) -> Html | None:
         prose("Exact match: the share of the target's tokens that the source cuts alike. Paired: "
               "the share at whose end a token of the source ends too. Jaccard: of the "
               "vocabularies. Fertility ratio: the source's tokens over the target's."),
-        _against(studio),
+        _against(builder),
         table("How alike tokenizers cut the same texts", head, rows),
     )  # fmt: skip
 
 
-def _agreement(studio: Studio) -> Html:
-    r = studio.results
+def _agreement(builder: ReportBuilder) -> Html:
+    r = builder.results
     grids = {
-        objective: studio.matrix(
+        objective: builder.matrix(
             {(x.source, x.target): x.agreement for x in r.generation if x.objective == objective}
         )
         for objective in names(r.generation, "objective")
     }
-    ends = ends_of(grids.values())
+    ends = value_range(grids.values())
     panels = [
-        studio.heat(grid, objective, f"Next-token agreement, {objective}", ends)
+        builder.heat(grid, objective, f"Next-token agreement, {objective}", ends)
         for objective, grid in grids.items()
     ]
     return pictures(panels, "Agreement on the next token, by the map's objective.", ends=ends)
 
 
-def _entropy(studio: Studio) -> Html:
-    r, look = studio.results, studio.look
-    strips, values, told = [], [], []
+def _entropy(builder: ReportBuilder) -> Html:
+    r, styles = builder.results, builder.styles
+    dot_rows, values, told = [], [], []
     for source, target in r.pairs():
         rows = [x for x in r.generation if (x.source, x.target) == (source, target)]
         if not rows:
             continue
-        found = tuple(Dot(x.cross_entropy, "o", x.objective != "ridge") for x in rows)
+        found = tuple(Estimate(x.cross_entropy, "o", x.objective != "ridge") for x in rows)
         own = rows[0].target_cross_entropy
         best = min(x.cross_entropy for x in rows)
         values += [own, *(x.cross_entropy for x in rows)]
         told.append(
             f"{source} → {target} {number(best, 2)}, the speaker by itself {number(own, 2)}"
         )
-        strips.append(Strip(source, target, look.colour(source),
-                            (found,), ((own, look.colour(target), False),),
+        dot_rows.append(DotRow(source, target, styles.colour(source),
+                            (found,), ((own, styles.colour(target), False),),
                             f"+{max(best - own, 0):.2f}"))  # fmt: skip
     slack = 0.05 * (max(values) - min(values)) + 0.02
     limits = (min(values) - slack, max(values) + slack)
-    panel = studio.panel(
-        partial(dots, strips, "cross-entropy, nats a token", limits, "lost"),
+    panel = builder.panel(
+        partial(dots, dot_rows, "cross-entropy, nats a token", limits, "lost"),
         "Cross-entropy",
         "Best cross-entropy of each pair: " + "; ".join(told) + ".",
     )
@@ -101,20 +101,20 @@ def _entropy(studio: Studio) -> Html:
     )
 
 
-def _numbers(studio: Studio) -> Html:
+def _numbers(builder: ReportBuilder) -> Html:
     rows = [
-        (studio.look.pair(x.source, x.target), x.objective, figure(x.agreement), figure(x.top5),
+        (builder.styles.pair(x.source, x.target), x.objective, figure(x.agreement), figure(x.top5),
          figure(x.cross_entropy, 2), figure(x.target_cross_entropy, 2), figure(x.n, 0))
-        for x in studio.results.generation
+        for x in builder.results.generation
     ]  # fmt: skip
     head = ("reads → speaks", "objective", "agreement", "top 5", "cross-entropy", "speaker's own",
             "positions")  # fmt: skip
     return behind("generation", head, rows)
 
 
-def _against(studio: Studio) -> Html | None:
+def _against(builder: ReportBuilder) -> Html | None:
     """Exact match against agreement, of pairs that have both."""
-    r, look = studio.results, studio.look
+    r, styles = builder.results, builder.styles
     exact = {(x.source, x.target): x.exact for x in r.tokenizers}
     found = [x for x in r.generation if (x.source, x.target) in exact]
     if not found:
@@ -126,26 +126,26 @@ def _against(studio: Studio) -> Html | None:
         pair = (x.source, x.target)
         named = x.agreement == best[pair] and len(pairs) <= MOST_NAMED
         label = pair if named else ()
-        points.append((exact[pair], x.agreement, look.colour(x.source), look.mark(x.source),
+        points.append((exact[pair], x.agreement, styles.colour(x.source), styles.mark(x.source),
                        x.objective != "ridge", label))  # fmt: skip
     good = sum(exact[p] >= GOOD_MATCH for p in pairs)
     alt = (
-        f"Exact-token match against next-token agreement of {several(len(pairs), 'pair')}; {good} "
+        f"Exact-token match against next-token agreement of {plural(len(pairs), 'pair')}; {good} "
         f"of them at a match of {GOOD_MATCH} or more. "
         + "; ".join(f"{s} → {t}: match {exact[s, t]:.2f}, agreement {best[s, t]:.2f}"
                     for s, t in sorted(pairs)) + "."
     )  # fmt: skip
     frame = Frame("exact-token match", "next-token agreement")
-    panel = studio.panel(
+    panel = builder.panel(
         partial(scatter, points, frame, GOOD_MATCH), "Tokenizers and generation", alt
     )
-    shown = look.legend(
+    shown = styles.legend(
         join([glyph("o", "ink", filled=False), "hollow: ridge"]),
         join([glyph("o", "ink"), "filled: kl"]),
         join([stroke("line", dashed=True, upright=True), f"{GOOD_MATCH}: the paper's good pairs"]),
     )
     numbers = [
-        (look.pair(x.source, x.target), x.objective, figure(exact[x.source, x.target]),
+        (styles.pair(x.source, x.target), x.objective, figure(exact[x.source, x.target]),
          figure(x.agreement))
         for x in found
     ]  # fmt: skip

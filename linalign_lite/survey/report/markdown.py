@@ -12,9 +12,9 @@ from linalign_lite.survey.report.analysis import (
     failures,
     native_accuracy,
     ood_losses,
+    plural,
     recipes,
-    retained,
-    several,
+    retention_by_texts,
 )
 from linalign_lite.survey.results import Results, SimilarityRow, names
 from linalign_lite.survey.validation import check_results
@@ -31,7 +31,7 @@ def to_markdown(results: Results) -> str:
     r = results
     parts = [
         f"# {plain(r.title)}",
-        f"{several(len(r.models), 'model')}, {several(len(r.data), 'data set')}, {r.public:,} "
+        f"{plural(len(r.models), 'model')}, {plural(len(r.data), 'data set')}, {r.public:,} "
         f"public texts, pooling {plain(r.pooling)}, seed {r.seed}, linalign-lite "
         f"{plain(r.library)}.",
         *_models(r), *_summary(r), *_classification(r), *_similarity(r), *_ood(r),
@@ -75,7 +75,7 @@ def _summary(r: Results) -> list[str]:
         (plain(x.data), x.texts, f"{x.median:.3f}",
          f"{min(x.retention):.3f} to {max(x.retention):.3f}",
          f"{x.kept} of {len(x.retention)}")
-        for x in retained(r)
+        for x in retention_by_texts(r)
     ]  # fmt: skip
     kept = _table(
         ("data", "map fitted on", "retention, median", "range", f"pairs at {KEPT} or more"), rows
@@ -111,7 +111,7 @@ def _classification(r: Results) -> list[str]:
             for x in rows
         }
         head = ("source → target", "native target", "native source",
-                *(plain(key.words) for key in by_recipe))  # fmt: skip
+                *(plain(key.label) for key in by_recipe))  # fmt: skip
         rows = [
             (_pair(s, t), _figure(own.get((t, data))), _figure(own.get((s, data))),
              *(cells.get((s, t, key), "–") for key in by_recipe))

@@ -13,20 +13,20 @@ from linalign_lite.survey.report import (
     generation_section,
     ood_section,
     similarity_section,
-    summary,
+    summary_section,
 )
-from linalign_lite.survey.report.analysis import several
-from linalign_lite.survey.report.figures import Studio, prose, section
+from linalign_lite.survey.report.analysis import plural
+from linalign_lite.survey.report.figures import ReportBuilder, prose, section
 from linalign_lite.survey.report.markup import Html, figure, join, table, tag
-from linalign_lite.survey.report.style import Look
+from linalign_lite.survey.report.style import ModelStyles
 from linalign_lite.survey.report.svg import drawing
 from linalign_lite.survey.report.theme import variables
 from linalign_lite.survey.results import Results
 from linalign_lite.survey.validation import check_results
 
 PARTS = {
-    "summary": ("In short", summary.summary),
-    "participants": ("Models and data", summary.participants),
+    "summary": ("In short", summary_section.summary),
+    "participants": ("Models and data", summary_section.participants),
     "classification": ("Classification", classification_section.classification),
     "ood": ("Out of distribution", ood_section.out_of_distribution),
     "generation": ("Generation", generation_section.generation),
@@ -50,9 +50,9 @@ def render(results: Results) -> str:
     results that do not hang together (`check_results`), MissingExtraError without matplotlib.
     """
     check_results(results)
-    studio = Studio(results, Look(tuple(m.name for m in results.models)))
+    builder = ReportBuilder(results, ModelStyles(tuple(m.name for m in results.models)))
     with drawing():
-        made = {ident: part(studio) for ident, (_, part) in PARTS.items()}
+        made = {ident: part(builder) for ident, (_, part) in PARTS.items()}
     shown = {ident: html for ident, html in made.items() if html is not None}
     absent = [name for ident, (name, _) in PARTS.items() if ident not in shown]
     links = [*((i, PARTS[i][0]) for i in shown), ("methods", "Methods and limits")]
@@ -87,8 +87,8 @@ def _head(results: Results) -> Html:
 
 def _header(r: Results) -> Html:
     facts = (
-        f"{several(len(r.models), 'model')}, {several(len(r.pairs()), 'ordered pair')}, "
-        f"{several(len(r.data), 'data set')}. Maps fitted on {r.public:,} public texts; "
+        f"{plural(len(r.models), 'model')}, {plural(len(r.pairs()), 'ordered pair')}, "
+        f"{plural(len(r.data), 'data set')}. Maps fitted on {r.public:,} public texts; "
         f"pooling {r.pooling}, seed {r.seed}, linalign-lite {r.library}."
     )
     return tag(

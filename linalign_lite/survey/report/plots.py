@@ -9,7 +9,7 @@ from typing import Any
 
 from linalign_lite.survey.report.markup import number
 from linalign_lite.survey.report.style import wrapped
-from linalign_lite.survey.report.svg import axes, blank, canvas, fitted, paint
+from linalign_lite.survey.report.svg import axes, blank, canvas, css_var, truncate
 from linalign_lite.survey.report.theme import step
 
 CELL, ROW, SIDE = (66, 40), 17, 82
@@ -18,7 +18,7 @@ Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Dot:
+class Estimate:
     """A value with its interval on a line of a dot plot."""
 
     value: float
@@ -29,13 +29,13 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Strip:
+class DotRow:
     """A pair in a dot plot: lines of dots, and references (value, colour, dashed) through all."""
 
     source: str
     target: str
     colour: str
-    lines: tuple[tuple[Dot, ...], ...]
+    lines: tuple[tuple[Estimate, ...], ...]
     references: tuple[tuple[float, str, bool], ...] = ()
     said: str = ""
 
@@ -85,7 +85,7 @@ def heat(grid: Grid, low: float, high: float) -> Any:
     top = 18 + 12 * max(name.count("\n") + 1 for name in across)
     figure = canvas(side + wide * len(across) + 2, top + tall * len(down) + 2)
     ax = blank(figure)
-    ax.text(0, top - 6, grid.corner, fontsize=9, color=paint("muted"))
+    ax.text(0, top - 6, grid.corner, fontsize=9, color=css_var("muted"))
     for i, name in enumerate(down):
         ax.text(side - 6, top + tall * (i + 0.5), name, ha="right", va="center", fontsize=10,
                 linespacing=1.15)  # fmt: skip
@@ -100,7 +100,7 @@ def heat(grid: Grid, low: float, high: float) -> Any:
 
 
 def _lines(name: str, room: float) -> str:
-    return "\n".join(fitted(line, 10, room) for line in name.split("\n"))
+    return "\n".join(truncate(line, 10, room) for line in name.split("\n"))
 
 
 def _cell(
@@ -116,53 +116,55 @@ def _cell(
         k = step(value, *ends)
         corners = (x + gap, x + wide - gap, x + wide - gap, x + gap)
         sides = (y + gap, y + gap, y + tall - gap, y + tall - gap)
-        ax.fill(corners, sides, facecolor=paint(f"h{k}"), edgecolor="none")
+        ax.fill(corners, sides, facecolor=css_var(f"h{k}"), edgecolor="none")
         place = f"t{k}"
         if native:
             inset = (
                 (x + 4, x + wide - 4, x + wide - 4, x + 4, x + 4),
                 (y + 4, y + 4, y + tall - 4, y + tall - 4, y + 4),
             )
-            ax.plot(*inset, color=paint(place), linewidth=1)
+            ax.plot(*inset, color=css_var(place), linewidth=1)
     shown = "–" if value is None else number(value, 2)
     ax.text(x + wide / 2, y + tall / 2, shown, ha="center", va="center_baseline", fontsize=13,
-            color=paint(place))  # fmt: skip
+            color=css_var(place))  # fmt: skip
 
 
-def dots(strips: Sequence[Strip], xlabel: str, limits: tuple[float, float], head: str) -> Any:
+def dots(dot_rows: Sequence[DotRow], xlabel: str, limits: tuple[float, float], head: str) -> Any:
     """Strips one below the other; within one, a line a kind of texts, its dots joined."""
-    heights = [24 + ROW * len(s.lines) for s in strips]
+    heights = [24 + ROW * len(s.lines) for s in dot_rows]
     top, bottom = 16, 40
     figure = canvas(PANEL[0], top + sum(heights) + bottom)
     ax = axes(figure, 6, top, 62, bottom)
     ax.set(xlim=limits, ylim=(sum(heights), 0), xlabel=xlabel, yticks=[])
     ax.spines["left"].set_visible(False)
-    ax.text(limits[1], -4, f"  {head}", fontsize=9, color=paint("muted"))
+    ax.text(limits[1], -4, f"  {head}", fontsize=9, color=css_var("muted"))
     y = 0.0
-    for strip, height in zip(strips, heights, strict=True):
-        label = " → ".join(fitted(n, 10.5, PANEL[0] / 2 - 14) for n in (strip.source, strip.target))
+    for strip, height in zip(dot_rows, heights, strict=True):
+        label = " → ".join(
+            truncate(n, 10.5, PANEL[0] / 2 - 14) for n in (strip.source, strip.target)
+        )
         ax.text(limits[0], y + 14, label, fontsize=10.5, gid="class-halo.0")
         for value, colour, dashed in strip.references:
-            ax.plot([value] * 2, [y + 18, y + height - 2], color=paint(colour), linewidth=1.6,
+            ax.plot([value] * 2, [y + 18, y + height - 2], color=css_var(colour), linewidth=1.6,
                     linestyle=(0, (2, 1.5)) if dashed else "-", zorder=1.5)  # fmt: skip
         for i, line in enumerate(strip.lines):
             _dots(ax, y + 20 + ROW * (i + 0.5), line, strip.colour)
         ax.text(limits[1], y + 20 + ROW * len(strip.lines) / 2, f"  {strip.said}", va="center",
                 fontsize=11)  # fmt: skip
         y += height
-        ax.axhline(y, color=paint("rule"), linewidth=0.8)
+        ax.axhline(y, color=css_var("rule"), linewidth=0.8)
     return figure
 
 
-def _dots(ax: Any, y: float, line: Sequence[Dot], colour: str) -> None:
+def _dots(ax: Any, y: float, line: Sequence[Estimate], colour: str) -> None:
     if len(line) > 1:
         ends = [min(d.value for d in line), max(d.value for d in line)]
-        ax.plot(ends, [y, y], color=paint(colour), linewidth=3, alpha=0.28, zorder=2)
+        ax.plot(ends, [y, y], color=css_var(colour), linewidth=3, alpha=0.28, zorder=2)
     for d in line:
         if d.low is not None and d.high is not None:
-            ax.plot([d.low, d.high], [y, y], color=paint(colour), linewidth=0.9, zorder=2.5)
-        ax.plot([d.value], [y], marker=d.mark, markersize=6.5, color=paint(colour), zorder=3,
-                markerfacecolor=paint(colour if d.filled else "card"), clip_on=False)  # fmt: skip
+            ax.plot([d.low, d.high], [y, y], color=css_var(colour), linewidth=0.9, zorder=2.5)
+        ax.plot([d.value], [y], marker=d.mark, markersize=6.5, color=css_var(colour), zorder=3,
+                markerfacecolor=css_var(colour if d.filled else "card"), clip_on=False)  # fmt: skip
 
 
 def lines(curves: Sequence[Line], frame: Frame) -> Any:
@@ -172,14 +174,14 @@ def lines(curves: Sequence[Line], frame: Frame) -> Any:
     ax = axes(figure, 48, 8, 12, 40)
     ax.set(xlabel=frame.x, ylabel=frame.y)
     for y, colour in frame.references:
-        ax.axhline(y, color=paint(colour), linewidth=1.2, linestyle=(0, (5, 3)), zorder=1.5)
+        ax.axhline(y, color=css_var(colour), linewidth=1.2, linestyle=(0, (5, 3)), zorder=1.5)
     if frame.square:
-        ax.plot([0, 1], [0, 1], color=paint("line"), linewidth=1, linestyle=(0, (1, 2)))
+        ax.plot([0, 1], [0, 1], color=css_var("line"), linewidth=1, linestyle=(0, (1, 2)))
         ax.set(xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
     for curve in curves:
         xs, ys = zip(*curve.points, strict=True)
-        ax.plot(xs, ys, color=paint(curve.colour), linewidth=curve.width, marker=curve.mark or None,
-                markersize=5, linestyle=(0, (4, 2)) if curve.dashed else "-",
+        ax.plot(xs, ys, color=css_var(curve.colour), linewidth=curve.width,
+                marker=curve.mark or None, markersize=5, linestyle=(0, (4, 2)) if curve.dashed else "-",
                 markevery=max(1, len(xs) // 8) if len(xs) > 20 else 1)  # fmt: skip
     if frame.logarithmic:
         _logarithmic(ax, [x for c in curves for x, _ in c.points])
@@ -220,17 +222,17 @@ def cloud(
     figure = canvas(PANEL[0], 292)
     ax = axes(figure, 30, 8, 8, 32)
     for a, b in zip(native, mapped, strict=True):
-        ax.plot(*zip(a, b, strict=True), color=paint("line"), linewidth=0.6, alpha=0.45)
+        ax.plot(*zip(a, b, strict=True), color=css_var("line"), linewidth=0.6, alpha=0.45)
     ax.plot(*zip(*native, strict=True), linestyle="", marker="o", markersize=5,
-            color=paint(colours[0]), markerfacecolor="none", markeredgewidth=1.2)  # fmt: skip
+            color=css_var(colours[0]), markerfacecolor="none", markeredgewidth=1.2)  # fmt: skip
     ax.plot(*zip(*mapped, strict=True), linestyle="", marker="x", markersize=5,
-            color=paint(colours[1]), markeredgewidth=1.3)  # fmt: skip
+            color=css_var(colours[1]), markeredgewidth=1.3)  # fmt: skip
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1], xticks=[], yticks=[])
     ax.set_aspect("equal", adjustable="datalim")
     ax.apply_aspect()
     low, high = ax.get_ylim()
     for i, (label, at) in enumerate(_apart(centres, (high - low) * 0.07)):
-        ax.text(*at, fitted(label, 11.5, 90), ha="center", va="center", fontsize=11.5,
+        ax.text(*at, truncate(label, 11.5, 90), ha="center", va="center", fontsize=11.5,
                 fontweight="bold", gid=f"class-halo.{i}")  # fmt: skip
     return figure
 
@@ -255,15 +257,15 @@ def scatter(
     figure = canvas(520, 320)
     ax = axes(figure, 50, 12, 16, 40)
     ax.set(xlabel=frame.x, ylabel=frame.y, xlim=(0, 1), ylim=frame.ylim or (0, 1))
-    ax.axvline(upright, color=paint("line"), linewidth=1.2, linestyle=(0, (5, 3)))
+    ax.axvline(upright, color=css_var("line"), linewidth=1.2, linestyle=(0, (5, 3)))
     taken: list[tuple[float, float]] = []
     for x, y, colour, mark, filled, label in points:
-        ax.plot([x], [y], marker=mark, markersize=8, color=paint(colour), linestyle="",
-                markerfacecolor=paint(colour if filled else "card"), zorder=3)  # fmt: skip
+        ax.plot([x], [y], marker=mark, markersize=8, color=css_var(colour), linestyle="",
+                markerfacecolor=css_var(colour if filled else "card"), zorder=3)  # fmt: skip
         if label and not any(abs(x - a) < 0.3 and abs(y - b) < 0.05 for a, b in taken):
             taken.append((x, y))
             left = x > 0.5
-            said = " → ".join(fitted(name, 10.5, 100) for name in label)
+            said = " → ".join(truncate(name, 10.5, 100) for name in label)
             ax.text(x + (-0.022 if left else 0.022), y, said, ha="right" if left else "left",
                     va="center", fontsize=10.5, gid=f"class-halo.{len(taken)}")  # fmt: skip
     return figure

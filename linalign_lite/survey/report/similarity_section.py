@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 
-from linalign_lite.survey.report.figures import Studio, ends_of, prose, section
+from linalign_lite.survey.report.figures import ReportBuilder, prose, section, value_range
 from linalign_lite.survey.report.figures import figure as pictures
 from linalign_lite.survey.report.markup import Child, Html, Row, behind, figure, join, number, tag
 from linalign_lite.survey.report.plots import cloud
@@ -23,20 +23,20 @@ MOST_LABELS = 8  # written into a projection
 MOST_DRAWN = 300  # texts of a projection
 
 
-def similarity(studio: Studio) -> Html | None:
-    r = studio.results
+def similarity(builder: ReportBuilder) -> Html | None:
+    r = builder.results
     if not r.similarity:
         return None
     parts: list[Child] = [
         prose(
             "Every measure on the same texts for all pairs. In the tables: what pairs of texts "
             "shuffled at random give, beside the measure on the same texts as they are paired, "
-            "and how often shuffled pairs look as much alike (p)."
+            "and how often shuffled pairs styles as much alike (p)."
         )
     ]
     for texts in names(r.similarity, "texts"):
         rows = [x for x in r.similarity if x.texts == texts]
-        measured = _measured(studio, texts, rows)
+        measured = _measured(builder, texts, rows)
         if len(parts) == 1:
             parts += [tag("h3", f"On {texts} texts"), measured]
         else:
@@ -44,14 +44,14 @@ def similarity(studio: Studio) -> Html | None:
     return section("similarity", "Similarity of states", *parts)
 
 
-def _measured(studio: Studio, texts: str, rows: Sequence[SimilarityRow]) -> Html:
+def _measured(builder: ReportBuilder, texts: str, rows: Sequence[SimilarityRow]) -> Html:
     panels = []
     for measure in names(rows, "measure"):
-        grid = studio.matrix({(x.source, x.target): x.value for x in rows if x.measure == measure})
+        grid = builder.matrix({(x.source, x.target): x.value for x in rows if x.measure == measure})
         words = MEASURES.get(measure, measure)
-        panels.append(studio.heat(grid, words, f"{words} on {texts} texts", ends_of([grid])))
+        panels.append(builder.heat(grid, words, f"{words} on {texts} texts", value_range([grid])))
     numbers = [
-        (studio.look.pair(x.source, x.target), MEASURES.get(x.measure, x.measure),
+        (builder.styles.pair(x.source, x.target), MEASURES.get(x.measure, x.measure),
          figure(x.value), figure(x.n, 0), figure(x.observed), figure(x.null), figure(x.p),
          figure(x.null_n, 0))
         for x in rows
@@ -61,8 +61,8 @@ def _measured(studio: Studio, texts: str, rows: Sequence[SimilarityRow]) -> Html
                     behind(f"similarity on {texts} texts", head, numbers))  # fmt: skip
 
 
-def projections(studio: Studio) -> Html | None:
-    r = studio.results
+def projections(builder: ReportBuilder) -> Html | None:
+    r = builder.results
     if not r.projections:
         return None
     parts: list[Child] = [
@@ -73,13 +73,13 @@ def projections(studio: Studio) -> Html | None:
     ]
     for data in names(r.projections, "data"):
         of_data = [p for p in r.projections if p.data == data]
-        panels = [_projection(studio, p) for p in of_data]
-        shown = studio.look.legend(
+        panels = [_projection(builder, p) for p in of_data]
+        shown = builder.styles.legend(
             join([stroke("line"), "ring: native, in the target's colour; cross: mapped, in the "
                                   "source's"])
         )  # fmt: skip
         numbers: list[Row] = [
-            (studio.look.pair(p.source, p.target), p.objective, figure(p.explained[0]),
+            (builder.styles.pair(p.source, p.target), p.objective, figure(p.explained[0]),
              figure(p.explained[1]), *(figure(c, 2) for c in _correlations(p)),
              figure(_distance(p), 2), figure(len(p.native), 0))
             for p in of_data
@@ -87,7 +87,7 @@ def projections(studio: Studio) -> Html | None:
         head = ("pair", "objective", "variance, axis 1", "axis 2", "correlation, axis 1", "axis 2",
                 "distance", "texts")  # fmt: skip
         points: list[Row] = [
-            (join([studio.look.pair(p.source, p.target), f", {p.objective}"]), label,
+            (join([builder.styles.pair(p.source, p.target), f", {p.objective}"]), label,
              *(figure(v) for v in (*a, *b)))
             for p in of_data
             for a, b, label in _sampled(p, 40)
@@ -107,11 +107,11 @@ def projections(studio: Studio) -> Html | None:
     return section("projections", "Native and mapped states", *parts)
 
 
-def _projection(studio: Studio, p: Projection) -> Html:
-    look = studio.look
+def _projection(builder: ReportBuilder, p: Projection) -> Html:
+    styles = builder.styles
     drawn = _sampled(p, MOST_DRAWN)
     native, mapped, _ = zip(*drawn, strict=True)
-    colours = (look.colour(p.target), look.colour(p.source))
+    colours = (styles.colour(p.target), styles.colour(p.source))
     axis_names = tuple(
         f"axis {i + 1} ({share:.0%} of variance)" for i, share in enumerate(p.explained)
     )
@@ -123,7 +123,7 @@ def _projection(studio: Studio, p: Projection) -> Html:
         "native spread."
     )
     draw = partial(cloud, native, mapped, colours, _centres(p), (axis_names[0], axis_names[1]))
-    return studio.panel(draw, f"{p.source} → {p.target}, {p.objective}", alt)
+    return builder.panel(draw, f"{p.source} → {p.target}, {p.objective}", alt)
 
 
 def _said(correlation: float | None) -> str:

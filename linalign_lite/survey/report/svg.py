@@ -31,7 +31,7 @@ _DRAWN = {"d", "x", "y", "transform", "points", "width", "height", "cx", "cy", "
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
-def paint(name: str) -> str:
+def css_var(name: str) -> str:
     """What to draw with where the page's ``--name`` is meant."""
     return _STAND_INS[name]
 
@@ -47,12 +47,12 @@ def drawing() -> Iterator[None]:
         "svg.fonttype": "none", "svg.hashsalt": "linalign", "svg.image_inline": True,
         "text.parse_math": False, "text.usetex": False, "axes.unicode_minus": True,
         "font.family": "DejaVu Sans", "font.size": 11, "path.simplify": False,
-        "text.color": paint("ink"), "axes.edgecolor": paint("line"), "axes.linewidth": 0.8,
-        "axes.labelcolor": paint("muted"), "axes.labelsize": 11, "axes.facecolor": "none",
+        "text.color": css_var("ink"), "axes.edgecolor": css_var("line"), "axes.linewidth": 0.8,
+        "axes.labelcolor": css_var("muted"), "axes.labelsize": 11, "axes.facecolor": "none",
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-        "axes.grid": True, "grid.color": paint("rule"), "grid.linewidth": 0.8,
-        "xtick.color": paint("line"), "ytick.color": paint("line"),
-        "xtick.labelcolor": paint("muted"), "ytick.labelcolor": paint("muted"),
+        "axes.grid": True, "grid.color": css_var("rule"), "grid.linewidth": 0.8,
+        "xtick.color": css_var("line"), "ytick.color": css_var("line"),
+        "xtick.labelcolor": css_var("muted"), "ytick.labelcolor": css_var("muted"),
         "xtick.labelsize": 10.5, "ytick.labelsize": 10.5,
         "figure.facecolor": "none", "savefig.facecolor": "none", "savefig.edgecolor": "none",
         "lines.solid_capstyle": "round",
@@ -96,7 +96,7 @@ def width_of(text: str, size: float) -> float:
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
-def fitted(text: str, size: float, room: float) -> str:
+def truncate(text: str, size: float, room: float) -> str:
     """``text``, or so much of its beginning and end as the room holds."""
     length = len(text)
     while length > 3 and width_of(text, size) > room:

@@ -93,7 +93,9 @@ def test_markdown_needs_no_matplotlib():
         "import sys; sys.modules['matplotlib'] = None; from made import made_results; "
         "from linalign_lite import to_markdown; to_markdown(made_results())"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "tests" / "report")
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT / "tests" / "survey" / "report"
+    )
 
 
 # --- findings -------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ def test_the_better_of_two_objectives_counts_and_is_named():
     both = [r for r in made.classification if (r.source, r.target, r.data, r.texts) == wanted]
     assert len(both) == 2
     assert rows.accuracy == max(r.accuracy for r in both)
-    mended = analysis.mended_by_kl(made)
+    mended = analysis.fixed_by_kl(made)
     assert mended
     for ridge, kl in mended:
         assert ridge.retention < analysis.FAILS <= kl.retention
@@ -170,4 +172,4 @@ def test_several_numbers_of_own_texts_are_recipes_of_their_own():
     more = [dataclasses.replace(r, n_few=512) for r in rows if r.texts == "few"]
     found = analysis.recipes([*rows, *more])
     assert len(found) == 10
-    assert "few own texts (512), kl" in [key.words for key in found]
+    assert "few own texts (512), kl" in [key.label for key in found]

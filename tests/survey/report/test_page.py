@@ -19,7 +19,7 @@ from linalign_lite.commands import main
 from linalign_lite.errors import InputError, MissingExtraError
 from linalign_lite.survey.report import figures, render, write_report
 from linalign_lite.survey.report.markup import Cell, Html, figure, number, tag
-from linalign_lite.survey.report.style import Look, shorten, wrapped
+from linalign_lite.survey.report.style import ModelStyles, shorten, wrapped
 from linalign_lite.survey.report.theme import THEMES, contrast
 from linalign_lite.survey.results import ModelRow, Results
 from linalign_lite.survey.results_file import save_results
@@ -102,7 +102,7 @@ def test_the_same_results_give_the_same_bytes_in_any_process(text):
     env = {**os.environ, "PYTHONHASHSEED": "5", "TZ": "Asia/Tokyo"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env,
-        cwd=ROOT / "tests" / "report",
+        cwd=ROOT / "tests" / "survey" / "report",
     )  # fmt: skip
     assert done.stdout.strip() == hashlib.sha256(text.encode()).hexdigest()
 
@@ -343,9 +343,9 @@ def test_the_ramp_goes_by_lightness_alone(text, theme):
 
 
 def test_models_differ_by_mark_as_well_as_by_colour():
-    look = Look(tuple(f"m{i}" for i in range(32)))
-    assert len({(look.colour(n), look.mark(n)) for n in look.names}) == 32
-    assert len({look.mark(n) for n in look.names[:8]}) == 8
+    styles = ModelStyles(tuple(f"m{i}" for i in range(32)))
+    assert len({(styles.colour(n), styles.mark(n)) for n in styles.names}) == 32
+    assert len({styles.mark(n) for n in styles.names[:8]}) == 8
 
 
 # --- small parts ----------------------------------------------------------------------------------

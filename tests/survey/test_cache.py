@@ -8,15 +8,15 @@ import pytest
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.survey.cache import digest, open_shelf
+from linalign_lite.survey.cache import digest, open_cache
 from linalign_lite.survey.results import NativeRow, OodRow
 
 ROW = NativeRow("a", "b", 0.5, 0.25, 0.75)
 
 
 @pytest.fixture
-def shelf(tmp_path):
-    return open_shelf(tmp_path / "cache")
+def disk_cache(tmp_path):
+    return open_cache(tmp_path / "cache")
 
 
 class Counter:
@@ -28,53 +28,53 @@ class Counter:
         return self.value
 
 
-def test_rows_are_made_once(shelf, tmp_path):
+def test_rows_are_made_once(disk_cache, tmp_path):
     make = Counter([ROW, ROW])
-    first = shelf.rows("step", {"x": 1}, NativeRow, make)
-    again = open_shelf(tmp_path / "cache").rows("step", {"x": 1}, NativeRow, make)
+    first = disk_cache.rows("step", {"x": 1}, NativeRow, make)
+    again = open_cache(tmp_path / "cache").rows("step", {"x": 1}, NativeRow, make)
     assert first == again == (ROW, ROW)
     assert make.calls == 1
-    shelf.rows("step", {"x": 2}, NativeRow, make)  # other inputs
-    shelf.rows("other", {"x": 1}, NativeRow, make)  # another step
+    disk_cache.rows("step", {"x": 2}, NativeRow, make)  # other inputs
+    disk_cache.rows("other", {"x": 1}, NativeRow, make)  # another step
     assert make.calls == 3
 
 
-def test_rows_with_points_come_back_as_they_were(shelf):
+def test_rows_with_points_come_back_as_they_were(disk_cache):
     figures = (0.5, 0.25, 0.75, 0.125, ((0.0, 0.0), (1.0, 1.0)))
     row = OodRow("a", "a", "d", "native", "native", "knn", *figures)
-    shelf.rows("s", {}, OodRow, lambda: [row])
-    assert shelf.rows("s", {}, OodRow, Counter(None)) == (row,)
+    disk_cache.rows("s", {}, OodRow, lambda: [row])
+    assert disk_cache.rows("s", {}, OodRow, Counter(None)) == (row,)
 
 
 @pytest.mark.parametrize(
     "damage",
     [b"", b"{", b"[]", b'{"rows": [], "seconds": "1"}', b'{"rows": [{"x": 1}], "seconds": 1.0}'],
 )
-def test_a_damaged_entry_is_made_again(shelf, damage):
+def test_a_damaged_entry_is_made_again(disk_cache, damage):
     make = Counter([ROW])
-    shelf.rows("step", {}, NativeRow, make)
-    (file,) = shelf.folder.glob("*.json")
+    disk_cache.rows("step", {}, NativeRow, make)
+    (file,) = disk_cache.folder.glob("*.json")
     file.write_bytes(damage)
-    assert shelf.rows("step", {}, NativeRow, make) == (ROW,)
+    assert disk_cache.rows("step", {}, NativeRow, make) == (ROW,)
     assert make.calls == 2
 
 
 @pytest.mark.parametrize("kind", ["states", "map", "head"])
-def test_things_are_kept_in_the_projects_own_formats(shelf, kind):
+def test_things_are_kept_in_the_projects_own_formats(disk_cache, kind):
     thing = {
         "states": HiddenStates(np.ones((3, 2), "f4")),
         "map": AffineMap(np.ones((2, 3), "f4"), np.ones(2, "f4")),
         "head": Head(np.ones((2, 3), "f4"), np.ones(2, "f4"), ("x", "y")),
     }[kind]
     make = Counter(thing)
-    ask = getattr(shelf, kind)
+    ask = getattr(disk_cache, kind)
     assert ask("step", {}, make) is thing
     found = ask("step", {}, make)
     assert type(found) is type(thing)
     assert make.calls == 1
     # the marker is written last: without it the file beside it counts for nothing
-    (marker,) = shelf.folder.glob("*.json")
-    (file,) = shelf.folder.glob("*.npz")
+    (marker,) = disk_cache.folder.glob("*.json")
+    (file,) = disk_cache.folder.glob("*.npz")
     content = marker.read_bytes()
     marker.unlink()
     ask("step", {}, make)
@@ -85,22 +85,25 @@ def test_things_are_kept_in_the_projects_own_formats(shelf, kind):
     assert make.calls == 3
 
 
-def test_what_fails_leaves_nothing(shelf):
+def test_what_fails_leaves_nothing(disk_cache):
     def fail():
         raise KeyboardInterrupt
 
-    for ask in (lambda: shelf.rows("s", {}, NativeRow, fail), lambda: shelf.map("m", {}, fail)):
+    for ask in (
+        lambda: disk_cache.rows("s", {}, NativeRow, fail),
+        lambda: disk_cache.map("m", {}, fail),
+    ):
         with pytest.raises(KeyboardInterrupt):
             ask()
-    assert list(shelf.folder.iterdir()) == []
+    assert list(disk_cache.folder.iterdir()) == []
 
 
-def test_times_say_what_was_taken_from_before(shelf, tmp_path):
-    shelf.rows("s", {}, NativeRow, lambda: [ROW])
-    shelf.rows("s", {}, NativeRow, lambda: [ROW])
-    (time,) = shelf.times  # a step is listed once
+def test_times_say_what_was_taken_from_before(disk_cache, tmp_path):
+    disk_cache.rows("s", {}, NativeRow, lambda: [ROW])
+    disk_cache.rows("s", {}, NativeRow, lambda: [ROW])
+    (time,) = disk_cache.times  # a step is listed once
     assert (time.step, time.cached) == ("s", False)
-    later = open_shelf(tmp_path / "cache")
+    later = open_cache(tmp_path / "cache")
     later.rows("s", {}, NativeRow, lambda: [ROW])
     assert later.times[0].cached
     assert later.times[0].seconds == pytest.approx(time.seconds, abs=1e-3)

@@ -12,13 +12,13 @@ from linalign_lite.survey.report.analysis import (
     best_generation,
     best_pairs,
     failures,
-    mended_by_kl,
+    fixed_by_kl,
     ood_losses,
-    retained,
-    several,
-    words,
+    plural,
+    retention_by_texts,
+    texts_label,
 )
-from linalign_lite.survey.report.figures import Studio, ends_of, prose, section
+from linalign_lite.survey.report.figures import ReportBuilder, prose, section, value_range
 from linalign_lite.survey.report.figures import figure as pictures
 from linalign_lite.survey.report.markup import (
     Child,
@@ -32,25 +32,25 @@ from linalign_lite.survey.report.markup import (
     tag,
 )
 from linalign_lite.survey.report.plots import Grid
-from linalign_lite.survey.report.svg import fitted, width_of
+from linalign_lite.survey.report.svg import truncate, width_of
 from linalign_lite.survey.results import Results, names
 
 NAME = 112  # CSS pixels that a name may take beside a grid of pairs
 SHOWN = 12  # failures in the summary; all are in the table
 
 
-def summary(studio: Studio) -> Html:
+def summary(builder: ReportBuilder) -> Html:
     return section(
-        "summary", "In short", _tiles(studio), _best(studio), *_kept(studio), *_failing(studio)
+        "summary", "In short", _tiles(builder), _best(builder), *_kept(builder), *_failing(builder)
     )
 
 
-def participants(studio: Studio) -> Html:
-    r = studio.results
+def participants(builder: ReportBuilder) -> Html:
+    r = builder.results
     models = table(
         "Models",
         ("model", "architecture", "task", "dimensions", "vocabulary", "context", "digest"),
-        [(studio.look.chip(m.name), m.architecture, m.task, figure(m.dim, 0),
+        [(builder.styles.chip(m.name), m.architecture, m.task, figure(m.dim, 0),
           figure(m.vocab_size, 0), figure(m.context, 0), tag("code", m.digest[:12]))
          for m in r.models],
     )  # fmt: skip
@@ -63,15 +63,15 @@ def participants(studio: Studio) -> Html:
     return section("participants", "Models and data", models, data if r.data else None)
 
 
-def _tiles(studio: Studio) -> Html | None:
-    r = studio.results
+def _tiles(builder: ReportBuilder) -> Html | None:
+    r = builder.results
     tiles = [_kept_tile(r, texts) for texts in names(r.classification, "texts")]
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
     if losses:
         median = statistics.median(x.lost for x in losses)
         tiles.append(("out of distribution", number(median, 2), "AUROC lost through a map from "
-                      f"{words(losses[0].mapped.texts)}, median of {len(losses)} pairs and data "
-                      "sets"))  # fmt: skip
+                      f"{texts_label(losses[0].mapped.texts)}, median of {len(losses)} pairs and "
+                      "data sets"))  # fmt: skip
     tiles += [
         ("generation", f"{best.agreement:.2f}", "of next tokens are the speaker's own choice, at "
          f"best: {best.source} → {best.target}")
@@ -85,12 +85,12 @@ def _tiles(studio: Studio) -> Html | None:
 
 
 def _kept_tile(r: Results, texts: str) -> tuple[str, str, str]:
-    values = [x for group in retained(r) if group.texts == texts for x in group.retention]
+    values = [x for group in retention_by_texts(r) if group.texts == texts for x in group.retention]
     said = (
         f"median retention; {sum(v >= KEPT for v in values)} of {len(values)} pairs and data "
         f"sets keep {KEPT} or more"
     )
-    return f"classification, {words(texts)}", f"{statistics.median(values):.2f}", said
+    return f"classification, {texts_label(texts)}", f"{statistics.median(values):.2f}", said
 
 
 def _first(rows: tuple[object, ...]) -> str:
@@ -99,11 +99,11 @@ def _first(rows: tuple[object, ...]) -> str:
     return "public" if "public" in found else (found or [""])[0]
 
 
-def _best(studio: Studio) -> Html | None:
-    r, pair = studio.results, studio.look.pair
+def _best(builder: ReportBuilder) -> Html | None:
+    r, pair = builder.results, builder.styles.pair
     items = [
         join([tag("b", x.data), ": ", pair(x.source, x.target), f" keeps {x.retention:.2f}: "
-              f"accuracy {x.accuracy:.3f} with {words(x.texts)} ({x.objective})."])
+              f"accuracy {x.accuracy:.3f} with {texts_label(x.texts)} ({x.objective})."])
         for x in best_pairs(r)
     ]  # fmt: skip
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
@@ -127,29 +127,29 @@ def _best(studio: Studio) -> Html | None:
                  tag("ul", *(tag("li", item) for item in items), class_="findings")])  # fmt: skip
 
 
-def _kept(studio: Studio) -> list[Child]:
+def _kept(builder: ReportBuilder) -> list[Child]:
     """Retention of every pair on every data set, one panel a kind of texts."""
-    r = studio.results
+    r = builder.results
     best = best_by_texts(r)
     if not best:
         return []
     pairs = [p for p in r.pairs() if any(key[:2] == p for key in best)]
     data = names(r.classification, "data")
-    rows = tuple(f"{fitted(s, 10, NAME)} →\n{fitted(t, 10, NAME)}" for s, t in pairs)
+    rows = tuple(f"{truncate(s, 10, NAME)} →\n{truncate(t, 10, NAME)}" for s, t in pairs)
     side = 12 + max(width_of(line, 10) for row in rows for line in row.split("\n"))
     grids = {}
     for texts in names(r.classification, "texts"):
         values = {(pairs.index((s, t)), data.index(d)): found[texts].retention
                   for (s, t, d), found in best.items() if texts in found}  # fmt: skip
         grids[texts] = Grid(rows, tuple(data), values, "pair ↓  data →", side=side, wide=44)
-    ends = ends_of(grids.values())
+    ends = value_range(grids.values())
     panels = [
-        studio.heat(grid, f"Map fitted on {words(texts)}",
+        builder.heat(grid, f"Map fitted on {texts_label(texts)}",
                     f"Retention of {len(pairs)} pairs on {len(data)} data sets", ends)
         for texts, grid in grids.items()
     ]  # fmt: skip
     numbers = [
-        (studio.look.pair(x.source, x.target), x.data, words(x.texts), x.objective,
+        (builder.styles.pair(x.source, x.target), x.data, texts_label(x.texts), x.objective,
          figure(x.accuracy), figure(x.retention, 2))
         for found in best.values()
         for x in found.values()
@@ -166,13 +166,13 @@ def _kept(studio: Studio) -> list[Child]:
     ]
 
 
-def _failing(studio: Studio) -> list[Child]:
-    r = studio.results
-    found, mended = failures(r), mended_by_kl(r)
+def _failing(builder: ReportBuilder) -> list[Child]:
+    r = builder.results
+    found, mended = failures(r), fixed_by_kl(r)
     if not r.classification:
         return []
     said = [
-        f"Of {several(len(best_by_texts(r)), 'pair and data set', 'pairs and data sets')}, "
+        f"Of {plural(len(best_by_texts(r)), 'pair and data set', 'pairs and data sets')}, "
         f"{len(found)} keep less than {FAILS} with public texts."
     ]
     if mended:
@@ -180,7 +180,7 @@ def _failing(studio: Studio) -> list[Child]:
     if len(found) > SHOWN:
         said.append(f"The {SHOWN} worst:")
     head = ("pair", "data", "retention", "held-out R²", "few", "public + few", "all", "why")
-    all_rows = [_failure(studio, f) for f in found]
+    all_rows = [_failure(builder, f) for f in found]
     parts: list[Child] = [tag("h3", "Where maps fail, and why"), prose(" ".join(said))]
     if found:
         parts.append(table("The worst, with public texts", head, all_rows[:SHOWN]))
@@ -189,9 +189,9 @@ def _failing(studio: Studio) -> list[Child]:
     return parts
 
 
-def _failure(studio: Studio, f: Failure) -> Row:
+def _failure(builder: ReportBuilder, f: Failure) -> Row:
     by_texts = dict(f.by_texts)
     return (
-        studio.look.pair(f.source, f.target), f.data, figure(f.retention, 2), figure(f.r2, 2),
+        builder.styles.pair(f.source, f.target), f.data, figure(f.retention, 2), figure(f.r2, 2),
         *(figure(by_texts.get(t), 2) for t in ("few", "public+few", "all")), f.why,
     )  # fmt: skip

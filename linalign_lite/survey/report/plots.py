@@ -181,7 +181,8 @@ def lines(curves: Sequence[Line], frame: Frame) -> Any:
     for curve in curves:
         xs, ys = zip(*curve.points, strict=True)
         ax.plot(xs, ys, color=css_var(curve.colour), linewidth=curve.width,
-                marker=curve.mark or None, markersize=5, linestyle=(0, (4, 2)) if curve.dashed else "-",
+                marker=curve.mark or None, markersize=5,
+                linestyle=(0, (4, 2)) if curve.dashed else "-",
                 markevery=max(1, len(xs) // 8) if len(xs) > 20 else 1)  # fmt: skip
     if frame.logarithmic:
         _logarithmic(ax, [x for c in curves for x, _ in c.points])

@@ -31,7 +31,7 @@ def similarity(builder: ReportBuilder) -> Html | None:
         prose(
             "Every measure on the same texts for all pairs. In the tables: what pairs of texts "
             "shuffled at random give, beside the measure on the same texts as they are paired, "
-            "and how often shuffled pairs styles as much alike (p)."
+            "and how often shuffled pairs look as much alike (p)."
         )
     ]
     for texts in names(r.similarity, "texts"):

@@ -1,4 +1,4 @@
-"""How models and maps styles, the same all over the page; legends, and names made to fit."""
+"""How models and maps look, the same all over the page; legends, and names made to fit."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 
 
 def chromium():
-    """Where the browser and its driver are; skips where they are not."""
+    """Paths of the browser and its driver; skips the test without them."""
     pytest.importorskip("selenium", reason="selenium is absent: pip install '.[test]'")
     browser = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

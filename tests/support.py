@@ -1,4 +1,4 @@
-"""Where things are, and states made for tests. LINALIGN_SHARED: real models and data."""
+"""Paths, and states made for tests. LINALIGN_SHARED: real models and data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit affine maps between the hidden states of two models, and measure how alike models are.
+"""Fit affine maps between the hidden states of two models, and measure their similarity.
 
 Pairs of hidden states (arrays, `HiddenStates`, folders of shards) or their moments go in; an
 `AffineMap` and a report come out. `least_squares` has ridge, least squares and Procrustes, `kl`

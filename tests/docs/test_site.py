@@ -114,7 +114,7 @@ def test_every_command_and_option_is_on_its_page(site):
 
 
 class Loads(HTMLParser):
-    """What a page loads when it is opened; links that a reader may follow are not among it."""
+    """Collect the URLs that a page loads when it is opened; links to follow are left out."""
 
     def __init__(self):
         super().__init__()

@@ -34,7 +34,7 @@ def steps():
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """What each step printed, all run in one shell."""
+    """Output of each step, all run in one shell."""
     script = "".join(f"{code}echo '{SPLIT}'\n" for code, _ in steps())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What every loader promises: a result or a named error, in bounded memory and time."""
+"""The contract of every loader: a result or a named error, in bounded memory and time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATM = Path("/proc/self/statm")
 
 
 class Broken(Exception):  # noqa: N818 (it says what is, not what went wrong)
-    """What a loader let in is not what it promises."""
+    """A loader accepted an input and broke its contract."""
 
 
 class Hang(BaseException):

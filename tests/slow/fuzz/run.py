@@ -157,7 +157,7 @@ class Job:
         self._seen: dict[str, Any] = {"done": 0}
 
     def poll(self) -> bool:
-        """Whether it is finished. Restarts what died."""
+        """Return True when it has finished. Restarts a process that died."""
         if self._process is None:
             self.start()
         told = self._read()

@@ -336,7 +336,7 @@ def run_ood(data: bytes, folder: Path) -> None:
 
 
 def _again(thing: Any, load: Callable[[Path], Any], folder: Path) -> None:
-    """What was let in can be written, and read again."""
+    """Write what was accepted, and read it again."""
     try:
         save(folder / "again.npz", thing)
         load(folder / "again.npz")
@@ -479,7 +479,7 @@ def run_describe(data: bytes, folder: Path) -> None:
 
 
 def _inspected(path: Path, data: bytes) -> None:
-    """What `linalign-lite inspect` prints of what was let in. Of one in six: it is slow."""
+    """Run `linalign-lite inspect` on one accepted input in six: it is slow."""
     if zlib.crc32(data) % 6:
         return
     for options in ([], ["--json"]):
@@ -515,7 +515,7 @@ def run_budget(data: bytes, folder: Path) -> None:
 
 
 def run_results(data: bytes, folder: Path) -> None:
-    """What was let in can be saved and shown."""
+    """Save and render what was accepted."""
     results = load_results(_file(folder, "results.json", data))
     to_markdown(results)
     save_results(folder / "again.json", results)

@@ -55,7 +55,7 @@ from linalign_lite.survey import results_file
 
 TESTS = ROOT / "tests"
 GOLDEN = (TESTS / "golden", TESTS / "encrypt" / "golden")
-NOT_OURS = {"golden/pytorch_ood.npz"}  # figures of another library, in no format of ours
+NOT_OURS = {"golden/pytorch_ood.npz"}  # figures of another library, not in a format of this project
 WORDS = ["a", "is this ok?", "ümlaut"]
 
 
@@ -73,7 +73,7 @@ class Kind:
 
 
 def plain(x: Any) -> Any:
-    """As JSON says it: arrays with dtype and shape, dataclasses by field, bytes in hexadecimal."""
+    """Convert to JSON values: arrays with dtype and shape, dataclasses by field, bytes as hex."""
     if isinstance(x, np.ndarray):
         return {"dtype": str(x.dtype), "shape": list(x.shape), "values": x.ravel().tolist()}
     if dataclasses.is_dataclass(x) and not isinstance(x, type):

@@ -12,7 +12,7 @@ RECORDED = recorded()
 
 
 def differences(then, now, within, at=""):
-    """Where ``now`` does not say what ``then`` said. It may say more: fields are added."""
+    """List the places where ``now`` differs from ``then``. Added fields are no difference."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in then:
             if key not in now:

@@ -34,7 +34,7 @@ from linalign_lite import (
     report_scores,
     train_head,
 )
-from linalign_lite.heads.ood.fitting import METHODS, NEEDS_HEAD
+from linalign_lite.heads.ood.detectors import METHODS, NEEDS_HEAD
 
 MODELS = ("minilm", "656k", "260k")
 PAIRS = (("minilm", "656k"), ("minilm", "260k"), ("656k", "minilm"), ("656k", "260k"),

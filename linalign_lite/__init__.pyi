@@ -76,13 +76,13 @@ from linalign_lite.generation.hybrid import generate as generate
 from linalign_lite.heads.evaluation import Evaluation as Evaluation
 from linalign_lite.heads.evaluation import evaluate as evaluate
 from linalign_lite.heads.ood.detector import Detector as Detector
-from linalign_lite.heads.ood.fitting import fit_detector as fit_detector
+from linalign_lite.heads.ood.detector_training import fit_detector as fit_detector
+from linalign_lite.heads.ood.detectors import outlyingness as outlyingness
 from linalign_lite.heads.ood.model_selection import DetectorComparison as DetectorComparison
 from linalign_lite.heads.ood.model_selection import compare_detectors as compare_detectors
 from linalign_lite.heads.ood.report import DetectionReport as DetectionReport
 from linalign_lite.heads.ood.report import evaluate_detector as evaluate_detector
 from linalign_lite.heads.ood.report import report_scores as report_scores
-from linalign_lite.heads.ood.scores import outlyingness as outlyingness
 from linalign_lite.heads.ood.serialization import load_detector as load_detector
 from linalign_lite.heads.serialization import load as load
 from linalign_lite.heads.serialization import save as save

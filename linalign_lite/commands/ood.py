@@ -99,7 +99,7 @@ def fit(
     """
     from linalign_lite.core.serialization import load_head
     from linalign_lite.core.shards.states_folder import states_of
-    from linalign_lite.heads.ood.fitting import fit_detector
+    from linalign_lite.heads.ood.detector_training import fit_detector
     from linalign_lite.heads.ood.model_selection import compare_detectors
     from linalign_lite.heads.ood.serialization import save_detector
 

@@ -275,7 +275,7 @@ Judge = Callable[["Scores"], tuple[dict[str, Any], list[str]]]
 
 def _judge(ood: str | None) -> Judge | None:
     """What --ood adds to the answer and to its lines; loaded before anything is decrypted."""
-    from linalign_lite.heads.ood.scores import SCORE_METHODS
+    from linalign_lite.heads.ood.detectors import SCORE_METHODS
     from linalign_lite.heads.ood.serialization import load_detector
 
     if ood is None:

@@ -28,7 +28,7 @@ from linalign_lite.encrypt.response_encoding import decode_product, decrypt_prod
 from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, open_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.heads.ood.detector import Detector
-from linalign_lite.heads.ood.scores import outlyingness
+from linalign_lite.heads.ood.detectors import outlyingness
 from linalign_lite.storage.atomic import PathLike, atomic
 
 Progress = Callable[[int], None]

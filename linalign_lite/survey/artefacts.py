@@ -22,7 +22,7 @@ from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
 from linalign_lite.heads.evaluation import Evaluation, evaluate
 from linalign_lite.heads.ood.detector import Detector
-from linalign_lite.heads.ood.fitting import fit_detector
+from linalign_lite.heads.ood.detector_training import fit_detector
 from linalign_lite.heads.training import train_head
 from linalign_lite.survey.cache import DiskCache, Inputs
 from linalign_lite.survey.config import DataSet, SurveyConfig, TextFile

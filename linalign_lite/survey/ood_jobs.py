@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from linalign_lite.core.affine_map import AffineMap
-from linalign_lite.heads.ood.fitting import METHODS
+from linalign_lite.heads.ood.detectors import METHODS
 from linalign_lite.heads.ood.report import evaluate_detector
 from linalign_lite.survey.artefacts import ArtefactStore
 from linalign_lite.survey.classification_jobs import MapSettings, fit_map

@@ -350,7 +350,7 @@ def test_kinds_are_told_by_content(tmp_path, inputs):
 
 
 def test_a_detector_goes_in(tmp_path, pair):
-    from linalign_lite.heads.ood.fitting import fit_detector
+    from linalign_lite.heads.ood.detector_training import fit_detector
 
     save(tmp_path / "d.ood.npz", fit_detector(pair[0], method="knn"))
     create_bundle(tmp_path / "x", [tmp_path / "d.ood.npz"], key=signer())

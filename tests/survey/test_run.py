@@ -16,7 +16,7 @@ import pytest
 
 from linalign_lite import evaluate, extract, fit, load_model, train_head
 from linalign_lite.errors import InputError, OutputExistsError
-from linalign_lite.heads.ood.fitting import METHODS
+from linalign_lite.heads.ood.detectors import METHODS
 from linalign_lite.survey import artefacts
 from linalign_lite.survey.config import TextFile, load_config
 from linalign_lite.survey.demo_survey import write_bundled

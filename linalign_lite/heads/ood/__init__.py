@@ -1,5 +1,6 @@
-"""Out-of-distribution detection: how unlike the states that a detector was fitted on a state is.
+"""Out-of-distribution detection: score how far states lie from the training distribution.
 
-scores (functions of a head's scores, decrypted ones too), rules (one class per detector), detector
-(a rule with its space and threshold), fitting, report, files. Higher always means more outlying.
+In-distribution states go in; a `Detector` comes out, which scores states (higher is more outlying)
+and applies a threshold. `detectors` has one file per family, `detector_training` fits,
+`model_selection` compares methods, `report` has figures (AUROC and others).
 """

@@ -15,9 +15,9 @@ from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.space import UNKNOWN, Space, usable_label
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.heads.ood.detectors import Rule, ScoreRule
+from linalign_lite.heads.ood.detectors.base import Float64, Rule
+from linalign_lite.heads.ood.detectors.logits import LogitRule
 
-Float64 = npt.NDArray[np.float64]
 BLOCK = 32 << 20  # bytes that a block of states may need while it is scored
 ROWS = 4096  # and at most so many states at once
 TPR = 0.95
@@ -55,7 +55,7 @@ class Detector:
                 "the share to keep is not usable", got=str(self.tpr), expected="0 to 1"
             )
         if self.labels and (
-            not isinstance(self.rule, ScoreRule) or len(self.labels) != self.rule.n_outputs
+            not isinstance(self.rule, LogitRule) or len(self.labels) != self.rule.n_outputs
         ):
             raise InputError("the labels do not fit the detector", got=f"{len(self.labels)} labels")
         if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
@@ -108,9 +108,9 @@ class Detector:
             )
         return rule.of_scores(scores)
 
-    def require_scores(self) -> ScoreRule:
+    def require_scores(self) -> LogitRule:
         """Its rule. Raises InputError when it does not read scores."""
-        if not isinstance(self.rule, ScoreRule):
+        if not isinstance(self.rule, LogitRule):
             raise InputError(
                 "this detector reads states, not scores",
                 got=self.method,

@@ -15,7 +15,8 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import auroc
 from linalign_lite.errors import InputError
-from linalign_lite.heads.ood.fitting import METHODS, NEEDS_HEAD, fit_detector
+from linalign_lite.heads.ood.detector_training import fit_detector
+from linalign_lite.heads.ood.detectors import METHODS, NEEDS_HEAD
 
 Candidates = Mapping[str, Mapping[str, Any]]
 # what is chosen among by default: a head has seen the labels that are left out

@@ -1,9 +1,10 @@
-"""Detectors on disk: `*.ood.npz`. docs/FORMAT.md, section 1."""
+"""Save and load detectors, `*.ood.npz`. docs/FORMAT.md, section 1."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,84 +13,41 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.heads.ood.detector import Detector
-from linalign_lite.heads.ood.detectors import (
-    Cosine,
-    Mahalanobis,
-    Neighbours,
-    Rule,
-    ScoreRule,
-    VirtualLogit,
-)
+from linalign_lite.heads.ood.detectors import RULES
+from linalign_lite.heads.ood.detectors.logits import LogitRule
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
+from linalign_lite.storage.schema import format_errors, parse
 from linalign_lite.version import __version__
 
 KIND, VERSION = "linalign-ood", 1
 _FLOATS = ("<f4", "<f8")
-_MATRICES = ("weight", "whitening", "centres", "background", "bank", "residual")
+_HEAD_ARRAYS = {"weight": 2, "bias": 1}
 _SCHEMA = {
-    **dict.fromkeys(_MATRICES, (_FLOATS, 2)),
-    **dict.fromkeys(("bias", "mean"), (_FLOATS, 1)),
+    name: (_FLOATS, dimensions)
+    for rule in RULES.values()
+    for name, dimensions in {**_HEAD_ARRAYS, **rule.arrays}.items()
 }
-Arrays = Mapping[str, AnyArray]
-Settings = Mapping[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """What a method's file holds, and how its rule is made of that."""
+@dataclass(frozen=True)
+class _Card:
+    """The card's fields, but method and space."""
 
-    members: tuple[str, ...]
-    settings: tuple[str, ...]
-    build: Callable[[Arrays, Settings, Head | None], Rule]
-
-
-def _scores_of(method: str) -> _Form:
-    return _Form(
-        ("weight", "bias"),
-        ("n_outputs", "temperature"),
-        lambda _, s, head: ScoreRule(method, int(s["n_outputs"]), s["temperature"], head),
-    )
-
-
-_WHITE = ("mean", "whitening", "centres")
-_FORMS = {
-    "energy": _scores_of("energy"),
-    "msp": _scores_of("msp"),
-    "max-logit": _scores_of("max-logit"),
-    "mahalanobis": _Form(_WHITE, (), lambda a, _s, _h: Mahalanobis(*(a[n] for n in _WHITE))),
-    "relative-mahalanobis": _Form(
-        (*_WHITE, "background"),
-        (),
-        lambda a, _s, _h: Mahalanobis(*(a[n] for n in (*_WHITE, "background"))),
-    ),
-    "cosine": _Form(_WHITE, (), lambda a, _s, _h: Cosine(*(a[n] for n in _WHITE))),
-    "knn": _Form(("bank",), ("k",), lambda a, s, _h: Neighbours(a["bank"], int(s["k"]))),
-    "whitened-knn": _Form(
-        ("mean", "whitening", "bank"),
-        ("k",),
-        lambda a, s, _h: Neighbours(a["bank"], int(s["k"]), a["mean"], a["whitening"]),
-    ),
-    "vim": _Form(
-        ("weight", "bias", "mean", "residual"),
-        ("alpha", "n_outputs"),
-        lambda a, s, head: VirtualLogit(_given(head), a["mean"], a["residual"], s["alpha"]),
-    ),
-}
-_WHOLE = ("k", "n_outputs")
-_HEADLESS = ("energy", "msp", "max-logit")  # whose weight and bias may be missing, both together
+    labels: tuple[str, ...]
+    settings: Mapping[str, Any]
+    info: Mapping[str, Any]
+    softcap: float | None = None
+    threshold: float | None = None
+    tpr: float | None = None
 
 
 def save_detector(path: PathLike, detector: Detector) -> None:
     """Write a detector, whole or not at all."""
-    rule, form = detector.rule, _FORMS[detector.method]
-    head = getattr(rule, "head", None)
-    arrays: dict[str, AnyArray] = {}
-    for name in form.members:
-        owner = head if name in {"weight", "bias"} else rule
-        if owner is not None:
-            arrays[name] = _stored(getattr(owner, name))
-    settings = {name: getattr(rule, name, getattr(head, name, None)) for name in form.settings}
+    rule = detector.rule
+    head: Head | None = getattr(rule, "head", None)
+    arrays = {} if head is None else {name: getattr(head, name) for name in _HEAD_ARRAYS}
+    arrays |= {name: getattr(rule, name) for name in rule.arrays}
     card = {
         "method": detector.method,
         "space": dataclasses.asdict(detector.space),
@@ -97,83 +55,53 @@ def save_detector(path: PathLike, detector: Detector) -> None:
         "softcap": None if head is None else head.softcap,
         "threshold": detector.threshold,
         "tpr": detector.tpr,
-        "settings": settings,
+        "settings": {name: getattr(rule, name) for name in rule.settings},
         "info": {**detector.card, "library": __version__},
     }
-    save_npz(path, KIND, VERSION, arrays, card)
+    save_npz(path, KIND, VERSION, {name: _stored(array) for name, array in arrays.items()}, card)
 
 
 def load_detector(path: PathLike, *, cap: int = DEFAULT_CAP) -> Detector:
     """Read a `.ood.npz`. Raises FormatError, or InputError when it is not there."""
-    arrays, card = load_npz(path, KIND, VERSION, _SCHEMA, cap=cap)
-    method = card.get("method")
-    if not isinstance(method, str) or method not in _FORMS:
+    arrays, raw = load_npz(path, KIND, VERSION, _SCHEMA, cap=cap)
+    method = raw.get("method")
+    rule = RULES.get(method) if isinstance(method, str) else None
+    if rule is None:
         raise FormatError(
             f"{path} is a detector of an unknown method",
             got=str(method)[:40],
-            expected=", ".join(_FORMS),
+            expected=", ".join(RULES),
         )
-    form = _FORMS[method]
-    bare = method in _HEADLESS and not arrays
-    if not bare and set(arrays) != set(form.members):
+    without_head = issubclass(rule, LogitRule) and not arrays
+    members = [*(_HEAD_ARRAYS if rule.needs_head else ()), *rule.arrays]
+    if not without_head and set(arrays) != set(members):
         raise FormatError(
-            f"{path} does not hold what a detector of this method does",
+            f"{path} does not hold the arrays of a detector of this method",
             got=", ".join(sorted(arrays)) or "nothing",
-            expected=", ".join(form.members),
+            expected=", ".join(members),
         )
-    try:
-        space = Space.parse(card.get("space"))
-        labels = _labels(card.get("labels"))
-        softcap = _number(card.get("softcap"), "softcap")
+    with format_errors(path, "detector"):
+        space = Space.parse(raw.get("space"))
+        known = {field.name for field in dataclasses.fields(_Card)}
+        card = parse(_Card, {k: v for k, v in raw.items() if k in known}, "card")
+        if set(card.settings) != set(rule.settings):
+            raise InputError(
+                "the card's settings are not those of this method",
+                got=", ".join(card.settings)[:80],
+                expected=", ".join(rule.settings),
+            )
+        settings = {
+            k: parse(t, card.settings[k], f"card.settings.{k}") for k, t in rule.settings.items()
+        }
         head = None
         if "weight" in arrays:
-            head = Head(arrays["weight"], arrays["bias"], labels, space, softcap)
-        settings = _settings(card.get("settings"), form.settings)
-        if head is not None and settings["n_outputs"] != head.n_outputs:
-            raise InputError("n_outputs is not what the weight has")
-        rule = form.build(arrays, settings, head)
-        info = card.get("info")
-        if not isinstance(info, dict):
-            raise InputError("the card's 'info' is not usable")
-        threshold, tpr = (_number(card.get(name), name) for name in ("threshold", "tpr"))
-        return Detector(rule, space, threshold, tpr, labels, info)
-    except InputError as e:
-        raise FormatError(f"{path}: {e}") from e
+            weight, bias = arrays.pop("weight"), arrays.pop("bias")
+            head = Head(weight, bias, card.labels, space, card.softcap)
+        built = rule.rebuild(arrays, settings, head)
+        return Detector(built, space, card.threshold, card.tpr, card.labels, card.info)
 
 
 def _stored(array: AnyArray) -> AnyArray:
-    """As float32 or float64, little-endian."""
+    """The array as float32 or float64, little-endian."""
     wide = np.result_type(array.dtype, np.float32)
     return np.asarray(array, dtype=wide.newbyteorder("<"))
-
-
-def _given(head: Head | None) -> Head:
-    if head is None:
-        raise InputError("a detector of this method needs a head")
-    return head
-
-
-def _labels(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise InputError("the card's 'labels' is not a list of strings")
-    return tuple(value)
-
-
-def _settings(value: Any, names: tuple[str, ...]) -> dict[str, float]:
-    if not isinstance(value, dict) or set(value) != set(names):
-        raise InputError("the card's 'settings' are not this method's", expected=", ".join(names))
-    found = {}
-    for name in names:
-        number = _number(value[name], name)
-        if number is None or (name in _WHOLE and type(value[name]) is not int):
-            raise InputError(f"the setting {name!r} is not usable")
-        found[name] = number
-    return found
-
-
-def _number(value: Any, name: str) -> float | None:
-    if value is None:
-        return None
-    if type(value) not in {int, float} or not abs(value) < 1e300:
-        raise InputError(f"the card's {name!r} is not a number that can be used")
-    return float(value)

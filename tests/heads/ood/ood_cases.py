@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from linalign_lite import Detector, Head, HiddenStates, Space, fit_detector, train_head
-from linalign_lite.heads.ood.fitting import METHODS
+from linalign_lite.heads.ood.detectors import METHODS
 
 D, CLASSES = 10, 4
 SPACE = Space(D, "cd" * 32, "ash", "mean")

@@ -20,19 +20,23 @@ from linalign_lite import (
     Space,
     evaluate_detector,
     fit_detector,
+    outlyingness,
 )
 from linalign_lite.heads.ood import detector as detector_module
-from linalign_lite.heads.ood import nearest_neighbours
-from linalign_lite.heads.ood.covariance import ledoit_wolf, spread_about
+from linalign_lite.heads.ood.covariance import covariance_about, ledoit_wolf
 from linalign_lite.heads.ood.detector import threshold_for
 from linalign_lite.heads.ood.detectors import (
+    METHODS,
+    NEEDS_HEAD,
     Cosine,
+    Energy,
     Mahalanobis,
-    Neighbours,
-    ScoreRule,
+    NearestNeighbours,
+    RelativeMahalanobis,
     VirtualLogit,
+    WhitenedNearestNeighbours,
+    nearest_neighbours,
 )
-from linalign_lite.heads.ood.fitting import METHODS, NEEDS_HEAD
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def test_shrinkage_is_scikit_learns(rng, n):
     """Where there are fewer rows than dimensions too."""
     x = rng.normal(size=(n, 20)) @ rng.normal(size=(20, 20))
     x -= x.mean(axis=0)
-    ours = ledoit_wolf(spread_about(x, np.zeros((1, 20)), np.zeros(n, dtype=int)))
+    ours = ledoit_wolf(covariance_about(x, np.zeros((1, 20)), np.zeros(n, dtype=int)))
     assert ours == pytest.approx(LedoitWolf(assume_centered=True).fit(x).shrinkage_, rel=1e-9)
     assert 0 < ours <= 1
 
@@ -419,15 +423,16 @@ def test_rules_check_their_parts():
     cases = [
         (lambda: Mahalanobis(one, np.eye(2), eye), "whitening does not fit"),
         (lambda: Mahalanobis(one, eye, np.eye(2)), "what is compared with does not fit"),
-        (lambda: Mahalanobis(one, eye, eye, np.eye(2)), "background does not fit"),
+        (lambda: RelativeMahalanobis(one, eye, eye, np.eye(2)), "background does not fit"),
         (lambda: Cosine(one, eye, eye * 2), "rows of centres do not have length 1"),
-        (lambda: Neighbours(eye * 0, 1), "rows of bank do not have length 1"),
-        (lambda: Neighbours(eye, 4), "got 4, expected 1 to 3"),
-        (lambda: Neighbours(eye, 1, one), "mean and whitening go together"),
+        (lambda: NearestNeighbours(eye * 0, 1), "rows of bank do not have length 1"),
+        (lambda: NearestNeighbours(eye, 4), "got 4, expected 1 to 3"),
+        (lambda: WhitenedNearestNeighbours(eye, 1, one, np.eye(2)), "whitening does not fit"),
         (lambda: VirtualLogit(head, one, eye, 0.0), "alpha is not usable"),
         (lambda: VirtualLogit(head, np.ones(2), eye, 1.0), "mean does not fit"),
-        (lambda: ScoreRule("energy", 3, 1.0, head), "number of outputs does not fit"),
-        (lambda: ScoreRule("sum", 2), "no score of this name"),
+        (lambda: Energy(3, 1.0, head), "n_outputs does not fit the head: got 3, expected 2"),
+        (lambda: Energy(1), "number of outputs does not fit: got 1, expected 2 or more"),
+        (lambda: outlyingness(eye, "sum"), "no score of this name"),
         (lambda: Detector(Cosine(one, eye, eye), Space(4)), "space does not fit"),
         (lambda: Detector(Cosine(one, eye, eye), threshold=1.0), "threshold and tpr go together"),
         (lambda: Detector(Cosine(one, eye, eye), labels=("a",)), "labels do not fit"),

@@ -25,14 +25,20 @@ from linalign_lite import (
 from linalign_lite.commands.describe_file import describe
 from linalign_lite.heads.ood import serialization
 from linalign_lite.heads.ood.detectors import (
+    METHODS,
+    RULES,
     Cosine,
+    Energy,
+    LogitRule,
     Mahalanobis,
-    Neighbours,
+    MaxLogit,
+    MaxSoftmax,
+    NearestNeighbours,
+    RelativeMahalanobis,
     Rule,
-    ScoreRule,
     VirtualLogit,
+    WhitenedNearestNeighbours,
 )
-from linalign_lite.heads.ood.fitting import METHODS
 from linalign_lite.storage.npz import load_npz, save_npz
 
 GOLDEN = ROOT / "tests" / "golden" / "ood"
@@ -47,15 +53,15 @@ def examples() -> dict[str, Detector]:
     mean, white = np.array([0.5, -1, 2]), np.array([[2.0, 0, 1], [0, 4, -1]])
     points, bank = np.array([[1.0, 0], [0, -1]]), np.eye(3, dtype=np.float32)
     rules: dict[str, Rule] = {
-        "energy": ScoreRule("energy", 2, 0.5, head),
-        "msp": ScoreRule("msp", 2, 1.0, head),
-        "max-logit": ScoreRule("max-logit", 2, 1.0, head),
-        "bare": ScoreRule("energy", 2, 2.0),
+        "energy": Energy(2, 0.5, head),
+        "msp": MaxSoftmax(2, 1.0, head),
+        "max-logit": MaxLogit(2, 1.0, head),
+        "bare": Energy(2, 2.0),
         "mahalanobis": Mahalanobis(mean, white, points * 3),
-        "relative-mahalanobis": Mahalanobis(mean, white, points * 3, np.eye(3) / 2),
+        "relative-mahalanobis": RelativeMahalanobis(mean, white, points * 3, np.eye(3) / 2),
         "cosine": Cosine(mean, white, points),
-        "knn": Neighbours(bank, 2),
-        "whitened-knn": Neighbours(bank[:2, :2], 1, mean, white),
+        "knn": NearestNeighbours(bank, 2),
+        "whitened-knn": WhitenedNearestNeighbours(bank[:2, :2], 1, mean, white),
         "vim": VirtualLogit(dataclasses.replace(head, labels=()), mean, np.eye(3)[:1], 0.25),
     }
     return {
@@ -64,7 +70,7 @@ def examples() -> dict[str, Detector]:
             SPACE,
             threshold=0.75,
             tpr=0.95,
-            labels=NAMES if isinstance(rule, ScoreRule) else (),
+            labels=NAMES if isinstance(rule, LogitRule) else (),
             card={"n": 4},
         )
         for name, rule in rules.items()
@@ -102,7 +108,7 @@ def test_golden_bytes_and_golden_files(name, tmp_path, monkeypatch):
 
 def test_every_method_has_a_golden_file():
     assert set(METHODS) == {load_detector(p).method for p in GOLDEN.glob("v1.*.ood.npz")}
-    assert set(METHODS) == set(serialization._FORMS)
+    assert set(METHODS) == set(RULES)
 
 
 def test_a_loaded_detector_scores_as_the_one_that_was_saved(rng, tmp_path):
@@ -163,7 +169,10 @@ def altered(tmp_path, name, arrays=None, drop=(), version=1, **card):
 ATTACKS = {
     "unknown method": (("knn", {"method": "forest"}), "unknown method: got forest"),
     "method is no string": (("knn", {"method": ["knn"]}), "unknown method"),
-    "another method": (("knn", {"method": "cosine"}), "does not hold what a detector"),
+    "another method": (
+        ("knn", {"method": "cosine"}),
+        "does not hold the arrays of a detector of this method",
+    ),
     "version": (("knn", {"version": 2}), "got 2, expected 1 to 1"),
     "a member too many": (("knn", {"arrays": {"mean": np.zeros(3)}}), "does not hold"),
     "a member of no detector": (("knn", {"arrays": {"evil": np.zeros(3)}}), "do not belong"),
@@ -177,36 +186,68 @@ ATTACKS = {
     "no centres": (("mahalanobis", {"arrays": {"centres": np.zeros((0, 2))}}), "does not fit"),
     "shapes apart": (("mahalanobis", {"arrays": {"mean": np.zeros(4)}}), "whitening does not fit"),
     "background apart": (
-        ("relative-mahalanobis", {"arrays": {"background": np.eye(2)}}), "background does not fit"),
+        ("relative-mahalanobis", {"arrays": {"background": np.eye(2)}}),
+        "background does not fit",
+    ),
     "bias apart": (("msp", {"arrays": {"bias": np.zeros(3, np.float32)}}), "bias does not fit"),
-    "another space": (("cosine", {"space": {**dataclasses.asdict(SPACE), "dim": 4}}),
-                      "space does not fit"),
+    "another space": (
+        ("cosine", {"space": {**dataclasses.asdict(SPACE), "dim": 4}}),
+        "space does not fit",
+    ),
     "no space": (("cosine", {"space": None}), "unknown or missing fields"),
-    "settings of another": (("knn", {"settings": {"alpha": 1.0}}), "are not this method's"),
-    "settings is a list": (("knn", {"settings": [2]}), "are not this method's"),
+    "settings of another": (
+        ("knn", {"settings": {"alpha": 1.0}}),
+        "settings are not those of this method",
+    ),
+    "settings is a list": (("knn", {"settings": [2]}), "card.settings is not an object: got list"),
     "k of nothing": (("knn", {"settings": {"k": 0}}), "expected 1 to 3"),
     "k too large": (("knn", {"settings": {"k": 10**9}}), "expected 1 to 3"),
-    "k is half": (("knn", {"settings": {"k": 1.5}}), "setting 'k' is not usable"),
-    "k is true": (("knn", {"settings": {"k": True}}), "not a number that can be used"),
-    "k is huge": (("knn", {"settings": {"k": 10**400}}), "not a number that can be used"),
-    "k is null": (("knn", {"settings": {"k": None}}), "setting 'k' is not usable"),
+    "k is half": (
+        ("knn", {"settings": {"k": 1.5}}),
+        "settings.k is not usable: got float, expected int",
+    ),
+    "k is true": (
+        ("knn", {"settings": {"k": True}}),
+        "settings.k is not usable: got bool, expected int",
+    ),
+    "k is huge": (("knn", {"settings": {"k": 10**400}}), "settings.k is not usable: got 1000"),
+    "k is null": (
+        ("knn", {"settings": {"k": None}}),
+        "settings.k is not usable: got NoneType, expected int",
+    ),
     "cold": (("energy", {"settings": {"temperature": 0, "n_outputs": 2}}), "temperature is not"),
     "outputs that lie": (
-        ("energy", {"settings": {"temperature": 1, "n_outputs": 3}}), "n_outputs is not what"),
-    "outputs of none": (("bare", {"labels": [], "settings": {"temperature": 1, "n_outputs": -2}}),
-                        "number of outputs does not fit"),
+        ("energy", {"settings": {"temperature": 1, "n_outputs": 3}}),
+        "n_outputs does not fit the head: got 3, expected 2",
+    ),
+    "outputs of none": (
+        ("bare", {"labels": [], "settings": {"temperature": 1, "n_outputs": -2}}),
+        "number of outputs does not fit",
+    ),
     "alpha below 0": (("vim", {"settings": {"alpha": -1, "n_outputs": 2}}), "alpha is not usable"),
-    "threshold is a string": (("knn", {"threshold": "1"}), "'threshold' is not a number"),
+    "threshold is a string": (
+        ("knn", {"threshold": "1"}),
+        "card.threshold is not usable: got str, expected float",
+    ),
     "threshold alone": (("knn", {"tpr": None}), "threshold and tpr go together"),
     "tpr of 2": (("knn", {"tpr": 2}), "share to keep is not usable"),
-    "labels of no string": (("energy", {"labels": [1, 2]}), "not a list of strings"),
+    "labels of no string": (
+        ("energy", {"labels": [1, 2]}),
+        r"labels\[0\] is not usable: got int, expected str",
+    ),
     "labels that do not fit": (("bare", {"labels": ["a", "b", "c"]}), "labels do not fit"),
     "labels where none belong": (("knn", {"labels": ["a", "b"]}), "labels do not fit"),
-    "labels that move the cursor": (("bare", {"labels": ["a", "\x1b[2J"]}), "labels are not"),
+    "labels that move the cursor": (
+        ("bare", {"labels": ["a", "\x1b[2J"]}),
+        r"labels\[1\] is not usable: got 4 long",
+    ),
     "soft cap of 0": (("energy", {"softcap": 0}), "soft cap is not usable"),
-    "soft cap is true": (("knn", {"softcap": True}), "'softcap' is not a number"),
-    "info is a list": (("knn", {"info": []}), "'info' is not usable"),
-}  # fmt: skip
+    "soft cap is true": (
+        ("knn", {"softcap": True}),
+        "card.softcap is not usable: got bool, expected float",
+    ),
+    "info is a list": (("knn", {"info": []}), "card.info is not an object: got list"),
+}
 
 
 @pytest.mark.parametrize("attack", sorted(ATTACKS))

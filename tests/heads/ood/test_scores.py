@@ -12,13 +12,8 @@ from scipy.special import logsumexp, softmax
 
 from linalign_lite import InputError, outlyingness
 from linalign_lite.core.metrics import cross_entropy
-from linalign_lite.heads.ood.scores import (
-    SCORE_METHODS,
-    calibrated_temperature,
-    energy,
-    max_logit,
-    max_softmax,
-)
+from linalign_lite.heads.ood.detectors import SCORE_METHODS, Energy, MaxLogit, MaxSoftmax
+from linalign_lite.heads.ood.detectors.logits import calibrated_temperature
 
 SCORES = hnp.arrays(
     np.float64, st.tuples(st.integers(1, 5), st.integers(2, 6)), elements=st.floats(-300, 300)
@@ -28,9 +23,13 @@ SCORES = hnp.arrays(
 @given(SCORES, st.floats(0.01, 100))
 @settings(max_examples=60, deadline=None)
 def test_they_are_what_they_are_defined_as(z, t):
-    np.testing.assert_allclose(energy(z, t), -t * logsumexp(z / t, axis=1), rtol=1e-12, atol=1e-9)
-    np.testing.assert_allclose(max_softmax(z, t), -softmax(z / t, axis=1).max(axis=1), rtol=1e-12)
-    np.testing.assert_array_equal(max_logit(z), -z.max(axis=1))
+    np.testing.assert_allclose(
+        Energy.of_logits(z, t), -t * logsumexp(z / t, axis=1), rtol=1e-12, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        MaxSoftmax.of_logits(z, t), -softmax(z / t, axis=1).max(axis=1), rtol=1e-12
+    )
+    np.testing.assert_array_equal(MaxLogit.of_logits(z), -z.max(axis=1))
 
 
 @given(SCORES, st.floats(0.1, 10), st.floats(1e-9, 1e-2), st.integers(0, 2**32 - 1))
@@ -38,9 +37,12 @@ def test_they_are_what_they_are_defined_as(z, t):
 def test_an_error_of_the_scores_moves_them_no_more_than_documented(z, t, error, seed):
     moved = z + np.random.default_rng(seed).uniform(-error, error, size=z.shape)
     slack = 1e-10
-    assert np.abs(energy(moved, t) - energy(z, t)).max() <= error + slack
-    assert np.abs(max_logit(moved) - max_logit(z)).max() <= error + slack
-    assert np.abs(max_softmax(moved, t) - max_softmax(z, t)).max() <= error / (2 * t) + slack
+    assert np.abs(Energy.of_logits(moved, t) - Energy.of_logits(z, t)).max() <= error + slack
+    assert np.abs(MaxLogit.of_logits(moved) - MaxLogit.of_logits(z)).max() <= error + slack
+    assert (
+        np.abs(MaxSoftmax.of_logits(moved, t) - MaxSoftmax.of_logits(z, t)).max()
+        <= error / (2 * t) + slack
+    )
 
 
 def test_large_scores_do_not_overflow_and_are_not_changed():

@@ -40,7 +40,7 @@ from linalign_lite.encrypt.wire import Header, Kind
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import model_card
 from linalign_lite.extraction.texts import read_texts
-from linalign_lite.heads.ood import detectors as rules_module
+from linalign_lite.heads.ood import detectors
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.serialization import load, save
 from linalign_lite.onnx import pooling
@@ -135,12 +135,12 @@ def ood_seeds() -> list[bytes]:
     head = Head(weight, np.zeros(2, np.float32), ("no", "yes"), SPACE, 30.0)
     mean, eye = np.arange(DIM, dtype=np.float64), np.eye(DIM)
     rules = (
-        rules_module.ScoreRule("energy", 2, 0.5, head),
-        rules_module.ScoreRule("msp", 2),
-        rules_module.Mahalanobis(mean, eye[:2], eye[:1, :2], eye),
-        rules_module.Cosine(mean, eye, eye[:2]),
-        rules_module.Neighbours(eye.astype(np.float32), 2, mean, eye),
-        rules_module.VirtualLogit(dataclasses.replace(head, labels=()), mean, eye[:1], 0.5),
+        detectors.Energy(2, 0.5, head),
+        detectors.MaxSoftmax(2),
+        detectors.RelativeMahalanobis(mean, eye[:2], eye[:1, :2], eye),
+        detectors.Cosine(mean, eye, eye[:2]),
+        detectors.WhitenedNearestNeighbours(eye.astype(np.float32), 2, mean, eye),
+        detectors.VirtualLogit(dataclasses.replace(head, labels=()), mean, eye[:1], 0.5),
     )
     labels = [rule.method in {"energy", "msp"} for rule in rules]
     return _saved(

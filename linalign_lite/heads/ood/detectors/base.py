@@ -1,0 +1,179 @@
+"""The interface of a detector's rule, the data that a rule is fitted on, and shared checks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.errors import InputError
+from linalign_lite.heads.ood.covariance import class_means, covariance_about, whitening_matrix
+
+Float64 = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.intp]
+_UNIT_TOLERANCE = 1e-3  # of the length of a row that should have length 1
+
+
+class Whitening(NamedTuple):
+    """Class means and the matrix that whitens states within their classes."""
+
+    mean: Float64  # shape: (d,)  of all states
+    centres: Float64  # shape: (classes, d)  class means less ``mean``
+    matrix: Float64  # shape: (r, d)
+    shrinkage: float
+
+
+class Classes(NamedTuple):
+    """The class of each state, numbered without gaps."""
+
+    ids: Ids | None  # shape: (n,)  None: no class is known
+    n: int
+    source: str  # "labels", "head" or "none"
+
+
+@dataclass(frozen=True, eq=False)
+class FitData:
+    """In-distribution states to fit a rule on, with the options of `fit_detector`.
+
+    ``temperature`` and ``shrinkage`` are None for "auto".
+    """
+
+    data: HiddenStates
+    validation: HiddenStates | None
+    head: Head | None
+    temperature: float | None
+    k: int
+    components: int | None
+    bank: int
+    shrinkage: float | None
+    seed: int
+
+    @property
+    def states(self) -> Array:
+        """The states, (n, d)."""
+        return self.data.states
+
+    @cached_property
+    def classes(self) -> Classes:
+        """Classes by the states' labels; without labels, by the head's highest score."""
+        if self.data.label_ids is not None:
+            raw, source = self.data.label_ids.astype(np.intp), "labels"
+        elif self.head is not None:
+            raw, source = self.head.top(self.states, 1)[0][:, 0], "head"
+        else:
+            return Classes(None, 1, "none")
+        present, ids = np.unique(raw, return_inverse=True)
+        return Classes(ids, len(present), source)
+
+    def require_head(self, method: str) -> Head:
+        """The head. Raises InputError when there is none."""
+        if self.head is None:
+            raise InputError(f"{method} reads a head's scores", expected="a head")
+        return self.head
+
+    def require_classes(self, method: str) -> None:
+        """Raise InputError when there are fewer than two classes."""
+        if self.classes.n < 2:
+            raise InputError(
+                f"{method} needs states of two labels or more",
+                got="no labels" if self.classes.ids is None else "one label",
+                hint="label the states, give a head, or use mahalanobis or knn",
+            )
+
+    def whitening(self) -> Whitening:
+        """Whitening within classes; without classes, of all states about their mean."""
+        ids, n, _ = self.classes
+        if ids is None:
+            ids = np.zeros(len(self.states), dtype=np.intp)
+        centres = class_means(self.states, ids, n)
+        mean: Float64 = np.bincount(ids, minlength=n) @ centres / len(ids)
+        within = covariance_about(self.states, centres, ids)
+        matrix, used = whitening_matrix(within, self.shrinkage)
+        return Whitening(mean, centres - mean, matrix, used)
+
+
+class Rule(ABC):
+    """How one method scores states. Subclasses are frozen data classes.
+
+    ``arrays``: attributes that a file holds as arrays, with their dimensions, in the file's order;
+    ``weight`` and ``bias`` of the head stand before them. ``settings``: numbers that a file's card
+    holds, with the types that `storage.schema.parse` checks.
+    """
+
+    method: ClassVar[str]
+    needs_head: ClassVar[bool] = False
+    arrays: ClassVar[Mapping[str, int]] = {}
+    settings: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+        """Fit on in-distribution states; returns the rule and facts about the fit for its card."""
+
+    @classmethod
+    def rebuild(cls, arrays: Mapping[str, Array], settings: Any, head: Head | None) -> Self:
+        """The rule of a file's ``arrays``, ``settings`` and head."""
+        return cls(**arrays, **settings, **({"head": head} if cls.needs_head else {}))
+
+    @property
+    @abstractmethod
+    def dim(self) -> int | None:
+        """Dimensions of the states that are scored; None when only a head's scores can be."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers held in memory for one state while it is scored."""
+
+    @abstractmethod
+    def score(self, states: Float64) -> Float64:
+        """Score states that fit, (n, d) → (n,). `Detector` checks them and passes blocks."""
+
+
+def as_float64(array: Array) -> Float64:
+    """The array in float64, not copied when it is so already."""
+    return np.asarray(array, dtype=np.float64)
+
+
+def unit(rows: Array) -> Float64:
+    """Each row divided by its length, float64; a row of length 0 stays as it is. (n, d) → (n, d)"""
+    wide = as_float64(rows)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    result: Float64 = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+    return result
+
+
+def require_whitening(mean: Array, whitening: Array, points: Array) -> None:
+    """Raise InputError unless mean (d,), whitening (r, d) and points (m, r) fit each other."""
+    require_shape("mean", mean, (None,))
+    require_shape("whitening", whitening, (None, len(mean)))
+    require_shape("what is compared with", points, (None, len(whitening)))
+
+
+def require_shape(name: str, array: Array, shape: tuple[int | None, ...]) -> None:
+    """Raise InputError for another shape; None allows any length of 1 or more."""
+    fits = array.ndim == len(shape) and all(
+        got >= 1 and wanted in (None, got) for wanted, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"{name} does not fit the detector",
+            got=f"shape {array.shape}",
+            expected=str(tuple("any" if n is None else n for n in shape)).replace("'", ""),
+        )
+
+
+def require_unit_rows(name: str, rows: Array) -> None:
+    """Raise InputError unless every row has length 1."""
+    require_shape(name, rows, (None, None))
+    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    if not (np.abs(np.sqrt(squares) - 1.0) <= _UNIT_TOLERANCE).all():
+        raise InputError(f"rows of {name} do not have length 1")

@@ -1,0 +1,206 @@
+"""Detectors that read a head's scores alone: energy, maximum softmax probability, maximum logit.
+
+scores: (n, n_outputs), n ≥ 1, two outputs or more; functions return (n,).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.head import Head
+from linalign_lite.core.metrics import cross_entropy
+from linalign_lite.errors import InputError
+from linalign_lite.heads.evaluation import true_outputs
+from linalign_lite.heads.ood.detectors.base import FitData, Float64, Rule, as_float64
+
+TEMPERATURES = (1e-3, 1e3)  # bounds of the search for a calibrated temperature
+
+
+@dataclass(frozen=True, eq=False)
+class LogitRule(Rule):
+    """A function of a head's scores; without a head, of given scores."""
+
+    n_outputs: int
+    temperature: float = 1.0
+    head: Head | None = None
+
+    needs_head = True
+    settings: ClassVar = {"n_outputs": int, "temperature": float}
+
+    def __post_init__(self) -> None:
+        usable_temperature(self.temperature)
+        if self.n_outputs < 2:
+            raise InputError(
+                "the number of outputs does not fit", got=str(self.n_outputs), expected="2 or more"
+            )
+        if self.head is not None:
+            require_outputs(self.head, self.n_outputs)
+
+    @staticmethod
+    @abstractmethod
+    def of_logits(scores: Array, temperature: float) -> Float64:
+        """The detector's score of each row of a head's scores, (n,)."""
+
+    @classmethod
+    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+        """Nothing is fitted but the temperature, where the method has one."""
+        head = data.require_head(cls.method)
+        return cls(head.n_outputs, cls.fit_temperature(data, head), head), {}
+
+    @classmethod
+    def fit_temperature(cls, data: FitData, head: Head) -> float:  # noqa: ARG003
+        """The temperature given; 1 for "auto"."""
+        return 1.0 if data.temperature is None else data.temperature
+
+    @property
+    def dim(self) -> int | None:
+        return None if self.head is None else int(self.head.weight.shape[1])
+
+    @property
+    def width(self) -> int:
+        return self.n_outputs
+
+    def score(self, states: Float64) -> Float64:
+        if self.head is None:
+            raise InputError(
+                "this detector reads scores, not states",
+                hint="use it on decrypted scores, or fit one with its head",
+            )
+        return self.of_scores(self.head(states))
+
+    def of_scores(self, scores: Array) -> Float64:
+        """The detector's score of each row of a head's scores, (n, n_outputs) → (n,)."""
+        if np.ndim(scores) != 2 or np.shape(scores)[1] != self.n_outputs:
+            raise InputError(
+                "scores do not fit this detector",
+                got=f"shape {np.shape(scores)}",
+                expected=f"(n, {self.n_outputs})",
+            )
+        return self.of_logits(scores, self.temperature)
+
+
+class Energy(LogitRule):
+    """−T·log Σₖ exp(sₖ/T). Liu et al. 2020, "Energy-based Out-of-distribution Detection"."""
+
+    method = "energy"
+
+    @staticmethod
+    def of_logits(scores: Array, temperature: float = 1.0) -> Float64:
+        z = _divided(scores, temperature)
+        top = z.max(axis=1, keepdims=True)
+        log_sum: Float64 = np.log(np.exp(z - top).sum(axis=1)) + top[:, 0]
+        return -temperature * log_sum
+
+    @classmethod
+    def fit_temperature(cls, data: FitData, head: Head) -> float:
+        """The temperature given; for "auto" the one calibrated on labels, 1 without labels."""
+        if data.temperature is not None:
+            return data.temperature
+        for states in (data.validation, data.data):
+            if states is None or states.label_ids is None or not head.labels:
+                continue
+            truth = true_outputs(head, states)
+            known = np.flatnonzero(truth >= 0)
+            if known.size:
+                return calibrated_temperature(head(states.states[known]), truth[known])
+        return 1.0
+
+
+class MaxSoftmax(LogitRule):
+    """−maxₖ softmax(s/T)ₖ.
+
+    Hendrycks & Gimpel 2017, "A Baseline for Detecting Misclassified and Out-of-Distribution
+    Examples in Neural Networks", section 2 (T = 1); with T, the score of Liang et al. 2018 (ODIN).
+    """
+
+    method = "msp"
+
+    @staticmethod
+    def of_logits(scores: Array, temperature: float = 1.0) -> Float64:
+        z = _divided(scores, temperature)
+        odds: Float64 = np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)
+        return -1.0 / odds
+
+
+class MaxLogit(LogitRule):
+    """−maxₖ sₖ. Hendrycks et al. 2022, "Scaling Out-of-Distribution Detection for Real-World
+    Settings". The temperature is not used.
+    """
+
+    method = "max-logit"
+
+    @staticmethod
+    def of_logits(scores: Array, temperature: float = 1.0) -> Float64:  # noqa: ARG004
+        highest: Float64 = _usable(scores).max(axis=1)
+        return -highest
+
+    @classmethod
+    def fit_temperature(cls, data: FitData, head: Head) -> float:  # noqa: ARG003
+        return 1.0
+
+
+def calibrated_temperature(scores: Array, truth: npt.NDArray[np.integer[Any]]) -> float:
+    """The T that minimises the mean of −log softmax(s/T)[truth], between 0.001 and 1,000.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. Convex in 1/T, so a
+    golden-section search over log T finds it. truth: (n,), the right output of each row.
+    """
+    z = _usable(scores)
+    low, high = np.log(TEMPERATURES)
+    ratio = (np.sqrt(5) - 1) / 2
+
+    def loss(at: float) -> float:
+        return cross_entropy(z / np.exp(at), truth)
+
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    while high - low > 1e-4:
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = loss(right)
+    return float(np.exp((low + high) / 2))
+
+
+def usable_temperature(value: float) -> float:
+    """The temperature as a float. Raises InputError unless it is 0.000001 to 1,000,000."""
+    if not 1e-6 <= value <= 1e6:
+        raise InputError(
+            "the temperature is not usable", got=str(value)[:40], expected="0.000001 to 1,000,000"
+        )
+    return float(value)
+
+
+def require_outputs(head: Head, n_outputs: int) -> None:
+    """Raise InputError unless the head has so many outputs."""
+    if head.n_outputs != n_outputs:
+        raise InputError(
+            "n_outputs does not fit the head", got=str(n_outputs), expected=str(head.n_outputs)
+        )
+
+
+def _usable(scores: Array) -> Float64:
+    z = as_float64(scores)
+    if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] < 2:
+        raise InputError(
+            "scores have the wrong shape",
+            got=str(z.shape),
+            expected="(n, n_outputs), two outputs or more",
+        )
+    if not np.isfinite(z).all():
+        raise InputError("scores hold values that are not finite")
+    return z
+
+
+def _divided(scores: Array, temperature: float) -> Float64:
+    return _usable(scores) / usable_temperature(temperature)

@@ -1,0 +1,96 @@
+"""Squared distances to class means under a shared covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from linalign_lite.core.affine_map import Array
+from linalign_lite.heads.ood.covariance import covariance_about, whitening_matrix
+from linalign_lite.heads.ood.detectors.base import (
+    FitData,
+    Float64,
+    Rule,
+    as_float64,
+    require_shape,
+    require_whitening,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Mahalanobis(Rule):
+    """minₖ ‖W(z − m) − cₖ‖², the squared distance to the nearest class mean under a shared
+    covariance (WᵀW)⁻¹. Lee et al. 2018, eq. 2.
+    """
+
+    mean: Array  # shape: (d,)
+    whitening: Array  # shape: (r, d)
+    centres: Array  # shape: (K, r)
+
+    method = "mahalanobis"
+    arrays: ClassVar = {"mean": 1, "whitening": 2, "centres": 2}
+
+    def __post_init__(self) -> None:
+        require_whitening(self.mean, self.whitening, self.centres)
+
+    @classmethod
+    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+        """Class means and covariance within classes; without classes, of all states."""
+        mean, centres, white, used = data.whitening()
+        return cls(mean, white, centres @ white.T), {"shrinkage": used}
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean)
+
+    @property
+    def width(self) -> int:
+        return len(self.centres)
+
+    def score(self, states: Float64) -> Float64:
+        return self._nearest(states - self.mean)
+
+    def _nearest(self, moved: Float64) -> Float64:
+        """Squared distance of states less the mean (n, d) to the nearest centre, (n,)."""
+        rows, centres = moved @ as_float64(self.whitening).T, as_float64(self.centres)
+        inner = np.einsum("ij,ij->i", centres, centres) - 2.0 * (rows @ centres.T)
+        least: Float64 = inner.min(axis=1) + np.einsum("ij,ij->i", rows, rows)
+        floored: Float64 = np.maximum(least, 0.0)
+        return floored
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeMahalanobis(Mahalanobis):
+    """minₖ ‖W(z − m) − cₖ‖² − ‖B(z − m)‖²: less the squared distance to the mean of all states
+    under their covariance (BᵀB)⁻¹. Ren et al. 2021, "A Simple Fix to Mahalanobis Distance for
+    Improving Near-OOD Detection".
+    """
+
+    background: Array  # shape: (q, d)
+
+    method = "relative-mahalanobis"
+    arrays: ClassVar = {**Mahalanobis.arrays, "background": 2}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_shape("background", self.background, (None, len(self.mean)))
+
+    @classmethod
+    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+        """As Mahalanobis, and the covariance of all states about their mean."""
+        data.require_classes(cls.method)
+        mean, centres, white, used = data.whitening()
+        zeros = np.zeros(len(data.states), dtype=np.intp)
+        about = covariance_about(data.states, mean[None], zeros)
+        background, share = whitening_matrix(about, data.shrinkage)
+        rule = cls(mean, white, centres @ white.T, background)
+        return rule, {"shrinkage": used, "background_shrinkage": share}
+
+    def score(self, states: Float64) -> Float64:
+        moved = states - self.mean
+        nearest = self._nearest(moved)
+        away = moved @ as_float64(self.background).T
+        relative: Float64 = nearest - np.einsum("ij,ij->i", away, away)
+        return relative

@@ -1,0 +1,135 @@
+"""Distances to nearest neighbours, in blocks: memory does not grow with bank or queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from linalign_lite.core.affine_map import Array
+from linalign_lite.errors import InputError
+from linalign_lite.heads.ood.detectors.base import (
+    FitData,
+    Float64,
+    Rule,
+    as_float64,
+    require_unit_rows,
+    require_whitening,
+    unit,
+)
+
+QUERIES, BANK = 256, 8192  # rows of a block of each: 16 MB of distances
+
+
+@dataclass(frozen=True, eq=False)
+class NearestNeighbours(Rule):
+    """‖u − b₍ₖ₎‖, u = z/‖z‖: the distance to the k-th nearest of the bank's normalised states.
+
+    Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors", section 3.
+    """
+
+    bank: Array  # shape: (m, d)  rows of length 1
+    k: int
+
+    method = "knn"
+    arrays: ClassVar = {"bank": 2}
+    settings: ClassVar = {"k": int}
+
+    def __post_init__(self) -> None:
+        require_unit_rows("bank", self.bank)
+        if not 1 <= self.k <= len(self.bank):
+            raise InputError(
+                "the number of neighbours does not fit the bank",
+                got=str(self.k),
+                expected=f"1 to {len(self.bank)}",
+            )
+
+    @classmethod
+    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+        """Keep at most ``data.bank`` of the states."""
+        return cls(_bank(_drawn(data)), data.k), {}
+
+    @property
+    def dim(self) -> int:
+        return int(self.bank.shape[1])
+
+    @property
+    def width(self) -> int:
+        return self.dim  # distances have blocks of their own
+
+    def score(self, states: Float64) -> Float64:
+        return kth_distance(self.bank, unit(states), self.k)
+
+
+@dataclass(frozen=True, eq=False)
+class WhitenedNearestNeighbours(NearestNeighbours):
+    """‖u − b₍ₖ₎‖, u = W(z − m)/‖W(z − m)‖, whitened as for Mahalanobis; the bank is (m, r)."""
+
+    mean: Array  # shape: (d,)
+    whitening: Array  # shape: (r, d)
+
+    method = "whitened-knn"
+    arrays: ClassVar = {"mean": 1, "whitening": 2, "bank": 2}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whitening(self.mean, self.whitening, self.bank)
+
+    @classmethod
+    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+        """Whiten within classes and keep at most ``data.bank`` of the states."""
+        some = _drawn(data)
+        mean, _, white, used = data.whitening()
+        rows = (some.astype(np.float64) - mean) @ white.T
+        return cls(_bank(rows), data.k, mean, white), {"shrinkage": used}
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean)
+
+    def score(self, states: Float64) -> Float64:
+        return super().score((states - self.mean) @ as_float64(self.whitening).T)
+
+
+def kth_distance(bank: Array, queries: Array, k: int) -> Float64:
+    """Euclidean distance of each query to its k-th nearest row of the bank, (n,).
+
+    bank: (m, d), k ≤ m; queries: (n, d). ‖q − b‖² = ‖q‖² − 2 q·b + ‖b‖², products in float64.
+    """
+    result = np.empty(len(queries))
+    for start in range(0, len(queries), QUERIES):
+        block = as_float64(queries[start : start + QUERIES])
+        nearest = np.empty((len(block), 0))
+        for first in range(0, len(bank), BANK):
+            part = as_float64(bank[first : first + BANK])
+            squares = np.einsum("ij,ij->i", part, part) - 2.0 * (block @ part.T)
+            nearest = _smallest(np.hstack([nearest, squares]), k)
+        largest = nearest.max(axis=1) + np.einsum("ij,ij->i", block, block)
+        result[start : start + QUERIES] = np.sqrt(np.maximum(largest, 0.0))
+    return result
+
+
+def _smallest(values: Float64, k: int) -> Float64:
+    """The k smallest of each row, in any order; all of them where there are fewer."""
+    if values.shape[1] <= k:
+        return values
+    smallest: Float64 = np.partition(values, k - 1, axis=1)[:, :k]
+    return smallest
+
+
+def _drawn(data: FitData) -> Array:
+    """At most ``bank`` of the states, drawn with the seed, in their order."""
+    if len(data.states) <= data.bank:
+        return data.states
+    chosen = np.random.default_rng(data.seed).permutation(len(data.states))[: data.bank]
+    return data.states[np.sort(chosen)]
+
+
+def _bank(rows: Array) -> Array:
+    """The rows that are not zero, normalised, float32."""
+    normalised = unit(rows)
+    kept = normalised[normalised.any(axis=1)].astype(np.float32)
+    if not len(kept):
+        raise InputError("every state has length 0")
+    return kept

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from linalign_lite.core.space import UNKNOWN, Space
 from linalign_lite.errors import InputError
-from linalign_lite.storage.arrays import not_finite
+from linalign_lite.storage.arrays import count_nonfinite
 
 Array = npt.NDArray[np.floating[Any]]
 BLOCK = 128 << 20  # bytes of a weight widened at once
@@ -30,7 +30,7 @@ def _checked(name: str, value: Array, ndim: int) -> Array:
             got=str(array.shape),
             expected=f"{ndim} dimension(s), none of them empty",
         )
-    if bad := not_finite(array):
+    if bad := count_nonfinite(array):
         raise InputError(
             f"{name} holds values that are not finite",
             got=f"{bad} of {array.size}",

@@ -19,7 +19,7 @@ from linalign_lite.core.affine_map import (
     row_blocks,
     space_or_unknown,
 )
-from linalign_lite.core.space import MAX_NAME, UNKNOWN, Space, usable_label
+from linalign_lite.core.space import UNKNOWN, Space, require_labels
 from linalign_lite.errors import InputError
 
 
@@ -50,11 +50,7 @@ class Head:
                 got=f"{len(self.labels)} labels",
                 expected=f"{weight.shape[0]}",
             )
-        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
-            raise InputError(
-                "the head's labels are not usable",
-                expected=f"distinct, printable, 1 to {MAX_NAME} characters each",
-            )
+        require_labels(self.labels, "the head")
         if self.softcap is not None and not 0 < self.softcap < np.inf:
             raise InputError(
                 "the head's soft cap is not usable", got=repr(self.softcap), expected="above 0"

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.core.space import MAX_NAME, UNKNOWN, Space, usable_label
+from linalign_lite.core.space import UNKNOWN, Space, require_labels
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.storage.arrays import not_finite
+from linalign_lite.storage.arrays import count_nonfinite
 
 Ints = npt.NDArray[np.int32]
 POSITIONS = ("text_index", "char_end", "next_token")  # what token rows have beside their state
@@ -75,7 +75,7 @@ class HiddenStates:
             raise InputError(
                 "states have the wrong shape", got=str(states.shape), expected="(n, d)"
             )
-        if not_finite(states):
+        if count_nonfinite(states):
             raise InputError("states hold values that are not finite")
         object.__setattr__(self, "states", states)
         space = self.space if self.space.dim else Space(states.shape[1])
@@ -97,11 +97,7 @@ class HiddenStates:
                     got=f"shape {rows.shape}",
                     expected=f"{states.shape[:1]}, nothing below {lowest}",
                 )
-        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
-            raise InputError(
-                "the labels of the states are not usable",
-                expected=f"distinct, printable, 1 to {MAX_NAME} characters each",
-            )
+        require_labels(self.labels, "the states")
         if self.label_ids is not None and self.label_ids.max() >= len(self.labels):
             raise InputError("label_ids name a label that is not there")
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import ROWS, HiddenStates
-from linalign_lite.core.space import Space
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.core.space import Label, Space
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
+from linalign_lite.storage.schema import Range, format_errors, parse_known
 from linalign_lite.version import __version__
 
 VERSION = 1
@@ -24,43 +23,53 @@ MAPPED = 512 << 20  # bytes of a head's file above which its weight stays there
 
 _FLOATS = ("<f2", "<f4", "<f8")
 _PAIR = {"weight": (_FLOATS, 2), "bias": (_FLOATS, 1)}
-_STATES = {
-    "states": (("<f2", "<f4"), 2),
-    "label_ids": (("<i4",), 1),
-    "text_index": (("<i4",), 1),
-    "char_end": (("<i4",), 1),
-    "next_token": (("<i4",), 1),
-}
-_INT_FIELDS = ("n_texts", "n_cut", "max_length")
+_STATES = {"states": (("<f2", "<f4"), 2), **dict.fromkeys(ROWS, (("<i4",), 1))}
+
+Count = Annotated[int, Range(0, 1 << 63)]
+
+
+@dataclass(frozen=True)
+class _StatesCard:
+    space: Space
+    text_digest: str
+    n_texts: Count
+    n_cut: Count
+    max_length: Count
+    labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True)
+class _MapCard:
+    source: Space
+    target: Space
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _HeadCard:
+    space: Space
+    labels: tuple[Label, ...]
+    softcap: Annotated[float, Range(-1e30, 1e30)] | None
+    info: dict[str, Any]
 
 
 def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
     """Read a `.states.npz`. Raises FormatError, or InputError when it is not there."""
-    arrays, card = load_npz(path, "linalign-states", VERSION, _STATES, cap=cap, checked=("states",))
-    _require(path, arrays, ("states",))
-    with _named(path):
-        return HiddenStates(
-            states=arrays["states"],
-            space=Space.parse(card.get("space")),
-            text_digest=_typed(path, card, "text_digest", str),
-            labels=tuple(_strings(path, card, "labels")),
-            **{name: _typed(path, card, name, int) for name in _INT_FIELDS},
-            **{name: arrays.get(name) for name in ROWS},  # type: ignore[arg-type]
-        )
+    required = ("states",)  # HiddenStates looks for NaN and infinities in it
+    arrays, card = load_npz(
+        path, "linalign-states", VERSION, _STATES, cap=cap, required=required, checked=required
+    )
+    with format_errors(path, "file of states"):
+        found: dict[str, Any] = arrays | vars(parse_known(_StatesCard, card, "card"))
+        return HiddenStates(**found)
 
 
 def load_map(path: PathLike, *, cap: int = DEFAULT_CAP) -> AffineMap:
     """Read a `.map.npz`. Raises FormatError, or InputError when it is not there."""
-    arrays, card = load_npz(path, "linalign-map", VERSION, _PAIR, cap=cap)
-    _require(path, arrays, ("weight", "bias"))
-    with _named(path):
-        return AffineMap(
-            arrays["weight"],
-            arrays["bias"],
-            Space.parse(card.get("source")),
-            Space.parse(card.get("target")),
-            _typed(path, card, "info", dict),
-        )
+    arrays, card = load_npz(path, "linalign-map", VERSION, _PAIR, cap=cap, required=_PAIR)
+    with format_errors(path, "map"):
+        found = parse_known(_MapCard, card, "card")
+        return AffineMap(**arrays, source=found.source, target=found.target, card=found.info)
 
 
 def load_head(path: PathLike, *, cap: int = DEFAULT_CAP, mapped: bool | None = None) -> Head:
@@ -71,19 +80,13 @@ def load_head(path: PathLike, *, cap: int = DEFAULT_CAP, mapped: bool | None = N
     if mapped is None:
         mapped = Path(path).is_file() and Path(path).stat().st_size > MAPPED
     members = ("weight",) if mapped else ()
-    arrays, card = load_npz(path, "linalign-head", VERSION, _PAIR, cap=cap, mapped=members)
-    _require(path, arrays, ("weight", "bias"))
-    softcap = card.get("softcap")
-    if softcap is not None and (type(softcap) not in {int, float} or not abs(softcap) < 1e30):
-        raise FormatError(f"{path}: softcap is not a number that can be used")
-    with _named(path):
+    arrays, card = load_npz(
+        path, "linalign-head", VERSION, _PAIR, cap=cap, required=_PAIR, mapped=members
+    )
+    with format_errors(path, "head"):
+        found = parse_known(_HeadCard, card, "card")
         return Head(
-            arrays["weight"],
-            arrays["bias"],
-            tuple(_strings(path, card, "labels")),
-            Space.parse(card.get("space")),
-            None if softcap is None else float(softcap),
-            _typed(path, card, "info", dict),
+            **arrays, labels=found.labels, space=found.space, softcap=found.softcap, card=found.info
         )
 
 
@@ -99,7 +102,9 @@ def save_states(path: PathLike, states: HiddenStates) -> None:
         "text_digest": states.text_digest,
         "labels": list(states.labels),
         "library": __version__,
-        **{name: getattr(states, name) for name in _INT_FIELDS},
+        "n_texts": states.n_texts,
+        "n_cut": states.n_cut,
+        "max_length": states.max_length,
     }
     save_npz(path, "linalign-states", VERSION, arrays, card)
 
@@ -128,37 +133,3 @@ def save_head(path: PathLike, head: Head) -> None:
 def _pair(thing: AffineMap | Head) -> dict[str, AnyArray]:
     dtype = np.result_type(thing.weight.dtype, thing.bias.dtype).newbyteorder("<")
     return {"weight": thing.weight.astype(dtype), "bias": thing.bias.astype(dtype)}
-
-
-@contextlib.contextmanager
-def _named(path: PathLike) -> Iterator[None]:
-    """What the data classes find wrong becomes a FormatError that names the file."""
-    try:
-        yield
-    except InputError as e:
-        raise FormatError(f"{path}: {e}") from e
-
-
-def _require(path: PathLike, arrays: Mapping[str, AnyArray], names: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in arrays:
-            raise FormatError(f"{path} has no member {name!r}")
-
-
-def _typed(path: PathLike, card: Mapping[str, Any], name: str, kind: type) -> Any:
-    value: Any = card.get(name)
-    usable = type(value) is kind
-    if not usable or (kind is int and value < 0):
-        raise FormatError(
-            f"{path}: the card's {name!r} is not usable",
-            got=type(value).__name__,
-            expected=kind.__name__,
-        )
-    return value
-
-
-def _strings(path: PathLike, card: Mapping[str, Any], name: str) -> list[str]:
-    values = card.get(name)
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise FormatError(f"{path}: the card's {name!r} is not a list of strings")
-    return values

@@ -1,65 +1,50 @@
-"""Spaces: which model's hidden states, read in which way."""
+"""Spaces: the model and the pooling that hidden states come from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, cast
 
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.storage.schema import Choice, Range, Text, all_required, parse
 
 POOLINGS = ("mean", "last", "cls", "tokens")
 MAX_DIM = 1 << 20
-MAX_NAME = 256  # characters of a space's name or digest in a file
+MAX_NAME = 256  # characters of a label, or of a space's name or digest
+Label = Annotated[str, Text(MAX_NAME, 1)]
 
 
+@all_required
 @dataclass(frozen=True)
 class Space:
-    """Where states live: the final hidden states of one model, read in one way.
+    """The space of the final hidden states of one model under one pooling.
 
-    ``model`` is the digest of the exported model folder, or "" when it is not known (arrays that
-    the caller brought). ``pooling`` says how a text became one state: mean, last, cls, tokens or
-    "" (not known).
+    ``model`` is the digest of the exported model folder, or "" when unknown (arrays that the caller
+    brought). ``pooling`` turned a text into states: mean, last, cls, tokens or "" (unknown).
     """
 
-    dim: int
-    model: str = ""
-    name: str = ""
-    pooling: str = ""
+    dim: Annotated[int, Range(1, MAX_DIM)]
+    model: Annotated[str, Text(MAX_NAME)] = ""
+    name: Annotated[str, Text(MAX_NAME)] = ""
+    pooling: Annotated[str, Choice(("", *POOLINGS))] = ""
     normalize: bool = False
 
     def agrees(self, other: Space) -> bool:
-        """Whether states of one space may be used in the other. What is not known agrees."""
+        """Return True if states of one space may be used in the other. Unknown parts agree."""
         named = [(self.model, other.model), (self.pooling, other.pooling)]
         if self.dim != other.dim or any(a != b for a, b in named if a and b):
             return False
-        # arrays that a caller brought do not say whether they were normalised
+        # for arrays that a caller brought it is unknown whether they were normalised
         return self.normalize == other.normalize or not (self.model and other.model)
 
     @classmethod
     def parse(cls, raw: object) -> Space:
-        """A space from a file's JSON. Raises InputError when a field is missing or not usable.
-
-        Names stand in messages, so only printable characters are let in.
-        """
-        kinds = {"dim": int, "model": str, "name": str, "pooling": str, "normalize": bool}
-        if not isinstance(raw, dict) or set(raw) != set(kinds):
-            raise InputError("its space has unknown or missing fields")
-        for key, kind in kinds.items():
-            if type(raw[key]) is not kind:
-                raise InputError(f"its space's {key!r} has the wrong type", expected=kind.__name__)
-        if not 1 <= raw["dim"] <= MAX_DIM:
-            raise InputError("its space's 'dim' is out of range", expected=f"1 to {MAX_DIM}")
-        if raw["pooling"] not in ("", *POOLINGS):
-            raise InputError("its space has an unknown pooling")
-        for key in ("model", "name"):
-            if len(raw[key]) > MAX_NAME or not raw[key].isprintable():
-                raise InputError(
-                    f"the {key} of its space is not usable",
-                    expected=f"at most {MAX_NAME} printable characters",
-                )
-        return cls(**raw)
+        """Parse a space from a file's JSON. Raises InputError unless all fields are usable."""
+        return cast(Space, parse(cls, raw, "space"))
 
     def describe(self) -> str:
-        """For messages: name, short digest, pooling, dimension."""
+        """Return name, short digest, pooling and dimension, for messages."""
         name = self.name or "unnamed"
         digest = f" {self.model[:8]}" if self.model else ""
         how = f" {self.pooling}" if self.pooling else ""
@@ -67,7 +52,7 @@ class Space:
         return f"{name}{digest}{how}{unit} ({self.dim} dimensions)"
 
     def require(self, other: Space, what: str) -> None:
-        """Raise MismatchError when states of ``other`` do not belong in this space."""
+        """Raise MismatchError(what) unless states of ``other`` belong in this space."""
         if not self.agrees(other):
             raise MismatchError(
                 what,
@@ -77,9 +62,18 @@ class Space:
             )
 
 
+def require_labels(labels: Sequence[str], owner: str) -> None:
+    """Raise InputError unless labels are distinct, printable, of 1 to MAX_NAME characters."""
+    if len(set(labels)) != len(labels) or not all(map(usable_label, labels)):
+        raise InputError(
+            f"the labels of {owner} are not usable",
+            expected=f"distinct, printable, 1 to {MAX_NAME} characters each",
+        )
+
+
 def usable_label(label: str) -> bool:
-    """Whether a label can be printed on one line."""
+    """Return True if the label is printable and fits on one line."""
     return 0 < len(label) <= MAX_NAME and label.isprintable()
 
 
-UNKNOWN = Space(0)  # stands for "not given": becomes Space(d) of the weight's own dimension
+UNKNOWN = Space(0)  # default of an argument: replaced by Space(d) of the weight's own dimension

@@ -33,7 +33,7 @@ from linalign_lite.extraction.corpus import Chunk, Corpus, corpus_of, texts_of
 from linalign_lite.extraction.inference import ExtractionOptions, Progress
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
-from linalign_lite.storage.arrays import not_finite
+from linalign_lite.storage.arrays import count_nonfinite
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.remote import Remote, place
 
@@ -204,7 +204,7 @@ def narrow(states: Array, dtype: str) -> Array:
     _require_dtype(dtype)
     with np.errstate(over="ignore"):
         stored: Array = states.astype(DTYPES[dtype], copy=False)
-    if dtype == "fp16" and not_finite(stored):
+    if dtype == "fp16" and count_nonfinite(stored):
         raise InputError(
             "some states are beyond float16", expected="65504 at most", hint="store them as fp32"
         )

@@ -1,4 +1,4 @@
-"""What arrays of any size have in common."""
+"""Helpers for arrays of any size, in memory or mapped from a file."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-PIECE = 16 << 20  # bytes read or checked at a time
+BLOCK = 16 << 20  # bytes read or checked at a time
 
 
-def not_finite(array: npt.NDArray[Any]) -> int:
-    """How many numbers are NaN or infinite, counted a piece at a time."""
-    if array.nbytes <= PIECE or array.ndim == 0:
+def count_nonfinite(array: npt.NDArray[Any]) -> int:
+    """Count the values that are NaN or infinite, block by block."""
+    if array.nbytes <= BLOCK or array.ndim == 0:
         return int(array.size - np.isfinite(array).sum())
-    step = len(array) * PIECE // array.nbytes
-    if not step:  # a row alone is larger
-        return sum(map(not_finite, array))
-    return sum(not_finite(array[start : start + step]) for start in range(0, len(array), step))
+    step = len(array) * BLOCK // array.nbytes
+    if not step:  # one row alone is larger
+        return sum(map(count_nonfinite, array))
+    return sum(count_nonfinite(array[start : start + step]) for start in range(0, len(array), step))
 
 
-def let_go(array: npt.NDArray[Any]) -> None:
-    """Drop from memory what was read of an array that lies in a mapped file; it is read again."""
+def drop_pages(array: npt.NDArray[Any]) -> None:
+    """Drop the pages of a memory-mapped array from memory; they are read again when used."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base

@@ -17,11 +17,12 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, NoReturn, Protocol
+from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar, cast
 
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.hashing import seal_of
 
+T = TypeVar("T")
 MAX_TEXT = 256  # characters of a string without a `Text` of its own
 MAX_NUMBER = 1e300  # magnitude of a number without a `Range` of its own
 
@@ -34,7 +35,7 @@ class Check(Protocol):
         """The demand in words, for messages."""
 
     def allows(self, value: Any) -> bool:
-        """Whether the value meets the demand."""
+        """Return True if the value meets the demand."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,27 @@ class Size:
         return self.least <= len(value) <= self.most
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One of some strings. A `Literal` does the same where the field's type may be one."""
+
+    values: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        return ", ".join(map(repr, self.values))
+
+    def allows(self, value: Any) -> bool:
+        return value in self.values
+
+
 Sha256 = Annotated[str, Text(most=64, least=64, pattern="[0-9a-f]{64}")]
 _DEFAULTS: dict[type, Check] = {
     str: Text(),
     int: Range(-MAX_NUMBER, MAX_NUMBER),
     float: Range(-MAX_NUMBER, MAX_NUMBER),
 }
+_ALL_REQUIRED: set[type] = set()
 
 
 @contextlib.contextmanager
@@ -112,7 +128,7 @@ def format_errors(path: object, what: str, *, hint: str = "") -> Iterator[None]:
 def read_document(
     raw: bytes, path: object, what: str, *, kind: str, version: int, sealed: bool = False
 ) -> dict[str, Any]:
-    """The fields of a JSON document, without ``format``, ``version`` and ``seal``.
+    """Return the fields of a JSON document, without ``format``, ``version`` and ``seal``.
 
     kind: its "format"; version: the newest that is read. With ``sealed``, "seal" must be the digest
     of all other fields. Raises FormatError naming ``path`` and ``what`` the file should be.
@@ -135,16 +151,29 @@ def read_document(
 
 
 def strict_json(raw: bytes) -> Any:
-    """JSON without NaN or infinities (1e999). ValueError or RecursionError if it is not."""
+    """Parse JSON without NaN or infinities (1e999). Raises ValueError or RecursionError."""
     return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
 
 
-def parse(kind: Any, raw: Any, where: str = "it") -> Any:
-    """``raw`` (from JSON or TOML) as ``kind``, checked; raises InputError that names the place.
+def all_required(kind: type[T]) -> type[T]:
+    """Mark a data class all of whose fields a document must have, those with defaults included."""
+    _ALL_REQUIRED.add(kind)
+    return kind
 
-    kind: a data class (all its fields, no others; those with a default may be missing), bool, int,
-    float, str, Any, `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]`, `X | None`, `Literal[...]`,
-    or `Annotated[X, check, ...]` of these. A number or string without a check has a largest size.
+
+def parse_known(kind: type[T], raw: Mapping[str, Any], where: str = "it") -> T:
+    """Parse the fields of a data class as `parse` does; other fields are ignored."""
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return cast(T, parse(kind, {name: v for name, v in raw.items() if name in known}, where))
+
+
+def parse(kind: Any, raw: Any, where: str = "it") -> Any:
+    """Parse ``raw`` (from JSON or TOML) as ``kind``; raises InputError that names the place.
+
+    kind: a data class (all its fields, no others; those with a default may be missing, see
+    `all_required`), bool, int, float, str, Any, `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]`,
+    `X | None`, `Literal[...]`, or `Annotated[X, check, ...]` of these. A number or string without a
+    check has a largest size.
     """
     return _parse(kind, raw, where, ())
 
@@ -172,20 +201,13 @@ def _literal(values: Any, raw: Any, where: str, _: tuple[Check, ...]) -> Any:
 
 
 def _fields(kind: Any, raw: Any, where: str) -> Any:
-    hints = _hints(kind)
-    needed = {
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
+    hints, needed = _hints(kind), _needed(kind)
     if not isinstance(raw, dict):
-        raise InputError(
-            f"{where} does not have the fields of a {kind.__name__}", got=type(raw).__name__
-        )
+        raise InputError(f"{where} is not an object", got=type(raw).__name__)
     if not needed <= set(raw) <= set(hints):
         wrong = sorted(str(name) for name in set(raw) - set(hints))
         raise InputError(
-            f"{where} does not have the fields of a {kind.__name__}",
+            f"{where} has unknown or missing fields",
             got=", ".join(wrong or sorted(needed - set(raw)))[:80],
             expected=", ".join(hints)[:200],
         )
@@ -230,7 +252,8 @@ def _plain(kind: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> Any:
 def _require(value: Any, where: str, checks: tuple[Check, ...]) -> None:
     for check in checks:
         if not check.allows(value):
-            got = str(value) if type(value) in {int, float} else f"{len(value)} long"
+            short = type(value) in {int, float} or isinstance(check, Choice)
+            got = str(value) if short else f"{len(value)} long"
             raise InputError(f"{where} is not usable", got=got[:40], expected=check.expected)
 
 
@@ -240,6 +263,16 @@ _COLLECTIONS = {Literal: _literal, tuple: _tuple, dict: _mapping, Mapping: _mapp
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
+
+
+@cache
+def _needed(kind: Any) -> frozenset[str]:
+    return frozenset(
+        f.name
+        for f in dataclasses.fields(kind)
+        if kind in _ALL_REQUIRED
+        or (f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
+    )
 
 
 def _finite(text: str) -> float:

@@ -369,7 +369,7 @@ ATTACKS = {
         content("map", (GOLDEN / "v1.head.npz").read_bytes()), "is not a map", deep=True),
     "states as a map": Attack(
         content("map", (GOLDEN / "v1.states.npz").read_bytes()), "is not a map", deep=True),
-    "ZIP as a map": Attack(content("map", made_wheel()), "not one of our .npz", deep=True),
+    "ZIP as a map": Attack(content("map", made_wheel()), "linalign file: got no card", deep=True),
     "head with a damaged CRC": Attack(_torn, "b.head.npz", deep=True),
     "map with a ZIP after it": Attack(
         lambda p: p.put(p.index("map"), p.contents[p.index("map")] + made_wheel()),

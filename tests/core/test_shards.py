@@ -474,7 +474,7 @@ AT_THE_DOOR = {
     "a digest that is none": (field("text_digest", "AB" * 32), "digest is not usable"),
     "another dtype": (field("dtype", "float64"), "dtype is not usable"),
     "a dtype that is a list": (field("dtype", []), "dtype is not usable"),
-    "no dimensions": (field("space", {"dim": 0}), "space has unknown or missing"),
+    "no dimensions": (field("space", {"dim": 0}), "space has unknown or missing fields"),
     "labels of bells": (field("labels", ["no", "\a"]), "labels are not distinct"),
     "repeated labels": (field("labels", ["no", "no"]), "labels are not distinct"),
     "labels that are one text": (field("labels", "ab"), "not usable"),

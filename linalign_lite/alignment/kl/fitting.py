@@ -30,7 +30,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import error_of_mean
 from linalign_lite.errors import InputError
-from linalign_lite.storage.arrays import let_go
+from linalign_lite.storage.arrays import drop_pages
 
 PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
 PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
@@ -88,7 +88,7 @@ def fit_kl(
     softmax, memory = reduce_head(head), checkpoint or Checkpoint(None)
     job_key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {taught}")
     memory.open(job_key, (softmax.rank, x.space.dim))
-    let_go(head.weight)  # ``softmax`` has what is needed of it
+    drop_pages(head.weight)  # ``softmax`` has what is needed of it
     start, least_squares = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
     order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
     judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0

@@ -194,7 +194,7 @@ ATTACKS = {
         ("cosine", {"space": {**dataclasses.asdict(SPACE), "dim": 4}}),
         "space does not fit",
     ),
-    "no space": (("cosine", {"space": None}), "unknown or missing fields"),
+    "no space": (("cosine", {"space": None}), "space is not an object: got NoneType"),
     "settings of another": (
         ("knn", {"settings": {"alpha": 1.0}}),
         "settings are not those of this method",

@@ -17,7 +17,7 @@ from linalign_lite.heads.ood.detectors import RULES
 from linalign_lite.heads.ood.detectors.logits import LogitRule
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
-from linalign_lite.storage.schema import format_errors, parse
+from linalign_lite.storage.schema import format_errors, parse, parse_known
 from linalign_lite.version import __version__
 
 KIND, VERSION = "linalign-ood", 1
@@ -82,8 +82,7 @@ def load_detector(path: PathLike, *, cap: int = DEFAULT_CAP) -> Detector:
         )
     with format_errors(path, "detector"):
         space = Space.parse(raw.get("space"))
-        known = {field.name for field in dataclasses.fields(_Card)}
-        card = parse(_Card, {k: v for k, v in raw.items() if k in known}, "card")
+        card = parse_known(_Card, raw, "card")
         if set(card.settings) != set(rule.settings):
             raise InputError(
                 "the card's settings are not those of this method",

@@ -165,28 +165,30 @@ def _linked(found: re.Match[str]) -> str:
 
 
 def commands() -> str:
-    """One section for each command, those of a group by both words."""
-    group = typer.main.get_command(command_line.app)
-    return "\n\n".join(_command(name, command) for name, command in walk(group))
+    """One section for each command under the title of its job, those of a group by both words."""
+    root = typer.main.get_command(command_line.app)
+    parts: list[str] = []
+    for title in command_line.COMMANDS:
+        parts.append(f"## {title}")
+        for name in command_line.command_names(title):
+            command = root.commands[name]
+            parts.append(_command(name, command))
+            parts += [_command(n, c) for n, c in walk(command, f"{name} ")]
+    return "\n\n".join(parts)
 
 
 def walk(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     """(name, command) of every command; a group comes before its own."""
-    for name, command in group.commands.items():
+    for name, command in getattr(group, "commands", {}).items():
         yield before + name, command
-        if hasattr(command, "commands"):
-            yield from walk(command, f"{before}{name} ")
+        yield from walk(command, f"{before}{name} ")
 
 
 def _command(name: str, command: Any) -> str:
     context = command.make_context(f"linalign-lite {name}", [], resilient_parsing=True)
     usage = " ".join(command.collect_usage_pieces(context))
     said, *verbatim = re.split(r"^\x08\n", inspect.cleandoc(command.help or ""), flags=re.MULTILINE)
-    parts = [
-        f"{'###' if ' ' in name else '##'} `{name}`",
-        f"```text\nlinalign-lite {name} {usage}\n```",
-        _escaped(said.strip()),
-    ]
+    parts = [f"### `{name}`", f"```text\nlinalign-lite {name} {usage}\n```", _escaped(said.strip())]
     for block in verbatim:
         title, _, rest = block.partition("\n")
         examples, _, after = textwrap.dedent(rest).strip("\n").partition("\n\n")

@@ -1,4 +1,8 @@
-"""The command line. Each command parses, calls one function of the library, and prints."""
+"""The command line: each command parses its options, calls the library, and prints the result.
+
+In: files, folders, texts and options. Out: files, and text or one JSON object on standard output;
+progress, notes and errors on standard error. `COMMANDS` is the one list of all commands.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +11,70 @@ import os
 import signal
 import sys
 import threading
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
-# NumPy and SciPy each bring an OpenBLAS with threads of its own, which wait for more work by
-# spinning: where small products of the two alternate, each takes the processor from the other, and
-# a fit took six times as long. Read when they are loaded, so it is said before.
+# NumPy and SciPy each bring an OpenBLAS whose threads spin while they wait for work. Where small
+# products of the two alternate, each takes the processor from the other: a fit took six times as
+# long. OpenBLAS reads the variable when it is loaded, so it is set before.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 import typer
+from typer.core import TyperGroup
 
-from linalign_lite.commands import (
-    alignment,
-    bundle,
-    demo,
-    extract,
-    generation,
-    heads,
-    models,
-    moments,
-    onnx,
-    ood,
-    privacy,
-    report,
-    scoring,
-    similarity,
-    survey,
-    tokenizers,
-)
+from linalign_lite.commands.bundles import app as bundle
+from linalign_lite.commands.comparison import compat, similarity
+from linalign_lite.commands.detectors import app as ood
+from linalign_lite.commands.generation import evaluate_generation, generate
+from linalign_lite.commands.getting_started import demo, inspect
+from linalign_lite.commands.heads import evaluate, head
+from linalign_lite.commands.maps import fit
+from linalign_lite.commands.models import export
+from linalign_lite.commands.moment_files import fit_moments, moments
+from linalign_lite.commands.onnx_files import from_onnx, fuse, onnx
+from linalign_lite.commands.privacy import audit, budget, plan
+from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
+from linalign_lite.commands.states import extract
+from linalign_lite.commands.surveys import report, survey
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
 
+COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job, as help shows them
+    "Getting started": (demo, inspect),
+    "Models and states": (export, extract),
+    "Maps": (fit, moments, fit_moments),
+    "Heads and detectors": (head, evaluate, ood),
+    "Text": (generate, evaluate_generation),
+    "Private scoring": (keygen, encrypt, score, decrypt, plan, budget, audit),
+    "Comparison": (similarity, compat, survey, report),
+    "ONNX and delivery": (onnx, fuse, from_onnx, bundle),
+}
+
+
+def command_names(title: str) -> list[str]:
+    """Names of the commands that stand under a title of `COMMANDS`."""
+    return [
+        str(c.info.name) if isinstance(c, typer.Typer) else c.__name__.replace("_", "-")
+        for c in COMMANDS[title]
+    ]
+
+
+class _ByJob(TyperGroup):
+    """The root command; its help lists the commands under the titles of `COMMANDS`."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (click's signature)
+        width = max(map(len, self.commands))
+        for title in COMMANDS:
+            names = command_names(title)
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(n.ljust(width), self.commands[n].get_short_help_str(200)) for n in names]
+                )
+
+
 app = typer.Typer(
     name="linalign-lite",
+    cls=_ByJob,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -46,6 +82,11 @@ app = typer.Typer(
     help="Let two parties with different language models work together: affine maps between "
     "hidden states, and encrypted scoring, on CPU.",
 )
+for command in (c for commands in COMMANDS.values() for c in commands):
+    if isinstance(command, typer.Typer):
+        app.add_typer(command)
+    else:
+        app.command()(command)
 
 
 def _version(wanted: bool) -> None:
@@ -63,43 +104,21 @@ def _root(
     pass
 
 
-rooms = (
-    models,
-    extract,
-    alignment,
-    heads,
-    moments,
-    similarity,
-    tokenizers,
-    generation,
-    survey,
-    report,
-    onnx,
-    ood,
-    scoring,
-    privacy,
-    bundle,
-    demo,
-)
-for room in rooms:
-    room.register(app)
-
-
 def _terminate(_signal: int, _frame: object) -> NoReturn:
-    """Leave as on Ctrl-C, through every `finally`, so that no temporary file stays."""
+    """Exit as after Ctrl-C, through every `finally`, so that no temporary file stays."""
     raise SystemExit(128 + signal.SIGTERM)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 failure, 2 wrong usage or wrong files."""
-    for stream in (sys.stdout, sys.stderr):  # an R² on an ASCII terminal is no failure
+    """Run the command line. Returns 0, 1 for a failure, 2 for wrong usage or wrong files."""
+    for stream in (sys.stdout, sys.stderr):  # so that an ASCII terminal can show R²
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(argv)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read us has enough; nothing more is to be said
+    except BrokenPipeError:  # the reader has closed the pipe: end quietly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as e:  # a full disk, a folder without permission

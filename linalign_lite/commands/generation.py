@@ -1,4 +1,4 @@
-"""generate, evaluate-generation: one model reads, another speaks."""
+"""generate, evaluate-generation: text from one model's states and another's token head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, columns, table
-from linalign_lite.commands.extract import Format, Separator
+from linalign_lite.commands.states import Format, Separator
 from linalign_lite.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -24,27 +24,24 @@ if TYPE_CHECKING:
 MAX_PROMPT = 16 << 20  # bytes read from standard input
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(generate)
-    app.command()(evaluate_generation)
-
-
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to go on with, or - for stdin.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue, or - for stdin.")],
     source: Annotated[Path, typer.Option(help="The exported model that reads.")],
-    target: Annotated[Path, typer.Option(help="The exported model whose token head speaks.")],
+    target: Annotated[Path, typer.Option(help="The exported model whose token head predicts.")],
     map_file: Annotated[
         Path | None,
-        typer.Option("--map", help="The map between them; none: source and target are the same."),
+        typer.Option(
+            "--map", help="The map between them; not needed if source and target are the same."
+        ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 128,
     temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")
+        float, typer.Option(help="0 takes the likeliest token; above 0, tokens are sampled.")
     ] = 0.0,
     top_p: Annotated[
-        float, typer.Option(help="Draw from the likeliest tokens with this much probability.")
+        float, typer.Option(help="Sample from the likeliest tokens with this much probability.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop before this text; may be given again.")
     ] = None,
@@ -52,9 +49,11 @@ def generate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a text: the source reads it, the target says the next token.
+    """Continue a text with two models joined by a map.
 
-    The text comes as it is made. The map must be fit on states extracted with --pooling tokens.
+    The source model reads the text; the map and the target's token head predict the next token.
+    The text is printed as it is generated. The map must be fitted on states extracted with
+    --pooling tokens.
 
     \b
     Examples:
@@ -103,26 +102,29 @@ def generate(
 def evaluate_generation(
     texts: Annotated[str, typer.Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")],
     source: Annotated[Path, typer.Option(help="The exported model that reads.")],
-    target: Annotated[Path, typer.Option(help="The exported model whose token head speaks.")],
+    target: Annotated[Path, typer.Option(help="The exported model whose token head predicts.")],
     map_file: Annotated[
         Path | None,
-        typer.Option("--map", help="The map between them; none: source and target are the same."),
+        typer.Option(
+            "--map", help="The map between them; not needed if source and target are the same."
+        ),
     ] = None,
     fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
     limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
     separator: Separator = None,
-    samples: Annotated[int, typer.Option(help="How many texts to go on with.", min=0)] = 16,
+    samples: Annotated[int, typer.Option(help="Number of texts to continue.", min=0)] = 16,
     sample_tokens: Annotated[int, typer.Option(help="Tokens of a sample.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Seed that draws these texts.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed that selects these texts.", min=0)] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say how well a source, a map and a target's token head go on with texts.
+    """Measure how well two joined models predict texts.
 
-    Beside the target by itself, and the source by itself where it has a token head, at the same
-    positions of texts that no map was fit on; then both go on with the beginnings of some texts.
-    Nats are per token, and the source's tokens are others: compare its bits per character.
+    Compares the hybrid (source, map, target's token head) with the target alone, and with the
+    source alone if it has a token head, at the same positions. Use texts on which no map was
+    fitted. Then hybrid and target continue the beginnings of some texts. Nats are per token, and
+    the source has other tokens: compare its bits per character.
 
     \b
     Examples:
@@ -219,7 +221,7 @@ def _say(going: Generation, *, aloud: bool) -> tuple[str, list[int]]:
 def _line() -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:  # nobody is there to read a line's end
+    except BrokenPipeError:  # there is no reader for the end of the line
         raise
     except BaseException:
         with contextlib.suppress(OSError):
@@ -229,7 +231,7 @@ def _line() -> Iterator[None]:
 
 
 def _write(text: str) -> None:
-    """In UTF-8, whatever the locale says: a story is no message."""
+    """Write text to standard output in UTF-8, whatever the locale."""
     if sys.stdout is None:  # closed by the caller, who does not want to know
         return
     raw = getattr(sys.stdout, "buffer", None)

@@ -1,4 +1,4 @@
-"""head, evaluate: classifiers on states, their own or mapped."""
+"""head, evaluate: classifiers on a model's own or mapped states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
-from linalign_lite.commands.moments import Seed
+from linalign_lite.commands.moment_files import Seed
 
 
 class HeadMethod(StrEnum):
@@ -19,15 +19,12 @@ class HeadMethod(StrEnum):
     logistic = "logistic"
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(head)
-    app.command()(evaluate)
-
-
 def head(
     states: Annotated[Path, typer.Argument(help="Labelled states.")],
     out: Annotated[Path, typer.Argument(help="The head to write (.head.npz).")],
-    method: Annotated[HeadMethod, typer.Option(help="auto takes the better.")] = HeadMethod.auto,
+    method: Annotated[
+        HeadMethod, typer.Option(help="auto takes the more accurate.")
+    ] = HeadMethod.auto,
     penalty: Annotated[str, typer.Option(help="auto, or a number above 0.")] = "auto",
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 3,
     seed: Seed = 0,
@@ -36,8 +33,8 @@ def head(
 ) -> None:
     """Train a linear classifier on labelled states.
 
-    Ridge regression on one-hot labels, or logistic regression; auto takes the better by K-fold
-    accuracy and says which.
+    Ridge regression on one-hot labels, or logistic regression; auto takes the one with the higher
+    K-fold accuracy.
 
     \b
     Examples:
@@ -80,10 +77,12 @@ def evaluate(
     map_file: Annotated[
         Path | None, typer.Option("--map", help="Carry the states over with this map first.")
     ] = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Recall of each class.")] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Print the recall of each class.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a head's accuracy, alone or after a map.
+    """Measure a classifier's accuracy, with or without a map.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""export, inspect: models, and files of any kind."""
+"""export: models of Hugging Face as folders that onnxruntime runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, table
-from linalign_lite.commands.extract import Dtype
+from linalign_lite.commands.console import AsJson, Console, Quiet
+from linalign_lite.commands.states import Dtype
 from linalign_lite.errors import InputError
 
 
@@ -19,46 +19,40 @@ class Task(StrEnum):
     generate = "generate"
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(export)
-    app.command()(inspect)
-
-
 def export(
     model: Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a hub id.")],
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    task: Annotated[Task, typer.Option(help="What the model is for; auto asks its config.")] = (
+    task: Annotated[Task, typer.Option(help="What the model is for; auto reads its config.")] = (
         Task.auto
     ),
     dtype: Annotated[
-        Dtype, typer.Option(help="How weights are stored; computing is always in float32.")
+        Dtype, typer.Option(help="Type of the stored weights; computation is always in float32.")
     ] = Dtype.fp32,
     opset: Annotated[int | None, typer.Option(help="ONNX opset; default: Optimum's own.")] = None,
     from_onnx: Annotated[
         bool,
         typer.Option(
-            "--from-onnx", help="MODEL is a folder that somebody exported already; needs no torch."
+            "--from-onnx", help="MODEL is a folder already exported to ONNX; needs no torch."
         ),
     ] = False,
     quantize: Annotated[
         bool,
         typer.Option(
-            "--quantize",
-            help="Weights and products in 8 bits: faster, smaller, a little less exact.",
+            "--quantize", help="8-bit weights and products: faster, smaller, a little less exact."
         ),
     ] = False,
     texts: Annotated[
         Path | None,
-        typer.Option(help="Texts to compare int8 with float32 on; default: sentences of our own."),
+        typer.Option(help="Texts to compare int8 with float32 on; default: bundled ones."),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a model into a folder that runs with onnxruntime alone.
+    """Convert a Hugging Face model to an ONNX model folder.
 
-    Final hidden states come out; a causal LM's token head goes beside. The export is compared with
-    the torch model on the same inputs, and nothing is left behind when the two do not agree. Needs
-    the extra `export`.
+    The folder needs only onnxruntime to run. Its graph returns the final hidden states; the token
+    head of a causal LM is a file of its own. The export is compared with the torch model on the
+    same inputs, and nothing is written when the two differ. Needs the extra `export`.
 
     \b
     Examples:
@@ -70,7 +64,7 @@ def export(
     console = Console(as_json, quiet)
     compared = _compared(texts) if quantize else None
     if texts is not None and not quantize:
-        raise InputError("--texts is for --quantize", hint="say both, or neither")
+        raise InputError("--texts needs --quantize", hint="give both, or neither")
     if from_onnx:
         from linalign_lite.onnx.import_exported import split_exported
 
@@ -101,7 +95,7 @@ def export(
 
 
 def _compared(texts: Path | None) -> list[str]:
-    """The first of the texts that int8 is compared with float32 on."""
+    """The texts on which int8 is compared with float32, at most 300."""
     from linalign_lite.demo import public_texts
     from linalign_lite.extraction.texts import read_texts
 
@@ -109,30 +103,3 @@ def _compared(texts: Path | None) -> list[str]:
     if texts is None:
         return list(public_texts().texts[:most])
     return list(read_texts(str(texts), limit=most).texts)
-
-
-def inspect(
-    file: Annotated[Path, typer.Argument(help="Any file or model folder of linalign-lite.")],
-    as_json: AsJson = False,
-) -> None:
-    """Say what a file is, after checking the whole of it.
-
-    States or a folder of them, a map, a head, a model folder, a key, a query or a response.
-
-    \b
-    Examples:
-      linalign-lite inspect a-to-b.map.npz
-      linalign-lite inspect minilm --json
-    """
-    from linalign_lite.commands.describe_file import describe
-
-    found = describe(file)
-    Console(as_json).result(found, table([(name, _short(v)) for name, v in found.items()]))
-
-
-def _short(value: object) -> object:
-    """A list as a person wants to see it; --json has all of it."""
-    if not isinstance(value, list):
-        return value
-    shown = ", ".join(str(v) for v in value[:8])
-    return f"{len(value)}: {shown}, …" if len(value) > 8 else shown or "none"

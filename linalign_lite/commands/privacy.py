@@ -1,4 +1,4 @@
-"""plan, budget, audit: what an exchange costs, may be asked, and gives away."""
+"""plan, budget, audit: cost, query limits and leakage of an encrypted exchange."""
 
 from __future__ import annotations
 
@@ -13,27 +13,23 @@ from linalign_lite.commands.scoring import Profile
 from linalign_lite.errors import InputError
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(plan)
-    app.command()(budget)
-    app.command()(audit)
-
-
 def plan(
     dim: Annotated[int, typer.Option(help="Dimensions of the states that are encrypted.", min=1)],
     classes: Annotated[int, typer.Option(help="Outputs of the provider's head.", min=1)],
     queries: Annotated[int, typer.Option(help="States to encrypt together.", min=1)] = 1,
-    profile: Annotated[Profile, typer.Option(help="As for keygen.")] = Profile.private,
+    profile: Annotated[
+        Profile, typer.Option(help="Security profile, as for keygen.")
+    ] = Profile.private,
     bandwidth: Annotated[
-        float, typer.Option(help="Of the line between the two, in Mbit/s.", min=0.001)
+        float, typer.Option(help="Bandwidth between the two parties, in Mbit/s.", min=0.001)
     ] = 100.0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Choose a packing, and say what it will cost and why.
+    """Predict size and time of an encrypted exchange.
 
-    Bytes are exact but for headers. Times are for one core like that of the published benchmark:
-    good for comparing packings.
+    Chooses a packing of states into ciphertexts and lists the others. Bytes are exact except for
+    headers. Times are for one core like that of the published benchmark, to compare packings.
 
     \b
     Examples:
@@ -105,7 +101,9 @@ def budget(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what each client's key has used of its query budget, or set the limit.
+    """Show or set how many queries each client may ask.
+
+    Counts the states scored for each client's key.
 
     \b
     Examples:
@@ -129,16 +127,18 @@ def budget(
 
 def audit(
     head: Annotated[Path, typer.Option("--head", help="The provider's head.")],
-    profile: Annotated[Profile, typer.Option(help="As for keygen.")] = Profile.private,
+    profile: Annotated[
+        Profile, typer.Option(help="Security profile, as for keygen.")
+    ] = Profile.private,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Attack responses of this head as a holder of the client's key could.
+    """Test how much encrypted responses reveal of a head.
 
-    Makes keys of its own, asks, and tries to get the head out: from one unprotected product (which
-    works), from one response of the profile, from the noise of many, and from as many chosen
-    queries as linear algebra needs (which always works: only a budget helps). Says what sizes and
-    times depend on. Exit code 1 when a response gave the head away.
+    Makes keys, sends queries, and tries to recover the head as a client could: from one unprotected
+    product (which works), from one response of the profile, from the noise of many, and from as
+    many chosen queries as linear algebra needs (which always works: only a budget helps). Lists
+    what sizes and times depend on. Exit code 1 if a response revealed the head.
 
     \b
     Example:

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
-from linalign_lite.commands.extraction_helpers import states_of
+from linalign_lite.commands.states import states_of
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.encrypt.keys import PublicKey, SecretKey
@@ -31,19 +31,12 @@ class Profile(StrEnum):
     trusted = "trusted"
 
 
-MaxError = Annotated[float, typer.Option(help="Refuse scores that may be off by more.", min=0.0)]
-Key = Annotated[Path, typer.Option("--key", help="The secret key, or the folder that has it.")]
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(keygen)
-    app.command()(encrypt)
-    app.command()(score)
-    app.command()(decrypt)
+MaxError = Annotated[float, typer.Option(help="Refuse scores whose error may be larger.", min=0.0)]
+Key = Annotated[Path, typer.Option("--key", help="The secret key, or its folder.")]
 
 
 def keygen(
-    folder: Annotated[Path, typer.Argument(help="Where the two keys go; made when not there.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the two keys; made if needed.")],
     profile: Annotated[
         Profile,
         typer.Option(help="trusted: smaller and faster, but responses do not hide the head."),
@@ -51,7 +44,7 @@ def keygen(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a client's key pair.
+    """Make a client's key pair for encrypted queries.
 
     secret.key has mode 0600; it encrypts queries and decrypts scores, and stays with the client.
     public.key goes to the provider, who needs it to hide its head in the responses. Neither is ever
@@ -62,7 +55,7 @@ def keygen(
       linalign-lite keygen keys
     """
     console = Console(as_json, quiet)
-    for name in (SECRET, PUBLIC):  # said before any work is done; save() makes sure of it
+    for name in (SECRET, PUBLIC):  # before any work is done; save() checks again
         if (folder / name).exists():
             raise OutputExistsError(
                 f"{folder / name} is already there and is never overwritten",
@@ -93,16 +86,16 @@ def encrypt(
         Path | None, typer.Option("--map", help="Carry the states over with this map first.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="The exported model that reads the texts.")
+        Path | None, typer.Option(help="The exported model that encodes the texts.")
     ] = None,
     outputs: Annotated[
         int | None,
-        typer.Option(help="Classes of the provider's head, when known: smaller files.", min=1),
+        typer.Option(help="Classes of the provider's head, if known: makes smaller files.", min=1),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encrypt queries, so that a provider can score them unseen.
+    """Encrypt states or texts as queries for a provider.
 
     \b
     Examples:
@@ -135,20 +128,19 @@ def score(
     head: Annotated[Path, typer.Option("--head", help="The provider's head.")],
     public: Annotated[
         list[Path] | None,
-        typer.Option(help="The client's public key, or a folder of such; may be given often."),
+        typer.Option(help="A client's public key, or a folder of keys; may be repeated."),
     ] = None,
     map_file: Annotated[
         Path | None, typer.Option("--map", help="Fold this map into the head first.")
     ] = None,
     profile: Annotated[
-        Profile,
-        typer.Option(help="The profile that queries may have. trusted: gives the head away."),
+        Profile, typer.Option(help="The profile that queries may have; trusted reveals the head.")
     ] = Profile.private,
     budget: Annotated[
         Path | None, typer.Option(help="Count the states scored for each key in this file.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="With --budget: states that each key may have.", min=1)
+        int | None, typer.Option(help="With --budget: states that each key may have scored.", min=1)
     ] = None,
     max_error: MaxError = 1e-3,
     threads: Annotated[
@@ -157,7 +149,9 @@ def score(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score encrypted queries with a head. Needs no secret key.
+    """Apply a classifier to encrypted queries.
+
+    Needs no secret key: the provider learns neither the texts nor the scores.
 
     \b
     Examples:
@@ -209,25 +203,25 @@ def decrypt(
     response: Annotated[Path, typer.Argument(help="The provider's response file.")],
     key: Key,
     query: Annotated[
-        Path | None, typer.Option(help="The query file, to make sure this answers it.")
+        Path | None, typer.Option(help="The query file, to check that the response answers it.")
     ] = None,
-    top: Annotated[int, typer.Option(help="How many of the best labels to print.", min=1)] = 1,
+    top: Annotated[int, typer.Option(help="Number of best labels to print.", min=1)] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Write every score here, a JSON object a line.")
+        Path | None, typer.Option(help="Write all scores to this file, one JSON object per line.")
     ] = None,
     ood: Annotated[
         str | None,
-        typer.Option(help="Say how outlying each is: energy, msp, max-logit, or a detector file."),
+        typer.Option(help="Add an outlier score: energy, msp, max-logit, or a detector file."),
     ] = None,
     max_error: MaxError = 1e-3,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Decrypt a response: the best labels of each query.
+    """Decrypt a response and print the best labels.
 
-    One line a query, in the order they were asked. --ood adds how unlike the texts that the head
-    was made for each is, read from its scores; a detector file with a threshold says in or out.
-    Never send scores back to the provider; docs/SECURITY.md says why.
+    Prints one line per query, in the order of the queries. --ood adds an out-of-distribution score
+    computed from the decrypted scores; a detector file with a threshold adds in or out.
+    Never send scores back to the provider; docs/SECURITY.md explains why.
 
     \b
     Examples:
@@ -274,7 +268,7 @@ Judge = Callable[["Scores"], tuple[dict[str, Any], list[str]]]
 
 
 def _judge(ood: str | None) -> Judge | None:
-    """What --ood adds to the answer and to its lines; loaded before anything is decrypted."""
+    """Load what --ood names, before anything is decrypted; None without --ood."""
     from linalign_lite.heads.ood.detectors import SCORE_METHODS
     from linalign_lite.heads.ood.serialization import load_detector
 

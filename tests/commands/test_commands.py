@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from support import ROOT
 
 from linalign_lite import HiddenStates, demo, load_head, load_states, save
-from linalign_lite.commands import main
+from linalign_lite.commands import COMMANDS, app, command_names, main
 
 COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
 MODELS = {name: str(demo.model_folder(name)) for name in ("ash", "birch")}
@@ -241,6 +242,22 @@ def commands(*group):
     found = re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout.split("Commands:")[-1], re.MULTILINE)
     named = [" ".join([*group, name]) for name in found]
     return [x for name in named for x in (commands(name) if name in GROUPS else [name])]
+
+
+def test_help_lists_every_command_once_with_one_short_line():
+    """Each command stands in one group; its line fits a terminal of 80 columns unbroken."""
+    root = typer.main.get_command(app)
+    named = [name for title in COMMANDS for name in command_names(title)]
+    assert sorted(named) == sorted(root.commands)
+    assert len(named) == len(set(named))
+    shown = run("--help").stdout
+    for title in COMMANDS:
+        section = shown.partition(f"\n{title}:\n")[2].partition("\n\n")[0].splitlines()
+        lines = dict(line.split(maxsplit=1) for line in section)
+        assert list(lines) == command_names(title)
+        for name, line in lines.items():
+            assert 20 <= len(line) <= 55, (name, line)
+            assert line.endswith("."), (name, line)
 
 
 def test_every_command_has_help_with_an_example():

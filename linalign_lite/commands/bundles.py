@@ -23,34 +23,30 @@ app = typer.Typer(
     name="bundle",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Carry maps, heads, models, public keys and wheels in one signed file.",
+    help="Pack files as one signed bundle; verify and install it.",
 )
 
 Keys = Annotated[
     list[Path] | None,
-    typer.Option("--key", help="The signer's public key (signing.pub); may be given often."),
+    typer.Option("--key", help="A trusted signer's public key (signing.pub); may be repeated."),
 ]
 Unsigned = Annotated[
-    bool, typer.Option("--unsigned", help="Take a bundle that nobody signed, and no other.")
+    bool, typer.Option("--unsigned", help="Accept an unsigned bundle, and no signed one.")
 ]
 BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
 
 
-def register(root: typer.Typer) -> None:
-    for command in (keygen, create, verify, install):
-        app.command()(command)
-    root.add_typer(app)
-
-
+@app.command()
 def keygen(
-    folder: Annotated[Path, typer.Argument(help="Where the two keys go; made when not there.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the two keys; made if needed.")],
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a key pair to sign bundles with.
 
-    signing.key has mode 0600 and stays with you. signing.pub goes, once and by a way that you
-    trust, to whoever takes your bundles; compare the fingerprint. Neither is ever overwritten.
+    signing.key has mode 0600 and stays with you. Send signing.pub once, through a channel that
+    you trust, to the recipients of your bundles, and compare the fingerprint with them. Neither
+    file is ever overwritten.
 
     \b
     Example:
@@ -81,6 +77,7 @@ def keygen(
     )  # fmt: skip
 
 
+@app.command()
 def create(
     out: Annotated[Path, typer.Argument(help="The bundle to write (.bundle).")],
     things: Annotated[
@@ -88,26 +85,28 @@ def create(
         typer.Argument(help="Maps, heads, detectors, public keys, exported model folders."),
     ] = None,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Your signing.key, or the folder that has it.")
+        Path | None, typer.Option("--key", help="Your signing.key, or its folder.")
     ] = None,
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Do not sign it.")] = False,
     wheelhouse: Annotated[
-        Path | None, typer.Option(help="A folder of wheels (`pip wheel -w FOLDER`) to take along.")
+        Path | None, typer.Option(help="A folder of wheels (`pip wheel -w FOLDER`) to include.")
     ] = None,
     platform: Annotated[
-        str | None, typer.Option(help="Whom the wheels are for, as manylinux_2_28_x86_64.")
+        str | None, typer.Option(help="Platform of the wheels, such as manylinux_2_28_x86_64.")
     ] = None,
     python: Annotated[
-        str | None, typer.Option(help="Whom the wheels are for, as 3.11 (default: this one).")
+        str | None,
+        typer.Option(help="Python version of the wheels, such as 3.11 (default: this one)."),
     ] = None,
-    note: Annotated[str, typer.Option(help="A line for who gets it, signed too.")] = "",
+    note: Annotated[str, typer.Option(help="A line for the recipient; it is signed too.")] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put files into one signed bundle. The same files give the same bytes.
+    """Pack files into one signed bundle.
 
-    Kinds are told by content. Secrets, hidden states, queries, responses, links and whatever is
-    none of ours are refused. Wheels are taken as they lie; nothing is downloaded.
+    The kind of each file is found from its content. Secrets, hidden states, queries, responses,
+    links and files that are not of linalign-lite are refused. Wheels are copied unchanged; nothing
+    is downloaded. The same files give the same bytes.
 
     \b
     Examples:
@@ -120,7 +119,7 @@ def create(
 
     console = Console(as_json, quiet)
     if unsigned == (key is not None):
-        raise InputError("who signs it?", expected="--key SIGNING, or --unsigned, and not both")
+        raise InputError("no signer, or two", expected="either --key SIGNING or --unsigned")
     given = things or []
     require_output(out, *given)
     wanted = _platform(platform, python, wheelhouse)
@@ -133,18 +132,21 @@ def create(
     _say(console, out, info, {"out": str(out)})
 
 
+@app.command()
 def verify(
     bundle: BundleFile,
     key: Keys = None,
     unsigned: Unsigned = False,
     deep: Annotated[
         bool,
-        typer.Option("--deep", help="Read every file as its kind too (in a temporary folder)."),
+        typer.Option("--deep", help="Also read every file as its kind (in a temporary folder)."),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check who signed a bundle, and every byte of it; list what is in it. Writes nothing.
+    """Check a bundle's signature and digests, and list its files.
+
+    Writes nothing.
 
     \b
     Example:
@@ -158,6 +160,7 @@ def verify(
     _say(console, bundle, info, {})
 
 
+@app.command()
 def install(
     bundle: BundleFile,
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
@@ -166,10 +169,10 @@ def install(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check all of a bundle, then leave its files in a folder. Never overwrites.
+    """Verify a bundle, then unpack its files into a folder.
 
-    Wheels stay in wheelhouse/; the pip command that installs them, by their digests and without a
-    network, is printed and not run.
+    Never overwrites. Wheels are unpacked into wheelhouse/; the pip command that installs them with
+    their digests and without a network is printed, not run.
 
     \b
     Example:
@@ -207,7 +210,7 @@ def _platform(tag: str | None, python: str | None, wheelhouse: Path | None) -> P
 
     if not wheelhouse:
         if tag or python:
-            raise InputError("there are no wheels to be for a platform", hint="add --wheelhouse")
+            raise InputError("--platform and --python need wheels", hint="add --wheelhouse")
         return None
     here = Platform.here()
     return Platform(python or here.python, tag or here.tag)

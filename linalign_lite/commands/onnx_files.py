@@ -1,4 +1,4 @@
-"""onnx, fuse, from-onnx: maps, heads and whole models as ONNX, for whoever has no Python."""
+"""onnx, fuse, from-onnx: maps, heads and whole models as ONNX, for use without Python."""
 
 from __future__ import annotations
 
@@ -35,18 +35,11 @@ class Kind(StrEnum):
 
 
 Stored = Annotated[
-    Dtype, typer.Option(help="How weights are stored; fp16 is computed with in float32.")
+    Dtype, typer.Option(help="Type of the stored weights; fp16 is computed in float32.")
 ]
 Limit = Annotated[
-    float | None,
-    typer.Option(help="Error of int8 that is let through, of the size of the outputs; 0.2."),
+    float | None, typer.Option(help="Largest relative error of int8 outputs; default 0.2.")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(onnx)
-    app.command()(fuse)
-    app.command("from-onnx")(from_onnx)
 
 
 def onnx(
@@ -62,10 +55,11 @@ def onnx(
     limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a map, a head, or a head after a map as ONNX: one matrix product.
+    """Write a map or a head as an ONNX file.
 
-    Input `states`; output `mapped` of a map, `scores` of a head. It is run with onnxruntime and
-    compared with NumPy before it is left on disk. Needs the extra `onnx`.
+    The graph is one matrix product, also for a head after a map. Its input is `states`; its output
+    is `mapped` (map) or `scores` (head). It is run with onnxruntime and compared with NumPy before
+    it is saved. Needs the extra `onnx`.
 
     \b
     Examples:
@@ -105,7 +99,8 @@ def fuse(
     ] = None,
     dtype: Stored = Dtype.fp32,
     fold: Annotated[
-        bool, typer.Option("--fold", help="Map and head as one: smaller, and the map stays here.")
+        bool,
+        typer.Option("--fold", help="Merge map and head: smaller, and the map is not in the file."),
     ] = False,
     limit: Limit = None,
     with_tokenizer: Annotated[
@@ -114,11 +109,12 @@ def fuse(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make one ONNX graph of a text model, its pooling, a map and a head.
+    """Join a model, a map and a head in one ONNX file.
 
-    Token ids and mask go in; `states`, `mapped` (with --map) and `scores` (with --head) come out.
-    It is compared with the model's own folder and NumPy on texts before it is left on disk. Needs
-    the extra `onnx`; to run it, only onnxruntime is needed, in whatever language.
+    The graph includes the model's pooling. Its inputs are token ids and mask; its outputs are
+    `states`, `mapped` (with --map) and `scores` (with --head). It is compared with the model
+    folder and NumPy on texts before it is saved. Needs the extra `onnx`; running it needs only
+    onnxruntime, in any language.
 
     \b
     Examples:
@@ -156,13 +152,14 @@ def from_onnx(
     file: Annotated[Path, typer.Argument(help="An ONNX file: a map or a head.")],
     out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
     kind: Annotated[
-        Kind | None, typer.Option(help="What FILE is, when it is somebody else's and does not say.")
+        Kind | None, typer.Option(help="Kind of FILE, if it was not written by `onnx`.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a map or a head back from ONNX.
+    """Read a map or a head back from an ONNX file.
 
-    What `onnx` wrote, or anybody's single Gemm, or MatMul and Add. Needs the extra `onnx`.
+    Reads files of `onnx`, and other files with a single Gemm, or MatMul and Add. Needs the extra
+    `onnx`.
 
     \b
     Examples:

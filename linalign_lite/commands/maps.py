@@ -11,7 +11,7 @@ import typer
 
 from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
 from linalign_lite.commands.few_shot import fit_few, require_few_options
-from linalign_lite.commands.moments import (
+from linalign_lite.commands.moment_files import (
     Pairing,
     Scheduler,
     Seed,
@@ -41,21 +41,20 @@ class Objective(StrEnum):
     kl = "kl"
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(fit)
-
-
 def fit(
     source_at: Source,
     target_at: Target,
     out_at: Annotated[str, typer.Argument(metavar="out", help="The map to write (.map.npz).")],
     objective: Annotated[
-        Objective, typer.Option(help="What the map is to be good at; kl needs --head.")
+        Objective, typer.Option(help="What the fit minimises; kl needs --head.")
     ] = Objective.least_squares,
     head_file: Annotated[
-        Path | None, typer.Option("--head", help="The head, or model folder, it is to serve.")
+        Path | None,
+        typer.Option(
+            "--head", help="The head, or model folder with a token head, that the map serves."
+        ),
     ] = None,
-    method: Annotated[MapMethod, typer.Option(help="How to fit.")] = MapMethod.ridge,
+    method: Annotated[MapMethod, typer.Option(help="Method of the fit.")] = MapMethod.ridge,
     penalty: Annotated[
         str, typer.Option(help="auto, or a number relative to the mean variance of the source.")
     ] = "auto",
@@ -66,14 +65,16 @@ def fit(
         bool, typer.Option("--fold", help="Write head∘map, a head for source states, to OUT.")
     ] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="kl: of what the head says on true states.")
+        float | None, typer.Option(help="kl: temperature of the head's outputs on true states.")
     ] = None,
     truth: Annotated[
-        float | None, typer.Option(help="kl: share of the true next token in what is learnt.")
+        float | None, typer.Option(help="kl: share of the true next token in the training target.")
     ] = None,
-    iterations: Annotated[int, typer.Option(help="kl: at most so many in each stage.")] = 200,
+    iterations: Annotated[
+        int, typer.Option(help="kl: maximum number of iterations in each stage.")
+    ] = 200,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="kl: keep what is done here; go on from it.")
+        Path | None, typer.Option(help="kl: save progress in this file, and resume from it.")
     ] = None,
     few: Annotated[
         tuple[Path, Path] | None,
@@ -84,7 +85,8 @@ def fit(
         ),
     ] = None,
     few_weight: Annotated[
-        str | None, typer.Option(help="auto, or what they count for over the others: 0 to inf.")
+        str | None,
+        typer.Option(help="auto, or the weight of their rows relative to the others: 0 to inf."),
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
     seed: Seed = 0,
@@ -92,14 +94,15 @@ def fit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit the affine map from one model's states to another's.
+    """Fit a map from one model's states to another's.
 
-    least-squares brings the mapped states near to the target's. kl makes a head, a classifier or a
-    model's token head, say on mapped states what it says on the target's own: far better where the
-    map is for that head. SOURCE and TARGET are files or folders of states (of two folders a shard
-    is in memory at a time, but for kl and lstsq); tokens that end at one character are paired.
-    SOURCE, TARGET and OUT may be URLs that fsspec knows (extra `remote`).
-    With --with-few they are of public texts, and the few, unlabelled, say which map is best.
+    least-squares minimises the distance between mapped states and the target's states. kl
+    minimises the divergence between a head's outputs on them: far better when the map serves that
+    head, a classifier or a model's token head. SOURCE and TARGET are files or folders of states;
+    of two folders one shard is in memory at a time, except for kl and lstsq. Tokens that end at
+    the same character are paired. SOURCE, TARGET and OUT may be URLs that fsspec can open (extra
+    `remote`). With --with-few, SOURCE and TARGET hold states of public texts, and a few unlabelled
+    texts of the kind that the map is for choose the penalty and their own weight.
 
     \b
     Examples:

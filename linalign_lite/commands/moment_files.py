@@ -1,4 +1,4 @@
-"""moments, fit-moments: what a map needs to know of states, as a file; and maps from such files."""
+"""moments, fit-moments: sufficient statistics of two models' states as a file; maps from them."""
 
 from __future__ import annotations
 
@@ -46,24 +46,20 @@ Scheduler = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(moments)
-    app.command(name="fit-moments")(fit_moments)
-
-
 def moments(
     source_at: Source,
     target_at: Target,
     out_at: Annotated[
         str, typer.Argument(metavar="out", help="The moments to write (.moments.npz).")
     ],
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation to come.")] = 5,
+    folds: Annotated[int, typer.Option(help="Folds for the cross-validation in fit-moments.")] = 5,
     seed: Seed = 0,
     pair: Annotated[
         Pairing, typer.Option(help="Token states: which positions belong together.")
     ] = Pairing.exact,
     reveal: Annotated[
-        bool, typer.Option("--reveal", help="Write them even where they give the states away.")
+        bool,
+        typer.Option("--reveal", help="Write them even if the states can be recovered from them."),
     ] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare shards with their SHA-256.")
@@ -72,12 +68,13 @@ def moments(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure what a map needs to know of two models' states, whose size does not grow with them.
+    """Summarise two models' states in a file of fixed size.
 
+    The file holds sufficient statistics (counts, means, cross-products) for `fit-moments`. Its
+    size does not grow with the number of texts. Several machines or organisations can each measure
+    their own texts; `fit-moments` merges their files, and no states have to be sent.
     SOURCE and TARGET are files or folders of states; of folders one shard is in memory at a time.
-    All three may be URLs that fsspec knows (extra `remote`).
-    Parts of a text set, on several machines or in several houses, are measured apart, and
-    fit-moments puts them together: the states need not travel.
+    SOURCE, TARGET and OUT may be URLs that fsspec can open (extra `remote`).
 
     \b
     Examples:
@@ -113,17 +110,17 @@ def fit_moments(
         list[str], typer.Argument(help="Moments (.moments.npz), one or more; paths or URLs.")
     ],
     out_at: Annotated[str, typer.Argument(metavar="out", help="The map to write (.map.npz).")],
-    method: Annotated[Solver, typer.Option(help="How to fit.")] = Solver.ridge,
+    method: Annotated[Solver, typer.Option(help="Method of the fit.")] = Solver.ridge,
     penalty: Annotated[
         str, typer.Option(help="auto, or a number relative to the mean variance of the source.")
     ] = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit an affine map from moments, of one part of the texts or of several put together.
+    """Fit a map from one or more files of moments.
 
-    The map is the one that `fit` makes of all their states. Texts that stand in two files are
-    refused: they would count twice.
+    The map equals that of `fit` on all their states together. Files that share texts are refused,
+    because these texts would count twice.
 
     \b
     Examples:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linalign_lite.commands.console import AsJson, Console, Interrupted, Quiet, require_output
-from linalign_lite.commands.extraction_helpers import extracting, note_losses, states_of
-from linalign_lite.commands.moments import Scheduler, workers
+from linalign_lite.commands.moment_files import Scheduler, workers
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import check_free
 from linalign_lite.storage.remote import (
@@ -28,6 +29,8 @@ from linalign_lite.storage.remote import (
 if TYPE_CHECKING:
     from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.core.shards.states_folder import StatesFolder
+    from linalign_lite.extraction.session import Model
+    from linalign_lite.extraction.texts import Texts
 
 
 class Dtype(StrEnum):
@@ -53,10 +56,6 @@ class Format(StrEnum):
 Separator = Annotated[
     str | None, typer.Option(help="Texts of a .txt are what stands between lines that equal this.")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(extract)
 
 
 def extract(
@@ -93,12 +92,13 @@ def extract(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn texts into final hidden states, with their provenance.
+    """Run a model on texts and save its hidden states.
 
-    An OUT that does not end in .npz is a folder of shards: only one shard is in memory at a time,
-    and the same command goes on where a run was cut off. TEXTS may be packed (.gz, .zst).
-    TEXTS and OUT may be URLs that fsspec knows (extra `remote`).
-    Blank lines are skipped; texts longer than the model's context are cut; both are counted.
+    The states are saved with their provenance: the model, its pooling and a digest of the texts.
+    An OUT that does not end in .npz is a folder of shards: one shard is in memory at a time, and
+    the same command resumes a run that was interrupted. TEXTS may be compressed (.gz, .zst).
+    TEXTS and OUT may be URLs that fsspec can open (extra `remote`).
+    Blank lines are skipped, and texts longer than the model's context are cut; both are counted.
 
     \b
     Examples:
@@ -235,3 +235,53 @@ def _write_folder(
             raise
     note_losses(console, corpus.n_blank, made)
     return made, corpus.n_blank
+
+
+def states_of(
+    console: Console,
+    model: Path,
+    texts: Texts,
+    *,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    threads: int | None = None,
+) -> HiddenStates:
+    """Load the model and extract; None is the model's, or the library's, default."""
+    from linalign_lite.extraction.pipeline import BATCH_TOKENS, extract
+
+    with extracting(console, model, len(texts.texts), threads) as (loaded, tally):
+        states = extract(
+            loaded,
+            texts,
+            pooling=pooling,
+            normalize=normalize,
+            max_length=max_length,
+            batch_tokens=BATCH_TOKENS if batch_tokens is None else batch_tokens,
+            progress=tally,
+        )
+    note_losses(console, texts.n_blank, states)
+    return states
+
+
+@contextlib.contextmanager
+def extracting(
+    console: Console, model: Path, n_texts: int, threads: int | None
+) -> Iterator[tuple[Model, Callable[[int], None]]]:
+    """The model, loaded, and what moves the bar."""
+    from linalign_lite.extraction.session import load_model
+
+    if threads is not None:  # the tokenizer's own threads; read when it first works
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    loaded = load_model(model, threads=threads)
+    with console.progress("extracting", n_texts) as tally:
+        yield loaded, tally
+
+
+def note_losses(console: Console, n_blank: int, states: HiddenStates | StatesFolder) -> None:
+    """What of the texts is not in the states."""
+    if n_blank:
+        console.note(f"{n_blank} blank line(s) skipped")
+    if states.n_cut:
+        console.note(f"{states.n_cut} text(s) cut to {states.max_length} tokens")

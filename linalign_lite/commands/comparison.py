@@ -1,13 +1,15 @@
-"""similarity: how alike models' states of the same texts are."""
+"""similarity, compat: comparison of models' states and tokenizers."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, columns
+from linalign_lite.commands.console import AsJson, Console, Quiet, columns, table
+from linalign_lite.commands.states import Format, Separator
 from linalign_lite.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -17,39 +19,37 @@ if TYPE_CHECKING:
 _HEAD = ["", "value", "rows", "p", "paired", "shuffled", "most alike"]
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(similarity)
-
-
 def similarity(
     states: Annotated[list[Path], typer.Argument(help="States of two or more models, same texts.")],
     measures: Annotated[
         str,
         typer.Option(
-            help="Which, with commas between: cka, cka_debiased, svcca, "
+            help="all, or some, separated by commas: cka, cka_debiased, svcca, "
             "mutual_knn, r2, cosine, cycle."
         ),
     ] = "all",
     permutations: Annotated[
-        int, typer.Option(help="Shuffles behind each p; 0 for none.", min=0)
+        int, typer.Option(help="Permutations for each p-value; 0 for none.", min=0)
     ] = 100,
     k: Annotated[int, typer.Option(help="Neighbours of mutual_knn.", min=1)] = 10,
     share: Annotated[float, typer.Option(help="Share of variance that svcca keeps.")] = 0.99,
     folds: Annotated[int, typer.Option(help="Folds of r2, cosine and cycle.")] = 5,
-    null_rows: Annotated[int, typer.Option(help="Rows that are shuffled, at most.")] = 1000,
-    knn_rows: Annotated[int, typer.Option(help="Rows of mutual_knn, at most.")] = 10000,
+    null_rows: Annotated[
+        int, typer.Option(help="Maximum number of rows in the permutation test.")
+    ] = 1000,
+    knn_rows: Annotated[int, typer.Option(help="Maximum number of rows for mutual_knn.")] = 10000,
     limit: Annotated[int | None, typer.Option(help="Only the first N rows.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of folds, draws and shuffles.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of folds, samples and permutations.", min=0)] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how alike models' states are, with a p for each figure.
+    """Measure the similarity of models' states.
 
-    STATES are files or folders of states; of token states, positions where every model's token ends
-    are compared. p says how often pairs shuffled at random look as alike as the true ones: "paired"
-    is the measure on the rows drawn for that, "shuffled" its mean over the shuffles. r2, cosine and
-    cycle are of the ridge map, on held-out rows; of cycle, the error of going there and back, small
-    is alike.
+    STATES are files or folders of states; token states are compared at positions where every
+    model has a token's end. Each value has a p-value of a permutation test: the share of random
+    pairings that are at least as similar as the true one. "paired" is the measure on the rows
+    sampled for the test, "shuffled" its mean over the permutations. r2, cosine and cycle are of
+    the ridge map on held-out rows; cycle is the error of mapping there and back: small is similar.
 
     \b
     Examples:
@@ -82,6 +82,60 @@ def similarity(
         "permutations": permutations, "pairs": [pair.as_dict() for pair in found],
     }  # fmt: skip
     console.result(data, lines)
+
+
+def compat(
+    source: Annotated[Path, typer.Argument(help="The source's folder, with tokenizer.json.")],
+    target: Annotated[Path, typer.Argument(help="The target's folder, with tokenizer.json.")],
+    texts: Annotated[str, typer.Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")],
+    fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
+    limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    separator: Separator = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether two models' tokenizers suit each other.
+
+    Needs only the tokenizer.json of two folders, exported or not, and runs no model. Measures the
+    share of tokens that can be paired to fit a map for generation, compares the tokenizations, and
+    gives a verdict. The exit code is 0 whatever the verdict.
+
+    \b
+    Examples:
+      linalign-lite compat small-model large-model texts.txt
+      linalign-lite compat ./my-llama ./my-qwen texts.jsonl --limit 1000 --json
+    """
+    from linalign_lite.extraction.texts import read_texts
+    from linalign_lite.extraction.tokenizer_compatibility import check_compatibility
+
+    console = Console(as_json)
+    read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)
+    found = check_compatibility(source, target, read.texts)
+    data = {
+        **dataclasses.asdict(found),
+        "paired_target": found.paired_target,
+        "paired_source": found.paired_source,
+        "exact_match": found.exact_match,
+        "source_fertility": found.source_fertility,
+        "target_fertility": found.target_fertility,
+        "fertility_ratio": found.fertility_ratio,
+        "promising": found.promising,
+        "verdict": found.verdict,
+        "blank": read.n_blank,
+    }
+    lines = table(
+        [
+            ("texts", f"{found.n_texts} ({found.words} words)"),
+            ("tokens", f"{found.source_tokens} source, {found.target_tokens} target"),
+            ("exact pairs", found.pairs),
+            ("  of the target's tokens", f"{found.paired_target:.3f}"),
+            ("  of the source's tokens", f"{found.paired_source:.3f}"),
+            ("exact-token match", f"{found.exact_match:.3f}"),
+            ("vocabulary Jaccard", f"{found.vocabulary_jaccard:.3f}"),
+            ("tokens per word", f"{found.source_fertility:.3f} source, "
+             f"{found.target_fertility:.3f} target, ratio {found.fertility_ratio:.3f}"),
+        ]
+    )  # fmt: skip
+    console.result(data, [*lines, "", found.verdict])
 
 
 def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:

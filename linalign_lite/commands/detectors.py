@@ -1,4 +1,4 @@
-"""ood fit, score, evaluate, threshold: which texts are unlike those that a head was made for."""
+"""ood fit, score, evaluate, threshold: detectors of out-of-distribution texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     name="ood",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Find texts that are unlike those a head was made for (out of distribution).",
+    help="Detect texts unlike a classifier's training texts.",
 )
 
 
@@ -45,18 +45,11 @@ Tpr = Annotated[
 ]
 
 
-def register(root: typer.Typer) -> None:
-    app.command()(fit)
-    app.command()(score)
-    app.command()(evaluate)
-    app.command()(threshold)
-    root.add_typer(app)
-
-
+@app.command()
 def fit(
-    states: Annotated[Path, typer.Argument(help="In-distribution states, best labelled.")],
+    states: Annotated[Path, typer.Argument(help="In-distribution states, preferably labelled.")],
     out: Annotated[Path, typer.Argument(help="The detector to write (.ood.npz).")],
-    method: Annotated[Method, typer.Option(help="How it detects.")] = Method.mahalanobis,
+    method: Annotated[Method, typer.Option(help="Method of detection.")] = Method.mahalanobis,
     head_file: Annotated[
         Path | None,
         typer.Option("--head", help="For energy, msp, max-logit, vim; or to label the states."),
@@ -68,13 +61,15 @@ def fit(
     temperature: Annotated[
         str, typer.Option(help="energy, msp: a number, or auto (energy: calibrated).")
     ] = "auto",
-    k: Annotated[int, typer.Option("-k", help="knn: which neighbour counts.", min=1)] = 2,
+    k: Annotated[
+        int, typer.Option("-k", help="knn: rank of the neighbour that counts.", min=1)
+    ] = 2,
     components: Annotated[
         int | None, typer.Option(help="vim: principal directions (default: an eighth).", min=1)
     ] = None,
-    bank: Annotated[int, typer.Option(help="knn: keep at most so many states.", min=1)] = 20_000,
+    bank: Annotated[int, typer.Option(help="knn: keep at most this many states.", min=1)] = 20_000,
     shrinkage: Annotated[
-        str, typer.Option(help="Of covariances: 0 to 1, or auto (Ledoit-Wolf).")
+        str, typer.Option(help="Shrinkage of covariances: 0 to 1, or auto (Ledoit-Wolf).")
     ] = "auto",
     scores_only: Annotated[
         bool, typer.Option("--scores-only", help="Leave the head out: for decrypted scores.")
@@ -83,13 +78,14 @@ def fit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a detector on in-distribution states, and set its threshold on others of their kind.
+    """Fit a detector on in-distribution states.
 
-    energy, msp, max-logit and vim read a head's scores, the others states. mahalanobis measures
-    from the nearest label's mean, relative-mahalanobis less the distance that any text has, cosine
-    by direction alone; knn from the nearest states. auto takes the one of these that best tells
-    labels left out from the others. With --scores-only a client can use the detector on what it
-    decrypts, and gets no head.
+    energy, msp, max-logit and vim read a head's scores; the other methods read states. mahalanobis
+    is the distance from the nearest label's mean, relative-mahalanobis subtracts the distance from
+    all labels together, cosine compares directions only, knn is the distance from the nearest
+    states. auto holds labels out and takes the method that separates them best. The threshold is
+    set on the states of --validation. With --scores-only the file contains no head, so that a
+    client can apply the detector to decrypted scores.
 
     \b
     Examples:
@@ -135,15 +131,16 @@ def fit(
     _tell(console, out, detector, tried)
 
 
+@app.command()
 def score(
     detector_file: DetectorFile,
-    states: Annotated[Path, typer.Argument(help="The states to judge.")],
+    states: Annotated[Path, typer.Argument(help="The states to score.")],
     map_file: MapFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how outlying each state is, one line a state: higher is more outlying.
+    """Print one score per state; higher means more outlying.
 
-    With a threshold in the detector, "out" stands behind those above it and "in" behind the others.
+    If the detector has a threshold, each line ends with "out" (above it) or "in".
 
     \b
     Examples:
@@ -171,6 +168,7 @@ def score(
     Console(as_json).result(data, lines)
 
 
+@app.command()
 def evaluate(
     detector_file: DetectorFile,
     inlying: Annotated[Path, typer.Argument(metavar="IN_STATES", help="In-distribution states.")],
@@ -178,10 +176,10 @@ def evaluate(
     map_file: MapFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how well a detector tells outlying states from in-distribution ones.
+    """Measure how well a detector finds outlying states.
 
-    AUROC: how often an outlying state scores higher than an in-distribution one. FPR at 95 %: the
-    share of outlying states let in where 95 % of the others are. --json has the ROC curve too.
+    AUROC: probability that an outlying state scores higher than an in-distribution one. FPR at
+    95 %: share of outlying states accepted when 95 % of the others are. --json adds the ROC curve.
 
     \b
     Examples:
@@ -210,19 +208,21 @@ def evaluate(
     Console(as_json).result(found.as_card(), table(rows))
 
 
+@app.command()
 def threshold(
     detector_file: DetectorFile,
-    states: Annotated[Path, typer.Argument(help="In-distribution states, not those fitted on.")],
+    states: Annotated[Path, typer.Argument(help="In-distribution states, not those of the fit.")],
     out: Annotated[Path, typer.Argument(help="The detector to write (.ood.npz).")],
     map_file: MapFile = None,
     tpr: Tpr = 0.95,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Set a detector's threshold anew, as for states that come through a map.
+    """Set a detector's threshold for other states.
 
-    A map moves in-distribution states too: a threshold that was set without it does not keep the
-    share that it promises.
+    Use it for mapped states: a map moves in-distribution states too, so that a threshold set without
+    it does not keep the
+    share of them that --tpr asks for.
 
     \b
     Example:

@@ -1,0 +1,79 @@
+"""demo, inspect: the exchange on two bundled models, and the content of any file."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linalign_lite.commands.console import AsJson, Console, Quiet, table
+from linalign_lite.storage.atomic import whole_folder
+
+
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help="Keep all files in this folder; default: keep none.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the whole exchange on two small bundled models.
+
+    Plays provider and client: extracts states, fits a map, trains a classifier, and scores
+    encrypted queries. Needs no network.
+
+    \b
+    Examples:
+      linalign-lite demo
+      linalign-lite demo --out somewhere
+    """
+    from linalign_lite.demo.walkthrough import run
+
+    console = Console(as_json, quiet)
+    started = time.perf_counter()
+    # the steps are notes with --json, else the result
+    say = console.note if as_json else typer.echo  # both flush, so that each step shows at once
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="linalign-demo-") as folder:
+            figures = run(Path(folder), say)
+    else:
+        with whole_folder(out) as folder:
+            figures = run(folder, say)
+    lines = [f"Done in {time.perf_counter() - started:.1f} s."]
+    if out is not None:
+        lines.append(f"The files are in {out}; look at one with")
+        lines.append(f"  linalign-lite inspect {out / 'client' / 'client-to-provider.map.npz'}")
+    else:
+        lines.append("Run it with --out DIR to keep the files and look at them.")
+    console.result(figures, lines)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Any file or model folder of linalign-lite.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a file or folder and print what it contains.
+
+    Reads states or a folder of them, maps, heads, detectors, moments, model folders, ONNX files,
+    keys, queries, responses, budgets and bundles. Secrets are never printed.
+
+    \b
+    Examples:
+      linalign-lite inspect a-to-b.map.npz
+      linalign-lite inspect minilm --json
+    """
+    from linalign_lite.commands.describe_file import describe
+
+    found = describe(file)
+    Console(as_json).result(found, table([(name, _short(v)) for name, v in found.items()]))
+
+
+def _short(value: object) -> object:
+    """Shorten a list for the terminal; --json prints all of it."""
+    if not isinstance(value, list):
+        return value
+    shown = ", ".join(str(v) for v in value[:8])
+    return f"{len(value)}: {shown}, …" if len(value) > 8 else shown or "none"

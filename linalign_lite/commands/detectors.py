@@ -220,9 +220,8 @@ def threshold(
 ) -> None:
     """Set a detector's threshold for other states.
 
-    Use it for mapped states: a map moves in-distribution states too, so that a threshold set without
-    it does not keep the
-    share of them that --tpr asks for.
+    Use it for mapped states: a map moves in-distribution states too, so that a threshold set
+    without it does not keep the share of them that --tpr asks for.
 
     \b
     Example:

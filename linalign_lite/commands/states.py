@@ -209,7 +209,7 @@ def _write_folder(
             reading = {**reading, "fmt": "txt"}
         corpus = read_corpus(path, **reading)
         if is_unfinished(out):
-            console.note(f"going on with {out}")
+            console.note(f"resuming {out}")
         try:
             with (
                 workers(how.scheduler) as spread,
@@ -231,7 +231,7 @@ def _write_folder(
                 )
         except (KeyboardInterrupt, SystemExit) as e:
             if is_unfinished(out):
-                raise Interrupted(e, f"{out} is unfinished; the same command goes on") from e
+                raise Interrupted(e, f"{out} is unfinished; the same command resumes") from e
             raise
     note_losses(console, corpus.n_blank, made)
     return made, corpus.n_blank

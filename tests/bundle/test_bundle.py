@@ -506,11 +506,15 @@ def test_the_command_from_keys_to_files(tmp_path, inputs, monkeypatch, capsys):
     assert described["signature"] == "of the key in it, which may be anybody's"
     for half in ("signing.key", "signing.pub"):
         assert describe(Path("signing") / half)["fingerprint"] == made_keys["fingerprint"]
-    assert "who signs it" in run("bundle", "create", "y", "x.bundle", code=2).err
+    assert "no signer, or two" in run("bundle", "create", "y", "x.bundle", code=2).err
     assert (
-        "who signs it" in run("bundle", "create", "y", "--key", "signing", "--unsigned", code=2).err
+        "no signer, or two"
+        in run("bundle", "create", "y", "--key", "signing", "--unsigned", code=2).err
     )
-    assert "no wheels to be for" in run("bundle", "create", "y", "--unsigned", *place, code=2).err
+    assert (
+        "--platform and --python need wheels"
+        in run("bundle", "create", "y", "--unsigned", *place, code=2).err
+    )
     assert "is a folder" in run("bundle", "create", "signing", "--unsigned", code=2).err
     assert not Path("y").exists()
 

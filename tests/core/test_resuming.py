@@ -326,12 +326,12 @@ def test_a_killed_command_goes_on(tmp_path, capsys, number):
     assert process.returncode == {2: 130, 15: 143, 9: -9}[number], said
     assert is_unfinished(tmp_path / "s")
     if number != signal.SIGKILL:
-        assert said == f"interrupted; {tmp_path / 's'} is unfinished; the same command goes on\n"
+        assert said == f"interrupted; {tmp_path / 's'} is unfinished; the same command resumes\n"
     assert main(["inspect", str(tmp_path / "s")]) == 2
     assert "is unfinished" in capsys.readouterr().err
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("*.npz")}
     assert main([str(a) for a in args]) == 0
-    assert "going on with" in capsys.readouterr().err
+    assert "resuming " in capsys.readouterr().err
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("*.npz")}
     same = [name for name in before if kept[name] == before[name]]
     assert len(same) >= 2  # the last one may not have been written down

@@ -102,7 +102,7 @@ def test_the_command_prints_the_cosines(bert, tmp_path, capsys):
     assert main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dtype"] == "int8"
     assert main(["export", str(bert), str(tmp_path / "n"), "--texts", "t.txt"]) == 2
-    assert "--texts is for --quantize" in capsys.readouterr().err
+    assert "--texts needs --quantize" in capsys.readouterr().err
 
 
 def test_cosines_by_hand():

@@ -26,7 +26,7 @@ from common import CACHE, RESULTS, SHARED, data, exported, publish, ratio, side_
 
 from linalign_lite import Texts, extract, load_model, read_texts
 from linalign_lite.extraction.session import Model
-from linalign_lite.onnx.model_quantization import cosines
+from linalign_lite.onnx.quantization import cosines
 
 MODEL = "all-minilm-l6-v2"
 SETS = {"CLINC150": "clinc150_test.jsonl", "AG News": "agnews_test2000.jsonl",

@@ -19,7 +19,7 @@ _SYNONYMS = ("token_embeddings",)  # what sentence-transformers calls last_hidde
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutResult:
     """What a graph became: its head (causal LM only), cache inputs and width."""
 
     head: Head | None
@@ -27,7 +27,7 @@ class Cut:
     hidden_size: int
 
 
-def cut_graph(model: Any, config: Mapping[str, Any]) -> Cut:
+def cut_graph(model: Any, config: Mapping[str, Any]) -> CutResult:
     """Reduce a graph to docs/FORMAT.md section 2, in place; the token head comes off it.
 
     Raises InputError when the graph is of another kind, naming what is in the way.
@@ -63,7 +63,7 @@ def cut_graph(model: Any, config: Mapping[str, Any]) -> Cut:
         raise InputError(
             "the graph has a KV cache but no logits", got=f"outputs {', '.join(outputs)[:200]}"
         )
-    return Cut(head, past, width)
+    return CutResult(head, past, width)
 
 
 def final_output(graph: Any) -> str:

@@ -52,13 +52,13 @@ def to_onnx(
     cap = thing.softcap if isinstance(thing, Head) else None
     model = _graph(affine, cap, output)
     if dtype == "int8":
-        from linalign_lite.onnx.weight_quantization import quantise
+        from linalign_lite.onnx.quantization import quantize_artefact
 
-        model = quantise(model, one_file_limit)
+        model = quantize_artefact(model, one_file_limit)
     elif dtype == "fp16":
-        from linalign_lite.onnx.float16 import store_half
+        from linalign_lite.onnx.float16 import store_float16
 
-        store_half(model)
+        store_float16(model)
     rows = _rows(thing, states)
     check = Check(
         [{STATES: x} for x in rows],

@@ -24,7 +24,7 @@ from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES, add_output,
 from linalign_lite.onnx.graph_builder import LEAST_OPSET, Affine
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.onnx.input_adapters import add_stem
-from linalign_lite.onnx.tokens import TEXTS
+from linalign_lite.onnx.tokenizer_file import TEXTS
 from linalign_lite.storage.atomic import PathLike
 
 Say = Callable[[str], None]
@@ -93,12 +93,12 @@ def fuse(
         say("fusing")
         _fuse(graph, plan)
         if dtype == "fp16":
-            float16.store_half(graph)
+            float16.store_float16(graph)
         elif dtype == "int8":
-            from linalign_lite.onnx.weight_quantization import quantise
+            from linalign_lite.onnx.quantization import quantize_artefact
 
             say("quantising")
-            graph = quantise(graph, one_file_limit)
+            graph = quantize_artefact(graph, one_file_limit)
         say("comparing")
         return artefact.write(Path(out), graph, _card(plan), check, one_file_limit)
 
@@ -139,7 +139,7 @@ def _checked(plan: _Plan, limit: float, folder: Path, one_file_limit: int) -> tu
                          expected=f"{LEAST_OPSET} or later", hint="export it again")  # fmt: skip
     run = plan.model.run
     if plan.dtype == "fp16":
-        float16.round_stored(graph)
+        float16.round_weights(graph)
         rounded = parity.open_graph(
             graph_edit.save(graph, folder, one_file_limit), plan.model.card.past
         )

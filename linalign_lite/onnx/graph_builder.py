@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.onnx.float16 import SMALLEST, rounded
+from linalign_lite.onnx.float16 import SMALLEST, round_to_float16
 from linalign_lite.onnx.graph_edit import AnyArray
 
 OPSET, IR = 17, 8  # of what is made here from nothing
@@ -33,7 +33,7 @@ class Affine:
     @classmethod
     def of(cls, weight: AnyArray, bias: AnyArray, dtype: str) -> Affine:
         """From a map's or head's weight (out, in), for an artefact of this dtype."""
-        narrow = rounded if dtype == "fp16" else np.asarray
+        narrow = round_to_float16 if dtype == "fp16" else np.asarray
         parts = [np.ascontiguousarray(weight.T, dtype=np.float32), bias.astype(np.float32)]
         return cls(*(narrow(p) if p.size >= SMALLEST else p for p in parts))
 

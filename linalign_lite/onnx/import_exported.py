@@ -1,23 +1,22 @@
-"""Taking in graphs that others exported: the same cut, the same checks, the same folder.
+"""Import a graph that somebody else exported: the same steps and checks as `export_model`.
 
 Needs `onnx`, onnxruntime and NumPy; neither torch nor transformers.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from linalign_lite.errors import InputError, import_extra
 from linalign_lite.extraction.model_card import CARD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard
-from linalign_lite.onnx import float16, graph_edit, model_folder, parity, pooling
-from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output, past_inputs
-from linalign_lite.onnx.tokens import TEXTS, check_tokenizer, read_tokenizer, write_tokenizer
-from linalign_lite.storage.atomic import check_free, whole_folder
-
-_ROUNDED = "rounded"
+from linalign_lite.onnx import export_pipeline, float16, graph_edit, parity
+from linalign_lite.onnx.cut_token_head import LOGITS, final_output, past_inputs
+from linalign_lite.onnx.export_pipeline import Settings, Source
+from linalign_lite.onnx.model_config import ModelConfig
+from linalign_lite.onnx.tokenizer_file import read_tokenizer
+from linalign_lite.storage.atomic import check_free
 
 
 def split_exported(
@@ -32,63 +31,34 @@ def split_exported(
 ) -> ModelCard:
     """Make an exported model folder from an ONNX folder that somebody else exported.
 
-    source: has `model.onnx` or `onnx/model.onnx`, `tokenizer.json` and `config.json`. A causal
-    LM's graph has an output `logits`, and its token head is cut off; any other has an output
+    source: has `model.onnx` or `onnx/model.onnx`, `tokenizer.json` and `config.json`. The graph of
+    a causal LM has an output `logits`, and its token head is cut off; any other graph has an output
     `last_hidden_state`. Original and result are compared on the same texts (see `parity`). With
     dtype fp16 both are compared after their weights are rounded.
-    one_file_limit: bytes of weights above which they go to `model.onnx_data`. quantize: as
-    `export_model` does it.
+    one_file_limit: bytes of weights above which they go to `model.onnx_data`. quantize: as in
+    `export_model`.
 
-    Raises InputError when the folder is not usable, OutputExistsError when ``out`` is there,
-    ParityError when the result says something else. Nothing is left behind then.
+    Raises InputError when the folder is not usable, OutputExistsError when ``out`` exists,
+    ParityError when the result gives other outputs. Nothing is left behind then.
     """
     source, out = Path(source), Path(out)
-    say = progress or (lambda _: None)
-    model_folder.check_dtype(dtype, quantize)
+    settings = Settings(dtype, one_file_limit, quantize, progress)
     check_free(out)
     path = _find_graph(source)
-    origin = model_folder.Origin(name or source.resolve().name, source, pooling.read_config(source))
-    if origin.config.get("is_encoder_decoder"):
-        raise InputError(
-            "encoder-decoder models are not taken", got=pooling.architecture(origin.config)
-        )
-    original = read_tokenizer(source / TOKENIZER_FILE)
+    config = ModelConfig.read(source, name)
+    tokenizer = read_tokenizer(source / TOKENIZER_FILE)
     import_extra("onnx", extra="export", purpose="reading an ONNX model")
-    with whole_folder(out) as folder:
-        say("loading")
-        model = _load(path)
+
+    def load(scratch: Path) -> Source:
+        model, compared = _load(path), path
         if dtype == "fp16":
-            float16.round_stored(model)
-            (folder / _ROUNDED).mkdir()
-            path = graph_edit.save(model, folder / _ROUNDED, one_file_limit)
-            model = _load(path)  # saving may have moved the weights out of it
-        reference = _reference(path, model, origin)
-        if final_output(model.graph) == LOGITS:
-            say("cutting off the token head")
-        cut = cut_graph(model, origin.config)
-        graph_edit.set_standard_types(model)
-        if dtype == "fp16":
-            float16.store_half(model)
-        graph_edit.check(graph_edit.save(model, folder, one_file_limit))
-        tokenizer = write_tokenizer(original.to_str(), folder)
-        check_tokenizer(
-            tokenizer,
-            lambda text: original.encode(text).ids,
-            model_folder.vocab_size(cut, origin.config),
-        )
-        say(f"checking {len(TEXTS)} texts")
-        data = parity.batches([tokenizer.encode(t).ids for t in TEXTS], origin.max_length)
-        graph = parity.open_graph(folder / MODEL_FILE, cut.past)
-        numbers = parity.measure(graph, reference, data, cut.head)
-        shutil.rmtree(folder / _ROUNDED, ignore_errors=True)
-        if quantize is not None:
-            numbers, dtype = model_folder.quantize(
-                folder, cut, origin, tokenizer, quantize, numbers, one_file_limit, say
-            )
-        remark = pooling.read_pooling(source).remark
-        if remark:
-            say(f"note: {remark}")
-        return model_folder.seal(folder, model, cut, origin, tokenizer, dtype, numbers)
+            float16.round_weights(model)
+            compared = graph_edit.save(model, scratch, one_file_limit)
+            model = _load(compared)  # saving may have moved the weights out of it
+        reference = _reference(compared, model, config)
+        return Source(model, tokenizer.to_str(), lambda t: tokenizer.encode(t).ids, reference)
+
+    return export_pipeline.export(out, config, settings, load)
 
 
 def _find_graph(source: Path) -> Path:
@@ -114,17 +84,17 @@ def _load(path: Path) -> Any:
 
     try:
         return onnx.load(str(path))
-    except Exception as e:  # protobuf's and onnx's own types, and the system's
+    except Exception as e:  # errors of protobuf, of onnx and of the system
         raise InputError(
             f"{path} is not a readable ONNX model", got=f"{type(e).__name__}: {str(e)[:160]}"
         ) from e
 
 
-def _reference(path: Path, model: Any, origin: model_folder.Origin) -> parity.Reference:
-    """The original graph through onnxruntime."""
+def _reference(path: Path, model: Any, config: ModelConfig) -> parity.Reference:
+    """Outputs of the original graph, through onnxruntime."""
     name = final_output(model.graph)
     graph_edit.require_known_inputs(model)
-    original = parity.open_graph(path, past_inputs(model.graph, origin.config))
+    original = parity.open_graph(path, past_inputs(model.graph, config.raw))
 
     def run(ids: parity.Int64, mask: parity.Int64) -> tuple[Any, Any]:
         result = original.run(ids, mask)[name]

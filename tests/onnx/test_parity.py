@@ -15,7 +15,8 @@ import pytest
 
 from linalign_lite.errors import InputError, MissingExtraError, OutputExistsError, ParityError
 from linalign_lite.extraction.model_card import MODEL_FILE, load_card
-from linalign_lite.onnx import graph_edit, model_export, parity, pooling
+from linalign_lite.onnx import export_pipeline, graph_edit, parity
+from linalign_lite.onnx.model_config import ModelConfig, Pooling
 from linalign_lite.onnx.model_export import export_model
 
 torch = pytest.importorskip("torch")
@@ -74,7 +75,7 @@ def test_corrupted_graph(
 
 @pytest.mark.usefixtures("nothing_left")
 def test_wrong_head(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_graph = model_export.cut_graph
+    cut_graph = export_pipeline.cut_graph
 
     def cut_wrong(model: Any, config: Any) -> Any:
         cut = cut_graph(model, config)
@@ -82,21 +83,21 @@ def test_wrong_head(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         head = type(cut.head)(cut.head.weight, cut.head.bias + np.float32(0.01))
         return type(cut)(head, cut.past, cut.hidden_size)
 
-    monkeypatch.setattr(model_export, "cut_graph", cut_wrong)
+    monkeypatch.setattr(export_pipeline, "cut_graph", cut_wrong)
     with pytest.raises(ParityError, match="logits differ"):
         export_model(str(llama), tmp_path / "out")
 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_another_tokenizer(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = model_export.write_tokenizer
+    write = export_pipeline.write_tokenizer
 
     def write_wrong(text: str, folder: Path) -> Any:
         raw = json.loads(text)
         raw["post_processor"] = None
         return write(json.dumps(raw), folder)
 
-    monkeypatch.setattr(model_export, "write_tokenizer", write_wrong)
+    monkeypatch.setattr(export_pipeline, "write_tokenizer", write_wrong)
     with pytest.raises(ParityError, match="splits sample text 0 in another way"):
         export_model(str(bert), tmp_path / "out")
 
@@ -254,14 +255,15 @@ def test_pooling_of_sentence_transformers(
     (tmp_path / "modules.json").write_text(json.dumps(entries))
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(flags))
-    found = pooling.read_pooling(tmp_path)
+    config = ModelConfig("model", tmp_path, {"architectures": ["Qwen3ForCausalLM"]})
+    found = config.pooling
     assert (found.pooling, found.normalize) == want[:2]
     assert want[2] in found.remark
     assert bool(found.remark) == bool(want[2])
-    config = {"architectures": ["Qwen3ForCausalLM"]}
-    assert pooling.guess_task(tmp_path, config) == "embed"
+    assert config.task == "embed"
     (tmp_path / "modules.json").unlink()
-    assert pooling.guess_task(tmp_path, config) == "generate"
+    assert config.task == "generate"
+    assert config.pooling == Pooling("mean", normalize=False, remark="")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_max_length(
     if sentence:
         path = tmp_path / "sentence_bert_config.json"
         path.write_text(json.dumps({"max_seq_length": sentence}))
-    assert pooling.max_length(tmp_path, config) == want
+    assert ModelConfig("model", tmp_path, config).max_length == want
 
 
 def test_import_is_light() -> None:

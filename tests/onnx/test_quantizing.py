@@ -12,7 +12,7 @@ from linalign_lite import demo, extract, load_model
 from linalign_lite.commands import main
 from linalign_lite.errors import FormatError, InputError, ParityError
 from linalign_lite.extraction.model_card import load_card
-from linalign_lite.onnx import model_quantization
+from linalign_lite.onnx import quantization
 from linalign_lite.storage.hashing import seal_of
 
 pytestmark = pytest.mark.export
@@ -55,10 +55,10 @@ def test_an_int8_export_is_near_and_says_so(both):
     a = extract(load_model(plain, threads=1), TEXTS, normalize=False).states
     b = extract(load_model(small, threads=1), TEXTS, normalize=False).states
     found = card.parity["int8_cosine"]
-    want = model_quantization.cosines(a, b)
+    want = quantization.cosines(a, b)
     for name in ("min", "p01", "median"):  # padding may be another, and with it the scales
         assert found[name] == pytest.approx(want[name], abs=2e-3)
-        assert found[name] >= model_quantization.LEAST[name]
+        assert found[name] >= quantization.MIN_COSINE[name]
     assert found["texts"] == len(TEXTS)
     assert not np.array_equal(a, b)
     assert card.parity["states_max_abs"] > 0  # of the float32 graph against torch
@@ -74,7 +74,7 @@ def test_an_int8_export_is_near_and_says_so(both):
 def test_what_is_too_far_is_refused_and_nothing_left(both, bert, tmp_path, monkeypatch):
     from linalign_lite.onnx.model_export import export_model
 
-    monkeypatch.setitem(model_quantization.LEAST, "median", 1.1)
+    monkeypatch.setitem(quantization.MIN_COSINE, "median", 1.1)
     with pytest.raises(ParityError, match=r"int8 states are too far.*\(median\)"):
         export_model(str(bert), tmp_path / "x", quantize=TEXTS)
     assert not list(tmp_path.iterdir())
@@ -108,7 +108,7 @@ def test_the_command_prints_the_cosines(bert, tmp_path, capsys):
 def test_cosines_by_hand():
     a = np.array([[1, 0], [0, 2], [3, 3]], dtype=np.float32)
     b = np.array([[2, 0], [1, 0], [3, 0]], dtype=np.float32)
-    found = model_quantization.cosines(a, b)
+    found = quantization.cosines(a, b)
     assert found == {"min": 0.0, "p01": round(0.02 * 0.5**0.5, 5), "median": 0.70711, "texts": 3}
 
 

@@ -20,7 +20,7 @@ from linalign_lite.extraction.model_card import load_card
 from linalign_lite.onnx import graph_edit
 from linalign_lite.onnx.cut_token_head import cut_graph
 from linalign_lite.onnx.import_exported import split_exported
-from linalign_lite.onnx.reference import quiet
+from linalign_lite.onnx.torch_model import quiet
 
 onnx = pytest.importorskip("onnx")
 helper, TensorProto, numpy_helper = onnx.helper, onnx.TensorProto, onnx.numpy_helper

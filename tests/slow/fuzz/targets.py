@@ -43,7 +43,7 @@ from linalign_lite.extraction.texts import read_texts
 from linalign_lite.heads.ood import detectors
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.serialization import load, save
-from linalign_lite.onnx import pooling
+from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.storage import npz
 from linalign_lite.survey.report import render, to_markdown
 from linalign_lite.survey.results_file import load_results, save_results
@@ -533,12 +533,9 @@ def run_folder(data: bytes, folder: Path) -> None:
     for i, (name, value) in enumerate(_FOLDER.items()):
         chosen = data[0] % len(_FOLDER) == i
         _file(folder, name, data[1:] if chosen else json.dumps(value).encode())
-    config = pooling.read_config(folder)
-    pooling.architecture(config)
-    pooling.guess_task(folder, config)
-    pooling.max_length(folder, config)
-    pooling.special_tokens(folder, config, {"<s>": 0}.get)
-    pooling.read_pooling(folder)
+    config = ModelConfig.read(folder)
+    _ = (config.architecture, config.task, config.max_length, config.pooling)
+    config.special_tokens({"<s>": 0}.get)
 
 
 def bundle_seeds() -> list[bytes]:

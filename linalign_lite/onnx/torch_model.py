@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import InputError
-from linalign_lite.onnx import float16, parity, pooling
-from linalign_lite.onnx.tokens import FAST_HINT
+from linalign_lite.onnx import float16, parity
+from linalign_lite.onnx.model_config import ModelConfig
+from linalign_lite.onnx.tokenizer_file import FAST_HINT
 
 logger = logging.getLogger("linalign_lite.export")
 _NOISY = ("optimum", "transformers", "torch", "huggingface_hub")
@@ -152,7 +153,7 @@ def _load_as(kind: Any, folder: Path, task: str) -> tuple[Any, list[str]]:
 
 
 def _is_causal(folder: Path) -> bool:
-    return pooling.architecture(pooling.read_config(folder)).endswith("ForCausalLM")
+    return ModelConfig.read(folder).architecture.endswith("ForCausalLM")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -180,7 +181,7 @@ def round_parameters(model: Any) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.numel() >= float16.SMALLEST and parameter.dtype == torch.float32:
-                values = float16.rounded(parameter.numpy())
+                values = float16.round_to_float16(parameter.numpy())
                 parameter.copy_(torch.from_numpy(np.array(values)))
 
 

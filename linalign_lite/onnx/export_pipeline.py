@@ -1,0 +1,180 @@
+"""Steps of every export: cut off the token head, store weights, compare, quantise and seal.
+
+They are the same for a graph that Optimum makes from a torch model (`model_export`) and for one
+that somebody else exported (`import_exported`). Nothing is left on disk when one of them fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.core.head import Head
+from linalign_lite.core.serialization import save_head
+from linalign_lite.errors import InputError
+from linalign_lite.extraction.model_card import (
+    DIGESTED,
+    HEAD_FILE,
+    MODEL_FILE,
+    ModelCard,
+    folder_digest,
+    seal_card,
+)
+from linalign_lite.onnx import float16, graph_edit, parity
+from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output
+from linalign_lite.onnx.model_config import ModelConfig
+from linalign_lite.onnx.quantization import quantize_folder
+from linalign_lite.onnx.tokenizer_file import TEXTS, Encode, check_tokenizer, write_tokenizer
+from linalign_lite.storage.atomic import whole_folder
+from linalign_lite.storage.hashing import hash_file
+
+DTYPES = ("fp32", "fp16")
+Progress = Callable[[str], None]
+_SCRATCH = "scratch"  # a folder inside the exported one
+_PACKAGES = (
+    "linalign-lite",
+    "optimum",
+    "optimum-onnx",
+    "transformers",
+    "tokenizers",
+    "torch",
+    "onnx",
+    "onnxruntime",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options that `export_model` and `split_exported` have in common."""
+
+    dtype: str
+    one_file_limit: int
+    quantize: Sequence[str] | None
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        if self.quantize is not None and self.dtype != "fp32":
+            raise InputError("quantised weights are stored as int8", got=f"dtype {self.dtype}")
+        if self.dtype not in DTYPES:
+            expected = " or ".join(DTYPES)
+            raise InputError("the dtype is not known", got=repr(self.dtype), expected=expected)
+
+    def say(self, step: str) -> None:
+        if self.progress:
+            self.progress(step)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A graph with its token head, and what the export of it must reproduce."""
+
+    graph: Any  # ModelProto
+    tokenizer: str  # content of tokenizer.json
+    encode: Encode
+    reference: parity.Reference
+
+
+def export(
+    out: Path, config: ModelConfig, settings: Settings, load: Callable[[Path], Source]
+) -> ModelCard:
+    """Write an exported model folder (docs/FORMAT.md, section 2) and return its card.
+
+    load: makes the source; it may leave files in the folder that it is given until the graphs are
+    compared. Raises InputError when the graph is of another kind, ParityError when the exported
+    graph or tokenizer gives other outputs.
+    """
+    with whole_folder(out) as folder:
+        scratch = folder / _SCRATCH
+        scratch.mkdir()
+        settings.say("loading")
+        source = load(scratch)
+        graph = source.graph
+        if final_output(graph.graph) == LOGITS:
+            settings.say("cutting off the token head")
+        cut = cut_graph(graph, config.raw)
+        graph_edit.set_standard_types(graph)
+        if settings.dtype == "fp16":
+            float16.store_float16(graph)
+        graph_edit.check(graph_edit.save(graph, folder, settings.one_file_limit))
+        tokenizer = write_tokenizer(source.tokenizer, folder)
+        vocab_size = _vocab_size(cut.head, config)
+        check_tokenizer(tokenizer, source.encode, vocab_size)
+        settings.say(f"checking {len(TEXTS)} texts")
+        batches = parity.batches([tokenizer.encode(t).ids for t in TEXTS], config.max_length)
+        exported = parity.open_graph(folder / MODEL_FILE, cut.past)
+        differences = parity.measure(exported, source.reference, batches, cut.head)
+        shutil.rmtree(scratch)
+        pooling = config.pooling
+        card = ModelCard(
+            name=config.name,
+            architecture=config.architecture,
+            task="generate" if cut.head else "embed",
+            hidden_size=cut.hidden_size,
+            max_length=config.max_length,
+            vocab_size=vocab_size,
+            pooling=pooling.pooling,
+            normalize=pooling.normalize,
+            dtype=settings.dtype,
+            opset=graph_edit.opset(graph),
+            past=cut.past,
+            special=config.special_tokens(tokenizer.token_to_id),
+            parity=differences,
+            versions=_versions(),
+        )
+        if settings.quantize is not None:
+            card = _quantize(folder, card, tokenizer, settings)
+        if pooling.remark:
+            settings.say(f"note: {pooling.remark}")
+        if cut.head:
+            _save_head(folder, cut.head, card)
+        return seal_card(folder, card)
+
+
+def _vocab_size(head: Head | None, config: ModelConfig) -> int:
+    size = head.n_outputs if head else config.raw.get("vocab_size")
+    if type(size) is not int or size < 1:
+        raise InputError("config.json states no vocabulary size", got=repr(size))
+    return size
+
+
+def _quantize(folder: Path, card: ModelCard, tokenizer: Any, settings: Settings) -> ModelCard:
+    """Make the graph in ``folder`` int8, and add the cosines of its states to the card."""
+    texts = settings.quantize or ()
+    settings.say(f"quantising, and comparing {len(texts)} texts")
+    encoded = [tokenizer.encode(text).ids[: card.max_length] for text in texts]
+    kept = [ids for ids in encoded if ids]
+    found = quantize_folder(folder, card.past, kept, card.pooling, settings.one_file_limit)
+    settings.say(
+        f"cosine to float32 states: min {found['min']}, 1 % below {found['p01']}, "
+        f"median {found['median']}"
+    )
+    return dataclasses.replace(card, dtype="int8", parity={**card.parity, "int8_cosine": found})
+
+
+def _save_head(folder: Path, head: Head, card: ModelCard) -> None:
+    """Save the token head as float16 when the export is and nothing is lost, else as float32."""
+    files = {n: {"sha256": hash_file(folder / n)} for n in DIGESTED if (folder / n).exists()}
+    weight, bias = head.weight, head.bias
+    if card.dtype == "fp16" and float16.fits_float16(weight) and float16.fits_float16(bias):
+        weight, bias = weight.astype(np.float16), bias.astype(np.float16)
+    digested = dataclasses.replace(card, digest=folder_digest(files))
+    space = digested.space("tokens", normalize=False)
+    save_head(folder / HEAD_FILE, Head(weight, bias, (), space, head.softcap, head.card))
+
+
+def _versions() -> dict[str, str]:
+    """Installed versions of the packages that an export depends on."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

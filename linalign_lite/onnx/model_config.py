@@ -1,0 +1,176 @@
+"""Settings of a Hugging Face model, read from the JSON files in its folder without any library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linalign_lite.errors import InputError
+
+_POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "n_ctx",
+)
+_MAX_LIMIT = 10_000_000  # tokenizers without a limit state 10^30
+_DEFAULT_LENGTH = 2048  # for models without position limit whose tokenizer states none
+# These count positions from padding_idx + 1, so that many of them are never used.
+_OFFSET_TYPES = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "data2vec-text",
+    "roberta-prelayernorm",
+    "xmod",
+    "ibert",
+    "luke",
+)
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+_POOLING_MODES = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Pooling and normalization of a sentence-transformers model."""
+
+    pooling: str = "mean"
+    normalize: bool = False
+    remark: str = ""  # the parts of it that an export leaves out
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """`config.json` of a model, with the other settings in its folder.
+
+    raw: a text model inside a larger one overrides the settings around it.
+    """
+
+    name: str
+    folder: Path
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path, name: str | None = None) -> ModelConfig:
+        """Read the folder of a model. Raises InputError for an encoder-decoder model."""
+        raw = _read_object(folder / "config.json", needed=True)
+        inner = raw.get("text_config")
+        raw = {**raw, **inner} if isinstance(inner, dict) else raw
+        config = cls(name or folder.resolve().name, folder, raw)
+        if raw.get("is_encoder_decoder"):
+            raise InputError("encoder-decoder models are not exported", got=config.architecture)
+        return config
+
+    @property
+    def architecture(self) -> str:
+        """The class that the weights belong to, else the family, else "unknown"."""
+        names = self.raw.get("architectures")
+        name = names[0] if isinstance(names, list) and names else self.raw.get("model_type")
+        return name if isinstance(name, str) and name else "unknown"
+
+    @property
+    def task(self) -> str:
+        """`embed` for a sentence-transformers model or an encoder, `generate` for a causal LM."""
+        causal = self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
+        return "generate" if causal and not (self.folder / "modules.json").is_file() else "embed"
+
+    @property
+    def max_length(self) -> int:
+        """The least of the limits of model, tokenizer and sentence-transformers, in tokens."""
+        limits = [v for key in _POSITIONS if (v := _limit(self.raw.get(key)))][:1]
+        if limits and self.raw.get("model_type") in _OFFSET_TYPES:
+            padding = self.raw.get("pad_token_id")
+            limits = [limits[0] - (padding if type(padding) is int else 1) - 1]
+        for file, key in (
+            ("tokenizer_config.json", "model_max_length"),
+            ("sentence_bert_config.json", "max_seq_length"),
+        ):
+            limits.append(_limit(_read_object(self.folder / file).get(key)))
+        return min((n for n in limits if n), default=_DEFAULT_LENGTH)
+
+    @property
+    def pooling(self) -> Pooling:
+        """Pooling by `modules.json`; mean without normalization if there is no such file."""
+        modules = _read_json(self.folder / "modules.json")
+        if not isinstance(modules, list):
+            return Pooling()
+        kinds = {
+            str(m.get("type", "")).rsplit(".", 1)[-1]: m for m in modules if isinstance(m, dict)
+        }
+        remarks = []
+        if "Dense" in kinds:
+            remarks.append("its Dense layer after pooling is left out")
+        pooling = "mean"
+        if "Pooling" in kinds:
+            path = self.folder / str(kinds["Pooling"].get("path", "1_Pooling"))
+            modes = _pooling_modes(_read_object(path / "config.json"))
+            if len(modes) == 1 and modes[0] in _POOLING_MODES.values():
+                pooling = modes[0]
+            else:
+                remarks.append(f"its pooling ({', '.join(modes) or 'unknown'}) becomes mean")
+        return Pooling(pooling, "Normalize" in kinds, "; ".join(remarks))
+
+    def special_tokens(self, token_to_id: Callable[[str], int | None]) -> dict[str, int | None]:
+        """Ids of bos, eos and pad: of the tokenizer's settings, or else the model's."""
+        tokens = {
+            **_read_object(self.folder / "special_tokens_map.json"),
+            **_read_object(self.folder / "tokenizer_config.json"),
+        }
+        result: dict[str, int | None] = {}
+        for name in ("bos", "eos", "pad"):
+            token = tokens.get(f"{name}_token")
+            text = token.get("content") if isinstance(token, dict) else token
+            value: Any = token_to_id(text) if isinstance(text, str) else None
+            stated = self.raw.get(f"{name}_token_id")
+            if value is None:
+                value = stated[0] if isinstance(stated, list) and stated else stated
+            result[name] = value if type(value) is int else None
+        return result
+
+
+def _read_json(path: Path, *, needed: bool = False) -> Any:
+    """The content of a JSON file, or {} if it is absent and not needed."""
+    try:
+        exists = path.is_file()
+    except (OSError, ValueError):  # a name from another file that no file can have
+        exists = False
+    if not exists:
+        if needed:
+            raise InputError(f"{path.parent} has no {path.name}", hint="is this a model's folder?")
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as e:
+        raise InputError(f"{path} is not readable JSON", got=type(e).__name__) from e
+
+
+def _read_object(path: Path, *, needed: bool = False) -> dict[str, Any]:
+    found = _read_json(path, needed=needed)
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not a JSON object", got=type(found).__name__)
+    return found
+
+
+def _pooling_modes(settings: Mapping[str, Any]) -> list[str]:
+    mode = settings.get("pooling_mode")
+    if isinstance(mode, str):
+        return [_POOLING_MODES.get(mode, mode)]
+    on = [k for k, v in settings.items() if k.startswith("pooling_mode_") and v is True]
+    return [_POOLING_FLAGS.get(k, k.removeprefix("pooling_mode_")) for k in on]
+
+
+def _limit(value: Any) -> int:
+    """A number of tokens, or 0 if the value is no usable limit."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return int(value) if number and 1 < value < _MAX_LIMIT else 0

@@ -185,15 +185,15 @@ class Client:
                 hint="declare a larger bound, or leave it out",
             )
         info = QueryInfo(
-            parameters,
-            self._key.digest,
-            states.n,
-            layout.chunks * self._scheme.query_size,
-            space,
-            layout.chunks,
-            layout.batch,
-            bound,
-            new_identity(),
+            parameters=parameters,
+            key=self._key.digest,
+            record_size=layout.chunks * self._scheme.query_size,
+            n=states.n,
+            space=space,
+            chunks=layout.chunks,
+            batch=layout.batch,
+            norm_bits=bound,
+            identity=new_identity(),
         )
         info.require_readable()
         return info
@@ -279,15 +279,8 @@ class _ExpectedQuery:
 
     def require(self, info: ResponseInfo, name: str) -> None:
         mine = self.info
-        same = info.query == mine.header().digest.hex() and (
-            info.parameters,
-            info.n,
-            info.dim,
-            info.chunks,
-            info.batch,
-            info.norm_bits,
-        ) == (mine.parameters, mine.n, mine.space.dim, mine.chunks, mine.batch, mine.norm_bits)
-        if not same:
+        parts = [(i.parameters, i.n, i.layout, i.norm_bits) for i in (info, mine)]
+        if info.query != mine.header().digest.hex() or parts[0] != parts[1]:
             raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
 
 

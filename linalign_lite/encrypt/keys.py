@@ -7,14 +7,13 @@ it. Nothing of the provider's takes a SecretKey.
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.scheme import Scheme
-from linalign_lite.encrypt.wire import Header, Kind, Writer, open_framed
+from linalign_lite.encrypt.wire import Header, Kind, framed_bytes, open_framed
 from linalign_lite.errors import FormatError
 from linalign_lite.storage.atomic import PathLike, require_private, write_new
 
@@ -104,11 +103,7 @@ def keygen(parameters: Parameters = PRIVATE) -> tuple[SecretKey, PublicKey]:
 
 
 def _to_file(kind: Kind, parameters: Parameters, digest: bytes, payload: bytes) -> bytes:
-    buffer = io.BytesIO()
-    writer = Writer(buffer, Header(kind, parameters, digest, 1, len(payload)))
-    writer.write(payload)
-    writer.finish()
-    return buffer.getvalue()
+    return framed_bytes(Header(kind, parameters, digest, 1, len(payload)), [payload])
 
 
 def _from_file(source: PathLike | bytes, kind: Kind) -> tuple[Parameters, bytes, bytes, str]:

@@ -1,205 +1,214 @@
-"""Queries and responses, and the checks on what their headers say.
+"""Queries and responses: their descriptions, and the checks on them.
 
-A query is n encrypted states, ``batch`` to a record, with the space they live in; a response is as
-many sets of encrypted scores, each record bound to the query record that it answers.
+A query holds n encrypted states, ``batch`` to a record, and the space of the states. A response
+holds their encrypted scores; each of its records carries the digest of the query record that it
+answers. docs/FORMAT.md, section 3, has the files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import io
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Self,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from linalign_lite.core.space import MAX_DIM, Space, usable_label
 from linalign_lite.encrypt.packing import Layout, layout_of
-from linalign_lite.encrypt.parameters import Parameters
+from linalign_lite.encrypt.parameters import MODULUS_BITS, Parameters
 from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SCORE
 from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import (
     DIGEST,
+    MAX_RECORDS,
     Header,
     Kind,
     Record,
-    Writer,
     digest_record,
+    framed_bytes,
     open_framed,
 )
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, atomic
+from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse
 
 MAX_OUTPUTS = 1 << 24
-_INTEGERS = ("n", "dim", "chunks", "batch", "norm_bits", "head_scale", "flood_bits", "n_outputs")
+MAX_DEGREE = max(MODULUS_BITS)
 ID_BYTES = 16
-_COMMON = ("parameters", "n", "record_size")
-_QUERY_SHAPE = attrgetter(
-    *_COMMON, "chunks", "batch", "norm_bits",
-    "space.dim", "space.model", "space.name", "space.pooling", "space.normalize",
-)  # fmt: skip
-_RESPONSE_SHAPE = attrgetter(*_COMMON, *_INTEGERS[1:], "labels", "softcap")
 
 
 @dataclass(frozen=True)
-class QueryInfo:
-    """What a query's header says. ``norm_bits`` is B: every state's norm is at most 2^B.
+class _PositiveFloat:
+    """A finite number above 0, written with a decimal point: an integer is another JSON."""
+
+    expected: str = "a float above 0"
+
+    def allows(self, value: Any) -> bool:
+        return type(value) is float and 0 < value < math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packing:
+    """Fields of both descriptions. Every state's norm is at most 2^``norm_bits``."""
+
+    n: Annotated[int, Range(1, MAX_RECORDS * MAX_DEGREE)]
+    chunks: Annotated[int, Range(1, MAX_DIM)]
+    batch: Annotated[int, Range(1, MAX_DEGREE)]
+    norm_bits: Annotated[int, Range(MIN_NORM_BITS, MAX_NORM_BITS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryDescription(_Packing):
+    """JSON fields of a query's header.
 
     ``identity`` is 32 random hexadecimal digits, so that no two queries have the same digest.
     """
 
+    space: Space
+    identity: Annotated[str, Text(2 * ID_BYTES, 2 * ID_BYTES, "[0-9a-f]*")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseDescription(_Packing):
+    """JSON fields of a response's header. ``query`` is the digest of the query's header.
+
+    ``head_scale`` is b of precision.head_scale, ``flood_bits`` k of precision.flood_bits.
+    """
+
+    query: Sha256
+    dim: Annotated[int, Range(1, MAX_DIM)]
+    head_scale: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
+    flood_bits: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
+    n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
+    labels: tuple[str, ...] = ()
+    softcap: Annotated[float, _PositiveFloat()] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Info(_Packing):
+    """Header of a message: profile, digest of the public key, bytes of a record, description."""
+
+    KIND: ClassVar[Kind]
+    DESCRIPTION: ClassVar[type]
     parameters: Parameters
     key: bytes
-    n: int
     record_size: int
-    space: Space
-    chunks: int
-    batch: int
-    norm_bits: int
-    identity: str
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the states in ciphertexts."""
+        raise NotImplementedError
+
+    def header(self) -> Header:
+        return self._header
+
+    @functools.cached_property
+    def _header(self) -> Header:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self.DESCRIPTION)}
+        meta = {k: dict(vars(v)) if isinstance(v, Space) else v for k, v in values.items()}
+        blocks = self.layout.blocks(self.n)
+        return Header(self.KIND, self.parameters, self.key, blocks, self.record_size, meta)
+
+    @classmethod
+    def from_header(cls, header: Header, name: str) -> Self:
+        """Parse the description. Raises FormatError when a field is missing, unknown or unusable.
+
+        ``name`` stands in messages.
+        """
+        with format_errors(name, cls.KIND.title):
+            fields = vars(parse(cls.DESCRIPTION, header.meta, "its description"))
+            common = {k: getattr(header, k) for k in ("parameters", "key", "record_size")}
+            info = cls(**common, **fields)
+            info._require_consistent()
+            if info.layout.blocks(info.n) != header.n_records:
+                raise InputError("its number of states does not fit its records")
+        return info
+
+    def require_readable(self) -> None:
+        """Raise FormatError for what `from_header` would refuse. Called before writing."""
+        with format_errors(f"this {self.KIND.title}", self.KIND.title):
+            _require_fields(self.DESCRIPTION, self)
+            self._require_consistent()
+
+    def _require_consistent(self) -> None:
+        """Raise InputError when fields do not agree with one another."""
+        _ = self.layout  # InputError when there is none of this shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryInfo(QueryDescription, _Info):
+    """Header of a query."""
+
+    KIND = Kind.QUERY
+    DESCRIPTION = QueryDescription
 
     @property
     def layout(self) -> Layout:
         return layout_of(self.parameters.degree, self.space.dim, self.chunks, self.batch)
 
-    def require_readable(self) -> None:
-        """Raise FormatError where what is about to be written could not be read back."""
-        _require_readable_query(*_QUERY_SHAPE(self))
 
-    def header(self) -> Header:
-        return self._header
+@dataclass(frozen=True, kw_only=True)
+class ResponseInfo(ResponseDescription, _Info):
+    """Header of a response."""
 
-    @functools.cached_property
-    def _header(self) -> Header:
-        meta = {
-            "space": dict(vars(self.space)),
-            "n": self.n,
-            "chunks": self.chunks,
-            "batch": self.batch,
-            "norm_bits": self.norm_bits,
-            "identity": self.identity,
-        }
-        blocks = self.layout.blocks(self.n)
-        return Header(Kind.QUERY, self.parameters, self.key, blocks, self.record_size, meta)
-
-    @classmethod
-    def from_header(cls, header: Header, name: str) -> QueryInfo:
-        """Checked. Raises FormatError when a field is missing, unknown or out of range."""
-        meta = header.meta
-        integers = ("n", "chunks", "batch", "norm_bits")
-        _fields(name, meta, {"space": dict, "identity": str} | dict.fromkeys(integers, int))
-        space = _space(name, meta["space"])
-        _within(name, "norm_bits", meta["norm_bits"], MIN_NORM_BITS, MAX_NORM_BITS)
-        _hex(name, "identity", meta["identity"], ID_BYTES)
-        _layout(name, header, space.dim, meta)
-        return cls(
-            header.parameters,
-            header.key,
-            meta["n"],
-            header.record_size,
-            space,
-            meta["chunks"],
-            meta["batch"],
-            meta["norm_bits"],
-            meta["identity"],
-        )
-
-
-@dataclass(frozen=True)
-class ResponseInfo:
-    """What a response's header says. ``query`` is the digest of the query's header.
-
-    ``head_scale`` is b of precision.head_scale, ``flood_bits`` k of precision.flood_bits.
-    """
-
-    parameters: Parameters
-    key: bytes
-    n: int
-    record_size: int
-    query: str
-    dim: int
-    chunks: int
-    batch: int
-    norm_bits: int
-    head_scale: int
-    flood_bits: int
-    n_outputs: int
-    labels: tuple[str, ...] = ()
-    softcap: float | None = None
+    KIND = Kind.RESPONSE
+    DESCRIPTION = ResponseDescription
 
     @property
     def layout(self) -> Layout:
         return layout_of(self.parameters.degree, self.dim, self.chunks, self.batch)
 
-    def require_readable(self) -> None:
-        """Raise FormatError where what is about to be written could not be read back."""
-        _require_readable_response(*_RESPONSE_SHAPE(self))
-
-    def header(self) -> Header:
-        return self._header
-
-    @functools.cached_property
-    def _header(self) -> Header:
-        meta: dict[str, Any] = {name: getattr(self, name) for name in _INTEGERS}
-        meta |= {"query": self.query, "labels": list(self.labels), "softcap": self.softcap}
-        blocks = self.layout.blocks(self.n)
-        return Header(Kind.RESPONSE, self.parameters, self.key, blocks, self.record_size, meta)
-
-    @classmethod
-    def from_header(cls, header: Header, name: str) -> ResponseInfo:
-        """Checked. Raises FormatError when a field is missing, unknown or out of range."""
-        meta = dict(header.meta)
-        kinds: dict[str, Any] = dict.fromkeys(_INTEGERS, int)
-        kinds |= {"query": str, "labels": list, "softcap": (float, type(None))}
-        _fields(name, meta, kinds)
-        _hex(name, "query", meta["query"], DIGEST)
-        _within(name, "dim", meta["dim"], 1, MAX_DIM)
-        _within(name, "n_outputs", meta["n_outputs"], 1, MAX_OUTPUTS)
-        _within(name, "norm_bits", meta["norm_bits"], MIN_NORM_BITS, MAX_NORM_BITS)
-        _layout(name, header, meta["dim"], meta)
-        room = int(header.parameters.data_bits) - 2
-        _within(name, "flood_bits", meta["flood_bits"], 0, room)
-        used = header.parameters.query_bits - meta["norm_bits"] + meta["head_scale"]
-        if not (0 <= meta["head_scale"] <= room and 0 <= used <= room - math.log2(MIN_SCORE)):
-            raise FormatError(f"{name}: its scale is not usable")
-        labels = _labels(name, meta.pop("labels"), meta["n_outputs"])
-        if meta["softcap"] is not None and not 0 < meta["softcap"] < float("inf"):
-            raise FormatError(f"{name}: its soft cap is not usable")
-        return cls(
-            parameters=header.parameters,
-            key=header.key,
-            record_size=header.record_size,
-            labels=labels,
-            **meta,
-        )
+    def _require_consistent(self) -> None:
+        super()._require_consistent()
+        room = int(self.parameters.data_bits) - 2
+        used = self.parameters.query_bits - self.norm_bits + self.head_scale
+        if self.head_scale > room or not 0 <= used <= room - math.log2(MIN_SCORE):
+            raise InputError("its scale is not usable")
+        if self.flood_bits > room:
+            raise InputError("its flooding is not usable", expected=f"at most {room} bits")
+        if len(self.labels) not in {0, self.n_outputs}:
+            raise InputError("its labels do not fit its classes")
+        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
+            raise InputError("its labels are not distinct and printable")
 
 
-# Once for each shape: keys, identities and digests are made here and always fit. ``typed``, because
-# to a cache 1 is 1.0 and True, to a reader not.
-@functools.lru_cache(maxsize=256, typed=True)
-def _require_readable_query(parameters: Parameters, n: int, size: int, *rest: Any) -> None:
-    shape = (size, Space(*rest[3:]), *rest[:3], "0" * 2 * ID_BYTES)
-    info = QueryInfo(parameters, bytes(DIGEST), n, *shape)
-    QueryInfo.from_header(info.header(), "this query")
+@functools.cache
+def _rules(kind: type) -> list[tuple[str, type, tuple[Any, ...], bool]]:
+    """Name, type, checks of each field of a data class, and True for those that may be None."""
+    rules = []
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        optional = get_origin(hint) is Union  # as of "X | None"
+        inside = get_args(hint)[0] if optional else hint
+        base, *checks = get_args(inside) if get_origin(inside) is Annotated else (inside,)
+        rules.append((name, get_origin(base) or base, tuple(checks), optional))
+    return rules
 
 
-@functools.lru_cache(maxsize=256, typed=True)
-def _require_readable_response(parameters: Parameters, n: int, size: int, *rest: Any) -> None:
-    info = ResponseInfo(parameters, bytes(DIGEST), n, size, "0" * 2 * DIGEST, *rest)
-    ResponseInfo.from_header(info.header(), "this response")
-
-
-class _Info(Protocol):
-    """What descriptions of messages have in common."""
-
-    @property
-    def n(self) -> int: ...
-    @property
-    def key(self) -> bytes: ...
-
-    def header(self) -> Header: ...
+def _require_fields(kind: type, values: Any, prefix: str = "") -> None:
+    """Raise InputError for a field whose value `parse` would refuse, before it is JSON."""
+    for name, base, checks, optional in _rules(kind):
+        value = getattr(values, name)
+        if base is Space:
+            _require_fields(Space, value, "space.")
+        elif (value is not None or not optional) and (
+            type(value) is not base or not all(check.allows(value) for check in checks)
+        ):
+            expected = ", ".join([base.__name__, *(check.expected for check in checks)])
+            got = type(value).__name__
+            raise InputError(f"{prefix}{name} is not usable", got=got, expected=expected)
 
 
 InfoT = TypeVar("InfoT", bound=_Info)
@@ -207,8 +216,9 @@ InfoT = TypeVar("InfoT", bound=_Info)
 
 @dataclass(frozen=True)
 class _Message(Generic[InfoT]):
-    """A description and a payload for each state."""
+    """A header and the payload of each record."""
 
+    INFO: ClassVar[type[_Info]]
     info: InfoT
     payloads: tuple[bytes, ...] = field(repr=False)
 
@@ -216,25 +226,34 @@ class _Message(Generic[InfoT]):
         return self.info.n
 
     def to_bytes(self) -> bytes:
-        """The file's bytes, docs/FORMAT.md section 3."""
-        return _to_bytes(self.info.header(), self.payloads)
+        """Return the file's bytes: docs/FORMAT.md, section 3."""
+        return framed_bytes(self.info.header(), self.payloads)
 
     def save(self, path: PathLike) -> None:
         """Write ``path``, whole or not at all."""
         with atomic(path) as f:
             f.write(self.to_bytes())
 
+    @classmethod
+    def load(cls, source: PathLike | bytes) -> Self:
+        """Read a file or bytes. Raises FormatError, or InputError when the file is missing."""
+        with open_framed(source, cls.INFO.KIND) as reader:
+            info = cast(InfoT, cls.INFO.from_header(reader.header, reader.name))
+            return cls(info, tuple(record.payload for record in reader))
+
 
 class Query(_Message[QueryInfo]):
     """n encrypted states (`*.query`). Holds no secret and no state in clear."""
 
+    INFO = QueryInfo
+
     @property
     def digest(self) -> str:
-        """Of the header; responses carry it."""
+        """Digest of the header, hexadecimal. Responses carry it."""
         return self.info.header().digest.hex()
 
     def records(self) -> list[Record]:
-        """The records, with the digests that responses carry."""
+        """Return the records with the digests that responses carry."""
         return self._records
 
     @functools.cached_property
@@ -242,23 +261,11 @@ class Query(_Message[QueryInfo]):
         digest = self.info.header().digest
         return [digest_record(digest, i, p) for i, p in enumerate(self.payloads)]
 
-    @classmethod
-    def load(cls, source: PathLike | bytes) -> Query:
-        """From a file or from bytes. Raises FormatError, or InputError when it is not there."""
-        with open_framed(source, Kind.QUERY) as reader:
-            info = QueryInfo.from_header(reader.header, reader.name)
-            return cls(info, tuple(record.payload for record in reader))
-
 
 class Response(_Message[ResponseInfo]):
     """Encrypted scores of the n states of one query (`*.response`)."""
 
-    @classmethod
-    def load(cls, source: PathLike | bytes) -> Response:
-        """From a file or from bytes. Raises FormatError, or InputError when it is not there."""
-        with open_framed(source, Kind.RESPONSE) as reader:
-            info = ResponseInfo.from_header(reader.header, reader.name)
-            return cls(info, tuple(record.payload for record in reader))
+    INFO = ResponseInfo
 
 
 def response_size(layout: Layout, n_outputs: int) -> int:
@@ -279,61 +286,3 @@ def require_size(name: str, size: int, expected: int) -> None:
             got=f"{size} bytes",
             expected=str(expected),
         )
-
-
-def _to_bytes(header: Header, payloads: tuple[bytes, ...]) -> bytes:
-    buffer = io.BytesIO()
-    writer = Writer(buffer, header)
-    for payload in payloads:
-        writer.write(payload)
-    writer.finish()
-    return buffer.getvalue()
-
-
-def _fields(name: str, meta: Any, kinds: dict[str, Any]) -> None:
-    if set(meta) != set(kinds):
-        raise FormatError(f"{name}: its description has unknown or missing fields")
-    for key, kind in kinds.items():
-        if type(meta[key]) is not kind and not (
-            isinstance(kind, tuple) and type(meta[key]) in kind
-        ):
-            raise FormatError(f"{name}: its field {key!r} has the wrong type")
-
-
-def _within(name: str, key: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise FormatError(f"{name}: its field {key!r} is out of range", expected=f"{low} to {high}")
-
-
-def _hex(name: str, key: str, value: str, size: int) -> None:
-    if len(value) != 2 * size or not set(value) <= set("0123456789abcdef"):
-        raise FormatError(f"{name}: its field {key!r} is not {size} bytes in hexadecimal")
-
-
-def _layout(name: str, header: Header, dim: int, meta: Mapping[str, Any]) -> None:
-    """Chunks and batch must make a layout, and n states as many records as there are."""
-    if not 1 <= meta["n"] <= header.n_records * header.parameters.degree:
-        raise FormatError(f"{name}: its number of states does not fit its records")
-    _within(name, "chunks", meta["chunks"], 1, MAX_DIM)
-    _within(name, "batch", meta["batch"], 1, header.parameters.degree)
-    try:
-        layout = Layout(header.parameters.degree, dim, meta["chunks"], meta["batch"])
-    except InputError as e:
-        raise FormatError(f"{name}: {e}") from e
-    if layout.blocks(meta["n"]) != header.n_records:
-        raise FormatError(f"{name}: its number of states does not fit its records")
-
-
-def _labels(name: str, labels: list[Any], n_outputs: int) -> tuple[str, ...]:
-    if not all(isinstance(x, str) for x in labels) or len(labels) not in {0, n_outputs}:
-        raise FormatError(f"{name}: its labels do not fit its classes")
-    if len(set(labels)) != len(labels) or not all(map(usable_label, labels)):
-        raise FormatError(f"{name}: its labels are not distinct and printable")
-    return tuple(labels)
-
-
-def _space(name: str, raw: dict[str, Any]) -> Space:
-    try:
-        return Space.parse(raw)
-    except InputError as e:
-        raise FormatError(f"{name}: {e}") from e

@@ -120,20 +120,20 @@ class Provider:
         scales = scorer.scales(layout, query.norm_bits)
         self._require_precise(query, scales.error)
         info = ResponseInfo(
-            parameters,
-            query.key,
-            query.n,
-            response_size(layout, head.n_outputs),
-            digest,
-            query.space.dim,
-            query.chunks,
-            query.batch,
-            query.norm_bits,
-            scales.head,
-            scales.flood,
-            head.n_outputs,
-            head.labels,
-            None if head.softcap is None else float(head.softcap),
+            parameters=parameters,
+            key=query.key,
+            record_size=response_size(layout, head.n_outputs),
+            query=digest,
+            n=query.n,
+            dim=query.space.dim,
+            chunks=query.chunks,
+            batch=query.batch,
+            norm_bits=query.norm_bits,
+            head_scale=scales.head,
+            flood_bits=scales.flood,
+            n_outputs=head.n_outputs,
+            labels=head.labels,
+            softcap=None if head.softcap is None else float(head.softcap),
         )
         info.require_readable()
         return info, scales

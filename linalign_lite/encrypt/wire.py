@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -151,6 +151,16 @@ class Writer:
                 got=f"{self._written} records",
                 expected=str(self._header.n_records),
             )
+
+
+def framed_bytes(header: Header, payloads: Iterable[bytes]) -> bytes:
+    """Return the bytes of a file. Raises InputError unless the payloads fit the header."""
+    buffer = io.BytesIO()
+    writer = Writer(buffer, header)
+    for payload in payloads:
+        writer.write(payload)
+    writer.finish()
+    return buffer.getvalue()
 
 
 class Reader:

@@ -94,7 +94,8 @@ def places(data, rng, count):
 
 def golden_header():
     space = Space(384, "ab" * 32, "mini", "mean", True)
-    return QueryInfo(PRIVATE, bytes(range(32)), 7, 47680, space, 1, 3, 4, "0f" * 16).header()
+    shape = {"n": 7, "chunks": 1, "batch": 3, "norm_bits": 4, "space": space, "identity": "0f" * 16}
+    return QueryInfo(parameters=PRIVATE, key=bytes(range(32)), record_size=47680, **shape).header()
 
 
 def test_golden_query_header():
@@ -351,34 +352,40 @@ def test_descriptions_with_any_field_replaced(cases, data):
         (Kind.QUERY, {"space": {"name": "a\x1b[2J"}}, "printable"),
         (Kind.QUERY, {"space": {"model": "a" * 257}}, "got 257 long, expected 0 to 256"),
         (Kind.QUERY, {"space": {"pooling": "max"}}, r"space\.pooling is not usable: got max"),
-        (
-            Kind.QUERY,
-            {"space": {"dim": 2**21}},
-            r"space\.dim is not usable: got 2097152, expected 1 to",
-        ),
-        (Kind.QUERY, {"space": {"dim": True}}, r"space\.dim is not usable: got bool, expected int"),
+        (Kind.QUERY, {"space": {"dim": 2**21}}, r"space\.dim is not usable: got 2097152"),
+        (Kind.QUERY, {"space": {"dim": True}}, r"space\.dim is not usable: got bool"),
         (Kind.QUERY, {"chunks": 4}, "cannot be cut"),
-        (Kind.QUERY, {"batch": 0}, "'batch' is out of range"),
-        (Kind.QUERY, {"batch": 10**4000}, "'batch' is out of range"),
+        (Kind.QUERY, {"batch": 0}, r"\.batch is not usable: got 0, expected 1 to 16384"),
+        (Kind.QUERY, {"batch": 10**4000}, r"\.batch is not usable: got 10{39}, expected 1 to"),
         (Kind.QUERY, {"batch": 2}, "does not fit its records"),
         (Kind.QUERY, {"batch": 2000}, "cannot be cut"),
-        (Kind.QUERY, {"n": 0}, "does not fit its records"),
+        (Kind.QUERY, {"n": 0}, r"\.n is not usable: got 0"),
         (Kind.QUERY, {"n": 3}, "does not fit its records"),
-        (Kind.QUERY, {"n": 2**60}, "does not fit its records"),
+        (Kind.QUERY, {"n": 2**60}, r"\.n is not usable: got 1152921504606846976"),
         (Kind.QUERY, {"profile": "trusted"}, "names another profile"),
-        (Kind.QUERY, {"norm_bits": 0}, "'norm_bits' is out of range"),
-        (Kind.QUERY, {"identity": "0F" * 16}, "not 16 bytes"),
+        (Kind.QUERY, {"norm_bits": 0}, r"\.norm_bits is not usable: got 0, expected 1 to 24"),
+        (Kind.QUERY, {"identity": "0F" * 16}, r"\.identity is not usable.*32 to 32.*\[0-9a-f\]"),
         (Kind.QUERY, {"extra": 1}, "unknown or missing"),
-        (Kind.RESPONSE, {"labels": ["\ud800", "b"]}, "not distinct and printable"),
+        (Kind.RESPONSE, {"labels": ["\ud800", "b"]}, r"\.labels\[0\] is not usable.*printable"),
         (Kind.RESPONSE, {"labels": ["a"]}, "do not fit its classes"),
-        (Kind.RESPONSE, {"labels": [1, 2]}, "do not fit its classes"),
-        (Kind.RESPONSE, {"softcap": -1.0}, "soft cap"),
-        (Kind.RESPONSE, {"softcap": 1}, "'softcap' has the wrong type"),
-        (Kind.RESPONSE, {"flood_bits": 92}, "'flood_bits' is out of range"),
+        (Kind.RESPONSE, {"labels": ["a", "a"]}, "not distinct and printable"),
+        (Kind.RESPONSE, {"labels": ["", "b"]}, "not distinct and printable"),
+        (Kind.RESPONSE, {"labels": [1, 2]}, r"\.labels\[0\] is not usable: got int"),
+        (
+            Kind.RESPONSE,
+            {"softcap": -1.0},
+            r"\.softcap is not usable: got -1.0, expected a float above 0",
+        ),
+        (
+            Kind.RESPONSE,
+            {"softcap": 1},
+            r"\.softcap is not usable: got 1, expected a float above 0",
+        ),
+        (Kind.RESPONSE, {"flood_bits": 92}, "its flooding is not usable: expected at most 90 bits"),
         (Kind.RESPONSE, {"head_scale": 92}, "scale is not usable"),
-        (Kind.RESPONSE, {"head_scale": -1}, "scale is not usable"),
-        (Kind.RESPONSE, {"query": "00"}, "not 32 bytes"),
-        (Kind.RESPONSE, {"n_outputs": 0}, "'n_outputs' is out of range"),
+        (Kind.RESPONSE, {"head_scale": -1}, r"\.head_scale is not usable: got -1"),
+        (Kind.RESPONSE, {"query": "00"}, r"\.query is not usable: got 2 long, expected 64 to 64"),
+        (Kind.RESPONSE, {"n_outputs": 0}, r"\.n_outputs is not usable: got 0"),
     ],
 )
 def test_descriptions_out_of_range(cases, kind, change, message):
@@ -394,12 +401,12 @@ def test_descriptions_out_of_range(cases, kind, change, message):
 
 def test_what_could_not_be_read_back_is_not_written(cases):
     states = HiddenStates(STATES, Space(3, "", "line\nbreak"))
-    with pytest.raises(FormatError, match="printable"):
+    with pytest.raises(FormatError, match=r"space\.name is not usable.*printable"):
         cases["insecure-noop"].client.encrypt(states)
 
 
 def test_what_is_equal_but_of_another_type_is_not_taken_for_what_was_checked(cases):
-    """A shape is checked once. 1 and True and 1.0 are one key of a cache, but not one JSON."""
+    """1, True and 1.0 are equal, but not one JSON."""
     client = cases["insecure-noop"].client
     for space in (Space(3, normalize=True), Space(3, normalize=1), Space(np.int64(3))):
         states, good = HiddenStates(STATES, space), type(space.normalize) is bool
@@ -407,12 +414,14 @@ def test_what_is_equal_but_of_another_type_is_not_taken_for_what_was_checked(cas
             if good and type(space.dim) is int:
                 assert Query.load(client.encrypt(states).to_bytes()).info.space == space
                 continue
-            with pytest.raises(FormatError, match=r"space\.\w+ is not usable: got int"):
+            with pytest.raises(
+                FormatError, match=r"space\.\w+ is not usable: got (int|int64), expected"
+            ):
                 client.encrypt(states)
 
 
 def test_a_response_that_could_not_be_read_back_is_not_written(cases):
-    """Checked once for each shape, and still for each shape."""
+    """Each field is checked, each time."""
     info = cases["insecure-noop"].response.info
     info.require_readable()
     for change in ({"flood_bits": 92}, {"softcap": 1}, {"labels": ("one",) * 9}, {"norm_bits": 25}):

@@ -1,35 +1,32 @@
-"""Records scored by several processes: SEAL's Python bindings hold the interpreter lock.
+"""Score records in several processes: SEAL's Python bindings hold the interpreter lock.
 
-Processes are spawned, never forked, so they share no mask and no generator with their parent. Each
-makes its own encryptions of zero. Nothing secret is sent to them: a provider has no secret.
+Processes are spawned, never forked, so they share no mask and no generator with their parent; each
+makes its own encryptions of zero. No secret is sent to them: a provider has none.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
+from linalign_lite.core.executor import map_in_order
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.scoring import Scales, Scorer
 from linalign_lite.encrypt.wire import Record
 from linalign_lite.encrypt.zero_pool import Zeros
-from linalign_lite.errors import LinalignError
 
-_IN_FLIGHT = 2  # records in flight for each process: what bounds memory
-_job: list[Any] = []  # of one worker: scorer, zeros, query, scales
+_IN_FLIGHT = 2  # records in flight per process: bounds memory
 
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """What every worker needs to know. ``key``: whose zeros mask, None where nothing is masked."""
+    """Input of every worker. ``key``: the public key of the masks; None where nothing is masked."""
 
     head: Head
     cache_bytes: int
@@ -38,34 +35,37 @@ class ScoringJob:
     scales: Scales
 
 
-def score_records(job: ScoringJob, records: Iterator[Record], workers: int) -> Iterator[bytes]:
-    """What Scorer.score gives for each record, in order."""
+class _Worker:
+    """State of one worker process, made once when the process starts."""
+
+    current: ClassVar[_Worker]
+
+    def __init__(self, job: ScoringJob) -> None:
+        self._job = job
+        self._zeros = None if job.key is None else Zeros(job.key)
+        self._scorer = Scorer(job.head, job.query.parameters, job.cache_bytes)
+
+    def score(self, index: int, record: Record) -> bytes:
+        return self._scorer.score(self._job.query, self._job.scales, index, record, self._zeros)
+
+
+def score_records(job: ScoringJob, records: Iterable[Record], workers: int) -> Iterator[bytes]:
+    """Yield Scorer.score of each record, in order. Raises LinalignError when a process ends."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
-    flying: deque[Future[bytes]] = deque()
+    hint = "was there too little memory? --threads 1 needs least"
     try:
-        for index, record in enumerate(records):
-            flying.append(pool.submit(_score_record, index, record))
-            if len(flying) >= _IN_FLIGHT * workers:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
-    except BrokenProcessPool as e:
-        raise LinalignError(
-            "a scoring process died", hint="was there too little memory? --threads 1 needs least"
-        ) from e
+        yield from map_in_order(
+            pool, _score_record, enumerate(records), in_flight=_IN_FLIGHT * workers, hint=hint
+        )
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker(job: ScoringJob) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and stops this one
-    zeros = None if job.key is None else Zeros(job.key)
-    scorer = Scorer(job.head, job.query.parameters, job.cache_bytes)
-    _job[:] = [scorer, zeros, job.query, job.scales]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops this process
+    _Worker.current = _Worker(job)
 
 
-def _score_record(index: int, record: Record) -> bytes:
-    scorer, zeros, query, scales = _job
-    reply: bytes = scorer.score(query, scales, index, record, zeros)
-    return reply
+def _score_record(task: tuple[int, Record]) -> bytes:
+    return _Worker.current.score(*task)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,10 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import soft_capped
 from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.space import Space
 from linalign_lite.encrypt.keys import SecretKey, scheme_for
 from linalign_lite.encrypt.messages import (
+    Progress,
     Query,
     QueryInfo,
     Response,
@@ -23,30 +26,30 @@ from linalign_lite.encrypt.messages import (
 )
 from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score_positions
 from linalign_lite.encrypt.planner import choose_layout
-from linalign_lite.encrypt.precision import MAX_ERROR, decimals, norm_bits, query_scale, score_error
+from linalign_lite.encrypt.precision import MAX_ERROR, decimals, least_norm_bits, query_scale
 from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
-from linalign_lite.encrypt.wire import DIGEST, Kind, Record, Writer, open_framed
+from linalign_lite.encrypt.wire import DIGEST, Kind, Writer, open_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.detectors import outlyingness
 from linalign_lite.storage.atomic import PathLike, atomic
 
-Progress = Callable[[int], None]
+FloatT = TypeVar("FloatT", bound=np.floating[Any])
 _BATCH = 256  # states mapped at once
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What decryption gives: the head's scores, (n, n_outputs), rounded to ``decimals`` places.
+    """Decrypted scores of a head, (n, n_outputs), rounded to ``decimals`` places.
 
     One unit of the last place is at least the bound on the error. Never send scores
-    back to the provider: docs/SECURITY.md says why.
+    back to the provider: docs/SECURITY.md gives the reason.
     """
 
     values: FloatArray = field(repr=False)  # shape: (n, n_outputs)
     labels: tuple[str, ...]
     decimals: int
-    error: float  # bound on the error of a score before it was rounded
+    error: float  # bound on the error of a score before rounding
 
     def predictions(self) -> npt.NDArray[np.intp]:
         """Index of the highest score of each state, (n,)."""
@@ -54,11 +57,11 @@ class Scores:
         return best
 
     def names(self) -> list[str]:
-        """The label of the highest score of each state, or its index when there are none."""
+        """Label of the highest score of each state, or its index where there are no labels."""
         return [self.labels[i] if self.labels else str(i) for i in self.predictions().tolist()]
 
     def outlyingness(self, by: str | Detector = "energy", temperature: float = 1.0) -> FloatArray:
-        """How unlike what the head was made for each state is, (n,); higher is more outlying.
+        """Score how far each state lies from the head's training data, (n,); higher is farther.
 
         by: "energy", "msp" or "max-logit" (ood.scores) at ``temperature``; or a detector of these,
         with its own temperature. Raises InputError when it does not read scores or has other
@@ -94,15 +97,15 @@ class Client:
         """Encrypt map(state), or the states as they are.
 
         states: (n, d). ``norm_bound`` is rounded up to a power of two and becomes public; without
-        it the largest norm is, but never below 2. The layout is chosen by the planner, well when
-        ``n_outputs`` is given, the number of scores that the provider's head has; ``layout``
-        overrides it. ``progress`` is called with the number of states done since its last call.
-        Raises MismatchError when the map does not read these states, InputError when a state's
-        norm is above the bound.
+        it the largest norm is, but never below 2. The planner chooses the layout, best when
+        ``n_outputs`` is given, the number of scores of the provider's head; ``layout`` overrides
+        it. ``progress`` is called with the number of states done since its last call. Raises
+        MismatchError when the map does not read these states, InputError when a state's norm is
+        above the bound.
         """
-        mapped = _MappedStates(as_states(states), map)
+        mapped = _mapped(as_states(states), map)
         info = self._info(mapped, norm_bound, n_outputs, layout)
-        return Query(info, tuple(self._payloads(info, mapped, progress)))
+        return Query(info, tuple(self._payloads(info, mapped.values, progress)))
 
     def encrypt_to(
         self,
@@ -116,24 +119,26 @@ class Client:
         progress: Progress | None = None,
     ) -> QueryInfo:
         """As ``encrypt``, record by record into a `*.query` file, whole or not at all."""
-        mapped = _MappedStates(as_states(states), map)
+        mapped = _mapped(as_states(states), map)
         info = self._info(mapped, norm_bound, n_outputs, layout)
         with atomic(path) as f:
             writer = Writer(f, info.header())
-            for payload in self._payloads(info, mapped, progress):
+            for payload in self._payloads(info, mapped.values, progress):
                 writer.write(payload)
             writer.finish()
         return info
 
     def decrypt(self, response: Response, query: Query | None = None) -> Scores:
-        """Scores of a response; with ``query``, only if the response answers it, in its layout.
+        """Decrypt a response; with ``query``, only if the response answers it, in its layout.
 
-        Without ``query`` only the key is compared, and the response is believed about the rest.
+        Without ``query`` only the key is compared; the rest of the header is not verified.
         Raises MismatchError when the response belongs to another key or answers another query,
         FormatError when it is damaged.
         """
-        asked = _ExpectedQuery(query.info, query.records()) if query else None
-        return self._scores(response.info, iter(response.payloads), "this response", asked, None)
+        expected = None
+        if query:
+            expected = _ExpectedQuery(query.info, [record.digest for record in query.records()])
+        return self._scores(response.info, iter(response.payloads), "this response", expected, None)
 
     def decrypt_from(
         self,
@@ -143,44 +148,39 @@ class Client:
         progress: Progress | None = None,
     ) -> Scores:
         """As ``decrypt``, record by record from a `*.response` file (and its `*.query` file)."""
-        asked = None
+        expected = None
         if query_path is not None:
             with open_framed(query_path, Kind.QUERY) as reader:
-                asked_info = QueryInfo.from_header(reader.header, reader.name)
+                info = QueryInfo.from_header(reader.header, reader.name)
                 # digests only: a file of queries may be larger than memory
-                asked = _ExpectedQuery(
-                    asked_info, [Record(b"", record.digest) for record in reader]
-                )
+                expected = _ExpectedQuery(info, [record.digest for record in reader])
         with open_framed(path, Kind.RESPONSE) as reader:
-            info = ResponseInfo.from_header(reader.header, reader.name)
+            answer = ResponseInfo.from_header(reader.header, reader.name)
             payloads = (record.payload for record in reader)
-            return self._scores(info, payloads, reader.name, asked, progress)
+            return self._scores(answer, payloads, reader.name, expected, progress)
 
     def _info(
         self,
-        states: _MappedStates,
+        mapped: _MappedStates,
         norm_bound: float | None,
         n_outputs: int | None,
         layout: Layout | None,
     ) -> QueryInfo:
-        space, parameters = states.space, self._key.parameters
+        n, space, parameters = len(mapped.values), mapped.space, self._key.parameters
         if layout is None:
-            layout = choose_layout(parameters, space.dim, n_outputs, states.n).layout
+            layout = choose_layout(parameters, space.dim, n_outputs, n).layout
         elif (layout.degree, layout.dim) != (parameters.degree, space.dim):
             raise InputError(
                 "this layout is for other states",
                 got=f"{layout.dim} dimensions at ring degree {layout.degree}",
                 expected=f"{space.dim} at {parameters.degree}",
             )
-        with np.errstate(over="ignore", invalid="ignore"):  # norm_bits refuses what overflows
-            squares = [(z * z).sum(axis=1) for z in states.batches()]
-            norms = np.sqrt(squares[0] if len(squares) == 1 else np.concatenate(squares))
-        largest = float(norms.max())
-        bound = norm_bits(largest if norm_bound is None else norm_bound)
+        largest = float(mapped.norms.max())
+        bound = least_norm_bits(largest if norm_bound is None else norm_bound)
         if not largest <= 2.0**bound:
             raise InputError(
                 "a state's norm is above the bound",
-                got=f"{int((norms > 2.0**bound).sum())} of {len(norms)} states above",
+                got=f"{int((mapped.norms > 2.0**bound).sum())} of {n} states above",
                 expected=f"norms up to {2**bound}",
                 hint="declare a larger bound, or leave it out",
             )
@@ -188,7 +188,7 @@ class Client:
             parameters=parameters,
             key=self._key.digest,
             record_size=layout.chunks * self._scheme.query_size,
-            n=states.n,
+            n=n,
             space=space,
             chunks=layout.chunks,
             batch=layout.batch,
@@ -199,32 +199,31 @@ class Client:
         return info
 
     def _payloads(
-        self, info: QueryInfo, states: _MappedStates, progress: Progress | None
+        self, info: QueryInfo, values: Array, progress: Progress | None
     ) -> Iterator[bytes]:
         scale, layout = query_scale(info.parameters, info.norm_bits), info.layout
-        for batch in states.batches(max(1, _BATCH // layout.batch) * layout.batch):
-            for start in range(0, len(batch), layout.batch):
-                block = batch[start : start + layout.batch]
-                done, parts = 0, []
-                for i, chunk in enumerate(pack_states(layout, block), 1):
-                    parts.append(self._side.encrypt(chunk, scale))
-                    if progress and (fresh := len(block) * i // layout.chunks - done):
-                        progress(fresh)
-                        done += fresh
-                yield b"".join(parts)
+        for start in range(0, info.n, layout.batch):
+            block = values[start : start + layout.batch]
+            done, parts = 0, []
+            for i, chunk in enumerate(pack_states(layout, block), 1):
+                parts.append(self._side.encrypt(chunk, scale))
+                if progress and (fresh := len(block) * i // layout.chunks - done):
+                    progress(fresh)
+                    done += fresh
+            yield b"".join(parts)
 
     def _scores(
         self,
         info: ResponseInfo,
         payloads: Iterator[bytes],
         name: str,
-        asked: _ExpectedQuery | None,
+        expected: _ExpectedQuery | None,
         progress: Progress | None,
     ) -> Scores:
-        self._require_mine(info, name)
-        if asked is not None:
-            asked.require(info, name)
-        error = _stated_error(info)
+        self._require_own_key(info, name)
+        if expected is not None:
+            expected.require(info, name)
+        error = info.error_bound
         if not error <= self._max_error:
             raise PrecisionError(
                 f"the scores of {name} are too imprecise",
@@ -233,16 +232,19 @@ class Client:
                 hint="the response may have been altered, or the provider accepts larger errors",
             )
         require_size(name, info.record_size, response_size(info.layout, info.n_outputs))
-        # grown record by record, because what a header promises is not allocated on its word
+        # grown record by record: nothing is allocated from sizes that only the header states
         blocks: list[FloatArray] = []
         for i, payload in enumerate(payloads):
-            if asked is not None and payload[:DIGEST] != asked.records[i].digest:
+            if expected is not None and payload[:DIGEST] != expected.digests[i]:
                 raise MismatchError(f"{name}: record {i} answers another query")
             live = info.layout.live(info.n, i)
             blocks.append(self._decrypted(info, memoryview(payload)[DIGEST:], live))
             if progress:
                 progress(live)
-        return _rounded(info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks), error)
+        places = decimals(error)
+        scores = _concatenated(blocks)
+        rounded = np.round(soft_capped(scores, info.softcap), places).astype(np.float64, copy=False)
+        return Scores(rounded, info.labels, places, error)
 
     def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> FloatArray:
         """Scores of one record: (live, n_outputs)."""
@@ -258,9 +260,9 @@ class Client:
             wanted, first = positions[:, :live], first.reshape(positions.shape)[:, :live]
             values = decrypt_product(self._side.secret, second, first.ravel(), wanted.ravel())
             parts.append(values.reshape(-1, live).T * unit)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return _concatenated(parts, axis=1)
 
-    def _require_mine(self, info: ResponseInfo, name: str) -> None:
+    def _require_own_key(self, info: ResponseInfo, name: str) -> None:
         if info.parameters != self._key.parameters or info.key != self._key.digest:
             raise MismatchError(
                 f"{name} belongs to another key",
@@ -272,58 +274,39 @@ class Client:
 
 @dataclass(frozen=True)
 class _ExpectedQuery:
-    """What a response must fit: the query's description, and its records' digests."""
+    """The query that a response must answer: its header, and the digests of its records."""
 
     info: QueryInfo
-    records: list[Record] = field(repr=False)
+    digests: list[bytes] = field(repr=False)
 
     def require(self, info: ResponseInfo, name: str) -> None:
-        mine = self.info
-        parts = [(i.parameters, i.n, i.layout, i.norm_bits) for i in (info, mine)]
-        if info.query != mine.header().digest.hex() or parts[0] != parts[1]:
+        """Raise MismatchError when the response answers another query."""
+        shapes = [(i.parameters, i.n, i.layout, i.norm_bits) for i in (info, self.info)]
+        if info.query != self.info.header().digest.hex() or shapes[0] != shapes[1]:
             raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
 
 
+@dataclass(frozen=True)
 class _MappedStates:
-    """The states to encrypt, in their space. Few enough for one batch are mapped once and kept.
+    """The states to encrypt, their space and their norms."""
 
-    Raises MismatchError when the map does not read these states.
-    """
-
-    def __init__(
-        self,
-        states: HiddenStates,
-        map: AffineMap | None,  # noqa: A002
-    ) -> None:
-        if map is not None:
-            map.source.require(states.space, "this map does not read these states")
-        self.space = states.space if map is None else map.target
-        self.n = len(states)
-        self._states, self._map = states.states, map
-        self._kept: FloatArray | None = None
-
-    def batches(self, size: int = _BATCH) -> Iterator[FloatArray]:
-        """(m, d) float64 each, m at most ``size``, or all that there are when they are kept."""
-        if self.n <= _BATCH:
-            if self._kept is None:
-                self._kept = self._mapped(self._states)
-            yield self._kept
-            return
-        for start in range(0, self.n, size):
-            yield self._mapped(self._states[start : start + size])
-
-    def _mapped(self, batch: Array) -> FloatArray:
-        return np.asarray(batch if self._map is None else self._map.apply(batch), dtype=np.float64)
+    values: Array  # shape: (n, d)
+    space: Space
+    norms: FloatArray  # shape: (n,)
 
 
-def _rounded(info: ResponseInfo, scores: FloatArray, error: float) -> Scores:
-    """Soft cap, then rounding to the places that the noise leaves."""
-    places = decimals(error)
-    capped = np.asarray(soft_capped(scores, info.softcap), dtype=np.float64)
-    return Scores(np.round(capped, places), info.labels, places, error)
+def _mapped(states: HiddenStates, map: AffineMap | None) -> _MappedStates:  # noqa: A002
+    """Map the states, once. Raises MismatchError when the map does not read them."""
+    space, values = states.space, states.states
+    batches = [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
+    if map is not None:
+        map.source.require(space, "this map does not read these states")
+        batches = [map.apply(batch) for batch in batches]
+        space, values = map.target, _concatenated(batches)
+    with np.errstate(over="ignore", invalid="ignore"):  # least_norm_bits refuses what overflows
+        squares = [np.square(batch, dtype=np.float64).sum(axis=1) for batch in batches]
+        return _MappedStates(values, space, np.sqrt(_concatenated(squares)))
 
 
-def _stated_error(info: ResponseInfo) -> float:
-    """Bound on the error of a score, from what the response says."""
-    fold = info.layout.fold(info.n_outputs)
-    return score_error(info.parameters, info.norm_bits, info.head_scale, fold, info.flood_bits)
+def _concatenated(parts: list[npt.NDArray[FloatT]], axis: int = 0) -> npt.NDArray[FloatT]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)

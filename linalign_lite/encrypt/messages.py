@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import (
     Annotated,
@@ -29,7 +30,7 @@ from typing import (
 from linalign_lite.core.space import MAX_DIM, Space, usable_label
 from linalign_lite.encrypt.packing import Layout, layout_of
 from linalign_lite.encrypt.parameters import MODULUS_BITS, Parameters
-from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SCORE
+from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SCORE, score_error
 from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import (
     DIGEST,
@@ -45,6 +46,7 @@ from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, atomic
 from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse
 
+Progress = Callable[[int], None]  # called with the number of states done since the last call
 MAX_OUTPUTS = 1 << 24
 MAX_DEGREE = max(MODULUS_BITS)
 ID_BYTES = 16
@@ -170,6 +172,12 @@ class ResponseInfo(ResponseDescription, _Info):
     @property
     def layout(self) -> Layout:
         return layout_of(self.parameters.degree, self.dim, self.chunks, self.batch)
+
+    @property
+    def error_bound(self) -> float:
+        """Bound on the error of a score, from the header alone."""
+        fold = self.layout.fold(self.n_outputs)
+        return score_error(self.parameters, self.norm_bits, self.head_scale, fold, self.flood_bits)
 
     def _require_consistent(self) -> None:
         super()._require_consistent()

@@ -40,7 +40,7 @@ _DEVIATIONS = 6.0  # standard deviations that a stated error covers
 _TAIL_DEVIATIONS = math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + 2)))
 
 
-def norm_bits(largest: float) -> int:
+def least_norm_bits(largest: float) -> int:
     """B, the least integer of at least MIN_NORM_BITS with ``largest`` ≤ 2^B.
 
     Only this power of two becomes public, and small norms all share one value. Raises InputError

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import (
+    Progress,
     Query,
     QueryInfo,
     Response,
@@ -28,8 +29,6 @@ from linalign_lite.storage.atomic import PathLike, atomic
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.query_budget import Budget
-
-Progress = Callable[[int], None]
 
 
 class Provider:

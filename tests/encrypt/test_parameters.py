@@ -26,7 +26,7 @@ from linalign_lite.encrypt.precision import (
     decimals,
     flood_bits,
     head_scale,
-    norm_bits,
+    least_norm_bits,
     precision_bits,
     product_noise,
     query_scale,
@@ -111,7 +111,7 @@ def test_unsound_sets_are_refused(degree, primes, message):
     bias=st.floats(0, 1e12),
 )
 def test_no_score_can_overflow(parameters, largest, row_norm, bias):
-    bound = norm_bits(largest)
+    bound = least_norm_bits(largest)
     assert largest <= 2.0**bound
     a = query_scale(parameters, bound)
     assert bound + a == parameters.query_bits
@@ -128,7 +128,7 @@ def test_no_score_can_overflow(parameters, largest, row_norm, bias):
 @pytest.mark.parametrize("largest", [math.inf, math.nan, 2.0**MAX_NORM_BITS * 1.01])
 def test_norms_out_of_range(largest):
     with pytest.raises(InputError, match="too large to encrypt"):
-        norm_bits(largest)
+        least_norm_bits(largest)
 
 
 def test_heads_out_of_range():
@@ -138,9 +138,9 @@ def test_heads_out_of_range():
 
 
 def test_small_norms_share_one_bound():
-    assert {norm_bits(x) for x in (0.0, 1e-9, 1.0, 2.0)} == {MIN_NORM_BITS} == {1}
-    assert norm_bits(2.01) == 2
-    assert norm_bits(16.01) == 5
+    assert {least_norm_bits(x) for x in (0.0, 1e-9, 1.0, 2.0)} == {MIN_NORM_BITS} == {1}
+    assert least_norm_bits(2.01) == 2
+    assert least_norm_bits(16.01) == 5
 
 
 @pytest.mark.parametrize("parameters", BOTH, ids=lambda p: p.name)

@@ -194,14 +194,13 @@ def test_scores_are_those_of_the_head(page, dim, n, classes):
 
 
 def test_the_stated_error_and_places_are_those_of_python(page):
-    from linalign_lite.encrypt.client import _stated_error
     from linalign_lite.encrypt.precision import decimals
 
     public, states = key(page), np.eye(20)[:7] * 9  # norms of 9: bound 2^4
     query = ask(page, states)
     assert query.info.norm_bits == 4
     response = Provider(head_of(20, 6), keys=[public]).score(query)
-    found, error = read(page, response.to_bytes()), _stated_error(response.info)
+    found, error = read(page, response.to_bytes()), response.info.error_bound
     assert found["error"] == pytest.approx(error, rel=1e-9)
     assert found["decimals"] == decimals(error)
 

@@ -1,5 +1,6 @@
-"""One signed file of maps, heads, models, public keys and wheels for a machine without a network.
+"""Bundles: one signed file of maps, heads, models, public keys and wheels for offline machines.
 
-docs/FORMAT.md, section 7. `layout` says what may be in one, `signing` who made it, `writing` makes
-it, `reading` checks and installs it.
+Files and a signing key go in; a `.bundle` comes out, which a recipient verifies and installs.
+docs/FORMAT.md, section 7. `file_format` has the manifest and its rules, `file_types` recognises
+files by content, `signing` has the keys, `writing` creates, `reading` verifies and installs.
 """

@@ -1,4 +1,4 @@
-"""What may be in a bundle, and under which name. docs/FORMAT.md, section 7."""
+"""The manifest of a bundle, and the files and paths that it may list. docs/FORMAT.md, section 7."""
 
 from __future__ import annotations
 
@@ -8,78 +8,81 @@ import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
 from linalign_lite.encrypt.wire import MAGIC
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import CARD_FILE, DIGESTED, HEAD_FILE
-from linalign_lite.storage.schema import strict_json
+from linalign_lite.storage.schema import (
+    Range,
+    Sha256,
+    Size,
+    Text,
+    format_errors,
+    parse,
+    strict_json,
+)
 
 FORMAT = "linalign-bundle"
 VERSION = 1
 KIND = 7  # beside those of encrypt.wire.Kind
-HEAD = struct.Struct("<8sHHI32s")  # magic, version, kind, size of the manifest, public key
+HEADER = struct.Struct("<8sHHI32s")  # magic, version, kind, size of the manifest, public key
 SIGNATURE = 64
 MAX_MANIFEST = 4 << 20
 MAX_FILES = 4096
 MAX_FILE, MAX_TOTAL = 1 << 40, 1 << 41
 MAX_NOTE = 256
 FOLDERS = {
-    "map": "maps", "head": "heads", "detector": "detectors", "model": "models",
-    "public-key": "keys", "signer": "signers", "wheel": "wheelhouse",
-}  # fmt: skip
-UNSET = "0" * 64  # a digest that is not known yet
+    "map": "maps",
+    "head": "heads",
+    "detector": "detectors",
+    "model": "models",
+    "public-key": "keys",
+    "signer": "signers",
+    "wheel": "wheelhouse",
+}
+UNKNOWN_DIGEST = "0" * 64  # before the file is hashed
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}(?<!\.)")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin|conout|clock)(\.|$)", re.IGNORECASE)
-_DIGEST = re.compile("[0-9a-f]{64}")
-_MODEL = {CARD_FILE, *DIGESTED, HEAD_FILE}
+_MODEL_FILES = {CARD_FILE, *DIGESTED, HEAD_FILE}
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a bundle. Raises InputError when its kind, path, digest or size is not usable."""
+    """One file of a bundle. Raises InputError for a kind or a path that may not be in one."""
 
     kind: str
     path: str
-    sha256: str
-    size: int
+    sha256: Sha256
+    size: Annotated[int, Range(0, MAX_FILE)]
 
     def __post_init__(self) -> None:
-        if type(self.kind) is not str or self.kind not in FOLDERS:
+        if self.kind not in FOLDERS:
             raise InputError(
                 "a file has a kind that does not go into a bundle",
-                got=str(self.kind)[:40],
+                got=self.kind[:40],
                 expected=", ".join(FOLDERS),
             )
         _require_path(self.kind, self.path)
-        if type(self.sha256) is not str or not _DIGEST.fullmatch(self.sha256):
-            raise InputError(f"the digest of {self.path} is not usable")
-        if type(self.size) is not int or not 0 <= self.size <= MAX_FILE:
-            raise InputError(f"the size of {self.path} is not usable", expected=f"0 to {MAX_FILE}")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in a bundle, in the order of its paths. Raises InputError when it does not hold."""
+    """Files of a bundle in the order of their paths, a note, and the platform of its wheels.
 
-    files: tuple[File, ...]
-    note: str = ""
-    platform: Platform | None = None
+    Raises InputError when paths, models or wheels contradict each other.
+    """
+
+    files: Annotated[tuple[File, ...], Size(MAX_FILES, 1)]
+    note: Annotated[str, Text(MAX_NOTE)]
+    platform: Platform | None
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.files) <= MAX_FILES:
-            raise InputError(
-                "the number of files is not one that a bundle may have",
-                got=str(len(self.files)),
-                expected=f"1 to {MAX_FILES}",
-            )
-        if type(self.note) is not str or len(self.note) > MAX_NOTE or not self.note.isprintable():
-            raise InputError(f"the note is not printable text of at most {MAX_NOTE} characters")
         if self.size > MAX_TOTAL:
             raise InputError("the files are too large together", expected=f"at most {MAX_TOTAL}")
         _require_order([file.path for file in self.files])
-        _require_models(self.files)
+        _require_cards(self.files)
         self._require_wheels()
 
     @property
@@ -88,102 +91,87 @@ class Manifest:
         return sum(file.size for file in self.files)
 
     def wheels(self) -> Iterator[tuple[File, Wheel]]:
+        """The files that are wheels, each with its parsed name."""
         for file in self.files:
             if file.kind == "wheel":
-                yield file, Wheel.parse(name_of(file.path))
+                yield file, Wheel.parse(file.path.rpartition("/")[2])
 
     def with_digests(self, digests: list[str]) -> Manifest:
-        """The same with each file's SHA-256, in order."""
+        """The same manifest with each file's SHA-256, in order."""
         pairs = zip(self.files, digests, strict=True)
         return replace(self, files=tuple(replace(f, sha256=d) for f, d in pairs))
 
     def encode(self) -> bytes:
-        """The one form that a manifest is written in. InputError when it is too large."""
-        raw = {**asdict(self), "format": FORMAT, "version": VERSION}
-        text = _canonical(raw)
+        """The canonical bytes. Raises InputError when there are more than MAX_MANIFEST."""
+        text = _canonical({**asdict(self), "format": FORMAT, "version": VERSION})
         if len(text) > MAX_MANIFEST:
             raise InputError("the manifest is too large", expected=f"at most {MAX_MANIFEST} bytes")
         return text
 
     def _require_wheels(self) -> None:
-        found: set[str] = set()
+        projects: set[str] = set()
         for file, wheel in self.wheels():
             if self.platform is None:
-                raise InputError("there are wheels, and no platform that they are for")
+                raise InputError("there are wheels, but no platform for them")
             require_fit(wheel, self.platform)
-            if wheel.project in found:
+            if wheel.project in projects:
                 raise InputError(f"there is more than one wheel of {wheel.project}", got=file.path)
-            found.add(wheel.project)
-        if self.platform is not None and not found:
-            raise InputError("there is a platform, and no wheel for it")
+            projects.add(wheel.project)
+        if self.platform is not None and not projects:
+            raise InputError("there is a platform, but no wheel for it")
 
 
-def parse(raw: bytes, name: str) -> Manifest:
-    """A manifest from its bytes. FormatError naming the bundle and what is wrong."""
-    try:
-        return _parse(raw)
-    except InputError as e:
-        raise FormatError(f"{name}: {e}") from e
-    except (ValueError, RecursionError) as e:
-        raise FormatError(f"{name}: the manifest is not JSON", got=type(e).__name__) from e
+def parse_manifest(raw: bytes, name: str) -> Manifest:
+    """A manifest from the bytes of the bundle ``name``. Raises FormatError."""
+    with format_errors(f"{name}: the manifest", "JSON document"):
+        fields = strict_json(raw)
+    with format_errors(name, "bundle"):
+        if not isinstance(fields, dict) or _canonical(fields) != raw:
+            raise InputError("the manifest is not in canonical form")
+        version = fields.pop("version", None)
+        if fields.pop("format", None) != FORMAT or type(version) is not int or version != VERSION:
+            raise InputError("the manifest has another format or version")
+        manifest: Manifest = parse(Manifest, fields, "manifest")
+        return manifest
 
 
-def _parse(raw: bytes) -> Manifest:
-    found = strict_json(raw)
-    if not isinstance(found, dict) or _canonical(found) != raw:
-        raise InputError("the manifest is not in canonical form")
-    version = found.pop("version", None)
-    if found.pop("format", None) != FORMAT or type(version) is not int or version != VERSION:
-        raise InputError("the manifest has another format or version")
-    if set(found) != {"files", "note", "platform"} or not isinstance(found["files"], list):
-        raise InputError("the manifest has unknown or missing fields")
-    if len(found["files"]) > MAX_FILES:  # before any is looked at
-        raise InputError("there are too many files", expected=f"at most {MAX_FILES}")
-    files = tuple(File(**_fields(f, ("kind", "path", "sha256", "size"))) for f in found["files"])
-    platform = found["platform"]
-    if platform is not None:
-        platform = Platform(**_fields(platform, ("python", "tag")))
-    return Manifest(files, found["note"], platform)
-
-
-def header(manifest: bytes, public: bytes) -> bytes:
-    """All that is signed: the fixed fields and the manifest."""
-    return HEAD.pack(MAGIC, VERSION, KIND, len(manifest), public) + manifest
-
-
-def name_of(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
+def signed_part(manifest: bytes, public: bytes) -> bytes:
+    """The bytes that are signed: the header and the manifest."""
+    return HEADER.pack(MAGIC, VERSION, KIND, len(manifest), public) + manifest
 
 
 def require_name(name: str, what: str = "name") -> None:
-    """Raise InputError unless ``name`` is the same one harmless name on every system."""
-    if type(name) is not str or not _NAME.fullmatch(name) or _DEVICE.match(name):
+    """Raise InputError unless ``name`` names the same ordinary file on every system."""
+    if not _NAME.fullmatch(name) or _DEVICE.match(name):
         raise InputError(
             f"a {what} is not one that a bundle may have",
             got=ascii(name)[:80],
-            expected="letters, digits and . _ + -, no device of Windows, at most 200",
+            expected="at most 200 letters, digits and . _ + -, not a Windows device",
             hint="rename the file",
         )
 
 
 def _require_path(kind: str, path: str) -> None:
-    parts = path.split("/") if type(path) is str else []
+    """Raise InputError unless ``path`` is one that a file of this kind may have."""
+    parts = path.split("/")
     depth = 3 if kind == "model" else 2
     if len(parts) != depth or parts[0] != FOLDERS[kind]:
         raise InputError(
-            f"a {kind} has a path that leads elsewhere",
+            f"a {kind} has a path outside its folder",
             got=ascii(path)[:80],
             expected="/".join([FOLDERS[kind], *["NAME"] * (depth - 1)]),
         )
     for part in parts[1:]:
         require_name(part)
-    if kind == "model" and parts[2] not in _MODEL:
-        raise InputError("a file does not belong to a model", got=path, expected=", ".join(_MODEL))
+    if kind == "model" and parts[2] not in _MODEL_FILES:
+        names = ", ".join(_MODEL_FILES)
+        raise InputError("a file does not belong to a model", got=path, expected=names)
     if kind == "wheel":
         Wheel.parse(parts[1])
 
 
 def _require_order(paths: list[str]) -> None:
+    """Raise InputError unless paths increase and none differ only in case, nor do folders."""
     for a, b in pairwise(paths):
         if a >= b:
             problem = "is there twice" if a == b else "is not in its place"
@@ -194,26 +182,15 @@ def _require_order(paths: list[str]) -> None:
         for i in range(1, len(parts) + 1):
             whole = "/".join(parts[:i])
             if seen.setdefault(whole.lower(), whole) != whole:
-                raise InputError(
-                    f"{whole} and {seen[whole.lower()]} are one name where case does not count"
-                )
+                raise InputError(f"{whole} and {seen[whole.lower()]} differ only in case")
 
 
-def _require_models(files: tuple[File, ...]) -> None:
-    models: dict[str, set[str]] = {}
-    for file in files:
-        if file.kind == "model":
-            _, folder, name = file.path.split("/")
-            models.setdefault(folder, set()).add(name)
-    for folder, names in models.items():
-        if CARD_FILE not in names:
-            raise InputError(f"the model {folder} has no {CARD_FILE}")
-
-
-def _fields(raw: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(raw, dict) or set(raw) != set(names):
-        raise InputError("an entry has unknown or missing fields", expected=", ".join(names))
-    return raw
+def _require_cards(files: tuple[File, ...]) -> None:
+    """Raise InputError unless every model folder has its card."""
+    paths = [file.path for file in files if file.kind == "model"]
+    for folder in sorted({path.rpartition("/")[0] for path in paths}):
+        if f"{folder}/{CARD_FILE}" not in paths:
+            raise InputError(f"the model {folder.rpartition('/')[2]} has no {CARD_FILE}")
 
 
 def _canonical(raw: Any) -> bytes:

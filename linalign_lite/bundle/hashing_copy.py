@@ -1,14 +1,14 @@
-"""Bytes from one file to a digest and to another file, in constant memory, watched for secrets."""
+"""Copy and hash files in one pass, in constant memory, and refuse those that hold a secret key."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from linalign_lite.bundle import signing
+from linalign_lite.core.executor import map_in_order
 from linalign_lite.encrypt.wire import MAGIC, Kind
 from linalign_lite.errors import FormatError
 
@@ -18,27 +18,25 @@ _SPAN = 12  # bytes: magic, version, kind
 
 
 class EndsEarlyError(FormatError):
-    """A file has fewer bytes than it was said to have."""
+    """A file has fewer bytes than its stated size."""
 
 
-class Pump:
-    """Reads, hashes, watches and writes at once: hashing has a thread of its own.
+class HashingCopy:
+    """Read, hash, search for secrets and write at once: hashing has a thread of its own.
 
-    `hashlib` and writing let go of Python's lock, so two cores share the work. Two buffers are used
-    in turn, whatever the size of a file.
+    `hashlib` and writing release Python's lock, so two cores share the work. Two buffers are used
+    in turn, for files of any size.
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1)
         self._buffers = (bytearray(CHUNK), bytearray(CHUNK))
 
-    def __enter__(self) -> Pump:
+    def __enter__(self) -> HashingCopy:
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
-    ) -> None:
-        self._pool.shutdown()
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
 
     def run(
         self,
@@ -48,44 +46,38 @@ class Pump:
         write: Callable[[memoryview], Any] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> str:
-        """SHA-256 of the next ``size`` bytes of ``source``, which go through ``write`` too.
+        """Pass the next ``size`` bytes of ``source`` to ``write``; returns their SHA-256.
 
         Raises EndsEarlyError when there are fewer, FormatError when a secret key is among them;
         both name ``name``.
         """
         sha = hashlib.sha256()
-        waiting: Future[None] | None = None
-        tail, turn = b"", 0
-        try:
-            while size:
-                buffer = self._buffers[turn]
-                view = memoryview(buffer)[: min(size, CHUNK)]
-                _fill(source, view, name)
-                if waiting:
-                    waiting.result()
-                waiting = self._pool.submit(sha.update, view)
-                tail = _watch(buffer, len(view), tail, name)
-                if write:
-                    write(view)
-                if progress:
-                    progress(len(view))
-                size, turn = size - len(view), 1 - turn
-        finally:
-            if waiting:
-                waiting.result()
+        chunks = self._chunks(source, size, name, write, progress)
+        # two in flight: a buffer is filled again only after its chunk was hashed
+        for _ in map_in_order(self._thread, sha.update, chunks, in_flight=2):
+            pass
         return sha.hexdigest()
 
-
-def is_ours(start: bytes) -> bool:
-    """Whether a file that begins so is a secret key of ours."""
-    return start.startswith(MAGIC) and int.from_bytes(start[10:12], "little") in SECRETS
-
-
-def is_secret(start: bytes) -> bool:
-    """Whether a file that begins so is a secret key of ours, or of the usual text form."""
-    return is_ours(start) or (
-        start.startswith(b"-----BEGIN ") and b"PRIVATE KEY-----" in start[:100]
-    )
+    def _chunks(
+        self,
+        source: IO[bytes],
+        size: int,
+        name: str,
+        write: Callable[[memoryview], Any] | None,
+        progress: Callable[[int], None] | None,
+    ) -> Iterator[memoryview]:
+        """Read, search and write one chunk at a time; each is valid until the next but one."""
+        tail = b""
+        for i, start in enumerate(range(0, size, CHUNK)):
+            buffer = self._buffers[i % 2]
+            view = memoryview(buffer)[: min(size - start, CHUNK)]
+            _fill(source, view, name)
+            tail = _search(buffer, len(view), tail, name)
+            if write:
+                write(view)
+            if progress:
+                progress(len(view))
+            yield view
 
 
 def _fill(source: IO[bytes], view: memoryview, name: str) -> None:
@@ -97,8 +89,8 @@ def _fill(source: IO[bytes], view: memoryview, name: str) -> None:
         done += count
 
 
-def _watch(buffer: bytearray, end: int, tail: bytes, name: str) -> bytes:
-    """Raise when a secret begins in ``tail`` or the buffer; returns the buffer's own tail."""
+def _search(buffer: bytearray, end: int, tail: bytes, name: str) -> bytes:
+    """Raise FormatError when a secret begins in ``tail`` or the buffer; returns the next tail."""
     joint = tail + bytes(buffer[: min(end, _SPAN - 1)])
     if _holds_secret(buffer, end) or _holds_secret(joint, len(joint)):
         raise FormatError(f"{name} holds a secret key", hint="secrets never go into a bundle")

@@ -1,4 +1,4 @@
-"""Check a bundle, and install it. Nothing is written before all of it was checked."""
+"""Verify and install bundles. Nothing is written before everything was checked."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from linalign_lite.bundle import file_format
 from linalign_lite.bundle.file_format import File, Manifest
-from linalign_lite.bundle.file_types import examine, examine_model, require_start
-from linalign_lite.bundle.hashing_copy import EndsEarlyError, Pump
+from linalign_lite.bundle.file_types import START, require_kind, require_magic, require_model
+from linalign_lite.bundle.hashing_copy import EndsEarlyError, HashingCopy
 from linalign_lite.bundle.signing import VerifyingKey
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError, MissingExtraError, SignatureError
@@ -28,7 +28,10 @@ _HINT = "the file may be damaged or altered; get it again"
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """What a bundle holds. ``digest``: SHA-256 of its header and manifest, which fix every byte."""
+    """Contents and signer of a bundle.
+
+    ``digest``: SHA-256 of its header and manifest, which determine every byte.
+    """
 
     manifest: Manifest
     digest: str
@@ -36,20 +39,19 @@ class BundleInfo:
 
     @classmethod
     def of(cls, manifest: Manifest, signed: bytes, public: bytes) -> BundleInfo:
-        """From a manifest that was read, the bytes signed, and the public key in the file."""
+        """From a manifest, the bytes that are signed, and the public key in the file."""
         signer = VerifyingKey(public).fingerprint if any(public) else ""
         return cls(manifest, hashlib.sha256(signed).hexdigest(), signer)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `bundle verify --json` prints."""
-        m = self.manifest
+        """The fields that `bundle verify --json` prints."""
         return {
             "digest": self.digest,
             "signer": self.signer,
-            "note": m.note,
-            "platform": m.platform and {"python": m.platform.python, "tag": m.platform.tag},
-            "bytes": m.size,
-            "files": [vars(f) for f in m.files],
+            "note": self.manifest.note,
+            "platform": self.manifest.platform and asdict(self.manifest.platform),
+            "bytes": self.manifest.size,
+            "files": [asdict(file) for file in self.manifest.files],
         }
 
 
@@ -61,12 +63,13 @@ def verify_bundle(
     deep: bool = False,
     progress: Progress | None = None,
 ) -> BundleInfo:
-    """Check who signed a bundle, then every byte of it. docs/FORMAT.md, section 7, says in order.
+    """Verify a bundle's signature, then every byte, in the order of docs/FORMAT.md, section 7.
 
-    keys: whose signature counts. unsigned: take a bundle that nobody signed, and no other.
+    keys: the signers to accept. unsigned: accept a bundle without a signature, and no other.
     deep: read every file as its kind too, in a temporary folder. Memory does not depend on sizes.
-    Raises SignatureError when it is not signed by one of ``keys``, FormatError for anything else
-    that is wrong with it, MissingExtraError without the extra `bundle`.
+    Raises SignatureError when none of ``keys`` signed it, FormatError for any other fault,
+    InputError for both or neither of keys and unsigned, MissingExtraError without the extra
+    `bundle`.
     """
     with _opened(path, keys, unsigned) as bundle:
         bundle.check(progress)
@@ -84,7 +87,7 @@ def install_bundle(
     unsigned: bool = False,
     progress: Progress | None = None,
 ) -> BundleInfo:
-    """Check a bundle as `verify_bundle` does with ``deep``, and leave its files in ``out``.
+    """Verify a bundle as `verify_bundle` does with ``deep``, and write its files to ``out``.
 
     The folder is made whole or not at all; OutputExistsError when it is there and not empty.
     """
@@ -100,11 +103,11 @@ def install_bundle(
         return bundle.info
 
 
-def look(path: PathLike) -> tuple[BundleInfo, str]:
-    """What a bundle says, every byte checked, and what of its signature: not whose the key is.
+def inspect_bundle(path: PathLike) -> tuple[BundleInfo, str]:
+    """Check every byte of a bundle by any signer; returns its contents and a line on the signature.
 
     Raises FormatError and SignatureError as `verify_bundle` does. Without the extra `bundle` the
-    signature is left alone, and that is said.
+    signature is not checked, which the line states.
     """
     with open_regular(path) as f:
         bundle = _read_start(f, str(path))
@@ -112,7 +115,8 @@ def look(path: PathLike) -> tuple[BundleInfo, str]:
         if bundle.public:
             signature = "of the key in it, which may be anybody's"
             try:
-                bundle.require_signature(VerifyingKey(bundle.public))
+                key = VerifyingKey(bundle.public)
+                _require_signature(bundle.name, key, bundle.signature, bundle.signed)
             except MissingExtraError:
                 signature = "not checked: that needs the extra 'bundle'"
         bundle.check()
@@ -123,9 +127,9 @@ def look(path: PathLike) -> tuple[BundleInfo, str]:
 def _opened(path: PathLike, keys: Sequence[VerifyingKey], unsigned: bool) -> Iterator[_Opened]:
     if unsigned == bool(keys):
         raise InputError(
-            "it is not said whose signature counts",
-            got="keys, and that there are none" if keys else "nothing",
-            expected="the signer's public key (--key), or that it is not signed (--unsigned)",
+            "pass either keys or unsigned=True",
+            got="both" if keys else "neither",
+            expected="the signer's public key (--key), or --unsigned",
         )
     with open_regular(path) as f:
         yield _read_start(f, str(path), keys, unsigned=unsigned)
@@ -133,7 +137,7 @@ def _opened(path: PathLike, keys: Sequence[VerifyingKey], unsigned: bool) -> Ite
 
 @dataclass(frozen=True)
 class _Opened:
-    """A bundle whose header, signature and manifest were checked, and its size."""
+    """An open bundle whose size, header, signature and manifest were checked."""
 
     file: IO[bytes]
     name: str
@@ -142,63 +146,67 @@ class _Opened:
     signed: bytes
     signature: bytes
 
-    def require_signature(self, key: VerifyingKey) -> None:
-        _require_signature(self.name, key, self.signature, self.signed)
-
     def check(self, progress: Progress | None = None) -> None:
-        """Every file against its digest, and that it begins as its kind does."""
-        with Pump() as pump:
+        """Check the beginning and the digest of every file."""
+        with HashingCopy() as copying:
             for file in self._each():
-                self._pumped(pump, file, progress=progress)
+                self._copy(copying, file, progress=progress)
 
     def unpack(self, folder: Path) -> None:
         """Write every file below ``folder``, checked again, and read each as its kind."""
-        models: dict[str, set[str]] = {}
-        with Pump() as pump:
+        models: dict[Path, set[str]] = {}
+        with HashingCopy() as copying:
             for file in self._each():
                 path = folder.joinpath(*file.path.split("/"))
                 for parent in reversed(path.relative_to(folder).parents):
                     _make_folder(folder / parent)
                 with _new_file(path) as out:
-                    self._pumped(pump, file, out.write)
+                    self._copy(copying, file, out.write)
                 if file.kind == "model":
-                    models.setdefault(str(path.parent), set()).add(path.name)
-        with _without(folder, self.name):
+                    models.setdefault(path.parent, set()).add(path.name)
+        try:
             for file in self.info.manifest.files:
-                examine(folder / file.path, file.kind)
+                require_kind(folder / file.path, file.kind)
             for model, names in models.items():
-                examine_model(Path(model), names)
+                require_model(model, names)
+        except InputError as e:
+            e.rename(f"{folder}{os.sep}", "")  # messages name the bundle, not a temporary folder
+            raise FormatError(f"{self.name}: {e}") from e
 
     def _each(self) -> Iterator[File]:
+        """The files in order, with the bundle at the first byte of each."""
         at = len(self.signed) + file_format.SIGNATURE
         for file in self.info.manifest.files:
             self.file.seek(at)
-            require_start(file, self.file.read(min(128, file.size)), self.name)
+            require_magic(file, self.file.read(min(START, file.size)), self.name)
             self.file.seek(at)
             yield file
             at += file.size
 
-    def _pumped(
+    def _copy(
         self,
-        pump: Pump,
+        copying: HashingCopy,
         file: File,
         write: Callable[[memoryview], Any] | None = None,
         progress: Progress | None = None,
     ) -> None:
         name = f"{self.name}: {file.path}"
-        if pump.run(self.file, file.size, name, write, progress) != file.sha256:
-            raise FormatError(f"{name} does not have the digest that the manifest says", hint=_HINT)
+        if copying.run(self.file, file.size, name, write, progress) != file.sha256:
+            raise FormatError(f"{name} does not have the digest in the manifest", hint=_HINT)
 
 
 def _read_start(
     f: IO[bytes], name: str, keys: Sequence[VerifyingKey] = (), *, unsigned: bool = False
 ) -> _Opened:
-    """Header, signature, manifest and size, in this order. No keys, not unsigned: any signer."""
+    """Check header, signature, manifest and size, in this order.
+
+    Without keys and without ``unsigned``, signatures are not checked.
+    """
     size = os.fstat(f.fileno()).st_size
-    head = f.read(file_format.HEAD.size)
-    if len(head) < file_format.HEAD.size or not head.startswith(MAGIC):
+    header = f.read(file_format.HEADER.size)
+    if len(header) < file_format.HEADER.size or not header.startswith(MAGIC):
         raise FormatError(f"{name} is not a bundle")
-    _, version, kind, length, public = file_format.HEAD.unpack(head)
+    _, version, kind, length, public = file_format.HEADER.unpack(header)
     if kind != file_format.KIND:
         raise FormatError(
             f"{name} is another kind of file", got=f"kind {kind}", expected="a bundle"
@@ -210,42 +218,38 @@ def _read_start(
             expected=str(file_format.VERSION),
             hint="a newer linalign-lite may read it",
         )
-    start = file_format.HEAD.size + length + file_format.SIGNATURE
+    start = file_format.HEADER.size + length + file_format.SIGNATURE
     if not 1 <= length <= file_format.MAX_MANIFEST or start > size:
-        raise FormatError(f"{name} states a manifest that cannot be there", got=f"{length} bytes")
+        raise FormatError(f"{name} states an impossible manifest size", got=f"{length} bytes")
     key = _trusted(name, public, keys, unsigned=unsigned)
-    signed = head + f.read(length)
+    raw = f.read(length)
     signature = f.read(file_format.SIGNATURE)
-    if len(signed) + len(signature) != start:
+    if len(raw) + len(signature) != length + file_format.SIGNATURE:
         raise EndsEarlyError(f"{name} ends early", hint=_HINT)
     if key:
-        _require_signature(name, key, signature, signed)
+        _require_signature(name, key, signature, header + raw)
     elif not any(public) and any(signature):
         raise SignatureError(f"{name} has a signature and no key", hint=_HINT)
-    manifest = file_format.parse(signed[file_format.HEAD.size :], name)
+    manifest = file_format.parse_manifest(raw, name)
     if size != start + manifest.size:
         problem = "ends early" if size < start + manifest.size else "has more than its files"
-        raise FormatError(
-            f"{name} {problem}",
-            got=f"{size} bytes",
-            expected=str(start + manifest.size),
-            hint=_HINT,
-        )
-    info = BundleInfo.of(manifest, signed, public)
-    return _Opened(f, name, info, public if any(public) else b"", signed, signature)
+        expected = str(start + manifest.size)
+        raise FormatError(f"{name} {problem}", got=f"{size} bytes", expected=expected, hint=_HINT)
+    info = BundleInfo.of(manifest, header + raw, public)
+    return _Opened(f, name, info, public if any(public) else b"", header + raw, signature)
 
 
 def _trusted(
     name: str, public: bytes, keys: Sequence[VerifyingKey], *, unsigned: bool
 ) -> VerifyingKey | None:
-    """The one of ``keys`` that a bundle names; None when none is asked for."""
+    """The one of ``keys`` that is the bundle's; None when no signature is to be checked."""
     if unsigned and any(public):
         raise SignatureError(f"{name} is signed", hint="name the signer's public key: --key")
     if unsigned or not keys:
         return None
     if not any(public):
         raise SignatureError(
-            f"{name} is not signed", hint="get a signed one; --unsigned takes it as it is"
+            f"{name} is not signed", hint="get a signed one, or accept it with --unsigned"
         )
     for key in keys:
         if key.public == public:
@@ -259,14 +263,16 @@ def _trusted(
 
 def _require_signature(name: str, key: VerifyingKey, signature: bytes, signed: bytes) -> None:
     if not key.accepts(signature, signed):
-        raise SignatureError(f"{name} does not have a right signature", hint=_HINT)
+        raise SignatureError(f"{name} does not have a valid signature", hint=_HINT)
 
 
 def _require_space(out: Path, size: int) -> None:
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(out.absolute().parent).free
         if free < size:
-            raise InputError(f"there is no room for {out}", got=f"{free} bytes", expected=str(size))
+            raise InputError(
+                f"not enough disk space for {out}", got=f"{free} bytes", expected=str(size)
+            )
 
 
 def _make_folder(path: Path) -> None:
@@ -278,26 +284,15 @@ def _make_folder(path: Path) -> None:
 def _new_file(path: Path) -> IO[bytes]:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags, 0o644), "wb")
-    path.chmod(0o644)  # whatever the umask
+    path.chmod(0o644)  # for any umask
     return file
 
 
-@contextlib.contextmanager
-def _without(folder: Path, name: str) -> Iterator[None]:
-    """Messages name the bundle, not the temporary folder that its files lie in."""
-    try:
-        yield
-    except InputError as e:
-        raise FormatError(f"{name}: {str(e).replace(f'{folder}{os.sep}', '')}") from e
-
-
 def _write_lists(folder: Path, manifest: Manifest) -> None:
-    lists = {SUMS: "".join(f"{f.sha256}  {f.path}\n" for f in manifest.files)}
-    wheels = "".join(
-        f"{w.project}=={w.version} --hash=sha256:{f.sha256}\n" for f, w in manifest.wheels()
-    )
-    if wheels:
-        lists[REQUIREMENTS] = wheels
-    for name, text in lists.items():
-        with _new_file(folder / name) as out:
-            out.write(text.encode("ascii"))
+    """Write SHA256SUMS, and for wheels the requirements file that pip installs them by."""
+    sums = (f"{f.sha256}  {f.path}\n" for f in manifest.files)
+    wheels = (f"{w.project}=={w.version} --hash=sha256:{f.sha256}\n" for f, w in manifest.wheels())
+    for name, text in ((SUMS, "".join(sums)), (REQUIREMENTS, "".join(wheels))):
+        if text:
+            with _new_file(folder / name) as out:
+                out.write(text.encode("ascii"))

@@ -1,4 +1,4 @@
-"""Names of Python wheels, and the platform that they are for. PEP 427, 425, 600 and 656."""
+"""Names of Python wheels and the platforms that they fit. PEP 427, 425, 600 and 656."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ _WHEEL = re.compile(
 _TAG = re.compile(r"[a-z0-9_]{1,60}")
 _PYTHON = re.compile(r"3\.([0-9]{1,2})")
 _VERSIONED = re.compile(r"(manylinux|musllinux|macosx)_([0-9]{1,3})_([0-9]{1,3})_(\w+)")
-_OLD = {"manylinux1": "manylinux_2_5", "manylinux2010": "manylinux_2_12",
+_LEGACY = {"manylinux1": "manylinux_2_5", "manylinux2010": "manylinux_2_12",
         "manylinux2014": "manylinux_2_17"}  # fmt: skip
-_FAT = {"universal2": ("x86_64", "arm64"), "universal": ("x86_64", "i386")}
+_UNIVERSAL = {"universal2": ("x86_64", "arm64"), "universal": ("x86_64", "i386")}
 
 
 @dataclass(frozen=True)
 class Platform:
-    """Where wheels are to be installed: ``python`` "3.11", ``tag`` "manylinux_2_34_x86_64"."""
+    """The platform to install wheels on."""
 
-    python: str
-    tag: str
+    python: str  # "3.11"
+    tag: str  # "manylinux_2_34_x86_64"
 
     def __post_init__(self) -> None:
-        if type(self.python) is not str or not _PYTHON.fullmatch(self.python):
-            raise InputError("a Python version is not usable", expected="3.11, for example")
-        if type(self.tag) is not str or not _TAG.fullmatch(self.tag) or self.tag == "any":
-            raise InputError("a platform is not usable", expected="manylinux_2_34_x86_64, say")
+        if not isinstance(self.python, str) or not _PYTHON.fullmatch(self.python):
+            raise InputError("a Python version is not usable", expected="such as 3.11")
+        if not isinstance(self.tag, str) or not _TAG.fullmatch(self.tag) or self.tag == "any":
+            raise InputError(
+                "a platform is not usable", expected="manylinux_2_34_x86_64, for example"
+            )
 
     @classmethod
     def here(cls) -> Platform:
-        """Of this process."""
+        """The platform of this process."""
         tag = re.sub(r"[-.]", "_", sysconfig.get_platform())
         libc, _, version = _glibc().partition(" ")
         if sys.platform == "linux" and libc == "glibc":
@@ -51,7 +53,7 @@ class Platform:
 
 @dataclass(frozen=True)
 class Wheel:
-    """What a wheel's name says."""
+    """The parts of a wheel's file name."""
 
     name: str
     project: str  # normalised: pydantic_core is pydantic-core
@@ -62,7 +64,7 @@ class Wheel:
 
     @classmethod
     def parse(cls, name: str) -> Wheel:
-        """Raises InputError when ``name`` is not one of a wheel."""
+        """Parse a file name. Raises InputError when it is not that of a wheel."""
         found = _WHEEL.fullmatch(name)
         if not found:
             raise InputError(
@@ -107,17 +109,17 @@ def _python_fits(python: str, abi: str, minor: int) -> bool:
 
 
 def _tag_fits(tag: str, wanted: str) -> bool:
-    """A tag of a newer libc or system than the platform's does not fit, an older one does."""
+    """Return True if the tag's libc or system is that of the platform, or an older version."""
     if tag in ("any", wanted):
         return True
-    for old, new in _OLD.items():
+    for old, new in _LEGACY.items():
         if tag.startswith(f"{old}_"):
             tag = new + tag.removeprefix(old)
-    mine, theirs = _VERSIONED.fullmatch(wanted), _VERSIONED.fullmatch(tag)
-    if not mine or not theirs or mine[1] != theirs[1]:
+    wanted_parts, parts = _VERSIONED.fullmatch(wanted), _VERSIONED.fullmatch(tag)
+    if not wanted_parts or not parts or wanted_parts[1] != parts[1]:
         return False
-    older = (int(theirs[2]), int(theirs[3])) <= (int(mine[2]), int(mine[3]))
-    return older and mine[4] in _FAT.get(theirs[4], (theirs[4],))
+    older = (int(parts[2]), int(parts[3])) <= (int(wanted_parts[2]), int(wanted_parts[3]))
+    return older and wanted_parts[4] in _UNIVERSAL.get(parts[4], (parts[4],))
 
 
 def _glibc() -> str:

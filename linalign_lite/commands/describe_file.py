@@ -10,7 +10,7 @@ from linalign_lite.alignment.moments_io import FORMAT as MOMENTS
 from linalign_lite.alignment.moments_io import load_moments
 from linalign_lite.alignment.paired_moments import PairedMoments
 from linalign_lite.bundle import file_format, signing
-from linalign_lite.bundle.reading import look
+from linalign_lite.bundle.reading import inspect_bundle
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
@@ -222,7 +222,7 @@ def _signing(path: Path, number: int) -> dict[str, Any]:
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    info, signature = look(path)
+    info, signature = inspect_bundle(path)
     platform = info.manifest.platform
     return {
         "kind": "bundle",

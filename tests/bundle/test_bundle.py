@@ -26,9 +26,9 @@ from forging import (
 
 from linalign_lite import load, save
 from linalign_lite.bundle import file_format
-from linalign_lite.bundle.file_types import recognise
-from linalign_lite.bundle.hashing_copy import CHUNK, Pump
-from linalign_lite.bundle.reading import install_bundle, look, verify_bundle
+from linalign_lite.bundle.file_types import detect_kind
+from linalign_lite.bundle.hashing_copy import CHUNK, HashingCopy
+from linalign_lite.bundle.reading import inspect_bundle, install_bundle, verify_bundle
 from linalign_lite.bundle.signing import SigningKey, VerifyingKey
 from linalign_lite.bundle.wheels import Platform
 from linalign_lite.bundle.writing import create_bundle
@@ -126,13 +126,13 @@ def test_an_unsigned_one_is_taken_only_when_said(tmp_path, inputs):
     path = made(tmp_path / "x.bundle", inputs, key=None)
     with pytest.raises(SignatureError, match="is not signed"):
         verify_bundle(path, keys=[KEY])
-    with pytest.raises(InputError, match="not said whose signature"):
+    with pytest.raises(InputError, match="pass either keys or unsigned=True"):
         verify_bundle(path)
     assert verify_bundle(path, unsigned=True).signer == ""
     signed = made(tmp_path / "y.bundle", inputs)
     with pytest.raises(SignatureError, match=r"y\.bundle is signed"):
         verify_bundle(signed, unsigned=True)
-    with pytest.raises(InputError, match="not said whose signature"):
+    with pytest.raises(InputError, match="pass either keys or unsigned=True"):
         verify_bundle(signed, keys=[KEY], unsigned=True)
     half = bytearray(path.read_bytes())
     half[half.index(b'"version":1}') + 12] = 1  # the first byte of the signature
@@ -154,7 +154,7 @@ def test_an_older_file_stays_when_creating_fails(tmp_path, inputs):
     out.write_bytes(b"old")
     (things[0] / "model.onnx").write_bytes(b"B graph" * 9)  # of the same size
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(FormatError, match=r"digest that its card\.json says"):
+    with pytest.raises(FormatError, match=r"does not have the digest in its card\.json"):
         made(out, inputs)
     assert out.read_bytes() == b"old"
     assert sorted(tmp_path.iterdir()) == before
@@ -195,7 +195,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, inputs, mo
     path = made(tmp_path / "x.bundle", inputs)
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match="no room for"):
+    with pytest.raises(InputError, match="not enough disk space for"):
         install_bundle(path, tmp_path / "out", keys=[KEY])
 
 
@@ -251,11 +251,11 @@ def test_no_secret_goes_in_within_another_file(tmp_path, before):
 
 def test_what_only_resembles_a_secret_goes_in(tmp_path):
     public = (KEYS / "v2-trusted-public.key").read_bytes()
-    with Pump() as pump:
+    with HashingCopy() as copying:
         for content in (b"LINALIGN", b"LINALIG" * 9, public, b"LINALIGN\x02\0\x01\x01", b""):
             (tmp_path / "x").write_bytes(content)
             with (tmp_path / "x").open("rb") as f:
-                assert len(pump.run(f, len(content), "x")) == 64
+                assert len(copying.run(f, len(content), "x")) == 64
 
 
 def test_no_secret_goes_in_within_a_wheel(tmp_path, inputs):
@@ -290,7 +290,7 @@ def test_other_things_do_not_go_in(tmp_path, inputs):
         "query": "got a query", "response": "got a response", "budget": "got a database",
         "bundle": "got a bundle", "text": "is not a file of linalign-lite",
         "x.whl": "as --wheelhouse", "states": "got hidden states", "é.map.npz": "rename the file",
-        "con.map.npz": "no device of Windows", "link": "got a link", "gone": "cannot read",
+        "con.map.npz": "not a Windows device", "link": "got a link", "gone": "cannot read",
         "folder": "not an exported model", "pipe": "got a folder, a pipe or a device",
     }  # fmt: skip
     for name, expected in words.items():
@@ -321,7 +321,7 @@ def test_two_things_of_one_name_are_named(tmp_path, inputs):
     with pytest.raises(InputError, match=r"would both be maps/a-to-b\.map\.npz"):
         create_bundle(tmp_path / "x", [things[1], other], key=signer())
     other = other.rename(tmp_path / "b" / "A-to-B.map.npz")
-    with pytest.raises(InputError, match="one name where case does not count"):
+    with pytest.raises(InputError, match="differ only in case"):
         create_bundle(tmp_path / "x", [things[1], other], key=signer())
 
 
@@ -329,7 +329,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, inputs, monkeyp
     from linalign_lite.bundle import writing
 
     things, _ = inputs
-    right = writing.recognise
+    right = writing.detect_kind
 
     def growing(path):
         kind = right(path)
@@ -337,7 +337,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, inputs, monkeyp
             f.write(b"more")
         return kind
 
-    monkeypatch.setattr(writing, "recognise", growing)
+    monkeypatch.setattr(writing, "detect_kind", growing)
     with pytest.raises(InputError, match="changed while it was read"):
         create_bundle(tmp_path / "x", [things[1]], key=signer())
 
@@ -346,7 +346,7 @@ def test_kinds_are_told_by_content(tmp_path, inputs):
     things, _ = inputs
     for thing, kind in zip(things[1:], ("map", "head", "public-key", "signer"), strict=True):
         (tmp_path / "nameless").write_bytes(thing.read_bytes())
-        assert recognise(tmp_path / "nameless") == kind
+        assert detect_kind(tmp_path / "nameless") == kind
 
 
 def test_a_detector_goes_in(tmp_path, pair):
@@ -467,7 +467,7 @@ def test_without_the_extra_it_is_named(tmp_path, inputs, monkeypatch):
         with pytest.raises(MissingExtraError, match=r"'linalign-lite\[bundle\]'"):
             call()
     assert not (tmp_path / "z").exists()
-    assert look(path)[1] == "not checked: that needs the extra 'bundle'"
+    assert inspect_bundle(path)[1] == "not checked: that needs the extra 'bundle'"
     install_bundle(unsigned, tmp_path / "out", unsigned=True)  # needs none
 
 
@@ -526,7 +526,7 @@ def test_the_parts_of_a_bundle_are_where_the_format_says(tmp_path, inputs):
     size = int.from_bytes(data[12:16], "little")
     signed, signature = data[: 48 + size], data[48 + size : 112 + size]
     assert KEY.accepts(signature, signed)
-    manifest = file_format.parse(signed[48:], "x")
+    manifest = file_format.parse_manifest(signed[48:], "x")
     assert sorted(json.loads(signed[48:])) == ["files", "format", "note", "platform", "version"]
     assert len(data) == 112 + size + manifest.size
     assert parse(data).contents[0] == data[112 + size :][: manifest.files[0].size]

@@ -13,7 +13,7 @@ PACKAGE = "linalign_lite"
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 MODEL = ("card.json", "model.onnx", "token_head.head.npz", "tokenizer.json")
 NEEDED = {"py.typed", "demo/public.txt", "demo/topics.json", "survey/report/page.css",
-          "survey/report/page.js",
+          "survey/report/page.html", "survey/report/page.js",
           *(f"demo/models/{m}/{f}" for m in ("ash", "birch") for f in MODEL)}  # fmt: skip
 BY_ITSELF = {"PKG-INFO", ".gitignore"}  # what hatchling adds to an sdist
 

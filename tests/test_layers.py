@@ -13,7 +13,7 @@ from support import ROOT
 
 PACKAGE = ROOT / "linalign_lite"
 HEAVY = {"onnxruntime", "tenseal", "onnx", "optimum", "torch", "transformers", "scipy",
-         "tokenizers", "sklearn", "distributed", "zstandard", "matplotlib", "pyarrow",
+         "tokenizers", "sklearn", "distributed", "zstandard", "matplotlib", "jinja2", "pyarrow",
          "cryptography", "fsspec"}  # fmt: skip
 
 

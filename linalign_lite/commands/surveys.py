@@ -74,7 +74,7 @@ def report(
     """Turn a survey's results into a web page or Markdown.
 
     The page is a single file with its pictures in it; it opens offline and loads nothing. The same
-    results give the same bytes. It needs matplotlib (extra `report`); Markdown needs nothing.
+    results give the same bytes. It needs the extra `report`; Markdown does not.
 
     \b
     Examples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 from linalign_lite.alignment.few_shot.fitting import fit_with_few
@@ -12,21 +11,7 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.heads.evaluation import evaluate
 from linalign_lite.survey.artefacts import PUBLIC, ArtefactStore, without_labels
 from linalign_lite.survey.jobs import Job, job_inputs
-from linalign_lite.survey.results import ClassRow, NativeRow
-
-
-@dataclass(frozen=True)
-class MapSettings:
-    """How a map is fitted: on which texts, with which objective."""
-
-    texts: str  # "public", "few", "public+few" or "all"
-    objective: str
-    few: int = 0
-
-    @property
-    def label(self) -> str:
-        number = f" ({self.few})" if self.few else ""
-        return f"{self.objective}, {self.texts}{number}"
+from linalign_lite.survey.results import ClassRow, MapSettings, NativeRow
 
 
 def map_settings(store: ArtefactStore) -> list[MapSettings]:
@@ -50,7 +35,7 @@ def fit_map(
             return store.ridge(source, target, texts)
         return store.kl(source, target, texts, data)
     inputs = job_inputs(
-        store, (source, target), few=settings.few, way=settings.label,
+        store, (source, target), few=settings.n_few, way=settings.label,
         texts=store.text_digests(store.config.public, store.data[data].train),
     )  # fmt: skip
     step = f"{settings.label}: {source} to {target}, {data}"
@@ -60,7 +45,7 @@ def fit_map(
 def _few(
     store: ArtefactStore, source: str, target: str, data: str, settings: MapSettings
 ) -> AffineMap:
-    rows, seed = store.few(data, settings.few), store.config.seed
+    rows, seed = store.few(data, settings.n_few), store.config.seed
     x, y = (without_labels(store.train(m, data).rows(rows)) for m in (source, target))
     if settings.texts == "few":
         return fit(x, y, seed=seed)[0]
@@ -108,7 +93,7 @@ def _classified(
     found = evaluate(store.head(target, data), store.test(source, data), affine).accuracy
     own = min(store.native(m, data).accuracy.value for m in (source, target))
     public = 0 if settings.texts in {"all", "few"} else len(store.public(source))
-    inside = len(store.train(source, data)) if settings.texts == "all" else settings.few
+    inside = len(store.train(source, data)) if settings.texts == "all" else settings.n_few
     row = ClassRow(
         source, target, data, settings.texts, settings.objective, public, inside,
         found.value, found.low, found.high, found.value / own if own else 0.0,

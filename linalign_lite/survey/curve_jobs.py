@@ -11,9 +11,9 @@ from linalign_lite.alignment.multi_target import fit_several
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.heads.evaluation import evaluate
 from linalign_lite.survey.artefacts import ArtefactStore
-from linalign_lite.survey.classification_jobs import MapSettings, fit_map
+from linalign_lite.survey.classification_jobs import fit_map
 from linalign_lite.survey.jobs import Job, job_inputs
-from linalign_lite.survey.results import CurveRow, Point, Projection
+from linalign_lite.survey.results import CurveRow, MapSettings, Point, Projection
 
 SIZES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 SHOWN, SHOWN_LABELS = 240, 8  # texts and labels of a projection

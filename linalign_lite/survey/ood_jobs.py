@@ -9,10 +9,10 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.heads.ood.detectors import METHODS
 from linalign_lite.heads.ood.report import evaluate_detector
 from linalign_lite.survey.artefacts import ArtefactStore
-from linalign_lite.survey.classification_jobs import MapSettings, fit_map
+from linalign_lite.survey.classification_jobs import fit_map
 from linalign_lite.survey.config import TextFile
 from linalign_lite.survey.jobs import Job, job_inputs
-from linalign_lite.survey.results import OodRow
+from linalign_lite.survey.results import MapSettings, OodRow
 
 NATIVE = MapSettings("native", "native")
 

@@ -10,6 +10,20 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class MapSettings:
+    """Training texts and objective of a map."""
+
+    texts: str  # "public", "few", "public+few" or "all"
+    objective: str  # "ridge" or "kl"
+    n_few: int = 0  # in-distribution texts of a few-shot map
+
+    @property
+    def label(self) -> str:
+        few = f" ({self.n_few})" if self.n_few else ""
+        return f"{self.objective}, {self.texts}{few}"
+
+
+@dataclass(frozen=True)
 class ModelRow:
     """A model. ``task``: "embed" or "generate"."""
 

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from linalign_lite.survey.results import ClassRow, GenerationRow, OodRow, Results
+from linalign_lite.survey.results import ClassRow, GenerationRow, MapSettings, OodRow, Results
 
 KEPT = 0.9  # of the native accuracy: a map that serves
 FAILS = 0.8  # below this it does not
@@ -22,21 +22,6 @@ _WORDS = {
     "public+few": "public + few own",
     "all": "all own texts",
 }
-
-
-@dataclass(frozen=True, order=True)
-class Recipe:
-    """How a map was made. ``n_few`` is 0 unless several numbers of own texts were tried."""
-
-    place: tuple[int, int]
-    texts: str
-    objective: str
-    n_few: int = 0
-
-    @property
-    def label(self) -> str:
-        few = f" ({self.n_few:,})" if self.n_few else ""
-        return f"{texts_label(self.texts)}{few}, {self.objective}"
 
 
 @dataclass(frozen=True)
@@ -103,22 +88,31 @@ class OodLoss:
         return self.native.auroc - self.mapped.auroc
 
 
-def recipe(texts: str, objective: str, n_few: int = 0) -> Recipe:
-    place = (_index(TEXTS, texts), _index(OBJECTIVES, objective))
-    return Recipe(place, texts, objective, n_few)
+def by_settings(rows: Iterable[ClassRow]) -> dict[MapSettings, list[ClassRow]]:
+    """Rows of one data set by the settings of their map, in the order of TEXTS and OBJECTIVES.
 
-
-def recipes(rows: Iterable[ClassRow]) -> dict[Recipe, list[ClassRow]]:
-    """Rows of one data set by how their map was made, in a fixed order."""
+    ``n_few`` is 0 unless the data set has maps from several numbers of texts of its own.
+    """
     rows = list(rows)
     seen: dict[tuple[str, str], set[int]] = {}
     for r in rows:
         seen.setdefault((r.texts, r.objective), set()).add(r.n_few)
-    found: dict[Recipe, list[ClassRow]] = {}
+    found: dict[MapSettings, list[ClassRow]] = {}
     for r in rows:
-        several = len(seen[r.texts, r.objective]) > 1
-        found.setdefault(recipe(r.texts, r.objective, r.n_few * several), []).append(r)
-    return dict(sorted(found.items()))
+        n_few = r.n_few if len(seen[r.texts, r.objective]) > 1 else 0
+        found.setdefault(MapSettings(r.texts, r.objective, n_few), []).append(r)
+    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
+
+
+def _order(settings: MapSettings) -> tuple[int, int, str, str, int]:
+    texts, objective = settings.texts, settings.objective
+    return _index(TEXTS, texts), _index(OBJECTIVES, objective), texts, objective, settings.n_few
+
+
+def settings_label(settings: MapSettings) -> str:
+    """Texts and objective of a map in words."""
+    few = f" ({settings.n_few:,})" if settings.n_few else ""
+    return f"{texts_label(settings.texts)}{few}, {settings.objective}"
 
 
 def native_accuracy(results: Results) -> dict[tuple[str, str], float]:

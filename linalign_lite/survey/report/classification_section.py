@@ -1,145 +1,139 @@
-"""Classification: native against mapped, pair by pair."""
+"""Classification section: accuracy of heads on native and on mapped states."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from linalign_lite.survey.report.analysis import TEXTS, Recipe, plural, recipes, texts_label
-from linalign_lite.survey.report.figures import ReportBuilder, prose, section, value_range
-from linalign_lite.survey.report.figures import figure as pictures
-from linalign_lite.survey.report.markup import Child, Html, behind, figure, join, tag
+from linalign_lite.survey.report.analysis import (
+    TEXTS,
+    by_settings,
+    plural,
+    settings_label,
+    texts_label,
+)
+from linalign_lite.survey.report.blocks import (
+    Block,
+    Figure,
+    Heading,
+    Inline,
+    LineSample,
+    Marker,
+    Panel,
+    Paragraph,
+    Row,
+    Section,
+    Table,
+    cell,
+)
+from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.plots import DotRow, Estimate, dots
-from linalign_lite.survey.report.style import OF_TEXTS, glyph, legend, stroke
-from linalign_lite.survey.results import ClassRow, NativeRow, names
+from linalign_lite.survey.report.style import OF_TEXTS
+from linalign_lite.survey.results import ClassRow, MapSettings, NativeRow, names
 
 MOST_DOT_ROWS = 12  # in one picture
 
 
-def classification(builder: ReportBuilder) -> Html | None:
+def classification(builder: ReportBuilder) -> Section | None:
     r = builder.results
     if not r.classification and not r.native:
         return None
-    parts: list[Child] = [
-        prose(
+    blocks: list[Block] = [
+        Paragraph(
             "The target's head reads the source's mapped states. Native is a head on its own "
             "model's states. Intervals: 95 %, bootstrap."
         )
     ]
     if r.classification:
-        parts += [tag("h3", "Native against mapped"), _native_against_mapped(builder)]
+        blocks += [Heading("Native against mapped"), _native_against_mapped(builder)]
     for data in r.data:
-        parts += _of_data(builder, data.name)
-    return section("classification", "Classification", *parts)
+        blocks += _of_data(builder, data.name, data.majority)
+    return Section("classification", "Classification", blocks)
 
 
-def _of_data(builder: ReportBuilder, data: str) -> list[Child]:
-    r = builder.results
-    own = {x.model: x for x in r.native if x.data == data}
-    by_recipe = recipes(x for x in r.classification if x.data == data)
-    if not own and not by_recipe:
+def _of_data(builder: ReportBuilder, data: str, majority: float) -> list[Block]:
+    own = [x for x in builder.results.native if x.data == data]
+    rows = by_settings(x for x in builder.results.classification if x.data == data)
+    if not own and not rows:
         return []
-    majority = next(d.majority for d in r.data if d.name == data)
-    return [
-        tag("h3", data),
-        prose(f"Always saying the commonest label is right for {majority:.3f}."),
-        _heats(builder, data, own, by_recipe) if by_recipe else None,
-        _numbers(builder, data, own, by_recipe),
+    blocks: list[Block] = [
+        Heading(data),
+        Paragraph(f"Always predicting the commonest label is right for {majority:.3f}."),
     ]
+    if rows:
+        native = {x.model: x.accuracy for x in own}
+        grids = {
+            settings_label(key): builder.matrix(
+                {(x.source, x.target): x.accuracy for x in found}, native
+            )
+            for key, found in rows.items()
+        }
+        alt, caption = f"Accuracy on {data}, map from ", f"Accuracy on {data}; framed: native."
+        blocks.append(builder.heat_maps(grids, alt, caption))
+    return [*blocks, _numbers(builder, data, own, rows)]
 
 
-def _heats(
-    builder: ReportBuilder,
-    data: str,
-    own: dict[str, NativeRow],
-    by_recipe: dict[Recipe, list[ClassRow]],
-) -> Html:
-    native = {name: x.accuracy for name, x in own.items()}
-    grids = {
-        key: builder.matrix({(x.source, x.target): x.accuracy for x in rows}, native)
-        for key, rows in by_recipe.items()
-    }
-    ends = value_range(grids.values())
-    panels = [
-        builder.heat(grid, key.label, f"Accuracy on {data}, map from {key.label}", ends)
-        for key, grid in grids.items()
-    ]
-    return pictures(panels, f"Accuracy on {data}; framed: native.", ends=ends)
-
-
-def _native_against_mapped(builder: ReportBuilder) -> Html:
+def _native_against_mapped(builder: ReportBuilder) -> Figure:
     r = builder.results
     panels = [panel for data in names(r.classification, "data") for panel in _dots(builder, data)]
     kinds = sorted(names(r.classification, "texts"), key=lambda t: (*TEXTS, t).index(t))
-    shown = legend(
-        [
-            *(join([glyph(OF_TEXTS.get(t, "P"), "ink"), texts_label(t)]) for t in kinds),
-            join([glyph("o", "ink", filled=False), "hollow: ridge"]),
-            join([glyph("o", "ink"), "filled: kl"]),
-            join([stroke("ink", upright=True), "target's native, in the target's colour"]),
-            join([stroke("ink", upright=True, dashed=True), "source's own, in the source's"]),
-        ]
-    )
+    legend: list[Inline] = [
+        *((Marker(OF_TEXTS.get(t, "P")), texts_label(t)) for t in kinds),
+        (Marker("o", filled=False), "hollow: ridge"),
+        (Marker("o"), "filled: kl"),
+        (LineSample(upright=True), "target's native, in the target's colour"),
+        (LineSample(upright=True, dashed=True), "source's own, in the source's"),
+    ]
     caption = (
-        "Each line a kind of texts, ridge and kl joined. Kept: the lowest and the highest "
-        "retention of the pair. The numbers stand with each data set below."
+        "One line per kind of texts, ridge and kl joined. Kept: the lowest and the highest "
+        "retention of the pair. The tables of the data sets below hold the numbers."
     )
-    return pictures(panels, caption, shown)
+    return Figure(panels, caption, legend)
 
 
-def _dots(builder: ReportBuilder, data: str) -> list[Html]:
-    """One picture of a data set, or, of many pairs, one for each target."""
+def _dots(builder: ReportBuilder, data: str) -> list[Panel]:
+    """One dot plot of a data set, or one per target where there are many pairs."""
     r = builder.results
-    own = {x.model: x for x in r.native if x.data == data}
-    by_recipe = recipes(x for x in r.classification if x.data == data)
-    rows = [(key, x) for key, found in by_recipe.items() for x in found]
-    pairs = [p for p in r.pairs() if any((x.source, x.target) == p for _, x in rows)]
-    groups = [pairs]
-    if len(pairs) > MOST_DOT_ROWS:
-        groups = [[p for p in pairs if p[1] == t] for t in dict.fromkeys(t for _, t in pairs)]
-    values = [v for _, x in rows for v in (x.low, x.high)]
-    values += [x.accuracy for x in own.values()]
+    own = {x.model: x.accuracy for x in r.native if x.data == data}
+    by_kind = by_settings(x for x in r.classification if x.data == data)
+    rows = [x for found in by_kind.values() for x in found]
+    by_pair = {p: [x for x in rows if (x.source, x.target) == p] for p in r.pairs()}
+    groups = [[p for p, found in by_pair.items() if found]]
+    if len(groups[0]) > MOST_DOT_ROWS:
+        targets = dict.fromkeys(target for _, target in groups[0])
+        groups = [[p for p in groups[0] if p[1] == t] for t in targets]
+    values = [*(v for x in rows for v in (x.low, x.high)), *own.values()]
     limits = (min(values) - 0.02, max(values) + 0.02)
     panels = []
     for group in groups:
-        dot_rows = [
-            _dot_row(builder, p, own, [(k, x) for k, x in rows if (x.source, x.target) == p])
-            for p in group
-        ]
+        dot_rows = [_dot_row(builder, own, by_pair[p]) for p in group]
         title = data + (f", into {group[0][1]}" if len(groups) > 1 else "")
         draw = partial(dots, dot_rows, "accuracy", limits, "kept")
-        panels.append(builder.panel(draw, title, _alt_text(data, group, rows)))
+        alt = _alt_text(data, [x for p in group for x in by_pair[p]], len(group))
+        panels.append(builder.panel(draw, title, alt))
     return panels
 
 
-def _dot_row(
-    builder: ReportBuilder,
-    pair: tuple[str, str],
-    own: dict[str, NativeRow],
-    rows: list[tuple[Recipe, ClassRow]],
-) -> DotRow:
-    source, target = pair
+def _dot_row(builder: ReportBuilder, own: dict[str, float], rows: list[ClassRow]) -> DotRow:
+    """The accuracies of one pair, one line per kind of texts."""
+    source, target = rows[0].source, rows[0].target
     colour = builder.styles.colour
-    kinds = list(dict.fromkeys((k.texts, k.n_few) for k, _ in rows))
-    found = tuple(
-        tuple(
-            Estimate(x.accuracy, OF_TEXTS.get(k.texts, "P"), k.objective != "ridge", x.low, x.high)
-            for k, x in rows
-            if (k.texts, k.n_few) == kind
-        )
-        for kind in kinds
-    )
-    references = [(own[n].accuracy, colour(n), dashed)
-                  for n, dashed in ((source, True), (target, False)) if n in own]  # fmt: skip
-    kept = [x.retention for _, x in rows]
-    said = f"{min(kept):.2f}–{max(kept):.2f}"
-    return DotRow(source, target, colour(source), found, tuple(references), said)
+    kinds: dict[tuple[str, int], list[Estimate]] = {}
+    for x in rows:
+        mark, filled = OF_TEXTS.get(x.texts, "P"), x.objective != "ridge"
+        dot = Estimate(x.accuracy, mark, filled, x.low, x.high)
+        kinds.setdefault((x.texts, x.n_few), []).append(dot)
+    models = ((source, True), (target, False))
+    references = tuple((own[n], colour(n), dashed) for n, dashed in models if n in own)
+    kept = [x.retention for x in rows]
+    text = f"{min(kept):.2f}–{max(kept):.2f}"
+    lines = tuple(map(tuple, kinds.values()))
+    return DotRow(source, target, colour(source), lines, references, text)
 
 
-def _alt_text(data: str, pairs: list[tuple[str, str]], rows: list[tuple[Recipe, ClassRow]]) -> str:
-    found = [x for _, x in rows if (x.source, x.target) in pairs]
-    best, worst = max(found, key=lambda x: x.retention), min(found, key=lambda x: x.retention)
+def _alt_text(data: str, rows: list[ClassRow], n_pairs: int) -> str:
+    best, worst = max(rows, key=lambda x: x.retention), min(rows, key=lambda x: x.retention)
     return (
-        f"Accuracy on {data} of {plural(len(pairs), 'pair')}. Most is kept by {best.source} → "
+        f"Accuracy on {data} of {plural(n_pairs, 'pair')}. Most is kept by {best.source} → "
         f"{best.target}, {best.texts} with {best.objective}: {best.accuracy:.3f}, retention "
         f"{best.retention:.2f}; least by {worst.source} → {worst.target}, {worst.texts} with "
         f"{worst.objective}: {worst.accuracy:.3f}, retention {worst.retention:.2f}."
@@ -147,23 +141,26 @@ def _alt_text(data: str, pairs: list[tuple[str, str]], rows: list[tuple[Recipe, 
 
 
 def _numbers(
-    builder: ReportBuilder,
-    data: str,
-    own: dict[str, NativeRow],
-    by_recipe: dict[Recipe, list[ClassRow]],
-) -> Html:
-    styles = builder.styles
-    rows = [
-        (styles.chip(x.model), "native", "–", figure(None), figure(None), figure(x.accuracy),
-         figure(x.low), figure(x.high), figure(1.0, 2))
-        for x in own.values()
-    ] + [
-        (styles.pair(x.source, x.target), texts_label(x.texts), x.objective,
-         figure(x.n_public, 0), figure(x.n_few, 0), figure(x.accuracy), figure(x.low),
-         figure(x.high), figure(x.retention, 2))
-        for found in by_recipe.values()
+    builder: ReportBuilder, data: str, own: list[NativeRow], rows: dict[MapSettings, list[ClassRow]]
+) -> Table:
+    native: list[Row] = [
+        (
+            builder.styles.model(x.model), "native", "–", cell(None), cell(None), cell(x.accuracy),
+            cell(x.low), cell(x.high), cell(1.0, 2),
+        )
+        for x in own
+    ]  # fmt: skip
+    mapped: list[Row] = [
+        (
+            builder.styles.pair(x.source, x.target), texts_label(x.texts), x.objective,
+            cell(x.n_public, 0), cell(x.n_few, 0), cell(x.accuracy), cell(x.low), cell(x.high),
+            cell(x.retention, 2),
+        )
+        for found in rows.values()
         for x in found
     ]  # fmt: skip
-    head = ("pair", "map fitted on", "objective", "public texts", "own texts", "accuracy", "low",
-            "high", "retention")  # fmt: skip
-    return behind(f"accuracy on {data}", head, rows)
+    head = (
+        "pair", "map fitted on", "objective", "public texts", "own texts", "accuracy", "low",
+        "high", "retention",
+    )  # fmt: skip
+    return Table(f"accuracy on {data}", head, native + mapped, collapsed=True)

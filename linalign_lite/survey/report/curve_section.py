@@ -1,124 +1,140 @@
-"""How a map depends on its fitting: curves over the penalty and the number of public texts."""
+"""Curves of held-out R² and accuracy over the ridge penalty and the number of public texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from linalign_lite.survey.report.analysis import native_accuracy
-from linalign_lite.survey.report.figures import ReportBuilder, section
-from linalign_lite.survey.report.figures import figure as pictures
-from linalign_lite.survey.report.markup import Child, Html, behind, figure, join, number, tag
+from linalign_lite.survey.report.blocks import (
+    Block,
+    Figure,
+    Heading,
+    LineSample,
+    Panel,
+    Section,
+    Table,
+    cell,
+    decimal,
+)
+from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.plots import Frame, Line, lines
-from linalign_lite.survey.report.style import stroke
 from linalign_lite.survey.results import CurveRow, names
 
 LOWEST_R2 = -0.25  # of what penalty curves show
 
 Curve = list[tuple[float, float]]
+Curves = dict[str, Curve]  # by source
 
 
-def fitting(builder: ReportBuilder) -> Html | None:
+def fitting(builder: ReportBuilder) -> Section | None:
     """R² against the penalty, R² and accuracy against the number of public texts."""
     r = builder.results
     if not r.curves:
         return None
     penalty = [c for c in r.curves if c.kind == "penalty"]
     size = [c for c in r.curves if c.kind == "size"]
-    parts: list[Child] = []
+    blocks: list[Block] = []
     if penalty:
-        parts += [tag("h3", "Penalty"), _penalties(builder, penalty)]
+        blocks += [Heading("Penalty"), _penalties(builder, penalty)]
     if size:
-        parts += [tag("h3", "Number of public texts"), *_sizes(builder, size)]
-    return section("fitting", "How a map depends on its fitting", *parts)
+        blocks += [Heading("Number of public texts"), *_sizes(builder, size)]
+    return Section("fitting", "How a map depends on its fitting", blocks)
 
 
-def _curves(
-    builder: ReportBuilder, rows: list[CurveRow], target: str, value: str
-) -> list[tuple[str, Curve]]:
-    """(source, points) into a target; data sets that say the same are one curve."""
+def _curves(builder: ReportBuilder, rows: Sequence[CurveRow], target: str, value: str) -> Curves:
+    """Curves into a target; equal points of several data sets are one curve."""
     found: dict[str, dict[float, float]] = {}
     for c in rows:
         y = getattr(c, value)
         if c.target == target and y is not None and c.x > 0:
             found.setdefault(c.source, {})[c.x] = y
-    order = [n for n in builder.styles.names if n in found]
-    return [(n, sorted(found[n].items())) for n in order]
+    return {n: sorted(found[n].items()) for n in builder.styles.names if n in found}
 
 
-def _panel(
-    builder: ReportBuilder, found: list[tuple[str, Curve]], title: str, alt: str, frame: Frame
-) -> Html:
-    styles = builder.styles
-    drawn = [Line(tuple(points), styles.colour(n), styles.mark(n)) for n, points in found]
-    return builder.panel(partial(lines, drawn, frame), title, alt)
+def _panels(
+    builder: ReportBuilder,
+    rows: Sequence[CurveRow],
+    value: str,
+    frame: Frame,
+    *,
+    title: str,
+    alt: Callable[[str, Curves], str],
+) -> list[Panel]:
+    """One panel per target that has curves; ``title`` precedes "into" and its name."""
+    styles, panels = builder.styles, []
+    for target in styles.names:
+        curves = _curves(builder, rows, target, value)
+        drawn = [Line(tuple(c), styles.colour(n), styles.mark(n)) for n, c in curves.items()]
+        draw = partial(lines, drawn, frame)
+        if curves:
+            panels.append(builder.panel(draw, f"{title}into {target}", alt(target, curves)))
+    return panels
 
 
-def _penalties(builder: ReportBuilder, rows: list[CurveRow]) -> Html:
+def _penalties(builder: ReportBuilder, rows: list[CurveRow]) -> Figure:
     top = max(c.r2 for c in rows)
     low = max(min(c.r2 for c in rows), min(LOWEST_R2, top - 0.1))
     slack = max((top - low) * 0.06, 0.01)
     frame = Frame("penalty", "held-out R²", True, (low - slack, top + slack))
-    panels = []
-    for target in builder.styles.names:
-        found = _curves(builder, rows, target, "r2")
-        best = [(n, *max(points, key=lambda p: p[1])) for n, points in found]
-        alt = f"Held-out R² against the ridge penalty, into {target}. Best: " + "; ".join(
-            f"{n} {number(y, 2)} at {x:g}" for n, x, y in best
-        )
-        if found:
-            panels.append(_panel(builder, found, f"into {target}", alt + ".", frame))
-    body = [(builder.styles.pair(c.source, c.target), figure(c.x, 4), figure(c.r2)) for c in rows]
+
+    def alt(target: str, curves: Curves) -> str:
+        best = ((n, *max(points, key=lambda p: p[1])) for n, points in curves.items())
+        text = "; ".join(f"{n} {decimal(y, 2)} at {x:g}" for n, x, y in best)
+        return f"Held-out R² against the ridge penalty, into {target}. Best: {text}."
+
+    panels = _panels(builder, rows, "r2", frame, title="", alt=alt)
+    body = [(builder.styles.pair(c.source, c.target), cell(c.x, 4), cell(c.r2)) for c in rows]
+    table = Table("R² and penalty", ("pair", "penalty", "held-out R²"), body, collapsed=True)
     cut = " Lower values are cut off." if min(c.r2 for c in rows) < low else ""
-    return pictures(
-        panels,
-        "Held-out R² on public texts, by source." + cut,
-        builder.styles.legend(),
-        behind("R² and penalty", ("pair", "penalty", "held-out R²"), body),
-    )
+    caption = "Held-out R² on public texts, by source." + cut
+    return Figure(panels, caption, builder.styles.legend(), [table])
 
 
-def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[Child]:
-    own = native_accuracy(builder.results)
+def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[Block]:
+    styles, own = builder.styles, native_accuracy(builder.results)
     low, high = min(c.r2 for c in rows), max(c.r2 for c in rows)
     slack = max((high - low) * 0.06, 0.01)
     frame = Frame("public texts", "held-out R²", True, (max(low, LOWEST_R2) - slack, high + slack))
-    panels = []
-    for target in builder.styles.names:
-        found = _curves(builder, rows, target, "r2")
-        alt = f"Held-out R² against public texts, into {target}: {_grows(found)}."
-        if found:
-            panels.append(_panel(builder, found, f"R², into {target}", alt, frame))
-    parts: list[Child] = [pictures(panels, "Held-out R² by source.", builder.styles.legend())]
-    native = join([stroke("ink", dashed=True), "native, in the model's colour"])
+
+    def r2_alt(target: str, curves: Curves) -> str:
+        return f"Held-out R² against public texts, into {target}: {_ends(curves)}."
+
+    panels = _panels(builder, rows, "r2", frame, title="R², ", alt=r2_alt)
+    blocks: list[Block] = [Figure(panels, "Held-out R² by source.", styles.legend())]
     for data in names(rows, "data"):
-        of_data = [c for c in rows if c.data == data and c.accuracy is not None]
-        seen = [c.accuracy for c in of_data if c.accuracy is not None]
+        seen = [c.accuracy for c in rows if c.data == data and c.accuracy is not None]
         if not seen:
             continue
-        seen += [v for (_, d), v in own.items() if d == data]
-        ylim = (min(seen) - 0.03, max(seen) + 0.03)
-        panels = []
-        for target in builder.styles.names:
-            found = _curves(builder, of_data, target, "accuracy")
-            shown = [n for n in builder.styles.names if (n, data) in own]
-            lines_at = tuple((own[n, data], builder.styles.colour(n)) for n in shown)
-            said = f"; {target}'s native {own[target, data]:.3f}" if (target, data) in own else ""
-            alt = f"Accuracy on {data} against public texts, into {target}: {_grows(found)}{said}."
-            wanted = Frame("public texts", "accuracy", True, ylim, lines_at)
-            if found:
-                panels.append(_panel(builder, found, f"{data}, into {target}", alt, wanted))
-        parts.append(
-            pictures(panels, f"Accuracy on {data} by source.", builder.styles.legend(native))
-        )
-    body = [(builder.styles.pair(c.source, c.target), c.data, figure(c.x, 0), figure(c.r2),
-             figure(c.accuracy)) for c in rows]  # fmt: skip
+        native = {n: own[n, data] for n in styles.names if (n, data) in own}
+        seen += native.values()
+        frame = Frame(
+            "public texts", "accuracy", True, (min(seen) - 0.03, max(seen) + 0.03),
+            tuple((accuracy, styles.colour(n)) for n, accuracy in native.items()),
+        )  # fmt: skip
+
+        def accuracy_alt(
+            target: str, curves: Curves, data: str = data, native: dict[str, float] = native
+        ) -> str:
+            end = f"; {target}'s native {native[target]:.3f}" if target in native else ""
+            return f"Accuracy on {data} against public texts, into {target}: {_ends(curves)}{end}."
+
+        of_data = [c for c in rows if c.data == data]
+        panels = _panels(builder, of_data, "accuracy", frame, title=f"{data}, ", alt=accuracy_alt)
+        legend = styles.legend((LineSample(dashed=True), "native, in the model's colour"))
+        blocks.append(Figure(panels, f"Accuracy on {data} by source.", legend))
+    body = [
+        (styles.pair(c.source, c.target), c.data, cell(c.x, 0), cell(c.r2), cell(c.accuracy))
+        for c in rows
+    ]
     head = ("pair", "data", "public texts", "held-out R²", "accuracy")
-    return [*parts, behind("R² and accuracy by public texts", head, body)]
+    return [*blocks, Table("R² and accuracy by public texts", head, body, collapsed=True)]
 
 
-def _grows(found: list[tuple[str, Curve]]) -> str:
+def _ends(curves: Curves) -> str:
+    """First and last point of each curve in words."""
     return "; ".join(
-        f"{n} from {number(points[0][1], 2)} with {points[0][0]:,.0f} to "
-        f"{number(points[-1][1], 2)} with {points[-1][0]:,.0f}"
-        for n, points in found
+        f"{n} from {decimal(points[0][1], 2)} with {points[0][0]:,.0f} to "
+        f"{decimal(points[-1][1], 2)} with {points[-1][0]:,.0f}"
+        for n, points in curves.items()
     )

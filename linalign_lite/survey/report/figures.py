@@ -1,17 +1,17 @@
-"""Where a page's pictures are made, each with a title and with words for who cannot see it."""
+"""Figures of a page: each panel is a picture with a title and a text alternative."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from linalign_lite.survey.report.markup import Child, Html, number, tag
+from linalign_lite.survey.report.blocks import Figure, Panel, decimal
 from linalign_lite.survey.report.plots import Grid, heat
-from linalign_lite.survey.report.style import ModelStyles, scale
-from linalign_lite.survey.report.svg import to_svg
+from linalign_lite.survey.report.style import ModelStyles
+from linalign_lite.survey.report.svg import to_panel
 from linalign_lite.survey.results import Results
 
 MOST_PICTURES = 400  # a page with more would not open
@@ -19,27 +19,29 @@ MOST_PICTURES = 400  # a page with more would not open
 
 @dataclass(frozen=True)
 class ReportBuilder:
-    """A page in the making."""
+    """Results, how their models are drawn, and the number of pictures drawn so far."""
 
     results: Results
     styles: ModelStyles
     counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def panel(self, draw: Callable[[], Any], title: str, alt: str) -> Html:
-        """A picture with its title above; beyond MOST_PICTURES, its words alone."""
+    def panel(self, draw: Callable[[], Any], title: str, alt: str) -> Panel:
+        """Draw a picture; after MOST_PICTURES the panel has only its text."""
         count = next(self.counter)
         if count > MOST_PICTURES:
-            return tag("p", f"{title}: {alt} (No picture: the page has {MOST_PICTURES} already.)")
-        drawn = draw()
-        svg = to_svg(drawn, f"p{count}", title, alt)
-        width = f"width:calc({round(drawn.get_size_inches()[0] * 72)}px + 1.5rem)"
-        box = tag("div", svg, class_="scroll", role="group", aria_label=title)
-        return tag("div", tag("p", title, class_="title"), box, class_="panel", style=width)
+            alt += f" (No picture: the page has {MOST_PICTURES} already.)"
+            return Panel(f"p{count}", title, alt)
+        return to_panel(draw(), f"p{count}", title, alt)
 
-    def heat(self, grid: Grid, title: str, what: str, ends: tuple[float, float]) -> Html:
-        """A heat map whose words name its best and its worst cell."""
-        alt = f"{what}. {_extremes(grid)}"
-        return self.panel(partial(heat, grid, *ends), title, alt)
+    def heat(self, grid: Grid, title: str, alt: str, ends: tuple[float, float]) -> Panel:
+        """A heat map; its alternative text names the best and the worst cell."""
+        return self.panel(partial(heat, grid, *ends), title, f"{alt}. {_extremes(grid)}")
+
+    def heat_maps(self, grids: Mapping[str, Grid], alt: str, caption: str) -> Figure:
+        """Heat maps by title on one colour scale. ``alt`` precedes the title in their texts."""
+        ends = value_range(grids.values())
+        panels = [self.heat(grid, title, alt + title, ends) for title, grid in grids.items()]
+        return Figure(panels, caption, ends=ends)
 
     def matrix(
         self, values: Mapping[tuple[str, str], float], native: Mapping[str, float] | None = None
@@ -54,35 +56,11 @@ class ReportBuilder:
 
 
 def value_range(grids: Iterable[Grid], least: float = 0.1) -> tuple[float, float]:
-    """One scale for all of them: from the lowest to the highest value, at least so wide."""
+    """Lowest and highest value, widened evenly to a difference of ``least``."""
     values = [v for grid in grids for v in grid.values.values()]
     low, high = min(values), max(values)
     slack = max(0.0, (least - (high - low)) / 2)
     return low - slack, high + slack
-
-
-def figure(
-    panels: Sequence[Child], caption: str, *more: Child, ends: tuple[float, float] | None = None
-) -> Html:
-    """Panels side by side with what explains them; ``more``: legend, and the numbers behind."""
-    ramp = scale(number(ends[0], 2), number(ends[1], 2)) if ends else None
-    return tag(
-        "figure",
-        tag("div", *panels, class_="panels"),
-        tag("figcaption", caption, " " if ramp else None, ramp),
-        *more,
-    )
-
-
-def section(ident: str, title: str, *children: Child) -> Html:
-    return tag(
-        "section", tag("h2", title, id=f"{ident}-title"), *children,
-        id=ident, aria_labelledby=f"{ident}-title",
-    )  # fmt: skip
-
-
-def prose(*text: Child) -> Html:
-    return tag("p", *text)
 
 
 def _extremes(grid: Grid) -> str:
@@ -91,12 +69,12 @@ def _extremes(grid: Grid) -> str:
         return "No value."
     low, high = cells[0], cells[-1]
     own = [v for at, v in grid.values.items() if at in grid.framed]
-    said = f"Highest {number(high[0], 2)}, {_place(grid, high[1])}"
+    text = f"Highest {decimal(high[0], 2)}, {_place(grid, high[1])}"
     if len(cells) > 1:
-        said += f"; lowest {number(low[0], 2)}, {_place(grid, low[1])}"
+        text += f"; lowest {decimal(low[0], 2)}, {_place(grid, low[1])}"
     if own:
-        said += f"; native {number(min(own), 2)} to {number(max(own), 2)}"
-    return said + "."
+        text += f"; native {decimal(min(own), 2)} to {decimal(max(own), 2)}"
+    return text + "."
 
 
 def _place(grid: Grid, at: tuple[int, int]) -> str:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from linalign_lite.survey.report.analysis import (
     KEPT,
     best_pairs,
+    by_settings,
     failures,
     native_accuracy,
     ood_losses,
     plural,
-    recipes,
     retention_by_texts,
+    settings_label,
 )
 from linalign_lite.survey.results import Results, SimilarityRow, names
 from linalign_lite.survey.validation import check_results
@@ -104,19 +105,19 @@ def _classification(r: Results) -> list[str]:
     parts = ["## Classification", "Accuracy of the target's head on mapped states (retention)."]
     own = native_accuracy(r)
     for data in names(r.classification, "data"):
-        by_recipe = recipes(x for x in r.classification if x.data == data)
+        by_kind = by_settings(x for x in r.classification if x.data == data)
         cells = {
             (x.source, x.target, key): f"{x.accuracy:.3f} ({x.retention:.2f})"
-            for key, rows in by_recipe.items()
+            for key, rows in by_kind.items()
             for x in rows
         }
         head = ("source → target", "native target", "native source",
-                *(plain(key.label) for key in by_recipe))  # fmt: skip
+                *(plain(settings_label(key)) for key in by_kind))  # fmt: skip
         rows = [
             (_pair(s, t), _figure(own.get((t, data))), _figure(own.get((s, data))),
-             *(cells.get((s, t, key), "–") for key in by_recipe))
+             *(cells.get((s, t, key), "–") for key in by_kind))
             for s, t in r.pairs()
-            if any((s, t, key) in cells for key in by_recipe)
+            if any((s, t, key) in cells for key in by_kind)
         ]  # fmt: skip
         parts += [f"### {plain(data)}", _table(head, rows)]
     return parts if r.classification else []

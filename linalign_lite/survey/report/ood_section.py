@@ -1,27 +1,37 @@
-"""Out-of-distribution detection on native and on mapped states."""
+"""Out-of-distribution section: detectors on native and on mapped states."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from linalign_lite.survey.report.analysis import OodLoss, ood_losses, texts_label
-from linalign_lite.survey.report.figures import ReportBuilder, prose, section, value_range
-from linalign_lite.survey.report.figures import figure as pictures
-from linalign_lite.survey.report.markup import Child, Html, Row, behind, figure, join, number, tag
+from linalign_lite.survey.report.blocks import (
+    Block,
+    Figure,
+    Heading,
+    LineSample,
+    Panel,
+    Paragraph,
+    Row,
+    Section,
+    Table,
+    cell,
+    decimal,
+)
+from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.plots import Frame, Line, lines
-from linalign_lite.survey.report.style import stroke
 from linalign_lite.survey.results import OodRow, Point, names
 
 MOST_DRAWN = 200  # points of a curve
 RATES = (0.01, 0.05, 0.1, 0.2, 0.5)  # false positive rates of the table behind curves
 
 
-def out_of_distribution(builder: ReportBuilder) -> Html | None:
+def out_of_distribution(builder: ReportBuilder) -> Section | None:
     r = builder.results
     if not r.ood:
         return None
-    parts: list[Child] = [
-        prose(
+    blocks: list[Block] = [
+        Paragraph(
             "Which texts are not of the data set? AUROC: how often a text of it scores as more "
             "usual than one from outside. Pictures show the target's best native detector, on "
             "its own states and on mapped ones; the tables have all detectors."
@@ -29,45 +39,34 @@ def out_of_distribution(builder: ReportBuilder) -> Html | None:
     ]
     for data in names(r.ood, "data"):
         losses = [x for x in ood_losses(r) if x.mapped.data == data]
-        parts.append(tag("h3", data))
+        blocks.append(Heading(data))
         if losses:
-            parts += [_heats(builder, data, losses), *_rocs(builder, data, losses)]
-        parts.append(_numbers(builder, data))
-    return section("ood", "Out-of-distribution detection", *parts)
+            blocks += [_heat_maps(builder, data, losses), *_rocs(builder, data, losses)]
+        blocks.append(_numbers(builder, data))
+    return Section("ood", "Out-of-distribution detection", blocks)
 
 
-def _heats(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Html:
+def _heat_maps(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Figure:
     native = {x.native.target: x.native.auroc for x in losses}
+    by_texts: dict[str, dict[tuple[str, str], float]] = {}
+    for x in (loss.mapped for loss in losses):
+        by_texts.setdefault(x.texts, {})[x.source, x.target] = x.auroc
     grids = {
-        texts: builder.matrix(
-            {(x.mapped.source, x.mapped.target): x.mapped.auroc
-             for x in losses if x.mapped.texts == texts}, native,
-        )
-        for texts in dict.fromkeys(x.mapped.texts for x in losses)
-    }  # fmt: skip
-    ends = value_range(grids.values())
-    panels = [
-        builder.heat(
-            grid,
-            f"map from {texts_label(texts)}",
-            f"AUROC on {data}, map from {texts_label(texts)}",
-            ends,
-        )
-        for texts, grid in grids.items()
-    ]
-    return pictures(
-        panels, f"AUROC on {data}, the better objective of each pair; framed: native.", ends=ends
-    )
+        f"map from {texts_label(texts)}": builder.matrix(values, native)
+        for texts, values in by_texts.items()
+    }
+    caption = f"AUROC on {data}, the better objective of each pair; framed: native."
+    return builder.heat_maps(grids, f"AUROC on {data}, ", caption)
 
 
-def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[Html]:
-    """Curves, one picture a target, for each kind of texts."""
+def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[Block]:
+    """ROC curves, one panel per target, for each kind of texts."""
     styles = builder.styles
     legend = styles.legend(
-        join([stroke("ink"), "native, thick, in the target's colour"]),
-        join([stroke("ink", dashed=True), "mapped, in the source's"]),
+        (LineSample(), "native, thick, in the target's colour"),
+        (LineSample(dashed=True), "mapped, in the source's"),
     )
-    made = []
+    blocks: list[Block] = []
     for texts in dict.fromkeys(x.mapped.texts for x in losses):
         panels = []
         for target in styles.names:
@@ -75,22 +74,25 @@ def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[Html
             if any(len(x.mapped.roc) > 1 for x in found):
                 panels.append(_roc(builder, data, found))
         if panels:
-            made.append(
-                pictures(panels, f"ROC curves on {data}, map from {texts_label(texts)}.", legend)
-            )
+            caption = f"ROC curves on {data}, map from {texts_label(texts)}."
+            blocks.append(Figure(panels, caption, legend))
     rows: list[Row] = [
-        (styles.pair(x.source, x.target), texts_label(x.texts), x.objective, x.detector,
-         *(figure(_at(x, rate)) for rate in RATES))
+        (
+            styles.pair(x.source, x.target), texts_label(x.texts), x.objective, x.detector,
+            *(cell(_at(x, rate)) for rate in RATES),
+        )
         for x in builder.results.ood
         if x.data == data and len(x.roc) > 1
     ]  # fmt: skip
-    head = ("pair", "map fitted on", "objective", "detector",
-            *(f"TPR at FPR {rate:g}" for rate in RATES))  # fmt: skip
-    return [*made, behind(f"ROC curves on {data}", head, rows)] if made else []
+    rates = (f"TPR at FPR {rate:g}" for rate in RATES)
+    head = ("pair", "map fitted on", "objective", "detector", *rates)
+    if blocks:
+        blocks.append(Table(f"ROC curves on {data}", head, rows, collapsed=True))
+    return blocks
 
 
-def _roc(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Html:
-    """Into one target."""
+def _roc(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Panel:
+    """ROC curves into one target."""
     styles, own = builder.styles, losses[0].native
     drawn = [
         Line(_thinned(x.roc), styles.colour(x.source), styles.mark(x.source), dashed=True)
@@ -109,14 +111,14 @@ def _roc(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Html:
 
 
 def _thinned(roc: tuple[Point, ...]) -> tuple[Point, ...]:
-    """No more points than a picture shows."""
+    """Keep at most MOST_DRAWN points, evenly spaced."""
     if len(roc) <= MOST_DRAWN:
         return roc
     return tuple(roc[round(i * (len(roc) - 1) / (MOST_DRAWN - 1))] for i in range(MOST_DRAWN))
 
 
 def _at(row: OodRow, rate: float) -> float:
-    """The true positive rate at a false positive rate, between points in a straight line."""
+    """Interpolate the true positive rate at a false positive rate linearly."""
     points = sorted(row.roc)
     before = max((p for p in points if p[0] <= rate), default=points[0])
     after = min((p for p in points if p[0] >= rate), default=points[-1])
@@ -125,16 +127,19 @@ def _at(row: OodRow, rate: float) -> float:
     return before[1] + (after[1] - before[1]) * (rate - before[0]) / (after[0] - before[0])
 
 
-def _numbers(builder: ReportBuilder, data: str) -> Html:
+def _numbers(builder: ReportBuilder, data: str) -> Table:
     styles = builder.styles
+    found = [x for x in builder.results.ood if x.data == data]
     rows = [
-        (styles.chip(x.target) if x.source == x.target else styles.pair(x.source, x.target),
-         texts_label(x.texts), x.objective, x.detector, figure(x.auroc), figure(x.aupr_in),
-         figure(x.aupr_out), figure(x.fpr95))
-        for x in builder.results.ood
-        if x.data == data
+        (
+            styles.model(x.target) if x.source == x.target else styles.pair(x.source, x.target),
+            texts_label(x.texts), x.objective, x.detector, cell(x.auroc), cell(x.aupr_in),
+            cell(x.aupr_out), cell(x.fpr95),
+        )
+        for x in found
     ]  # fmt: skip
-    head = ("pair", "map fitted on", "objective", "detector", "AUROC", "AUPR in", "AUPR out",
-            "FPR95")  # fmt: skip
-    best = max((x for x in builder.results.ood if x.data == data), key=lambda x: x.auroc)
-    return behind(f"detectors on {data}, AUROC up to {number(best.auroc)}", head, rows)
+    head = (
+        "pair", "map fitted on", "objective", "detector", "AUROC", "AUPR in", "AUPR out", "FPR95"
+    )  # fmt: skip
+    best = decimal(max(x.auroc for x in found))
+    return Table(f"detectors on {data}, AUROC up to {best}", head, rows, collapsed=True)

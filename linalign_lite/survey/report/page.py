@@ -1,4 +1,4 @@
-"""The page: everything in one file, nothing fetched, nothing run but the one script it names."""
+"""The page of a survey: one HTML file that loads nothing and runs one script, named by its hash."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import hashlib
 from importlib import resources
 
+from linalign_lite.errors import import_extra
 from linalign_lite.storage.atomic import PathLike, write_atomic
 from linalign_lite.survey.report import (
     classification_section,
@@ -16,118 +17,77 @@ from linalign_lite.survey.report import (
     summary_section,
 )
 from linalign_lite.survey.report.analysis import plural
-from linalign_lite.survey.report.figures import ReportBuilder, prose, section
-from linalign_lite.survey.report.markup import Html, figure, join, table, tag
-from linalign_lite.survey.report.style import ModelStyles
+from linalign_lite.survey.report.blocks import Table, cell, decimal
+from linalign_lite.survey.report.figures import ReportBuilder
+from linalign_lite.survey.report.style import POLYGONS, ModelStyles
 from linalign_lite.survey.report.svg import drawing
-from linalign_lite.survey.report.theme import variables
+from linalign_lite.survey.report.theme import STEPS, variables
 from linalign_lite.survey.results import Results
 from linalign_lite.survey.validation import check_results
 
-PARTS = {
-    "summary": ("In short", summary_section.summary),
-    "participants": ("Models and data", summary_section.participants),
-    "classification": ("Classification", classification_section.classification),
-    "ood": ("Out of distribution", ood_section.out_of_distribution),
-    "generation": ("Generation", generation_section.generation),
-    "tokenizers": ("Tokenizers", generation_section.tokenizers),
-    "similarity": ("Similarity", similarity_section.similarity),
-    "projections": ("Projections", similarity_section.projections),
-    "fitting": ("Fitting", curve_section.fitting),
+SECTIONS = {  # name in the navigation → builder
+    "In short": summary_section.summary,
+    "Models and data": summary_section.participants,
+    "Classification": classification_section.classification,
+    "Out of distribution": ood_section.out_of_distribution,
+    "Generation": generation_section.generation,
+    "Tokenizers": generation_section.tokenizers,
+    "Similarity": similarity_section.similarity,
+    "Projections": similarity_section.projections,
+    "Fitting": curve_section.fitting,
 }
 
 
 def write_report(path: PathLike, results: Results) -> None:
-    """Write the page of a survey, whole or not at all. Raises what `render` does."""
+    """Write the page of a survey, whole or not at all. Raises the errors of `render`."""
     write_atomic(path, render(results).encode())
 
 
 def render(results: Results) -> str:
-    """The page of a survey as HTML; the same results give the same text.
+    """Render a survey as HTML; the same results give the same text.
 
-    It needs no network: pictures are inline SVG, and a content security policy forbids everything
-    but its own style and script. Whatever stands in ``results`` is escaped. Raises InputError for
-    results that do not hang together (`check_results`), MissingExtraError without matplotlib.
+    The page needs no network: pictures are inline SVG, and a content security policy forbids
+    everything but its own style and script. All text of ``results`` is escaped. Raises InputError
+    for inconsistent results (`check_results`), MissingExtraError without jinja2 or matplotlib.
     """
     check_results(results)
+    jinja2 = import_extra("jinja2", extra="report", purpose="a report with pictures")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     builder = ReportBuilder(results, ModelStyles(tuple(m.name for m in results.models)))
     with drawing():
-        made = {ident: part(builder) for ident, (_, part) in PARTS.items()}
-    shown = {ident: html for ident, html in made.items() if html is not None}
-    absent = [name for ident, (name, _) in PARTS.items() if ident not in shown]
-    links = [*((i, PARTS[i][0]) for i in shown), ("methods", "Methods and limits")]
-    nav = tag("nav", tag("ul", *(tag("li", tag("a", name, href=f"#{i}")) for i, name in links)),
-              aria_label="Sections")  # fmt: skip
-    main = tag("main", *shown.values(), _methods(results, absent), id="main")
-    body = tag(
-        "body", tag("a", "To the content", href="#main", class_="skip"), _header(results), nav, main
+        sections = {name: build(builder) for name, build in SECTIONS.items()}
+    script = _read("page.js")
+    times = [(t.step, cell(t.seconds, 1), "yes" if t.cached else "no") for t in results.times]
+    page: str = environment.from_string(_read("page.html").lstrip()).render(
+        results=results,
+        sections=[section for section in sections.values() if section],
+        links=[(section.ident, name) for name, section in sections.items() if section],
+        absent=", ".join(name for name, section in sections.items() if not section).lower(),
+        times=Table(
+            "Seconds of each step; cached: an earlier run's", ("step", "seconds", "cached"), times
+        ),
+        style=variables() + _read("page.css"),
+        script=script,
+        policy=_policy(script),
+        polygons=POLYGONS,
+        steps=STEPS,
+        plural=plural,
+        decimal=decimal,
+        sort_key=lambda value: repr(float(value)),
     )
-    return f"<!doctype html>\n{tag('html', _head(results), body, lang='en')}\n"
+    return page.strip() + "\n"
 
 
-def _head(results: Results) -> Html:
-    script = _file("page.js")
+def _policy(script: str) -> str:
+    """Content security policy that allows inline styles and the script with this hash."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
+    return (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="generator", content=f"linalign-lite {results.library}"),
-        tag("title", results.title),
-        tag("style", Html(variables() + _file("page.css"))),
-        tag("script", Html(script), type="module"),
-    )
 
 
-def _header(r: Results) -> Html:
-    facts = (
-        f"{plural(len(r.models), 'model')}, {plural(len(r.pairs()), 'ordered pair')}, "
-        f"{plural(len(r.data), 'data set')}. Maps fitted on {r.public:,} public texts; "
-        f"pooling {r.pooling}, seed {r.seed}, linalign-lite {r.library}."
-    )
-    return tag(
-        "header",
-        tag("p", "linalign-lite survey", class_="kicker"),
-        tag("h1", r.title),
-        tag("p", facts, class_="facts"),
-        tag("button", "Dark", type="button", id="theme", aria_label="Light or dark colours",
-            hidden=True),
-    )  # fmt: skip
-
-
-def _methods(r: Results, absent: list[str]) -> Html:
-    said = (
-        "An affine map carries the final hidden states of a source into the space of a target, "
-        "whose head reads them (Gorbett & Jana, Characterizing Linear Alignment Across Language "
-        "Models, arXiv 2603.18908). Ridge: least squares, penalty chosen by exact "
-        "cross-validation. kl: fitted so that the target's head says on mapped states what it says "
-        "on true ones; no label is read.",
-        "Maps are fitted on public texts, on a few or on all training texts of a data set, or on "
-        "public texts and a few. Accuracies, curves and detectors are of test texts, which no map "
-        "and no head has seen.",
-        "Retention divides by the lower of the two models' native accuracies: 1 is as good as the "
-        "weaker of the two by itself, and more than 1 is possible. Where a picture or a sentence "
-        "takes the better of two objectives, it was chosen on the same test texts, which flatters "
-        "it a little; the tables have both.",
-        "Why a map fails is read off the other rows by rule: what texts of its own mend, then a "
-        "held-out R² below 0.3. That is a hint, not a proof.",
-    )
-    missing = f"Not in this survey: {', '.join(absent).lower()}." if absent else None
-    times = table(
-        "Seconds of each step; cached: an earlier run's",
-        ("step", "seconds", "cached"),
-        [(t.step, figure(t.seconds, 1), "yes" if t.cached else "no") for t in r.times],
-    )
-    return section("methods", "Methods and limits", join(map(prose, said)),
-                   prose(missing) if missing else None,
-                   times if r.times else None)  # fmt: skip
-
-
-def _file(name: str) -> str:
+def _read(name: str) -> str:
     return resources.files("linalign_lite.survey.report").joinpath(name).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linalign_lite.survey.report.markup import number
+from linalign_lite.survey.report.blocks import decimal
 from linalign_lite.survey.report.style import wrapped
 from linalign_lite.survey.report.svg import axes, blank, canvas, css_var, truncate
 from linalign_lite.survey.report.theme import step
@@ -124,7 +124,7 @@ def _cell(
                 (y + 4, y + 4, y + tall - 4, y + tall - 4, y + 4),
             )
             ax.plot(*inset, color=css_var(place), linewidth=1)
-    shown = "–" if value is None else number(value, 2)
+    shown = "–" if value is None else decimal(value, 2)
     ax.text(x + wide / 2, y + tall / 2, shown, ha="center", va="center_baseline", fontsize=13,
             color=css_var(place))  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""How alike the models' states are, as figures and as points."""
+"""Similarity of the models' states, and native beside mapped states on two axes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 
-from linalign_lite.survey.report.figures import ReportBuilder, prose, section, value_range
-from linalign_lite.survey.report.figures import figure as pictures
-from linalign_lite.survey.report.markup import Child, Html, Row, behind, figure, join, number, tag
+from linalign_lite.survey.report.blocks import (
+    Block,
+    Details,
+    Figure,
+    Heading,
+    LineSample,
+    Panel,
+    Paragraph,
+    Row,
+    Section,
+    Table,
+    cell,
+    decimal,
+)
+from linalign_lite.survey.report.figures import ReportBuilder, value_range
 from linalign_lite.survey.report.plots import cloud
-from linalign_lite.survey.report.style import stroke
-from linalign_lite.survey.results import Point, Projection, SimilarityRow, names
+from linalign_lite.survey.results import Point, Projection, names
 
 MEASURES = {
     "cka": "CKA", "cka_debiased": "CKA, debiased", "mutual_knn": "mutual k-NN", "svcca": "SVCCA",
@@ -21,117 +32,116 @@ MEASURES = {
 }  # fmt: skip
 MOST_LABELS = 8  # written into a projection
 MOST_DRAWN = 300  # texts of a projection
+MOST_LISTED = 40  # texts of a projection in its table
 
 
-def similarity(builder: ReportBuilder) -> Html | None:
+def similarity(builder: ReportBuilder) -> Section | None:
     r = builder.results
     if not r.similarity:
         return None
-    parts: list[Child] = [
-        prose(
+    blocks: list[Block] = [
+        Paragraph(
             "Every measure on the same texts for all pairs. In the tables: what pairs of texts "
             "shuffled at random give, beside the measure on the same texts as they are paired, "
             "and how often shuffled pairs look as much alike (p)."
         )
     ]
-    for texts in names(r.similarity, "texts"):
-        rows = [x for x in r.similarity if x.texts == texts]
-        measured = _measured(builder, texts, rows)
-        if len(parts) == 1:
-            parts += [tag("h3", f"On {texts} texts"), measured]
-        else:
-            parts.append(tag("details", tag("summary", f"On {texts} texts"), measured))
-    return section("similarity", "Similarity of states", *parts)
+    for i, texts in enumerate(names(r.similarity, "texts")):
+        title, figure = f"On {texts} texts", _measures(builder, texts)
+        blocks += [Heading(title), figure] if i == 0 else [Details(title, [figure])]
+    return Section("similarity", "Similarity of states", blocks)
 
 
-def _measured(builder: ReportBuilder, texts: str, rows: Sequence[SimilarityRow]) -> Html:
+def _measures(builder: ReportBuilder, texts: str) -> Figure:
+    rows = [x for x in builder.results.similarity if x.texts == texts]
     panels = []
     for measure in names(rows, "measure"):
         grid = builder.matrix({(x.source, x.target): x.value for x in rows if x.measure == measure})
-        words = MEASURES.get(measure, measure)
-        panels.append(builder.heat(grid, words, f"{words} on {texts} texts", value_range([grid])))
+        name = MEASURES.get(measure, measure)
+        panels.append(builder.heat(grid, name, f"{name} on {texts} texts", value_range([grid])))
     numbers = [
-        (builder.styles.pair(x.source, x.target), MEASURES.get(x.measure, x.measure),
-         figure(x.value), figure(x.n, 0), figure(x.observed), figure(x.null), figure(x.p),
-         figure(x.null_n, 0))
+        (
+            builder.styles.pair(x.source, x.target), MEASURES.get(x.measure, x.measure),
+            cell(x.value), cell(x.n, 0), cell(x.observed), cell(x.null), cell(x.p),
+            cell(x.null_n, 0),
+        )
         for x in rows
     ]  # fmt: skip
     head = ("pair", "measure", "value", "texts", "to compare", "shuffled", "p", "texts compared")
-    return pictures(panels, "Each measure on a scale of its own, lowest to highest pair.",
-                    behind(f"similarity on {texts} texts", head, numbers))  # fmt: skip
+    table = Table(f"similarity on {texts} texts", head, numbers, collapsed=True)
+    caption = "Each measure on a scale of its own, lowest to highest pair."
+    return Figure(panels, caption, tables=[table])
 
 
-def projections(builder: ReportBuilder) -> Html | None:
+def projections(builder: ReportBuilder) -> Section | None:
     r = builder.results
     if not r.projections:
         return None
-    parts: list[Child] = [
-        prose(
+    blocks: list[Block] = [
+        Paragraph(
             "The two principal axes are the native states'; a thin line joins the two states of "
             "one text. Words stand at the native centre of their label."
         )
     ]
     for data in names(r.projections, "data"):
-        of_data = [p for p in r.projections if p.data == data]
-        panels = [_projection(builder, p) for p in of_data]
-        shown = builder.styles.legend(
-            join([stroke("line"), "ring: native, in the target's colour; cross: mapped, in the "
-                                  "source's"])
-        )  # fmt: skip
-        numbers: list[Row] = [
-            (builder.styles.pair(p.source, p.target), p.objective, figure(p.explained[0]),
-             figure(p.explained[1]), *(figure(c, 2) for c in _correlations(p)),
-             figure(_distance(p), 2), figure(len(p.native), 0))
-            for p in of_data
-        ]  # fmt: skip
-        head = ("pair", "objective", "variance, axis 1", "axis 2", "correlation, axis 1", "axis 2",
-                "distance", "texts")  # fmt: skip
-        points: list[Row] = [
-            (join([builder.styles.pair(p.source, p.target), f", {p.objective}"]), label,
-             *(figure(v) for v in (*a, *b)))
-            for p in of_data
-            for a, b, label in _sampled(p, 40)
-        ]  # fmt: skip
-        caption = (
-            "Distance: median between a text's two points, over the native points' spread (root "
-            "mean square from their centre)."
+        blocks += [Heading(data), _projected(builder, data)]
+    return Section("projections", "Native and mapped states", blocks)
+
+
+def _projected(builder: ReportBuilder, data: str) -> Figure:
+    found, pair = [p for p in builder.results.projections if p.data == data], builder.styles.pair
+    numbers: list[Row] = [
+        (
+            pair(p.source, p.target), p.objective, *(cell(share) for share in p.explained),
+            *(cell(c, 2) for c in _correlations(p)), cell(_distance(p), 2), cell(len(p.native), 0),
         )
-        parts += [
-            tag("h3", data),
-            pictures(
-                panels, caption, shown, behind(f"projections of {data}", head, numbers),
-                behind("points, at most 40 of each (all are in results.json)",
-                       ("pair", "label", "native 1", "native 2", "mapped 1", "mapped 2"), points),
-            ),
-        ]  # fmt: skip
-    return section("projections", "Native and mapped states", *parts)
+        for p in found
+    ]  # fmt: skip
+    head = (
+        "pair", "objective", "variance, axis 1", "axis 2", "correlation, axis 1", "axis 2",
+        "distance", "texts",
+    )  # fmt: skip
+    points: list[Row] = [
+        ((pair(p.source, p.target), f", {p.objective}"), label, *(cell(v) for v in (*a, *b)))
+        for p in found
+        for a, b, label in _sampled(p, MOST_LISTED)
+    ]
+    columns = ("pair", "label", "native 1", "native 2", "mapped 1", "mapped 2")
+    text = f"points, at most {MOST_LISTED} of each (all are in results.json)"
+    caption = (
+        "Distance: median between a text's two points, over the native points' spread (root "
+        "mean square from their centre)."
+    )
+    sample = "ring: native, in the target's colour; cross: mapped, in the source's"
+    return Figure(
+        [_projection(builder, p) for p in found],
+        caption,
+        builder.styles.legend((LineSample("line"), sample)),
+        [
+            Table(f"projections of {data}", head, numbers, collapsed=True),
+            Table(text, columns, points, collapsed=True),
+        ],
+    )
 
 
-def _projection(builder: ReportBuilder, p: Projection) -> Html:
-    styles = builder.styles
+def _projection(builder: ReportBuilder, p: Projection) -> Panel:
     drawn = _sampled(p, MOST_DRAWN)
     native, mapped, _ = zip(*drawn, strict=True)
-    colours = (styles.colour(p.target), styles.colour(p.source))
-    axis_names = tuple(
-        f"axis {i + 1} ({share:.0%} of variance)" for i, share in enumerate(p.explained)
-    )
-    one, two = _correlations(p)
+    colours = (builder.styles.colour(p.target), builder.styles.colour(p.source))
+    one, two = (f"axis {i} ({share:.0%} of variance)" for i, share in enumerate(p.explained, 1))
+    on_first, on_second = ("unknown" if c is None else decimal(c, 2) for c in _correlations(p))
     alt = (
         f"States of {len(drawn)} texts of {p.data} in the space of {p.target}: native, and mapped "
-        f"from {p.source} ({p.objective}). Correlation of native and mapped {_said(one)} on the "
-        f"first axis, {_said(two)} on the second; median distance {number(_distance(p), 2)} of the "
+        f"from {p.source} ({p.objective}). Correlation of native and mapped {on_first} on the "
+        f"first axis, {on_second} on the second; median distance {decimal(_distance(p), 2)} of the "
         "native spread."
     )
-    draw = partial(cloud, native, mapped, colours, _centres(p), (axis_names[0], axis_names[1]))
+    draw = partial(cloud, native, mapped, colours, _centres(p), (one, two))
     return builder.panel(draw, f"{p.source} → {p.target}, {p.objective}", alt)
 
 
-def _said(correlation: float | None) -> str:
-    return "unknown" if correlation is None else number(correlation, 2)
-
-
 def _sampled(p: Projection, most: int) -> list[tuple[Point, Point, str]]:
-    """At most so many texts, evenly spaced."""
+    """At most ``most`` texts, evenly spaced: (native point, mapped point, label)."""
     rows = list(zip(p.native, p.mapped, p.labels, strict=True))
     return [rows[i * len(rows) // most] for i in range(most)] if len(rows) > most else rows
 

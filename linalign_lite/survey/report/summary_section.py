@@ -1,4 +1,4 @@
-"""What a reader decides from, first; then who took part."""
+"""Summary of a survey (best pairs, retention, failures), and its models and data."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from linalign_lite.survey.report.analysis import (
     retention_by_texts,
     texts_label,
 )
-from linalign_lite.survey.report.figures import ReportBuilder, prose, section, value_range
-from linalign_lite.survey.report.figures import figure as pictures
-from linalign_lite.survey.report.markup import (
-    Child,
-    Html,
+from linalign_lite.survey.report.blocks import (
+    Block,
+    Bullets,
+    Figure,
+    Heading,
+    Inline,
+    Paragraph,
     Row,
-    behind,
-    figure,
-    join,
-    number,
-    table,
-    tag,
+    Section,
+    Styled,
+    Table,
+    Tiles,
+    cell,
+    decimal,
 )
+from linalign_lite.survey.report.figures import ReportBuilder, value_range
 from linalign_lite.survey.report.plots import Grid
 from linalign_lite.survey.report.svg import truncate, width_of
 from linalign_lite.survey.results import Results, names
@@ -39,58 +42,68 @@ NAME = 112  # CSS pixels that a name may take beside a grid of pairs
 SHOWN = 12  # failures in the summary; all are in the table
 
 
-def summary(builder: ReportBuilder) -> Html:
-    return section(
-        "summary", "In short", _tiles(builder), _best(builder), *_kept(builder), *_failing(builder)
-    )
-
-
-def participants(builder: ReportBuilder) -> Html:
+def summary(builder: ReportBuilder) -> Section:
     r = builder.results
-    models = table(
+    blocks: list[Block] = []
+    if tiles := _tiles(r):
+        blocks.append(Tiles(tiles))
+    if best := _best(builder):
+        blocks += [Heading("The best pair for each task"), Bullets(best)]
+    if r.classification:
+        blocks += [Heading("What maps keep"), _retention(builder), *_failures(builder)]
+    return Section("summary", "In short", blocks)
+
+
+def participants(builder: ReportBuilder) -> Section:
+    r = builder.results
+    models = Table(
         "Models",
         ("model", "architecture", "task", "dimensions", "vocabulary", "context", "digest"),
-        [(builder.styles.chip(m.name), m.architecture, m.task, figure(m.dim, 0),
-          figure(m.vocab_size, 0), figure(m.context, 0), tag("code", m.digest[:12]))
-         for m in r.models],
+        [
+            (
+                builder.styles.model(m.name), m.architecture, m.task, cell(m.dim, 0),
+                cell(m.vocab_size, 0), cell(m.context, 0), Styled(m.digest[:12], "code"),
+            )
+            for m in r.models
+        ],
     )  # fmt: skip
-    data = table(
+    data = Table(
         "Data sets: numbers of texts",
         ("data", "training", "test", "outside", "labels", "commonest label"),
-        [(d.name, figure(d.train, 0), figure(d.test, 0), figure(d.outside or None, 0),
-          figure(d.labels, 0), figure(d.majority)) for d in r.data],
+        [
+            (
+                d.name, cell(d.train, 0), cell(d.test, 0), cell(d.outside or None, 0),
+                cell(d.labels, 0), cell(d.majority),
+            )
+            for d in r.data
+        ],
     )  # fmt: skip
-    return section("participants", "Models and data", models, data if r.data else None)
+    return Section("participants", "Models and data", [models, data] if r.data else [models])
 
 
-def _tiles(builder: ReportBuilder) -> Html | None:
-    r = builder.results
-    tiles = [_kept_tile(r, texts) for texts in names(r.classification, "texts")]
+def _tiles(r: Results) -> list[tuple[str, str, str]]:
+    tiles = [_retention_tile(r, texts) for texts in names(r.classification, "texts")]
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
     if losses:
         median = statistics.median(x.lost for x in losses)
-        tiles.append(("out of distribution", number(median, 2), "AUROC lost through a map from "
-                      f"{texts_label(losses[0].mapped.texts)}, median of {len(losses)} pairs and "
-                      "data sets"))  # fmt: skip
-    tiles += [
-        ("generation", f"{best.agreement:.2f}", "of next tokens are the speaker's own choice, at "
-         f"best: {best.source} → {best.target}")
-        for best in best_generation(r)[:1]
-    ]  # fmt: skip
-    items = (
-        tag("div", tag("dt", what), tag("dd", tag("strong", shown), " ", said))
-        for what, shown, said in tiles
-    )
-    return tag("dl", *items, class_="tiles") if tiles else None
+        text = (
+            f"AUROC lost through a map from {texts_label(losses[0].mapped.texts)}, median of "
+            f"{len(losses)} pairs and data sets"
+        )
+        tiles.append(("out of distribution", decimal(median, 2), text))
+    for best in best_generation(r)[:1]:
+        text = f"of next tokens are the target's own choice, at best: {best.source} → {best.target}"
+        tiles.append(("generation", f"{best.agreement:.2f}", text))
+    return tiles
 
 
-def _kept_tile(r: Results, texts: str) -> tuple[str, str, str]:
+def _retention_tile(r: Results, texts: str) -> tuple[str, str, str]:
     values = [x for group in retention_by_texts(r) if group.texts == texts for x in group.retention]
-    said = (
+    text = (
         f"median retention; {sum(v >= KEPT for v in values)} of {len(values)} pairs and data "
         f"sets keep {KEPT} or more"
     )
-    return f"classification, {texts_label(texts)}", f"{statistics.median(values):.2f}", said
+    return f"classification, {texts_label(texts)}", f"{statistics.median(values):.2f}", text
 
 
 def _first(rows: tuple[object, ...]) -> str:
@@ -99,58 +112,61 @@ def _first(rows: tuple[object, ...]) -> str:
     return "public" if "public" in found else (found or [""])[0]
 
 
-def _best(builder: ReportBuilder) -> Html | None:
+def _best(builder: ReportBuilder) -> list[Inline]:
+    """The best pair for each data set and task, in a sentence each."""
     r, pair = builder.results, builder.styles.pair
-    items = [
-        join([tag("b", x.data), ": ", pair(x.source, x.target), f" keeps {x.retention:.2f}: "
-              f"accuracy {x.accuracy:.3f} with {texts_label(x.texts)} ({x.objective})."])
-        for x in best_pairs(r)
-    ]  # fmt: skip
+    items: list[Inline] = []
+    for x in best_pairs(r):
+        text = (
+            f" keeps {x.retention:.2f}: accuracy {x.accuracy:.3f} with {texts_label(x.texts)} "
+            f"({x.objective})."
+        )
+        items.append((Styled(x.data, "bold"), ": ", pair(x.source, x.target), text))
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
     if losses:
         least = min(losses, key=lambda x: (x.lost, x.mapped.source, x.mapped.target))
-        said = (
+        text = (
             f" on {least.mapped.data}: AUROC {least.mapped.auroc:.3f} where native has "
             f"{least.native.auroc:.3f} ({least.native.detector})."
         )
-        items.append(join([tag("b", "out of distribution"), ": ",
-                           pair(least.mapped.source, least.mapped.target), said]))  # fmt: skip
-    items += [
-        join([tag("b", "generation"), ": ", pair(g.source, g.target), f": agreement "
-              f"{g.agreement:.3f}, cross-entropy {g.cross_entropy:.2f} nats a token where the "
-              f"speaker by itself has {g.target_cross_entropy:.2f} ({g.objective})."])
-        for g in best_generation(r)[:1]
-    ]  # fmt: skip
-    if not items:
-        return None
-    return join([tag("h3", "The best pair for each task"),
-                 tag("ul", *(tag("li", item) for item in items), class_="findings")])  # fmt: skip
+        shown = pair(least.mapped.source, least.mapped.target)
+        items.append((Styled("out of distribution", "bold"), ": ", shown, text))
+    for g in best_generation(r)[:1]:
+        text = (
+            f": agreement {g.agreement:.3f}, cross-entropy {g.cross_entropy:.2f} nats per token "
+            f"where the target alone has {g.target_cross_entropy:.2f} ({g.objective})."
+        )
+        items.append((Styled("generation", "bold"), ": ", pair(g.source, g.target), text))
+    return items
 
 
-def _kept(builder: ReportBuilder) -> list[Child]:
-    """Retention of every pair on every data set, one panel a kind of texts."""
+def _retention(builder: ReportBuilder) -> Figure:
+    """Retention of every pair on every data set, one panel per kind of texts."""
     r = builder.results
     best = best_by_texts(r)
-    if not best:
-        return []
     pairs = [p for p in r.pairs() if any(key[:2] == p for key in best)]
     data = names(r.classification, "data")
     rows = tuple(f"{truncate(s, 10, NAME)} →\n{truncate(t, 10, NAME)}" for s, t in pairs)
     side = 12 + max(width_of(line, 10) for row in rows for line in row.split("\n"))
     grids = {}
     for texts in names(r.classification, "texts"):
-        values = {(pairs.index((s, t)), data.index(d)): found[texts].retention
-                  for (s, t, d), found in best.items() if texts in found}  # fmt: skip
+        values = {
+            (pairs.index((s, t)), data.index(d)): found[texts].retention
+            for (s, t, d), found in best.items()
+            if texts in found
+        }
         grids[texts] = Grid(rows, tuple(data), values, "pair ↓  data →", side=side, wide=44)
     ends = value_range(grids.values())
+    alt = f"Retention of {len(pairs)} pairs on {len(data)} data sets"
     panels = [
-        builder.heat(grid, f"Map fitted on {texts_label(texts)}",
-                    f"Retention of {len(pairs)} pairs on {len(data)} data sets", ends)
+        builder.heat(grid, f"Map fitted on {texts_label(texts)}", alt, ends)
         for texts, grid in grids.items()
-    ]  # fmt: skip
+    ]
     numbers = [
-        (builder.styles.pair(x.source, x.target), x.data, texts_label(x.texts), x.objective,
-         figure(x.accuracy), figure(x.retention, 2))
+        (
+            builder.styles.pair(x.source, x.target), x.data, texts_label(x.texts), x.objective,
+            cell(x.accuracy), cell(x.retention, 2),
+        )
         for found in best.values()
         for x in found.values()
     ]  # fmt: skip
@@ -160,38 +176,33 @@ def _kept(builder: ReportBuilder) -> list[Child]:
         "set itself, without their labels."
     )
     head = ("pair", "data", "map fitted on", "objective", "accuracy", "retention")
-    return [
-        tag("h3", "What maps keep"),
-        pictures(panels, caption, behind("retention", head, numbers), ends=ends),
-    ]
+    return Figure(panels, caption, (), [Table("retention", head, numbers, collapsed=True)], ends)
 
 
-def _failing(builder: ReportBuilder) -> list[Child]:
+def _failures(builder: ReportBuilder) -> list[Block]:
     r = builder.results
-    found, mended = failures(r), fixed_by_kl(r)
-    if not r.classification:
-        return []
-    said = [
+    found, fixed = failures(r), fixed_by_kl(r)
+    text = (
         f"Of {plural(len(best_by_texts(r)), 'pair and data set', 'pairs and data sets')}, "
         f"{len(found)} keep less than {FAILS} with public texts."
-    ]
-    if mended:
-        said.append(f"Least squares alone would fail {len(mended)} more, which kl mends.")
+    )
+    if fixed:
+        text += f" Least squares alone would fail {len(fixed)} more, which kl mends."
     if len(found) > SHOWN:
-        said.append(f"The {SHOWN} worst:")
+        text += f" The {SHOWN} worst:"
     head = ("pair", "data", "retention", "held-out R²", "few", "public + few", "all", "why")
-    all_rows = [_failure(builder, f) for f in found]
-    parts: list[Child] = [tag("h3", "Where maps fail, and why"), prose(" ".join(said))]
+    rows = [_failure(builder, f) for f in found]
+    blocks: list[Block] = [Heading("Where maps fail, and why"), Paragraph(text)]
     if found:
-        parts.append(table("The worst, with public texts", head, all_rows[:SHOWN]))
+        blocks.append(Table("The worst, with public texts", head, rows[:SHOWN]))
     if len(found) > SHOWN:
-        parts.append(behind("all that fail", head, all_rows))
-    return parts
+        blocks.append(Table("all that fail", head, rows, collapsed=True))
+    return blocks
 
 
 def _failure(builder: ReportBuilder, f: Failure) -> Row:
     by_texts = dict(f.by_texts)
     return (
-        builder.styles.pair(f.source, f.target), f.data, figure(f.retention, 2), figure(f.r2, 2),
-        *(figure(by_texts.get(t), 2) for t in ("few", "public+few", "all")), f.why,
+        builder.styles.pair(f.source, f.target), f.data, cell(f.retention, 2), cell(f.r2, 2),
+        *(cell(by_texts.get(t), 2) for t in ("few", "public+few", "all")), f.why,
     )  # fmt: skip

@@ -7,6 +7,7 @@ the extra `report`, imported here alone and only when a picture is drawn.
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import logging
 import re
@@ -16,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from linalign_lite.errors import import_extra
-from linalign_lite.survey.report.markup import Html, escape, tag
+from linalign_lite.survey.report.blocks import Panel
 from linalign_lite.survey.report.style import shorten
 from linalign_lite.survey.report.theme import NAMES
 
@@ -105,8 +106,8 @@ def truncate(text: str, size: float, room: float) -> str:
     return text
 
 
-def to_svg(figure: Any, ident: str, title: str, description: str) -> Html:
-    """The figure as an <svg> with a title and a description, its ids prefixed with ``ident``."""
+def to_panel(figure: Any, ident: str, title: str, alt: str) -> Panel:
+    """Convert a matplotlib figure to a panel; ids in its SVG begin with ``ident``."""
     raw = io.BytesIO()
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")  # a letter that the measuring font lacks
@@ -114,15 +115,7 @@ def to_svg(figure: Any, ident: str, title: str, description: str) -> Html:
     root = ET.fromstring(raw.getvalue())  # noqa: S314 (written a line ago)
     width, height = (round(v * 72) for v in figure.get_size_inches())
     _clean(root, ident)
-    inner = "".join(_serialised(child) for child in root)
-    return tag(
-        "svg",
-        tag("title", title, id=f"{ident}-title"),
-        tag("desc", description, id=f"{ident}-desc"),
-        Html(inner),
-        class_="pic", role="img", aria_labelledby=f"{ident}-title {ident}-desc",
-        viewBox=f"0 0 {width} {height}", width=width, height=height,
-    )  # fmt: skip
+    return Panel(ident, title, alt, "".join(map(_serialised, root)), width, height)
 
 
 @contextlib.contextmanager
@@ -174,8 +167,8 @@ def _identify(element: ET.Element, ident: str, used: set[str]) -> None:
 
 
 def _serialised(element: ET.Element) -> str:
-    attributes = "".join(f' {k}="{escape(v)}"' for k, v in element.attrib.items())
-    inner = escape((element.text or "").strip()) + "".join(map(_serialised, element))
-    tail = escape((element.tail or "").strip())
+    attributes = "".join(f' {k}="{html.escape(v)}"' for k, v in element.attrib.items())
+    inner = html.escape((element.text or "").strip()) + "".join(map(_serialised, element))
+    tail = html.escape((element.tail or "").strip())
     whole = f">{inner}</{element.tag}>" if inner else "/>"
     return f"<{element.tag}{attributes}{whole}{tail}"

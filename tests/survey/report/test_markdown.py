@@ -88,9 +88,10 @@ def test_results_that_do_not_hang_together_are_refused():
         to_markdown(dataclasses.replace(small, models=small.models * 2))
 
 
-def test_markdown_needs_no_matplotlib():
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_markdown_needs_no_extra(package):
     code = (
-        "import sys; sys.modules['matplotlib'] = None; from made import made_results; "
+        f"import sys; sys.modules['{package}'] = None; from made import made_results; "
         "from linalign_lite import to_markdown; to_markdown(made_results())"
     )
     subprocess.run(
@@ -168,8 +169,8 @@ def test_ood_is_compared_with_the_best_native_detector():
 def test_several_numbers_of_own_texts_are_recipes_of_their_own():
     made = made_results()
     rows = [r for r in made.classification if r.data == "trec"]
-    assert len(analysis.recipes(rows)) == 8
+    assert len(analysis.by_settings(rows)) == 8
     more = [dataclasses.replace(r, n_few=512) for r in rows if r.texts == "few"]
-    found = analysis.recipes([*rows, *more])
+    found = analysis.by_settings([*rows, *more])
     assert len(found) == 10
-    assert "few own texts (512), kl" in [key.label for key in found]
+    assert "few own texts (512), kl" in [analysis.settings_label(key) for key in found]

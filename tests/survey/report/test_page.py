@@ -18,7 +18,7 @@ from support import ROOT
 from linalign_lite.commands import main
 from linalign_lite.errors import InputError, MissingExtraError
 from linalign_lite.survey.report import figures, render, write_report
-from linalign_lite.survey.report.markup import Cell, Html, figure, number, tag
+from linalign_lite.survey.report.blocks import Cell, cell, decimal
 from linalign_lite.survey.report.style import ModelStyles, shorten, wrapped
 from linalign_lite.survey.report.theme import THEMES, contrast
 from linalign_lite.survey.results import ModelRow, Results
@@ -351,12 +351,18 @@ def test_models_differ_by_mark_as_well_as_by_colour():
 # --- small parts ----------------------------------------------------------------------------------
 
 
-def test_markup_escapes_whatever_is_not_markup():
-    assert tag("p", "<b>", Html("<i/>"), None, class_='"x"', hidden=True, id=None) == (
-        '<p class="&quot;x&quot;" hidden>&lt;b&gt;<i/></p>'
-    )
-    assert tag("meta", charset="utf-8") == '<meta charset="utf-8">'
-    assert figure(None) == Cell("–", None)
+def test_the_template_escapes_text_and_attributes():
+    small = small_results()
+    models = tuple(dataclasses.replace(m, architecture='<b>"x"\'&') for m in small.models)
+    made = render(dataclasses.replace(small, models=models, library='"x"><i/>'))
+    assert made.count("<td>&lt;b&gt;&#34;x&#34;&#39;&amp;</td>") == 2
+    assert '<meta name="generator" content="linalign-lite &#34;x&#34;&gt;&lt;i/&gt;">' in made
+    assert '<meta charset="utf-8">' in made
+    assert "<i/>" not in made
+
+
+def test_a_missing_number_is_a_dash():
+    assert cell(None) == Cell("–", None)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +371,7 @@ def test_markup_escapes_whatever_is_not_markup():
      (1e9, 2, "1e+09"), (0.00001, 3, "1e−05"), (-0.0, 1, "−0.0")],
 )  # fmt: skip
 def test_numbers(value, digits, shown):
-    assert number(value, digits) == shown
+    assert decimal(value, digits) == shown
 
 
 @pytest.mark.parametrize(
@@ -418,10 +424,11 @@ def test_the_command_refuses_and_leaves_nothing(here, capsys, args, words):
     assert sorted(p.name for p in here.iterdir()) == ["bad.json", "results.json"]
 
 
-def test_without_matplotlib_the_extra_is_named(here, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.style", None)
-    with pytest.raises(MissingExtraError, match=r"'matplotlib'.*linalign-lite\[report\]"):
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_without_the_extra_it_is_named(here, capsys, monkeypatch, package):
+    for module in (package, f"{package}.style"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"'{package}'.*linalign-lite\[report\]"):
         render(small_results())
     assert main(["report", "results.json", "r.html", "--markdown", "r.md"]) == 1
     assert "linalign-lite[report]" in capsys.readouterr().err

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments, fold_index, folded
 from linalign_lite.alignment.ridge import PENALTIES, Spectrum, held_out_errors, ridge, spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.choices import MapMethod, values_of
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
 
-METHODS = ("ridge", "lstsq", "procrustes")
+METHODS = values_of(MapMethod)
 LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
 
 

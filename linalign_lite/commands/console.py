@@ -7,18 +7,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from linalign_lite.errors import InputError, printable
 from linalign_lite.storage.atomic import require_replaceable
 from linalign_lite.storage.remote import Place, Remote, place, require_writable, same_place
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Say nothing on standard error but errors.")
-]
 
 
 class Interrupted(SystemExit):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
+from linalign_lite.core.choices import Pooling, values_of
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.storage.schema import Choice, Range, Text, all_required, parse
 
-POOLINGS = ("mean", "last", "cls", "tokens")
+POOLINGS = values_of(Pooling)
 MAX_DIM = 1 << 20
 MAX_NAME = 256  # characters of a label, or of a space's name or digest
 Label = Annotated[str, Text(MAX_NAME, 1)]

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.choices import PairingRule, values_of
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError, MismatchError
 
 Rows = npt.NDArray[np.intp]
 Positions = tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]
-RULES = ("exact", "after")
+RULES = values_of(PairingRule)
 _LARGEST = np.iinfo(np.int32).max
 
 

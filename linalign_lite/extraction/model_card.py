@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from linalign_lite.core.choices import WeightDtype
 from linalign_lite.core.space import POOLINGS, Space
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import write_atomic
@@ -51,7 +52,7 @@ class ModelCard:
     vocab_size: Count
     pooling: Annotated[str, Text(pattern="|".join(POOLINGS))]  # default for extract
     normalize: bool
-    dtype: Annotated[str, Text(pattern="fp32|fp16|int8")]  # of the stored weights
+    dtype: Annotated[str, Text(pattern="|".join(WeightDtype))]  # of the stored weights
     opset: Count
     digest: str = ""
     past: tuple[PastTensor, ...] = ()

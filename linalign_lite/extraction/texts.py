@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.choices import TextFormat, values_of
 from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.core.space import usable_label
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.compressed_text import MAX_TEXT, PACKED, lines, open_bytes
 
-FORMATS = ("txt", "jsonl", "csv", "parquet")
+FORMATS = values_of(TextFormat)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ import numpy.typing as npt
 from linalign_lite.alignment.moments import Float64, fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum
 from linalign_lite.core.affine_map import Array
+from linalign_lite.core.choices import HeadMethod, values_of
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
 
-METHODS = ("ridge", "logistic")
+METHODS = values_of(HeadMethod)
 RIDGE_PENALTIES = tuple(
     10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4, -5, -6, -7)
 )

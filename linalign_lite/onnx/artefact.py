@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.choices import WeightDtype, values_of
 from linalign_lite.errors import FormatError, InputError, ParityError, import_extra
 from linalign_lite.onnx import graph_edit
 from linalign_lite.onnx.graph_edit import AnyArray
@@ -24,7 +25,7 @@ from linalign_lite.storage.atomic import require_replaceable, write_atomic
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.version import __version__
 
-DTYPES = ("fp32", "fp16", "int8")
+DTYPES = values_of(WeightDtype)
 INT8_LIMIT = 0.2  # root mean square of the difference to fp32 over that of the values
 Feeds = Mapping[str, AnyArray]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core.choices import FloatDtype, values_of
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import save_head
 from linalign_lite.errors import InputError
@@ -35,7 +36,7 @@ from linalign_lite.onnx.tokenizer_file import TEXTS, Encode, check_tokenizer, wr
 from linalign_lite.storage.atomic import whole_folder
 from linalign_lite.storage.hashing import hash_file
 
-DTYPES = ("fp32", "fp16")
+DTYPES = values_of(FloatDtype)
 Progress = Callable[[str], None]
 _SCRATCH = "scratch"  # a folder inside the exported one
 _PACKAGES = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from linalign_lite.core.choices import ArtefactKind, values_of
 from linalign_lite.errors import FormatError
 from linalign_lite.onnx.protobuf import LENGTH_DELIMITED, VARINT, Field, fields
 from linalign_lite.storage.atomic import open_regular
@@ -19,7 +20,7 @@ from linalign_lite.storage.hashing import hash_file
 from linalign_lite.storage.schema import format_errors, parse, read_document
 
 FORMAT, VERSION, KEY = "linalign-onnx", 1, "linalign"
-KINDS = ("map", "head", "model")
+KINDS = (*values_of(ArtefactKind), "model")
 MAX_CARD = 16 << 20
 _MAX_FIELDS = 4096
 _BLOCK = 1 << 20  # bytes hashed at a time

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from linalign_lite.core.choices import ExportTask, values_of
 from linalign_lite.errors import InputError, import_extra
 from linalign_lite.extraction.model_card import PAST, ModelCard
 from linalign_lite.onnx import export_pipeline, graph_edit, torch_model
@@ -13,7 +14,7 @@ from linalign_lite.onnx.export_pipeline import Settings, Source
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.storage.atomic import check_free
 
-TASKS = ("auto", "embed", "generate")
+TASKS = ("auto", *values_of(ExportTask))
 _MODULES = ("torch", "transformers", "onnx", "optimum.exporters.onnx")
 
 

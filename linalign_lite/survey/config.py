@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.core.space import POOLINGS
+from linalign_lite.core.choices import TextPooling, values_of
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.texts import Texts, read_texts
 from linalign_lite.storage.atomic import PathLike, open_regular
@@ -117,7 +117,7 @@ def parse_config(raw: Mapping[str, Any], base: Path) -> SurveyConfig:
         seed=_count(raw.get("seed", 0), "seed", 0),
         permutations=_count(raw.get("permutations", 50), "permutations", 1),
         title=_name(raw.get("title", SurveyConfig.title), "title"),
-        pooling=_choice(raw.get("pooling", "mean"), "pooling", POOLINGS[:-1]),
+        pooling=_choice(raw.get("pooling", "mean"), "pooling", values_of(TextPooling)),
     )
     if "ridge" not in config.objectives:
         raise InputError("objectives: every survey has ridge maps", expected='"ridge" among them')

@@ -1,0 +1,48 @@
+"""Values of options that have a fixed list, for the library and for the command line.
+
+This module imports only `enum`, so that `--help` needs no NumPy.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+TextPooling = StrEnum("TextPooling", "mean last cls")  # one state per text
+Pooling = StrEnum("Pooling", "mean last cls tokens")  # tokens: one state per token
+TextFormat = StrEnum("TextFormat", "auto txt jsonl csv parquet")
+FloatDtype = StrEnum("FloatDtype", "fp32 fp16")  # of stored states and exported models
+WeightDtype = StrEnum("WeightDtype", "fp32 fp16 int8")  # of weights in an ONNX file
+PairingRule = StrEnum("PairingRule", "exact after")
+MapMethod = StrEnum("MapMethod", "ridge lstsq procrustes")
+MomentsMethod = StrEnum("MomentsMethod", "ridge procrustes")  # that need only moments
+HeadMethod = StrEnum("HeadMethod", "auto ridge logistic")
+Profile = StrEnum("Profile", "private trusted")  # of encrypted scoring
+ExportTask = StrEnum("ExportTask", "auto embed generate")
+ArtefactKind = StrEnum("ArtefactKind", "map head")  # of linear ONNX files
+
+
+class Objective(StrEnum):
+    """Quantities that the fit of a map minimises."""
+
+    least_squares = "least-squares"
+    kl = "kl"
+
+
+class DetectorMethod(StrEnum):
+    """Methods of out-of-distribution detection."""
+
+    auto = "auto"
+    energy = "energy"
+    msp = "msp"
+    max_logit = "max-logit"
+    mahalanobis = "mahalanobis"
+    relative_mahalanobis = "relative-mahalanobis"
+    cosine = "cosine"
+    knn = "knn"
+    whitened_knn = "whitened-knn"
+    vim = "vim"
+
+
+def values_of(choices: type[StrEnum]) -> tuple[str, ...]:
+    """Values of ``choices`` except "auto", as plain strings."""
+    return tuple(c.value for c in choices if c.value != "auto")

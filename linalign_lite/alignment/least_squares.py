@@ -21,6 +21,7 @@ from linalign_lite.alignment.ridge import PENALTIES, Spectrum, held_out_errors, 
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MapMethod, values_of
 from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
 
 METHODS = values_of(MapMethod)
@@ -57,6 +58,21 @@ class FitReport:
         if not np.isfinite(self.condition):
             card["condition"] = None
         return card
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of the report for JSON."""
+        return {**self.as_card(), "curve": self.curve}
+
+    def rows(self) -> Pairs:
+        """Names and values of the report for printing."""
+        rank = f"{self.rank} of {self.d_source}"
+        return [
+            ("method", f"{self.method}, penalty {self.penalty:.3g}"),
+            ("dimensions", f"{self.d_source} to {self.d_target}"),
+            ("texts", self.n),
+            ("held-out R²", f"{self.held_out_r2:.4f} ({self.folds} folds)"),
+            ("condition", f"{self.condition:.3g}, rank {rank}, freedom {self.freedom:.1f}"),
+        ]
 
 
 def fit(

@@ -17,6 +17,7 @@ from linalign_lite.bundle.file_format import File, Manifest
 from linalign_lite.bundle.file_types import START, require_kind, require_magic, require_model
 from linalign_lite.bundle.hashing_copy import EndsEarlyError, HashingCopy
 from linalign_lite.bundle.signing import VerifyingKey
+from linalign_lite.core.text_tables import column_lines
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError, MissingExtraError, SignatureError
 from linalign_lite.storage.atomic import PathLike, check_free, open_regular, whole_folder
@@ -53,6 +54,16 @@ class BundleInfo:
             "bytes": self.manifest.size,
             "files": [asdict(file) for file in self.manifest.files],
         }
+
+    def lines(self) -> list[str]:
+        """Content of the bundle for printing: a summary, then one line per file."""
+        m = self.manifest
+        signed = f"signed by {self.signer[:16]}" if self.signer else "not signed"
+        lines = [f"{len(m.files)} files, {m.size:,} bytes, {signed}, digest {self.digest[:16]}"]
+        lines += [m.note] if m.note else []
+        lines += [f"wheels for Python {m.platform.python}, {m.platform.tag}"] if m.platform else []
+        files = [(f.path, f.kind, f"{f.size:,}") for f in m.files]
+        return [*lines, *column_lines([("file", "kind", "bytes"), *files])]
 
 
 def verify_bundle(

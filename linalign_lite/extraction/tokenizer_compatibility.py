@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.token_alignment import completing, pair_ends
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.model_card import TOKENIZER_FILE
@@ -101,6 +102,26 @@ class Compatibility:
             f"that generated well had at least that, and a source of {size} or more; how many "
             "yours has is not known here. Maps between pooled states do not depend on this."
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of the report for JSON."""
+        derived = ("paired_target", "paired_source", "exact_match", "source_fertility",
+                   "target_fertility", "fertility_ratio", "promising", "verdict")  # fmt: skip
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
+
+    def rows(self) -> Pairs:
+        """Names and values of the report for printing."""
+        words = f"{self.source_fertility:.3f} source, {self.target_fertility:.3f} target"
+        return [
+            ("texts", f"{self.n_texts} ({self.words} words)"),
+            ("tokens", f"{self.source_tokens} source, {self.target_tokens} target"),
+            ("exact pairs", self.pairs),
+            ("  of the target's tokens", f"{self.paired_target:.3f}"),
+            ("  of the source's tokens", f"{self.paired_source:.3f}"),
+            ("exact-token match", f"{self.exact_match:.3f}"),
+            ("vocabulary Jaccard", f"{self.vocabulary_jaccard:.3f}"),
+            ("tokens per word", f"{words}, ratio {self.fertility_ratio:.3f}"),
+        ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import Interval, bootstrap_accuracy, recall_per_class
+from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
 
 
@@ -27,6 +29,25 @@ class Evaluation:
     majority: float
     unknown: int
     per_class: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of the report for JSON."""
+        interval = asdict(self.accuracy)
+        rest = {"n": self.n, "majority": self.majority, "unknown": self.unknown}
+        return {"accuracy": interval.pop("value"), **interval, **rest}
+
+    def rows(self) -> Pairs:
+        """Names and values of the report for printing."""
+        a = self.accuracy
+        interval = f"{a.low:.4f} to {a.high:.4f}, {a.confidence:.0%} bootstrap"
+        rows: Pairs = [
+            ("accuracy", f"{a.value:.4f} ({interval})"),
+            ("texts", self.n),
+            ("always the commonest label", f"{self.majority:.4f}"),
+        ]
+        if self.unknown:
+            rows.append(("labels that the head does not know", f"{self.unknown} texts, all wrong"))
+        return rows
 
 
 def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) -> Evaluation:

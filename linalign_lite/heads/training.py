@@ -23,6 +23,7 @@ from linalign_lite.core.affine_map import Array
 from linalign_lite.core.choices import HeadMethod, values_of
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
 
 METHODS = values_of(HeadMethod)
@@ -51,6 +52,16 @@ class HeadReport:
     folds: int
     held_out_accuracy: float
     tried: dict[str, float]
+
+    def rows(self) -> Pairs:
+        """Names and values of the report for printing."""
+        tried = ", ".join(f"{name} {score:.4f}" for name, score in self.tried.items())
+        return [
+            ("method", f"{self.method}, penalty {self.penalty:.3g}"),
+            ("classes", self.classes),
+            ("texts", self.n),
+            ("held-out accuracy", f"{tried} ({self.folds} folds)"),
+        ]
 
 
 @dataclass(frozen=True, eq=False)

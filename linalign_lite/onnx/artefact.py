@@ -56,6 +56,25 @@ class Artefact:
     differences: Mapping[str, float]
     card: Mapping[str, Any]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Values of the report for JSON."""
+        return {
+            "out": str(self.path),
+            "kind": self.kind,
+            "dtype": self.dtype,
+            "opset": self.opset,
+            "bytes": self.size,
+            "differences": dict(self.differences),
+        }
+
+    def __str__(self) -> str:
+        apart = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
+        megabytes = f"{self.size / 1e6:.2f} MB"
+        return (
+            f"{self.path}: {self.kind}, {self.dtype}, opset {self.opset}, {megabytes}; "
+            f"apart from NumPy by {apart}"
+        )
+
 
 def begin(dtype: str, limit: float | None, purpose: str) -> float:
     """What is asked of any artefact before work starts; the limit that it is held to.

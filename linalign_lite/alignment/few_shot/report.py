@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from linalign_lite.core.text_tables import Pairs
+
 
 @dataclass(frozen=True)
 class FewReport:
@@ -53,3 +55,29 @@ class FewReport:
                 card[name] = None
         method = "ridge" if self.objective == "least-squares" else "kl"
         return {"method": method, **card, "warnings": list(self.warnings)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of the report for JSON."""
+        curve = [[v if abs(v) < math.inf else None for v in row] for row in self.curve]
+        return {**self.as_card(), "curve": curve}
+
+    def rows(self) -> Pairs:
+        """Names and values of the report for printing."""
+        outputs = "" if self.n_outputs is None else f", {self.n_outputs} outputs"
+        start = "" if self.start_penalty is None else f", start's {self.start_penalty:.3g}"
+        weights = {0.0: "nothing: public texts alone", math.inf: "everything: the few alone"}
+        weight = f"{self.few_weight:g} times what the public texts do"
+        loss = "1 − R²" if self.objective == "least-squares" else "divergence"
+        losses = {
+            f"held-out {loss}": (self.loss, self.loss_error),
+            "  public alone": (self.public_loss, self.public_error),
+            "  few alone": (self.few_loss, self.few_error),
+            "  both": (self.both_loss, self.both_error),
+        }
+        return [
+            ("objective", f"{self.objective}, penalty {self.penalty:.3g}{start}"),
+            ("dimensions", f"{self.d_source} to {self.d_target}{outputs}"),
+            ("rows", f"{self.n_public} public, {self.n_few} few"),
+            ("the few weigh", weights.get(self.few_weight, weight)),
+            *((name, f"{v:.4f} ± {e:.4f}") for name, (v, e) in losses.items() if v is not None),
+        ]

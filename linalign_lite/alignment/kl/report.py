@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from linalign_lite.core.text_tables import Pairs
+
 
 @dataclass(frozen=True)
 class Step:
@@ -55,3 +57,22 @@ class KlReport:
         if self.penalty == float("inf"):
             card["penalty"] = None
         return {"method": "kl", **card, "warnings": list(self.warnings)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of the report for JSON."""
+        return {**self.as_card(), "curve": self.curve}
+
+    def rows(self) -> Pairs:
+        """Names and values of the report for printing."""
+        start, temperature = self.start_method, f"temperature {self.temperature:g}"
+        divergence, agreement = self.held_out_divergence, self.held_out_agreement
+        return [
+            ("objective", f"kl, penalty {self.penalty:.3g}, {temperature}, truth {self.truth:g}"),
+            ("dimensions", f"{self.d_source} to {self.d_target}, {self.n_outputs} outputs"),
+            ("rows", self.n),
+            (
+                "held-out divergence",
+                f"{divergence:.4f} nats ({start}: {self.start_divergence:.4f})",
+            ),
+            ("held-out agreement", f"{agreement:.4f} ({start}: {self.start_agreement:.4f})"),
+        ]

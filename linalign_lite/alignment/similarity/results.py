@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from linalign_lite.errors import InputError
+from linalign_lite.core.text_tables import column_lines
+from linalign_lite.errors import InputError, printable
 
 SYMMETRIC = ("cka", "cka_debiased", "svcca", "mutual_knn")
 DIRECTED = ("r2", "cosine", "cycle")  # of the map from the first to the second, and back
@@ -43,6 +44,12 @@ class Measured:
     def p(self) -> float | None:
         return None if self.null is None else self.null.p
 
+    def cells(self) -> list[str]:
+        """Value, rows, and the figures of the null, empty without one, as text."""
+        n = self.null
+        null = [""] * 4 if n is None else [f"{v:.4f}" for v in (n.p, n.observed, n.mean, n.extreme)]
+        return [f"{self.value:.4f}", str(self.n), *null]
+
 
 @dataclass(frozen=True)
 class Similarity:
@@ -60,6 +67,21 @@ class Similarity:
     def __getitem__(self, measure: str) -> Measured:
         """One measure, by its name."""
         return self.measures[measure]
+
+    def lines(self) -> list[str]:
+        """Table of the measures for printing."""
+        rows = [["", "value", "rows", "p", "paired", "shuffled", "most alike"]]
+        for name, found in self.measures.items():
+            if name not in self.back:
+                rows.append([name, *found.cells()])
+                continue
+            back = " and back" if name == "cycle" else ""
+            for a, b, one in (
+                (self.first, self.second, found),
+                (self.second, self.first, self.back[name]),
+            ):
+                rows.append([printable(f"{name} {a} to {b}{back}"), *one.cells()])
+        return column_lines(rows)
 
     def swapped(self) -> Similarity:
         """The same with the second model first."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
 
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
-from linalign_lite.errors import InputError
+from linalign_lite.core.text_tables import column_lines, pair_lines
+from linalign_lite.errors import InputError, printable
 from linalign_lite.extraction.inference import Progress
 from linalign_lite.extraction.session import Model
 from linalign_lite.extraction.texts import Texts
@@ -51,6 +53,13 @@ class Figures:
     repetition: float | None = None
     perplexity: float | None = None
 
+    def cells(self) -> list[str]:
+        """Values as text, with "-" for None."""
+        digits = (4, 4, 3, 2)
+        return [
+            "-" if v is None else f"{v:.{d}f}" for v, d in zip(astuple(self), digits, strict=True)
+        ]
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -79,6 +88,31 @@ class Judgement:
     samples: int
     examples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of the report for JSON."""
+        return asdict(self)
+
+    def lines(self, source: str, target: str) -> list[str]:
+        """Tables of the figures for printing; source and target: names of the models."""
+        rows = [
+            ["", "nats/token", "bits/character", "repetition", "perplexity"],
+            [printable(f"target, {target}"), *self.target.cells()],
+            ["hybrid", *self.hybrid.cells()],
+        ]
+        if self.source is not None:
+            rows.append([printable(f"source, {source}"), *self.source.cells()])
+        figures = [
+            ("texts", f"{self.texts}, {self.positions} positions, {self.samples} samples"),
+            ("next-token agreement", f"{self.agreement:.4f}"),
+            (f"top-{self.top} overlap", f"{self.top_overlap:.4f}"),
+            ("KL(target, hybrid)", f"{self.divergence:.4f} nats"),
+        ]
+        sample = []
+        for e in self.examples[:1]:  # as_dict has all of them, and their line breaks
+            texts = {"a prompt": e.prompt, "the hybrid": e.hybrid, "the target": e.target}
+            sample = ["", *pair_lines([(k, " ".join(v.split())) for k, v in texts.items()])]
+        return [*column_lines(rows), "", *pair_lines(figures), *sample]
 
 
 def judge(

@@ -18,6 +18,7 @@ from linalign_lite.core.metrics import (
     fpr_at,
     roc_curve,
 )
+from linalign_lite.core.text_tables import Pairs
 from linalign_lite.heads.ood.detector import Detector
 
 Float64 = npt.NDArray[np.float64]
@@ -49,6 +50,22 @@ class DetectionReport:
     def as_card(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "roc": [list(point) for point in self.roc]}
+
+    def rows(self) -> Pairs:
+        """Names and values of the report for printing."""
+        area = self.auroc
+        interval = f"{area.low:.4f} to {area.high:.4f}, {area.confidence:.0%}"
+        rows: Pairs = [
+            ("method", self.method),
+            ("AUROC", f"{area.value:.4f} ({interval})"),
+            ("FPR at 95 %", f"{self.fpr_at_95:.4f}"),
+            ("AUPR in, out", f"{self.aupr_in:.4f}, {self.aupr_out:.4f}"),
+            ("states in, out", f"{self.n_in}, {self.n_out}"),
+        ]
+        if self.kept is not None:
+            caught = f"{self.kept:.4f} of in kept, {self.caught:.4f} of out caught"
+            rows.append(("at its threshold", caught))
+        return rows
 
 
 def report_scores(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, columns, require_output
+from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.options import AsJson, Quiet
 from linalign_lite.errors import InputError, OutputExistsError
 from linalign_lite.storage.atomic import check_free
 
@@ -129,7 +129,7 @@ def create(
             out, given, key=signer, wheelhouse=wheelhouse, platform=wanted, note=note,
             progress=tally,
         )  # fmt: skip
-    _say(console, out, info, {"out": str(out)})
+    console.result({**info.as_dict(), "out": str(out)}, _lines(out, info))
 
 
 @app.command()
@@ -157,7 +157,7 @@ def verify(
     console = Console(as_json, quiet)
     with console.progress("checking", _size(bundle)) as tally:
         info = verify_bundle(bundle, keys=_keys(key), unsigned=unsigned, deep=deep, progress=tally)
-    _say(console, bundle, info, {})
+    console.result(info.as_dict(), _lines(bundle, info))
 
 
 @app.command()
@@ -189,20 +189,15 @@ def install(
         f" -r {out / REQUIREMENTS}"
     )
     has_wheels = info.manifest.platform is not None
-    _say(console, out, info, {"out": str(out), "pip": pip if has_wheels else ""},
-         [pip] if has_wheels else [])  # fmt: skip
+    console.result(
+        {**info.as_dict(), "out": str(out), "pip": pip if has_wheels else ""},
+        [*_lines(out, info), *([pip] if has_wheels else [])],
+    )
 
 
-def _say(
-    console: Console, path: Path, info: BundleInfo, more: dict[str, str], last: Sequence[str] = ()
-) -> None:
-    m = info.manifest
-    rows = [("file", "kind", "bytes"), *((f.path, f.kind, f"{f.size:,}") for f in m.files)]
-    who = f"signed by {info.signer[:16]}" if info.signer else "not signed"
-    lines = [f"{path}: {len(m.files)} files, {m.size:,} bytes, {who}, digest {info.digest[:16]}"]
-    lines += [m.note] if m.note else []
-    lines += [f"wheels for Python {m.platform.python}, {m.platform.tag}"] if m.platform else []
-    console.result(info.as_dict() | more, [*lines, *columns(rows), *last])
+def _lines(path: Path, info: BundleInfo) -> list[str]:
+    summary, *files = info.lines()
+    return [f"{path}: {summary}", *files]
 
 
 def _platform(tag: str | None, python: str | None, wheelhouse: Path | None) -> Platform | None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, columns, table
-from linalign_lite.commands.states import Format, Separator
+from linalign_lite.commands.console import Console
+from linalign_lite.commands.options import AsJson, Format, Limit, Quiet, Separator, TextsFile
+from linalign_lite.core.choices import TextFormat
+from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from linalign_lite.alignment.similarity.results import Measured, Similarity
     from linalign_lite.core.hidden_states import HiddenStates
-
-_HEAD = ["", "value", "rows", "p", "paired", "shuffled", "most alike"]
 
 
 def similarity(
@@ -72,7 +70,7 @@ def similarity(
     lines = [f"{n} rows of {len(sets)} models"]
     for pair in found:
         console.warn([f"{pair.first}, {pair.second}: {w}" for w in pair.warnings])
-        lines += ["", printable(f"{pair.first} and {pair.second}"), *columns(_rows(pair))]
+        lines += ["", printable(f"{pair.first} and {pair.second}"), *pair.lines()]
     data: dict[str, Any] = {
         "models": [
             {"name": name, "file": str(path), "dim": value.space.dim, "digest": value.space.model}
@@ -87,9 +85,9 @@ def similarity(
 def compat(
     source: Annotated[Path, typer.Argument(help="The source's folder, with tokenizer.json.")],
     target: Annotated[Path, typer.Argument(help="The target's folder, with tokenizer.json.")],
-    texts: Annotated[str, typer.Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")],
-    fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
-    limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    texts: TextsFile,
+    fmt: Format = TextFormat.auto,
+    limit: Limit = None,
     separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,32 +108,8 @@ def compat(
     console = Console(as_json)
     read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)
     found = check_compatibility(source, target, read.texts)
-    data = {
-        **dataclasses.asdict(found),
-        "paired_target": found.paired_target,
-        "paired_source": found.paired_source,
-        "exact_match": found.exact_match,
-        "source_fertility": found.source_fertility,
-        "target_fertility": found.target_fertility,
-        "fertility_ratio": found.fertility_ratio,
-        "promising": found.promising,
-        "verdict": found.verdict,
-        "blank": read.n_blank,
-    }
-    lines = table(
-        [
-            ("texts", f"{found.n_texts} ({found.words} words)"),
-            ("tokens", f"{found.source_tokens} source, {found.target_tokens} target"),
-            ("exact pairs", found.pairs),
-            ("  of the target's tokens", f"{found.paired_target:.3f}"),
-            ("  of the source's tokens", f"{found.paired_source:.3f}"),
-            ("exact-token match", f"{found.exact_match:.3f}"),
-            ("vocabulary Jaccard", f"{found.vocabulary_jaccard:.3f}"),
-            ("tokens per word", f"{found.source_fertility:.3f} source, "
-             f"{found.target_fertility:.3f} target, ratio {found.fertility_ratio:.3f}"),
-        ]
-    )  # fmt: skip
-    console.result(data, [*lines, "", found.verdict])
+    lines = [*pair_lines(found.rows()), "", found.verdict]
+    console.result({**found.as_dict(), "blank": read.n_blank}, lines)
 
 
 def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:
@@ -156,28 +130,3 @@ def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:
     if limit is None:
         return sets
     return {n: value.rows(np.arange(min(limit, len(value)))) for n, value in sets.items()}
-
-
-def _rows(pair: Similarity) -> list[list[str]]:
-    rows = [_HEAD]
-    for name, found in pair.measures.items():
-        if name not in pair.back:
-            rows.append([name, *_cells(found)])
-            continue
-        for a, b, one in (
-            (pair.first, pair.second, found),
-            (pair.second, pair.first, pair.back[name]),
-        ):
-            way = f"{name} {a} to {b}{' and back' if name == 'cycle' else ''}"
-            rows.append([printable(way), *_cells(one)])
-    return rows
-
-
-def _cells(found: Measured) -> list[str]:
-    null = found.null
-    drawn = (
-        ["", "", "", ""]
-        if null is None
-        else [f"{null.p:.4f}", f"{null.observed:.4f}", f"{null.mean:.4f}", f"{null.extreme:.4f}"]
-    )
-    return [f"{found.value:.4f}", str(found.n), *drawn]

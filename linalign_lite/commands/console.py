@@ -83,7 +83,7 @@ class Console:
             )
 
     @contextlib.contextmanager
-    def descent(self) -> Iterator[Callable[[Any], None]]:
+    def fitting_steps(self) -> Iterator[Callable[[Any], None]]:
         """A line on standard error, written over at each kl.fitting.Step, on a terminal only."""
         if self.quiet or sys.stderr is None or not sys.stderr.isatty():
             yield lambda _: None

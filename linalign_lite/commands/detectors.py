@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
+from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.options import AsJson, MapFile, Quiet
+from linalign_lite.core.choices import DetectorMethod
+from linalign_lite.core.text_tables import pair_lines
 
 if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
@@ -23,23 +25,7 @@ app = typer.Typer(
 )
 
 
-class Method(StrEnum):
-    auto = "auto"
-    energy = "energy"
-    msp = "msp"
-    max_logit = "max-logit"
-    mahalanobis = "mahalanobis"
-    relative_mahalanobis = "relative-mahalanobis"
-    cosine = "cosine"
-    knn = "knn"
-    whitened_knn = "whitened-knn"
-    vim = "vim"
-
-
 DetectorFile = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A detector (.ood.npz).")]
-MapFile = Annotated[
-    Path | None, typer.Option("--map", help="Carry the states over with this map first.")
-]
 Tpr = Annotated[
     float, typer.Option(help="Share of in-distribution states that the threshold keeps.")
 ]
@@ -49,7 +35,9 @@ Tpr = Annotated[
 def fit(
     states: Annotated[Path, typer.Argument(help="In-distribution states, preferably labelled.")],
     out: Annotated[Path, typer.Argument(help="The detector to write (.ood.npz).")],
-    method: Annotated[Method, typer.Option(help="Method of detection.")] = Method.mahalanobis,
+    method: Annotated[
+        DetectorMethod, typer.Option(help="Method of detection.")
+    ] = DetectorMethod.mahalanobis,
     head_file: Annotated[
         Path | None,
         typer.Option("--head", help="For energy, msp, max-logit, vim; or to label the states."),
@@ -104,7 +92,7 @@ def fit(
     fitted_on = states_of(states)
     held_out = states_of(validation) if validation else None
     chosen, tried = method.value, {}
-    if method is Method.auto:
+    if method is DetectorMethod.auto:
         labelled = held_out if held_out is not None and held_out.label_ids is not None else None
         found = compare_detectors(fitted_on, validation=labelled, seed=seed, progress=console.note)
         chosen, tried = found.best, dict(found.auroc)
@@ -193,19 +181,7 @@ def evaluate(
     found = evaluate_detector(
         load_detector(detector_file), states_of(inlying), states_of(outlying), _map(map_file)
     )
-    area = found.auroc
-    rows: list[tuple[str, object]] = [
-        ("method", found.method),
-        ("AUROC", f"{area.value:.4f} ({area.low:.4f} to {area.high:.4f}, {area.confidence:.0%})"),
-        ("FPR at 95 %", f"{found.fpr_at_95:.4f}"),
-        ("AUPR in, out", f"{found.aupr_in:.4f}, {found.aupr_out:.4f}"),
-        ("states in, out", f"{found.n_in}, {found.n_out}"),
-    ]
-    if found.kept is not None:
-        rows.append(
-            ("at its threshold", f"{found.kept:.4f} of in kept, {found.caught:.4f} of out caught")
-        )
-    Console(as_json).result(found.as_card(), table(rows))
+    Console(as_json).result(found.as_card(), pair_lines(found.rows()))
 
 
 @app.command()
@@ -255,7 +231,7 @@ def _tell(
         facts["tried"] = tried
         shown = ", ".join(f"{name} {area:.3f}" for name, area in tried.items())
         rows.append(("AUROC of labels left out", shown))
-    console.result({"out": str(out), **facts}, table(rows))
+    console.result({"out": str(out), **facts}, pair_lines(rows))
 
 
 def _map(path: Path | None) -> AffineMap | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 import time
@@ -13,12 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, columns, table
-from linalign_lite.commands.states import Format, Separator
-from linalign_lite.errors import InputError, printable
+from linalign_lite.commands.console import Console
+from linalign_lite.commands.options import (
+    AsJson,
+    Format,
+    Limit,
+    Quiet,
+    Separator,
+    TextsFile,
+    Threads,
+)
+from linalign_lite.core.choices import TextFormat
+from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from linalign_lite.generation.evaluation.judge_map import Figures, Judgement
     from linalign_lite.generation.hybrid import Generation
 
 MAX_PROMPT = 16 << 20  # bytes read from standard input
@@ -45,7 +52,7 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop before this text; may be given again.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -100,7 +107,7 @@ def generate(
 
 
 def evaluate_generation(
-    texts: Annotated[str, typer.Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")],
+    texts: TextsFile,
     source: Annotated[Path, typer.Option(help="The exported model that reads.")],
     target: Annotated[Path, typer.Option(help="The exported model whose token head predicts.")],
     map_file: Annotated[
@@ -109,13 +116,13 @@ def evaluate_generation(
             "--map", help="The map between them; not needed if source and target are the same."
         ),
     ] = None,
-    fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
-    limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    fmt: Format = TextFormat.auto,
+    limit: Limit = None,
     separator: Separator = None,
     samples: Annotated[int, typer.Option(help="Number of texts to continue.", min=0)] = 16,
     sample_tokens: Annotated[int, typer.Option(help="Tokens of a sample.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Seed that selects these texts.", min=0)] = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -162,45 +169,8 @@ def evaluate_generation(
         console.note(f"{found.cut} text(s) longer than a model's context, judged up to there")
     console.warn(found.warnings)
     names = {"source_model": reads.card.name, "target_model": speaks.card.name}
-    data = {**names, **dataclasses.asdict(found), "blank": read.n_blank}
-    console.result(data, _judged(found, reads.card.name, speaks.card.name))
-
-
-def _judged(found: Judgement, source: str, target: str) -> list[str]:
-    rows = [
-        ("", "nats/token", "bits/character", "repetition", "perplexity"),
-        _row(f"target, {target}", found.target),
-        _row("hybrid", found.hybrid),
-    ]
-    if found.source is not None:
-        rows.append(_row(f"source, {source}", found.source))
-    figures = table(
-        [
-            ("texts", f"{found.texts}, {found.positions} positions, {found.samples} samples"),
-            ("next-token agreement", f"{found.agreement:.4f}"),
-            (f"top-{found.top} overlap", f"{found.top_overlap:.4f}"),
-            ("KL(target, hybrid)", f"{found.divergence:.4f} nats"),
-        ]
-    )
-    sample = []
-    for shown in found.examples[:1]:  # --json has more, and their line breaks
-        said = (("a prompt", shown.prompt), ("the hybrid", shown.hybrid),
-                ("the target", shown.target))  # fmt: skip
-        sample = ["", *table([(name, " ".join(text.split())) for name, text in said])]
-    return [*columns(rows), "", *figures, *sample]
-
-
-def _row(name: str, figures: Figures) -> tuple[str, ...]:
-    def number(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    return (
-        printable(name),
-        number(figures.cross_entropy, 4),
-        number(figures.bits_per_character, 4),
-        number(figures.repetition, 3),
-        number(figures.perplexity, 2),
-    )
+    data = {**names, **found.as_dict(), "blank": read.n_blank}
+    console.result(data, found.lines(reads.card.name, speaks.card.name))
 
 
 def _say(going: Generation, *, aloud: bool) -> tuple[str, list[int]]:

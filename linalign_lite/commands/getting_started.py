@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, table
+from linalign_lite.commands.console import Console
+from linalign_lite.commands.options import AsJson, Quiet
+from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.storage.atomic import whole_folder
 
 
@@ -68,7 +70,7 @@ def inspect(
     from linalign_lite.commands.describe_file import describe
 
     found = describe(file)
-    Console(as_json).result(found, table([(name, _short(v)) for name, v in found.items()]))
+    Console(as_json).result(found, pair_lines([(name, _short(v)) for name, v in found.items()]))
 
 
 def _short(value: object) -> object:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
-from linalign_lite.commands.moment_files import Seed
-
-
-class HeadMethod(StrEnum):
-    auto = "auto"
-    ridge = "ridge"
-    logistic = "logistic"
+from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.options import AsJson, Folds, LabelledStates, MapFile, Quiet, Seed
+from linalign_lite.core.choices import HeadMethod
+from linalign_lite.core.text_tables import pair_lines
 
 
 def head(
-    states: Annotated[Path, typer.Argument(help="Labelled states.")],
+    states: LabelledStates,
     out: Annotated[Path, typer.Argument(help="The head to write (.head.npz).")],
     method: Annotated[
         HeadMethod, typer.Option(help="auto takes the more accurate.")
     ] = HeadMethod.auto,
     penalty: Annotated[str, typer.Option(help="auto, or a number above 0.")] = "auto",
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 3,
+    folds: Folds = 3,
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -56,27 +51,13 @@ def head(
         progress=console.note,
     )
     save(out, trained)
-    tried = ", ".join(f"{name} {score:.4f}" for name, score in report.tried.items())
-    console.result(
-        {"out": str(out), **asdict(report)},
-        table(
-            [
-                ("head", out),
-                ("method", f"{report.method}, penalty {report.penalty:.3g}"),
-                ("classes", report.classes),
-                ("texts", report.n),
-                ("held-out accuracy", f"{tried} ({report.folds} folds)"),
-            ]
-        ),
-    )
+    console.result({"out": str(out), **asdict(report)}, pair_lines([("head", out), *report.rows()]))
 
 
 def evaluate(
     head_file: Annotated[Path, typer.Argument(metavar="HEAD", help="A head.")],
-    states: Annotated[Path, typer.Argument(help="Labelled states.")],
-    map_file: Annotated[
-        Path | None, typer.Option("--map", help="Carry the states over with this map first.")
-    ] = None,
+    states: LabelledStates,
+    map_file: MapFile = None,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Print the recall of each class.")
     ] = False,
@@ -94,25 +75,8 @@ def evaluate(
 
     affine = load_map(map_file) if map_file else None
     found = judge(load_head(head_file), load_states(states), affine)
-    interval = found.accuracy
-    data: dict[str, Any] = {
-        "accuracy": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "confidence": interval.confidence,
-        "n": found.n,
-        "majority": found.majority,
-        "unknown": found.unknown,
-    }
-    rows: list[tuple[str, object]] = [
-        ("accuracy", f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f}, "
-                     f"{interval.confidence:.0%} bootstrap)"),
-        ("texts", found.n),
-        ("always the commonest label", f"{found.majority:.4f}"),
-    ]  # fmt: skip
-    if found.unknown:
-        rows.append(("labels that the head does not know", f"{found.unknown} texts, all wrong"))
+    data, rows = found.as_dict(), found.rows()
     if per_class:
         data["per_class"] = found.per_class
         rows += [(f"  {name}", f"{value:.4f}") for name, value in found.per_class.items()]
-    Console(as_json).result(data, table(rows))
+    Console(as_json).result(data, pair_lines(rows))

@@ -3,64 +3,95 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
-from linalign_lite.commands.few_shot import fit_few, require_few_options
-from linalign_lite.commands.moment_files import (
+from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.moment_files import MomentsOptions, measure_states
+from linalign_lite.commands.options import (
+    AsJson,
+    Folds,
+    MapOut,
     Pairing,
+    Penalty,
+    Quiet,
     Scheduler,
     Seed,
-    Source,
-    Target,
-    described,
-    fit_folders,
+    SourceStates,
+    TargetStates,
 )
+from linalign_lite.core.choices import MapMethod, Objective, PairingRule
+from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
 from linalign_lite.storage.remote import Place, delivered, place
 
 if TYPE_CHECKING:
+    from linalign_lite.alignment.few_shot.report import FewReport
     from linalign_lite.alignment.kl.objective import Teaching
+    from linalign_lite.alignment.kl.report import KlReport
+    from linalign_lite.alignment.least_squares import FitReport
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
 
-
-class MapMethod(StrEnum):
-    ridge = "ridge"
-    lstsq = "lstsq"
-    procrustes = "procrustes"
+    Fitted = tuple[AffineMap, FitReport | KlReport | FewReport]
+    Sides = tuple[HiddenStates, HiddenStates]
 
 
-class Objective(StrEnum):
-    least_squares = "least-squares"
-    kl = "kl"
+@dataclass(frozen=True)
+class _FitOptions:
+    kl: bool
+    method: MapMethod
+    penalty: str
+    moments: MomentsOptions
+    temperature: float | None
+    truth: float | None
+    iterations: int
+    checkpoint: Path | None
+    few: tuple[Path, Path] | None
+    few_weight: str | None
+
+    def check(self, head_file: Path | None, *, fold: bool) -> None:
+        """Raise InputError for options that do not go together."""
+        given = [self.temperature, self.truth, self.checkpoint]
+        if self.few is None and self.few_weight is not None:
+            raise InputError("--few-weight goes with --with-few FEW_SOURCE FEW_TARGET")
+        if self.few is not None and self.method is not MapMethod.ridge:
+            hint, method = "leave --method out", self.method.value
+            raise InputError("--with-few is for ridge or kl", got=method, hint=hint)
+        if self.few is not None and self.checkpoint is not None:
+            raise InputError("--with-few keeps no checkpoint", hint="leave --checkpoint out")
+        if head_file is None and (self.kl or fold):
+            raise InputError(
+                f"{'--objective kl' if self.kl else '--fold'} needs --head",
+                expected="a .head.npz file, or an exported model folder with a token head",
+            )
+        if head_file is not None and not (self.kl or fold):
+            raise InputError("--head goes with --objective kl or --fold")
+        if not self.kl and any(value is not None for value in given):
+            raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
+        if self.kl and self.method is not MapMethod.ridge:
+            hint, method = "leave --method out", self.method.value
+            raise InputError("kl starts from ridge", got=method, hint=hint)
 
 
 def fit(
-    source_at: Source,
-    target_at: Target,
-    out_at: Annotated[str, typer.Argument(metavar="out", help="The map to write (.map.npz).")],
+    source_at: SourceStates,
+    target_at: TargetStates,
+    out_at: MapOut,
     objective: Annotated[
-        Objective, typer.Option(help="What the fit minimises; kl needs --head.")
+        Objective, typer.Option(help="Quantity that the fit minimises; kl needs --head.")
     ] = Objective.least_squares,
     head_file: Annotated[
         Path | None,
-        typer.Option(
-            "--head", help="The head, or model folder with a token head, that the map serves."
-        ),
+        typer.Option("--head", help="The head, or model folder with one, that the map serves."),
     ] = None,
     method: Annotated[MapMethod, typer.Option(help="Method of the fit.")] = MapMethod.ridge,
-    penalty: Annotated[
-        str, typer.Option(help="auto, or a number relative to the mean variance of the source.")
-    ] = "auto",
-    pair: Annotated[
-        Pairing, typer.Option(help="Token states: which positions belong together.")
-    ] = Pairing.exact,
+    penalty: Penalty = "auto",
+    pair: Pairing = PairingRule.exact,
     fold: Annotated[
         bool, typer.Option("--fold", help="Write head∘map, a head for source states, to OUT.")
     ] = False,
@@ -70,9 +101,7 @@ def fit(
     truth: Annotated[
         float | None, typer.Option(help="kl: share of the true next token in the training target.")
     ] = None,
-    iterations: Annotated[
-        int, typer.Option(help="kl: maximum number of iterations in each stage.")
-    ] = 200,
+    iterations: Annotated[int, typer.Option(help="kl: most iterations in each stage.")] = 200,
     checkpoint: Annotated[
         Path | None, typer.Option(help="kl: save progress in this file, and resume from it.")
     ] = None,
@@ -85,10 +114,9 @@ def fit(
         ),
     ] = None,
     few_weight: Annotated[
-        str | None,
-        typer.Option(help="auto, or the weight of their rows relative to the others: 0 to inf."),
+        str | None, typer.Option(help="auto, or their weight relative to the others: 0 to inf.")
     ] = None,
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
+    folds: Folds = 5,
     seed: Seed = 0,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
@@ -112,141 +140,130 @@ def fit(
       linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --with-few a.few.npz b.few.npz
     """
+    from linalign_lite.heads.serialization import save
+
     console, out = Console(as_json, quiet), place(out_at)
     source, target = place(source_at), place(target_at)
     require_output(out, source, target, head_file, checkpoint, *(few or ()))
-    require_few_options(few, few_weight, method.value, checkpoint)
     if checkpoint is not None and isinstance(out, Path) and checkpoint.absolute() == out.absolute():
         raise InputError("--checkpoint is the map's own name", hint="name another file")
-    served = _served(head_file, kl=objective is Objective.kl, fold=fold)
-    kl = objective is Objective.kl
-    if not kl and (temperature is not None or truth is not None or checkpoint is not None):
-        raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
-    if kl and method is not MapMethod.ridge:
-        raise InputError("kl starts from ridge", got=method.value, hint="leave --method out")
-    alone = not kl and few is None and method is not MapMethod.lstsq
-    if alone and source.is_dir() and target.is_dir():
-        affine, facts, rows = fit_folders(
-            console, source, target, method=method.value, penalty=penalty, folds=folds, seed=seed,
-            pairing=pair.value, scheduler=scheduler,
-        )  # fmt: skip
-        _write(console, out, affine, served if fold else None, facts, rows)
-        return
-    if scheduler is not None:
-        raise InputError("--scheduler goes with two folders of states, ridge or procrustes")
-    states, taught = _paired(source, target, pair.value), (temperature, truth)
-    if few is not None:
-        affine, facts, rows = fit_few(
-            console, states, _paired(*few, pair.value), served if kl else None,
-            weight=few_weight or "auto", penalty=penalty, folds=folds, seed=seed,
-            iterations=iterations, teaching=_teaching(states[1], served, taught) if kl else None,
-        )  # fmt: skip
-    elif kl:
-        affine, facts, rows = _fit_kl(
-            console, states, served, penalty=penalty, iterations=iterations, seed=seed,
-            checkpoint=checkpoint, teaching=_teaching(states[1], served, taught),
-        )  # fmt: skip
-    else:
-        affine, facts, rows = _fit_squares(
-            console, states, method=method.value, penalty=penalty, folds=folds, seed=seed
-        )
-    _write(console, out, affine, served if fold else None, facts, rows)
-
-
-def _write(
-    console: Console, out: Place, affine: AffineMap, folded: Head | None, facts: dict[str, Any],
-    rows: list[tuple[str, object]],
-) -> None:  # fmt: skip
-    """Save the map, or the head that it is folded into, and say so."""
-    from linalign_lite.heads.serialization import save
-
+    options = _FitOptions(
+        kl=objective is Objective.kl,
+        method=method,
+        penalty=penalty,
+        moments=MomentsOptions(folds, seed, pair.value, scheduler=scheduler),
+        temperature=temperature,
+        truth=truth,
+        iterations=iterations,
+        checkpoint=checkpoint,
+        few=few,
+        few_weight=few_weight,
+    )
+    options.check(head_file, fold=fold)
+    head = None if head_file is None else _load_head(head_file)
+    affine, report = _fit(console, source, target, head, options)
+    console.warn(report.warnings)
     with delivered(out) as path:
-        save(path, affine if folded is None else folded @ affine)
-    console.result({"out": str(out), **facts}, table([("head" if folded else "map", out), *rows]))
+        save(path, head @ affine if fold and head is not None else affine)
+    first = ("head" if fold else "map", out)
+    console.result({"out": str(out), **report.as_dict()}, pair_lines([first, *report.rows()]))
 
 
-Fitted = tuple["AffineMap", dict[str, Any], list[tuple[str, object]]]
-
-
-def _fit_squares(
-    console: Console, states: tuple[HiddenStates, HiddenStates], **options: Any
+def _fit(
+    console: Console, source: Place, target: Place, head: Head | None, options: _FitOptions
 ) -> Fitted:
+    """Fit on the moments of two folders, or on the states: with few texts, for a head, plainly."""
+    plain = not options.kl and options.few is None and options.method is not MapMethod.lstsq
+    if plain and source.is_dir() and target.is_dir():
+        return _fit_shards(console, source, target, options)
+    if options.moments.scheduler is not None:
+        raise InputError("--scheduler goes with two folders of states, ridge or procrustes")
+    states = _load_pair(source, target, options.moments.pairing)
+    served = head if options.kl else None
+    if options.few is not None:
+        few = _load_pair(*options.few, options.moments.pairing)
+        return _fit_with_few(console, states, few, served, options)
+    if served is not None:
+        return _fit_kl(console, states, served, options)
+    return _fit_least_squares(states, options)
+
+
+def _fit_shards(console: Console, source: Place, target: Place, options: _FitOptions) -> Fitted:
+    from linalign_lite.alignment.paired_moments import fit_paired
+
+    measured = measure_states(console, source, target, options.moments)
+    return fit_paired(measured, method=options.method.value, penalty=options.penalty)
+
+
+def _fit_least_squares(states: Sides, options: _FitOptions) -> Fitted:
     from linalign_lite.alignment.least_squares import fit as fit_states
 
-    affine, report = fit_states(*states, **options)
-    return affine, *described(console, report)
-
-
-def _teaching(
-    target: HiddenStates, served: Head | None, given: tuple[float | None, float | None]
-) -> Teaching:
-    """The temperature and truth of the options, the usual ones where they are not given."""
-    from linalign_lite.alignment.kl.fitting import default_teaching
-    from linalign_lite.alignment.kl.objective import Teaching
-
-    assert served is not None
-    usual, (temperature, truth) = default_teaching(target, served), given
-    return Teaching(
-        usual.temperature if temperature is None else temperature,
-        usual.truth if truth is None else truth,
+    folds, seed = options.moments.folds, options.moments.seed
+    return fit_states(
+        *states, method=options.method.value, penalty=options.penalty, folds=folds, seed=seed
     )
 
 
-def _fit_kl(
-    console: Console,
-    states: tuple[HiddenStates, HiddenStates],
-    served: Head | None,
-    *,
-    checkpoint: Path | None,
-    **options: Any,
-) -> Fitted:
+def _fit_kl(console: Console, states: Sides, head: Head, options: _FitOptions) -> Fitted:
     from linalign_lite.alignment.kl.checkpoint import Checkpoint
     from linalign_lite.alignment.kl.fitting import fit_kl
 
-    assert served is not None
-    with console.descent() as watch:
-        affine, report = fit_kl(
-            *states, served, watch=watch, checkpoint=Checkpoint(checkpoint), **options
+    with console.fitting_steps() as watch:
+        return fit_kl(
+            *states,
+            head,
+            penalty=options.penalty,
+            iterations=options.iterations,
+            seed=options.moments.seed,
+            teaching=_teaching(states[1], head, options),
+            checkpoint=Checkpoint(options.checkpoint),
+            watch=watch,
         )
-    console.warn(report.warnings)
-    rows: list[tuple[str, object]] = [
-        ("objective", f"kl, penalty {report.penalty:.3g}, temperature {report.temperature:g}, "
-                      f"truth {report.truth:g}"),
-        ("dimensions", f"{report.d_source} to {report.d_target}, {report.n_outputs} outputs"),
-        ("rows", report.n),
-        ("held-out divergence", f"{report.held_out_divergence:.4f} nats "
-                                f"({report.start_method}: {report.start_divergence:.4f})"),
-        ("held-out agreement", f"{report.held_out_agreement:.4f} "
-                               f"({report.start_method}: {report.start_agreement:.4f})"),
-    ]  # fmt: skip
-    return affine, {**report.as_card(), "curve": report.curve}, rows
 
 
-def _paired(source: Place, target: Place, rule: str) -> tuple[HiddenStates, HiddenStates]:
-    """Both sides, row i of both the same text or position."""
+def _fit_with_few(
+    console: Console, public: Sides, few: Sides, head: Head | None, options: _FitOptions
+) -> Fitted:
+    from linalign_lite.alignment.few_shot.fitting import fit_with_few
+
+    with console.fitting_steps() as watch:
+        return fit_with_few(
+            *public,
+            *few,
+            head=head,
+            weight=options.few_weight or "auto",
+            penalty=options.penalty,
+            folds=options.moments.folds,
+            seed=options.moments.seed,
+            iterations=options.iterations,
+            teaching=None if head is None else _teaching(public[1], head, options),
+            watch=watch,
+        )
+
+
+def _teaching(target: HiddenStates, head: Head, options: _FitOptions) -> Teaching:
+    """Temperature and truth of the options, or their defaults for this head."""
+    from linalign_lite.alignment.kl.fitting import default_teaching
+
+    given = {"temperature": options.temperature, "truth": options.truth}
+    set_ones = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(default_teaching(target, head), **set_ones)
+
+
+def _load_pair(source: Place, target: Place, rule: str) -> Sides:
+    """Load the states of both sides; row i of both is the same text or position."""
     from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.core.token_alignment import pair_states
 
     x, y = states_of(source), states_of(target)
-    if x.text_index is None or y.text_index is None:
-        return x, y
-    return pair_states(x, y, rule)
+    return (x, y) if x.text_index is None or y.text_index is None else pair_states(x, y, rule)
 
 
-def _served(path: Path | None, *, kl: bool, fold: bool) -> Head | None:
-    """The head of --head: a file, or a model folder's token head."""
+def _load_head(path: Path) -> Head:
+    """Load a head file, or the token head of a model folder."""
     from linalign_lite.core.serialization import load_head
     from linalign_lite.extraction.model_card import HEAD_FILE, load_card
 
-    if path is None:
-        if kl or fold:
-            raise InputError(
-                f"{'--objective kl' if kl else '--fold'} needs --head",
-                expected="a .head.npz file, or an exported model folder with a token head",
-            )
-        return None
-    if not (kl or fold):
-        raise InputError("--head goes with --objective kl or --fold")
     if not path.is_dir():
         return load_head(path)
     card = load_card(path)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet
-from linalign_lite.commands.states import Dtype
+from linalign_lite.commands.console import Console
+from linalign_lite.commands.options import AsJson, Quiet, StoredDtype
+from linalign_lite.core.choices import ExportTask, FloatDtype
 from linalign_lite.errors import InputError
-
-
-class Task(StrEnum):
-    auto = "auto"
-    embed = "embed"
-    generate = "generate"
 
 
 def export(
     model: Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a hub id.")],
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    task: Annotated[Task, typer.Option(help="What the model is for; auto reads its config.")] = (
-        Task.auto
-    ),
-    dtype: Annotated[
-        Dtype, typer.Option(help="Type of the stored weights; computation is always in float32.")
-    ] = Dtype.fp32,
+    task: Annotated[
+        ExportTask, typer.Option(help="Purpose of the model; auto reads its config.")
+    ] = ExportTask.auto,
+    dtype: StoredDtype = FloatDtype.fp32,
     opset: Annotated[int | None, typer.Option(help="ONNX opset; default: Optimum's own.")] = None,
     from_onnx: Annotated[
         bool,
@@ -51,8 +43,9 @@ def export(
     """Convert a Hugging Face model to an ONNX model folder.
 
     The folder needs only onnxruntime to run. Its graph returns the final hidden states; the token
-    head of a causal LM is a file of its own. The export is compared with the torch model on the
-    same inputs, and nothing is written when the two differ. Needs the extra `export`.
+    head of a causal LM is a file of its own. Computation is always in float32. The export is
+    compared with the torch model on the same inputs, and nothing is written when the two differ.
+    Needs the extra `export`.
 
     \b
     Examples:
@@ -68,7 +61,7 @@ def export(
     if from_onnx:
         from linalign_lite.onnx.import_exported import split_exported
 
-        if task is not Task.auto or opset is not None:
+        if task is not ExportTask.auto or opset is not None:
             raise InputError("--from-onnx takes the graph as it is: no --task, no --opset")
         card = split_exported(
             Path(model), out, dtype=dtype.value, progress=console.note, quantize=compared

@@ -5,58 +5,52 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_output, table
+from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.options import (
+    AsJson,
+    MapOut,
+    Pairing,
+    Penalty,
+    Quiet,
+    Scheduler,
+    Seed,
+    SourceStates,
+    TargetStates,
+)
+from linalign_lite.core.choices import MomentsMethod, PairingRule
+from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
 from linalign_lite.storage.remote import Place, delivered, fetched, place
 
 if TYPE_CHECKING:
-    from linalign_lite.alignment.least_squares import FitReport
     from linalign_lite.alignment.paired_moments import PairedMoments
-    from linalign_lite.core.affine_map import AffineMap
 
 
-class Pairing(StrEnum):
-    exact = "exact"
-    after = "after"
+@dataclass(frozen=True)
+class MomentsOptions:
+    """Options of the measurement of moments."""
 
-
-class Solver(StrEnum):
-    ridge = "ridge"
-    procrustes = "procrustes"
-
-
-Source = Annotated[
-    str, typer.Argument(metavar="source", help="States of the model that reads: a path or a URL.")
-]
-Target = Annotated[
-    str, typer.Argument(metavar="target", help="States of the other model, same texts.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of the folds.", min=0)]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="A dask scheduler whose workers do the work, such as tcp://host:8786 (extra `dask`).",
-    ),
-]
+    folds: int
+    seed: int
+    pairing: str
+    verify: bool = True
+    scheduler: str | None = None
 
 
 def moments(
-    source_at: Source,
-    target_at: Target,
+    source_at: SourceStates,
+    target_at: TargetStates,
     out_at: Annotated[
         str, typer.Argument(metavar="out", help="The moments to write (.moments.npz).")
     ],
     folds: Annotated[int, typer.Option(help="Folds for the cross-validation in fit-moments.")] = 5,
     seed: Seed = 0,
-    pair: Annotated[
-        Pairing, typer.Option(help="Token states: which positions belong together.")
-    ] = Pairing.exact,
+    pair: Pairing = PairingRule.exact,
     reveal: Annotated[
         bool,
         typer.Option("--reveal", help="Write them even if the states can be recovered from them."),
@@ -86,17 +80,15 @@ def moments(
     console, out = Console(as_json, quiet), place(out_at)
     source, target = place(source_at), place(target_at)
     require_output(out, source, target)
-    found = measured(
-        console, source, target, folds=folds, seed=seed, pairing=pair.value, verify=verify,
-        scheduler=scheduler,
-    )  # fmt: skip
+    options = MomentsOptions(folds, seed, pair.value, verify, scheduler)
+    found = measure_states(console, source, target, options)
     with delivered(out) as path:
         save_moments(path, found, reveal=reveal)
         size = path.stat().st_size
     console.result(
         {"out": str(out), "pairs": found.n, "folds": folds, "fewest_in_a_fold": found.fewest,
          "d_source": found.source.dim, "d_target": found.target.dim, "bytes": size},
-        table([
+        pair_lines([
             ("moments", out),
             ("pairs", f"{found.n} in {folds} folds"),
             ("dimensions", f"{found.source.dim} to {found.target.dim}"),
@@ -109,11 +101,9 @@ def fit_moments(
     files: Annotated[
         list[str], typer.Argument(help="Moments (.moments.npz), one or more; paths or URLs.")
     ],
-    out_at: Annotated[str, typer.Argument(metavar="out", help="The map to write (.map.npz).")],
-    method: Annotated[Solver, typer.Option(help="Method of the fit.")] = Solver.ridge,
-    penalty: Annotated[
-        str, typer.Option(help="auto, or a number relative to the mean variance of the source.")
-    ] = "auto",
+    out_at: MapOut,
+    method: Annotated[MomentsMethod, typer.Option(help="Method of the fit.")] = MomentsMethod.ridge,
+    penalty: Penalty = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -142,47 +132,50 @@ def fit_moments(
     affine, report = fit_paired(together, method=method.value, penalty=penalty)
     with delivered(out) as path:
         save(path, affine)
-    facts, rows = described(console, report)
+    console.warn(report.warnings)
+    n = len(files)
     console.result(
-        {"out": str(out), "files": len(files), **facts},
-        table([("map", out), ("files", len(files)), *rows]),
+        {"out": str(out), "files": n, **report.as_dict()},
+        pair_lines([("map", out), ("files", n), *report.rows()]),
     )
 
 
-def measured(
-    console: Console,
-    source: Place,
-    target: Place,
-    *,
-    folds: int,
-    seed: int,
-    pairing: str,
-    verify: bool = True,
-    scheduler: str | None = None,
+def measure_states(
+    console: Console, source: Place, target: Place, options: MomentsOptions
 ) -> PairedMoments:
-    """Moments of two files, or of two folders shard by shard."""
+    """Measure the moments of two files, or of two folders shard by shard."""
     from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
     from linalign_lite.core.shards.states_folder import open_folder, states_of
     from linalign_lite.core.token_alignment import pair_states
 
     if source.is_dir() and target.is_dir():
         x, y = open_folder(source), open_folder(target)
-        with workers(scheduler) as spread, console.progress("measuring", x.n_texts) as tally:
+        with (
+            workers(options.scheduler) as spread,
+            console.progress("measuring", x.n_texts) as tally,
+        ):
             return measure_shards(
-                x, y, folds=folds, seed=seed, pairing=pairing, verify=verify, progress=tally,
+                x,
+                y,
+                folds=options.folds,
+                seed=options.seed,
+                pairing=options.pairing,
+                verify=options.verify,
+                progress=tally,
                 **spread,
-            )  # fmt: skip
-    if scheduler is not None:
+            )
+    if options.scheduler is not None:
         raise InputError("--scheduler goes with folders of states", hint="extract to folders")
-    a, b = states_of(source), states_of(target)
-    if a.text_index is None or b.text_index is None:
-        return measure_pair(a, b, folds=folds, seed=seed)
-    return measure_pair(*pair_states(a, b, pairing), folds=folds, seed=seed, pairing=pairing)
+    a, b, pairing = states_of(source), states_of(target), ""
+    if a.text_index is not None and b.text_index is not None:
+        pairing = options.pairing
+        a, b = pair_states(a, b, pairing)
+    return measure_pair(a, b, folds=options.folds, seed=options.seed, pairing=pairing)
 
 
 @contextlib.contextmanager
 def workers(scheduler: str | None) -> Iterator[dict[str, Any]]:
-    """The options that hand tasks to a scheduler's workers; none without one."""
+    """Yield the options that send tasks to a scheduler's workers; empty without a scheduler."""
     if scheduler is None:
         yield {}
         return
@@ -191,30 +184,3 @@ def workers(scheduler: str | None) -> Iterator[dict[str, Any]]:
     executor: Executor
     with connected(scheduler) as (executor, in_flight):
         yield {"executor": executor, "in_flight": in_flight}
-
-
-def fit_folders(
-    console: Console, source: Place, target: Place, *, method: str, penalty: str, **options: Any
-) -> tuple[AffineMap, dict[str, Any], list[tuple[str, object]]]:
-    """The map from one folder of states to another, a shard of each in memory at a time."""
-    from linalign_lite.alignment.paired_moments import fit_paired
-
-    found = measured(console, source, target, **options)
-    affine, report = fit_paired(found, method=method, penalty=penalty)
-    return affine, *described(console, report)
-
-
-def described(
-    console: Console, report: FitReport
-) -> tuple[dict[str, Any], list[tuple[str, object]]]:
-    """A least-squares fit for --json, and for people."""
-    console.warn(report.warnings)
-    rank = f"{report.rank} of {report.d_source}"
-    rows: list[tuple[str, object]] = [
-        ("method", f"{report.method}, penalty {report.penalty:.3g}"),
-        ("dimensions", f"{report.d_source} to {report.d_target}"),
-        ("texts", report.n),
-        ("held-out R²", f"{report.held_out_r2:.4f} ({report.folds} folds)"),
-        ("condition", f"{report.condition:.3g}, rank {rank}, freedom {report.freedom:.1f}"),
-    ]
-    return {**report.as_card(), "curve": report.curve}, rows

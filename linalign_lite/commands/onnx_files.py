@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
+from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.options import AsJson, ModelFolder, Normalize, Quiet
+from linalign_lite.core.choices import ArtefactKind, TextPooling, WeightDtype
 from linalign_lite.errors import FormatError, InputError
 
 if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
-    from linalign_lite.onnx.artefact import Artefact
-
-
-class Dtype(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Pooling(StrEnum):
-    mean = "mean"
-    last = "last"
-    cls = "cls"
-
-
-class Kind(StrEnum):
-    map = "map"
-    head = "head"
 
 
 Stored = Annotated[
-    Dtype, typer.Option(help="Type of the stored weights; fp16 is computed in float32.")
+    WeightDtype, typer.Option(help="Type of the stored weights; fp16 is computed in float32.")
 ]
 Limit = Annotated[
     float | None, typer.Option(help="Largest relative error of int8 outputs; default 0.2.")
@@ -48,7 +31,7 @@ def onnx(
     map_file: Annotated[
         Path | None, typer.Option("--map", help="A map to fold into the head FILE.")
     ] = None,
-    dtype: Stored = Dtype.fp32,
+    dtype: Stored = WeightDtype.fp32,
     states_file: Annotated[
         Path | None, typer.Option("--states", help="States to check it on; default: random ones.")
     ] = None,
@@ -79,11 +62,11 @@ def onnx(
         thing = thing @ _map(map_file)
     states = None if states_file is None else load_states(states_file)
     made = to_onnx(out, thing, dtype=dtype.value, states=states, limit=limit)
-    _say(Console(as_json), made)
+    Console(as_json).result(made.as_dict(), [str(made)])
 
 
 def fuse(
-    model: Annotated[Path, typer.Argument(help="An exported model folder.")],
+    model: ModelFolder,
     out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
     map_file: Annotated[
         Path | None, typer.Option("--map", help="A map that reads the model's states.")
@@ -92,12 +75,10 @@ def fuse(
         Path | None, typer.Option("--head", help="A head that reads the mapped states, or states.")
     ] = None,
     pooling: Annotated[
-        Pooling | None, typer.Option(help="Default: that of the map or head, or the model's.")
+        TextPooling | None, typer.Option(help="Default: that of the map or head, or the model's.")
     ] = None,
-    normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Scale states to length 1.")
-    ] = None,
-    dtype: Stored = Dtype.fp32,
+    normalize: Normalize = None,
+    dtype: Stored = WeightDtype.fp32,
     fold: Annotated[
         bool,
         typer.Option("--fold", help="Merge map and head: smaller, and the map is not in the file."),
@@ -145,14 +126,14 @@ def fuse(
     )
     if tokenizer is not None:
         write_atomic(tokenizer, (model / TOKENIZER_FILE).read_bytes())
-    _say(console, made)
+    console.result(made.as_dict(), [str(made)])
 
 
 def from_onnx(
     file: Annotated[Path, typer.Argument(help="An ONNX file: a map or a head.")],
     out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
     kind: Annotated[
-        Kind | None, typer.Option(help="Kind of FILE, if it was not written by `onnx`.")
+        ArtefactKind | None, typer.Option(help="Kind of FILE, if it was not written by `onnx`.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -197,16 +178,3 @@ def _map(path: Path) -> AffineMap:
     from linalign_lite.core.serialization import load_map
 
     return load_map(path)
-
-
-def _say(console: Console, made: Artefact) -> None:
-    apart = ", ".join(f"{name} {value:.1e}" for name, value in made.differences.items())
-    data: dict[str, Any] = {
-        "out": str(made.path), "kind": made.kind, "dtype": made.dtype, "opset": made.opset,
-        "bytes": made.size, "differences": dict(made.differences),
-    }  # fmt: skip
-    console.result(
-        data,
-        [f"{made.path}: {made.kind}, {made.dtype}, opset {made.opset}, {made.size / 1e6:.2f} MB; "
-         f"apart from NumPy by {apart}"],
-    )  # fmt: skip

@@ -26,7 +26,9 @@ Threads = Annotated[int | None, typer.Option(help="Number of threads; default: o
 Normalize = Annotated[
     bool | None, typer.Option("--normalize/--no-normalize", help="Scale states to length 1.")
 ]
-StoredDtype = Annotated[FloatDtype, typer.Option(help="Type of stored numbers.")]
+StoredDtype = Annotated[
+    FloatDtype, typer.Option(help="Type of the stored numbers; fp16 takes half the disk.")
+]
 
 SourceStates = Annotated[
     str, typer.Argument(metavar="source", help="States of the source model: a path or a URL.")

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, columns
-from linalign_lite.commands.scoring import Profile
+from linalign_lite.commands.console import Console
+from linalign_lite.commands.options import AsJson, Quiet
+from linalign_lite.core.choices import Profile
+from linalign_lite.core.text_tables import column_lines
 from linalign_lite.errors import InputError
 
 
@@ -88,7 +90,7 @@ def plan(
             f"error at most {rows[0]['error_over_range']:.1e} of the head's range"
             f" ({rows[0]['precision_bits']:.0f} bits)",
             f"because it has the least time in all at {bandwidth:g} Mbit/s among:",
-            *columns(table),
+            *column_lines(table),
         ],
     )  # fmt: skip
 
@@ -121,7 +123,7 @@ def budget(
     rows += [(u.key[:16], str(u.used), str(u.limit), str(u.pending)) for u in usage]
     console.result(
         {"limit": book.limit, "keys": [vars(u) for u in usage]},
-        [f"{book.limit} states for each key", *(columns(rows) if usage else [])],
+        [f"{book.limit} states for each key", *(column_lines(rows) if usage else [])],
     )
 
 

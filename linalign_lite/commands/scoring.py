@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, require_output
+from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.options import AsJson, Quiet
 from linalign_lite.commands.states import states_of
 from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.choices import Profile
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.encrypt.keys import PublicKey, SecretKey
 from linalign_lite.encrypt.keys import keygen as make
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from linalign_lite.encrypt.client import Scores
 
 SECRET, PUBLIC = "secret.key", "public.key"
-
-
-class Profile(StrEnum):
-    private = "private"
-    trusted = "trusted"
 
 
 MaxError = Annotated[float, typer.Option(help="Refuse scores whose error may be larger.", min=0.0)]

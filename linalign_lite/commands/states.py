@@ -7,14 +7,26 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Interrupted, Quiet, require_output
-from linalign_lite.commands.moment_files import Scheduler, workers
+from linalign_lite.commands.console import Console, Interrupted, require_output
+from linalign_lite.commands.moment_files import workers
+from linalign_lite.commands.options import (
+    AsJson,
+    Format,
+    Limit,
+    ModelFolder,
+    Normalize,
+    Quiet,
+    Scheduler,
+    Separator,
+    StoredDtype,
+    Threads,
+)
+from linalign_lite.core.choices import FloatDtype, Pooling, TextFormat
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import check_free
 from linalign_lite.storage.remote import (
@@ -33,33 +45,8 @@ if TYPE_CHECKING:
     from linalign_lite.extraction.texts import Texts
 
 
-class Dtype(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
-class Pooling(StrEnum):
-    mean = "mean"
-    last = "last"
-    cls = "cls"
-    tokens = "tokens"
-
-
-class Format(StrEnum):
-    auto = "auto"
-    txt = "txt"
-    jsonl = "jsonl"
-    csv = "csv"
-    parquet = "parquet"
-
-
-Separator = Annotated[
-    str | None, typer.Option(help="Texts of a .txt are what stands between lines that equal this.")
-]
-
-
 def extract(
-    model: Annotated[Path, typer.Argument(help="An exported model folder.")],
+    model: ModelFolder,
     texts: Annotated[
         str, typer.Argument(help="A .txt, .jsonl, .csv or .parquet file or URL, or - for stdin.")
     ],
@@ -71,20 +58,17 @@ def extract(
         ),
     ],
     pooling: Annotated[
-        Pooling | None, typer.Option(help="How a text becomes one state; default: the model's.")
+        Pooling | None,
+        typer.Option(help="How token states become a text's state; default: the model's."),
     ] = None,
-    normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Scale states to length 1.")
-    ] = None,
+    normalize: Normalize = None,
     max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one batch.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default: one a core.")] = None,
-    fmt: Annotated[Format, typer.Option("--format", help="What TEXTS is.")] = Format.auto,
-    limit: Annotated[int | None, typer.Option(help="Read only the first N texts.", min=1)] = None,
+    threads: Threads = None,
+    fmt: Format = TextFormat.auto,
+    limit: Limit = None,
     separator: Separator = None,
-    dtype: Annotated[
-        Dtype, typer.Option(help="How states are stored; fp16 takes half the disk.")
-    ] = Dtype.fp32,
+    dtype: StoredDtype = FloatDtype.fp32,
     shard_texts: Annotated[
         int | None, typer.Option(help="Texts in one file of a folder; default 4096.", min=1)
     ] = None,

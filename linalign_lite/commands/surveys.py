@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linalign_lite.commands.console import AsJson, Console, Quiet, columns, require_output, table
+from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.options import AsJson, Quiet
+from linalign_lite.core.text_tables import column_lines, pair_lines
 from linalign_lite.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def report(
         "bytes": {str(path): len(content) for path, content in made.items()},
     }
     sizes = [(str(path), f"{len(content):,} bytes") for path, content in made.items()]
-    console.result(data, table(sizes))
+    console.result(data, pair_lines(sizes))
 
 
 def _summary(results: Results) -> list[str]:
@@ -128,4 +130,4 @@ def _summary(results: Results) -> list[str]:
             own = (f"{native[m, data.name]:.3f}" for m in (target, source))
             way = f"{best.objective}, {best.texts}"
             rows.append([source, target, data.name, way, f"{best.accuracy:.3f}", *own])
-    return columns(rows) if len(rows) > 1 else []
+    return column_lines(rows) if len(rows) > 1 else []

@@ -166,10 +166,10 @@ AWAY, NAME = "a path outside its folder", "name is not one that a bundle may hav
 NOTE, PATH = r"manifest\.note is not usable", r"manifest\.files\[\d\]\.path is not usable"
 DIGEST, SIZE = (rf"manifest\.files\[\d\]\.{name} is not usable" for name in ("sha256", "size"))
 COUNT, UNUSABLE = r"manifest\.files is not usable: got .* expected 1 to 4096", "is not usable"
-FIELDS = "manifest does not have the fields of a Manifest"
-PLATFORM = "manifest.platform does not have the fields of a Platform"
+FIELDS = "manifest has unknown or missing fields"
+PLATFORM = "manifest.platform has unknown or missing fields"
 KIND = r"manifest\.files\[\d\]\.kind is not usable: got list, expected str"
-ENTRY = r"manifest\.files\[\d\] does not have the fields of a File"
+ENTRY = r"manifest\.files\[\d\] has unknown or missing fields"
 ATTACKS = {
     # the header
     "nothing at all": Attack(lambda p: b"", "is not a bundle"),

@@ -270,7 +270,9 @@ ATTACKS = {
     "kind secret-key": Attack(entry(kind="secret-key"), "kind that does not go into a bundle"),
     "kind that is a list": Attack(entry(kind=["map"]), KIND),
     "an entry without a size": Attack(lambda p: p.files[0].pop("size"), ENTRY),
-    "an entry that is text": Attack(lambda p: p.files.insert(0, "maps/x"), ENTRY),
+    "an entry that is text": Attack(
+        lambda p: p.files.insert(0, "maps/x"), r"manifest\.files\[0\] is not an object"
+    ),
     "size below nothing": Attack(entry(size=-1), SIZE),
     "size 1.5": Attack(entry(size=1.5), SIZE),
     "size that is true": Attack(entry(size=True), SIZE),

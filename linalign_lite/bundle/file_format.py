@@ -15,6 +15,7 @@ from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import CARD_FILE, DIGESTED, HEAD_FILE
 from linalign_lite.storage.schema import (
+    Choice,
     Range,
     Sha256,
     Size,
@@ -50,20 +51,14 @@ _MODEL_FILES = {CARD_FILE, *DIGESTED, HEAD_FILE}
 
 @dataclass(frozen=True)
 class File:
-    """One file of a bundle. Raises InputError for a kind or a path that may not be in one."""
+    """One file of a bundle. Raises InputError for a path that its kind may not have."""
 
-    kind: str
+    kind: Annotated[str, Choice(tuple(FOLDERS))]
     path: str
     sha256: Sha256
     size: Annotated[int, Range(0, MAX_FILE)]
 
     def __post_init__(self) -> None:
-        if self.kind not in FOLDERS:
-            raise InputError(
-                "a file has a kind that does not go into a bundle",
-                got=self.kind[:40],
-                expected=", ".join(FOLDERS),
-            )
         _require_path(self.kind, self.path)
 
 

@@ -28,7 +28,7 @@ from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
 from linalign_lite.generation.evaluation.judge_map import judge
 from linalign_lite.generation.hybrid import generate
-from linalign_lite.heads.evaluation import evaluate, true_outputs
+from linalign_lite.heads.evaluation import evaluate, label_outputs
 from linalign_lite.heads.serialization import save
 from linalign_lite.heads.training import train_head
 from linalign_lite.storage.atomic import write_atomic
@@ -180,7 +180,7 @@ def _compare(
 ) -> None:
     plain = head(affine(test.states))
     guess = scores.predictions()
-    diary.figures["encrypted"] = accuracy(true_outputs(head, test), guess)
+    diary.figures["encrypted"] = accuracy(label_outputs(head, test), guess)
     diary.figures["same_as_plain"] = int((guess == plain.argmax(axis=1)).sum())
     diary.figures["queries"] = len(test)
     diary.figures["largest_error"] = float(np.abs(scores.values - plain).max())

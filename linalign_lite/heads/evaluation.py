@@ -56,7 +56,7 @@ def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) 
     Raises InputError when there are no labels in common, MismatchError when head, map and states
     do not belong together.
     """
-    truth = true_outputs(head, states)
+    truth = label_outputs(head, states)
     z = states.states
     if affine is not None:
         affine.source.require(states.space, "this map does not read these states")
@@ -86,7 +86,7 @@ def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) 
     )
 
 
-def true_outputs(head: Head, states: HiddenStates) -> npt.NDArray[np.intp]:
+def label_outputs(head: Head, states: HiddenStates) -> npt.NDArray[np.intp]:
     """The head's output for each state's label, matched by name, (n,); -1 where it has none.
 
     Raises InputError when either has no labels.

@@ -168,7 +168,7 @@ DIGEST, SIZE = (rf"manifest\.files\[\d\]\.{name} is not usable" for name in ("sh
 COUNT, UNUSABLE = r"manifest\.files is not usable: got .* expected 1 to 4096", "is not usable"
 FIELDS = "manifest has unknown or missing fields"
 PLATFORM = "manifest.platform has unknown or missing fields"
-KIND = r"manifest\.files\[\d\]\.kind is not usable: got list, expected str"
+KIND = r"manifest\.files\[\d\]\.kind is not usable: got "
 ENTRY = r"manifest\.files\[\d\] has unknown or missing fields"
 ATTACKS = {
     # the header
@@ -265,10 +265,10 @@ ATTACKS = {
     # links, kinds and sizes
     "a symbolic link": Attack(entry(link="/etc/passwd"), ENTRY),
     "a mode": Attack(entry(mode=0o4755), ENTRY),
-    "kind symlink": Attack(entry(kind="symlink"), "kind that does not go into a bundle"),
-    "kind states": Attack(entry(kind="states"), "kind that does not go into a bundle"),
-    "kind secret-key": Attack(entry(kind="secret-key"), "kind that does not go into a bundle"),
-    "kind that is a list": Attack(entry(kind=["map"]), KIND),
+    "kind symlink": Attack(entry(kind="symlink"), KIND + "symlink, expected 'map'"),
+    "kind states": Attack(entry(kind="states"), KIND + "states, expected 'map'"),
+    "kind secret-key": Attack(entry(kind="secret-key"), KIND + "secret-key, expected 'map'"),
+    "kind that is a list": Attack(entry(kind=["map"]), KIND + "list, expected str"),
     "an entry without a size": Attack(lambda p: p.files[0].pop("size"), ENTRY),
     "an entry that is text": Attack(
         lambda p: p.files.insert(0, "maps/x"), r"manifest\.files\[0\] is not an object"

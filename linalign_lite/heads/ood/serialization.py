@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from linalign_lite.core.head import Head
-from linalign_lite.core.space import Space
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.core.space import Label, Space
+from linalign_lite.errors import FormatError
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.detectors import RULES
 from linalign_lite.heads.ood.detectors.logits import LogitRule
@@ -28,15 +27,20 @@ _SCHEMA = {
     for rule in RULES.values()
     for name, dimensions in {**_HEAD_ARRAYS, **rule.arrays}.items()
 }
+_SETTINGS = {
+    name: dataclasses.make_dataclass("Settings", rule.settings.items())
+    for name, rule in RULES.items()
+}
 
 
 @dataclass(frozen=True)
 class _Card:
-    """The card's fields, but method and space."""
+    """The card's fields, but for the method."""
 
-    labels: tuple[str, ...]
-    settings: Mapping[str, Any]
-    info: Mapping[str, Any]
+    space: Space
+    labels: tuple[Label, ...]
+    settings: dict[str, Any]
+    info: dict[str, Any]
     softcap: float | None = None
     threshold: float | None = None
     tpr: float | None = None
@@ -81,23 +85,14 @@ def load_detector(path: PathLike, *, cap: int = DEFAULT_CAP) -> Detector:
             expected=", ".join(members),
         )
     with format_errors(path, "detector"):
-        space = Space.parse(raw.get("space"))
         card = parse_known(_Card, raw, "card")
-        if set(card.settings) != set(rule.settings):
-            raise InputError(
-                "the card's settings are not those of this method",
-                got=", ".join(card.settings)[:80],
-                expected=", ".join(rule.settings),
-            )
-        settings = {
-            k: parse(t, card.settings[k], f"card.settings.{k}") for k, t in rule.settings.items()
-        }
+        settings = vars(parse(_SETTINGS[rule.method], card.settings, "card.settings"))
         head = None
         if "weight" in arrays:
             weight, bias = arrays.pop("weight"), arrays.pop("bias")
-            head = Head(weight, bias, card.labels, space, card.softcap)
+            head = Head(weight, bias, card.labels, card.space, card.softcap)
         built = rule.rebuild(arrays, settings, head)
-        return Detector(built, space, card.threshold, card.tpr, card.labels, card.info)
+        return Detector(built, card.space, card.threshold, card.tpr, card.labels, card.info)
 
 
 def _stored(array: AnyArray) -> AnyArray:

@@ -197,7 +197,7 @@ ATTACKS = {
     "no space": (("cosine", {"space": None}), "space is not an object: got NoneType"),
     "settings of another": (
         ("knn", {"settings": {"alpha": 1.0}}),
-        "settings are not those of this method",
+        "card.settings has unknown or missing fields",
     ),
     "settings is a list": (("knn", {"settings": [2]}), "card.settings is not an object: got list"),
     "k of nothing": (("knn", {"settings": {"k": 0}}), "expected 1 to 3"),

@@ -101,11 +101,11 @@ class FitData:
 
 
 class Rule(ABC):
-    """How one method scores states. Subclasses are frozen data classes.
+    """The scoring rule of one method. Subclasses are frozen data classes.
 
-    ``arrays``: attributes that a file holds as arrays, with their dimensions, in the file's order;
-    ``weight`` and ``bias`` of the head stand before them. ``settings``: numbers that a file's card
-    holds, with the types that `storage.schema.parse` checks.
+    ``arrays``: attributes that a file stores as arrays, with their dimensions, in the file's order,
+    after ``weight`` and ``bias`` of the head. ``settings``: numbers that a file's card stores, with
+    the types that `storage.schema.parse` checks.
     """
 
     method: ClassVar[str]
@@ -138,13 +138,35 @@ class Rule(ABC):
         """Score states that fit, (n, d) → (n,). `Detector` checks them and passes blocks."""
 
 
+@dataclass(frozen=True, eq=False)
+class ClassMeansRule(Rule):
+    """Whitened states are compared with whitened class means. Subclasses define ``score``."""
+
+    mean: Array  # shape: (d,)
+    whitening: Array  # shape: (r, d)
+    centres: Array  # shape: (K, r)
+
+    arrays: ClassVar[Mapping[str, int]] = {"mean": 1, "whitening": 2, "centres": 2}
+
+    def __post_init__(self) -> None:
+        require_whitening(self.mean, self.whitening, self.centres)
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean)
+
+    @property
+    def width(self) -> int:
+        return len(self.centres)
+
+
 def as_float64(array: Array) -> Float64:
     """The array in float64, not copied when it is so already."""
     return np.asarray(array, dtype=np.float64)
 
 
 def unit(rows: Array) -> Float64:
-    """Each row divided by its length, float64; a row of length 0 stays as it is. (n, d) → (n, d)"""
+    """Divide each row by its length, (n, d) → (n, d) float64; a row of length 0 stays 0."""
     wide = as_float64(rows)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     result: Float64 = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-from linalign_lite.core.affine_map import Array
 from linalign_lite.heads.ood.detectors.base import (
+    ClassMeansRule,
     FitData,
     Float64,
-    Rule,
     as_float64,
     require_unit_rows,
-    require_whitening,
     unit,
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Cosine(Rule):
-    """−maxₖ cos(W(z − m), cₖ), whitened as for Mahalanobis; lengths are not compared.
+class Cosine(ClassMeansRule):
+    """−maxₖ cos(W(z − m), cₖ), whitened as for Mahalanobis, cₖ of length 1.
 
     The whitened cosine of Liu 2007, "The Bayes Decision Rule Induced Similarity Measures", with m
     the mean of all states.
     """
 
-    mean: Array  # shape: (d,)
-    whitening: Array  # shape: (r, d)
-    centres: Array  # shape: (K, r)  rows of length 1
-
     method = "cosine"
-    arrays: ClassVar = {"mean": 1, "whitening": 2, "centres": 2}
 
     def __post_init__(self) -> None:
-        require_whitening(self.mean, self.whitening, self.centres)
+        super().__post_init__()
         require_unit_rows("centres", self.centres)
 
     @classmethod
@@ -43,14 +34,6 @@ class Cosine(Rule):
         mean, centres, white, used = data.whitening()
         directions = unit(centres @ white.T)
         return cls(mean, white, directions[directions.any(axis=1)]), {"shrinkage": used}
-
-    @property
-    def dim(self) -> int:
-        return len(self.mean)
-
-    @property
-    def width(self) -> int:
-        return len(self.centres)
 
     def score(self, states: Float64) -> Float64:
         directions = unit((states - self.mean) @ as_float64(self.whitening).T)

@@ -16,7 +16,7 @@ from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.errors import InputError
-from linalign_lite.heads.evaluation import true_outputs
+from linalign_lite.heads.evaluation import label_outputs
 from linalign_lite.heads.ood.detectors.base import FitData, Float64, Rule, as_float64
 
 TEMPERATURES = (1e-3, 1e3)  # bounds of the search for a calibrated temperature
@@ -105,7 +105,7 @@ class Energy(LogitRule):
         for states in (data.validation, data.data):
             if states is None or states.label_ids is None or not head.labels:
                 continue
-            truth = true_outputs(head, states)
+            truth = label_outputs(head, states)
             known = np.flatnonzero(truth >= 0)
             if known.size:
                 return calibrated_temperature(head(states.states[known]), truth[known])

@@ -10,44 +10,28 @@ import numpy as np
 from linalign_lite.core.affine_map import Array
 from linalign_lite.heads.ood.covariance import covariance_about, whitening_matrix
 from linalign_lite.heads.ood.detectors.base import (
+    ClassMeansRule,
     FitData,
     Float64,
-    Rule,
     as_float64,
     require_shape,
-    require_whitening,
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Mahalanobis(Rule):
-    """minₖ ‖W(z − m) − cₖ‖², the squared distance to the nearest class mean under a shared
-    covariance (WᵀW)⁻¹. Lee et al. 2018, eq. 2.
+class Mahalanobis(ClassMeansRule):
+    """minₖ ‖W(z − m) − cₖ‖²: squared distance to the nearest class mean, covariance (WᵀW)⁻¹.
+
+    Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+    Adversarial Attacks", eq. 2.
     """
 
-    mean: Array  # shape: (d,)
-    whitening: Array  # shape: (r, d)
-    centres: Array  # shape: (K, r)
-
     method = "mahalanobis"
-    arrays: ClassVar = {"mean": 1, "whitening": 2, "centres": 2}
-
-    def __post_init__(self) -> None:
-        require_whitening(self.mean, self.whitening, self.centres)
 
     @classmethod
     def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
         """Class means and covariance within classes; without classes, of all states."""
         mean, centres, white, used = data.whitening()
         return cls(mean, white, centres @ white.T), {"shrinkage": used}
-
-    @property
-    def dim(self) -> int:
-        return len(self.mean)
-
-    @property
-    def width(self) -> int:
-        return len(self.centres)
 
     def score(self, states: Float64) -> Float64:
         return self._nearest(states - self.mean)
@@ -63,15 +47,15 @@ class Mahalanobis(Rule):
 
 @dataclass(frozen=True, eq=False)
 class RelativeMahalanobis(Mahalanobis):
-    """minₖ ‖W(z − m) − cₖ‖² − ‖B(z − m)‖²: less the squared distance to the mean of all states
-    under their covariance (BᵀB)⁻¹. Ren et al. 2021, "A Simple Fix to Mahalanobis Distance for
-    Improving Near-OOD Detection".
+    """minₖ ‖W(z − m) − cₖ‖² − ‖B(z − m)‖²: less that to the mean of all, covariance (BᵀB)⁻¹.
+
+    Ren et al. 2021, "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection".
     """
 
     background: Array  # shape: (q, d)
 
     method = "relative-mahalanobis"
-    arrays: ClassVar = {**Mahalanobis.arrays, "background": 2}
+    arrays: ClassVar = {**ClassMeansRule.arrays, "background": 2}
 
     def __post_init__(self) -> None:
         super().__post_init__()

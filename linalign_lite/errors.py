@@ -89,12 +89,12 @@ class ParityError(LinalignError):
 
 
 class MissingExtraError(LinalignError):
-    """A package outside the base install is needed. The message names the extra."""
+    """A package outside the base install is needed. The message names it and its extra, if any."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package!r}, which the base install leaves out",
-            hint=f"pip install 'linalign-lite[{extra}]'",
+            hint=f"pip install 'linalign-lite[{extra}]'" if extra else f"pip install {package}",
         )
 
 

@@ -28,13 +28,13 @@ from linalign_lite.commands.options import (
 )
 from linalign_lite.core.choices import FloatDtype, Pooling, TextFormat
 from linalign_lite.errors import InputError
-from linalign_lite.storage.atomic import check_free
 from linalign_lite.storage.remote import (
     Place,
     Remote,
     delivered,
     place,
     require_folder_writable,
+    require_free,
     same_place,
 )
 
@@ -136,22 +136,18 @@ class _How:
 
 def _require_folder(out: Place, texts: str) -> None:
     """Raise InputError now, not after an hour's work, when ``out`` cannot be made."""
-    from linalign_lite.core.shards.resuming import is_unfinished
     from linalign_lite.core.shards.states_folder import require_name
-    from linalign_lite.core.shards.uploading import require_free
+    from linalign_lite.core.shards.writer import is_unfinished
 
     require_name(out)
     if same_place(out, place(texts)):
         raise InputError(f"{out} is an input of this command", hint="write to another file")
-    if isinstance(out, Remote):
-        if not is_unfinished(out):
-            require_free(out)
-        require_folder_writable(out)
-        return
-    if not out.parent.is_dir():
+    if isinstance(out, Path) and not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} is not there", hint="make it first")
     if not is_unfinished(out):
-        check_free(out)
+        require_free(out)
+    if isinstance(out, Remote):
+        require_folder_writable(out)
 
 
 def _write_file(
@@ -183,7 +179,7 @@ def _write_folder(
     shard_texts: int | None,
 ) -> tuple[StatesFolder, int]:  # fmt: skip
     """As `_write_file`, but to the disk, a shard at a time, and never all texts in memory."""
-    from linalign_lite.core.shards.resuming import is_unfinished
+    from linalign_lite.core.shards.writer import is_unfinished
     from linalign_lite.extraction.compressed_text import kept
     from linalign_lite.extraction.corpus import read_corpus
     from linalign_lite.extraction.pipeline import BATCH_TOKENS, SHARD_TEXTS, extract_to

@@ -23,9 +23,9 @@ from linalign_lite.core.affine_map import Array
 from linalign_lite.core.executor import IN_FLIGHT, map_in_order
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.manifest import MAX_SHARDS
-from linalign_lite.core.shards.resuming import Plan, Work, unfinished
+from linalign_lite.core.shards.plan import FolderPlan
 from linalign_lite.core.shards.states_folder import StatesFolder
-from linalign_lite.core.shards.uploading import Uploads, uploads
+from linalign_lite.core.shards.writer import FolderWriter, unfinished
 from linalign_lite.core.space import POOLINGS
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import inference
@@ -121,8 +121,8 @@ def extract_to(
 ) -> StatesFolder:
     """Write the shards of `extract_shards` to the folder ``out``, or resume an interrupted run.
 
-    out: a path, or a URL that fsspec knows ("s3://bucket/states"; extra `remote`, see `uploading`).
-    A run that is killed leaves ``out`` unfinished (see `resuming`), and no reader opens it. The
+    out: a path, or a URL that fsspec knows ("s3://bucket/states"; extra `remote`).
+    A run that is killed leaves ``out`` unfinished (see `core.shards`), and no reader opens it. The
     same call again keeps the finished shards, each checked, and computes the others; the folder
     is then byte for byte that of an uninterrupted run.
 
@@ -139,7 +139,7 @@ def extract_to(
         model, corpus.n_texts, pooling=pooling, normalize=normalize, max_length=max_length,
         batch_tokens=batch_tokens, dtype=dtype, shard_texts=shard_texts,
     )  # fmt: skip
-    plan = Plan(
+    plan = FolderPlan(
         space=options.space,
         dtype=DTYPES[options.dtype],
         text_digest=corpus.digest,
@@ -149,8 +149,7 @@ def extract_to(
         shard_texts=options.shard_texts,
         batch_tokens=options.batch_tokens,
     )
-    out = place(out)
-    with uploads(out, plan) if isinstance(out, Remote) else unfinished(out, plan) as work:
+    with unfinished(place(out), plan) as work:
         todo = _missing(work, corpus.chunks(options.shard_texts), progress)
         if executor is None:
             shards = _shards(model, todo, options, progress)
@@ -264,7 +263,7 @@ def _shards(
 
 
 def _missing(
-    work: Work | Uploads, chunks: Iterable[Chunk], progress: Progress | None
+    work: FolderWriter, chunks: Iterable[Chunk], progress: Progress | None
 ) -> Iterator[Chunk]:
     """The chunks without a finished shard; those with one come first."""
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all, and files from outside opened with care."""
+"""Write files and folders whole or not at all, and open ordinary files only."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import IO
 from linalign_lite.errors import InputError, OutputExistsError
 
 PathLike = str | os.PathLike[str]
-# how a secret.key or signing.key of any version begins, bytes 8 and 9 left out: docs/FORMAT.md,
-# sections 3 and 7
+# first bytes of a secret.key or signing.key of any version, without bytes 8 and 9 (docs/FORMAT.md,
+# sections 3 and 7)
 _MAGIC, _SECRETS = b"LINALIGN", (b"\x01\x00", b"\x05\x00")
-_BINARY = getattr(os, "O_BINARY", 0)  # without it Windows rewrites line ends
+_BINARY = getattr(os, "O_BINARY", 0)  # else Windows rewrites line ends
 
 
 @contextlib.contextmanager
 def atomic(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
-    """Write a file that gets its name, ``path``, once it is whole and on the disk.
+    """Yield a file to write, which gets its name ``path`` once it is complete and on the disk.
 
-    On any failure, Ctrl-C included, nothing is left and an older ``path`` stays. Where the system
-    knows files without a name (Linux) that holds for kill -9 and loss of power too; elsewhere those
-    can leave a temporary file. ``private``: only its owner may read it.
+    On any failure, Ctrl-C included, no part of it is left and an older ``path`` stays. On systems
+    with unnamed files (Linux) this includes kill -9 and loss of power; elsewhere these can leave a
+    temporary file. private: only its owner may read the file.
     """
     target = Path(path)
     require_replaceable(target)
     temporary = _beside(target)
     mode = 0o600 if private else 0o666
     try:
-        nameless = _nameless(target.parent, mode)
-        handle = _create(temporary, mode) if nameless is None else nameless
+        unnamed = _create_unnamed(target.parent, mode)
+        handle = _create(temporary, mode) if unnamed is None else unnamed
     except OSError as e:
         raise InputError(
             f"cannot write {target}", got=e.strerror or str(e), hint="does the folder exist?"
@@ -42,10 +42,7 @@ def atomic(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(handle, "wb") as f:
             yield f
-            f.flush()
-            os.fsync(f.fileno())
-            if nameless is not None:
-                _name(f.fileno(), temporary)
+            _complete(f, temporary if unnamed is not None else None)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -59,16 +56,16 @@ def write_atomic(path: PathLike, data: bytes) -> None:
 
 
 def write_new(path: PathLike, data: bytes, *, private: bool = False) -> None:
-    """Create ``path`` and write ``data``; never overwrites, and half a file is removed.
+    """Create ``path`` and write ``data``; an incomplete file is removed.
 
-    ``private``: mode 0600. Raises OutputExistsError when anything, a dangling link included, has
-    that name.
+    private: mode 0600. Never overwrites: raises OutputExistsError when anything has that name, a
+    dangling link included.
     """
     target = Path(path)
     mode = 0o600 if private else 0o666
     try:
-        nameless = None if os.path.lexists(target) else _nameless(target.parent, mode)
-        handle = _create(target, mode) if nameless is None else nameless
+        unnamed = None if os.path.lexists(target) else _create_unnamed(target.parent, mode)
+        handle = _create(target, mode) if unnamed is None else unnamed
     except FileExistsError:
         raise _exists(target) from None
     except OSError as e:
@@ -76,22 +73,19 @@ def write_new(path: PathLike, data: bytes, *, private: bool = False) -> None:
     try:
         with os.fdopen(handle, "wb") as f:
             f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-            if nameless is not None:
-                _name(f.fileno(), target)
-    except FileExistsError:  # somebody else was faster
+            _complete(f, target if unnamed is not None else None)
+    except FileExistsError:  # another process was faster
         raise _exists(target) from None
     except BaseException:
-        if nameless is None:
+        if unnamed is None:
             target.unlink(missing_ok=True)
         raise
 
 
 def require_replaceable(target: Path) -> None:
-    """Raise unless ``target`` is absent or an ordinary file that is no secret key.
+    """Raise unless ``target`` is absent, or an ordinary file that is no secret key.
 
-    A link or a device would be replaced by a file instead of written through.
+    Writing would replace a link or a device by a file.
     """
     try:
         mode = target.lstat().st_mode
@@ -105,13 +99,13 @@ def require_replaceable(target: Path) -> None:
 
 
 def is_secret(start: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes is a secret key."""
+    """Return True if a file that begins with these 12 bytes is a secret key."""
     return start[:8] == _MAGIC and start[10:] in _SECRETS
 
 
 def require_private(path: Path) -> None:
-    """Raise InputError when others than its owner may read or write a secret's file."""
-    if os.name == "nt":  # modes mean nothing there; the folder's access list is the user's
+    """Raise InputError when users other than its owner may read or write a secret key's file."""
+    if os.name == "nt":  # files have no modes; the access list of the folder counts
         return
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
@@ -125,19 +119,14 @@ def require_private(path: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``out``; on success rename it to ``out``.
+    """Yield a temporary folder beside ``out``; on success rename it to ``out``.
 
     On any failure, Ctrl-C included, the temporary folder is removed. Raises OutputExistsError
     when ``out`` is there and is not an empty folder.
     """
     check_free(out)
     temporary = _beside(out)
-    try:
-        temporary.mkdir()
-    except OSError as e:
-        raise InputError(
-            f"cannot write {out}", got=e.strerror or str(e), hint="does the folder above it exist?"
-        ) from e
+    make_local_folder(temporary, out)
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -152,18 +141,33 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def make_local_folder(path: Path, out: Path) -> None:
+    """Make the folder ``path`` unless it exists. Raises InputError that names ``out``."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as e:
+        raise InputError(
+            f"cannot write {out}", got=e.strerror or str(e), hint="does the folder above it exist?"
+        ) from e
+
+
 def check_free(out: Path) -> None:
-    """Raise OutputExistsError when something is at ``out`` already."""
+    """Raise OutputExistsError unless nothing, or an empty folder, is at ``out``."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise OutputExistsError(
-            f"{out} is already there and is not an empty folder",
-            hint="choose another folder, or remove the old one yourself",
-        )
+        raise not_empty(out)
+
+
+def not_empty(out: object) -> OutputExistsError:
+    """Return the error for an output folder that exists."""
+    return OutputExistsError(
+        f"{out} is already there and is not an empty folder",
+        hint="choose another folder, or remove the old one yourself",
+    )
 
 
 @contextlib.contextmanager
 def open_regular(path: PathLike) -> Iterator[IO[bytes]]:
-    """Open an ordinary file to read. InputError for anything else: a pipe could block for ever."""
+    """Open an ordinary file to read. InputError for anything else: opening a pipe could block."""
     try:
         mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode):
@@ -177,7 +181,7 @@ def open_regular(path: PathLike) -> Iterator[IO[bytes]]:
 
 
 def _beside(target: Path) -> Path:
-    # a fixed length: the name of the target may already be as long as names may be
+    # of a fixed length: the name of the target may already have the greatest length
     return target.with_name(f".linalign-{secrets.token_hex(6)}.tmp")
 
 
@@ -188,22 +192,26 @@ def _exists(target: Path) -> OutputExistsError:
     )
 
 
-def _nameless(folder: Path, mode: int) -> int | None:
-    """A file without a name in ``folder``, which goes when it is closed; None where unknown."""
+def _create_unnamed(folder: Path, mode: int) -> int | None:
+    """Create a file without a name, removed when it is closed; None where the system has none."""
     flag = getattr(os, "O_TMPFILE", 0)
     if not flag or not Path("/proc/self/fd").is_dir():
         return None
     try:
         return os.open(folder, flag | os.O_WRONLY, mode)
-    except OSError:  # this file system has none, or the folder is not usable: creating will say so
+    except OSError:  # no such files here, or an unusable folder: creating a named file then fails
         return None
 
 
-def _name(handle: int, path: Path) -> None:
-    """Give an open file without a name the name ``path``. FileExistsError when it is taken."""
-    folder = os.open("/", os.O_RDONLY)  # any: with one, Python asks to follow the link in /proc
+def _complete(f: IO[bytes], name: Path | None) -> None:
+    """Write a file to the disk; give it its name if it has none. FileExistsError when taken."""
+    f.flush()
+    os.fsync(f.fileno())
+    if name is None:
+        return
+    folder = os.open("/", os.O_RDONLY)  # any folder: with one, Python follows the link in /proc
     try:
-        os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=folder, follow_symlinks=True)
+        os.link(f"/proc/self/fd/{f.fileno()}", name, src_dir_fd=folder, follow_symlinks=True)
     finally:
         os.close(folder)
 

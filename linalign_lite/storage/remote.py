@@ -1,8 +1,8 @@
 """Files and folders under a URL that fsspec knows, such as s3://bucket/states. The extra `remote`.
 
-What reads and writes files need not know of it: a file is fetched to a temporary file, no more
-bytes than it may have, and a file to write is made on the local disk and moved to its name once it
-is there whole. `file://` is the local disk itself.
+Code that reads and writes files needs no case for URLs: a file is fetched to a temporary file of
+bounded size, and a file to write is made on the local disk and moved to its URL once it is whole.
+`file://` is the local disk itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,20 +23,29 @@ from linalign_lite.errors import (
     FormatError,
     InputError,
     LinalignError,
+    MissingExtraError,
     OutputExistsError,
+    import_extra,
     without_secrets,
 )
-from linalign_lite.storage.atomic import PathLike, is_secret, open_regular
+from linalign_lite.storage.atomic import (
+    PathLike,
+    check_free,
+    is_secret,
+    make_local_folder,
+    not_empty,
+    open_regular,
+)
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PIECE = 1 << 20
-# stores of objects: one appears when all of it has come, and its name is changed by copying it
-_OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "tos"}
+_BLOCK = 1 << 20  # bytes
+# object stores: an object appears once it is complete, and renaming it would copy it
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "tos"}
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file or folder elsewhere. Picklable; says its URL without password and signature."""
+    """A file or folder under a URL. Picklable; its text has no password and no signature."""
 
     url: str = field(repr=False)
 
@@ -62,13 +72,13 @@ class Remote:
 
     def is_dir(self) -> bool:
         """Raises LinalignError when the filesystem does not answer."""
-        with _reached(self, "read") as (fs, path):
+        with _filesystem(self, "read") as (fs, path):
             fs.invalidate_cache()
             return bool(fs.isdir(path))
 
     def exists(self) -> bool:
         """Raises LinalignError when the filesystem does not answer."""
-        with _reached(self, "read") as (fs, path):
+        with _filesystem(self, "read") as (fs, path):
             fs.invalidate_cache()
             return bool(fs.exists(path))
 
@@ -77,12 +87,12 @@ Place = Path | Remote
 
 
 def place(path: PathLike | Remote) -> Place:
-    """Where ``path`` is: on the local disk, or under a URL. InputError for a chain of URLs."""
+    """Return a path on the local disk or under a URL. InputError for a chain of URLs."""
     if isinstance(path, Remote):
         return path
     text = os.fspath(path)
     if "::" in text and "://" in text:
-        raise InputError("a chain of URLs is not a place", got=text[:80], expected="one")
+        raise InputError("a chain of URLs is not supported", got=text[:80], expected="one")
     if not _URL.match(text):
         return Path(text)
     if text.lower().startswith("file://"):
@@ -91,9 +101,9 @@ def place(path: PathLike | Remote) -> Place:
 
 
 def same_place(a: Place, b: Place) -> bool:
-    """Whether both are the same file or folder."""
+    """Return True if both are the same file or folder."""
     if isinstance(a, Remote) and isinstance(b, Remote):
-        with _reached(a, "read") as (fs, path), _reached(b, "read") as (other, there):
+        with _filesystem(a, "read") as (fs, path), _filesystem(b, "read") as (other, there):
             return type(fs) is type(other) and path == there
     if isinstance(a, Path) and isinstance(b, Path):
         return a.exists() and b.exists() and a.samefile(b)
@@ -102,9 +112,9 @@ def same_place(a: Place, b: Place) -> bool:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[IO[bytes]]:
-    """A file to read from its begin, on the local disk or under a URL, as it comes.
+    """Open a file, on the local disk or under a URL, to read it from the beginning.
 
-    Raises InputError when it cannot be opened, LinalignError when it stops coming.
+    Raises InputError when it cannot be opened, LinalignError when reading fails later.
     """
     found = place(path)
     if isinstance(found, Path):
@@ -112,124 +122,146 @@ def opened(path: str) -> Iterator[IO[bytes]]:
             yield f
         return
     with contextlib.closing(_open(found)) as inner:
-        yield cast("IO[bytes]", io.BufferedReader(_Coming(found, inner), _PIECE))
+        yield cast("IO[bytes]", io.BufferedReader(_RemoteFile(found, inner), _BLOCK))
 
 
 @contextlib.contextmanager
 def fetched(path: Place, most: int) -> Iterator[Path]:
-    """A file on the local disk: ``path`` itself, or a temporary copy of what is there.
+    """Yield a file on the local disk: ``path`` itself, or a temporary copy of a remote file.
 
-    Raises InputError when nothing is there, FormatError when it has more than ``most`` bytes.
-    Errors of ours that leave the block name ``path``, not the copy.
+    Raises InputError when nothing is there, FormatError when a remote file has more than ``most``
+    bytes. A LinalignError that leaves the block names ``path``, not the copy.
     """
     if isinstance(path, Path):
         yield path
         return
-    with _beside_it(path) as local:
+    with _temporary_file(path) as local:
         with contextlib.closing(_open(path)) as f, local.open("wb") as copy:
-            left, coming = most, _Coming(path, f)
-            while piece := coming.read(_PIECE):
-                left -= len(piece)
+            left, source = most, _RemoteFile(path, f)
+            while block := source.read(_BLOCK):
+                left -= len(block)
                 if left < 0:
                     raise FormatError(f"{path} is too large", expected=f"at most {most} bytes")
-                copy.write(piece)
+                copy.write(block)
         yield local
 
 
 @contextlib.contextmanager
 def delivered(path: Place) -> Iterator[Path]:
-    """Where to write a file, whole or not at all, that is to be at ``path``.
+    """Yield the local path to which to write a file that is to be at ``path``.
 
-    ``path`` itself, or a temporary file that is moved there when the block ends without an error;
-    where names can be changed it has another name until it is whole. Raises LinalignError when the
-    filesystem does not take it; nothing is left then, and an older file stays.
+    It is ``path`` itself, or a temporary file that is moved there, whole or not at all, when the
+    block ends without an error; until then it has another name where the filesystem can rename.
+    Raises LinalignError when the filesystem refuses; no part is left then, and an older file stays.
     """
     if isinstance(path, Path):
         yield path
         return
-    with _beside_it(path) as local:
+    with _temporary_file(path) as local:
         yield local
         _put(local, path)
 
 
-def listing(folder: Remote) -> dict[str, int]:
-    """Name and size of each file in a folder, -1 for what is no file. Empty where nothing is."""
-    with _reached(folder, "read") as (fs, path):
+def listing(folder: Place) -> dict[str, int]:
+    """Return name and size of each file in a folder, -1 for anything else; empty if no folder."""
+    if isinstance(folder, Path):
+        if not folder.is_dir():
+            return {}
+        found = [(path.name, path.lstat()) for path in folder.iterdir()]
+        return {name: s.st_size if stat.S_ISREG(s.st_mode) else -1 for name, s in found}
+    with _filesystem(folder, "read") as (fs, path):
         fs.invalidate_cache()
         try:
-            found = fs.ls(path, detail=True)
+            entries = fs.ls(path, detail=True)
         except FileNotFoundError:
             return {}
         own, sizes = path.rstrip("/"), {}
-        for entry in found:
+        for entry in entries:
             if entry["name"].rstrip("/") != own:  # some list the folder, or the file, itself
                 size = entry["size"] if entry["type"] == "file" else -1
                 sizes[PurePosixPath(entry["name"]).name] = size if type(size) is int else -1
         return sizes
 
 
-def make_folder(folder: Remote) -> None:
-    """Make a folder where the filesystem has them. Raises LinalignError when it refuses."""
-    with _reached(folder, "write into") as (fs, path):
-        if not _holds_objects(fs):
+def make_folder(folder: Place) -> None:
+    """Make a folder, where the filesystem has folders. Raises LinalignError when it refuses."""
+    if isinstance(folder, Path):
+        make_local_folder(folder, folder)
+        return
+    with _filesystem(folder, "write into") as (fs, path):
+        if not _is_object_store(fs):
             fs.makedirs(path, exist_ok=True)
 
 
-def remove(path: Remote) -> None:
-    """Take a file away. Raises LinalignError when it is not there or the filesystem refuses."""
-    with _reached(path, "remove") as (fs, target):
+def remove(path: Place) -> None:
+    """Remove a file. Raises OSError or LinalignError when it is missing or may not be removed."""
+    if isinstance(path, Path):
+        path.unlink()
+        return
+    with _filesystem(path, "remove") as (fs, target):
         fs.rm_file(target)
 
 
-def remove_folder(folder: Remote) -> None:
-    """Take an empty folder away. Raises LinalignError when the filesystem refuses."""
-    with _reached(folder, "remove") as (fs, path):
-        if not _holds_objects(fs):
+def remove_folder(folder: Place) -> None:
+    """Remove an empty folder. Raises OSError or LinalignError when it may not be removed."""
+    if isinstance(folder, Path):
+        folder.rmdir()
+        return
+    with _filesystem(folder, "remove") as (fs, path):
+        if not _is_object_store(fs):
             fs.rmdir(path)
 
 
-def require_writable(path: Remote) -> None:
-    """Raise unless a file can be written there: one is, and is taken away again.
+def require_free(out: Place) -> None:
+    """Raise OutputExistsError unless nothing, or an empty folder, is at ``out``."""
+    if isinstance(out, Path):
+        check_free(out)
+    elif listing(out) or (out.exists() and not out.is_dir()):
+        raise not_empty(out)
 
-    Raises InputError for a folder and for what cannot be written, OutputExistsError for a secret
-    key, which is never overwritten.
+
+def require_writable(path: Remote) -> None:
+    """Raise unless a file can be written there: a trial file is written and removed.
+
+    Raises InputError for a folder or when writing fails, OutputExistsError for a secret key, which
+    is never overwritten.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder", expected="the name of a file to write")
     if path.exists():
         with contextlib.closing(_open(path)) as f:
-            if is_secret(_Coming(path, f).read(12)):
+            if is_secret(_RemoteFile(path, f).read(12)):
                 raise OutputExistsError(f"{path} is a secret key and is never overwritten")
-    _require_room(path.parent)
+    _write_trial(path.parent)
 
 
 def require_folder_writable(out: Remote) -> None:
-    """As `require_writable`, for a folder that need not be there yet."""
-    with _reached(out, "write into") as (fs, _):
-        named = _holds_objects(fs)  # who may write below that name may not do so above it
-    _require_room(out if named else out.parent)
+    """As `require_writable`, for a folder that need not exist yet."""
+    with _filesystem(out, "write into") as (fs, _):
+        named = _is_object_store(fs)  # access may end at this name
+    _write_trial(out if named else out.parent)
 
 
-def _require_room(folder: Remote) -> None:
+def _write_trial(folder: Remote) -> None:
     try:
-        with delivered(folder / _temporary()) as local:
+        with delivered(folder / _temporary_name()) as local:
             local.write_bytes(b"\n")
             trial = folder / local.name
         remove(trial)
-    except InputError:
+    except (InputError, MissingExtraError):
         raise
     except LinalignError as e:
         raise InputError(
-            f"cannot write into {folder}", got=e.got, hint="is the folder there, and yours?"
+            f"cannot write into {folder}", got=e.got, hint="does it exist, and may you write there?"
         ) from e
 
 
 def _put(local: Path, path: Remote) -> None:
-    with _reached(path, "write") as (fs, target):
-        if _holds_objects(fs):
+    with _filesystem(path, "write") as (fs, target):
+        if _is_object_store(fs):
             fs.put_file(str(local), target)
         else:
-            there = f"{target.rpartition('/')[0]}/{_temporary()}"
+            there = f"{target.rpartition('/')[0]}/{_temporary_name()}"
             try:
                 fs.put_file(str(local), there)
                 fs.mv(there, target)
@@ -239,18 +271,18 @@ def _put(local: Path, path: Remote) -> None:
                 raise
         fs.invalidate_cache()
         if fs.info(target)["size"] not in {None, local.stat().st_size}:
-            raise LinalignError(f"{path} did not arrive whole", hint="write it again")
+            raise LinalignError(f"{path} was written with another size", hint="write it again")
 
 
 def _open(path: Remote) -> Any:
-    with _reached(path, "read") as (fs, target):
+    with _filesystem(path, "read") as (fs, target):
         fs.invalidate_cache()
         return fs.open(target, "rb")
 
 
 @contextlib.contextmanager
-def _beside_it(path: Remote) -> Iterator[Path]:
-    """A temporary file of the same name on the local disk; errors name ``path`` instead of it."""
+def _temporary_file(path: Remote) -> Iterator[Path]:
+    """Yield a temporary local file of the same name; errors name ``path`` instead of it."""
     with tempfile.TemporaryDirectory(prefix="linalign-") as folder:
         local = Path(folder) / ("file" if path.name in {"", ".", ".."} else path.name)
         try:
@@ -261,37 +293,35 @@ def _beside_it(path: Remote) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _reached(path: Remote, doing: str) -> Iterator[tuple[Any, str]]:
-    """The filesystem and the path on it. Whatever it raises becomes one of our errors.
+def _filesystem(path: Remote, verb: str) -> Iterator[tuple[Any, str]]:
+    """Yield the filesystem of ``path`` and the path on it; its errors become LinalignErrors.
 
-    A filesystem that does not answer is no InputError: what was done until then is kept.
+    A filesystem that does not answer is no InputError, so finished work is kept. Raises
+    MissingExtraError when fsspec, or its package for the URL's scheme, is not installed.
     """
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError as e:
-        raise InputError(
-            f"{path} needs the package 'fsspec', which the base install leaves out",
-            hint="pip install 'linalign-lite[remote]'",
-        ) from e
+    url_to_fs = import_extra("fsspec.core", extra="remote", purpose=str(path)).url_to_fs
     try:
         fs, target = url_to_fs(path.url)
-    except (ImportError, ValueError, TypeError) as e:  # of no package, or of no such scheme
-        raise InputError(f"{path} is not a place that can be reached", got=_said(e)) from e
+    except ImportError as e:
+        package = getattr(e.__cause__, "name", None) or path.url.partition("://")[0]
+        raise MissingExtraError(package.partition(".")[0], "", str(path)) from e
+    except (ValueError, TypeError) as e:  # an unknown scheme
+        raise InputError(f"{path} cannot be reached", got=_text(e)) from e
     except Exception as e:
-        raise LinalignError(f"cannot {doing} {path}", got=_said(e)) from e
+        raise LinalignError(f"cannot {verb} {path}", got=_text(e)) from e
     try:
         yield fs, target
     except LinalignError:
         raise
     except (FileNotFoundError, IsADirectoryError) as e:
-        kind = InputError if doing == "read" else LinalignError
-        raise kind(f"cannot {doing} {path}", got="nothing, or a folder, is there") from e
-    except Exception as e:  # filesystems raise what their libraries do
-        raise LinalignError(f"cannot {doing} {path}", got=_said(e)) from e
+        kind = InputError if verb == "read" else LinalignError
+        raise kind(f"cannot {verb} {path}", got="nothing, or a folder, is there") from e
+    except Exception as e:  # filesystems raise the errors of their libraries
+        raise LinalignError(f"cannot {verb} {path}", got=_text(e)) from e
 
 
-class _Coming(io.RawIOBase):
-    """A file of a filesystem, its errors named."""
+class _RemoteFile(io.RawIOBase):
+    """A file of a filesystem whose errors become LinalignErrors that name it."""
 
     def __init__(self, path: Remote, inner: Any) -> None:
         self._path, self._inner = path, inner
@@ -306,24 +336,25 @@ class _Coming(io.RawIOBase):
         return int(self._inner.tell())
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with _reached(self._path, "read"):
+        with _filesystem(self._path, "read"):
             return int(self._inner.seek(offset, whence))
 
     def readinto(self, buffer: Any) -> int:
-        with _reached(self._path, "read"):
-            piece = self._inner.read(len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
+        with _filesystem(self._path, "read"):
+            block = self._inner.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
 
 
-def _holds_objects(fs: Any) -> bool:
-    """Whether an object appears there when all of it has come, and folders are but names."""
-    return bool(_OBJECTS & ({fs.protocol} if isinstance(fs.protocol, str) else {*fs.protocol}))
+def _is_object_store(fs: Any) -> bool:
+    """Return True if objects appear once complete, and folders are only parts of names."""
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else {*fs.protocol}
+    return bool(_OBJECT_STORES & protocols)
 
 
-def _temporary() -> str:
+def _temporary_name() -> str:
     return f".linalign-{secrets.token_hex(6)}.tmp"
 
 
-def _said(e: Exception) -> str:
+def _text(e: Exception) -> str:
     return without_secrets(f"{type(e).__name__}: {e}")[:160]

@@ -19,10 +19,10 @@ from linalign_lite import demo
 from linalign_lite.commands import main
 from linalign_lite.commands.describe_file import describe
 from linalign_lite.core.hidden_states import text_digest
-from linalign_lite.core.shards import resuming
+from linalign_lite.core.shards import plan, writer
 from linalign_lite.core.shards.manifest import UNFINISHED
-from linalign_lite.core.shards.resuming import is_unfinished
 from linalign_lite.core.shards.states_folder import open_folder, open_states, states_of
+from linalign_lite.core.shards.writer import FolderWriter, is_unfinished
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
 from linalign_lite.extraction.corpus import read_corpus
 from linalign_lite.extraction.pipeline import extract_to
@@ -45,7 +45,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def cut_off(folder: Path, after: int, texts=TEXTS, model=None, **options) -> None:
     """Extract, and be killed after ``after`` shards."""
-    real, done = resuming.Work.add, []
+    real, done = FolderWriter.add, []
 
     def add(self, part):
         if len(done) == after:
@@ -53,12 +53,12 @@ def cut_off(folder: Path, after: int, texts=TEXTS, model=None, **options) -> Non
         real(self, part)
         done.append(1)
 
-    resuming.Work.add = add
+    FolderWriter.add = add
     try:
         with pytest.raises(Killed):
             extract_to(folder, model or Fake(), texts, **{**OPTIONS, **options})
     finally:
-        resuming.Work.add = real
+        FolderWriter.add = real
 
 
 @pytest.fixture
@@ -133,7 +133,9 @@ def test_killed_between_two_steps(half, whole, monkeypatch, step):
 def test_no_reader_takes_an_unfinished_folder_for_states(half, whole):
     (half / "manifest.json").write_bytes(whole["manifest.json"])
     for read in (open_folder, open_states, states_of, describe):
-        with pytest.raises(InputError, match=r"is unfinished: .*the same .*extract.* goes on"):
+        with pytest.raises(
+            InputError, match=r"is unfinished: .*run the same .*extract.* again to continue it"
+        ):
             read(half)
 
 
@@ -161,7 +163,7 @@ def test_a_change_is_refused_by_name_and_nothing_lost(half, change, words):
 
 
 def test_another_version_of_the_library_is_refused(half, monkeypatch):
-    monkeypatch.setattr(resuming, "__version__", "99")
+    monkeypatch.setattr(plan, "__version__", "99")
     with pytest.raises(MismatchError, match='another library: got "99"'):
         extract_to(half, Fake(), TEXTS, **OPTIONS)
 
@@ -196,7 +198,10 @@ def vouch(folder: Path) -> None:
 
 
 LOG = {
-    "a flipped byte in a shard": (lambda f: flip(f / "00001.states.npz"), "00001.* is not what"),
+    "a flipped byte in a shard": (
+        lambda f: flip(f / "00001.states.npz"),
+        "00001.* is not the file",
+    ),
     "a missing shard": (lambda f: (f / "00001.states.npz").unlink(), "00001.* is missing"),
     "a shard that is a link": (lambda f: relink(f / "00001.states.npz"), "is a link"),
     "another shard": (vouch, "00001.*(not as planned|of other texts)"),
@@ -209,29 +214,44 @@ LOG = {
         ),
         "its own digest",
     ),
-    "no header": (lambda f: (f / UNFINISHED).write_bytes(b""), "is not usable"),
-    "a list": (lambda f: (f / UNFINISHED).write_bytes(b"[]\n"), "is not usable"),
-    "depth": (lambda f: (f / UNFINISHED).write_bytes(b"[" * 90_000), "is not usable"),
-    "another format": (lambda f: relined(f, 0, lambda r: r.update(format="x")), "does not say"),
+    "no header": (lambda f: (f / UNFINISHED).write_bytes(b""), "is not a usable log"),
+    "a list": (lambda f: (f / UNFINISHED).write_bytes(b"[]\n"), "is not a log of a folder"),
+    "depth": (lambda f: (f / UNFINISHED).write_bytes(b"[" * 90_000), "is not a usable log"),
+    "another format": (
+        lambda f: relined(f, 0, lambda r: r.update(format="x")),
+        "is not a log of a folder",
+    ),
     "a newer version": (lambda f: relined(f, 0, lambda r: r.update(version=2)), "unknown version"),
-    "a missing field": (lambda f: relined(f, 0, lambda r: r.pop("dtype")), "is not usable"),
+    "a missing field": (
+        lambda f: relined(f, 0, lambda r: r.pop("dtype")),
+        "unknown or missing fields",
+    ),
     "a line that leads out": (
-        lambda f: relined(f, 2, lambda r: r.update(file="../x")), "line 3 is not usable"),
+        lambda f: relined(f, 2, lambda r: r.update(file="../x")),
+        "line 3: it is not the entry of the next shard",
+    ),
     "a line of another place": (
-        lambda f: relined(f, 2, lambda r: r.update(first_text=3)), "line 3 is not usable"),
+        lambda f: relined(f, 2, lambda r: r.update(first_text=3)),
+        "line 3: it is not the entry of the next",
+    ),
     "a line of other counts": (
-        lambda f: relined(f, 2, lambda r: r.update(n_texts=1)), "line 3 is not usable"),
+        lambda f: relined(f, 2, lambda r: r.update(n_texts=1)),
+        "line 3: it is not the entry of the next",
+    ),
     "a line of another field": (
-        lambda f: relined(f, 2, lambda r: r.update(x=1)), "line 3 is not usable"),
+        lambda f: relined(f, 2, lambda r: r.update(x=1)),
+        "line 3: shard has unknown or missing fields: got x",
+    ),
     "a line of no JSON": (
         lambda f: (f / UNFINISHED).write_bytes((f / UNFINISHED).read_bytes() + b"{\n"),
-        "line 5 is not usable"),
+        "line 5 is not a usable entry of a shard",
+    ),
     "a line without an end": (
         lambda f: (f / UNFINISHED).write_bytes((f / UNFINISHED).read_bytes() + b"x" * 600),
-        "line 5 is not usable"),
-    "a log of a gigabyte": (
-        lambda f: (f / UNFINISHED).open("r+b").truncate(1 << 30), "too large"),
-}  # fmt: skip
+        "line 5 is not a usable entry of a shard",
+    ),
+    "a log of a gigabyte": (lambda f: (f / UNFINISHED).open("r+b").truncate(1 << 30), "too large"),
+}
 
 
 @pytest.mark.parametrize("name", sorted(LOG))
@@ -245,7 +265,7 @@ def test_an_altered_folder_is_refused_and_left(half, name):
 
 
 def test_two_at_once_are_refused(half):
-    with resuming._locked(half), pytest.raises(InputError, match="another process is at work"):
+    with writer._locked(half), pytest.raises(InputError, match="another process is at work"):
         extract_to(half, Fake(), TEXTS, **OPTIONS)
 
 
@@ -282,7 +302,7 @@ def test_killed_before_the_first_shard_nothing_is_left(tmp_path):
 
 
 def test_labels_too_many_for_a_manifest_are_refused_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(resuming, "MAX_MANIFEST", 1000)
+    monkeypatch.setattr(plan, "MAX_MANIFEST", 1000)
     with pytest.raises(InputError, match="too many for one folder"):
         extract_to(tmp_path / "s", Fake(), TEXTS, **OPTIONS)
     assert not (tmp_path / "s").exists()

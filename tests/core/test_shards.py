@@ -339,7 +339,7 @@ def test_a_part_that_does_not_continue_the_others_is_refused(tmp_path, second, w
 
 
 def test_what_a_pooled_part_may_not_have(tmp_path):
-    with pytest.raises(MismatchError, match="not a row a text"):
+    with pytest.raises(MismatchError, match="must have one row per text"):
         made(tmp_path / "s", replace(states(2, pooling="mean"), n_texts=3))
     with pytest.raises(InputError, match="no states to write"):
         made(tmp_path / "s")
@@ -436,14 +436,14 @@ SHARD, OTHER = "00001.states.npz", "00002.states.npz"
 SECOND = states(3, first=2)
 # Seen from the manifest and the names of the files alone, before a shard is read.
 AT_THE_DOOR = {
-    "a name that leads out": (entry(1, "file", "../00001.states.npz"), "another name than its"),
-    "an absolute name": (entry(1, "file", "/etc/passwd"), "another name than its"),
-    "a name in a folder": (entry(1, "file", "sub/00001.states.npz"), "another name than its"),
-    "a name with a backslash": (entry(1, "file", "..\\x"), "another name than its"),
-    "no name": (entry(1, "file", None), "another name than its"),
-    "a repeated name": (entry(1, "file", "00000.states.npz"), "another name than its"),
-    "a repeated shard": (lambda f: sealed(f, again), "another name than its"),
-    "swapped entries": (lambda f: sealed(f, swapped), "another name than its"),
+    "a name that leads out": (entry(1, "file", "../00001.states.npz"), "not have the name of its"),
+    "an absolute name": (entry(1, "file", "/etc/passwd"), "not have the name of its"),
+    "a name in a folder": (entry(1, "file", "sub/00001.states.npz"), "not have the name of its"),
+    "a name with a backslash": (entry(1, "file", "..\\x"), "not have the name of its"),
+    "no name": (entry(1, "file", None), r"shards\[1\].file is not usable: got NoneType"),
+    "a repeated name": (entry(1, "file", "00000.states.npz"), "not have the name of its"),
+    "a repeated shard": (lambda f: sealed(f, again), "not have the name of its"),
+    "swapped entries": (lambda f: sealed(f, swapped), "not have the name of its"),
     "a shard that is a link": (lambda f: link(f, SHARD), f"{SHARD} is a link"),
     "a manifest that is a link": (lambda f: link(f, "manifest.json"), "manifest.json is a link"),
     "a shard that is a pipe": (lambda f: pipe(f / SHARD), f"{SHARD} is a link, a folder or a dev"),
@@ -464,35 +464,53 @@ AT_THE_DOOR = {
     "texts that overlap": (entry(1, "first_text", 1), "do not follow"),
     "a shard of no text": (entry(1, "n_texts", 0), "a shard is empty"),
     "a shard of no row": (entry(1, "rows", 0), "a shard is empty"),
-    "more cut than texts": (entry(1, "n_cut", 4), "more texts cut"),
-    "fewer rows than none": (entry(1, "rows", -6), "counts are not usable"),
-    "a count that is true": (entry(2, "n_texts", True), "counts are not usable"),
-    "a count with a point": (entry(1, "rows", 6.0), "counts are not usable"),
-    "a count past all numbers": (entry(1, "rows", 1 << 200), "counts are not usable"),
-    "a count that is a text": (field("n_texts", "6"), "counts are not usable"),
-    "no digest": (entry(1, "sha256", None), "digest is not usable"),
-    "a digest that is none": (field("text_digest", "AB" * 32), "digest is not usable"),
-    "another dtype": (field("dtype", "float64"), "dtype is not usable"),
-    "a dtype that is a list": (field("dtype", []), "dtype is not usable"),
+    "more cut than texts": (entry(1, "n_cut", 4), "more of its texts were cut"),
+    "fewer rows than none": (entry(1, "rows", -6), r"shards\[1\].rows is not usable: got -6"),
+    "a count that is true": (
+        entry(2, "n_texts", True),
+        r"shards\[2\].n_texts is not usable: got bool",
+    ),
+    "a count with a point": (entry(1, "rows", 6.0), r"shards\[1\].rows is not usable: got float"),
+    "a count past all numbers": (
+        entry(1, "rows", 1 << 200),
+        r"shards\[1\].rows is not usable: got 16",
+    ),
+    "a count that is a text": (field("n_texts", "6"), "n_texts is not usable: got str"),
+    "no digest": (entry(1, "sha256", None), r"shards\[1\].sha256 is not usable: got None"),
+    "a digest that is none": (
+        field("text_digest", "AB" * 32),
+        "text_digest is not usable: got 64 long",
+    ),
+    "another dtype": (field("dtype", "float64"), "dtype is unknown: got float64"),
+    "a dtype that is a list": (field("dtype", []), r"dtype is unknown: got \[\]"),
     "no dimensions": (field("space", {"dim": 0}), "space has unknown or missing fields"),
-    "labels of bells": (field("labels", ["no", "\a"]), "labels are not distinct"),
-    "repeated labels": (field("labels", ["no", "no"]), "labels are not distinct"),
-    "labels that are one text": (field("labels", "ab"), "not usable"),
-    "labels that are lists": (field("labels", [["no"], ["yes"]]), "labels are not distinct"),
-    "no shards": (field("shards", []), "no shard"),
-    "shards that are a number": (field("shards", 3), "not usable"),
-    "shards that are numbers": (field("shards", [1, 2]), "not a usable manifest"),
-    "too many shards": (field("shards", [{}] * (manifest.MAX_SHARDS + 1)), "not usable"),
+    "labels of bells": (field("labels", ["no", "\a"]), r"labels\[1\] is not usable: got 1 long"),
+    "repeated labels": (field("labels", ["no", "no"]), "labels of the folder are not usable"),
+    "labels that are one text": (field("labels", "ab"), "labels is not a list: got str"),
+    "labels that are lists": (
+        field("labels", [["no"], ["yes"]]),
+        r"labels\[0\] is not usable: got list",
+    ),
+    "no shards": (field("shards", []), "shards is not usable: got 0 long"),
+    "shards that are a number": (field("shards", 3), "shards is not a list: got int"),
+    "shards that are numbers": (field("shards", [1, 2]), r"shards\[0\] is not an object: got int"),
+    "too many shards": (
+        field("shards", [{}] * (manifest.MAX_SHARDS + 1)),
+        "shards is not usable: got 65537",
+    ),
     "an unknown field": (field("folder", "/"), "unknown or missing fields"),
-    "an unknown field of a shard": (entry(1, "x", 1), "not a usable manifest"),
+    "an unknown field of a shard": (
+        entry(1, "x", 1),
+        r"shards\[1\] has unknown or missing fields: got x",
+    ),
     "a missing field": (lambda f: sealed(f, lambda raw: raw.pop("rows")), "unknown or missing"),
     "a newer version": (field("version", 2), "unknown version"),
     "a version that is true": (field("version", True), "unknown version"),
-    "another format": (field("format", "linalign-model"), "is not the manifest"),
+    "another format": (field("format", "linalign-model"), "is not a manifest: expected format"),
     "a broken seal": (lambda f: altered(f / "manifest.json"), "its own digest"),
     "no JSON": (lambda f: (f / "manifest.json").write_text("{"), "not a usable manifest"),
     "NaN": (lambda f: (f / "manifest.json").write_text('{"rows": NaN}'), "not a usable manifest"),
-    "a list": (lambda f: (f / "manifest.json").write_text("[]"), "not a usable manifest"),
+    "a list": (lambda f: (f / "manifest.json").write_text("[]"), "is not a manifest"),
     "depth": (lambda f: (f / "manifest.json").write_text("[" * 90_000), "not a usable manifest"),
     "no text": (lambda f: (f / "manifest.json").write_bytes(b"\xff"), "not a usable manifest"),
 }
@@ -573,7 +591,7 @@ def test_pooled_rows_must_be_as_many_as_texts(tmp_path):
         tmp_path / "s", states(2, pooling="mean"), states(3, first=2, pooling="mean")
     ).folder
     sealed(good, lambda raw: (raw["shards"][0].update(rows=3), raw.update(rows=6)))
-    with pytest.raises(FormatError, match="does not have a row a text"):
+    with pytest.raises(FormatError, match="must have one row per text"):
         open_folder(good)
 
 

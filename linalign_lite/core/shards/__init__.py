@@ -1,5 +1,6 @@
-"""Folders of hidden states larger than memory: shards, their manifest, and unfinished runs.
+"""Folders of hidden states larger than memory, written and read one shard at a time.
 
-Hidden states go in part by part and come out part by part, with the digests of docs/FORMAT.md,
-section 5. `states_folder` reads, `resuming` writes a folder on disk, `uploading` one under a URL.
+HiddenStates go in and come out shard by shard, with the digests of docs/FORMAT.md, section 5.
+`manifest` describes a finished folder, `plan` an unfinished one; `states_folder` reads finished
+folders, `writer` writes one that a killed run can continue, on disk or under a URL.
 """

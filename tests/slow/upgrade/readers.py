@@ -42,7 +42,7 @@ from linalign_lite.alignment import moments_io
 from linalign_lite.bundle import file_format, signing
 from linalign_lite.commands.describe_file import describe
 from linalign_lite.core import serialization
-from linalign_lite.core.shards import manifest, resuming
+from linalign_lite.core.shards import manifest, plan
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt import query_budget, wire
 from linalign_lite.errors import FormatError
@@ -119,8 +119,8 @@ def read_unfinished(path: Path, work: Path) -> Any:
         assert seal == seal_of(raw)
         rest = {k: v for k, v in raw.items() if k not in {"format", "version", "library"}}
         fields = {**rest, "space": Space.parse(raw["space"]), "labels": tuple(raw["labels"])}
-        plan = resuming.Plan(**fields)
-        return plain({"plan": plan, "logged": resuming._logged(path, log, plan)[0]})
+        made = plan.FolderPlan(**fields)
+        return plain({"plan": made, "logged": made.read_entries(path, log)[0]})
 
 
 def read_bundle(path: Path, work: Path) -> Any:
@@ -202,7 +202,7 @@ KINDS = (
     Kind(r"golden/ood/v(\d+)\.[\w-]+\.ood\.npz", 1, detectors.VERSION, read_detector),
     Kind(r"golden/v(\d+)\.model", 1, model_card.VERSION, read_model, 1e-4),
     Kind(r"golden/v(\d+)\.states", 1, manifest.VERSION, read_folder),
-    Kind(r"golden/v(\d+)\.unfinished\.jsonl", 1, resuming.VERSION, read_unfinished),
+    Kind(r"golden/v(\d+)\.unfinished\.jsonl", 1, plan.VERSION, read_unfinished),
     Kind(r"golden/v(\d+)\.results\.json", 1, results_file.VERSION, by(load_results)),
     Kind(r"golden/v(\d+)\.bundle", 1, file_format.VERSION, read_bundle),
     Kind(r"golden/v(\d+)\.signing\.key", 1, signing.VERSION, read_signing_key),

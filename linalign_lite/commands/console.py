@@ -11,7 +11,8 @@ from typing import Any
 
 from linalign_lite.errors import InputError, printable
 from linalign_lite.storage.atomic import require_replaceable
-from linalign_lite.storage.remote import Place, Remote, place, require_writable, same_place
+from linalign_lite.storage.places import Place, place, require_writable, same_place
+from linalign_lite.storage.remote import Remote
 
 
 class Interrupted(SystemExit):

@@ -26,7 +26,7 @@ from linalign_lite.commands.options import (
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
-from linalign_lite.storage.remote import Place, delivered, place
+from linalign_lite.storage.places import Place, delivered, place
 
 if TYPE_CHECKING:
     from linalign_lite.alignment.few_shot.report import FewReport

@@ -25,7 +25,7 @@ from linalign_lite.commands.options import (
 from linalign_lite.core.choices import MomentsMethod, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
-from linalign_lite.storage.remote import Place, delivered, fetched, place
+from linalign_lite.storage.places import Place, delivered, fetched, place
 
 if TYPE_CHECKING:
     from linalign_lite.alignment.paired_moments import PairedMoments

@@ -28,15 +28,15 @@ from linalign_lite.commands.options import (
 )
 from linalign_lite.core.choices import FloatDtype, Pooling, TextFormat
 from linalign_lite.errors import InputError
-from linalign_lite.storage.remote import (
+from linalign_lite.storage.places import (
     Place,
-    Remote,
     delivered,
     place,
     require_folder_writable,
     require_free,
     same_place,
 )
+from linalign_lite.storage.remote import Remote
 
 if TYPE_CHECKING:
     from linalign_lite.core.hidden_states import HiddenStates

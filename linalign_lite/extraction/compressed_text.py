@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.storage.remote import opened
+from linalign_lite.storage.places import opened
 
 MAX_TEXT = 64 << 20  # bytes of a line, or of a text of several
 PACKED = (".gz", ".zst")

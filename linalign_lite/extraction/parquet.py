@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from linalign_lite.errors import FormatError, InputError, import_extra
-from linalign_lite.storage.remote import opened
+from linalign_lite.storage.places import opened
 
 ROWS = 1024  # read at a time
 MAX_GROUP = 1 << 30  # bytes of a column in one row group, unpacked

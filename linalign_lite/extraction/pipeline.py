@@ -35,7 +35,8 @@ from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts
 from linalign_lite.storage.arrays import count_nonfinite
 from linalign_lite.storage.atomic import PathLike
-from linalign_lite.storage.remote import Remote, place
+from linalign_lite.storage.places import place
+from linalign_lite.storage.remote import Remote
 
 BATCH_TOKENS = 1024  # 512 to 2048 measured alike on two cores, more or less slower
 WINDOW = 4096  # texts tokenised and sorted at a time

@@ -1,6 +1,6 @@
-"""Files: written whole or not at all, and read with care.
+"""Files on the local disk and under URLs: written whole or not at all, and read strictly.
 
 Paths, URLs and bytes go in; arrays, JSON documents and digests come out. `atomic` writes and opens
-files, `npz` holds the archive format, `schema` reads JSON documents, `hashing` makes digests,
-`remote` reaches URLs through fsspec (extra `remote`).
+files, `npz` reads and writes archives of arrays, `schema` reads JSON documents, `hashing` computes
+digests, `places` fetches and delivers files wherever they are, `remote` uses fsspec.
 """

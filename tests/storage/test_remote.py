@@ -40,8 +40,7 @@ from linalign_lite.extraction.corpus import read_corpus
 from linalign_lite.extraction.pipeline import extract_to
 from linalign_lite.extraction.texts import Texts, read_texts
 from linalign_lite.heads.serialization import save
-from linalign_lite.storage.remote import (
-    Remote,
+from linalign_lite.storage.places import (
     delivered,
     fetched,
     listing,
@@ -50,6 +49,7 @@ from linalign_lite.storage.remote import (
     require_writable,
     same_place,
 )
+from linalign_lite.storage.remote import Remote
 
 fsspec = pytest.importorskip("fsspec")
 TEXTS = Texts(("a", "bb", "ccc", "dddd", "e", "ff", "ggg"), tuple("xyzxyzx"))

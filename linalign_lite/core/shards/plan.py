@@ -20,7 +20,7 @@ from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.hashing import seal_of
 from linalign_lite.storage.npz import MAX_CARD
-from linalign_lite.storage.remote import Place
+from linalign_lite.storage.places import Place
 from linalign_lite.storage.schema import format_errors, parse, read_document, strict_json
 from linalign_lite.version import __version__
 

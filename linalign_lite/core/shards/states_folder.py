@@ -34,7 +34,8 @@ from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import PathLike, open_regular, whole_folder, write_atomic
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.storage.npz import DEFAULT_CAP, MAX_CARD
-from linalign_lite.storage.remote import Place, Remote, fetched, listing, place
+from linalign_lite.storage.places import Place, fetched, listing, place
+from linalign_lite.storage.remote import Remote
 from linalign_lite.storage.schema import format_errors
 
 _READAHEAD = 1 << 17  # bytes requested at once: of a larger request only the beginning may be read

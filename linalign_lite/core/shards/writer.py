@@ -32,9 +32,8 @@ from linalign_lite.core.shards.states_folder import StatesFolder, require_name
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
 from linalign_lite.storage.atomic import write_atomic
 from linalign_lite.storage.hashing import hash_file
-from linalign_lite.storage.remote import (
+from linalign_lite.storage.places import (
     Place,
-    Remote,
     delivered,
     fetched,
     listing,
@@ -43,6 +42,7 @@ from linalign_lite.storage.remote import (
     remove_folder,
     require_free,
 )
+from linalign_lite.storage.remote import Remote
 
 
 @dataclass(eq=False)

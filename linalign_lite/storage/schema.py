@@ -17,6 +17,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar, cast
 
 from linalign_lite.errors import FormatError, InputError
@@ -171,9 +172,9 @@ def parse(kind: Any, raw: Any, where: str = "it") -> Any:
     """Parse ``raw`` (from JSON or TOML) as ``kind``; raises InputError that names the place.
 
     kind: a data class (all its fields, no others; those with a default may be missing, see
-    `all_required`), bool, int, float, str, Any, `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]`,
-    `X | None`, `Literal[...]`, or `Annotated[X, check, ...]` of these. A number or string without a
-    check has a largest size.
+    `all_required`), bool, int, float, str, Path, Any, `tuple[X, ...]`, `tuple[X, Y]`,
+    `Mapping[str, X]`, `X | None`, `Literal[...]`, or `Annotated[X, check, ...]` of these. A number
+    or string without a check has a largest size.
     """
     return _parse(kind, raw, where, ())
 
@@ -240,6 +241,8 @@ def _mapping(inside: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> di
 def _plain(kind: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> Any:
     if kind is Any:
         return raw
+    if kind is Path:
+        return Path(_plain(str, raw, where, checks))
     whole_as_float = kind is float and type(raw) is int
     finite = type(raw) is not float or math.isfinite(raw)
     if not finite or (type(raw) is not kind and not whole_as_float):

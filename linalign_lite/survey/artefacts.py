@@ -102,7 +102,7 @@ class ArtefactStore:
             "texts": self._text_digest(file),
             "pooling": pooling,
         }
-        step = f"{model} reads {file.path.name}" + (", tokens" if pooling == "tokens" else "")
+        step = f"{model} reads {file.texts.name}" + (", tokens" if pooling == "tokens" else "")
 
         def make() -> HiddenStates:
             self.tell(step)
@@ -205,5 +205,5 @@ def require_files(config: SurveyConfig) -> None:
     if config.generation:
         files += [config.generation.train, config.generation.test]
     for file in files:
-        if file is not None and not file.path.is_file():
-            raise InputError(f"{file.path} is not there", expected="a file of texts")
+        if file is not None and not file.texts.is_file():
+            raise InputError(f"{file.texts} is not there", expected="a file of texts")

@@ -1,43 +1,61 @@
-"""What a survey is asked to do: `CONFIG.toml`. docs/FORMAT.md, section 6."""
+"""Configuration of a survey: `CONFIG.toml`. docs/FORMAT.md, section 6."""
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from linalign_lite.core.choices import TextPooling, values_of
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.texts import Texts, read_texts
 from linalign_lite.storage.atomic import PathLike, open_regular
+from linalign_lite.storage.schema import Choice, Range, Size, Text, format_errors, parse
 from linalign_lite.survey.validation import MOST_DATA, MOST_MODELS
 
 TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
 OBJECTIVES = ("ridge", "kl")
 MAX_CONFIG = 1 << 20
 MAX_FEW = 8
-MAX_COUNT = 1 << 31
+MAX_COUNT = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class RawText:
+    """A string of ``least`` or more characters, control characters included but NUL."""
+
+    least: int = 0
+    expected = "text without NUL"
+
+    def allows(self, value: Any) -> bool:
+        return len(value) >= self.least and "\0" not in value
+
+
+Name = Annotated[str, Text(80, 1)]
+FilePath = Annotated[Path, RawText(1)]
+Count = Annotated[int, Range(1, MAX_COUNT)]
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of texts, and how many of them are taken."""
+    """A file of texts. ``limit``: use its first texts only; ``separator``: line between texts."""
 
-    path: Path
-    limit: int | None = None
-    separator: str | None = None
+    texts: FilePath
+    limit: Count | None = None
+    separator: Annotated[str, RawText()] | None = None
 
     def read(self) -> Texts:
-        return read_texts(str(self.path), limit=self.limit, separator=self.separator)
+        return read_texts(str(self.texts), limit=self.limit, separator=self.separator)
 
 
 @dataclass(frozen=True)
 class DataSet:
     """Labelled texts to train heads on and to test them, and texts that belong to neither."""
 
-    name: str
+    name: Name
     train: TextFile
     test: TextFile
     outside: TextFile | None = None
@@ -45,7 +63,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class GenerationTexts:
-    """Texts for generation: maps are fitted on ``train`` and judged on ``test``."""
+    """Texts for generation: maps are fitted on ``train`` and evaluated on ``test``."""
 
     train: TextFile
     test: TextFile
@@ -53,19 +71,21 @@ class GenerationTexts:
 
 @dataclass(frozen=True)
 class SurveyConfig:
-    """N models, public texts, data sets, and what is measured of them."""
+    """Models, texts, and what to measure."""
 
-    models: Mapping[str, Path]
+    models: Annotated[Mapping[Name, FilePath], Size(MOST_MODELS, 2)]
     public: TextFile
-    data: tuple[DataSet, ...] = ()
+    data: Annotated[tuple[DataSet, ...], Size(MOST_DATA)] = ()
     generation: GenerationTexts | None = None
-    title: str = "Linear alignment of language models"
-    seed: int = 0
-    pooling: str = "mean"
-    few: tuple[int, ...] = (128, 512)  # in-distribution texts of a few-shot map
-    tasks: tuple[str, ...] = TASKS
-    objectives: tuple[str, ...] = OBJECTIVES
-    permutations: int = 50  # shufflings behind each p-value of a similarity
+    title: Name = "Linear alignment of language models"
+    seed: Annotated[int, Range(0, MAX_COUNT)] = 0
+    pooling: Annotated[str, Choice(values_of(TextPooling))] = "mean"
+    few: Annotated[tuple[Annotated[int, Range(8, MAX_COUNT)], ...], Size(MAX_FEW)] = (128, 512)
+    tasks: Annotated[tuple[Annotated[str, Choice(TASKS)], ...], Size(len(TASKS))] = TASKS
+    objectives: Annotated[tuple[Annotated[str, Choice(OBJECTIVES)], ...], Size(len(OBJECTIVES))] = (
+        OBJECTIVES
+    )
+    permutations: Count = 50  # of each p-value of a similarity
 
     def wants(self, task: str) -> bool:
         return task in self.tasks
@@ -78,7 +98,7 @@ class SurveyConfig:
 def load_config(path: PathLike) -> SurveyConfig:
     """Read `CONFIG.toml`; paths in it are relative to its own folder.
 
-    Raises InputError when it is not there, FormatError naming the first thing that is not usable.
+    Raises InputError for a missing file, FormatError that names the first unusable setting.
     """
     path = Path(path)
     with open_regular(path) as f:
@@ -86,133 +106,54 @@ def load_config(path: PathLike) -> SurveyConfig:
     if len(raw) > MAX_CONFIG:
         raise FormatError(f"{path} is too large", expected=f"at most {MAX_CONFIG} bytes")
     try:
-        parsed = tomllib.loads(raw.decode("utf-8"))
+        settings = tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError and TOMLDecodeError among them
         raise FormatError(f"{path} is not TOML", got=str(e)[:120]) from e
-    try:
-        return parse_config(parsed, path.parent)
-    except FormatError:
-        raise
-    except InputError as e:
-        raise FormatError(f"{path}: {e}") from e
+    with format_errors(path, "survey configuration"):
+        return parse_config(settings, path.parent)
 
 
 def parse_config(raw: Mapping[str, Any], base: Path) -> SurveyConfig:
-    """A config from parsed TOML. Raises InputError naming what is not usable."""
-    known = {f.name for f in fields(SurveyConfig)}
-    _require_keys(raw, known, {"models", "public"}, "the survey")
-    models = _models(raw["models"], base)
-    data = _list(raw.get("data", []), "data", MOST_DATA)
-    sets = tuple(_data_set(entry, base) for entry in data)
-    if len({s.name for s in sets}) != len(sets):
-        raise InputError("two data sets have the same name")
-    config = SurveyConfig(
-        models=models,
-        public=_reading(raw["public"], base, "public"),
-        data=sets,
-        generation=_stories(raw["generation"], base) if "generation" in raw else None,
-        few=tuple(_count(n, "few", 8) for n in _list(raw.get("few", [128, 512]), "few", MAX_FEW)),
-        tasks=_choices(raw, "tasks", TASKS),
-        objectives=_choices(raw, "objectives", OBJECTIVES),
-        seed=_count(raw.get("seed", 0), "seed", 0),
-        permutations=_count(raw.get("permutations", 50), "permutations", 1),
-        title=_name(raw.get("title", SurveyConfig.title), "title"),
-        pooling=_choice(raw.get("pooling", "mean"), "pooling", values_of(TextPooling)),
-    )
+    """Parse settings; relative paths are taken from ``base``.
+
+    Raises InputError that names the setting, what was got and what is expected.
+    """
+    settings = _tables(raw, "public")
+    for name in {"data", "generation"}.intersection(settings):
+        settings[name] = _tables(settings[name], "train", "test", "outside")
+    config: SurveyConfig = parse(SurveyConfig, settings, "config")
+    names = [d.name for d in config.data]
+    if len(set(names)) != len(names):
+        raise InputError("config.data: two data sets have the same name")
+    for name in {"public", "native"}.intersection(names):
+        raise InputError("config.data: this name has another meaning in results", got=name)
     if "ridge" not in config.objectives:
-        raise InputError("objectives: every survey has ridge maps", expected='"ridge" among them')
-    return config
+        raise InputError("config.objectives must contain ridge")
+    tasks = tuple(t for t in TASKS if t in config.tasks)
+    objectives = tuple(o for o in OBJECTIVES if o in config.objectives)
+    config = dataclasses.replace(config, tasks=tasks, objectives=objectives)
+    absolute: SurveyConfig = _absolute(config, base)
+    return absolute
 
 
-def _models(raw: object, base: Path) -> dict[str, Path]:
-    if not isinstance(raw, dict) or not 2 <= len(raw) <= MOST_MODELS:
-        raise InputError("models: a table of names and folders", expected=f"2 to {MOST_MODELS}")
-    return {_name(name, "models"): _path(p, base, f"models.{name}") for name, p in raw.items()}
-
-
-def _data_set(raw: object, base: Path) -> DataSet:
+def _tables(raw: Any, *names: str) -> Any:
+    """Copy a table, or a list of tables, with each path in ``names`` as a table of texts."""
+    if isinstance(raw, list):
+        return [_tables(entry, *names) for entry in raw]
     if not isinstance(raw, dict):
-        raise InputError("data: not a table", expected="[[data]]")
-    name = _name(raw.get("name"), "data.name")
-    if name in {"public", "native"}:
-        raise InputError("data.name: this name means something else here", got=name)
-    _require_keys(raw, {"name", "train", "test", "outside"}, {"name", "train", "test"}, name)
-    outside = raw.get("outside")
-    return DataSet(
-        name,
-        _reading(raw["train"], base, f"{name}.train"),
-        _reading(raw["test"], base, f"{name}.test"),
-        None if outside is None else _reading(outside, base, f"{name}.outside"),
-    )
+        return raw
+    files = {k: {"texts": v} for k, v in raw.items() if k in names and isinstance(v, str)}
+    return {**raw, **files}
 
 
-def _stories(raw: object, base: Path) -> GenerationTexts:
-    if not isinstance(raw, dict):
-        raise InputError("generation: not a table")
-    _require_keys(raw, {"train", "test"}, {"train", "test"}, "generation")
-    return GenerationTexts(
-        _reading(raw["train"], base, "generation.train"),
-        _reading(raw["test"], base, "generation.test"),
-    )
-
-
-def _reading(raw: object, base: Path, where: str) -> TextFile:
-    """A path, or a table with `texts`, and perhaps `limit` and `separator`."""
-    if isinstance(raw, str):
-        return TextFile(_path(raw, base, where))
-    if not isinstance(raw, dict):
-        raise InputError(f"{where}: not usable", expected="a path, or a table with `texts`")
-    _require_keys(raw, {"texts", "limit", "separator"}, {"texts"}, where)
-    separator, limit = raw.get("separator"), raw.get("limit")
-    if separator is not None and not isinstance(separator, str):
-        raise InputError(f"{where}.separator: not a string")
-    return TextFile(
-        _path(raw["texts"], base, f"{where}.texts"),
-        None if limit is None else _count(limit, f"{where}.limit", 1),
-        separator,
-    )
-
-
-def _require_keys(raw: Mapping[str, Any], known: set[str], needed: set[str], where: str) -> None:
-    if unknown := sorted(set(raw) - known):
-        raise InputError(
-            f"{where}: unknown setting", got=unknown[0][:40], expected=", ".join(sorted(known))
-        )
-    if missing := sorted(needed - set(raw)):
-        raise InputError(f"{where}: {missing[0]} is missing")
-
-
-def _path(raw: object, base: Path, where: str) -> Path:
-    if not isinstance(raw, str) or not raw or "\0" in raw:
-        raise InputError(f"{where}: not a path", got=type(raw).__name__)
-    return base / Path(raw).expanduser()
-
-
-def _name(raw: object, where: str) -> str:
-    if not isinstance(raw, str) or not 1 <= len(raw) <= 80 or not raw.isprintable():
-        raise InputError(f"{where}: not usable", expected="1 to 80 printable characters")
-    return raw
-
-
-def _count(raw: object, where: str, least: int) -> int:
-    if type(raw) is not int or not least <= raw < MAX_COUNT:
-        raise InputError(f"{where}: no usable number", got=str(raw)[:20], expected=f"{least} up")
-    return raw
-
-
-def _list(raw: object, where: str, most: int) -> list[Any]:
-    if not isinstance(raw, list) or len(raw) > most:
-        raise InputError(f"{where}: not a list", expected=f"at most {most} entries")
-    return raw
-
-
-def _choices(raw: Mapping[str, Any], where: str, among: tuple[str, ...]) -> tuple[str, ...]:
-    wanted = _list(raw.get(where, list(among)), where, len(among))
-    found = tuple(_choice(w, where, among) for w in wanted)
-    return tuple(a for a in among if a in found)
-
-
-def _choice(raw: object, where: str, among: tuple[str, ...]) -> str:
-    if raw not in among:
-        raise InputError(f"{where}: unknown", got=str(raw)[:40], expected=", ".join(among))
-    return str(raw)
+def _absolute(value: Any, base: Path) -> Any:
+    """Copy a value with the paths in it taken from ``base``."""
+    if isinstance(value, Path):
+        return base / value.expanduser()
+    if isinstance(value, dict):
+        return {k: _absolute(v, base) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_absolute(v, base) for v in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{k: _absolute(v, base) for k, v in vars(value).items()})
+    return value

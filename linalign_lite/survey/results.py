@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from linalign_lite.storage.schema import Range
+
+LARGEST = 1e30
+Number = Annotated[float, Range(-LARGEST, LARGEST)]
+NotNegative = Annotated[float, Range(0, LARGEST)]
+Share = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(0, LARGEST)]
 Point = tuple[float, float]
 
 
@@ -15,7 +22,7 @@ class MapSettings:
 
     texts: str  # "public", "few", "public+few" or "all"
     objective: str  # "ridge" or "kl"
-    n_few: int = 0  # in-distribution texts of a few-shot map
+    n_few: Count = 0  # in-distribution texts of a few-shot map
 
     @property
     def label(self) -> str:
@@ -31,9 +38,9 @@ class ModelRow:
     digest: str
     architecture: str
     task: str
-    dim: int
-    vocab_size: int
-    context: int
+    dim: Count
+    vocab_size: Count
+    context: Count
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,11 @@ class DataRow:
     """A labelled data set; numbers of texts. ``majority``: always saying the commonest label."""
 
     name: str
-    train: int
-    test: int
-    outside: int  # out-of-distribution test texts; 0: none
-    labels: int
-    majority: float
+    train: Count
+    test: Count
+    outside: Count  # out-of-distribution test texts; 0: none
+    labels: Count
+    majority: Share
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,9 @@ class NativeRow:
 
     model: str
     data: str
-    accuracy: float
-    low: float
-    high: float
+    accuracy: Share
+    low: Share
+    high: Share
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,12 @@ class SimilarityRow:
     target: str
     texts: str  # "public" or the name of a data set
     measure: str  # cka, cka_debiased, mutual_knn, svcca, r2, cosine, cycle
-    value: float
-    n: int
-    observed: float
-    null: float  # mean over shufflings
-    p: float
-    null_n: int
+    value: Number
+    n: Count
+    observed: Number
+    null: Number  # mean over shufflings
+    p: Share
+    null_n: Count
 
 
 @dataclass(frozen=True)
@@ -91,12 +98,12 @@ class ClassRow:
     data: str
     texts: str  # "public", "few" (alone), "public+few" or "all": what the map was fitted on
     objective: str  # "ridge" or "kl"
-    n_public: int
-    n_few: int  # in-distribution texts
-    accuracy: float
-    low: float
-    high: float
-    retention: float
+    n_public: Count
+    n_few: Count  # in-distribution texts
+    accuracy: Share
+    low: Share
+    high: Share
+    retention: NotNegative
 
 
 @dataclass(frozen=True)
@@ -112,10 +119,10 @@ class OodRow:
     texts: str
     objective: str
     detector: str
-    auroc: float
-    aupr_in: float
-    aupr_out: float
-    fpr95: float
+    auroc: Share
+    aupr_in: Share
+    aupr_out: Share
+    fpr95: Share
     roc: tuple[Point, ...] = ()  # (false positive rate, true positive rate)
 
 
@@ -130,9 +137,9 @@ class CurveRow:
     target: str
     data: str  # "" for the penalty
     kind: str
-    x: float
-    r2: float
-    accuracy: float | None = None
+    x: NotNegative
+    r2: Number
+    accuracy: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -141,10 +148,10 @@ class TokenizerRow:
 
     source: str
     target: str
-    paired: float
-    exact: float
-    jaccard: float
-    fertility: float
+    paired: Share
+    exact: Share
+    jaccard: Share
+    fertility: NotNegative
     verdict: str
 
 
@@ -155,11 +162,11 @@ class GenerationRow:
     source: str
     target: str
     objective: str  # "ridge" or "kl"
-    agreement: float
-    top5: float
-    cross_entropy: float
-    target_cross_entropy: float
-    n: int
+    agreement: Share
+    top5: Share
+    cross_entropy: NotNegative
+    target_cross_entropy: NotNegative
+    n: Count
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class TimeRow:
     """Seconds of one step; ``cached``: taken from an earlier run, whose seconds these are."""
 
     step: str
-    seconds: float
+    seconds: NotNegative
     cached: bool
 
 
@@ -191,9 +198,9 @@ class Results:
 
     title: str
     library: str
-    seed: int
+    seed: Count
     pooling: str
-    public: int  # public texts
+    public: Count  # public texts
     models: tuple[ModelRow, ...]
     data: tuple[DataRow, ...] = ()
     native: tuple[NativeRow, ...] = ()

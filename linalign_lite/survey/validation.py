@@ -1,21 +1,20 @@
-"""Whether results hang together: what a report, or anything else, may then rely on."""
+"""Consistency of a survey's results, on which reports rely."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import Any, get_args, get_type_hints
 
 from linalign_lite.errors import InputError
-
-if TYPE_CHECKING:
-    from linalign_lite.survey.results import Results
+from linalign_lite.storage.schema import Range
+from linalign_lite.survey.results import LARGEST, Results
 
 MOST_MODELS = 32
 MOST_DATA = 32
-MOST_ROWS = 100_000  # in one list
+MOST_ROWS = 100_000  # of one table
 MOST_KINDS = 40  # measures, detectors, texts that a map was fitted on
 MOST_POINTS = 10_000  # of one curve or projection
-LARGEST = 1e30
 KEYS = {
     "native": ("model", "data"),
     "similarity": ("source", "target", "texts", "measure"),
@@ -25,16 +24,15 @@ KEYS = {
     "tokenizers": ("source", "target"),
     "generation": ("source", "target", "objective"),
     "projections": ("source", "target", "data", "objective"),
-}  # what no two rows of a list have in common
-_SHARES = {"accuracy", "low", "high", "auroc", "aupr_in", "aupr_out", "fpr95", "agreement", "top5",
-           "paired", "exact", "jaccard", "p", "majority"}  # fmt: skip
-_POSITIVE = {"retention", "fertility", "seconds", "x", "cross_entropy", "target_cross_entropy"}
+}  # fields that identify a row of a table
 _NAMED = {"measure", "texts", "objective", "detector", "kind"}
 
 
 def check_results(results: Results) -> None:
-    """Raise InputError unless every row names models and data sets that are listed, shares lie
-    between 0 and 1, counts are not negative, no two rows say the same, and nothing is too many.
+    """Raise InputError unless results are consistent.
+
+    Every row names listed models and data sets, numbers are in the ranges of their annotations, no
+    two rows have the same key, and no table is too large.
     """
     models = _listed("models", results.models, MOST_MODELS)
     data = _listed("data", results.data, MOST_DATA)
@@ -72,27 +70,37 @@ def _listed(part: str, found: Collection[Any], most: int) -> set[str]:
 def _references(where: str, row: Any, models: set[str], data: set[str]) -> None:
     for name in ("source", "target", "model"):
         if getattr(row, name, None) not in {None, *models}:
-            raise InputError(f"{where}.{name} is no model of this survey")
+            raise InputError(f"{where}.{name} is not a model of this survey")
     named = getattr(row, "data", None)
     if named not in {None, *data} and not (named == "" and hasattr(row, "kind")):
-        raise InputError(f"{where}.data is no data set of this survey")
+        raise InputError(f"{where}.data is not a data set of this survey")
 
 
 def _numbers(where: str, row: Any) -> None:
-    for name, value in vars(row).items():
-        if type(value) not in {int, float}:
-            continue
-        share = name in _SHARES
-        least = 0 if share or name in _POSITIVE or type(value) is int else -LARGEST
-        if not least <= value <= (1 if share else LARGEST):
-            expected = "0 to 1" if share else f"{least:g} to {LARGEST:g}"
-            raise InputError(f"{where}.{name} is out of range", expected=expected)
+    for name, check in _checks(row.__class__).items():
+        value = getattr(row, name)
+        if value is not None and not check.allows(value):
+            raise InputError(f"{where}.{name} is out of range", expected=check.expected)
+
+
+@cache
+def _checks(kind: type) -> dict[str, Range]:
+    """Ranges in the annotations of a row's fields."""
+    hints = get_type_hints(kind, include_extras=True)
+    nested = {name: (hint, *get_args(hint)) for name, hint in hints.items()}  # of `X | None` too
+    return {
+        name: check
+        for name, kinds in nested.items()
+        for k in kinds
+        for check in getattr(k, "__metadata__", ())
+        if isinstance(check, Range)
+    }
 
 
 def _distinct(part: str, keys: list[tuple[Hashable, ...]]) -> None:
     if len(set(keys)) != len(keys):
         raise InputError(
-            f"two rows of {part} say the same", expected="one for " + ", ".join(KEYS[part])
+            f"two rows of {part} have the same key", expected="distinct " + ", ".join(KEYS[part])
         )
 
 

@@ -47,9 +47,9 @@ def test_a_whole_config(tmp_path):
     c = load_config(path)
     assert dict(c.models) == {"a": tmp_path / "models/a", "b": c.models["b"]}
     assert str(c.models["b"]) == "/elsewhere/b"  # absolute paths stay
-    assert (c.public.path, c.public.limit) == (tmp_path / "public.txt", 100)
+    assert (c.public.texts, c.public.limit) == (tmp_path / "public.txt", 100)
     (data,) = c.data
-    assert (data.name, data.test.limit, data.outside.path.name) == ("intents", 5, "oos.jsonl")
+    assert (data.name, data.test.limit, data.outside.texts.name) == ("intents", 5, "oos.jsonl")
     assert c.generation.train.separator == "<|end|>"
     assert (c.seed, c.pooling, c.few, c.permutations) == (3, "last", (16, 64), 20)
     assert c.tasks == ("classification", "ood")  # in the survey's own order
@@ -66,24 +66,56 @@ def test_what_is_left_out_has_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('title = "Three"', "titel = 1", "unknown setting: got titel"),
-        ('title = "Three"', 'title = ""', "title: not usable"),
-        ("seed = 3", "seed = -1", "seed: no usable number"),
-        ("seed = 3", "seed = true", "seed: no usable number"),
-        ("few = [16, 64]", "few = [4]", "few: no usable number"),
-        ("few = [16, 64]", 'few = "many"', "few: not a list"),
-        ('pooling = "last"', 'pooling = "tokens"', "pooling: unknown: got tokens"),
-        ('tasks = ["ood", "classification"]', 'tasks = ["oood"]', "tasks: unknown: got oood"),
-        ('objectives = ["kl", "ridge"]', 'objectives = ["kl"]', "every survey has ridge maps"),
-        ('b = "/elsewhere/b"', "", "models: a table of names and folders"),
-        ('b = "/elsewhere/b"', "b = 3", "models.b: not a path"),
-        ("[public]\ntexts", "[public]\ntext", "public: unknown setting: got text"),
-        ("limit = 100", "limit = 0", "public.limit: no usable number"),
-        ('name = "intents"', 'name = "public"', "means something else here"),
-        ('train = "train.jsonl"', "", "intents: train is missing"),
-        ('test = "valid.txt"', "", "generation: test is missing"),
-        ("[generation]", "[generations]", "unknown setting: got generations"),
-        ("[[data]]", "[data]", "data: not a list"),
+        (
+            'title = "Three"',
+            "titel = 1",
+            "config has unknown or missing fields: got titel, expected models, ",
+        ),
+        (
+            'title = "Three"',
+            'title = ""',
+            "config.title is not usable: got 0 long, expected 1 to 80",
+        ),
+        ("seed = 3", "seed = -1", "config.seed is not usable: got -1, expected 0 to"),
+        ("seed = 3", "seed = true", "config.seed is not usable: got bool, expected int"),
+        ("few = [16, 64]", "few = [4]", "config.few[0] is not usable: got 4, expected 8 to"),
+        ("few = [16, 64]", 'few = "many"', "config.few is not a list: got str"),
+        (
+            'pooling = "last"',
+            'pooling = "tokens"',
+            "config.pooling is not usable: got tokens, expected 'mean'",
+        ),
+        (
+            'tasks = ["ood", "classification"]',
+            'tasks = ["oood"]',
+            "config.tasks[0] is not usable: got oood, expected 'similar",
+        ),
+        (
+            'objectives = ["kl", "ridge"]',
+            'objectives = ["kl"]',
+            "config.objectives must contain ridge",
+        ),
+        ('b = "/elsewhere/b"', "", "config.models is not usable: got 1 long, expected 2 to 32"),
+        ('b = "/elsewhere/b"', "b = 3", "config.models.b is not usable: got int"),
+        (
+            "[public]\ntexts",
+            "[public]\ntext",
+            "config.public has unknown or missing fields: got text, expected",
+        ),
+        ("limit = 100", "limit = 0", "config.public.limit is not usable: got 0, expected 1 to"),
+        (
+            'name = "intents"',
+            'name = "public"',
+            "config.data: this name has another meaning in results: got public",
+        ),
+        (
+            'train = "train.jsonl"',
+            "",
+            "config.data[0] has unknown or missing fields: got train, expected",
+        ),
+        ('test = "valid.txt"', "", "config.generation has unknown or missing fields: got test"),
+        ("[generation]", "[generations]", "config has unknown or missing fields: got generations"),
+        ("[[data]]", "[data]", "config.data is not a list: got dict"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, old, new, said):

@@ -414,7 +414,7 @@ def test_the_command_writes_a_page_and_tables(here, capsys):
         (["results.json", "x", "--markdown", "x"], "cannot be the page and the Markdown file"),
         (["results.json", "gone/x.html"], "the folder gone is not there"),
         (["gone.json", "x.html"], "cannot read gone.json"),
-        (["bad.json", "x.html"], "bad.json is not JSON"),
+        (["bad.json", "x.html"], "bad.json is not a usable file of survey results"),
     ],
 )
 def test_the_command_refuses_and_leaves_nothing(here, capsys, args, words):

@@ -1,46 +1,44 @@
-"""Text generation across two models: one reads, a map carries its state over, the other speaks.
+"""Generate text across two models: source states, an affine map, the target's token head.
 
-The source reads the text so far with its own tokenizer; its last final hidden state goes through
-the map; the target's token head says which of the target's tokens comes next; its text is appended.
+The source reads the text so far with its own tokenizer; its last final hidden state is mapped; the
+target's token head scores the target's tokens; the text of the chosen token is appended.
 
-The source reads text, so what a token says must be known before the next one is chosen:
+The source reads text, so a token's text must be known before the next token is chosen:
 
-- A token may end within a character (byte-level vocabularies, byte fallback). Then the source has
-  nothing new to read. The token is kept, and the next is chosen from the same scores among those
-  that go on with the character as valid UTF-8. A token after which no character could be completed
-  is never chosen. What is not complete when the generation ends is not said.
-- A token without text (special, but for the end of text) is never chosen: the source's state, and
-  so the choice, would stay the same for ever. For the same reason a token that leaves the source's
-  tokens as they were (a tokenizer that ignores line ends) is not chosen twice in a row.
+- A token may end within a character (byte-level vocabularies, byte fallback). Then there is no new
+  text to read: the next token is chosen from the same scores among those that continue the
+  character as valid UTF-8. A token after which no character could be completed is never chosen.
+  Bytes that are incomplete when the generation ends are dropped.
+- A token without text (special, except the end of text) is never chosen: the source's state, and so
+  the choice, would never change. For the same reason a token that leaves the source's tokens as
+  they were (a tokenizer that ignores line ends) is not chosen twice in a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
-from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction.session import Model
-from linalign_lite.generation.decoding.detokenizer import Letters, Voice
-from linalign_lite.generation.decoding.incremental_tokenizer import Tail
-from linalign_lite.generation.decoding.kv_cache import Reader
-from linalign_lite.generation.decoding.sampling import Chooser, Stops, chooser
+from linalign_lite.generation.decoding.detokenizer import StreamingDetokenizer, TokenBytes
+from linalign_lite.generation.decoding.incremental_tokenizer import IncrementalTokenizer
+from linalign_lite.generation.decoding.kv_cache import CachedModel
+from linalign_lite.generation.decoding.sampling import Sampler, StopStrings, make_sampler
 
 Scorer = Callable[[Array], Array]
-Steps = Generator[tuple[int | None, str], None, str]
-FOLD = 1 << 30  # multiplications that folding a map into a head may take
+MAX_FOLD = 1 << 30  # multiplications to fold a map into a head, at most
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one step adds: its token, and text that is certain since (often of this token).
+    """Text and token of one step; the text is what became final, often that of this token.
 
-    ``token`` is None for text that was held back and is certain because the generation ended.
+    ``token`` is None for text that was held until the generation ended.
     """
 
     text: str
@@ -49,38 +47,103 @@ class Piece:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a generation ended: "eos", "length", "stop" or "context" (no room to read more)."""
+    """End of a generation: "eos", "length", "stop" or "context" (the source's context is full)."""
 
     reason: str
     tokens: int  # of the target, the end of text not counted
-    tokens_read: int  # that went through the source's graph, the prompt's included
-    crops: int  # how often the source's cache was cut
+    tokens_read: int  # run through the source's graph, with the prompt's
+    crops: int  # times that the source's cache was cut
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Text and token of one step. The last step has a ``reason``, and no token."""
+
+    text: str
+    token: int | None = None
+    reason: str = ""
 
 
 class Generation(Iterator[Piece]):
-    """Pieces as they come; ``summary`` is there after the last one."""
+    """Iterator of pieces; ``summary`` is set after the last one."""
 
-    def __init__(self, steps: Steps, reader: Reader, stops: Stops) -> None:
+    def __init__(self, steps: Iterator[_Step], source: CachedModel, stops: StopStrings) -> None:
         self.summary: Summary | None = None
-        self._reader = reader
+        self._source = source
         self._pieces = self._run(steps, stops)
 
     def __next__(self) -> Piece:
         return next(self._pieces)
 
-    def _run(self, steps: Steps, stops: Stops) -> Iterator[Piece]:
+    def _run(self, steps: Iterator[_Step], stops: StopStrings) -> Iterator[Piece]:
         tokens, reason = 0, "stop"
-        while not stops.met:
-            try:
-                token, text = next(steps)
-            except StopIteration as end:
-                reason = end.value
+        for step in steps:
+            tokens += step.token is not None
+            if step.text or step.token is not None:
+                yield Piece(stops.push(step.text), step.token)
+            if stops.met:
                 break
-            tokens += token is not None
-            yield Piece(stops.push(text), token)
+            reason = step.reason or reason
         if rest := stops.close():
             yield Piece(rest, None)
-        self.summary = Summary(reason, tokens, self._reader.tokens_run, self._reader.crops)
+        self.summary = Summary(reason, tokens, self._source.tokens_run, self._source.crops)
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoder:
+    """Models and options of one generation."""
+
+    source: CachedModel
+    tokenizer: IncrementalTokenizer  # the source's
+    token_bytes: TokenBytes  # the target's
+    score: Scorer  # a state of the source to scores of the target's tokens
+    sample: Sampler
+    eos: int | None
+    max_tokens: int
+
+    def alone(self, ids: list[int]) -> Iterator[_Step]:
+        """Generate with one model, which reads every token as it was chosen."""
+        detokenizer, reason = StreamingDetokenizer(self.token_bytes, follows_text=True), "length"
+        for _ in range(self.max_tokens):
+            if len(ids) > self.source.context:
+                reason = "context"
+                break
+            token = self.sample(self.score(self.source.last_state(ids)))
+            if token == self.eos:
+                reason = "eos"
+                break
+            ids.append(token)
+            yield _Step(detokenizer.push(token), token)
+        yield _Step(detokenizer.close(), reason=reason)
+
+    def hybrid(self, text: str) -> Iterator[_Step]:
+        """Generate with two models: the source reads every token's text with its own tokens."""
+        read, pending, added, token = self.tokenizer.encode(text), b"", "", -1
+        scores = self.score(self.source.last_state(read))
+        for _ in range(self.max_tokens):
+            if added:
+                ids = self.tokenizer.encode(text)
+                if len(ids) > self.source.context:
+                    yield _Step("", reason="context")
+                    return
+                if ids == read:
+                    scores[token] = -np.inf
+                else:
+                    scores, read = self.score(self.source.last_state(ids)), ids
+            allowed = self.token_bytes.mask_to_continuations(scores) if pending else scores
+            while True:
+                token = self.sample(allowed)
+                if token == self.eos:
+                    yield _Step("", reason="eos")
+                    return
+                appended = self.token_bytes.append(pending, token)
+                if appended is not None:
+                    break
+                allowed[token] = -np.inf
+            added, pending = appended
+            text += added
+            yield _Step(added, token)
+        yield _Step("", reason="length")
 
 
 def generate(
@@ -96,99 +159,57 @@ def generate(
     stop: Sequence[str] = (),
     head: Head | None = None,
 ) -> Generation:
-    """Go on with ``prompt``: ``source`` reads, ``affine`` maps, ``target``'s token head speaks.
+    """Continue ``prompt``: ``source`` reads, ``affine`` maps, ``target``'s token head chooses.
 
-    Without a map, source and target must be the same model, which then generates by itself, its
-    tokens never tokenised again. ``head`` stands in for the target's own token head. Greedy with
-    temperature 0; else drawn, and the same seed draws the same text. ``stop``: strings before the
-    first of which the text ends. Raises InputError when something is not usable, MismatchError when
-    map, head and models do not belong together; the iteration raises LinalignError when the
-    source's graph fails.
+    Without a map, source and target must be the same model, which then generates alone, its tokens
+    never tokenised again. ``head`` replaces the target's own token head. Greedy with temperature 0;
+    otherwise sampled, and the same seed gives the same text. ``stop``: the text ends before the
+    first of these strings. Raises InputError when an option is not usable, MismatchError when map,
+    head and models do not belong together; the iteration raises LinalignError when the source's
+    graph fails.
     """
     if max_tokens < 1:
-        raise InputError("no so few tokens", got=str(max_tokens), expected="1 or more")
-    choose, stops = chooser(temperature, top_p, seed), Stops(stop)
-    if affine is None and source is not target and source.card.digest != target.card.digest:
+        raise InputError("max_tokens must be at least 1", got=str(max_tokens))
+    sample, stops = make_sampler(temperature, top_p, seed), StopStrings(stop)
+    if affine is not None:
+        _require_map(affine, source, target)
+    else:
+        require_one_model(source, target)
+    head = target.token_head() if head is None else require_token_head(target, head)
+    decoder = _Decoder(
+        source=CachedModel(source),
+        tokenizer=IncrementalTokenizer(source.tokenizer),
+        token_bytes=TokenBytes(target.tokenizer),
+        score=_scorer(head, affine),
+        sample=sample,
+        eos=target.card.special.get("eos"),
+        max_tokens=max_tokens,
+    )
+    ids = _prompt_ids(decoder.tokenizer, prompt, decoder.source.context)
+    if affine is None:
+        return Generation(decoder.alone(ids), decoder.source, stops)
+    decoder.token_bytes.require_streaming(target.card.name)
+    return Generation(decoder.hybrid(prompt), decoder.source, stops)
+
+
+def require_one_model(source: Model, target: Model) -> None:
+    """Raise InputError unless source and target, used without a map, are the same model."""
+    if source is not target and source.card.digest != target.card.digest:
         raise InputError(
             "two models need a map between them",
             got=f"{source.card.name} and {target.card.name} without a map",
             hint="fit one on states extracted with --pooling tokens",
         )
-    if affine is not None:
-        _require_map(affine, source, target)
-    head = _token_head(target, head)
-    reader, tail, letters = Reader(source), Tail(source.tokenizer), Letters(target.tokenizer)
-    ids = _prompt_ids(tail, prompt, reader.context)
-    score, eos = _scorer(head, affine), target.card.special.get("eos")
-    if affine is None:
-        voice = Voice(letters, begun=True)
-        steps = _native(reader, voice, score, choose, ids, eos, max_tokens)
-    else:
-        letters.require_streaming(target.card.name)
-        steps = _hybrid(reader, tail, letters, score, choose, prompt, eos, max_tokens)
-    return Generation(steps, reader, stops)
 
 
-def _native(
-    reader: Reader, voice: Voice, score: Scorer, choose: Chooser, ids: list[int],
-    eos: int | None, max_tokens: int,
-) -> Steps:  # fmt: skip
-    """One model by itself: every token is read as it was chosen."""
-    reason = "length"
-    for _ in range(max_tokens):
-        if len(ids) > reader.context:
-            reason = "context"
-            break
-        token = choose(score(reader.read(ids)))
-        if token == eos:
-            reason = "eos"
-            break
-        ids.append(token)
-        yield token, voice.push(token)
-    if rest := voice.close():
-        yield None, rest
-    return reason
-
-
-def _hybrid(
-    reader: Reader, tail: Tail, letters: Letters, score: Scorer, choose: Chooser, text: str,
-    eos: int | None, max_tokens: int,
-) -> Steps:  # fmt: skip
-    """Two models: every token's text is read by the source with its own tokens."""
-    read, pending, said, token = tail.encode(text), b"", "", -1
-    scores = score(reader.read(read))
-    for _ in range(max_tokens):
-        if said:
-            ids = tail.encode(text)
-            if len(ids) > reader.context:
-                return "context"
-            if ids == read:
-                scores[token] = -np.inf
-            else:
-                scores, read = score(reader.read(ids)), ids
-        pool = letters.going_on(scores) if pending else scores
-        while True:
-            token = choose(pool)
-            if token == eos:
-                return "eos"
-            found = letters.step(pending, token)
-            if found is not None:
-                break
-            pool[token] = -np.inf
-        said, pending = found
-        text += said
-        yield token, said
-    return "length"
-
-
-def _prompt_ids(tail: Tail, prompt: str, context: int) -> list[int]:
+def _prompt_ids(tokenizer: IncrementalTokenizer, prompt: str, context: int) -> list[int]:
     try:
         prompt.encode()
     except UnicodeEncodeError as e:
         raise InputError("the prompt is no Unicode text", got=f"a surrogate at {e.start}") from e
-    ids = tail.encode(prompt) if prompt.strip() else []
-    if len(ids) <= tail.lead:
-        raise InputError("the prompt is empty", expected="a text to go on with")
+    ids = tokenizer.encode(prompt) if prompt.strip() else []
+    if len(ids) <= tokenizer.prefix_length:
+        raise InputError("the prompt is empty", expected="a text to continue")
     if len(ids) > context:
         raise InputError(
             "the prompt is longer than the context of the model that reads it",
@@ -211,40 +232,39 @@ def _require_map(affine: AffineMap, source: Model, target: Model) -> None:
         model.card.space("tokens", normalize=False).require(space, what)
 
 
-def _token_head(target: Model, head: Head | None) -> Head:
-    if head is None:
-        return target.token_head()
-    space: Space = target.card.space("tokens", normalize=False)
-    space.require(head.space, "this head does not belong to the target model")
-    if head.labels or head.n_outputs != target.card.vocab_size:
+def require_token_head(model: Model, head: Head) -> Head:
+    """Return the head, or raise MismatchError unless it scores the model's tokens."""
+    space = model.card.space("tokens", normalize=False)
+    space.require(head.space, f"this head does not belong to {model.card.name}")
+    if head.labels or head.n_outputs != model.card.vocab_size:
         raise MismatchError(
-            "this head does not say the target's tokens",
+            f"this head does not score the tokens of {model.card.name}",
             got=f"{head.n_outputs} outputs" + (", with labels" if head.labels else ""),
-            expected=f"{target.card.vocab_size} outputs, one a token",
+            expected=f"{model.card.vocab_size} outputs, one per token",
         )
     return head
 
 
 def _scorer(head: Head, affine: AffineMap | None) -> Scorer:
-    """From a source state to scores. Folds the map into the head where that is less work a token.
+    """Make a function from a source state to scores; fold the map into the head if that is faster.
 
-    The fold is one product in float32, as exact as the two that it stands for: it is made for each
-    text, and in float64 took as long as a dozen tokens.
+    The folded weight is one product in float32, as exact as the two products that it replaces: it
+    is computed for each text, and in float64 took as long as a dozen tokens.
     """
     weight, bias = _float32(head.weight), _float32(head.bias)
     if affine is None:
         return lambda state: head.finish(np.dot(weight, state) + bias)
-    inside, shift = _float32(affine.weight), _float32(affine.bias)
-    outputs, (inner, outer) = len(weight), inside.shape
+    map_weight, map_bias = _float32(affine.weight), _float32(affine.bias)
+    outputs, (inner, outer) = len(weight), map_weight.shape
     less = outputs * outer <= outputs * inner + inner * outer
-    if less and outputs * inner * outer <= FOLD:
-        with np.errstate(over="ignore", invalid="ignore"):  # refused with the scores
-            folded, moved = weight @ inside, weight @ shift + bias
-        return lambda state: head.finish(np.dot(folded, state) + moved)
-    return lambda state: head.finish(np.dot(weight, np.dot(inside, state) + shift) + bias)
+    if less and outputs * inner * outer <= MAX_FOLD:
+        with np.errstate(over="ignore", invalid="ignore"):  # the sampler refuses such scores
+            folded, folded_bias = weight @ map_weight, weight @ map_bias + bias
+        return lambda state: head.finish(np.dot(folded, state) + folded_bias)
+    return lambda state: head.finish(np.dot(weight, np.dot(map_weight, state) + map_bias) + bias)
 
 
 def _float32(array: Array) -> Array:
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused with the scores
+    with np.errstate(over="ignore"):  # the sampler refuses scores that are not finite
         found: Array = np.require(array, np.float32, ["C", "A"])
     return found

@@ -22,11 +22,15 @@ from linalign_lite import AffineMap, Head, Space, demo, load_model, save
 from linalign_lite.commands import main
 from linalign_lite.errors import InputError, LinalignError, MismatchError
 from linalign_lite.extraction.tokenizer import byte_alphabet
-from linalign_lite.generation.decoding.detokenizer import Letters, Voice
-from linalign_lite.generation.decoding.incremental_tokenizer import PATTERNS, WINDOW, Tail
-from linalign_lite.generation.decoding.kv_cache import KEPT, Reader
-from linalign_lite.generation.decoding.sampling import Stops, chooser
-from linalign_lite.generation.hybrid import FOLD, Piece, _scorer, generate
+from linalign_lite.generation.decoding.detokenizer import StreamingDetokenizer, TokenBytes
+from linalign_lite.generation.decoding.incremental_tokenizer import (
+    PATTERNS,
+    WINDOW,
+    IncrementalTokenizer,
+)
+from linalign_lite.generation.decoding.kv_cache import OLDER_CACHES, CachedModel
+from linalign_lite.generation.decoding.sampling import StopStrings, make_sampler
+from linalign_lite.generation.hybrid import MAX_FOLD, Piece, _scorer, generate
 
 PROMPT = "Once upon a time"
 STORY = (
@@ -132,31 +136,35 @@ words = st.sampled_from(
 pieces = st.lists(st.one_of(words, st.text(characters, max_size=8)), max_size=30)
 
 
-def check_tail(tok, start, parts):
-    tail, text = Tail(tok), start
+def check_growing(tok, start, parts):
+    growing, text = IncrementalTokenizer(tok), start
     for part in ["", *parts]:
         text += part
         tok.no_truncation()
         found = tok.encode(text)
         mask = found.special_tokens_mask
         end = max((i for i, special in enumerate(mask) if not special), default=len(mask) - 1) + 1
-        assert tail.encode(text) == found.ids[:end]
-    return tail
+        assert growing.encode(text) == found.ids[:end]
+    return growing
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(begin=st.integers(0, 300), length=st.integers(0, 700), parts=pieces)
 @exactly
 def test_a_growing_text_is_tokenised_as_if_whole(kind, begin, length, parts):
-    check_tail(tokenizer(kind), STORY[begin : begin + length], parts)
+    check_growing(tokenizer(kind), STORY[begin : begin + length], parts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_the_end_is_tokenised_again(kind):
-    tail = check_tail(tokenizer(kind), STORY[:300], [STORY[i : i + 7] for i in range(300, 1200, 7)])
-    assert len(tail._settled) > 1200 - 2 * WINDOW
-    assert check_tail(tokenizer(kind), STORY, ["x"])  # and with a text that is another
-    assert tail.encode("Another girl") == Tail(tokenizer(kind)).encode("Another girl")
+    growing = check_growing(
+        tokenizer(kind), STORY[:300], [STORY[i : i + 7] for i in range(300, 1200, 7)]
+    )
+    assert len(growing._settled) > 1200 - 2 * WINDOW
+    assert check_growing(tokenizer(kind), STORY, ["x"])  # and with a text that is another
+    assert growing.encode("Another girl") == IncrementalTokenizer(tokenizer(kind)).encode(
+        "Another girl"
+    )
 
 
 def test_merges_that_reach_far_back_are_found():
@@ -167,27 +175,27 @@ def test_merges_that_reach_far_back_are_found():
     vocab = {"a" * n: i for i, n in enumerate(sizes)} | {"c": 10}
     tok = Tokenizer(models.BPE(vocab=vocab, merges=[("a" * n, "a" * n) for n in sizes[:-1]]))
     assert tok.encode("c" + "a" * 512).ids == [10, 9]
-    tail = check_tail(tok, "c" + "a" * 511, ["", "a", "a" * 40, "c", "a" * 300])
-    assert len(tail._settled) > 500
-    tail = Tail(tok)
-    tail.encode("c" + "a" * 511)
-    tail.encode("c" + "a" * 511)
-    assert len(tail._settled) > 256  # else this test would not see a wrong cut
+    growing = check_growing(tok, "c" + "a" * 511, ["", "a", "a" * 40, "c", "a" * 300])
+    assert len(growing._settled) > 500
+    growing = IncrementalTokenizer(tok)
+    growing.encode("c" + "a" * 511)
+    growing.encode("c" + "a" * 511)
+    assert len(growing._settled) > 256  # else this test would not see a wrong cut
 
 
-def test_a_tokenizer_that_might_look_back_is_never_cut():
+def test_a_tokenizer_that_might_look_back_is_never_split():
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     tok = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
     tok.normalizer = normalizers.Strip()
     tok.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    assert Tail(tok)._cutter is None
+    assert IncrementalTokenizer(tok)._splitter is None
     tok.normalizer = normalizers.Lowercase()
-    assert Tail(tok)._cutter is not None
+    assert IncrementalTokenizer(tok)._splitter is not None
     from tokenizers import AddedToken
 
     tok.add_tokens([AddedToken("ab", lstrip=True)])
-    assert Tail(tok)._cutter is None
+    assert IncrementalTokenizer(tok)._splitter is None
 
 
 @pytest.mark.shared
@@ -198,17 +206,17 @@ def test_real_tokenizers_are_cut_exactly(shared, name):
     tok = Tokenizer.from_file(str(shared / "models" / name / "tokenizer.json"))
     tok.no_padding()
     text = (shared / "data" / "tinystories_valid.txt").read_text(encoding="utf-8")[:2500]
-    tail = check_tail(tok, text[:100], [text[i : i + 9] for i in range(100, 2500, 9)])
-    assert len(tail._settled) > 2000
-    check_tail(tok, STORY[:500], [STORY[i : i + 5] for i in range(500, 900, 5)])
+    growing = check_growing(tok, text[:100], [text[i : i + 9] for i in range(100, 2500, 9)])
+    assert len(growing._settled) > 2000
+    check_growing(tok, STORY[:500], [STORY[i : i + 5] for i in range(500, 900, 5)])
 
 
 # --- from tokens to text --------------------------------------------------------------------------
 
 
-def spoken(letters, ids, begun):
-    voice = Voice(letters, begun=begun)
-    return "".join([*map(voice.push, ids), voice.close()])
+def decoded(table, ids, follows_text):
+    detokenizer = StreamingDetokenizer(table, follows_text=follows_text)
+    return "".join([*map(detokenizer.push, ids), detokenizer.close()])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -216,30 +224,33 @@ def spoken(letters, ids, begun):
 @exactly
 def test_what_is_said_in_all_is_the_tokenizers_decode(kind, data):
     tok = tokenizer(kind)
-    letters, size = Letters(tok), tok.get_vocab_size()
+    table, size = TokenBytes(tok), tok.get_vocab_size()
     some = st.integers(0, size + 3)  # a head may have more outputs than the vocabulary
-    if letters.kind == "pieces" and tok.token_to_id("<0x00>") is not None:
+    if table.kind == "pieces" and tok.token_to_id("<0x00>") is not None:
         some |= st.sampled_from([tok.token_to_id(f"<0x{b:02X}>") for b in (0xE4, 0xBD, 0xA0, 0x41)])
     ids = data.draw(st.lists(some, max_size=25))
-    assert spoken(letters, ids, begun=False) == tok.decode(ids)
+    assert decoded(table, ids, follows_text=False) == tok.decode(ids)
     before = tok.encode("girl", add_special_tokens=False).ids
-    assert spoken(letters, ids, begun=True) == tok.decode([*before, *ids])[len("girl") :]
+    assert decoded(table, ids, follows_text=True) == tok.decode([*before, *ids])[len("girl") :]
 
 
 @pytest.mark.parametrize("kind", ["ash", "birch", "merges", "llama3"])
 def test_a_character_comes_whole_and_at_once(kind):
     tok = tokenizer(kind)
-    letters = Letters(tok)
-    assert letters.kind == ("bytes" if kind in ("birch", "llama3") else "pieces")
+    table = TokenBytes(tok)
+    assert table.kind == ("bytes" if kind in ("birch", "llama3") else "pieces")
     ids = tok.encode("a \U0001f642 b", add_special_tokens=False).ids
-    voice = Voice(letters, begun=False)
-    said = [*map(voice.push, ids), voice.close()]  # "b" may be a byte, whose run ends last
+    detokenizer = StreamingDetokenizer(table, follows_text=False)
+    said = [
+        *map(detokenizer.push, ids),
+        detokenizer.close(),
+    ]  # "b" may be a byte, whose run ends last
     assert not any("\ufffd" in s for s in said)
     assert "".join(said) == "a \U0001f642 b"
     # the source reads characters as soon as they are complete
     pending, text = b"", ""
     for i in ids:
-        new, pending = letters.step(pending, i)
+        new, pending = table.append(pending, i)
         text += new
     assert (text.lstrip(), pending) == ("a \U0001f642 b", b"")
 
@@ -249,12 +260,12 @@ def test_a_decoder_that_looks_ahead_speaks_at_the_end():
 
     tok = Tokenizer(models.BPE(vocab={"a</w>": 0, "b": 1}, merges=[]))
     tok.decoder = decoders.BPEDecoder()
-    letters = Letters(tok)
-    assert letters.kind == "whole"
-    voice = Voice(letters, begun=False)
-    assert [voice.push(0), voice.push(0), voice.close()] == ["", "", "a a"]
-    with pytest.raises(InputError, match=r"cannot speak token by token.*BPEDecoder"):
-        letters.require_streaming("x")
+    table = TokenBytes(tok)
+    assert table.kind == "whole"
+    detokenizer = StreamingDetokenizer(table, follows_text=False)
+    assert [detokenizer.push(0), detokenizer.push(0), detokenizer.close()] == ["", "", "a a"]
+    with pytest.raises(InputError, match=r"cannot decode token by token.*BPEDecoder"):
+        table.require_streaming("x")
 
 
 def byte_letters(*tokens):
@@ -264,18 +275,18 @@ def byte_letters(*tokens):
     names = ["".join(byte[b] for b in token) for token in tokens]
     tok = Tokenizer(models.BPE(vocab={n: i for i, n in enumerate(names)}, merges=[]))
     tok.decoder = decoders.ByteLevel()
-    return Letters(tok)
+    return TokenBytes(tok)
 
 
 def test_only_bytes_that_go_on_with_a_character_are_taken():
-    letters = byte_letters(b"a", b"\xe7", b"\x8c", b"\x8c\xab!", b"\xab\xe7", b"\xff")
-    assert letters.step(b"", 1) == ("", b"\xe7")
-    assert letters.step(b"", 2) is None  # goes on with nothing
-    assert letters.step(b"", 5) is None
-    assert letters.step(b"\xe7", 0) is None
-    assert letters.step(b"\xe7", 3) == ("\u732b!", b"")
-    assert letters.step(b"\xe7\x8c", 4) == ("\u732b", b"\xe7")
-    scores = letters.going_on(np.arange(9, dtype=np.float32))  # more outputs than tokens
+    table = byte_letters(b"a", b"\xe7", b"\x8c", b"\x8c\xab!", b"\xab\xe7", b"\xff")
+    assert table.append(b"", 1) == ("", b"\xe7")
+    assert table.append(b"", 2) is None  # goes on with nothing
+    assert table.append(b"", 5) is None
+    assert table.append(b"\xe7", 0) is None
+    assert table.append(b"\xe7", 3) == ("\u732b!", b"")
+    assert table.append(b"\xe7\x8c", 4) == ("\u732b", b"\xe7")
+    scores = table.mask_to_continuations(np.arange(9, dtype=np.float32))  # more outputs than tokens
     assert np.flatnonzero(np.isfinite(scores)).tolist() == [2, 3, 4]
 
 
@@ -290,7 +301,7 @@ def test_only_bytes_that_go_on_with_a_character_are_taken():
     ],
 )
 def test_a_character_that_cannot_be_completed_is_not_begun(tokens, good):
-    assert (byte_letters(*tokens).step(b"", 0) is not None) == good
+    assert (byte_letters(*tokens).append(b"", 0) is not None) == good
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -299,7 +310,7 @@ def test_a_character_that_cannot_be_completed_is_not_begun(tokens, good):
 @pytest.mark.parametrize("name", ["ash", "birch"])
 def test_a_cached_reading_is_a_whole_one(name, rng):
     loaded = model(name)
-    reader, ids = Reader(loaded), [1]
+    reader, ids = CachedModel(loaded), [1]
     for step in range(40):
         if step % 3 == 2:
             keep = int(rng.integers(0, len(ids) + 1)) if step % 2 else max(1, len(ids) - 2)
@@ -307,44 +318,46 @@ def test_a_cached_reading_is_a_whole_one(name, rng):
         ids = ids + rng.integers(3, 1000, size=int(rng.integers(0 if ids else 1, 9))).tolist()
         whole = np.array([ids])
         wanted = loaded.run(whole, np.ones_like(whole))[0, -1]
-        np.testing.assert_allclose(reader.read(ids), wanted, atol=1e-4)
-        assert len(reader._caches) <= KEPT + 1
+        np.testing.assert_allclose(reader.last_state(ids), wanted, atol=1e-4)
+        assert len(reader._caches) <= OLDER_CACHES + 1
     assert reader.crops > 0
     with pytest.raises(InputError, match=r"got 385, expected 1 to 384"):
-        reader.read([3] * 385)
+        reader.last_state([3] * 385)
     with pytest.raises(InputError, match="got 0"):
-        reader.read([])
+        reader.last_state([])
 
 
 def test_a_reading_costs_what_is_new():
-    reader = Reader(model("ash"))
+    reader = CachedModel(model("ash"))
     ids = list(range(3, 103))
-    reader.read(ids)
+    reader.last_state(ids)
     assert reader.tokens_run == 100
-    reader.read([*ids, 7])
+    reader.last_state([*ids, 7])
     assert (reader.tokens_run, reader.crops) == (101, 0)
-    reader.read([*ids, 8, 9])  # the cache of 100 tokens is still there
+    reader.last_state([*ids, 8, 9])  # the cache of 100 tokens is still there
     assert (reader.tokens_run, reader.crops) == (103, 0)
-    reader.read([*ids[:50], 8])
+    reader.last_state([*ids[:50], 8])
     assert (reader.tokens_run, reader.crops) == (104, 1)
-    reader.read([*ids[:50], 8])
+    reader.last_state([*ids[:50], 8])
     assert reader.tokens_run == 105
 
 
 def test_a_failing_graph_is_named_and_forgotten():
-    reader = Reader(model("ash"))
-    wanted = reader.read([3, 4])
+    reader = CachedModel(model("ash"))
+    wanted = reader.last_state([3, 4])
     with pytest.raises(LinalignError, match="fails on 1 tokens after 2"):
-        reader.read([3, 4, 10**9])
-    np.testing.assert_allclose(reader.read([3, 4]), wanted, atol=1e-5)
+        reader.last_state([3, 4, 10**9])
+    np.testing.assert_allclose(reader.last_state([3, 4]), wanted, atol=1e-5)
 
 
 def test_a_model_without_a_cache_reads_all_again():
     loaded = model("ash")
-    reader = Reader(loaded)
+    reader = CachedModel(loaded)
     reader._cached = False
-    np.testing.assert_allclose(reader.read([3, 4, 5]), Reader(loaded).read([3, 4, 5]), atol=1e-5)
-    reader.read([3, 4, 5, 6])
+    np.testing.assert_allclose(
+        reader.last_state([3, 4, 5]), CachedModel(loaded).last_state([3, 4, 5]), atol=1e-5
+    )
+    reader.last_state([3, 4, 5, 6])
     assert reader.tokens_run == 7
 
 
@@ -352,9 +365,9 @@ def test_a_model_without_a_cache_reads_all_again():
 
 
 def test_greedy_takes_the_first_of_the_highest():
-    assert chooser()(np.array([0, 3, 3, 1], dtype=np.float32)) == 1
+    assert make_sampler()(np.array([0, 3, 3, 1], dtype=np.float32)) == 1
     for bad in ([np.nan, 1], [1, np.inf], [-np.inf, -np.inf]):
-        for choose in (chooser(), chooser(1.0)):
+        for choose in (make_sampler(), make_sampler(1.0)):
             with pytest.raises(LinalignError, match="no token can be chosen"):
                 choose(np.array(bad, dtype=np.float32))
 
@@ -363,7 +376,7 @@ def test_draws_have_the_distribution_asked_for():
     scores = np.log(np.array([0.1, 0.5, 0.05, 0.35], dtype=np.float32))
 
     def shares(temperature, top_p, n=4000):
-        choose = chooser(temperature, top_p, seed=1)
+        choose = make_sampler(temperature, top_p, seed=1)
         found = Counter(choose(scores) for _ in range(n))
         return [found[i] / n for i in range(4)]
 
@@ -388,7 +401,7 @@ def test_no_stop_string_is_ever_shown(parts, strings):
     wanted = text
     if end is not None:
         wanted = text[: end - max(len(s) for s in strings if text[:end].endswith(s))]
-    stops, shown = Stops(strings), ""
+    stops, shown = StopStrings(strings), ""
     for part in parts:
         shown += stops.push(part)
         assert wanted.startswith(shown)
@@ -424,15 +437,15 @@ def test_the_source_reads_what_the_target_says(source, target):
     affine = a_map(reads, speaks)
     generation = generate(reads, speaks, PROMPT, max_tokens=25, affine=affine)
     said = list(generation)
-    head, letters = speaks.token_head(), Letters(speaks.tokenizer)
+    head, table = speaks.token_head(), TokenBytes(speaks.tokenizer)
     text, pending = PROMPT, b""
     for piece in said:
         ids = np.array([reads.encode([text])[0].ids])
         state = reads.run(ids, np.ones_like(ids))[0, -1]
         order = np.argsort(-head(affine(state)), kind="stable")
-        best = next(int(t) for t in order if letters.step(pending, int(t)) is not None)
+        best = next(int(t) for t in order if table.append(pending, int(t)) is not None)
         assert piece.token == best
-        new, pending = letters.step(pending, best)
+        new, pending = table.append(pending, best)
         assert piece.text == new
         text += new
     assert generation.summary.tokens == 25
@@ -483,8 +496,10 @@ def test_the_end_of_text_ends_and_is_not_said():
 
 def test_a_token_that_the_source_does_not_see_is_not_said_twice(monkeypatch):
     loaded = model("ash")
-    encode = Tail.encode
-    monkeypatch.setattr(Tail, "encode", lambda self, text: encode(self, text.replace("z", "")))
+    encode = IncrementalTokenizer.encode
+    monkeypatch.setattr(
+        IncrementalTokenizer, "encode", lambda self, text: encode(self, text.replace("z", ""))
+    )
     head = constant("ash", ["z", "a"])
     said = generate(loaded, loaded, PROMPT, affine=identity("ash"), head=head, max_tokens=4)
     assert text_of(said) == "zaza"
@@ -522,7 +537,7 @@ def test_a_full_context_ends_it(through_a_map):
     affine = identity("ash") if through_a_map else None
     ids = loaded.tokenizer.encode("girl").ids
     text = "girl" + " girl" * (380 - len(ids) + 1 - 1)
-    length = len(Tail(loaded.tokenizer).encode(text))
+    length = len(IncrementalTokenizer(loaded.tokenizer).encode(text))
     assert length <= 384
     generation = generate(loaded, loaded, text, affine=affine)
     count = len(tokens_of(generation))
@@ -539,7 +554,7 @@ def test_a_map_is_folded_where_that_is_less_work(rng):
     for outputs, inner, cap in ((9, 40, None), (300, 5, 3.0)):  # folded, and not
         head = Head(rng.normal(size=(outputs, inner)), rng.normal(size=outputs), softcap=cap)
         affine = AffineMap(rng.normal(size=(inner, 6)), rng.normal(size=inner))
-        assert outputs * inner * 6 < FOLD
+        assert outputs * inner * 6 < MAX_FOLD
         got = _scorer(head, affine)(state)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, head(affine(state)), rtol=1e-4, atol=1e-4)
@@ -548,7 +563,7 @@ def test_a_map_is_folded_where_that_is_less_work(rng):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_tokens": 0}, "no so few tokens"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1: got 0"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0.0}, "top-p"),
@@ -578,10 +593,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         with pytest.raises(MismatchError, match=r"whole texts.*--pooling tokens"):
             generate(birch, ash, PROMPT, affine=a_map(birch, ash, pooling=pooling))
     good = a_map(birch, ash)
-    with pytest.raises(MismatchError, match="head does not belong to the target"):
+    with pytest.raises(MismatchError, match="head does not belong to ash"):
         generate(birch, ash, PROMPT, affine=good, head=birch.token_head())
     classes = Head(np.ones((2, 128)), np.zeros(2), ("x", "y"), Space(128))
-    with pytest.raises(MismatchError, match="does not say the target's tokens"):
+    with pytest.raises(MismatchError, match="does not score the tokens of ash"):
         generate(birch, ash, PROMPT, affine=good, head=classes)
     unknown = AffineMap(good.weight, good.bias)  # of arrays: nothing is known of it
     assert tokens_of(generate(birch, ash, PROMPT, affine=unknown, max_tokens=3))
@@ -769,8 +784,8 @@ def test_bytes_and_their_letters_go_both_ways():
     assert sorted(byte_alphabet()) == sorted(pre_tokenizers.ByteLevel.alphabet())
     assert sorted(byte_alphabet().values()) == list(range(256))
     cases = itertools.product((0x41, 0xC3, 0xE4, 0xF0, 0x80, 0xBD, 0xFF), repeat=3)
-    letters, byte = Letters(tokenizer("birch")), {b: c for c, b in byte_alphabet().items()}
+    table, byte = TokenBytes(tokenizer("birch")), {b: c for c, b in byte_alphabet().items()}
     for case in cases:
-        ids = [letters.tokenizer.token_to_id(byte[b]) for b in case]
-        assert spoken(letters, ids, begun=False) == letters.tokenizer.decode(ids)
-        assert letters.tokenizer.decode(ids) == codecs.decode(bytes(case), "utf-8", "replace")
+        ids = [table.tokenizer.token_to_id(byte[b]) for b in case]
+        assert decoded(table, ids, follows_text=False) == table.tokenizer.decode(ids)
+        assert table.tokenizer.decode(ids) == codecs.decode(bytes(case), "utf-8", "replace")

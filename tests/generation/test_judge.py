@@ -17,14 +17,11 @@ from linalign_lite import save as save_file
 from linalign_lite.commands import main
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.generation.evaluation.judge_map import (
-    judge,
-    negative_log_likelihood,
-    teacher_forcing,
-)
-from linalign_lite.generation.evaluation.negative_log_likelihood import compare, surprise
+from linalign_lite.generation.evaluation import teacher_forcing, token_metrics
+from linalign_lite.generation.evaluation.judge_map import judge
 from linalign_lite.generation.evaluation.sampled_texts import draw_prompts, first_words, repetition
 from linalign_lite.generation.evaluation.teacher_forcing import reads_ahead
+from linalign_lite.generation.evaluation.token_metrics import compare, negative_log_likelihood
 from linalign_lite.generation.hybrid import generate
 
 FOLDERS = {name: str(demo.model_folder(name)) for name in ("ash", "birch")}
@@ -82,13 +79,13 @@ def test_sums_are_those_of_a_slow_loop(n, outputs, dim, block, seed):
     head = Head(rng.normal(size=(outputs, dim)), rng.normal(size=outputs))
     true, mapped = rng.normal(size=(2, n, dim)) * 3
     token = rng.integers(0, outputs, size=n)
-    whole = negative_log_likelihood.BLOCK
+    whole = token_metrics.BLOCK
     try:
-        negative_log_likelihood.BLOCK = block  # one row at a time, a few, all
+        token_metrics.BLOCK = block  # one row at a time, a few, all
         found = compare(head, true, mapped, token)
-        nats = surprise(head, mapped, token)
+        nats = negative_log_likelihood(head, mapped, token)
     finally:
-        negative_log_likelihood.BLOCK = whole
+        token_metrics.BLOCK = whole
     wanted = {"target_nats": 0.0, "hybrid_nats": 0.0, "agreeing": 0, "overlapping": 0, "kl": 0.0}
     for y, z, t in zip(true, mapped, token, strict=True):
         p, q = (logs(head.weight, head.bias, row) for row in (y, z))
@@ -112,7 +109,7 @@ def test_scores_are_never_held_all_at_once(monkeypatch):
     monkeypatch.setattr(Head, "__call__", lambda self, x: seen.append(len(x)) or plain(self, x))
     head = Head(np.ones((1000, 2), np.float32), np.zeros(1000, np.float32))
     states = np.ones((100, 2), np.float32)
-    monkeypatch.setattr(negative_log_likelihood, "BLOCK", 80_000)
+    monkeypatch.setattr(token_metrics, "BLOCK", 80_000)
     compare(head, states, states, np.zeros(100, np.int64))
     assert (max(seen), sum(seen)) == (10, 200)  # 2 * 10 * 1000 scores of 4 bytes
 
@@ -120,7 +117,7 @@ def test_scores_are_never_held_all_at_once(monkeypatch):
 def test_a_soft_cap_counts():
     weight = np.array([[4.0], [0.0]])
     capped = Head(weight, np.zeros(2), softcap=1.0)
-    nats = surprise(capped, np.ones((1, 1)), np.array([1]))
+    nats = negative_log_likelihood(capped, np.ones((1, 1)), np.array([1]))
     assert nats == pytest.approx(math.log(1 + math.exp(math.tanh(4))))
 
 
@@ -225,9 +222,9 @@ def test_what_a_model_cannot_read_is_left_out_and_cut_texts_are_counted():
     found = judge(birch, ash, affine, long, samples=0)
     assert found.cut == 1
     assert (found.target.perplexity, found.target.repetition, found.samples) == (None, None, 0)
-    with pytest.raises(InputError, match="no position to judge at: got 1 texts"):
+    with pytest.raises(InputError, match="no position to evaluate: got 1 texts"):
         judge(birch, ash, affine, Texts(("a",)), samples=0)
-    with pytest.raises(InputError, match="no position to judge at: got 0 texts"):
+    with pytest.raises(InputError, match="no position to evaluate: got 0 texts"):
         judge(birch, ash, affine, Texts(()), samples=2)
     done = []
     mixed = Texts(("</s>", *STORIES.texts))  # one with special tokens only
@@ -240,13 +237,13 @@ def test_what_a_model_cannot_read_is_left_out_and_cut_texts_are_counted():
 
 def test_windows_are_bounded_by_characters_too(monkeypatch):
     birch, ash = model("birch"), model("ash")
-    job = teacher_forcing.make_job(birch, ash, a_map(birch, ash), None)
+    hybrid = teacher_forcing.make_hybrid(birch, ash, a_map(birch, ash), None)
     width = 4 * (birch.card.hidden_size + ash.card.hidden_size)
     monkeypatch.setattr(teacher_forcing, "STATES", 10 * width)
-    assert list(teacher_forcing.windows(job, ["12345", "12345", "1", "x" * 99, "", "a"])) == [
+    assert list(teacher_forcing.windows(hybrid, ["12345", "12345", "1", "x" * 99, "", "a"])) == [
         ["12345", "12345"], ["1"], ["x" * 99], ["", "a"],
     ]  # fmt: skip
-    assert [len(w) for w in teacher_forcing.windows(job, [""] * 600)] == [256, 256, 88]
+    assert [len(w) for w in teacher_forcing.windows(hybrid, [""] * 600)] == [256, 256, 88]
 
 
 # --- samples --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What generation is made of: reading with a cache, tokenising a growing text, speaking, choosing.
+"""Parts of generation: a model with a KV cache, incremental tokenizing, detokenizing, sampling.
 
-Nothing here knows of two models; `linalign_lite.generation.hybrid` puts the parts together.
+Each works on one model or one tokenizer; `linalign_lite.generation.hybrid` combines them.
 """

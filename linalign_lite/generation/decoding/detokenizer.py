@@ -1,4 +1,4 @@
-"""From token ids to text, token by token: what each token spells, in bytes."""
+"""Convert token ids to text, token by token, through the bytes of each token."""
 
 from __future__ import annotations
 
@@ -11,125 +11,126 @@ import numpy as np
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.tokenizer import byte_alphabet
-from linalign_lite.generation.decoding.tokenizer_config import silent_ids, steps
+from linalign_lite.generation.decoding.tokenizer_config import special_ids, steps
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 LOCAL = {"Replace", "Metaspace", "WordPiece", "ByteFallback", "Strip", "Fuse"}
-CONTINUES = range(0x80, 0xC0)  # bytes that only go on with a character
+CONTINUATION_BYTES = range(0x80, 0xC0)  # of UTF-8: no character begins with one
 
 
-class Letters:
-    """What each token of a vocabulary adds to a text that is already there, in UTF-8 bytes.
+class TokenBytes:
+    """UTF-8 bytes that each token of a vocabulary appends to an existing text.
 
-    ``kind``: "bytes" (byte-level: every token is bytes), "pieces" (every token is text, but for
-    those of byte fallback), or "whole" (what a token says depends on those after it, or its decoder
-    is not known).
+    ``kind``: "bytes" (byte-level: every token is bytes), "pieces" (every token is text, except
+    those of byte fallback), or "whole" (a token's text depends on later tokens, or the decoder is
+    unknown).
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.silent = silent_ids(tokenizer)
+        self.special = special_ids(tokenizer)
         decoder = steps(tokenizer.decoder)
         self.kind = _kind(decoder)
         self._fallback = any(s["type"] == "ByteFallback" for s in decoder or ())
         self._alphabet = byte_alphabet()
         self._known: dict[int, bytes] = {}
-        self._viable: dict[bytes, bool] = {}
-        self._tails: list[int] | None = None
-        self._before = None if self.kind == "bytes" else self._find_before()
-        if self._before is None and self.kind == "pieces":
+        self._completable: dict[bytes, bool] = {}
+        self._continuations: list[int] | None = None
+        self._anchor = None if self.kind == "bytes" else self._find_anchor()
+        if self._anchor is None and self.kind == "pieces":
             self.kind = "whole"
 
-    def spelled(self, token: int) -> bytes:
-        """The bytes of a token; none of a special token or an id without one."""
+    def bytes_of(self, token: int) -> bytes:
+        """Bytes of a token; empty for a special token or an id without one."""
         found = self._known.get(token)
         if found is None:
-            found = self._known[token] = self._spell(token)
+            found = self._known[token] = self._compute_bytes(token)
         return found
 
-    def raw(self, token: int) -> bool:
-        """Whether the token is a byte of byte fallback."""
-        if not self._fallback or token in self.silent:
+    def is_fallback_byte(self, token: int) -> bool:
+        """Return True if the token is a byte of byte fallback."""
+        if not self._fallback or token in self.special:
             return False
         return BYTE.fullmatch(self.tokenizer.id_to_token(token) or "") is not None
 
-    def _spell(self, token: int) -> bytes:
+    def _compute_bytes(self, token: int) -> bytes:
         name = self.tokenizer.id_to_token(token)
-        if name is None or token in self.silent:
+        if name is None or token in self.special:
             return b""
         if self.kind == "bytes":
             try:
                 return bytes(self._alphabet[c] for c in name)
-            except KeyError:  # an added token, which stands for itself
+            except KeyError:  # an added token is written as it is
                 return str(name).encode()
-        if self.raw(token):
+        if self.is_fallback_byte(token):
             return bytes([int(name[3:5], 16)])
-        return self.decode([token], begun=True).encode()
+        return self.decode([token], follows_text=True).encode()
 
-    def decode(self, tokens: list[int], *, begun: bool) -> str:
-        """The tokenizer's decode; ``begun``: of tokens that follow others."""
-        if not begun or self._before is None:
+    def decode(self, tokens: list[int], *, follows_text: bool) -> str:
+        """The tokenizer's decode, as the text's beginning or after other tokens."""
+        if not follows_text or self._anchor is None:
             return str(self.tokenizer.decode(tokens))
-        before, length = self._before
-        return str(self.tokenizer.decode([before, *tokens]))[length:]
+        anchor, length = self._anchor
+        return str(self.tokenizer.decode([anchor, *tokens]))[length:]
 
-    def _find_before(self) -> tuple[int, int] | None:
-        """A token to stand before another, so that this one is not the first, and its length."""
+    def _find_anchor(self) -> tuple[int, int] | None:
+        """A token to decode before others, so that they are not the first, and its length."""
         for token in range(self.tokenizer.get_vocab_size()):
             name = self.tokenizer.id_to_token(token)
-            if name and name.isascii() and name.isalnum() and token not in self.silent:
+            if name and name.isascii() and name.isalnum() and token not in self.special:
                 text = self.tokenizer.decode([token])
                 if text == name:
                     return token, len(text)
         return None
 
-    def step(self, pending: bytes, token: int) -> tuple[str, bytes] | None:
-        """Whole characters of ``pending`` and the token, and the bytes left over.
+    def append(self, pending: bytes, token: int) -> tuple[str, bytes] | None:
+        """Complete characters of ``pending`` and the token, and the bytes left over.
 
-        None when the token is silent, is not UTF-8 there, or leaves bytes over that no token of the
-        vocabulary can complete.
+        None for a special token, for bytes that are not UTF-8, and for left-over bytes that no
+        token of the vocabulary can complete.
         """
-        added = self.spelled(token)
-        found = whole_characters(pending + added) if added else None
-        if found is None or (found[1] and not self._can_go_on(found[1])):
+        added = self.bytes_of(token)
+        found = complete_characters(pending + added) if added else None
+        if found is None or (found[1] and not self._can_complete(found[1])):
             return None
         return found
 
-    def _can_go_on(self, pending: bytes) -> bool:
-        if pending not in self._viable:
-            self._viable[pending] = False  # a way that leads back here is no way
-            self._viable[pending] = any(self.step(pending, t) for t in self.tails())
-        return self._viable[pending]
+    def _can_complete(self, pending: bytes) -> bool:
+        if pending not in self._completable:
+            self._completable[pending] = False  # a sequence that returns here completes nothing
+            tokens = self._continuation_tokens()
+            self._completable[pending] = any(self.append(pending, t) for t in tokens)
+        return self._completable[pending]
 
-    def tails(self) -> list[int]:
-        """Tokens that go on with a character begun before them."""
-        if self._tails is None:
+    def _continuation_tokens(self) -> list[int]:
+        """Tokens whose first byte continues a character."""
+        if self._continuations is None:
             if self.kind == "bytes":
-                everything = list(range(self.tokenizer.get_vocab_size()))
+                tokens = list(range(self.tokenizer.get_vocab_size()))
             else:
-                names = (self.tokenizer.token_to_id(f"<0x{b:02X}>") for b in CONTINUES)
-                everything = [t for t in names if t is not None]
-            self._tails = [t for t in everything if self.spelled(t)[:1] in _CONTINUING]
-        return self._tails
+                names = (f"<0x{byte:02X}>" for byte in CONTINUATION_BYTES)
+                found = map(self.tokenizer.token_to_id, names)
+                tokens = [token for token in found if token is not None]
+            self._continuations = [
+                t for t in tokens if (data := self.bytes_of(t)) and data[0] in CONTINUATION_BYTES
+            ]
+        return self._continuations
 
-    def going_on(self, scores: Array) -> Array:
-        """A copy of scores in which only `tails` can be chosen."""
-        found = np.full_like(scores, -np.inf)
-        tails = [t for t in self.tails() if t < len(scores)]
-        found[tails] = scores[tails]
-        return found
+    def mask_to_continuations(self, scores: Array) -> Array:
+        """A copy of scores, -inf but for tokens whose first byte continues a character."""
+        masked = np.full_like(scores, -np.inf)
+        tokens = [t for t in self._continuation_tokens() if t < len(scores)]
+        masked[tokens] = scores[tokens]
+        return masked
 
-    def require_streaming(self, what: str) -> None:
-        """Raise InputError when a token's text is not known as soon as the token is."""
+    def require_streaming(self, name: str) -> None:
+        """Raise InputError when a token's text depends on later tokens."""
         if self.kind == "whole":
             raise InputError(
-                f"{what}'s tokenizer cannot speak token by token",
+                f"{name}'s tokenizer cannot decode token by token",
                 got=type(self.tokenizer.decoder).__name__,
                 expected="a byte-level, metaspace, byte-fallback or WordPiece decoder",
             )
-
-
-_CONTINUING = {bytes([b]) for b in CONTINUES}
 
 
 def _kind(decoder: list[dict[str, Any]] | None) -> str:
@@ -140,15 +141,15 @@ def _kind(decoder: list[dict[str, Any]] | None) -> str:
         return "bytes"
     fused = False
     for step in decoder:
-        ends = step["type"] == "Strip" and step["stop"] > 0
-        if step["type"] not in LOCAL or (fused and (step["type"] != "Strip" or ends)):
+        strips_end = step["type"] == "Strip" and step["stop"] > 0
+        if step["type"] not in LOCAL or (fused and (step["type"] != "Strip" or strips_end)):
             return "whole"
         fused = fused or step["type"] == "Fuse"
     return "pieces"
 
 
-def whole_characters(data: bytes) -> tuple[str, bytes] | None:
-    """The characters of ``data`` and the bytes of one that is not complete; None: not UTF-8."""
+def complete_characters(data: bytes) -> tuple[str, bytes] | None:
+    """The characters of ``data`` and the bytes of an incomplete last one; None if not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
     try:
         text = decoder.decode(data)
@@ -157,40 +158,41 @@ def whole_characters(data: bytes) -> tuple[str, bytes] | None:
     return text, decoder.getstate()[0]
 
 
-class Voice:
-    """Says tokens one after the other: what it said in all is the tokenizer's decode of them.
+class StreamingDetokenizer:
+    """Decode tokens one by one: the texts together are the tokenizer's decode of all tokens.
 
-    It says what no later token can change. So part of a character waits for the rest, a run of
-    byte-fallback tokens waits for its end (one wrong byte makes the whole run unreadable), and a
-    tokenizer of kind "whole" says all at the end. ``begun``: there is text before the first token,
-    which keeps its leading space.
+    Text is returned once no later token can change it. So part of a character is held until it is
+    complete, a run of byte-fallback tokens until it ends (one wrong byte makes the whole run
+    unreadable), and a tokenizer of kind "whole" returns everything at the end. ``follows_text``:
+    there is text before the first token, which keeps its leading space.
     """
 
-    def __init__(self, letters: Letters, *, begun: bool) -> None:
-        self._letters = letters
-        self._begun = begun
-        self._held: list[int] = []  # tokens whose text is not known yet
+    def __init__(self, token_bytes: TokenBytes, *, follows_text: bool) -> None:
+        self._bytes = token_bytes
+        self._follows_text = follows_text
+        self._held: list[int] = []  # tokens whose text is not final yet
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """The text that is certain now and was not before; often that of the token."""
-        letters = self._letters
-        if token in letters.silent:
+        """Add a token; return the text that is now final, often that of the token."""
+        table = self._bytes
+        if token in table.special:
             return ""
-        if letters.kind == "bytes":
-            return self._utf8.decode(letters.spelled(token))
-        if self._begun and not self._held and letters.kind == "pieces" and not letters.raw(token):
-            return letters.spelled(token).decode()
+        if table.kind == "bytes":
+            return self._utf8.decode(table.bytes_of(token))
+        held = table.kind == "whole" or table.is_fallback_byte(token)
+        if self._follows_text and not self._held and not held:
+            return table.bytes_of(token).decode()
         self._held.append(token)
-        if letters.kind == "whole" or letters.raw(token):
+        if held:
             return ""
-        text = letters.decode(self._held, begun=self._begun)
+        text = table.decode(self._held, follows_text=self._follows_text)
         if text:
-            self._begun, self._held = True, []
+            self._follows_text, self._held = True, []
         return text
 
     def close(self) -> str:
-        """What was still held back, as the tokenizer shows it."""
+        """Return the text that was still held, as the tokenizer decodes it."""
         held, self._held = self._held, []
-        rest = self._letters.decode(held, begun=self._begun) if held else ""
+        rest = self._bytes.decode(held, follows_text=self._follows_text) if held else ""
         return self._utf8.decode(b"", final=True) + rest

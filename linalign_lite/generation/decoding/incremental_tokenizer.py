@@ -1,135 +1,127 @@
-"""Tokens of a text that grows at its end, without tokenising all of it every time.
+"""Tokenize a text that grows at its end, without tokenising all of it every time.
 
-What is far from the end is *settled*: its tokens are kept, and only what comes after is tokenised.
-Two kinds of tokenizers can be cut so without changing a token:
+Text far from the end is *settled*: its tokens are kept, and only the text after it is tokenised.
+Two kinds of tokenizers can be split so without changing a token:
 
-- those whose pre-tokenizer cuts every text between a letter and a space (all words are tokenised
-  alone), at such places between ASCII letters, where no normalisation reaches across;
+- tokenizers whose pre-tokenizer splits every text between a letter and a space (all words are
+  tokenised alone), at such positions between ASCII letters, where no normalisation reaches across;
 - plain byte-pair encoding over the whole text (SentencePiece's). There, a sequence of tokens is
-  what the merges give exactly when each two neighbours are what the merges give of the two alone:
-  a merge across a boundary depends on nothing but the two tokens that it would have torn. So when
-  the settled tokens once stood before a token, they stand before every text that begins with it.
+  the result of the merges exactly when every two neighbours are the result of the merges on the two
+  alone: a merge across a boundary depends only on the two tokens on its sides. So once the settled
+  tokens have preceded some token, they precede every text that begins with it.
 
-All others are tokenised whole each time.
+All other tokenizers run on the whole text each time.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from typing import Any, Protocol
+from typing import Any
 
 from linalign_lite.errors import InputError
 from linalign_lite.generation.decoding.tokenizer_config import steps
 
-WINDOW = 256  # characters after the settled part before more is settled
+WINDOW = 256  # characters after the settled text before more is settled
 MARGIN = 64  # characters at the end that are never settled
-PLACE = re.compile(r"[A-Za-z](?= [A-Za-z])")
+WORD_END = re.compile(r"[A-Za-z](?= [A-Za-z])")
 
 # llama 3, and Qwen 2 and later: the patterns that end every word before a space
 _WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PATTERNS = {_WORD + digits + _REST for digits in (r"\p{N}{1,3}", r"\p{N}")}
 NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer"}
-CUTTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 NEUTRAL = {"Digits", "Punctuation", "ByteLevel", "Metaspace"}
 META = "\u2581"
 
 
-class _Cutter(Protocol):
-    """A kind of tokenizer: the text as it is cut, the tokens of a part, and where to cut it."""
-
-    def prepare(self, text: str) -> str | None: ...
-
-    def tokens(self, part: str, *, first: bool) -> list[int]: ...
-
-    def place(self, part: str, *, first: bool) -> int | None: ...
-
-
-class Tail:
-    """`encode` gives what the tokenizer's own gives, but for special tokens at the very end."""
+class IncrementalTokenizer:
+    """Tokenizer of a growing text; leaves out special tokens at the very end."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._cutter = _merges(tokenizer) or _words(tokenizer)
-        self._lead: list[int] | None = None  # special tokens at the start
-        self._settled = ""  # the beginning of the text, as the cutter prepares it
+        self._splitter = _bpe_splitter(tokenizer) or _word_splitter(tokenizer)
+        self._prefix: list[int] | None = None  # special tokens at the start
+        self._settled = ""  # the beginning of the text, as the splitter prepares it
         self._ids: list[int] = []  # its tokens
-        self._next = -1  # the token that stood after them
+        self._next = -1  # the token after them
 
     @property
-    def lead(self) -> int:
-        """How many special tokens the tokenizer puts at the start; known after one `encode`."""
-        return len(self._lead or ())
+    def prefix_length(self) -> int:
+        """Number of special tokens at the start; known after the first `encode`."""
+        return len(self._prefix or ())
 
     def encode(self, text: str) -> list[int]:
         """Token ids, with the special tokens at the start and without those at the end."""
-        body = self._cutter.prepare(text) if self._cutter else None
-        if self._cutter is None or body is None or self._lead is None:
+        body = self._splitter.prepare(text) if self._splitter else None
+        if self._splitter is None or body is None or self._prefix is None:
             return self._encode_all(text)
         if not body.startswith(self._settled):
-            self._forget()
+            self._reset()
         part = body[len(self._settled) :]
-        found = self._cutter.tokens(part, first=not self._settled)
-        if self._settled and found[:1] != [self._next]:
-            self._forget()
+        tokens = self._splitter.tokens(part, first=not self._settled)
+        if self._settled and tokens[:1] != [self._next]:
+            self._reset()
             return self._encode_all(text)
-        ids = [*self._lead, *self._ids, *found]
+        ids = [*self._prefix, *self._ids, *tokens]
         if len(part) > WINDOW:
-            self._settle(self._cutter, part, found)
+            self._settle(self._splitter, part, tokens)
         return ids
 
     def _encode_all(self, text: str) -> list[int]:
         try:
-            self._tokenizer.no_truncation()  # a Model cuts to its context when it encodes
             found = self._tokenizer.encode(text)
-        except Exception as e:  # all that the tokenizers library raises
+        except Exception as e:  # the tokenizers library raises plain Exception
             raise InputError("the tokenizer fails on this text", got=str(e)[:160]) from e
         mask, ids = found.special_tokens_mask, found.ids
         real = [i for i, special in enumerate(mask) if not special]
         start, end = (real[0], real[-1] + 1) if real else (len(ids), len(ids))
         if real:
-            self._lead = ids[:start]
+            self._prefix = ids[:start]
         return list(ids[:end])
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._settled, self._ids, self._next = "", [], -1
 
-    def _settle(self, cutter: _Cutter, part: str, found: list[int]) -> None:
-        first = not self._settled
-        place = cutter.place(part, first=first)
-        if place is None:
+    def _settle(self, splitter: _WordSplitter | _BpeSplitter, part: str, tokens: list[int]) -> None:
+        boundary = splitter.boundary(part)
+        if boundary is None:
             return
-        before = cutter.tokens(part[:place], first=first)
-        after = cutter.tokens(part[place:], first=False)
-        if not after or before + after != found:  # never, unless the tokenizer is not what it says
+        before = splitter.tokens(part[:boundary], first=not self._settled)
+        after = splitter.tokens(part[boundary:], first=False)
+        if not after or before + after != tokens:  # the tokenizer is not as it describes itself
             return
-        self._settled += part[:place]
+        self._settled += part[:boundary]
         self._ids += before
         self._next = after[0]
 
 
-class _Words:
-    """Words are tokenised alone."""
+class _WordSplitter:
+    """Split between words, for tokenizers that tokenise each word alone.
 
-    def __init__(self, tokenizer: Any, *, restores: bool) -> None:
+    `prepare` gives the text that is split into parts, or None; `tokens` those of a part (``first``:
+    it begins the text); `boundary` the last position where a part can be split.
+    """
+
+    def __init__(self, tokenizer: Any, *, prepends: bool) -> None:
         self._tokenizer = tokenizer
-        self._restores = restores  # the normalizer puts the space before the first word back
+        self._prepends = prepends  # the normalizer adds a space before the first word
 
     def prepare(self, text: str) -> str | None:
         return text
 
     def tokens(self, part: str, *, first: bool) -> list[int]:
-        text = part if first or not self._restores else part[1:]
-        self._tokenizer.no_truncation()
+        text = part if first or not self._prepends else part[1:]
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def place(self, part: str, *, first: bool) -> int | None:  # noqa: ARG002
-        places = [m.end() for m in PLACE.finditer(part, 0, len(part) - MARGIN)]
-        return places[-1] if places else None
+    def boundary(self, part: str) -> int | None:
+        ends = [m.end() for m in WORD_END.finditer(part, 0, len(part) - MARGIN)]
+        return ends[-1] if ends else None
 
 
-class _Merges:
-    """Byte-pair encoding over the whole text, spaces replaced."""
+class _BpeSplitter:
+    """Split as `_WordSplitter`, for byte-pair encoding over the whole text, spaces replaced."""
 
     def __init__(self, tokenizer: Any, normalizer: list[dict[str, Any]], added: list[str]) -> None:
         self._model = tokenizer.model
@@ -149,7 +141,7 @@ class _Merges:
     def tokens(self, part: str, *, first: bool) -> list[int]:  # noqa: ARG002
         return [token.id for token in self._model.tokenize(part)]
 
-    def place(self, part: str, *, first: bool) -> int | None:  # noqa: ARG002
+    def boundary(self, part: str) -> int | None:
         raw = part.encode()
         limit = len(part[:-MARGIN].encode())
         for token in reversed(self._model.tokenize(part)):
@@ -159,8 +151,8 @@ class _Merges:
         return None
 
 
-def _words(tokenizer: Any) -> _Words | None:
-    """How to cut this tokenizer's texts between words; None when that is not sure to be exact."""
+def _word_splitter(tokenizer: Any) -> _WordSplitter | None:
+    """The splitter between words; None unless it is certain to be exact."""
     normalizer, splitter = steps(tokenizer.normalizer), steps(tokenizer.pre_tokenizer)
     if normalizer is None or splitter is None or getattr(tokenizer.model, "dropout", None):
         return None
@@ -169,7 +161,9 @@ def _words(tokenizer: Any) -> _Words | None:
         known = step["type"] in NORMALIZERS or step in prepends or _spaces_to_meta(step)
         if not known or step.get("prepend", META) != META:
             return None
-    if not all(_cuts(s) or s["type"] in NEUTRAL for s in splitter) or not any(map(_cuts, splitter)):
+    splits = [_splits_words(step) for step in splitter]
+    neutral = [step["type"] in NEUTRAL for step in splitter]
+    if not any(splits) or not all(map(operator.or_, splits, neutral)):
         return None
     if prepends and not any(map(_spaces_to_meta, normalizer)):
         return None
@@ -177,11 +171,11 @@ def _words(tokenizer: Any) -> _Words | None:
         reaches = token.lstrip or token.rstrip or token.single_word
         if reaches or not {" ", META}.isdisjoint(token.content):
             return None
-    return _Words(tokenizer, restores=bool(prepends))
+    return _WordSplitter(tokenizer, prepends=bool(prepends))
 
 
-def _cuts(step: dict[str, Any]) -> bool:
-    """Whether a pre-tokenizer's step always cuts between a letter and a space, kept or not."""
+def _splits_words(step: dict[str, Any]) -> bool:
+    """Return True if a pre-tokenizer's step always splits between a letter and a space."""
     kind = step["type"]
     if kind == "ByteLevel":
         return bool(step["use_regex"])
@@ -194,7 +188,7 @@ def _cuts(step: dict[str, Any]) -> bool:
         if behaviour == "MergedWithNext":
             return pattern.get("String") in (" ", META)
         return behaviour == "Isolated" and pattern.get("Regex") in PATTERNS
-    return kind in CUTTERS
+    return kind in SPLITTERS
 
 
 def _spaces_to_meta(step: dict[str, Any]) -> bool:
@@ -202,8 +196,8 @@ def _spaces_to_meta(step: dict[str, Any]) -> bool:
     return bool(same and step["content"] == META)
 
 
-def _merges(tokenizer: Any) -> _Merges | None:
-    """The cutter for plain byte-pair encoding without a pre-tokenizer, if this is that."""
+def _bpe_splitter(tokenizer: Any) -> _BpeSplitter | None:
+    """The splitter for plain byte-pair encoding without a pre-tokenizer; None for others."""
     model, normalizer = tokenizer.model, steps(tokenizer.normalizer)
     if type(model).__name__ != "BPE" or tokenizer.pre_tokenizer is not None or normalizer is None:
         return None
@@ -216,4 +210,4 @@ def _merges(tokenizer: Any) -> _Merges | None:
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
     if any(" " in name or META in name or not name for name in added):
         return None
-    return _Merges(tokenizer, normalizer, added)
+    return _BpeSplitter(tokenizer, normalizer, added)

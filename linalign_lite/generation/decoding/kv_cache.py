@@ -1,4 +1,4 @@
-"""One model reading one growing sequence of tokens, with a KV cache."""
+"""Run a causal model on a growing sequence of tokens, with a KV cache."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from linalign_lite.errors import InputError, LinalignError
 from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT
 from linalign_lite.extraction.session import Model
 
-KEPT_BYTES = 64 << 20  # of caches older than the newest
-KEPT = 3  # how many of them
-RERUN = 4  # tokens that are sooner run again than a cache is cropped
+OLDER_BYTES = 64 << 20  # of caches older than the newest
+OLDER_CACHES = 3
+RERUN = 4  # so few tokens are run again rather than a cache cropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,33 +26,33 @@ class _Cache:
     values: list[Any]
 
 
-class Reader:
+class CachedModel:
     """Final hidden states of a sequence that mostly grows; for one thread.
 
-    A model without cache inputs reads everything again each time.
+    A model without cache inputs runs on all tokens each time.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.tokens_run = 0  # tokens that went through the graph
-        self.crops = 0  # how often a cache was cut and copied
-        self._ids: list[int] = []  # what the newest cache holds
+        self.crops = 0  # times that a cache was cut and copied
+        self._ids: list[int] = []  # tokens of the newest cache
         self._caches: list[_Cache] = []  # shortest first
         presents = [PRESENT + p.name.removeprefix(PAST) for p in model.card.past]
-        there = {output.name for output in model.session.get_outputs()}
-        self._cached = bool(presents) and there.issuperset(presents)
+        outputs = {output.name for output in model.session.get_outputs()}
+        self._cached = bool(presents) and outputs.issuperset(presents)
         self._outputs = [LAST_HIDDEN_STATE, *presents]
         self._pasts = [p.name for p in model.card.past]
 
     @property
     def context(self) -> int:
-        """How many tokens the model can read."""
+        """The model's context length in tokens."""
         return self.model.card.max_length
 
-    def read(self, ids: Sequence[int]) -> Array:
-        """The final hidden state of the last token, (d,), after reading ``ids`` and nothing else.
+    def last_state(self, ids: Sequence[int]) -> Array:
+        """Final hidden state of the last of the tokens ``ids``, (d,).
 
-        What the cache and ``ids`` have in common at the start is not read again; the rest is read
+        Tokens that a cache shares with ``ids`` at the start are not run again; the others are run
         in one pass. Raises InputError when there is no token, or more than the context holds,
         LinalignError when the graph fails.
         """
@@ -68,7 +68,7 @@ class Reader:
             whole = np.array([ids], dtype=np.int64)
             alone: Array = self.model.run(whole, np.ones_like(whole))[0, -1].copy()
             return alone
-        past = self._past(min(_common(self._ids, ids), len(ids) - 1))
+        past = self._past(min(_shared_prefix(self._ids, ids), len(ids) - 1))
         new = ids[past.length :]
         try:
             state, values = self._run(new, past)
@@ -85,7 +85,7 @@ class Reader:
         return state
 
     def _past(self, length: int) -> _Cache:
-        """A cache of at most ``length`` tokens, and not much less when there is one."""
+        """A cache of at most ``length`` tokens, cropped from a longer one where that saves work."""
         longer = None
         while self._caches and self._caches[-1].length > length:
             longer = self._caches.pop()
@@ -107,8 +107,8 @@ class Reader:
         self._caches.append(cache)
         size = sum(4 * p.heads * p.head_dim for p in self.model.card.past)
         while len(self._caches) > 1 and (
-            len(self._caches) > KEPT + 1
-            or size * sum(c.length for c in self._caches[:-1]) > KEPT_BYTES
+            len(self._caches) > OLDER_CACHES + 1
+            or size * sum(c.length for c in self._caches[:-1]) > OLDER_BYTES
         ):
             del self._caches[0]
 
@@ -137,8 +137,8 @@ def _ort_value(array: Any) -> Any:
     return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
-def _common(a: list[int], b: list[int]) -> int:
-    """How many tokens two sequences have in common at the start."""
+def _shared_prefix(a: list[int], b: list[int]) -> int:
+    """Count the tokens that two sequences share at the start."""
     shorter = min(len(a), len(b))
     if a[:shorter] == b[:shorter]:  # nearly always, and fast
         return shorter

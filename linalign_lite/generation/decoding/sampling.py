@@ -1,4 +1,4 @@
-"""Which token comes next, and where a text stops."""
+"""Choose the next token, and end a text at a stop string."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError, LinalignError
 
-Chooser = Callable[[Array], int]
+Sampler = Callable[[Array], int]
 LONGEST_STOP = 4096  # characters
 
 
-def chooser(temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> Chooser:
-    """From scores (n_outputs,) to a token: the first highest one, or one drawn.
+def make_sampler(temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> Sampler:
+    """Make a function from scores (n_outputs,) to a token: greedy, or nucleus sampling.
 
-    With a temperature, drawn from softmax(scores / temperature) cut to its nucleus: the fewest
-    tokens whose probabilities sum to ``top_p``. Raises InputError when a number is not usable; the
-    chooser raises LinalignError when the scores have no finite highest one.
+    With temperature 0, the first token with the highest score. Otherwise a draw from
+    softmax(scores / temperature), restricted to the nucleus: the fewest tokens whose probabilities
+    sum to ``top_p``. Raises InputError when a number is not usable; the sampler raises
+    LinalignError when the highest score is not finite.
     """
     if not 0 <= temperature < np.inf:
         raise InputError(
@@ -29,16 +30,16 @@ def chooser(temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> Choo
     if seed < 0:
         raise InputError("the seed is not usable", got=str(seed), expected="0 or above")
     if temperature == 0:
-        return _highest
+        return _argmax
     rng = np.random.default_rng(seed)
 
     def draw(scores: Array) -> int:
-        return _drawn(scores, _highest(scores), temperature, top_p, rng.random())
+        return _nucleus(scores, _argmax(scores), temperature, top_p, rng.random())
 
     return draw
 
 
-def _highest(scores: Array) -> int:
+def _argmax(scores: Array) -> int:
     best = int(scores.argmax())  # the first NaN if there is one
     if not np.isfinite(scores[best]):
         raise LinalignError(
@@ -49,28 +50,28 @@ def _highest(scores: Array) -> int:
     return best
 
 
-def _drawn(scores: Array, best: int, temperature: float, top_p: float, chance: float) -> int:
+def _nucleus(scores: Array, best: int, temperature: float, top_p: float, uniform: float) -> int:
     with np.errstate(over="ignore"):  # far below the highest: probability 0
         mass = np.exp((scores.astype(np.float64) - float(scores[best])) / temperature)
     if top_p == 1:
-        return _at(mass, chance)
+        return _inverse_cdf(mass, uniform)
     order = np.argsort(-mass, kind="stable")
     sums = np.cumsum(mass[order])
     kept = order[: int(np.searchsorted(sums, top_p * sums[-1])) + 1]
-    return int(kept[_at(mass[kept], chance)])
+    return int(kept[_inverse_cdf(mass[kept], uniform)])
 
 
-def _at(mass: Array, chance: float) -> int:
-    """The index at which the cumulated mass passes ``chance`` of the whole."""
+def _inverse_cdf(mass: Array, uniform: float) -> int:
+    """The index at which the cumulated mass exceeds ``uniform`` of the total."""
     sums = np.cumsum(mass)
-    found = int(np.searchsorted(sums, chance * sums[-1], side="right"))
+    found = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
     return min(found, int(np.flatnonzero(mass)[-1]))  # rounding at the upper end
 
 
-class Stops:
-    """Lets text through up to the first of some strings, and never the beginning of one.
+class StopStrings:
+    """Passes text through up to the first stop string, and never part of one.
 
-    Of several strings, the one that is complete first counts, whatever the pieces are.
+    Of several strings, the one that is complete first ends the text, however it is cut into pieces.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -87,7 +88,7 @@ class Stops:
         self.met = False
 
     def push(self, text: str) -> str:
-        """The text that may be shown now; nothing more once a string was met."""
+        """Add text; return what can be shown now, nothing more once a string was met."""
         if not self._strings or self.met:
             return "" if self.met else text
         self._held += text
@@ -96,17 +97,17 @@ class Stops:
             self.met = True
             shown, self._held = self._held[: min(found)[1]], ""
             return shown
-        keep = max(map(self._begun, self._strings))
+        keep = max(map(self._overlap, self._strings))
         shown = self._held[: len(self._held) - keep]
         self._held = self._held[len(shown) :]
         return shown
 
-    def _begun(self, string: str) -> int:
-        """How many characters at the end could be the beginning of a stop string."""
+    def _overlap(self, string: str) -> int:
+        """Count the characters at the end that could begin a stop string."""
         most = min(len(string) - 1, len(self._held))
         return next((n for n in range(most, 0, -1) if self._held.endswith(string[:n])), 0)
 
     def close(self) -> str:
-        """What was held back and turned out to be no stop string."""
+        """Return the text that was held and did not become a stop string."""
         shown, self._held = self._held, ""
         return shown

@@ -1,4 +1,4 @@
-"""What a tokenizer's parts are, from the settings that it writes about itself."""
+"""Read a tokenizer's configuration: the steps of its parts and its special tokens."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 
 def steps(part: Any) -> list[dict[str, Any]] | None:
-    """The settings of a normalizer, pre-tokenizer or decoder, a sequence taken apart.
+    """Settings of a normalizer, pre-tokenizer or decoder, sequences flattened.
 
-    None when the part does not say what it is (one written in Python).
+    None when the part cannot be serialised (one written in Python).
     """
     if part is None:
         return []
     try:
         return list(_flat(json.loads(part.__getstate__())))
-    except Exception:  # noqa: BLE001  # whatever a custom part raises
+    except Exception:  # noqa: BLE001  # a custom part may raise anything
         return None
 
 
@@ -26,7 +26,7 @@ def _flat(raw: dict[str, Any]) -> list[dict[str, Any]]:
     return [raw]
 
 
-def silent_ids(tokenizer: Any) -> frozenset[int]:
+def special_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of special tokens, which decoding leaves out."""
-    found = tokenizer.get_added_tokens_decoder()
-    return frozenset(i for i, token in found.items() if token.special)
+    added = tokenizer.get_added_tokens_decoder()
+    return frozenset(i for i, token in added.items() if token.special)

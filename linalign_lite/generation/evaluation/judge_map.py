@@ -1,9 +1,9 @@
-"""How well a hybrid continues text: one model reads, a map carries its state, another speaks.
+"""Evaluate text generation across two models: source states, a map, the target's token head.
 
-The hybrid, the target by itself and the source by itself are asked for the next token at the same
-positions of the same texts: those where both tokenizations have read the same characters
-(`tokens.pair_ends`, rule "exact") and both have a next token. Then the hybrid and the target go on
-with the beginnings of some of the texts.
+The hybrid, the target alone and the source alone predict the next token at the same positions of
+the same texts: those where both tokenizations have read the same characters
+(`token_alignment.pair_ends`, rule "exact") and both have a next token. Then the hybrid and the
+target continue the beginnings of some of the texts.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from linalign_lite.errors import InputError, printable
 from linalign_lite.extraction.inference import Progress
 from linalign_lite.extraction.session import Model
 from linalign_lite.extraction.texts import Texts
-from linalign_lite.generation.evaluation.negative_log_likelihood import TOP, Sums
 from linalign_lite.generation.evaluation.sampled_texts import (
-    Said,
     Sample,
-    Spoken,
+    SampleQuality,
+    Samples,
     draw_prompts,
-    speak,
+    sample,
 )
 from linalign_lite.generation.evaluation.teacher_forcing import (
-    Job,
-    make_job,
+    Hybrid,
+    make_hybrid,
     reads_ahead,
-    teach,
+    teacher_forced,
     windows,
 )
+from linalign_lite.generation.evaluation.token_metrics import TOP, Sums
 
-LOOKED = 16  # texts of which the longest shows whether the source reads ahead
+PROBED = 16  # texts of which the longest shows whether the source reads ahead
 
 
 @dataclass(frozen=True)
 class Figures:
-    """How well next tokens were foreseen, and what was said.
+    """Metrics of one model's next-token predictions and samples.
 
     ``cross_entropy``: nats per token. ``bits_per_character``: the same nats over the characters
     that those tokens add to the text; None when they add none. ``repetition``: see `repetition`.
-    ``perplexity``: the target's on this one's samples, per target token. None without samples.
+    ``perplexity``: the target's on this model's samples, per target token. None without samples.
     """
 
     cross_entropy: float
@@ -63,12 +63,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `judge` found.
+    """Report of `judge`.
 
-    The target's and the hybrid's figures are about the same tokens, the target's. ``source`` is
-    about its own, which cut the text otherwise: only bits per character compare, and these roughly
-    where one of the two foresees whole words and the other their first letters. It is None for a
-    source without a token head.
+    The target's and the hybrid's figures are over the same tokens, the target's. Those of
+    ``source`` are over its own tokens: compare only bits per character, and these roughly, where
+    one model predicts whole words and the other their first letters. It is None for a source
+    without a token head.
 
     ``agreement``: the share of positions where the hybrid's first choice is the target's.
     ``top_overlap``: the mean share of the target's ``top`` first choices that are among the
@@ -76,7 +76,7 @@ class Judgement:
     """
 
     texts: int
-    cut: int  # texts of which a model's context holds a part only
+    cut: int  # texts longer than a model's context
     positions: int
     target: Figures
     hybrid: Figures
@@ -130,38 +130,41 @@ def judge(
 ) -> Judgement:
     """Teacher-forced figures over all texts, and ``samples`` continuations of some of them.
 
-    Without a map, source and target must be the same model. ``head`` stands in for the target's
-    token head. A sample begins with the first words of a text, about ``prompt_characters``; shorter
-    texts are left out, and ``seed`` draws among the others. Both go on greedily, to at most
+    Without a map, source and target must be the same model. ``head`` replaces the target's token
+    head. A sample begins with the first words of a text, about ``prompt_characters``; shorter texts
+    are left out, and ``seed`` draws among the others. Both models continue greedily, with at most
     ``sample_tokens`` of the target's tokens. progress is called with the number of texts and of
     samples done since the last call, len(texts.texts) + samples in all.
 
-    A source that reads a text whole (an encoder) knows at each position what comes next: it has a
-    warning, and only its samples mean something.
+    The states of a bidirectional source (an encoder) depend on later tokens: it gets a warning, and
+    only its samples are meaningful.
 
     Raises InputError for a target without a token head, numbers that are not usable, and texts of
     which none gives a position; MismatchError when models, map and head do not belong together.
     """
-    for name, number, least in (("samples", samples, 0), ("tokens of a sample", sample_tokens, 1),
-                                ("characters of a prompt", prompt_characters, 1),
-                                ("seed", seed, 0)):  # fmt: skip
+    for name, number, least in (
+        ("samples", samples, 0),
+        ("tokens of a sample", sample_tokens, 1),
+        ("characters of a prompt", prompt_characters, 1),
+        ("seed", seed, 0),
+    ):
         if number < least:
             raise InputError(f"{name}: no usable number", got=str(number), expected=f"{least} up")
-    tally = progress or (lambda _: None)
-    job = make_job(source, target, affine, head)
-    # the samples come first: what cannot be generated fails at once, not after an hour
+    progress = progress or (lambda _: None)
+    hybrid = make_hybrid(source, target, affine, head)
+    # samples first: a generation that fails then fails at once, not after an hour
     prompts = draw_prompts(texts.texts, samples, prompt_characters, seed)
-    spoken = speak(job, prompts, sample_tokens, tally)
-    tally(samples - len(prompts))
-    warnings = _warnings(job, texts.texts)
+    sampled = sample(hybrid, prompts, sample_tokens, progress)
+    progress(samples - len(prompts))
+    warnings = _warnings(source, texts.texts)
     if samples and not prompts:
         warnings += (f"no text is longer than {prompt_characters} characters: no samples",)
     sums = Sums()
-    for window in windows(job, texts.texts):
-        sums += teach(job, window, tally)
+    for window in windows(hybrid, texts.texts):
+        sums += teacher_forced(hybrid, window, progress)
     if not sums.positions:
         raise InputError(
-            "these texts have no position to judge at",
+            "these texts have no position to evaluate",
             got=f"{len(texts.texts)} texts",
             expected="a character at which tokens of both models end, and one after it",
         )
@@ -170,41 +173,44 @@ def judge(
             "the scores are too far apart to be compared",
             hint="do the map and the head belong to these models?",
         )
-    return _judgement(job, texts, sums, spoken, warnings)
+    return _judgement(hybrid, texts, sums, sampled, warnings)
 
 
 def _judgement(
-    job: Job, texts: Texts, sums: Sums, spoken: Spoken, warnings: tuple[str, ...]
+    hybrid: Hybrid, texts: Texts, sums: Sums, sampled: Samples, warnings: tuple[str, ...]
 ) -> Judgement:
-    n, k = sums.positions, min(TOP, job.head.n_outputs)
+    n, k = sums.positions, min(TOP, hybrid.head.n_outputs)
 
-    def figures(nats: float, characters: int, spoke: Said | None = None) -> Figures:
+    def figures(nats: float, characters: int, quality: SampleQuality) -> Figures:
         bits = nats / characters / math.log(2) if characters else None
-        spoke = spoke or Said()
-        return Figures(nats / n, bits, spoke.repetition, spoke.perplexity)
+        return Figures(nats / n, bits, quality.repetition, quality.perplexity)
+
+    source = None
+    if hybrid.source_head:
+        source = figures(sums.source_nats, sums.source_characters, SampleQuality())
 
     return Judgement(
         texts=len(texts.texts),
         cut=sums.cut,
         positions=n,
-        target=figures(sums.target_nats, sums.target_characters, spoken.target),
-        hybrid=figures(sums.hybrid_nats, sums.target_characters, spoken.hybrid),
-        source=figures(sums.source_nats, sums.source_characters) if job.own else None,
+        target=figures(sums.target_nats, sums.target_characters, sampled.target),
+        hybrid=figures(sums.hybrid_nats, sums.target_characters, sampled.hybrid),
+        source=source,
         agreement=sums.agreeing / n,
         top=k,
         top_overlap=sums.overlapping / (n * k),
         divergence=sums.divergence / n,
-        samples=spoken.count,
-        examples=spoken.examples,
+        samples=sampled.count,
+        examples=sampled.examples,
         warnings=warnings,
     )
 
 
-def _warnings(job: Job, texts: Sequence[str]) -> tuple[str, ...]:
-    longest = max(texts[:LOOKED], key=len, default="")
-    if longest and reads_ahead(job.source, longest):
+def _warnings(source: Model, texts: Sequence[str]) -> tuple[str, ...]:
+    longest = max(texts[:PROBED], key=len, default="")
+    if longest and reads_ahead(source, longest):
         return (
-            f"{job.source.card.name} reads a text whole: its states know what comes next, and only "
-            "the samples mean something",
+            f"{source.card.name} reads a text whole: its states depend on later tokens, and only "
+            "the samples are meaningful",
         )
     return ()

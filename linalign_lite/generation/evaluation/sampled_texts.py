@@ -1,4 +1,4 @@
-"""Continuations of some texts, by the hybrid and by the target alone, and how good they are."""
+"""Sample continuations from the hybrid and the target alone, and measure their quality."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import numpy as np
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.hidden_states import NO_TOKEN
 from linalign_lite.extraction.inference import Progress
-from linalign_lite.generation.evaluation.negative_log_likelihood import surprise
 from linalign_lite.generation.evaluation.teacher_forcing import (
-    Job,
-    following,
+    Hybrid,
+    next_tokens,
     positions,
     token_states,
 )
+from linalign_lite.generation.evaluation.token_metrics import negative_log_likelihood
 from linalign_lite.generation.hybrid import generate
 
-GRAM = 4  # words in a row that count as repeated
-FEWEST_WORDS = 2 * GRAM  # a text of fewer is looked at token by token
-SHOWN = 3  # samples kept for reading
+GRAM = 4  # consecutive words that count as repeated
+FEWEST_WORDS = 2 * GRAM  # in shorter texts tokens are compared instead of words
+SHOWN = 3  # samples that are reported
 TOGETHER = 256  # samples whose token states are held at once
-MOST_NATS = 700.0  # exp of more is no float
+MOST_NATS = 700.0  # exp of more overflows
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, and what the hybrid and the target by itself said after it."""
+    """A prompt, and its continuations by the hybrid and by the target alone."""
 
     prompt: str
     hybrid: str
@@ -38,21 +38,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What came of the samples of one speaker."""
+class SampleQuality:
+    """Mean repetition and perplexity of one side's samples; None without samples."""
 
     repetition: float | None = None
     perplexity: float | None = None
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """What came of all samples."""
+class Samples:
+    """Quality of all samples, and a few of them."""
 
     count: int
     examples: tuple[Sample, ...]
-    hybrid: Said
-    target: Said
+    hybrid: SampleQuality
+    target: SampleQuality
 
 
 Continuation = tuple[str, list[int]]  # text and the target's tokens
@@ -66,7 +66,7 @@ def draw_prompts(texts: Sequence[str], count: int, characters: int, seed: int) -
 
 
 def first_words(text: str, characters: int) -> str:
-    """``text`` up to the last end of a word within ``characters``, or cut there without one."""
+    """Cut ``text`` at the last end of a word within ``characters``, or there if there is none."""
     for end in range(characters, 0, -1):
         if text[end : end + 1].isspace() and not text[end - 1].isspace():
             return text[:end]
@@ -80,50 +80,55 @@ def repetition(items: Sequence[object], gram: int = GRAM) -> float | None:
     return (total - len(runs)) / total if total else None
 
 
-def speak(job: Job, prompts: list[str], tokens: int, tally: Progress) -> Spoken:
-    """Go on with every prompt, greedily; tally(1) after each."""
-    made: tuple[list[Continuation], list[Continuation]] = [], []
+def sample(hybrid: Hybrid, prompts: list[str], tokens: int, progress: Progress) -> Samples:
+    """Continue every prompt greedily; calls progress(1) after each."""
+    made: list[Continuation] = []
+    alone: list[Continuation] = []
     for prompt in prompts:
-        alone = _go_on(job, prompt, tokens, None)
-        made[0].append(alone if job.affine is None else _go_on(job, prompt, tokens, job.affine))
-        made[1].append(alone)
-        tally(1)
-    examples = tuple(
-        Sample(prompt, hybrid[0], alone[0])
-        for prompt, hybrid, alone in zip(prompts[:SHOWN], *(m[:SHOWN] for m in made), strict=True)
+        alone.append(_continue(hybrid, prompt, tokens, None))
+        through_map = hybrid.affine is not None
+        made.append(_continue(hybrid, prompt, tokens, hybrid.affine) if through_map else alone[-1])
+        progress(1)
+    rows = zip(prompts[:SHOWN], made[:SHOWN], alone[:SHOWN], strict=True)
+    examples = tuple(Sample(prompt, ours[0], theirs[0]) for prompt, ours, theirs in rows)
+    quality = (
+        SampleQuality(_mean_repetition(texts), _perplexity(hybrid, prompts, texts))
+        for texts in (made, alone)
     )
-    said = (Said(_mean_repetition(m), _perplexity(job, prompts, m)) for m in made)
-    return Spoken(len(prompts), examples, *said)
+    return Samples(len(prompts), examples, *quality)
 
 
-def _go_on(job: Job, prompt: str, tokens: int, affine: AffineMap | None) -> Continuation:
-    reads = job.target if affine is None else job.source
-    going = list(
-        generate(reads, job.target, prompt, affine=affine, max_tokens=tokens, head=job.head)
+def _continue(hybrid: Hybrid, prompt: str, tokens: int, affine: AffineMap | None) -> Continuation:
+    source = hybrid.target if affine is None else hybrid.source
+    pieces = list(
+        generate(source, hybrid.target, prompt, affine=affine, max_tokens=tokens, head=hybrid.head)
     )
-    said = [piece.token for piece in going if piece.token is not None]
-    return "".join(piece.text for piece in going), said
+    chosen = [piece.token for piece in pieces if piece.token is not None]
+    return "".join(piece.text for piece in pieces), chosen
 
 
-def _mean_repetition(said: list[Continuation]) -> float | None:
-    found = []
-    for text, tokens in said:
+def _mean_repetition(continuations: list[Continuation]) -> float | None:
+    shares = []
+    for text, tokens in continuations:
         words: Sequence[object] = text.split()
-        found.append(repetition(words if len(words) >= FEWEST_WORDS else tokens))
-    known = [share for share in found if share is not None]
+        shares.append(repetition(words if len(words) >= FEWEST_WORDS else tokens))
+    known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else None
 
 
-def _perplexity(job: Job, prompts: list[str], said: list[Continuation]) -> float | None:
-    """The target's, on continuations given their prompts, over all of them together."""
+def _perplexity(
+    hybrid: Hybrid, prompts: list[str], continuations: list[Continuation]
+) -> float | None:
+    """The target's perplexity on all continuations together, given their prompts."""
     nats, count = 0.0, 0
-    begun = [(prompt, text) for prompt, (text, _) in zip(prompts, said, strict=True) if text]
-    for start in range(0, len(begun), TOGETHER):
-        part = begun[start : start + TOGETHER]
-        states = token_states(job.target, [prompt + text for prompt, text in part])
+    pairs = zip(prompts, continuations, strict=True)
+    texts = [(len(prompt), prompt + text) for prompt, (text, _) in pairs if text]
+    for start in range(0, len(texts), TOGETHER):
+        part = texts[start : start + TOGETHER]
+        states = token_states(hybrid.target, [text for _, text in part])
         index, ends = positions(states)
-        after = np.roll(ends, -1) > np.array([len(prompt) for prompt, _ in part])[index]
-        rows = np.flatnonzero((following(states) != NO_TOKEN) & after)
-        nats += surprise(job.head, states.states[rows], following(states)[rows])
+        after = np.roll(ends, -1) > np.array([length for length, _ in part])[index]
+        rows = np.flatnonzero((next_tokens(states) != NO_TOKEN) & after)
+        nats += negative_log_likelihood(hybrid.head, states.states[rows], next_tokens(states)[rows])
         count += len(rows)
     return math.exp(min(nats / count, MOST_NATS)) if count else None

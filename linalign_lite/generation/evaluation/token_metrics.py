@@ -1,4 +1,4 @@
-"""What a head says on rows of states, the scores of all rows never held at once."""
+"""Metrics of next-token scores; the scores of all rows are never held at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Sums:
-    """Over positions, divided at the end; and texts that a model's context cut."""
+    """Sums over positions, from which means are computed at the end; and the count of cut texts."""
 
     cut: int = 0
     positions: int = 0
@@ -38,18 +38,18 @@ class Sums:
 
 
 def compare(head: Head, true: Array, mapped: Array, token: Ints) -> Sums:
-    """What a head says on a target's own states and on mapped ones.
+    """Compare a head's scores of a target's own states with those of mapped ones.
 
-    true, mapped: (n, d); token: (n,), which came next. Characters and the source's nats stay 0.
+    true, mapped: (n, d); token: (n,), the next tokens. Characters and the source's nats stay 0.
     """
     k = min(TOP, head.n_outputs)
     sums = Sums()
     for rows in _blocks(len(true), 2 * head.n_outputs):
         p, q = log_softmax(head(true[rows])), log_softmax(head(mapped[rows]))
-        came = np.arange(len(p)), token[rows]
-        best, other = _first(p, k), _first(q, k)
+        actual = np.arange(len(p)), token[rows]
+        best, other = _top(p, k), _top(q, k)
         agreeing = int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
-        target_nats, hybrid_nats = (-float(x[came].sum(dtype=np.float64)) for x in (p, q))
+        target_nats, hybrid_nats = (-float(x[actual].sum(dtype=np.float64)) for x in (p, q))
         q -= p
         np.exp(p, out=p)
         sums += Sums(
@@ -63,8 +63,8 @@ def compare(head: Head, true: Array, mapped: Array, token: Ints) -> Sums:
     return sums
 
 
-def surprise(head: Head, states: Array, token: Ints) -> float:
-    """Nats that a head spends on the tokens that came next. states: (n, d), token: (n,)."""
+def negative_log_likelihood(head: Head, states: Array, token: Ints) -> float:
+    """Sum of -log p(next token) in nats. states: (n, d); token: (n,), the next tokens."""
     nats = 0.0
     for rows in _blocks(len(states), head.n_outputs):
         logs = log_softmax(head(states[rows]))
@@ -73,19 +73,19 @@ def surprise(head: Head, states: Array, token: Ints) -> float:
 
 
 def log_softmax(scores: Array) -> Array:
-    """In place, a row at a time. scores: (n, n_outputs)."""
+    """Logarithm of each row's softmax, in place. scores: (n, n_outputs)."""
     scores -= scores.max(axis=1, keepdims=True)
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True, dtype=np.float64))
     return scores
 
 
-def _first(scores: Array, k: int) -> npt.NDArray[np.intp]:
-    """The outputs with the k highest scores of each row, in no order, (n, k)."""
-    return np.argpartition(scores, -k, axis=1)[:, -k:].copy()  # not a view of all the others
+def _top(scores: Array, k: int) -> npt.NDArray[np.intp]:
+    """The outputs with the k highest scores of each row, unordered, (n, k)."""
+    return np.argpartition(scores, -k, axis=1)[:, -k:].copy()  # a view would keep all outputs
 
 
-def _blocks(rows: int, numbers: int) -> Iterator[slice]:
-    """Rows to score together, where each has as many ``numbers``."""
+def _blocks(n_rows: int, numbers: int) -> Iterator[slice]:
+    """Slices of rows that are scored together, each row taking so many ``numbers``."""
     step = max(1, BLOCK // (4 * numbers))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))

@@ -141,7 +141,8 @@ class _Info(_Packing):
 
     def require_readable(self) -> None:
         """Raise FormatError for what `from_header` would refuse. Called before writing."""
-        with format_errors(f"this {self.KIND.title}", self.KIND.title):
+        title = self.KIND.title
+        with format_errors(f"this {title}", title):
             _require_fields(self.DESCRIPTION, self)
             self._require_consistent()
 
@@ -211,12 +212,16 @@ def _require_fields(kind: type, values: Any, prefix: str = "") -> None:
         value = getattr(values, name)
         if base is Space:
             _require_fields(Space, value, "space.")
-        elif (value is not None or not optional) and (
-            type(value) is not base or not all(check.allows(value) for check in checks)
-        ):
-            expected = ", ".join([base.__name__, *(check.expected for check in checks)])
-            got = type(value).__name__
-            raise InputError(f"{prefix}{name} is not usable", got=got, expected=expected)
+            continue
+        fits = type(value) is base or (optional and value is None)
+        for check in checks if value is not None else ():
+            fits = fits and check.allows(value)
+        if not fits:
+            raise InputError(
+                f"{prefix}{name} is not usable",
+                got=type(value).__name__,
+                expected=", ".join([base.__name__, *(check.expected for check in checks)]),
+            )
 
 
 InfoT = TypeVar("InfoT", bound=_Info)

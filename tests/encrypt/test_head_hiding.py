@@ -12,7 +12,7 @@ import tenseal.sealapi as api
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
-from linalign_lite.encrypt.leakage_audit import Report, audit
+from linalign_lite.encrypt.leakage_audit import AuditReport, audit
 from linalign_lite.encrypt.messages import Query
 from linalign_lite.encrypt.modular import pack_residues
 from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions, to_slots
@@ -80,7 +80,7 @@ def test_a_report_says_so(reports):
     assert reports["private"].as_dict()["leaks"] is False
     leaky = dataclasses.replace(reports["private"], masked_correlation=0.9)
     assert leaky.leaks
-    assert isinstance(leaky, Report)
+    assert isinstance(leaky, AuditReport)
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (1, 1), (70, 3)])

@@ -23,6 +23,7 @@ from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
 from linalign_lite.encrypt.precision import decimals, precision_bits
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.seal.scheme import SealScheme
 from linalign_lite.encrypt.zero_pool import Zeros
 from linalign_lite.errors import FormatError, InputError, MismatchError, PrecisionError
 
@@ -291,8 +292,8 @@ def test_pools_are_used_once_and_only_by_their_process(pairs):
     assert pool.stock == 3
     taken = [pool.take() for _ in range(5)]  # the last two are made on demand
     assert pool.stock == 0
-    side = pool._side
-    seen = {side.whole(zero).tobytes() for zero in taken}
+    scheme = SealScheme(PRIVATE)
+    seen = {scheme.rns_coefficients(zero, 2).tobytes() for zero in taken}
     assert len(seen) == 5
     pool.fill(2)
     child = os.fork()

@@ -178,7 +178,3 @@ class SealServerSide:
         return [
             add_mod(row, flood.modulo(p), p) for row, p in zip(first, self._primes, strict=True)
         ]
-
-    def whole(self, cipher: Any) -> Residues:
-        """A ciphertext as it is, in the form that it has, (2, primes, N): for `audit` alone."""
-        return self._scheme.rns_coefficients(cipher, len(self._primes))

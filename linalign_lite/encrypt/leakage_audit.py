@@ -201,7 +201,9 @@ class _Attacker:
             pairs = zip(whole, map(self.query_noise, query.ciphertexts), strict=True)
             slots = np.sum([to_slots(w) * to_slots(e) for w, e in pairs], axis=0)
             parts.append(from_slots(slots)[query.returned.positions])
-            bare.append(self._decrypted(query.product(), replace(query.returned, flood=0), None))
+            bare.append(
+                self._decrypted(query.product(), replace(query.returned, flood_bits=0), None)
+            )
             sent.append(self._decrypted(query.product(), query.returned, self.fresh_zero()))
         truth = np.concatenate(parts)
         return {

@@ -1,32 +1,32 @@
 """Parameter sets for encrypted scoring.
 
-A query is a ring element modulo q, the product of the data primes. A set's key primes exist only in
-keys: SEAL insists on one beside two data primes, for rotations that are not made here. So the
-private profile gives it the fewest bits that the ring allows and the data primes the rest.
+A query is a ring element modulo q, the product of the data primes. Key primes occur in keys only:
+SEAL requires one beside two data primes, for rotations, which are not used here. So the private
+profile gives it the fewest bits that the ring allows and the data primes the rest.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from linalign_lite.errors import FormatError, InputError
 
 # log2 of the largest modulus at 128 bits of security, classical, ternary secret
 # (homomorphic encryption standard, 2018)
 MODULUS_BITS = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438}
-RESPONSE_MODULUS_BITS = 32  # a response is sent modulo 2^32: see response_encoding
+RESPONSE_MODULUS_BITS = 32  # a response is sent modulo 2^32
 
 
 @dataclass(frozen=True)
 class Parameters:
     """One profile: ring degree N, primes, and the bits that an encoded query may take.
 
-    ``data_primes`` carry ciphertexts; ``key_primes`` exist only in keys. ``query_bits`` is log2 of
+    ``data_primes`` carry ciphertexts; ``key_primes`` occur in keys only. ``query_bits`` is log2 of
     the largest norm of an encoded query. ``private``: responses are masked and flooded, so that
-    they hide the head. ``id`` is what files carry. Raises InputError when the primes do not suit
-    the degree or the modulus is too wide for 128 bits of security.
+    they hide the head. ``id`` stands in files. Raises InputError when the primes do not suit the
+    degree or the modulus is too wide for 128 bits of security.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Parameters:
         return math.log2(self.modulus)
 
 
-# The primes are the ones that SEAL's CoeffModulus.Create gives for 40, 53, 16 and for 54 bits.
+# The primes are those that SEAL's CoeffModulus.Create gives for 40, 53, 16 and for 54 bits.
 # (SEAL here only saves compressed; that takes five times as long with primes below 38 bits.)
 # 93 bits of data: 68 for a query, so that 40 bits of flooding cost little; 23 for the head.
 PRIVATE = Parameters(
@@ -82,23 +82,14 @@ PRIVATE = Parameters(
 TRUSTED = Parameters("trusted", 4, 2048, (18014398509404161,), (), query_bits=29, private=False)
 PROFILES = {p.name: p for p in (PRIVATE, TRUSTED)}
 
-# The twin without encryption: for tests only. Nothing that takes a profile name can reach it, and
-# a provider refuses it unless told otherwise.
-INSECURE_NOOP = Parameters(
-    "insecure-noop",
-    0xFFFF,
-    4096,
-    PRIVATE.data_primes,
-    PRIVATE.key_primes,
-    PRIVATE.query_bits,
-    private=True,
-    scheme="insecure-noop",
-)
+# The twin without encryption, for tests only. No profile name leads to it, and a provider refuses
+# it unless its ``accept`` names it.
+INSECURE_NOOP = replace(PRIVATE, name="insecure-noop", id=0xFFFF, scheme="insecure-noop")
 _BY_ID = {p.id: p for p in (PRIVATE, TRUSTED, INSECURE_NOOP)}
 
 
 def by_id(number: int) -> Parameters:
-    """The profile that a file names. FormatError when there is none of that number."""
+    """Return the profile that a file names by number. Raises FormatError for an unknown one."""
     try:
         return _BY_ID[number]
     except KeyError:
@@ -108,7 +99,7 @@ def by_id(number: int) -> Parameters:
 
 
 def by_name(name: str) -> Parameters:
-    """A secure profile by name. InputError when there is none of that name."""
+    """Return a secure profile by name. Raises InputError for an unknown one."""
     try:
         return PROFILES[name]
     except KeyError:

@@ -21,19 +21,14 @@ UInt32Array = npt.NDArray[np.uint32]
 _MAX_ONE_BY_ONE = 64
 
 
-def product_size(degree: int, wanted: int) -> int:
-    """Bytes of one product of a response with ``wanted`` returned coefficients."""
-    return 4 * (degree + wanted)
+def product_size(degree: int, returned: int) -> int:
+    """Bytes of one product of a response with ``returned`` coefficients of the first component."""
+    return 4 * (degree + returned)
 
 
-def encode_product(second: UInt32Array, first: UInt32Array) -> bytes:
-    """All of the second component, then what is returned of the first."""
-    return joined(second) + joined(first)
-
-
-def joined(words: UInt32Array) -> bytes:
-    """As ``join``, when both stand in one array already."""
-    return words.astype("<u4", copy=False).tobytes()
+def encode_product(coefficients: UInt32Array) -> bytes:
+    """Bytes of the whole second component followed by what is returned of the first: (N + m,)."""
+    return coefficients.astype("<u4", copy=False).tobytes()
 
 
 def decode_product(payload: bytes | memoryview, degree: int) -> tuple[UInt32Array, UInt32Array]:
@@ -49,7 +44,7 @@ def pad_product(payload: bytes, degree: int, rows: int, batch: int) -> bytes:
     second, first = decode_product(payload, degree)
     filled = np.zeros((rows, batch), dtype=np.uint32)
     filled[:, : len(first) // rows] = first.reshape(rows, -1)
-    return encode_product(second, filled.ravel())
+    return encode_product(np.concatenate([second, filled.ravel()]))
 
 
 def decrypt_product(

@@ -1,5 +1,7 @@
-"""What an encryption scheme must offer, so that real CKKS and its twin without encryption run the
-same scoring code and the same tests."""
+"""Interfaces of an encryption scheme: real CKKS and its twin without encryption implement them.
+
+Both run the same scoring code and the same tests.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,19 @@ from linalign_lite.encrypt.response_encoding import Ternary
 
 @dataclass(frozen=True)
 class ReturnedCoefficients:
-    """How a product becomes words. ``positions``: the coefficients that are returned, (m,).
+    """Coefficients of a product that a response returns.
 
-    ``bias``: what is added to them, as fractions of the modulus, (m,). ``flood``: bits of flooding.
+    ``positions``: their indices, (m,). ``bias``: added to them, as fractions of the modulus, (m,).
+    ``flood_bits``: bits of flooding.
     """
 
     positions: npt.NDArray[np.intp]
     bias: FloatArray
-    flood: int
+    flood_bits: int
 
 
 class SecretSide(Protocol):
-    """What the holder of the secret key can do. ``secret``: its coefficients, (N,)."""
+    """Operations that need the secret key. ``secret``: its coefficients, (N,)."""
 
     secret: Ternary
 
@@ -37,37 +40,37 @@ class SecretSide(Protocol):
 
 
 class ServerSide(Protocol):
-    """What anyone can do. Takes no secret key."""
+    """Operations that need no secret key."""
 
     def encode(self, coefficients: FloatArray, scale: int) -> Any:
-        """A polynomial to multiply a query with."""
+        """Encode (N,) coefficients times 2^scale as a plaintext that multiplies a query."""
 
     def load_ciphertext(self, payload: bytes | memoryview) -> Any:
-        """One ciphertext of a query. Raises FormatError."""
+        """Load one ciphertext of a query. Raises FormatError."""
 
     def inner_product(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
-        """Σ queries·rows: one product."""
+        """Compute Σ queries·rows: one product."""
 
     def matrix_products(
         self, payloads: Sequence[bytes | memoryview], weight: FloatArray
     ) -> Iterator[Any]:
-        """Σ_i payloads[i]·weight[k, i], one product for each k.
+        """Compute Σ_i payloads[i]·weight[k, i], one product for each k.
 
         weight: (n, len(payloads)) integers, no row zero.
         """
 
     def load_public_key(self, public: bytes) -> Any:
-        """What makes encryptions of zero under a public key. Raises FormatError."""
+        """Load a public key for ``encrypt_zero``. Raises FormatError."""
 
     def encrypt_zero(self, public_key: Any) -> Any:
-        """A fresh encryption of zero. To be used once."""
+        """Encrypt zero afresh. To be used once."""
 
-    def finalize(self, total: Any, returned: ReturnedCoefficients, zero: Any | None) -> bytes:
-        """What is sent of a product (encode_product). Uses up ``total`` and ``zero``."""
+    def finalize(self, product: Any, returned: ReturnedCoefficients, zero: Any | None) -> bytes:
+        """Mask, flood and encode a product for a response. Uses up ``product`` and ``zero``."""
 
 
 class Scheme(Protocol):
-    """One scheme under one parameter set. Sizes are in bytes and exact."""
+    """One scheme under one parameter set. Sizes are exact, in bytes."""
 
     parameters: Parameters
     query_size: int
@@ -76,10 +79,10 @@ class Scheme(Protocol):
     plaintext_size: int
 
     def keygen(self) -> tuple[bytes, bytes]:
-        """Fresh (secret, public) key payloads."""
+        """Make fresh (secret, public) key payloads."""
 
     def secret_side(self, secret: bytes) -> SecretSide:
-        """Raises FormatError when the payload is no secret key of these parameters."""
+        """Raises FormatError unless the payload is a secret key of these parameters."""
 
     def server_side(self) -> ServerSide: ...
 

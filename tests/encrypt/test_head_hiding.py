@@ -190,8 +190,7 @@ def test_another_seal_implementation_can_ask_and_read(profile):
     """From docs/FORMAT.md and SEAL alone: keys, a query, SEAL's own decryption of a response."""
     from linalign_lite.encrypt.keys import PublicKey
     from linalign_lite.encrypt.seal.serialization import (
-        ARRAY_HEADER,
-        CIPHERTEXT_FIELDS,
+        CIPHERTEXT_START,
         ciphertext_body,
         load_body,
         save_body,
@@ -204,11 +203,9 @@ def test_another_seal_implementation_can_ask_and_read(profile):
     encryptor = api.Encryptor(context, secret)
 
     def seeded(cipher, moduli):
-        end = CIPHERTEXT_FIELDS + ARRAY_HEADER + 8 * n * len(moduli)
+        end = CIPHERTEXT_START + 8 * n * len(moduli)
         raw = save_body(cipher, end + 81)
-        rows = np.frombuffer(raw[CIPHERTEXT_FIELDS + ARRAY_HEADER : end], "<u8").reshape(
-            len(moduli), n
-        )
+        rows = np.frombuffer(raw[CIPHERTEXT_START:end], "<u8").reshape(len(moduli), n)
         return b"".join(map(packed, rows, moduli)) + raw[-64:]
 
     def framed(kind, key, payload, meta, records=1):
@@ -256,7 +253,7 @@ def test_another_seal_implementation_can_ask_and_read(profile):
     cipher = load_body(
         api.Ciphertext(),
         context,
-        ciphertext_body(context.first_parms_id(), n, len(primes), 1.0, raw, ntt=False),
+        ciphertext_body(context.first_parms_id(), n, len(primes), raw, ntt=False),
     )
     api.Evaluator(context).transform_to_ntt_inplace(cipher)
     out = api.Plaintext()

@@ -220,9 +220,7 @@ def test_few_coefficients_are_replied_like_many(monkeypatch, flood):
 
 
 def test_padded_and_decoded_products():
-    payload = response_encoding.encode_product(
-        np.arange(8, dtype=np.uint32), np.array([1, 2, 3, 4], dtype=np.uint32)
-    )
+    payload = response_encoding.encode_product(np.array([*range(8), 1, 2, 3, 4], dtype=np.uint32))
     second, first = response_encoding.decode_product(
         response_encoding.pad_product(payload, 8, 2, 3), 8
     )

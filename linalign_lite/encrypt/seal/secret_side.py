@@ -1,4 +1,4 @@
-"""The side that holds the secret key. See scheme.SecretSide."""
+"""The side that holds the secret key, by SEAL: implements scheme.SecretSide."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from linalign_lite.errors import FormatError
 
 
 class SealSecretSide:
-    """Encrypts, and knows the secret's coefficients."""
+    """Encrypts with the secret key and holds its coefficients."""
 
-    def __init__(self, scheme: SealContext, secret: bytes) -> None:
-        key, rows = scheme.secret_key(secret)
-        context, primes = scheme.context, scheme.parameters.data_primes
-        self._scheme = scheme
+    def __init__(self, seal: SealContext, secret: bytes) -> None:
+        key, rows = seal.secret_key(secret)
+        context, primes = seal.context, seal.parameters.data_primes
+        self._seal = seal
         self._encoder = api.CKKSEncoder(context)
         self._encryptor = api.Encryptor(context, key)
-        first = scheme.ntt(rows[0], inverse=True)
+        first = seal.ntt(rows[0], inverse=True)
         centred = first.astype(np.int64)
         centred -= np.where(centred > primes[0] // 2, primes[0], 0)
         if np.abs(centred).max() != 1:
@@ -31,4 +31,4 @@ class SealSecretSide:
         plain = api.Plaintext()
         self._encoder.encode(to_slots(coefficients).tolist(), 2.0**scale, plain)
         cipher = self._encryptor.encrypt_symmetric(plain)
-        return self._scheme.save_seeded(cipher, self._scheme.parameters.data_primes)
+        return self._seal.save_seeded(cipher, self._seal.parameters.data_primes)

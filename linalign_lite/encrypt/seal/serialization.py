@@ -1,19 +1,20 @@
-"""SEAL's objects to bytes and back.
+"""Save SEAL's objects to bytes and load them.
 
 SEAL's objects save to and load from paths only, compressed. Here they pass through anonymous memory
-(never the disk, where the system has it), and what goes on the wire is our own fixed-size form:
-no compression, so that nothing can unpack to more than its length says. Every length and value is
-checked before SEAL sees it; SEAL then checks again.
+(never the disk, where the system has it). Files hold this library's own form of fixed size: without
+compression nothing can unpack to more than its length. Every length and value is checked before
+SEAL reads it; SEAL then checks again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import struct
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ import zstandard
 
 from linalign_lite.errors import FormatError, LinalignError
 
-HEADER = 16  # SEAL's header: magic, header size, version (2), compression, reserved, size
-ARRAY_HEADER = HEADER + 8  # the same again before the numbers of an object, and their count
-# parms_id, NTT?, components, degree, primes, scale, correction factor
-CIPHERTEXT_FIELDS = 32 + 1 + 8 * 5
-PLAINTEXT_FIELDS = 32 + 8 + 8  # parms_id, coefficients, scale
+# Sizes in bytes.
+HEADER_SIZE = 16  # SEAL's header: magic, header size, version (2), compression, reserved, size
+_ARRAY_HEADER = HEADER_SIZE + 8  # a header before the words of an object, and their count
+# words of a ciphertext start after parms_id, NTT?, components, degree, primes, scale, correction
+CIPHERTEXT_START = 32 + 1 + 8 * 5 + _ARRAY_HEADER
+PLAINTEXT_START = 32 + 8 + 8 + _ARRAY_HEADER  # after parms_id, coefficients, scale
 SEED_SIZE = 64
-SEED_INFO = HEADER + 1 + SEED_SIZE
-Parts = Sequence[bytes | memoryview]  # an object's bytes, piece by piece
+SEED_INFO = HEADER_SIZE + 1 + SEED_SIZE
+Parts = Sequence[bytes | memoryview]  # an object's bytes in several pieces
 BLAKE2XB = int(api.prng_type.blake2xb.value)
 _ZSTD = int(api.COMPR_MODE_TYPE.ZSTD.value)
 _COMPRESSION_OVERHEAD = 1 << 12  # bytes by which compression may make an object larger: 1 in 256
@@ -88,36 +90,43 @@ def _anonymous() -> tuple[int, str]:
 
 
 def save_body(thing: Any, size: int, *, secret: bool = False) -> bytes | memoryview:
-    """The body of a saved object: ``size`` bytes after decompression."""
+    """Save an object and return its body: ``size`` bytes after decompression."""
     with _Scratch(wipe=secret) as (handle, path):
         thing.save(path)
-        saved = _read(handle, HEADER + size + _COMPRESSION_OVERHEAD)
+        saved = _read(handle, HEADER_SIZE + size + _COMPRESSION_OVERHEAD)
     mode = saved[5]
-    body: bytes | memoryview = memoryview(saved)[HEADER:]
+    body: bytes | memoryview = memoryview(saved)[HEADER_SIZE:]
     if mode == _ZSTD:
         body = _decompressor().decompress(body, max_output_size=size)
     if mode not in (0, _ZSTD) or len(body) != size:
         raise LinalignError(
-            "this build of SEAL saves its objects in a form that is not known here",
+            "this build of SEAL saves its objects in an unknown form",
             hint="install a TenSEAL wheel from the package index",
         )
     return body
 
 
+@contextlib.contextmanager
+def seal_errors() -> Iterator[None]:
+    """Raise a FormatError for an object that SEAL refuses."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as e:
+        raise FormatError("SEAL refuses this key or ciphertext", got=str(e)[:80]) from e
+
+
 def load_body(thing: Any, context: Any, body: Parts, *, secret: bool = False) -> Any:
-    """Load an object from the parts of an uncompressed body. What SEAL refuses is a FormatError."""
+    """Load an object from the parts of an uncompressed body. Raises FormatError if SEAL refuses."""
     parts = [seal_header(sum(map(len, body))), *body]
     with _Scratch(wipe=secret) as (handle, path):
         _write(handle, parts)
-        try:
+        with seal_errors():
             thing.load(context, path)
-        except (RuntimeError, ValueError) as e:
-            raise FormatError("SEAL refuses this key or ciphertext", got=str(e)[:80]) from e
     return thing
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:
-    """This thread's own: one is not safe to share."""
+    """This thread's decompressor: one is not safe to share."""
     if not hasattr(_per_thread, "decompressor"):
         _per_thread.decompressor = zstandard.ZstdDecompressor()
     found: zstandard.ZstdDecompressor = _per_thread.decompressor
@@ -126,54 +135,49 @@ def _decompressor() -> zstandard.ZstdDecompressor:
 
 def seal_header(size: int) -> bytes:
     """SEAL's header of an uncompressed object whose body has ``size`` bytes."""
-    return _version() + b"\0\0\0" + struct.pack("<Q", HEADER + size)
+    return _version() + b"\0\0\0" + struct.pack("<Q", HEADER_SIZE + size)
 
 
 def word_array(words: Parts) -> Parts:
     """An array of 64-bit words, in parts, as SEAL nests it in an object."""
-    size = sum(map(len, words))
-    return [seal_header(8 + size) + struct.pack("<Q", size // 8), *words]
+    return [_array_header(sum(map(len, words))), *words]
+
+
+def _array_header(size: int) -> bytes:
+    return seal_header(8 + size) + struct.pack("<Q", size // 8)
 
 
 def ciphertext_body(
-    level: list[int],
-    degree: int,
-    primes: int,
-    scale: float,
-    words: Parts,
-    *,
-    seed: bytes = b"",
-    ntt: bool = True,
+    level: list[int], degree: int, primes: int, words: Parts, *, seed: bytes = b"", ntt: bool = True
 ) -> Parts:
     """The body of a ciphertext, in parts: both components, or the first and a seed."""
-    start = _start(tuple(level), degree, primes, scale, ntt, sum(map(len, words)))
+    start = _ciphertext_start(tuple(level), degree, primes, ntt, sum(map(len, words)))
     if not seed:
         return [start, *words]
     return [start, *words, seal_header(1 + SEED_SIZE) + BLAKE2XB.to_bytes(1, "little") + seed]
 
 
 @functools.lru_cache(maxsize=64)
-def _start(
-    level: tuple[int, ...], degree: int, primes: int, scale: float, ntt: bool, size: int
+def _ciphertext_start(
+    level: tuple[int, ...], degree: int, primes: int, ntt: bool, size: int
 ) -> bytes:
-    """What stands before the ``size`` bytes of a ciphertext's numbers: the same every time."""
-    own = struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, scale, 1)
-    return own + seal_header(8 + size) + struct.pack("<Q", size // 8)
+    """The bytes before the ``size`` bytes of a ciphertext's words. Scale and correction are 1."""
+    return struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, 1.0, 1) + _array_header(size)
 
 
 @functools.cache
 def _version() -> bytes:
-    """The first five bytes of everything that this SEAL saves: magic, header size, version."""
+    """The first five bytes of every object that this SEAL saves: magic, header size, version."""
     with _Scratch(wipe=False) as (handle, path):
         api.Plaintext().save(path)
-        return _read(handle, HEADER)[:5]
+        return _read(handle, HEADER_SIZE)[:5]
 
 
 def _read(handle: int, size: int) -> bytes:
-    """The first ``size`` bytes of a file, or as many as SEAL's header in it says it has."""
+    """The first ``size`` bytes of a file, or as many as SEAL's header in it states."""
     os.lseek(handle, 0, os.SEEK_SET)
     data = os.read(handle, size)
-    wanted = min(size, int.from_bytes(data[8:HEADER], "little"))
+    wanted = min(size, int.from_bytes(data[8:HEADER_SIZE], "little"))
     while len(data) < wanted and (part := os.read(handle, wanted - len(data))):
         data += part  # rare: memory is read at once
     return data

@@ -76,8 +76,8 @@ def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
     ms = {k: 1e3 * statistics.median(v) for k, v in times.items()}
     ms["multiply"] /= 9
     few, many = 2 * ms.pop("combine_32") / 64, 2 * ms.pop("combine_288") / 64
-    ms["combine"] = (many - few) / 256
-    ms["settle"] = few - 32 * ms["combine"]
+    ms["matmul"] = (many - few) / 256
+    ms["reduce"] = few - 32 * ms["matmul"]
     return ms
 
 

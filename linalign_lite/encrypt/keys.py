@@ -1,7 +1,7 @@
 """Secret and public keys: separate types, separate kinds of file.
 
-`secret.key` is created with mode 0600 and never overwritten, and is refused when others can read
-it. Nothing of the provider's takes a SecretKey.
+`secret.key` is created with mode 0600, never overwritten, and refused when others can read it. No
+code of the provider takes a SecretKey.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from linalign_lite.storage.atomic import PathLike, require_private, write_new
 
 
 def scheme_for(parameters: Parameters) -> Scheme:
-    """The scheme of a parameter set. This is where the encryption library is first loaded."""
+    """Return the scheme of a parameter set. This first loads the encryption library."""
     if parameters.scheme == "seal":
         from linalign_lite.encrypt.seal.scheme import SealScheme
 
@@ -31,27 +31,27 @@ def scheme_for(parameters: Parameters) -> Scheme:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The half that may be given away. ``digest`` (SHA-256 of the payload) names the key pair."""
+    """The public half of a key pair, which ``digest`` (SHA-256 of the payload) names."""
 
     parameters: Parameters
     payload: bytes = field(repr=False)
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the key, by which queries and responses name it."""
+        """SHA-256 of the key: its name in queries and responses."""
         return hashlib.sha256(self.payload).digest()
 
     def to_bytes(self) -> bytes:
-        """What `public.key` holds: docs/FORMAT.md, section 3."""
+        """Return the bytes of `public.key`: docs/FORMAT.md, section 3."""
         return _to_file(Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload)
 
     def save(self, path: PathLike) -> None:
-        """Create ``path`` (`public.key`). OutputExistsError when it is there."""
+        """Create ``path`` (`public.key`). Raises OutputExistsError when it exists."""
         write_new(path, self.to_bytes())
 
     @classmethod
     def load(cls, source: PathLike | bytes) -> PublicKey:
-        """From a file or bytes. FormatError when it is anything but an intact public key."""
+        """Read a file or bytes. Raises FormatError unless it is an intact public key."""
         parameters, digest, payload, name = _from_file(source, Kind.PUBLIC_KEY)
         scheme_for(parameters).check_public(payload)
         key = cls(parameters, payload)
@@ -62,10 +62,10 @@ class PublicKey:
 
 @dataclass(frozen=True, eq=False)
 class SecretKey:
-    """The half that decrypts. ``digest`` is that of the public key it belongs to.
+    """The half of a key pair that decrypts. ``digest`` is that of its public key.
 
-    Neither its text form nor an error shows the key, and it cannot be pickled or copied into
-    another process by accident: ``save`` and ``load`` are the only ways.
+    No text form and no error shows the key. It cannot be pickled, so it does not reach another
+    process by accident: use ``save`` and ``load``.
     """
 
     parameters: Parameters
@@ -79,7 +79,7 @@ class SecretKey:
         raise TypeError("a secret key is not pickled; use save and load")
 
     def save(self, path: PathLike) -> None:
-        """Create ``path`` (`secret.key`) with mode 0600. OutputExistsError when it is there."""
+        """Create ``path`` (`secret.key`), mode 0600. Raises OutputExistsError when it exists."""
         data = _to_file(Kind.SECRET_KEY, self.parameters, self.digest, self.material)
         write_new(path, data, private=True)
 
@@ -87,8 +87,8 @@ class SecretKey:
     def load(cls, path: PathLike) -> SecretKey:
         """Read a `secret.key`.
 
-        Raises FormatError when it is anything but an intact secret key, InputError when it is not
-        there or when others than its owner may read or write it.
+        Raises FormatError unless it is an intact secret key, InputError when it is missing or when
+        others than its owner may read or write it.
         """
         parameters, digest, material, _ = _from_file(path, Kind.SECRET_KEY)
         require_private(Path(path))
@@ -96,7 +96,7 @@ class SecretKey:
 
 
 def keygen(parameters: Parameters = PRIVATE) -> tuple[SecretKey, PublicKey]:
-    """A fresh pair of keys."""
+    """Make a fresh pair of keys."""
     secret, public = scheme_for(parameters).keygen()
     public_key = PublicKey(parameters, public)
     return SecretKey(parameters, public_key.digest, secret), public_key

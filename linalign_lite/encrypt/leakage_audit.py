@@ -134,7 +134,7 @@ class _Query:
         self.rows = next(pack_rows(layout, head.weight.astype(np.float64)))
         self.plaintexts = [side.encode(r, self.scales.head) for r in self.rows]
         positions = score_positions(layout, layout.fold(head.n_outputs)).ravel()
-        flood = self.scales.flood
+        flood = self.scales.flood_bits
         self.returned = ReturnedCoefficients(positions, np.zeros(len(positions)), flood)
         self._side = side
 

@@ -1,9 +1,9 @@
-"""Which layout a query should have, what it will cost, and why.
+"""Predict the cost of layouts and choose the layout of a query.
 
-The choice is between m, the states that share ciphertexts, and the chunks that a state is cut into.
-Bytes follow from the formats and are exact. Time is a sum over the operations that a layout needs,
-each at what it was measured to take on one core (benchmarks/costs.py): good for comparing
-layouts, not for promising milliseconds. The best has the least time plus bytes over bandwidth.
+A layout is m, the number of states that share ciphertexts, and the chunks that a state is cut into.
+Bytes follow from the formats and are exact. Time is a sum over a layout's operations, each at its
+time on one core (benchmarks/costs.py): good for comparing layouts, not for promising milliseconds.
+The best layout has the least time plus bytes over bandwidth.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from linalign_lite.encrypt.messages import response_size
 from linalign_lite.encrypt.modular import MAX_FEATURES, packed_size
 from linalign_lite.encrypt.packing import MAX_CHUNKS, Layout, fewest_chunks
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.precision import MIN_NORM_BITS, flood_bits, head_scale, score_error
+from linalign_lite.encrypt.precision import MIN_NORM_BITS, choose_scales
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORD
 from linalign_lite.errors import InputError
 
-ASSUMED_OUTPUTS = 10  # when a client does not know how many classes the provider's head has
-BANDWIDTH = 12.5e6  # bytes a second: 100 Mbit/s
+ASSUMED_OUTPUTS = 10  # classes of the provider's head, when the client does not know them
+BANDWIDTH = 12.5e6  # bytes per second: 100 Mbit/s
 _SEED = 64
 
 
@@ -29,7 +29,7 @@ _SEED = 64
 class Costs:
     """Milliseconds of one operation, as `benchmarks/costs.py` measures them.
 
-    ``combine``: one feature for one class in columns. ``settle``: one class, whatever the features.
+    In columns, ``matmul``: one feature for one class; ``reduce``: one class, for all features.
     """
 
     encrypt: float
@@ -37,8 +37,8 @@ class Costs:
     expand: float
     encode: float
     multiply: float
-    combine: float
-    settle: float
+    matmul: float
+    reduce: float
     reply: float
     zero: float
     decrypt_few: float
@@ -54,7 +54,7 @@ COSTS = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one layout costs for ``n`` states and a head of ``n_outputs`` rows."""
+    """Cost of one layout for ``n`` states and a head of ``n_outputs`` rows."""
 
     layout: Layout
     n: int
@@ -71,42 +71,42 @@ class Prediction:
         return self.encrypt_ms + self.score_ms + self.decrypt_ms
 
     def seconds(self, bandwidth: float) -> float:
-        """Time in all, with what the transfer takes."""
+        """Total time in seconds, transfer included. bandwidth: bytes per second."""
         return self.ms / 1e3 + (self.query_bytes + self.response_bytes) / bandwidth
 
 
 def predict_cost(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> Prediction:
-    """Bytes of records and their digests (headers, below 2 KB without labels, are left out)."""
+    """Predict bytes of records and digests (without headers, below 2 KB), and milliseconds."""
     costs = COSTS[parameters.degree]
     blocks, products = layout.blocks(n), layout.products(n_outputs)
     record = layout.chunks * _query_size(parameters)
     score = products * (costs.reply + (costs.zero if parameters.private else 0))
     encode = 0.0
     if layout.columns:
-        score += layout.chunks * (costs.expand + n_outputs * costs.combine)
-        score += n_outputs * costs.settle * -(-layout.chunks // MAX_FEATURES)
+        score += layout.chunks * (costs.expand + n_outputs * costs.matmul)
+        score += n_outputs * costs.reduce * -(-layout.chunks // MAX_FEATURES)
     else:
         score += layout.chunks * (costs.load + products * costs.multiply)
         encode = products * layout.chunks * costs.encode
     answers = layout.rows * layout.batch
     decrypt = products * (costs.decrypt_few if answers <= 64 else costs.decrypt_all)
     return Prediction(
-        layout,
-        n,
-        n_outputs,
-        blocks * (record + DIGEST),
-        blocks * (response_size(layout, n_outputs) + DIGEST),
-        blocks * products,
-        blocks * layout.chunks * costs.encrypt,
-        blocks * score + encode,
-        blocks * decrypt,
+        layout=layout,
+        n=n,
+        n_outputs=n_outputs,
+        query_bytes=blocks * (record + DIGEST),
+        response_bytes=blocks * (response_size(layout, n_outputs) + DIGEST),
+        products=blocks * products,
+        encrypt_ms=blocks * layout.chunks * costs.encrypt,
+        score_ms=blocks * score + encode,
+        decrypt_ms=blocks * decrypt,
     )
 
 
 def candidate_layouts(
     parameters: Parameters, dim: int, n_outputs: int, n: int
 ) -> tuple[Prediction, ...]:
-    """Every layout worth looking at, each with what it costs.
+    """Predict the cost of every layout worth considering that fits in a file.
 
     m over powers of two, n shared evenly among full records, and N; chunks from the fewest that
     fit; columns.
@@ -119,7 +119,7 @@ def candidate_layouts(
         fewest = fewest_chunks(degree, dim, batch)
         most = min(dim, max(MAX_CHUNKS, fewest + 8))
         layouts += [Layout(degree, dim, k, batch) for k in range(fewest, most + 1)]
-        if most < dim and batch == even:  # the fuller its ciphertexts the better for columns
+        if most < dim and batch == even:  # columns gain from full ciphertexts
             layouts.append(Layout(degree, dim, dim, batch))
     found = [predict_cost(parameters, layout, n, n_outputs) for layout in layouts]
     size = _query_size(parameters)
@@ -134,7 +134,7 @@ def candidate_layouts(
 def choose_layout(
     parameters: Parameters, dim: int, n_outputs: int | None, n: int, bandwidth: float = BANDWIDTH
 ) -> Prediction:
-    """The layout of the least time, transfer included. Raises InputError when nothing fits."""
+    """Choose the layout of least time, transfer included. Raises InputError when none fits."""
     found = candidate_layouts(parameters, dim, n_outputs or ASSUMED_OUTPUTS, n)
     if not found:
         raise InputError(
@@ -148,7 +148,7 @@ def choose_layout(
 def alternative_layouts(
     parameters: Parameters, dim: int, n_outputs: int, n: int, bandwidth: float = BANDWIDTH
 ) -> tuple[Prediction, ...]:
-    """The chosen layout, then the best of each other kind: one state alone, several, columns."""
+    """The chosen layout, then the best of each other kind: single states, several, columns."""
     best = choose_layout(parameters, dim, n_outputs, n, bandwidth)
     kinds: dict[tuple[str, bool], Prediction] = {}
     found = candidate_layouts(parameters, dim, n_outputs, n)
@@ -159,12 +159,12 @@ def alternative_layouts(
 
 
 def relative_error(parameters: Parameters, layout: Layout, n_outputs: int) -> float:
-    """Bound on the error of a score, over the largest score: for rows of one norm and no bias."""
-    scale = head_scale(parameters, MIN_NORM_BITS, 1.0, 0.0)
-    norm = math.sqrt(min(layout.rows, n_outputs))
-    flood = flood_bits(parameters, scale, norm, layout.terms)
-    error = score_error(parameters, MIN_NORM_BITS, scale, layout.fold(n_outputs), flood)
-    return error / 2.0**MIN_NORM_BITS
+    """Bound the error of a score, over the largest score, for rows of one norm and no bias."""
+    norm = math.sqrt(layout.fold(n_outputs))
+    scales = choose_scales(
+        parameters, layout, n_outputs, MIN_NORM_BITS, row_norm=1.0, bias=0.0, product_norm=norm
+    )
+    return scales.error / 2.0**MIN_NORM_BITS
 
 
 def _query_size(parameters: Parameters) -> int:

@@ -1,10 +1,10 @@
-"""Scales, flooding and errors: chosen so that nothing overflows, leaks or lacks precision.
+"""Choose scales and flooding so that nothing overflows, leaks or lacks precision; bound errors.
 
 A query is encoded at scale 2^a and a head at scale 2^b, so a product holds scores at scale 2^(a+b)
 modulo q. The client keeps every state's norm below 2^B, B public; the provider knows the largest
 norm of its rows and its largest bias, and by Cauchy–Schwarz |score| ≤ 2^B·max‖w‖ + max|bias|.
 So b is chosen before anything is encrypted such that |score|·2^(a+b) ≤ q/4: half of the room is
-left for noise, and a score cannot wrap around in silence.
+left for noise, and no score can wrap around.
 
 The private profile adds to each coefficient that it returns an integer drawn uniformly from 2^k
 values (flooding). Two such draws that differ by a shift of δ have statistical distance |δ|/2^k, so
@@ -16,19 +16,21 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import RESPONSE_MODULUS_BITS, Parameters
 from linalign_lite.errors import InputError, PrecisionError
 
 MIN_NORM_BITS = 1  # states of norm up to 2 all declare the same bound
 MAX_NORM_BITS = 24
 MAX_ERROR = 1e-3
-MIN_SCORE = 2.0**-20  # scores are taken to be at least so large: a head of zeros needs some scale
-MAX_DECIMALS = 15  # what float64 holds of numbers of order 1
+MIN_SCORE = 2.0**-20  # assumed size of the largest score at least: a head of zeros needs a scale
+MAX_DECIMALS = 15  # of float64 numbers of order 1
 HIDING_BITS = 40  # -log2 of the statistical distance of a returned coefficient
 
 # SEAL draws encryption noise from a centred binomial distribution: 21 bits minus 21 bits. That is
@@ -41,10 +43,10 @@ _TAIL_DEVIATIONS = math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + 2)))
 
 
 def least_norm_bits(largest: float) -> int:
-    """B, the least integer of at least MIN_NORM_BITS with ``largest`` ≤ 2^B.
+    """Return B, the least integer ≥ MIN_NORM_BITS with ``largest`` ≤ 2^B.
 
-    Only this power of two becomes public, and small norms all share one value. Raises InputError
-    when the norm is not finite or above 2^MAX_NORM_BITS.
+    Only this power of two becomes public; all small norms share one. Raises InputError when the
+    norm is not finite or above 2^MAX_NORM_BITS.
     """
     if not 0 <= largest <= 2.0**MAX_NORM_BITS:
         raise InputError(
@@ -56,38 +58,68 @@ def least_norm_bits(largest: float) -> int:
     return max(MIN_NORM_BITS, exponent - (mantissa == 0.5))
 
 
-def query_scale(parameters: Parameters, bound: int) -> int:
-    """a = query_bits − B: every encoded state then has a norm of at most 2^query_bits."""
-    return parameters.query_bits - bound
+def query_scale(parameters: Parameters, norm_bits: int) -> int:
+    """Return a = query_bits − B: an encoded state has a norm of at most 2^query_bits."""
+    return parameters.query_bits - norm_bits
 
 
-def head_scale(parameters: Parameters, bound: int, row_norm: float, bias: float) -> int:
-    """b, the largest integer with max(2^-20, 2^B·row_norm + bias)·2^(a+b) ≤ q/4.
+def head_scale(parameters: Parameters, norm_bits: int, row_norm: float, bias: float) -> int:
+    """Return b, the largest integer with max(2^-20, 2^B·row_norm + bias)·2^(a+b) ≤ q/4.
 
-    And 2^b ≤ q/4. row_norm: largest norm of a head row. bias: largest |bias|. Raises PrecisionError
-    when no scale of at least 1 is left, that is when scores could overflow the modulus.
+    Also 2^b ≤ q/4. row_norm: largest norm of a head row. bias: largest |bias|. Raises
+    PrecisionError when no scale of at least 1 is left: scores could overflow the modulus.
     """
-    largest = 2.0**bound * row_norm + bias
-    room = parameters.data_bits - 2 - query_scale(parameters, bound)
+    largest = 2.0**norm_bits * row_norm + bias
+    room = parameters.data_bits - 2 - query_scale(parameters, norm_bits)
     scale = math.floor(room - math.log2(max(largest, MIN_SCORE))) if math.isfinite(largest) else -1
     if scale < 0:
         raise PrecisionError(
             "scores of this head on these states could overflow the coefficient modulus",
-            got=f"state norms up to 2^{bound} and a head that needs more room",
+            got=f"state norms up to 2^{norm_bits} and a head that needs more room",
             expected=f"scores below 2^{room:.0f}",
             hint="scale the head's rows and its bias down, or normalise the states",
         )
     return min(scale, int(parameters.data_bits) - 2)
 
 
-def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -> float:
-    """δ: what flooding must hide of a returned coefficient, exceeded with probability ≤ 2^-41.
+@dataclass(frozen=True)
+class Scales:
+    """b of head_scale, k of flood_bits, and the bound on the error of a score."""
 
-    Two parts. The query's noise times the encoded rows, at most t·√10.5·‖W‖ by Hoeffding, where
-    W are all ``terms`` coefficients multiplied with this product's ciphertexts: ``norm``·2^scale,
-    and half a unit each for rounding. And the encryption of zero: u·e_pk + e1·s, u and s ternary,
-    |e_pk| and |e1| ≤ 21, at most 42·N: a bound that no draw exceeds. (e1 is not drawn, but the
-    argument in docs/SECURITY.md supposes it.)
+    head: int
+    flood_bits: int
+    error: float
+
+
+def choose_scales(
+    parameters: Parameters,
+    layout: Layout,
+    n_outputs: int,
+    norm_bits: int,
+    *,
+    row_norm: float,
+    bias: float,
+    product_norm: float,
+) -> Scales:
+    """Choose the scales of a head. Raises PrecisionError when the modulus cannot hold them.
+
+    row_norm: largest norm of a head row. bias: largest |bias|. product_norm: largest norm of all
+    rows that share a product.
+    """
+    scale = head_scale(parameters, norm_bits, row_norm, bias)
+    flood = flood_bits(parameters, scale, product_norm, layout.terms)
+    error = score_error(parameters, norm_bits, scale, layout.fold(n_outputs), flood)
+    return Scales(scale, flood, error)
+
+
+def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -> float:
+    """Bound δ on the noise of a returned coefficient, exceeded with probability ≤ 2^-41.
+
+    Flooding must hide it. Two parts. The query's noise times the encoded rows, at most
+    t·√10.5·‖W‖ by Hoeffding, where W are all ``terms`` coefficients multiplied with this product's
+    ciphertexts: ``norm``·2^scale, and half a unit each for rounding. And the encryption of zero:
+    u·e_pk + e1·s, u and s ternary, |e_pk| and |e1| ≤ 21, at most 42·N: a bound that no draw
+    exceeds. (e1 is not drawn, but the argument in docs/SECURITY.md assumes it.)
     """
     encoded = norm * 2.0**scale + math.sqrt(terms) / 2
     zero = 2 * MAX_NOISE * parameters.degree
@@ -95,7 +127,7 @@ def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -
 
 
 def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> int:
-    """k: flooding draws from 2^k values. 0 when the profile does not hide the head.
+    """Return k: flooding draws from 2^k values. 0 when the profile does not hide the head.
 
     Arguments as for product_noise. Raises PrecisionError when 2^k is above q/4: the modulus cannot
     hold scores and flooding.
@@ -115,20 +147,20 @@ def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> i
 
 
 @functools.lru_cache(maxsize=256)
-def score_error(parameters: Parameters, bound: int, scale: int, fold: int, flood: int) -> float:
-    """Bound on the error of a score, from public numbers alone.
+def score_error(parameters: Parameters, norm_bits: int, scale: int, fold: int, flood: int) -> float:
+    """Bound the error of a score, from public numbers alone.
 
-    bound: B. scale: b. fold: rows to a product. flood: k. Flooding itself,
+    norm_bits: B. scale: b. fold: rows to a product. flood: k. Flooding itself,
     2^(k-1) / 2^(a+b), is never exceeded; to it come six standard deviations of three independent
     parts: fresh noise times the head, √10.5·√fold·max‖w‖ / 2^a, where b allows
     max‖w‖ = q/4 / 2^(a+b+B) at most; rounding of the head to integers, √(1/12)·2^B / 2^b; and
-    rounding of the response to words, √((1 + N)/12)·q / 2^(32+a+b), where one component meets a
-    ternary secret.
+    rounding of the response modulo 2^32, √((1 + N)/12)·q / 2^(32+a+b), where one component is
+    multiplied by a ternary secret.
     """
-    a = query_scale(parameters, bound)
-    row_norm = 2.0 ** (parameters.data_bits - 2 - a - scale - bound)
+    a = query_scale(parameters, norm_bits)
+    row_norm = 2.0 ** (parameters.data_bits - 2 - a - scale - norm_bits)
     fresh = math.sqrt(NOISE_VARIANCE * fold) * row_norm / 2.0**a
-    rounding = math.sqrt(1 / 12) * 2.0**bound / 2.0**scale
+    rounding = math.sqrt(1 / 12) * 2.0**norm_bits / 2.0**scale
     per_word = 2.0 ** (parameters.data_bits - RESPONSE_MODULUS_BITS - a - scale)
     words = math.sqrt((1 + parameters.degree) / 12) * per_word
     flooding = 2.0 ** (flood - 1 - a - scale) if flood else 0.0
@@ -136,12 +168,12 @@ def score_error(parameters: Parameters, bound: int, scale: int, fold: int, flood
 
 
 def decimals(error: float) -> int:
-    """Decimal places to round scores to: one unit of the last place is at least ``error``."""
+    """Decimal places of rounded scores: one unit of the last place is at least ``error``."""
     return max(0, min(MAX_DECIMALS, math.floor(-math.log10(error))))
 
 
 def precision_bits(exact: npt.ArrayLike, got: npt.ArrayLike) -> float:
-    """−log2(max|got − exact| / max|exact|): bits of precision left. Infinite when equal."""
+    """Compute −log2(max|got − exact| / max|exact|), bits of precision. Infinite when equal."""
     reference: npt.NDArray[Any] = np.asarray(exact, dtype=np.float64)
     error = float(np.max(np.abs(np.asarray(got, dtype=np.float64) - reference)))
     largest = float(np.max(np.abs(reference)))

@@ -17,7 +17,8 @@ from linalign_lite.core.executor import map_in_order
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import QueryInfo
-from linalign_lite.encrypt.scoring import Scales, Scorer
+from linalign_lite.encrypt.precision import Scales
+from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Record
 from linalign_lite.encrypt.zero_pool import Zeros
 

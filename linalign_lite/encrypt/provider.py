@@ -1,4 +1,4 @@
-"""The provider: owns the head, scores queries that it cannot read. Takes no secret key."""
+"""The provider: owns the head and scores queries that it cannot read. Takes no secret key."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from linalign_lite.encrypt.messages import (
     response_size,
 )
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
-from linalign_lite.encrypt.precision import MAX_ERROR
-from linalign_lite.encrypt.scoring import Scales, Scorer
+from linalign_lite.encrypt.precision import MAX_ERROR, Scales
+from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Kind, Record, Writer, open_framed
 from linalign_lite.encrypt.zero_pool import Zeros
 from linalign_lite.errors import LinalignError, MismatchError, PrecisionError
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 class Provider:
     """Scores encrypted states with one head.
 
-    ``keys``: public keys of the clients served; a query of the private profile needs its own.
-    ``accept``: the profiles that queries may use. With ``trusted`` among them, who holds a key may
-    learn the head. A query that the head cannot answer to within ``max_error`` is refused.
-    ``pool``: encryptions of zero made ahead. ``budget``: how many states are scored for one key.
-    ``cache_bytes``: memory for encoded forms of the head. Safe to share among threads.
+    ``keys``: public keys of the clients; a query of the private profile needs its own.
+    ``accept``: the profiles that queries may use; under ``trusted`` the holder of a key may learn
+    the head. A query that the head cannot answer to within ``max_error`` is refused. ``pool``:
+    encryptions of zero made ahead. ``budget``: a limit on the states scored for each key.
+    ``cache_bytes``: memory for encoded heads. Safe to share among threads.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Provider:
         self._lock = threading.Lock()
 
     def score(self, query: Query) -> Response:
-        """Encrypted scores of every state of ``query``.
+        """Score every state of ``query``; the scores are encrypted.
 
         Raises MismatchError when the query's states do not belong in the head's space, its profile
         is not accepted or its public key is not known; PrecisionError when scores could overflow,
@@ -72,11 +72,8 @@ class Provider:
         """
         records = query.records()
         info, scales = self._answer(query.info, query.digest, "this query")
-        if self._budget is None:  # nothing to charge
-            return Response(info, tuple(self._scored(query.info, scales, iter(records))))
         with self._charged(query.info, (r.digest for r in records)):
-            payloads = tuple(self._scored(query.info, scales, iter(records)))
-        return Response(info, payloads)
+            return Response(info, tuple(self._scored(query.info, scales, records)))
 
     def score_file(
         self,
@@ -90,21 +87,21 @@ class Provider:
 
         The query is read twice: all of it is checked before anything is charged or scored.
         ``progress`` is called with the number of states done since its last call. With
-        ``workers`` above 1, records are scored by as many spawned processes (which re-import the
-        main module, as multiprocessing does); the pool of zeros is not used then.
+        ``workers`` above 1, as many spawned processes (which import the main module again, as
+        multiprocessing does) score the records, without the pool of zeros.
         """
         with open_framed(query_path, Kind.QUERY) as reader:
             asked = QueryInfo.from_header(reader.header, reader.name)
             info, scales = self._answer(asked, reader.digest.hex(), reader.name)
             with self._charged(asked, (r.digest for r in reader)), atomic(out_path) as f:
                 writer = Writer(f, info.header())
-                for payload in self._scored(asked, scales, iter(reader), progress, workers):
+                for payload in self._scored(asked, scales, reader, progress, workers):
                     writer.write(payload)
                 writer.finish()
         return info
 
     def _answer(self, query: QueryInfo, digest: str, name: str) -> tuple[ResponseInfo, Scales]:
-        """The header of the response, once everything that can be checked in advance was."""
+        """Check everything that precedes scoring. Returns the response's header and scales."""
         parameters, head, layout = query.parameters, self._head, query.layout
         if parameters not in self._accept:
             raise MismatchError(
@@ -129,7 +126,7 @@ class Provider:
             batch=query.batch,
             norm_bits=query.norm_bits,
             head_scale=scales.head,
-            flood_bits=scales.flood,
+            flood_bits=scales.flood_bits,
             n_outputs=head.n_outputs,
             labels=head.labels,
             softcap=None if head.softcap is None else float(head.softcap),
@@ -159,9 +156,9 @@ class Provider:
 
     @contextlib.contextmanager
     def _charged(self, query: QueryInfo, digests: Iterable[bytes]) -> Iterator[None]:
-        """Charge the budget, durably, before anything is scored; give back what came to nothing."""
+        """Charge the budget, on the disk, before the block scores; refund when the block fails."""
         sha = hashlib.sha256(query.header().digest)
-        for digest in digests:  # of a file: this reads and checks all of it
+        for digest in digests:  # reads and checks all of a file
             sha.update(digest)
         if self._budget is None:
             yield
@@ -170,8 +167,8 @@ class Provider:
         self._budget.charge(*charge)
         try:
             yield
-        except Exception:  # not Ctrl-C, which may come when the response is out already:
-            # then the charge stays pending, and the same query takes it up again
+        except Exception:  # not Ctrl-C, which may come when the response is already written:
+            # then the charge stays pending, and the same query takes it over
             with contextlib.suppress(LinalignError):
                 self._budget.refund(*charge)
             raise
@@ -181,19 +178,19 @@ class Provider:
         self,
         query: QueryInfo,
         scales: Scales,
-        records: Iterator[Record],
+        records: Iterable[Record],
         progress: Progress | None = None,
         workers: int = 1,
     ) -> Iterator[bytes]:
-        scorer, private = self._scorer(query.parameters), query.parameters.private
+        scorer = self._scorer(query.parameters)
+        zeros = self._zeros_of(query.key) if query.parameters.private else None
         if workers > 1 and query.layout.blocks(query.n) > 1:
             from linalign_lite.encrypt.process_pool import ScoringJob, score_records
 
-            key = self._mask(query.key).key if private else None
+            key = None if zeros is None else zeros.key
             job = ScoringJob(self._head, self._cache_bytes, key, query, scales)
             payloads = score_records(job, records, workers)
         else:
-            zeros = self._mask(query.key) if private else None
             payloads = (
                 scorer.score(query, scales, i, record, zeros) for i, record in enumerate(records)
             )
@@ -202,7 +199,7 @@ class Provider:
             if progress:
                 progress(query.layout.live(query.n, index))
 
-    def _mask(self, key: bytes) -> Zeros:
+    def _zeros_of(self, key: bytes) -> Zeros:
         with self._lock:
             if key not in self._zeros:
                 self._zeros[key] = Zeros(self._keys[key])

@@ -1,10 +1,10 @@
-"""A response as 32-bit words, and its decryption.
+"""Encode the products of a response after modulus switching to 2^32, and decrypt them.
 
-A ciphertext (c0, c1) modulo q decrypts to c0 + c1·s modulo q and X^N + 1. For a response only some
-coefficients of the sum are wanted, to some 30 bits, so only those of c0 are sent, and all of c1,
-each as round(2^32·c/q) mod 2^32 (modulus switching to 2^32). Nothing else of the product leaves the
-provider. Decryption is y0 + (y1·s) in wrap-around arithmetic; s is ternary, so rounding adds an
-error of standard deviation √(N/18) words or so, and not more than stated (precision.score_error).
+A ciphertext (c0, c1) modulo q decrypts to c0 + c1·s modulo q and X^N + 1. A response needs only
+some coefficients of the sum, to some 30 bits, so only those of c0 are sent, and all of c1, each as
+round(2^32·c/q) mod 2^32 (modulus switching). Nothing else of the product leaves the provider.
+Decryption is y0 + (y1·s) in wrap-around arithmetic; s is ternary, so rounding adds an error of
+standard deviation √(N/18) units of 2^-32 or so, within the stated one (precision.score_error).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from linalign_lite.errors import FormatError
 
 Ternary = npt.NDArray[np.int8]
 UInt32Array = npt.NDArray[np.uint32]
-# wanted coefficients up to which a product with s is cheaper one by one than by FFT
+# returned coefficients up to which the product with s is cheaper one by one than by FFT
 _MAX_ONE_BY_ONE = 64
 
 
@@ -32,7 +32,7 @@ def encode_product(coefficients: UInt32Array) -> bytes:
 
 
 def decode_product(payload: bytes | memoryview, degree: int) -> tuple[UInt32Array, UInt32Array]:
-    """(second, first). Raises FormatError when the payload is not as long as that."""
+    """Return (second, first). Raises FormatError on a wrong length."""
     if len(payload) % 4 or len(payload) < 4 * degree:
         raise FormatError("a response has the wrong length", got=f"{len(payload)} bytes")
     words = np.frombuffer(payload, dtype="<u4").astype(np.uint32, copy=False)
@@ -40,7 +40,7 @@ def decode_product(payload: bytes | memoryview, degree: int) -> tuple[UInt32Arra
 
 
 def pad_product(payload: bytes, degree: int, rows: int, batch: int) -> bytes:
-    """A reply whose returned coefficients, (rows, live), are filled up to (rows, batch)."""
+    """Pad the returned coefficients of an encoded product, (rows, live), to (rows, batch)."""
     second, first = decode_product(payload, degree)
     filled = np.zeros((rows, batch), dtype=np.uint32)
     filled[:, : len(first) // rows] = first.reshape(rows, -1)
@@ -50,7 +50,7 @@ def pad_product(payload: bytes, degree: int, rows: int, batch: int) -> bytes:
 def decrypt_product(
     secret: Ternary, second: UInt32Array, first: UInt32Array, positions: npt.NDArray[np.intp]
 ) -> FloatArray:
-    """(first + (second·secret)[positions]) / 2^32, in [−1/2, 1/2): fractions of the modulus.
+    """Decrypt: (first + (second·secret)[positions]) / 2^32, in [−1/2, 1/2), fractions of q.
 
     secret: (N,) ternary coefficients. second: (N,). first and positions: (m,).
     """
@@ -72,7 +72,7 @@ def _products_one_by_one(
 
 
 def _products_by_fft(secret: Ternary, second: UInt32Array) -> FloatArray:
-    """All N of them. Halves of 16 bits: sums below 2^28, so rounding makes the FFT's exact."""
+    """All N coefficients. Halves of 16 bits: sums below 2^28, so rounding makes the FFT exact."""
     slots = to_slots(secret.astype(np.float64))
     high, low = (
         np.rint(from_slots(to_slots(half.astype(np.float64)) * slots))

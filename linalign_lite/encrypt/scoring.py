@@ -1,6 +1,6 @@
 """One head under one profile: encoded once, applied to records of queries.
 
-No files, no policy and no keys but the public one: `provider` has those.
+`provider` adds files, keys and budgets.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,31 +23,21 @@ from linalign_lite.encrypt.packing import (
     score_positions,
 )
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.precision import flood_bits, head_scale, query_scale, score_error
+from linalign_lite.encrypt.precision import Scales, choose_scales, query_scale
 from linalign_lite.encrypt.response_encoding import pad_product
 from linalign_lite.encrypt.scheme import ReturnedCoefficients
 from linalign_lite.encrypt.wire import Record
 from linalign_lite.encrypt.zero_pool import Zeros
 
 _MAX_CACHED_SCALES = 256
-Plaintexts = list[Any]  # of one product: the head's rows by chunk
-
-
-@dataclass(frozen=True)
-class Scales:
-    """b of precision.head_scale, k of precision.flood_bits, and the error that they leave."""
-
-    head: int
-    flood: int
-    error: float
+Plaintexts = list[Any]  # of one product: encoded head rows by chunk
 
 
 class Scorer:
     """Scores records of queries of one profile with one head. Safe to share among threads.
 
-    Encoded forms of the head (one for each layout and scale that queries have) are kept, the
-    oldest dropped first, in ``cache_bytes`` all together; a form that is larger than that is
-    encoded again for each record.
+    Encoded heads (one for each layout and scale of queries) are cached, the least recently used
+    dropped first, in ``cache_bytes`` in total; one that is larger is encoded anew for each record.
     """
 
     def __init__(self, head: Head, parameters: Parameters, cache_bytes: int) -> None:
@@ -64,27 +53,28 @@ class Scorer:
         self._scales: dict[tuple[Layout, int], Scales] = {}
         self._lock = threading.Lock()
 
-    def scales(self, layout: Layout, bound: int) -> Scales:
-        """For states of norm up to 2^bound. Raises PrecisionError when the modulus is too small."""
-        key = layout, bound
+    def scales(self, layout: Layout, norm_bits: int) -> Scales:
+        """Scales for states of norm ≤ 2^norm_bits. PrecisionError when the modulus is too small."""
+        key = layout, norm_bits
         found = self._scales.get(key)  # once: another thread may clear them
         if found is None:
-            if len(self._scales) > _MAX_CACHED_SCALES:  # a stranger may try many
+            if len(self._scales) > _MAX_CACHED_SCALES:  # queries may ask for any number
                 self._scales.clear()
-            found = self._scales[key] = self._new_scales(layout, bound)
+            found = self._scales[key] = choose_scales(
+                self.parameters,
+                layout,
+                len(self._bias),
+                norm_bits,
+                row_norm=self._row_norm,
+                bias=self._largest_bias,
+                product_norm=product_norm(layout, self._weight),
+            )
         return found
-
-    def _new_scales(self, layout: Layout, bound: int) -> Scales:
-        scale = head_scale(self.parameters, bound, self._row_norm, self._largest_bias)
-        norm = product_norm(layout, self._weight)
-        flood = flood_bits(self.parameters, scale, norm, layout.terms)
-        fold = layout.fold(len(self._bias))
-        return Scales(scale, flood, score_error(self.parameters, bound, scale, fold, flood))
 
     def score(
         self, query: QueryInfo, scales: Scales, index: int, record: Record, zeros: Zeros | None
     ) -> bytes:
-        """One response record: the digest of what it answers, then the words of every product."""
+        """Make one record of a response: the digest of the query record, then every product."""
         layout = query.layout
         live = layout.live(query.n, index)
         total = query_scale(self.parameters, query.norm_bits) + scales.head
@@ -94,12 +84,12 @@ class Scorer:
             bias = self._bias[k * layout.rows : (k + 1) * layout.rows]
             positions = score_positions(layout, len(bias))[:, :live]
             offsets = np.repeat(bias * unit, live)
-            returned = ReturnedCoefficients(positions.ravel(), offsets, scales.flood)
+            returned = ReturnedCoefficients(positions.ravel(), offsets, scales.flood_bits)
             zero = None if zeros is None else zeros.take()
-            reply = self._side.finalize(product, returned, zero)
-            if live < layout.batch:  # places that hold no state are sent as zeros
-                reply = pad_product(reply, layout.degree, len(bias), layout.batch)
-            parts.append(reply)
+            encoded = self._side.finalize(product, returned, zero)
+            if live < layout.batch:  # places without a state are sent as zeros
+                encoded = pad_product(encoded, layout.degree, len(bias), layout.batch)
+            parts.append(encoded)
         return b"".join(parts)
 
     def _products(self, query: QueryInfo, scale: int, payload: bytes) -> Iterator[Any]:
@@ -114,7 +104,7 @@ class Scorer:
             yield self._side.inner_product(loaded, rows)
 
     def _plaintexts(self, layout: Layout, scale: int) -> Iterable[Plaintexts]:
-        """The head encoded for a layout and scale, from the cache if it fits there."""
+        """The head encoded for a layout and scale, from the cache if it fits."""
         plaintexts = layout.products(len(self._bias)) * layout.chunks
         size = plaintexts * self.scheme.plaintext_size
         if size > self._cache_bytes:
@@ -134,7 +124,7 @@ class Scorer:
 
 
 def _integers(weight: FloatArray, scale: int) -> FloatArray:
-    """Rows as integers. A row of zeros gets one unit, below rounding: SEAL refuses zeros."""
+    """Round rows to integers. A row of zeros gets one unit, below rounding: SEAL refuses zeros."""
     whole: FloatArray = np.rint(weight * 2.0**scale)
     whole[~whole.any(axis=1), 0] = 1.0
     return whole

@@ -1,9 +1,8 @@
 """Encryptions of zero under a client's public key, made ahead of its queries.
 
-They are most of what the private profile adds to the cost of a score, and depend on nothing but the
-key. Each masks one product and must never mask two: the difference of two replies under one mask
-gives the head away. So they live in memory only, each is handed out once, and a process that forks
-does not take them along.
+They are most of the cost that the private profile adds to a score, and depend on the key alone.
+Each masks one product and must never mask two: the difference of two products under one mask
+reveals the head. So they stay in memory, each is used once, and a forked process starts without.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from linalign_lite.encrypt.keys import PublicKey, scheme_for
 
 
 class Zeros:
-    """A stock of encryptions of zero under ``key``; made on demand when it is empty.
+    """A stock of encryptions of zero under ``key``; further ones are made on demand.
 
     Safe to share among threads.
     """
@@ -33,26 +32,26 @@ class Zeros:
 
     @property
     def stock(self) -> int:
-        """How many are ready."""
+        """Number of encryptions of zero that are ready."""
         return len(self._stock) if self._process == os.getpid() else 0
 
     def fill(self, count: int) -> None:
-        """Make more until there are ``count``. 128 KiB each."""
+        """Make more until ``count`` are ready. 128 KiB each."""
         while self.stock < count:
             zero = self._side.encrypt_zero(self._public_key)
             with self._lock:
-                self._own()
+                self._drop_inherited()
                 self._stock.append(zero)
 
     def take(self) -> Any:
-        """One that nobody else has or had."""
+        """Return one, for a single use."""
         with self._lock:
-            self._own()
+            self._drop_inherited()
             if self._stock:
                 return self._stock.popleft()
         return self._side.encrypt_zero(self._public_key)
 
-    def _own(self) -> None:
-        if self._process != os.getpid():  # the parent hands these out
+    def _drop_inherited(self) -> None:
+        if self._process != os.getpid():  # the parent uses these
             self._stock.clear()
             self._process = os.getpid()

@@ -18,7 +18,7 @@ from common import SHARED, data, exported, publish, side_by_side
 
 from linalign_lite import AffineMap, Head, extract, fuse, load_model, read_texts, to_onnx
 from linalign_lite import train_head as train
-from linalign_lite.onnx.artefact import open_session
+from linalign_lite.onnx.parity import open_session
 
 DIM, BETWEEN, OUTPUTS = 384, 128, 150
 ROWS = {1: 2000, 8: 1000, 64: 200, 1024: 20}

@@ -1,6 +1,6 @@
-"""Leaving an ONNX artefact on disk: valid, sealed, and saying what NumPy says. Or nothing.
+"""Write an ONNX artefact: a valid graph, compared with NumPy, and a card with its digest.
 
-docs/FORMAT.md, section 8. Same graph, same card: same bytes.
+docs/FORMAT.md, section 8. The same graph and card give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.choices import WeightDtype, values_of
-from linalign_lite.errors import FormatError, InputError, ParityError, import_extra
-from linalign_lite.onnx import graph_edit
+from linalign_lite.errors import InputError, ParityError, import_extra
+from linalign_lite.onnx import float16, graph_edit
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.onnx.metadata import FORMAT, KEY, VERSION, data_file, read_card
-from linalign_lite.onnx.parity import TOLERANCE
+from linalign_lite.onnx.parity import TOLERANCE, open_session
+from linalign_lite.onnx.quantization import quantize_artefact
 from linalign_lite.storage.atomic import require_replaceable, write_atomic
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.version import __version__
 
 DTYPES = values_of(WeightDtype)
-INT8_LIMIT = 0.2  # root mean square of the difference to fp32 over that of the values
+INT8_LIMIT = 0.2  # root mean square of the difference to fp32, relative to that of the values
 Feeds = Mapping[str, AnyArray]
 
 
 @dataclass(frozen=True)
-class Check:
-    """What the artefact must say: outputs by name for each of several inputs.
+class Expected:
+    """Expected outputs by name for each of several inputs, and the largest difference allowed.
 
-    ``limit``: on the difference of an output over all inputs, relative to its values: the largest
-    over the largest, or, with ``mean_square``, the root mean square of both.
+    ``limit``: on the largest difference of an output over all inputs, relative to its largest
+    value; with ``mean_square``, root mean squares take the place of both.
     """
 
     feeds: Sequence[Feeds]
-    wanted: Sequence[Mapping[str, AnyArray]]
+    outputs: Sequence[Mapping[str, AnyArray]]
     limit: float = TOLERANCE
     mean_square: bool = False
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """What was written. ``differences``: of each output, relative, see Check."""
+    """An artefact on disk. ``differences``: of each output from NumPy, relative (see Expected)."""
 
     path: Path
     kind: str
@@ -76,8 +77,8 @@ class Artefact:
         )
 
 
-def begin(dtype: str, limit: float | None, purpose: str) -> float:
-    """What is asked of any artefact before work starts; the limit that it is held to.
+def check_options(dtype: str, limit: float | None, purpose: str) -> float:
+    """Check the options of an artefact and return the limit on the differences of its outputs.
 
     Raises InputError for an unknown dtype or limit, MissingExtraError without `onnx`.
     """
@@ -91,22 +92,30 @@ def begin(dtype: str, limit: float | None, purpose: str) -> float:
     return INT8_LIMIT if limit is None else limit
 
 
-def write(
+def store_as(model: Any, dtype: str, one_file_limit: int) -> Any:
+    """Return the model with its weights stored as ``dtype``; ``model`` itself is used up."""
+    if dtype == "int8":
+        return quantize_artefact(model, one_file_limit)
+    if dtype == "fp16":
+        float16.store_float16(model)
+    return model
+
+
+def write_artefact(
     out: Path,
     model: Any,
     card: Mapping[str, Any],
-    check: Check,
+    expected: Expected,
     one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
 ) -> Artefact:
-    """Check the graph, compare what it says, and write it with its card.
+    """Validate the graph, compare its outputs, and write it with its card.
 
-    Weights above ``one_file_limit`` bytes go to ``out`` + "_data". Raises ParityError, and leaves
-    what was there before, when the graph does not load or says something else.
+    Weights above ``one_file_limit`` bytes go to ``out`` + "_data". Raises ParityError when the
+    graph is not valid, does not load or gives other outputs. ``out`` is unchanged then.
     """
-    out = Path(out)
     require_replaceable(out)
     large = graph_edit.weight_bytes(model) > one_file_limit
-    whole = {
+    full_card = {
         **card,
         "format": FORMAT,
         "version": VERSION,
@@ -116,35 +125,26 @@ def write(
     }
     model.producer_name, model.producer_version = "linalign-lite", __version__
     if large:
-        differences = _write_large(out, model, whole, check, min(1024, one_file_limit))
+        differences = _write_large(out, model, full_card, expected, min(1024, one_file_limit))
     else:
-        differences = _write_small(out, model, whole, check)
+        data = _seal(model, full_card)
+        _validate(model)
+        differences = compare(open_session(data), expected)
+        write_atomic(out, data)
     size = out.stat().st_size + (data_file(out).stat().st_size if large else 0)
-    return Artefact(
-        out, whole["kind"], whole["dtype"], whole["opset"], size, differences, read_card(out)
-    )
-
-
-def _write_small(out: Path, model: Any, card: dict[str, Any], check: Check) -> Mapping[str, float]:
-    data = _seal(model, card)
-    _validate(model)
-    differences = compare(open_session(data), check)
-    write_atomic(out, data)
-    return differences
+    kind, dtype, opset = (full_card[name] for name in ("kind", "dtype", "opset"))
+    return Artefact(out, kind, dtype, opset, size, differences, read_card(out))
 
 
 def _write_large(
-    out: Path, model: Any, card: dict[str, Any], check: Check, threshold: int
+    out: Path, model: Any, card: dict[str, Any], expected: Expected, threshold: int
 ) -> Mapping[str, float]:
-    """As small, in a folder beside ``out``; then both files get their names, the graph last."""
-    import onnx
-
+    """Write both files in a folder beside ``out``, then rename them, the graph last."""
     require_replaceable(data_file(out))
     with tempfile.TemporaryDirectory(prefix=".linalign-", suffix=".tmp", dir=out.parent) as folder:
         path = Path(folder) / out.name
         beside = data_file(path)
-        onnx.save_model(model, str(path), save_as_external_data=True, size_threshold=threshold,
-                        all_tensors_to_one_file=True, location=beside.name)  # fmt: skip
+        graph_edit.save_external(model, path, beside.name, threshold)
         card["data"] = {
             "file": beside.name,
             "sha256": hash_file(beside),
@@ -152,14 +152,14 @@ def _write_large(
         }
         path.write_bytes(_seal(model, card))
         _validate(str(path))
-        differences = compare(open_session(str(path)), check)
+        differences = compare(open_session(str(path)), expected)
         beside.replace(data_file(out))
         path.replace(out)
     return differences
 
 
 def _seal(model: Any, card: Mapping[str, Any]) -> bytes:
-    """Put the card into the model, with the digest of its graph; the bytes of the whole."""
+    """Put the card, with the digest of the graph, into the model; return the model's bytes."""
     graph = model.graph.SerializeToString(deterministic=True)
     sealed = {**card, "graph": hashlib.sha256(graph).hexdigest()}
     del model.metadata_props[:]
@@ -171,36 +171,22 @@ def _seal(model: Any, card: Mapping[str, Any]) -> bytes:
 
 
 def _validate(model: Any) -> None:
-    """The checker and strict shape inference; of a file's name or a model."""
+    """Run the checker and strict shape inference on a model or the path of one."""
     import onnx
 
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-        raise ParityError("the graph made is not valid ONNX", got=str(e)[:300]) from e
+        raise ParityError("the new graph is not valid ONNX", got=str(e)[:300]) from e
 
 
-def open_session(model: bytes | str, *, threads: int | None = None) -> Any:
-    """Load a graph with onnxruntime on the CPU, quietly. Raises FormatError if it does not load."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime has no common error type
-        raise FormatError("the graph does not load", got=str(e)[:200]) from e
-
-
-def compare(session: Any, check: Check) -> dict[str, float]:
-    """Relative difference of each output. Raises ParityError when one is above the limit."""
+def compare(session: Any, expected: Expected) -> dict[str, float]:
+    """The relative difference of each output. Raises ParityError when one is above the limit."""
     pairs: dict[str, list[tuple[AnyArray, AnyArray]]] = {}
-    for feeds, wanted in zip(check.feeds, check.wanted, strict=True):
-        names = list(wanted)
+    for feeds, outputs in zip(expected.feeds, expected.outputs, strict=True):
+        names = list(outputs)
         for name, got in zip(names, session.run(names, dict(feeds)), strict=True):
-            want = wanted[name]
+            want = outputs[name]
             if got.shape != want.shape:
                 raise ParityError(
                     f"the graph's {name} have another shape than NumPy's",
@@ -208,21 +194,21 @@ def compare(session: Any, check: Check) -> dict[str, float]:
                     expected=str(want.shape),
                 )
             pairs.setdefault(name, []).append((got.ravel(), want.ravel()))
-    found = {name: _relative(parts, check.mean_square) for name, parts in pairs.items()}
+    found = {name: _relative(parts, expected.mean_square) for name, parts in pairs.items()}
     for name, difference in found.items():
-        if not difference <= check.limit:  # nor when it is no number
+        if not difference <= expected.limit:  # NaN fails too
             raise ParityError(
-                f"the graph's {name} differ too much from what NumPy gives",
+                f"the graph's {name} differ too much from NumPy's",
                 got=f"{difference:.3g} of their size",
-                expected=f"at most {check.limit:.3g}",
-                hint="store it as fp16, or allow more with --limit" if check.mean_square else "",
+                expected=f"at most {expected.limit:.3g}",
+                hint="store it as fp16, or allow more with --limit" if expected.mean_square else "",
             )
     return found
 
 
 def _relative(parts: Sequence[tuple[AnyArray, AnyArray]], mean_square: bool) -> float:
     got, want = (np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True))
-    apart = got - want
+    difference = got - want
     if mean_square:
-        return float(np.linalg.norm(apart) / (np.linalg.norm(want) or 1.0))
-    return float(np.abs(apart).max() / (np.abs(want).max() or 1.0))
+        return float(np.linalg.norm(difference) / (np.linalg.norm(want) or 1.0))
+    return float(np.abs(difference).max() / (np.abs(want).max() or 1.0))

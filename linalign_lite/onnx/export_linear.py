@@ -1,4 +1,4 @@
-"""Maps and heads as ONNX: one Gemm, and a Tanh where the head has a soft cap."""
+"""Export maps and heads as ONNX: one Gemm, and a Tanh if the head has a soft cap."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.affine_map import AffineMap
-from linalign_lite.core.head import Head, soft_capped
+from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
 from linalign_lite.onnx import artefact, graph_edit
-from linalign_lite.onnx.artefact import Artefact, Check
-from linalign_lite.onnx.graph_builder import IR, OPSET, Affine, Builder, add_affine, add_softcap
+from linalign_lite.onnx.artefact import Artefact, Expected
+from linalign_lite.onnx.graph_builder import (
+    IR_VERSION,
+    OPSET,
+    GraphBuilder,
+    LinearLayer,
+    add_linear,
+)
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.storage.atomic import PathLike
 
 STATES, MAPPED, SCORES = "states", "mapped", "scores"
-_ROWS = (1, 7, 64)  # of the states that it is checked on
-_MOST = 256  # rows of somebody's states that it is checked on
+_BATCHES = (1, 7, 64)  # rows of the random inputs of a comparison
+_MAX_ROWS = 256  # of given states in a comparison
 
 
 def to_onnx(
@@ -38,101 +44,75 @@ def to_onnx(
     Input `states` (batch, d) float32; output `mapped` (batch, d_target) of a map, `scores` (batch,
     n_outputs) of a head: states·weight + bias, then c·tanh(x/c) if the head has a soft cap c.
 
-    dtype: how the weight is stored. fp32; fp16, computed with in float32; int8, quantised per
-    output, states quantised as they come. The result is run with onnxruntime and compared with
-    NumPy on random states, or on ``states``, before it is left on disk. limit: on the error of
+    dtype: of the stored weight. fp32; fp16, computed in float32; int8, quantised per output, with
+    states quantised by the range of each batch. The result is run with onnxruntime and compared
+    with NumPy on random states, or on ``states``, before it is written. limit: on the error of
     int8, ‖int8 − fp32‖ / ‖fp32‖ over all outputs; default artefact.INT8_LIMIT.
 
     Raises ParityError beyond the limit (1e-4 for fp32 and fp16), MissingExtraError without `onnx`,
     MismatchError when ``states`` are of another space. Nothing is left behind then.
     """
-    held_to = artefact.begin(dtype, limit, "writing ONNX")
+    limit = artefact.check_options(dtype, limit, "writing ONNX")
     output = MAPPED if isinstance(thing, AffineMap) else SCORES
-    affine = Affine.of(thing.weight, thing.bias, dtype)
-    cap = thing.softcap if isinstance(thing, Head) else None
-    model = _graph(affine, cap, output)
-    if dtype == "int8":
-        from linalign_lite.onnx.quantization import quantize_artefact
-
-        model = quantize_artefact(model, one_file_limit)
-    elif dtype == "fp16":
-        from linalign_lite.onnx.float16 import store_float16
-
-        store_float16(model)
-    rows = _rows(thing, states)
-    check = Check(
-        [{STATES: x} for x in rows],
-        [{output: soft_capped(affine.apply(x), cap)} for x in rows],
-        held_to,
-        dtype == "int8",
+    layer = LinearLayer.of(thing, dtype)
+    model = artefact.store_as(_graph(layer, output), dtype, one_file_limit)
+    batches = _batches(thing, states)
+    expected = Expected(
+        [{STATES: x} for x in batches],
+        [{output: layer.apply(x)} for x in batches],
+        limit,
+        mean_square=dtype == "int8",
     )
-    return artefact.write(Path(out), model, _card(thing, dtype), check, one_file_limit)
+    return artefact.write_artefact(Path(out), model, _card(thing, dtype), expected, one_file_limit)
 
 
-def _graph(affine: Affine, cap: float | None, output: str) -> Any:
+def _graph(layer: LinearLayer, output: str) -> Any:
     from onnx import TensorProto, helper
 
-    width, height = affine.weight.shape
     graph = helper.make_graph(
         [],
         "linalign",
-        [helper.make_tensor_value_info(STATES, TensorProto.FLOAT, ["batch", width])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", height])],
+        *(
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])]
+            for name, width in zip((STATES, output), layer.weight.shape, strict=True)
+        ),
     )
-    build = Builder(graph)
-    add_output(build, affine, cap, STATES, output)
+    build = GraphBuilder(graph)
+    add_linear(build, layer, STATES, output)
     build.finish()
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-
-
-def add_output(
-    build: Builder, affine: Affine, cap: float | None, read: str, write: str, name: str = ""
-) -> None:
-    """An affine part, and the soft cap when there is one."""
-    if cap is None:
-        add_affine(build, affine, read, write, name)
-    else:
-        add_softcap(build, cap, add_affine(build, affine, read, "", name), write)
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
 def _card(thing: AffineMap | Head, dtype: str) -> dict[str, Any]:
     if isinstance(thing, AffineMap):
-        return {
-            "kind": "map",
-            "dtype": dtype,
-            STATES: dataclasses.asdict(thing.source),
-            MAPPED: dataclasses.asdict(thing.target),
-            "info": plain(thing.card),
-        }
-    return {
-        "kind": "head",
-        "dtype": dtype,
-        STATES: dataclasses.asdict(thing.space),
-        SCORES: scores_card(thing),
-        "info": plain(thing.card),
-    }
+        kind, source, output = "map", thing.source, {MAPPED: dataclasses.asdict(thing.target)}
+    else:
+        kind, source, output = "head", thing.space, {SCORES: scores_card(thing)}
+    states, info = dataclasses.asdict(source), as_dict(thing.card)
+    return {"kind": kind, "dtype": dtype, STATES: states, **output, "info": info}
 
 
 def scores_card(head: Head) -> dict[str, Any]:
-    """What a card says of the output `scores`."""
+    """The entry of a card for the output `scores`."""
     return {"n": head.n_outputs, "labels": list(head.labels), "softcap": head.softcap}
 
 
-def plain(card: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy whose nested mappings are dictionaries, for JSON."""
+def as_dict(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy nested mappings to dictionaries, for JSON."""
     return {
-        key: plain(value) if isinstance(value, Mapping) else value for key, value in card.items()
+        key: as_dict(value) if isinstance(value, Mapping) else value for key, value in card.items()
     }
 
 
-def _rows(thing: AffineMap | Head, states: HiddenStates | None) -> list[AnyArray]:
-    """Inputs to check on: one row, and several; float32."""
+def _batches(thing: AffineMap | Head, states: HiddenStates | None) -> list[AnyArray]:
+    """Inputs of the comparison, float32: one row alone, and several."""
     space = thing.source if isinstance(thing, AffineMap) else thing.space
     if states is None:
         rng = np.random.default_rng(0)
-        return [rng.standard_normal((n, space.dim)).astype(np.float32) for n in _ROWS]
+        return [rng.standard_normal((n, space.dim)).astype(np.float32) for n in _BATCHES]
     space.require(states.space, "these states do not belong to it")
     if not len(states):
-        raise InputError("there are no states to check on")
-    rows = states.states[:_MOST].astype(np.float32)
+        raise InputError("there are no states to compare on")
+    rows = states.states[:_MAX_ROWS].astype(np.float32)
     return [rows[:1], rows]

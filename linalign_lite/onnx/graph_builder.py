@@ -1,7 +1,7 @@
-"""Pieces of graphs: an affine map, a soft cap, pooling, and inputs that a model can do without.
+"""Build parts of ONNX graphs: linear layers, soft caps, pooling and normalization.
 
-Only operators of the standard set, as of opset 13, so that every onnxruntime has them, that of a
-browser included.
+Only operators of the standard set as of opset 13, so that every onnxruntime, that of a browser
+included, has them.
 """
 
 from __future__ import annotations
@@ -11,119 +11,115 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.onnx.float16 import SMALLEST, round_to_float16
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.head import Head, soft_capped
+from linalign_lite.onnx.float16 import round_to_float16
 from linalign_lite.onnx.graph_edit import AnyArray
 
-OPSET, IR = 17, 8  # of what is made here from nothing
-LEAST_OPSET = 13
+OPSET, IR_VERSION = 17, 8  # of graphs that are built from nothing
+MIN_OPSET = 13
 PREFIX = "linalign."
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
-    """What a Gemm holds, as it is computed with: float32, already rounded for fp16.
+class LinearLayer:
+    """A map or a head as its graph computes it: float32 values, already rounded for fp16.
 
-    ``weight`` is (in, out) here and nowhere else: one row is then a product of a vector with a
-    matrix as BLAS likes it, 2 times faster in onnxruntime than a transposed one.
+    The weight is transposed: onnxruntime multiplies one row by it 2 times faster.
     """
 
     weight: AnyArray  # shape: (in, out)
     bias: AnyArray  # shape: (out,)
+    softcap: float | None
 
     @classmethod
-    def of(cls, weight: AnyArray, bias: AnyArray, dtype: str) -> Affine:
-        """From a map's or head's weight (out, in), for an artefact of this dtype."""
-        narrow = round_to_float16 if dtype == "fp16" else np.asarray
-        parts = [np.ascontiguousarray(weight.T, dtype=np.float32), bias.astype(np.float32)]
-        return cls(*(narrow(p) if p.size >= SMALLEST else p for p in parts))
+    def of(cls, thing: AffineMap | Head, dtype: str) -> LinearLayer:
+        """The layer of a map or a head in an artefact of this dtype."""
+        weight = np.ascontiguousarray(thing.weight.T, dtype=np.float32)
+        bias = thing.bias.astype(np.float32)
+        if dtype == "fp16":
+            weight, bias = round_to_float16(weight), round_to_float16(bias)
+        return cls(weight, bias, thing.softcap if isinstance(thing, Head) else None)
 
     def apply(self, states: AnyArray) -> AnyArray:
-        """The same in NumPy: (n, in) → (n, out), float32."""
-        result: AnyArray = states @ self.weight + self.bias
-        return result
+        """Compute the layer in NumPy: (n, in) → (n, out), float32."""
+        return soft_capped(states @ self.weight + self.bias, self.softcap)
 
 
-class Builder:
-    """Appends nodes and constants to a graph under names of our own."""
+class GraphBuilder:
+    """Append nodes and constants with names of their own to a graph."""
 
     def __init__(self, graph: Any) -> None:
         self.graph = graph
-        self._made: list[Any] = []
+        self._nodes: list[Any] = []
         self._count = 0
 
-    def constant(self, name: str, value: AnyArray) -> str:
+    def constant(self, value: Any, dtype: Any = np.int64, name: str = "") -> str:
+        """Add a constant and return its name."""
         from onnx import numpy_helper
 
-        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        name = name or self._new_name()
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
-    def ints(self, *values: int) -> str:
-        """A constant of whole numbers, (n,)."""
-        self._count += 1
-        return self.constant(f"{PREFIX}{self._count}", np.array(values, dtype=np.int64))
-
-    def whole(self, value: int) -> str:
-        """A constant whole number."""
-        self._count += 1
-        return self.constant(f"{PREFIX}{self._count}", np.array(value, dtype=np.int64))
-
-    def real(self, value: float) -> str:
-        """A constant number."""
-        self._count += 1
-        return self.constant(f"{PREFIX}{self._count}", np.array(value, dtype=np.float32))
-
-    def node(self, kind: str, *inputs: str, to: str = "", **attributes: Any) -> str:
-        """Append a node; the name of its output."""
+    def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Append a node and return the name of its output."""
         from onnx import helper
 
-        self._count += 1
-        output = to or f"{PREFIX}{self._count}"
-        if "to_type" in attributes:  # a Cast's own attribute is called `to`
-            attributes["to"] = attributes.pop("to_type")
-        self._made.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        unused = self._new_name()
+        output = output or unused
+        self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
     def finish(self, *, first: bool = False) -> None:
-        """Put what was made after the graph's nodes, or before them."""
+        """Put the new nodes after those of the graph, or before them."""
         old = list(self.graph.node)
         del self.graph.node[:]
-        self.graph.node.extend([*self._made, *old] if first else [*old, *self._made])
-        self._made = []
+        self.graph.node.extend([*self._nodes, *old] if first else [*old, *self._nodes])
+        self._nodes = []
+
+    def _new_name(self) -> str:
+        self._count += 1
+        return f"{PREFIX}{self._count}"
 
 
-def add_affine(build: Builder, affine: Affine, read: str, write: str, name: str = "") -> str:
-    """``write`` = ``read``·weight + bias, one Gemm."""
-    weight = build.constant(f"{name}weight", affine.weight)
-    bias = build.constant(f"{name}bias", affine.bias)
-    return build.node("Gemm", read, weight, bias, to=write)
+def add_linear(
+    build: GraphBuilder, layer: LinearLayer, states: str, output: str, prefix: str = ""
+) -> None:
+    """Add ``states``·weight + bias as one Gemm, and c·tanh(x / c) if there is a soft cap c."""
+    weight = build.constant(layer.weight, np.float32, f"{prefix}weight")
+    bias = build.constant(layer.bias, np.float32, f"{prefix}bias")
+    if layer.softcap is None:
+        build.node("Gemm", states, weight, bias, output=output)
+        return
+    scores = build.node("Gemm", states, weight, bias)
+    cap = build.constant(layer.softcap, np.float32)
+    build.node("Mul", build.node("Tanh", build.node("Div", scores, cap)), cap, output=output)
 
 
-def add_softcap(build: Builder, cap: float, read: str, write: str) -> str:
-    """c·tanh(x / c)."""
-    c = build.real(cap)
-    return build.node("Mul", build.node("Tanh", build.node("Div", read, c)), c, to=write)
-
-
-def add_pooling(build: Builder, pooling: str, states: str, mask: str, write: str) -> str:
-    """One state a row of (batch, length, d), as `batching.pool` does; padding on the right."""
+def add_pooling(build: GraphBuilder, pooling: str, states: str, mask: str, output: str) -> None:
+    """Pool (batch, length, d), padded on the right, to (batch, d) as `batching.pool` does."""
     from onnx import TensorProto
 
     if pooling == "cls":
-        return build.node("Gather", states, build.whole(0), axis=1, to=write)
-    lengths = build.node("ReduceSum", mask, build.ints(1), keepdims=1)
+        build.node("Gather", states, build.constant(0), axis=1, output=output)
+        return
+    lengths = build.node("ReduceSum", mask, build.constant([1]), keepdims=1)
     if pooling == "last":
-        last = build.node("Sub", lengths, build.ints(1))
-        return build.node("GatherND", states, last, batch_dims=1, to=write)
-    inside = build.node("Cast", mask, to_type=TensorProto.FLOAT)
-    count = build.node(
-        "Max", build.node("Cast", lengths, to_type=TensorProto.FLOAT), build.real(1.0)
-    )
-    rows = build.node("Unsqueeze", build.node("Div", inside, count), build.ints(1))
-    return build.node("Squeeze", build.node("MatMul", rows, states), build.ints(1), to=write)
+        last = build.node("Sub", lengths, build.constant([1]))
+        build.node("GatherND", states, last, batch_dims=1, output=output)
+        return
+    inside = build.node("Cast", mask, to=TensorProto.FLOAT)
+    counts = build.node("Cast", lengths, to=TensorProto.FLOAT)
+    counts = build.node("Max", counts, build.constant(1.0, np.float32))
+    weights = build.node("Unsqueeze", build.node("Div", inside, counts), build.constant([1]))
+    mean = build.node("MatMul", weights, states)
+    build.node("Squeeze", mean, build.constant([1]), output=output)
 
 
-def add_normalize(build: Builder, read: str, write: str) -> str:
-    """Each row to length 1; a row of zeros stays."""
-    squares = build.node("ReduceSum", build.node("Mul", read, read), build.ints(1), keepdims=1)
-    norms = build.node("Max", build.node("Sqrt", squares), build.real(1e-12))
-    return build.node("Div", read, norms, to=write)
+def add_normalize(build: GraphBuilder, states: str, output: str) -> None:
+    """Scale each row to length 1; a row of zeros stays."""
+    products = build.node("Mul", states, states)
+    squares = build.node("ReduceSum", products, build.constant([1]), keepdims=1)
+    norms = build.node("Max", build.node("Sqrt", squares), build.constant(1e-12, np.float32))
+    build.node("Div", states, norms, output=output)

@@ -214,7 +214,7 @@ def weight_bytes(model: Any) -> int:
 
 
 def save(model: Any, folder: Path, one_file_limit: int = ONE_FILE_LIMIT) -> Path:
-    """Write `model.onnx`, with `model.onnx_data` when the weights pass the limit.
+    """Write `model.onnx`, with `model.onnx_data` when the weights exceed the limit.
 
     In the second case the weights leave ``model``.
     """
@@ -222,17 +222,24 @@ def save(model: Any, folder: Path, one_file_limit: int = ONE_FILE_LIMIT) -> Path
 
     path = folder / MODEL_FILE
     if weight_bytes(model) > one_file_limit:
-        onnx.save_model(
-            model,
-            str(path),
-            save_as_external_data=True,
-            all_tensors_to_one_file=True,
-            location=DATA_FILE,
-            size_threshold=1024,
-        )
+        save_external(model, path, DATA_FILE, 1024)
     else:
         onnx.save_model(model, str(path))
     return path
+
+
+def save_external(model: Any, path: Path, location: str, threshold: int) -> None:
+    """Write ``model`` with weights above ``threshold`` bytes in the file ``location`` beside it."""
+    import onnx
+
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=location,
+        size_threshold=threshold,
+    )
 
 
 def check(path: Path) -> None:

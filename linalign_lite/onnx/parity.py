@@ -70,18 +70,25 @@ class Graph:
 
 
 def open_graph(path: Path, past: tuple[PastTensor, ...] = ()) -> Graph:
-    """Load a graph with onnxruntime, quietly. Raises ParityError when it does not load."""
+    """Load a model's graph with onnxruntime. Raises ParityError when it does not load."""
+    return Graph(open_session(str(path)), past)
+
+
+def open_session(model: bytes | str, *, threads: int | None = None) -> Any:
+    """Load a graph, or the file at a path, with onnxruntime on CPU and without its log.
+
+    Raises ParityError when it does not load.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as e:
+        return ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime has no common error type
         raise ParityError("the graph does not load", got=str(e)[:300]) from e
-    return Graph(session, past)
 
 
 def batches(encoded: Sequence[Sequence[int]], max_length: int) -> list[Batch]:

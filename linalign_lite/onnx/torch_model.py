@@ -180,7 +180,7 @@ def round_parameters(model: Any) -> None:
 
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.numel() >= float16.SMALLEST and parameter.dtype == torch.float32:
+            if parameter.dtype == torch.float32:
                 values = float16.round_to_float16(parameter.numpy())
                 parameter.copy_(torch.from_numpy(np.array(values)))
 

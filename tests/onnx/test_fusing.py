@@ -170,9 +170,9 @@ def test_parts_that_do_not_belong_together(tmp_path, rng, models):
     with pytest.raises(InputError, match="only a map and a head are folded"):
         fuse(out, models["birch"], map=first, fold=True)
     tokens = AffineMap(first.weight, first.bias, models["birch"].card.space("tokens"))
-    with pytest.raises(InputError, match="does not make one state of a text: got 'tokens'"):
+    with pytest.raises(InputError, match="does not make one state per text: got 'tokens'"):
         fuse(out, models["birch"], map=tokens)
-    with pytest.raises(InputError, match="does not make one state of a text: got 'max'"):
+    with pytest.raises(InputError, match="does not make one state per text: got 'max'"):
         fuse(out, models["birch"], pooling="max")
     assert list(tmp_path.iterdir()) == []
 
@@ -183,7 +183,7 @@ def test_a_graph_that_says_something_else_is_not_left(tmp_path, models, monkeypa
 
     real = input_adapters.add_pooling
     monkeypatch.setattr(input_adapters, "add_pooling", wrong)
-    with pytest.raises(ParityError, match="states differ too much from what NumPy gives"):
+    with pytest.raises(ParityError, match="states differ too much from NumPy's"):
         fuse(tmp_path / "x.onnx", models["birch"])
     monkeypatch.undo()
     with pytest.raises(ParityError, match=r"expected at most 0\.001 .*--limit"):

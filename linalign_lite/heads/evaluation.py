@@ -1,4 +1,4 @@
-"""How well a head does on labelled states, alone or after a map."""
+"""Evaluate a head on labelled states, alone or after a map."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import Interval, bootstrap_accuracy, recall_per_class
+from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy with its interval; ``majority`` is what always saying the commonest label gives.
+    """Accuracy with its interval, and recall of each class.
 
-    ``unknown`` counts rows whose label the head does not know; they count as wrong.
+    ``majority``: accuracy of predicting the most frequent label. ``unknown``: number of rows whose
+    label the head does not have; they count as wrong.
     """
 
     accuracy: Interval
@@ -57,13 +59,7 @@ def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) 
     do not belong together.
     """
     truth = label_outputs(head, states)
-    z = states.states
-    if affine is not None:
-        affine.source.require(states.space, "this map does not read these states")
-        head.space.require(affine.target, "this map does not lead into this head's space")
-        z = affine(z)
-    else:
-        head.space.require(states.space, "this head does not read these states")
+    require_readable(head.space, states, affine, "head")
     known = truth >= 0
     if not known.any():
         raise InputError(
@@ -71,18 +67,15 @@ def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) 
             got=", ".join(states.labels[:3])[:80],
             expected=", ".join(head.labels[:3])[:80],
         )
-    guess = head.predict(z)
+    guess = head.predict(states.states if affine is None else affine(states.states))
     recall = recall_per_class(truth[known], guess[known], head.n_outputs)
+    per_class = dict(zip(head.labels, recall.tolist(), strict=True))
     return Evaluation(
         accuracy=bootstrap_accuracy(truth, guess),
         n=len(states),
         majority=float(np.bincount(truth[known]).max() / len(states)),
         unknown=int((~known).sum()),
-        per_class={
-            name: float(value)
-            for name, value in zip(head.labels, recall, strict=True)
-            if not np.isnan(value)
-        },
+        per_class={name: value for name, value in per_class.items() if not np.isnan(value)},
     )
 
 
@@ -95,7 +88,18 @@ def label_outputs(head: Head, states: HiddenStates) -> npt.NDArray[np.intp]:
         raise InputError("this head has no labels", expected="a classifier, not a token head")
     if states.label_ids is None:
         raise InputError("these states have no labels", hint="extract from a file with labels")
-    place = {name: i for i, name in enumerate(head.labels)}
-    to_head = np.array([place.get(name, -1) for name in states.labels], dtype=np.intp)
+    output = {name: i for i, name in enumerate(head.labels)}
+    to_head = np.array([output.get(name, -1) for name in states.labels], dtype=np.intp)
     outputs: npt.NDArray[np.intp] = to_head[states.label_ids]
     return outputs
+
+
+def require_readable(
+    space: Space, states: HiddenStates, affine: AffineMap | None, reader: str
+) -> None:
+    """Raise MismatchError unless a ``reader`` of ``space`` reads the states, or their images."""
+    if affine is None:
+        space.require(states.space, f"this {reader} does not read these states")
+    else:
+        affine.source.require(states.space, "this map does not read these states")
+        space.require(affine.target, f"this map does not lead into this {reader}'s space")

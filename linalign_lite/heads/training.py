@@ -1,12 +1,12 @@
 """Train a linear classifier on labelled hidden states.
 
-Two objectives, both with an intercept that is not penalised:
+Two objectives, both with an unpenalised intercept:
 
 ridge       minimise ‖Z_c Vᵀ − T_c‖² + λ‖V‖², T the one-hot labels, λ = penalty · trace(Z_cᵀZ_c)/d
 logistic    minimise mean(−log softmax(Ẑ Vᵀ + c)[label]) + penalty/2 · ‖V‖², Ẑ the standardised
-            states; the standardisation is folded into the head, which reads states as they are
+            states; the standardisation is folded into the head, which reads raw states
 
-Penalties are chosen by K-fold accuracy; of penalties as good as each other the strongest wins.
+Penalties are chosen by K-fold accuracy; of equally accurate penalties the strongest is taken.
 """
 
 from __future__ import annotations
@@ -26,23 +26,27 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
 
-METHODS = values_of(HeadMethod)
-RIDGE_PENALTIES = tuple(
-    10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4, -5, -6, -7)
-)
-LOGISTIC_PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-PATIENCE = 2  # penalties worse than the best, in a row, after which weaker ones are not tried
-ROUGH, FINE = 1e-5, 1e-7  # relative decrease of the loss at which L-BFGS stops: to choose, to keep
+PENALTIES = {
+    "ridge": tuple(
+        10.0**e for e in (1, 0.5, 0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4, -5, -6, -7)
+    ),
+    "logistic": (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5),
+}
+PATIENCE = 2  # consecutive penalties worse than the best after which weaker ones are not tried
+ROUGH, FINE = 1e-5, 1e-7  # decrease of the loss at which L-BFGS stops: to choose, for the head
 MAX_ITERATIONS = 300
-DEAD = 1e-6  # a dimension with less than this share of the largest deviation is not used
+MIN_DEVIATION = 1e-6  # share of the largest deviation below which a dimension is not used
 
 Ids = npt.NDArray[np.int32]
-Progress = Callable[[str], None]
+Solutions = Iterator[tuple[Float64, Float64]]  # weight (classes, d), bias (classes,) per penalty
 
 
 @dataclass(frozen=True)
 class HeadReport:
-    """Which method and penalty won, and the K-fold accuracy of each method that was tried."""
+    """Report of a fit: the chosen method and penalty, and K-fold accuracies.
+
+    ``tried``: K-fold accuracy of each method; ``held_out_accuracy``: of the chosen one.
+    """
 
     method: str
     penalty: float
@@ -81,7 +85,7 @@ def train_head(
     penalty: float | str = "auto",
     folds: int = 3,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[Head, HeadReport]:
     """Train a classifier on labelled states; returns the head (float32) and a report.
 
@@ -89,21 +93,21 @@ def train_head(
     Raises InputError when the states have no labels or only one, for an unknown method or penalty.
     """
     data = _labelled(states)
-    if method != "auto" and method not in METHODS:
+    if method not in HeadMethod.__members__:
         raise InputError("unknown method", got=method, expected="auto, ridge or logistic")
     if penalty != "auto" and method == "auto":
         raise InputError("a penalty needs a method", hint="add --method ridge or logistic")
-    say = progress or (lambda _: None)
+    note = progress or (lambda _: None)
     index = fold_index(states.groups, folds, seed)
     results: dict[str, tuple[float, float]] = {}
-    for name in METHODS if method == "auto" else (method,):
-        say(f"choosing the penalty of {name}")
-        grid = _grid(name) if penalty == "auto" else (_penalty(penalty),)
-        results[name] = _choose(data, index, name, grid)
+    for name in values_of(HeadMethod) if method == "auto" else (method,):
+        note(f"choosing the penalty of {name}")
+        penalties = PENALTIES[name] if penalty == "auto" else (_penalty(penalty),)
+        results[name] = _choose(data, index, name, penalties)
     best = max(results, key=lambda name: results[name][1])
     chosen, held_out = results[best]
-    say(f"training {best}")
-    weight, bias = next(_solver(best)(data, (chosen,), FINE))
+    note(f"training {best}")
+    weight, bias = next(_path(best, data, (chosen,), FINE))
     report = HeadReport(
         method=best,
         penalty=chosen,
@@ -112,7 +116,7 @@ def train_head(
         classes=data.classes,
         folds=folds,
         held_out_accuracy=held_out,
-        tried={name: score for name, (_, score) in results.items()},
+        tried={name: accuracy for name, (_, accuracy) in results.items()},
     )
     card = {**asdict(report), "text_digest": states.text_digest}
     head = Head(
@@ -122,17 +126,17 @@ def train_head(
 
 
 def _choose(
-    data: _Data, index: npt.NDArray[np.int64], method: str, grid: tuple[float, ...]
+    data: _Data, index: npt.NDArray[np.int64], method: str, penalties: tuple[float, ...]
 ) -> tuple[float, float]:
     """The penalty with the best K-fold accuracy, and that accuracy.
 
-    The folds go down the grid side by side, from the strongest penalty. Logistic regression, whose
-    every penalty costs a descent, stops when PATIENCE penalties in a row did worse than the best so
-    far; equal is not worse, because strong penalties all say the commonest label alike.
+    All folds take one penalty after another, from the strongest. Logistic regression, where each
+    costs an optimisation, stops after PATIENCE penalties in a row that are worse than the best;
+    equal is not worse, because under strong penalties only the commonest label is predicted.
     """
     folds = range(int(index.max()) + 1)
     held_out = [data.rows(index == k) for k in folds]
-    paths = [_solver(method)(data.rows(index != k), grid, ROUGH) for k in folds]
+    paths = [_path(method, data.rows(index != k), penalties, ROUGH) for k in folds]
     hits: list[int] = []
     for solutions in zip(*paths, strict=True):
         hits.append(sum(_hits(d, *s) for d, s in zip(held_out, solutions, strict=True)))
@@ -140,7 +144,7 @@ def _choose(
         worse = [h < hits[best] for h in hits[-PATIENCE:]]
         if method == "logistic" and len(worse) == PATIENCE and all(worse):
             break
-    return grid[best], hits[best] / len(data.ids)
+    return penalties[best], hits[best] / len(data.ids)
 
 
 def _hits(data: _Data, weight: Float64, bias: Float64) -> int:
@@ -148,23 +152,22 @@ def _hits(data: _Data, weight: Float64, bias: Float64) -> int:
     return int((guess == data.ids).sum())
 
 
-# weight (classes, d) and bias (classes,) of one penalty after another
-Solutions = Iterator[tuple[Float64, Float64]]
-
-
-def _ridge_path(data: _Data, penalties: tuple[float, ...], _tolerance: float) -> Solutions:
-    """One eigendecomposition serves every penalty."""
+def _path(method: str, data: _Data, penalties: tuple[float, ...], tolerance: float) -> Solutions:
+    """Yield one solution per penalty."""
+    if method == "logistic":
+        yield from _logistic_path(data, penalties, tolerance)
+        return
     onehot = np.eye(data.classes)[data.ids]
-    basis = spectrum(measure(data.states, onehot))
+    basis = spectrum(measure(data.states, onehot))  # one eigendecomposition for every penalty
     for penalty in penalties:
         yield ridge(basis, penalty)
 
 
 def _logistic_path(data: _Data, penalties: tuple[float, ...], tolerance: float) -> Solutions:
-    """From the strongest penalty to the weakest, each started from the one before."""
+    """Solve from the strongest penalty to the weakest, each started from the one before."""
     mean = data.states.mean(axis=0, dtype=np.float64)
     deviation = data.states.std(axis=0, dtype=np.float64)
-    alive = deviation > DEAD * deviation.max()
+    alive = deviation > MIN_DEVIATION * deviation.max()
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=alive)
     standard = ((data.states - mean) * scale).astype(np.float32)
     solution = np.zeros((data.classes, standard.shape[1] + 1))
@@ -177,8 +180,8 @@ def _logistic_path(data: _Data, penalties: tuple[float, ...], tolerance: float) 
 def _logistic(x: Array, ids: Ids, penalty: float, start: Float64, tolerance: float) -> Float64:
     """L-BFGS on mean(logsumexp(z) − z[label]) + penalty/2 ‖V‖², z = x Vᵀ + c.
 
-    x: (n, d) float32; start and result: (classes, d + 1), the last column being c. Products are
-    made in float32, sums in float64: the gradient is good to about 1e-6, below the stopping rule.
+    x: (n, d) float32; start and result: (classes, d + 1), c in the last column. Products are
+    float32, sums float64: the gradient's error is about 1e-6, below the stopping rule.
     """
     from scipy.optimize import minimize
 
@@ -204,14 +207,6 @@ def _logistic(x: Array, ids: Ids, penalty: float, start: Float64, tolerance: flo
     result = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     solution: Float64 = result.x.reshape(start.shape)
     return solution
-
-
-def _solver(method: str) -> Callable[[_Data, tuple[float, ...], float], Solutions]:
-    return _ridge_path if method == "ridge" else _logistic_path
-
-
-def _grid(method: str) -> tuple[float, ...]:
-    return RIDGE_PENALTIES if method == "ridge" else LOGISTIC_PENALTIES
 
 
 def _labelled(states: HiddenStates) -> _Data:

@@ -36,17 +36,17 @@ def class_means(states: Array, ids: Ids, classes: int) -> Float64:
     return result
 
 
-def covariance_about(states: Array, centres: Float64, ids: Ids) -> Covariance:
+def covariance_about(states: Array, centres: Float64, ids: Ids | None = None) -> Covariance:
     """Covariance of the rows about their centres: Σᵢ (zᵢ − c)(zᵢ − c)ᵀ / n, c = centres[idᵢ].
 
     Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
-    Adversarial Attacks", eq. 1. One pass over the states, in chunks.
+    Adversarial Attacks", eq. 1. One pass over the states, in chunks. Without ids, c = centres (d,).
     """
     d = states.shape[1]
     total, fourth = np.zeros((d, d)), 0.0
     for start in range(0, len(states), CHUNK):
         rows = states[start : start + CHUNK].astype(np.float64)
-        rows -= centres[ids[start : start + CHUNK]]
+        rows -= centres if ids is None else centres[ids[start : start + CHUNK]]
         total += rows.T @ rows
         fourth += float((np.einsum("ij,ij->i", rows, rows) ** 2).sum())
     return Covariance(total / len(states), fourth / len(states), len(states))

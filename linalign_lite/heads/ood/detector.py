@@ -1,4 +1,4 @@
-"""A detector: a rule, the space that it reads, the threshold above which a state is outlying."""
+"""Detectors: a scoring rule, the space that it reads, and a threshold."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import numpy.typing as npt
 
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates, as_states
-from linalign_lite.core.space import UNKNOWN, Space, usable_label
+from linalign_lite.core.space import UNKNOWN, Space, require_labels
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.heads.evaluation import require_readable
 from linalign_lite.heads.ood.detectors.base import Float64, Rule
 from linalign_lite.heads.ood.detectors.logits import LogitRule
 
-BLOCK = 32 << 20  # bytes that a block of states may need while it is scored
-ROWS = 4096  # and at most so many states at once
+BLOCK = 32 << 20  # bytes of memory for the states that are scored at once
+ROWS = 4096  # largest number of states that are scored at once
 TPR = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """How outlying states are; with a threshold, whether they are.
+    """An out-of-distribution detector: scores of states, and with a threshold a decision.
 
-    ``tpr``: the share of in-distribution states that the threshold was set to keep. ``labels`` are
-    those of the head's outputs, where the rule has a head or reads its scores.
+    ``tpr``: share of in-distribution states that the threshold was set to keep. ``labels``: names
+    of the head's outputs, for a rule on a head's scores.
+    Raises InputError when the parts do not fit together.
     """
 
     rule: Rule
@@ -50,20 +52,16 @@ class Detector:
             raise InputError("threshold and tpr go together")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise InputError("the threshold is not finite")
-        if self.tpr is not None and not 0 < self.tpr < 1:
-            raise InputError(
-                "the share to keep is not usable", got=str(self.tpr), expected="0 to 1"
-            )
-        if self.labels and (
-            not isinstance(self.rule, LogitRule) or len(self.labels) != self.rule.n_outputs
-        ):
+        if self.tpr is not None:
+            _require_share(self.tpr)
+        n_outputs = self.rule.n_outputs if isinstance(self.rule, LogitRule) else 0
+        if self.labels and len(self.labels) != n_outputs:
             raise InputError("the labels do not fit the detector", got=f"{len(self.labels)} labels")
-        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
-            raise InputError("the detector's labels are not usable", expected="distinct, printable")
+        require_labels(self.labels, "the detector")
 
     @property
     def method(self) -> str:
-        """The name of the rule, as `fit_detector` takes it."""
+        """Name of the method, as `fit_detector` takes it."""
         return self.rule.method
 
     def scores(
@@ -71,17 +69,13 @@ class Detector:
         states: HiddenStates | Array,
         map: AffineMap | None = None,  # noqa: A002 (the field's word)
     ) -> Float64:
-        """How outlying map(state) is, or the state as it is: (n, d) → (n,), in blocks of rows.
+        """Score states (n, d), after ``map`` if given; returns (n,), higher is more outlying.
 
-        Raises MismatchError when detector, map and states do not belong together, InputError when
-        a score would not be finite.
+        Memory does not grow with n. Raises MismatchError when detector, map and states do not
+        belong together, InputError when a score would not be finite.
         """
         states = as_states(states)
-        if map is not None:
-            map.source.require(states.space, "this map does not read these states")
-            self.space.require(map.target, "this map does not lead into this detector's space")
-        else:
-            self.space.require(states.space, "this detector does not read these states")
+        require_readable(self.space, states, map, "detector")
         result = np.empty(len(states))
         step = max(1, min(ROWS, BLOCK // (8 * (self.rule.width + self.space.dim))))
         for start in range(0, len(states), step):
@@ -95,21 +89,21 @@ class Detector:
         return result
 
     def of_scores(self, scores: Array, labels: tuple[str, ...] = ()) -> Float64:
-        """How outlying each row of a head's scores (n, n_outputs) is, decrypted ones too: (n,).
+        """Score rows of a head's scores (n, n_outputs), decrypted ones too; returns (n,).
 
-        labels: of the scores' columns, when known, in any order. Raises InputError when the
-        detector does not read scores or these do not fit, MismatchError for other labels.
+        labels: of the columns, if known, in any order. Raises InputError when the detector does
+        not read scores or these do not fit, MismatchError for other labels.
         """
         rule = self.require_scores()
         if labels and self.labels and set(labels) != set(self.labels):
             raise MismatchError(
                 "this detector is for the scores of another head",
-                got=f"{len(set(labels) - set(self.labels))} labels that it does not know",
+                got=f"{len(set(labels) - set(self.labels))} unknown labels",
             )
         return rule.of_scores(scores)
 
     def require_scores(self) -> LogitRule:
-        """Its rule. Raises InputError when it does not read scores."""
+        """The rule. Raises InputError when it does not read a head's scores."""
         if not isinstance(self.rule, LogitRule):
             raise InputError(
                 "this detector reads states, not scores",
@@ -123,11 +117,11 @@ class Detector:
         states: HiddenStates | Array,
         map: AffineMap | None = None,  # noqa: A002
     ) -> npt.NDArray[np.bool_]:
-        """Whether each state's score is above the threshold, (n,). InputError without one."""
+        """Compare scores of states with the threshold, (n,) bool. InputError without one."""
         return self.above(self.scores(states, map))
 
     def above(self, scores: Float64) -> npt.NDArray[np.bool_]:
-        """Which of these scores of the detector's are above its threshold. InputError without."""
+        """Compare the detector's scores (n,) with its threshold, (n,) bool. InputError without."""
         if self.threshold is None:
             raise InputError(
                 "this detector has no threshold",
@@ -136,11 +130,11 @@ class Detector:
         return np.asarray(scores) > self.threshold
 
     def with_threshold(self, scores: Float64, tpr: float = TPR) -> Detector:
-        """The same with its threshold set from its scores (n,) on in-distribution states."""
+        """The detector with its threshold set from its scores (n,) of in-distribution states."""
         return dataclasses.replace(self, threshold=threshold_for(scores, tpr), tpr=float(tpr))
 
     def without_head(self) -> Detector:
-        """The same for scores alone: what a provider may give a client who gets scores only.
+        """The detector for scores alone: a client can use it on decrypted scores.
 
         Raises InputError when the detector does not read scores.
         """
@@ -150,12 +144,11 @@ class Detector:
 def threshold_for(scores: Float64, tpr: float = TPR) -> float:
     """The ⌈tpr·(n + 1)⌉-th smallest of in-distribution scores (n,).
 
-    Of in-distribution states like these, a new one is kept (its score is not above) with a chance
-    of tpr or more, whatever the scores' distribution: split conformal prediction (Papadopoulos et
-    al. 2002; Angelopoulos & Bates 2021, theorem 1). Raises InputError when n is too small for tpr.
+    A new state of the same distribution is kept (its score is not above) with probability tpr or
+    more, for any distribution: split conformal prediction (Papadopoulos et al. 2002; Angelopoulos &
+    Bates 2021, theorem 1). Raises InputError when n is too small for tpr.
     """
-    if not 0 < tpr < 1:
-        raise InputError("the share to keep is not usable", got=str(tpr), expected="0 to 1")
+    _require_share(tpr)
     scores = np.sort(np.asarray(scores, dtype=np.float64))
     rank = math.ceil(round(tpr * (len(scores) + 1), 9))
     if rank > len(scores):
@@ -165,3 +158,8 @@ def threshold_for(scores: Float64, tpr: float = TPR) -> float:
             expected=f"at least {math.ceil(tpr / (1 - tpr) - 1e-9)}",
         )
     return float(scores[rank - 1])
+
+
+def _require_share(tpr: float) -> None:
+    if not 0 < tpr < 1:
+        raise InputError("the share to keep is not usable", got=str(tpr), expected="0 to 1")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.detector import TPR, Detector
 from linalign_lite.heads.ood.detectors import METHODS, RULES
 from linalign_lite.heads.ood.detectors.base import FitData
-from linalign_lite.heads.ood.detectors.logits import LogitRule, usable_temperature
+from linalign_lite.heads.ood.detectors.logits import TEMPERATURE, LogitRule
+from linalign_lite.storage.schema import Range, parse
 
 K = 2  # docs/DESIGN.md, "Out-of-distribution detection", says how the defaults were chosen
 BANK = 20_000
@@ -46,57 +49,51 @@ def fit_detector(
     Raises InputError for a method that is unknown or lacks its head or labels, MismatchError when
     head, states and validation are not of the same space.
     """
-    if method not in RULES:
+    rule = RULES.get(method)
+    if rule is None:
         raise InputError("unknown method", got=method, expected=", ".join(METHODS))
-    data = FitData(
-        states,
-        validation,
-        head,
-        _temperature(temperature),
-        _positive("the number of neighbours", k),
-        None if components is None else _positive("the number of components", components),
-        _positive("the size of the bank", bank),
-        _shrinkage(shrinkage),
-        seed,
-    )
+    if rule.needs_head and head is None:
+        raise InputError(f"{method} reads a head's scores", expected="a head")
     if head is not None:
         head.space.require(states.space, "this head does not read these states")
     if validation is not None:
         states.space.require(validation.space, "the validation states are of another space")
-    rule, facts = RULES[method].fit(data)
+    data = FitData(
+        labelled=states,
+        validation=validation,
+        head=head,
+        temperature=_auto_or(temperature, "the temperature", TEMPERATURE),
+        k=_positive(k, "the number of neighbours"),
+        components=None
+        if components is None
+        else _positive(components, "the number of components"),
+        bank=_positive(bank, "the size of the bank"),
+        shrinkage=_auto_or(shrinkage, "the shrinkage", Range(0, 1)),
+        seed=seed,
+    )
+    fitted, facts = rule.fit(data)
     card = {"n": len(states), "d": states.space.dim, "text_digest": states.text_digest, **facts}
     if not rule.needs_head:
-        card |= {"classes": data.classes.n, "classes_from": data.classes.source}
-    labels = head.labels if isinstance(rule, LogitRule) and head is not None else ()
-    detector = Detector(rule, states.space, labels=labels, card=card)
+        _, classes, source = data.classes
+        card |= {"classes": classes, "classes_from": source}
+    labels = head.labels if isinstance(fitted, LogitRule) and head is not None else ()
+    detector = Detector(fitted, states.space, labels=labels, card=card)
     if validation is None:
         return detector
     return detector.with_threshold(detector.scores(validation), tpr)
 
 
-def _temperature(value: float | str) -> float | None:
-    return None if value == "auto" else usable_temperature(_number("the temperature", value))
+def _positive(value: int, what: str) -> int:
+    return int(parse(Annotated[int, Range(1, 1 << 53)], int(value), what))
 
 
-def _shrinkage(value: float | str) -> float | None:
+def _auto_or(value: float | str, what: str, allowed: Range) -> float | None:
+    """The number given; None for "auto". Raises InputError for a number that is not allowed."""
     if value == "auto":
         return None
-    share = _number("the shrinkage", value)
-    if not 0 <= share <= 1:
-        raise InputError("the shrinkage is not usable", got=str(value)[:40], expected="0 to 1")
-    return share
-
-
-def _number(what: str, value: float | str) -> float:
     try:
-        return float(value)
+        return float(parse(Annotated[float, allowed], float(value), what))
     except ValueError as e:
         raise InputError(
             f"{what} is not usable", got=str(value)[:40], expected="auto, or a number"
         ) from e
-
-
-def _positive(what: str, value: int) -> int:
-    if value < 1:
-        raise InputError(f"{what} is not usable", got=str(value), expected="1 or more")
-    return int(value)

@@ -1,4 +1,4 @@
-"""Compare detectors without any outlying text: labels that were left out stand in for them."""
+"""Compare detectors without outlying texts: some labels are held out in their place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from linalign_lite.alignment.moments import fold_index
 from linalign_lite.core.head import Head
@@ -19,10 +18,10 @@ from linalign_lite.heads.ood.detector_training import fit_detector
 from linalign_lite.heads.ood.detectors import METHODS, NEEDS_HEAD
 
 Candidates = Mapping[str, Mapping[str, Any]]
-# what is chosen among by default: a head has seen the labels that are left out
+# the default candidates: methods without a head, which would have been trained on the held-out labels
 USUAL: Candidates = {m: {"method": m} for m in METHODS if m not in NEEDS_HEAD}
 FOLDS = 5
-HELD_OUT = 5  # one text in so many judges, where there are no validation states
+HELD_OUT = 5  # one in so many texts is held out, without validation states
 
 
 @dataclass(frozen=True)
@@ -44,45 +43,43 @@ def compare_detectors(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> DetectorComparison:
-    """Which detector best tells labels that it was not fitted on from those that it was?
+    """Cross-validate detectors over labels, by how well they tell held-out labels from the others.
 
-    The labels are dealt into folds. For each, every candidate (options of fit_detector, by name) is
-    fitted on the states of the other labels, and judged on ``validation``, or on a fifth of the
-    states that is kept back: texts of the labels left out are the outlying. A head loses its
-    outputs for them, but has seen them in training: figures of candidates with a head are too good
-    to be compared with those of the others.
+    The labels are split into folds. For each fold, every candidate (options of fit_detector, by
+    name) is fitted on states of the other labels; AUROC is measured on ``validation``, or on a
+    fifth of the states that is held out, with the fold's labels as the outlying class. A head loses
+    its outputs for these labels but was trained on them: AUROC of candidates with a head is too
+    high to compare with that of others.
 
-    Raises InputError when there are fewer than three labels, or a fold has no text to judge on.
+    Raises InputError when there are fewer than three labels, or a fold has no text to evaluate on.
     """
     if states.label_ids is None or len(np.unique(states.label_ids)) < 3:
         raise InputError(
             "comparing detectors needs states of three labels or more", hint="name a method instead"
         )
-    train, judging = _parts(states, validation, seed)
+    train, test = _split(states, validation, seed)
     names = np.array(states.labels)[np.unique(states.label_ids)]
-    folds = min(folds, len(names) // 2 + len(names) % 2)  # two labels stay, or more
-    dealt = dict(zip(names.tolist(), fold_index(np.arange(len(names)), folds, seed), strict=True))
+    folds = min(folds, len(names) // 2 + len(names) % 2)  # at least two labels stay
+    fold_of = dict(zip(names.tolist(), fold_index(np.arange(len(names)), folds, seed), strict=True))
     found: dict[str, list[float]] = {name: [] for name in candidates}
     for fold in range(folds):
-        left_out = {name for name, k in dealt.items() if k == fold}
-        kept = train.rows(_where(train, left_out, inside=False))
-        low, high = (
-            judging.rows(_where(judging, left_out, inside=inside)) for inside in (False, True)
-        )
+        left_out = {name for name, k in fold_of.items() if k == fold}
+        kept = _of_labels(train, left_out, inside=False)
+        low, high = (_of_labels(test, left_out, inside=inside) for inside in (False, True))
+        reduced = None if head is None else _without_labels(head, left_out)
         for name, options in candidates.items():
             if progress:
                 progress(f"fold {fold + 1} of {folds}: {name}")
-            cut = None if head is None else _without(head, left_out)
-            detector = fit_detector(kept, head=cut, seed=seed, **options)
+            detector = fit_detector(kept, head=reduced, seed=seed, **options)
             found[name].append(auroc(detector.scores(low), detector.scores(high)))
     means = {name: float(np.mean(values)) for name, values in found.items()}
     return DetectorComparison(max(means, key=lambda name: means[name]), means, folds)
 
 
-def _parts(
+def _split(
     states: HiddenStates, validation: HiddenStates | None, seed: int
 ) -> tuple[HiddenStates, HiddenStates]:
-    """What candidates are fitted on, and what judges them."""
+    """States to fit candidates on, and states to evaluate them on."""
     if validation is None:
         index = fold_index(np.arange(len(states)), min(HELD_OUT, len(states)), seed)
         return states.rows(np.flatnonzero(index)), states.rows(np.flatnonzero(index == 0))
@@ -92,20 +89,19 @@ def _parts(
     return states, validation
 
 
-def _where(states: HiddenStates, names: set[str], *, inside: bool) -> npt.NDArray[np.intp]:
-    """Rows whose label is among ``names``, or is not."""
+def _of_labels(states: HiddenStates, names: set[str], *, inside: bool) -> HiddenStates:
+    """The rows whose label is among ``names``, or is not."""
     assert states.label_ids is not None
     among = np.array([name in names for name in states.labels], dtype=bool)[states.label_ids]
     rows = np.flatnonzero(among == inside)
     if not rows.size:
         raise InputError(
-            "a fold has no text to judge on", hint="fewer folds, or more texts of each label"
+            "a fold has no text to evaluate on", hint="fewer folds, or more texts of each label"
         )
-    return rows
+    return states.rows(rows)
 
 
-def _without(head: Head, names: set[str]) -> Head:
-    """The head without its outputs of these labels."""
+def _without_labels(head: Head, names: set[str]) -> Head:
     rows = [i for i, name in enumerate(head.labels) if name not in names]
     labels = tuple(head.labels[i] for i in rows)
     return dataclasses.replace(head, weight=head.weight[rows], bias=head.bias[rows], labels=labels)

@@ -1,4 +1,4 @@
-"""How well a detector tells outlying states from in-distribution ones."""
+"""Evaluate how well a detector separates outlying states from in-distribution ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates
@@ -21,16 +20,13 @@ from linalign_lite.core.metrics import (
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.heads.ood.detector import Detector
 
-Float64 = npt.NDArray[np.float64]
-Point = tuple[float, float]
-
 
 @dataclass(frozen=True)
 class DetectionReport:
-    """Figures of one detector on in-distribution and outlying states; metrics.py defines them.
+    """Metrics of a detector on in-distribution and outlying states, as core/metrics defines them.
 
-    ``fpr_at_95``: share of outlying states let in where 95 % of in-distribution ones are.
-    ``kept`` and ``caught`` are at the detector's own threshold, None without one: shares of
+    ``fpr_at_95``: share of outlying states kept at the threshold that keeps 95 % of in-distribution
+    ones. ``kept`` and ``caught`` are at the detector's own threshold, None without one: shares of
     in-distribution states not above it, and of outlying states above it. ``roc``: at most 200
     points (share of in-distribution, share of outlying states above a threshold).
     """
@@ -45,10 +41,10 @@ class DetectionReport:
     threshold: float | None
     kept: float | None
     caught: float | None
-    roc: tuple[Point, ...] = field(default=(), repr=False)
+    roc: tuple[tuple[float, float], ...] = field(default=(), repr=False)
 
     def as_card(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Values of the report for JSON."""
         return {**asdict(self), "roc": [list(point) for point in self.roc]}
 
     def rows(self) -> Pairs:
@@ -71,7 +67,7 @@ class DetectionReport:
 def report_scores(
     inlying: Array, outlying: Array, *, threshold: float | None = None, method: str = ""
 ) -> DetectionReport:
-    """The figures of any outlyingness scores, inlying (n,) and outlying (m,).
+    """Metrics of scores of in-distribution (n,) and outlying states (m,); higher is more outlying.
 
     Raises InputError when either is empty or not finite.
     """
@@ -97,7 +93,7 @@ def evaluate_detector(
     outlying: HiddenStates | Array,
     map: AffineMap | None = None,  # noqa: A002 (the field's word)
 ) -> DetectionReport:
-    """The figures of a detector on states of both kinds, carried over by ``map`` first.
+    """Metrics of a detector on in-distribution and outlying states, after ``map`` if given.
 
     Raises MismatchError when detector, map and states do not belong together.
     """

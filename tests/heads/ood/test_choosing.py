@@ -67,6 +67,6 @@ def test_what_cannot_be_compared_is_named(rng):
     with pytest.raises(InputError, match="validation states have no labels"):
         compare_detectors(train, validation=bare)
     one = train.rows(np.flatnonzero(train.label_ids == 0))
-    with pytest.raises(InputError, match="no text to judge on"):
+    with pytest.raises(InputError, match="no text to evaluate on"):
         compare_detectors(train, validation=one)
     assert train.space == SPACE

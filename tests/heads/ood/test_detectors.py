@@ -350,7 +350,7 @@ def test_a_detector_without_its_head_reads_scores(rng):
         assert bare.of_scores(head(test.states), swapped).shape == (60,)
         with pytest.raises(InputError, match="reads scores, not states"):
             bare.scores(test)
-        with pytest.raises(MismatchError, match="another head: got 1 labels"):
+        with pytest.raises(MismatchError, match="another head: got 1 unknown labels"):
             bare.of_scores(head(test.states), ("a", "b", "c", "new"))
         with pytest.raises(InputError, match=r"scores do not fit .* expected \(n, 4\)"):
             bare.of_scores(np.zeros((3, 5)))

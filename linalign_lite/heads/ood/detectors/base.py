@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +22,6 @@ Ids = npt.NDArray[np.intp]
 _UNIT_TOLERANCE = 1e-3  # of the length of a row that should have length 1
 
 
-class Whitening(NamedTuple):
-    """Class means and the matrix that whitens states within their classes."""
-
-    mean: Float64  # shape: (d,)  of all states
-    centres: Float64  # shape: (classes, d)  class means less ``mean``
-    matrix: Float64  # shape: (r, d)
-    shrinkage: float
-
-
-class Classes(NamedTuple):
-    """The class of each state, numbered without gaps."""
-
-    ids: Ids | None  # shape: (n,)  None: no class is known
-    n: int
-    source: str  # "labels", "head" or "none"
-
-
 @dataclass(frozen=True, eq=False)
 class FitData:
     """In-distribution states to fit a rule on, with the options of `fit_detector`.
@@ -46,7 +29,7 @@ class FitData:
     ``temperature`` and ``shrinkage`` are None for "auto".
     """
 
-    data: HiddenStates
+    labelled: HiddenStates
     validation: HiddenStates | None
     head: Head | None
     temperature: float | None
@@ -59,53 +42,49 @@ class FitData:
     @property
     def states(self) -> Array:
         """The states, (n, d)."""
-        return self.data.states
+        return self.labelled.states
 
     @cached_property
-    def classes(self) -> Classes:
-        """Classes by the states' labels; without labels, by the head's highest score."""
-        if self.data.label_ids is not None:
-            raw, source = self.data.label_ids.astype(np.intp), "labels"
+    def classes(self) -> tuple[Ids, int, str]:
+        """Class of each state (n,) from 0 without gaps, their number, and where they come from.
+
+        The states' labels; without labels, the head's predictions; without a head, one class.
+        """
+        if self.labelled.label_ids is not None:
+            raw, source = self.labelled.label_ids.astype(np.intp), "labels"
         elif self.head is not None:
             raw, source = self.head.top(self.states, 1)[0][:, 0], "head"
         else:
-            return Classes(None, 1, "none")
+            raw, source = np.zeros(len(self.states), dtype=np.intp), "none"
         present, ids = np.unique(raw, return_inverse=True)
-        return Classes(ids, len(present), source)
-
-    def require_head(self, method: str) -> Head:
-        """The head. Raises InputError when there is none."""
-        if self.head is None:
-            raise InputError(f"{method} reads a head's scores", expected="a head")
-        return self.head
+        return ids, len(present), source
 
     def require_classes(self, method: str) -> None:
         """Raise InputError when there are fewer than two classes."""
-        if self.classes.n < 2:
+        _, n, source = self.classes
+        if n < 2:
             raise InputError(
                 f"{method} needs states of two labels or more",
-                got="no labels" if self.classes.ids is None else "one label",
+                got="no labels" if source == "none" else "one label",
                 hint="label the states, give a head, or use mahalanobis or knn",
             )
 
-    def whitening(self) -> Whitening:
-        """Whitening within classes; without classes, of all states about their mean."""
+    def whitening(self) -> tuple[Float64, Float64, Float64, float]:
+        """Mean of all (d,), class means less it (K, d), whitening within classes, shrinkage."""
         ids, n, _ = self.classes
-        if ids is None:
-            ids = np.zeros(len(self.states), dtype=np.intp)
         centres = class_means(self.states, ids, n)
         mean: Float64 = np.bincount(ids, minlength=n) @ centres / len(ids)
         within = covariance_about(self.states, centres, ids)
         matrix, used = whitening_matrix(within, self.shrinkage)
-        return Whitening(mean, centres - mean, matrix, used)
+        return mean, centres - mean, matrix, used
 
 
 class Rule(ABC):
     """The scoring rule of one method. Subclasses are frozen data classes.
 
     ``arrays``: attributes that a file stores as arrays, with their dimensions, in the file's order,
-    after ``weight`` and ``bias`` of the head. ``settings``: numbers that a file's card stores, with
-    the types that `storage.schema.parse` checks.
+    after ``weight`` and ``bias`` of the head; the last axis of the first one has length d.
+    ``settings``: numbers that a file's card stores, with the types that `schema.parse` checks.
     """
 
     method: ClassVar[str]
@@ -124,9 +103,9 @@ class Rule(ABC):
         return cls(**arrays, **settings, **({"head": head} if cls.needs_head else {}))
 
     @property
-    @abstractmethod
     def dim(self) -> int | None:
-        """Dimensions of the states that are scored; None when only a head's scores can be."""
+        """Dimensions d of the states; None when only a head's scores can be scored."""
+        return int(getattr(self, next(iter(self.arrays))).shape[-1])
 
     @property
     @abstractmethod
@@ -140,7 +119,7 @@ class Rule(ABC):
 
 @dataclass(frozen=True, eq=False)
 class ClassMeansRule(Rule):
-    """Whitened states are compared with whitened class means. Subclasses define ``score``."""
+    """Base of the rules that compare whitened states with whitened class means."""
 
     mean: Array  # shape: (d,)
     whitening: Array  # shape: (r, d)
@@ -150,10 +129,6 @@ class ClassMeansRule(Rule):
 
     def __post_init__(self) -> None:
         require_whitening(self.mean, self.whitening, self.centres)
-
-    @property
-    def dim(self) -> int:
-        return len(self.mean)
 
     @property
     def width(self) -> int:

@@ -1,4 +1,4 @@
-"""Detectors that read a head's scores alone: energy, maximum softmax probability, maximum logit.
+"""Detectors on a head's scores: energy, maximum softmax probability, maximum logit.
 
 scores: (n, n_outputs), n ≥ 1, two outputs or more; functions return (n,).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,11 @@ from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.errors import InputError
 from linalign_lite.heads.evaluation import label_outputs
 from linalign_lite.heads.ood.detectors.base import FitData, Float64, Rule, as_float64
+from linalign_lite.storage.schema import Range, parse
 
-TEMPERATURES = (1e-3, 1e3)  # bounds of the search for a calibrated temperature
+TEMPERATURE = Range(1e-6, 1e6)
+Temperature = Annotated[float, TEMPERATURE]
+CALIBRATED = (1e-3, 1e3)  # bounds of the search for a calibrated temperature
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,7 @@ class LogitRule(Rule):
     settings: ClassVar = {"n_outputs": int, "temperature": float}
 
     def __post_init__(self) -> None:
-        usable_temperature(self.temperature)
+        parse(Temperature, float(self.temperature), "the temperature")
         if self.n_outputs < 2:
             raise InputError(
                 "the number of outputs does not fit", got=str(self.n_outputs), expected="2 or more"
@@ -49,12 +52,12 @@ class LogitRule(Rule):
 
     @classmethod
     def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
-        """Nothing is fitted but the temperature, where the method has one."""
-        head = data.require_head(cls.method)
-        return cls(head.n_outputs, cls.fit_temperature(data, head), head), {}
+        """Keep the head; only the temperature may be fitted."""
+        assert data.head is not None
+        return cls(data.head.n_outputs, cls.fit_temperature(data, data.head), data.head), {}
 
-    @classmethod
-    def fit_temperature(cls, data: FitData, head: Head) -> float:  # noqa: ARG003
+    @staticmethod
+    def fit_temperature(data: FitData, _head: Head) -> float:
         """The temperature given; 1 for "auto"."""
         return 1.0 if data.temperature is None else data.temperature
 
@@ -92,17 +95,17 @@ class Energy(LogitRule):
 
     @staticmethod
     def of_logits(scores: Array, temperature: float = 1.0) -> Float64:
-        z = _divided(scores, temperature)
+        z = _usable(scores) / parse(Temperature, float(temperature), "the temperature")
         top = z.max(axis=1, keepdims=True)
         log_sum: Float64 = np.log(np.exp(z - top).sum(axis=1)) + top[:, 0]
         return -temperature * log_sum
 
-    @classmethod
-    def fit_temperature(cls, data: FitData, head: Head) -> float:
+    @staticmethod
+    def fit_temperature(data: FitData, head: Head) -> float:
         """The temperature given; for "auto" the one calibrated on labels, 1 without labels."""
         if data.temperature is not None:
             return data.temperature
-        for states in (data.validation, data.data):
+        for states in (data.validation, data.labelled):
             if states is None or states.label_ids is None or not head.labels:
                 continue
             truth = label_outputs(head, states)
@@ -123,7 +126,7 @@ class MaxSoftmax(LogitRule):
 
     @staticmethod
     def of_logits(scores: Array, temperature: float = 1.0) -> Float64:
-        z = _divided(scores, temperature)
+        z = _usable(scores) / parse(Temperature, float(temperature), "the temperature")
         odds: Float64 = np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)
         return -1.0 / odds
 
@@ -140,19 +143,19 @@ class MaxLogit(LogitRule):
         highest: Float64 = _usable(scores).max(axis=1)
         return -highest
 
-    @classmethod
-    def fit_temperature(cls, data: FitData, head: Head) -> float:  # noqa: ARG003
+    @staticmethod
+    def fit_temperature(_data: FitData, _head: Head) -> float:
         return 1.0
 
 
 def calibrated_temperature(scores: Array, truth: npt.NDArray[np.integer[Any]]) -> float:
-    """The T that minimises the mean of −log softmax(s/T)[truth], between 0.001 and 1,000.
+    """The T from 0.001 to 1,000 that minimises the mean of −log softmax(s/T)[truth].
 
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. Convex in 1/T, so a
-    golden-section search over log T finds it. truth: (n,), the right output of each row.
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2. Golden-section search
+    over log T: the loss is convex in 1/T. truth: (n,), the true output of each row.
     """
     z = _usable(scores)
-    low, high = np.log(TEMPERATURES)
+    low, high = np.log(CALIBRATED)
     ratio = (np.sqrt(5) - 1) / 2
 
     def loss(at: float) -> float:
@@ -170,15 +173,6 @@ def calibrated_temperature(scores: Array, truth: npt.NDArray[np.integer[Any]]) -
             right = low + ratio * (high - low)
             at_right = loss(right)
     return float(np.exp((low + high) / 2))
-
-
-def usable_temperature(value: float) -> float:
-    """The temperature as a float. Raises InputError unless it is 0.000001 to 1,000,000."""
-    if not 1e-6 <= value <= 1e6:
-        raise InputError(
-            "the temperature is not usable", got=str(value)[:40], expected="0.000001 to 1,000,000"
-        )
-    return float(value)
 
 
 def require_outputs(head: Head, n_outputs: int) -> None:
@@ -200,7 +194,3 @@ def _usable(scores: Array) -> Float64:
     if not np.isfinite(z).all():
         raise InputError("scores hold values that are not finite")
     return z
-
-
-def _divided(scores: Array, temperature: float) -> Float64:
-    return _usable(scores) / usable_temperature(temperature)

@@ -66,9 +66,8 @@ class RelativeMahalanobis(Mahalanobis):
         """As Mahalanobis, and the covariance of all states about their mean."""
         data.require_classes(cls.method)
         mean, centres, white, used = data.whitening()
-        zeros = np.zeros(len(data.states), dtype=np.intp)
-        about = covariance_about(data.states, mean[None], zeros)
-        background, share = whitening_matrix(about, data.shrinkage)
+        everything = covariance_about(data.states, mean)
+        background, share = whitening_matrix(everything, data.shrinkage)
         rule = cls(mean, white, centres @ white.T, background)
         return rule, {"shrinkage": used, "background_shrinkage": share}
 

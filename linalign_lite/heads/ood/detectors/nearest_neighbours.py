@@ -51,12 +51,8 @@ class NearestNeighbours(Rule):
         return cls(_bank(_drawn(data)), data.k), {}
 
     @property
-    def dim(self) -> int:
-        return int(self.bank.shape[1])
-
-    @property
     def width(self) -> int:
-        return self.dim  # distances have blocks of their own
+        return self.dim or 0  # distances have blocks of their own
 
     def score(self, states: Float64) -> Float64:
         return kth_distance(self.bank, unit(states), self.k)
@@ -84,10 +80,6 @@ class WhitenedNearestNeighbours(NearestNeighbours):
         rows = (some.astype(np.float64) - mean) @ white.T
         return cls(_bank(rows), data.k, mean, white), {"shrinkage": used}
 
-    @property
-    def dim(self) -> int:
-        return len(self.mean)
-
     def score(self, states: Float64) -> Float64:
         return super().score((states - self.mean) @ as_float64(self.whitening).T)
 
@@ -104,18 +96,12 @@ def kth_distance(bank: Array, queries: Array, k: int) -> Float64:
         for first in range(0, len(bank), BANK):
             part = as_float64(bank[first : first + BANK])
             squares = np.einsum("ij,ij->i", part, part) - 2.0 * (block @ part.T)
-            nearest = _smallest(np.hstack([nearest, squares]), k)
+            nearest = np.hstack([nearest, squares])
+            if nearest.shape[1] > k:
+                nearest = np.partition(nearest, k - 1, axis=1)[:, :k]
         largest = nearest.max(axis=1) + np.einsum("ij,ij->i", block, block)
         result[start : start + QUERIES] = np.sqrt(np.maximum(largest, 0.0))
     return result
-
-
-def _smallest(values: Float64, k: int) -> Float64:
-    """The k smallest of each row, in any order; all of them where there are fewer."""
-    if values.shape[1] <= k:
-        return values
-    smallest: Float64 = np.partition(values, k - 1, axis=1)[:, :k]
-    return smallest
 
 
 def _drawn(data: FitData) -> Array:

@@ -60,15 +60,13 @@ class VirtualLogit(Rule):
 
         α = Σ maxₖ sₖ / Σ ‖R(z − m)‖ over the states. Wang et al. 2022, section 4.
         """
-        head = data.require_head(cls.method)
+        head = data.head
+        assert head is not None
         weight, bias = as_float64(head.weight), as_float64(head.bias)
         # a ridge head's scores add up to a constant: its smallest singular value is float32 noise
         smallest = max(weight.shape) * float(np.finfo(np.float32).eps)
         mean = np.asarray(-np.linalg.lstsq(weight, bias, rcond=smallest)[0], dtype=np.float64)
-        zeros = np.zeros(len(data.states), dtype=np.intp)
-        values, vectors = np.linalg.eigh(
-            covariance_about(data.states, mean[None], zeros).covariance
-        )
+        values, vectors = np.linalg.eigh(covariance_about(data.states, mean).covariance)
         varying = vectors[:, values > MIN_MOMENT * values[-1]]  # smallest first
         count = data.components or max(1, varying.shape[1] // PRINCIPAL_SHARE)
         if not 1 <= count < varying.shape[1]:
@@ -94,10 +92,6 @@ class VirtualLogit(Rule):
     def n_outputs(self) -> int:
         """Outputs of the head."""
         return self.head.n_outputs
-
-    @property
-    def dim(self) -> int:
-        return len(self.mean)
 
     @property
     def width(self) -> int:

@@ -59,7 +59,7 @@ def fit_detector(
     if validation is not None:
         states.space.require(validation.space, "the validation states are of another space")
     data = FitData(
-        labelled=states,
+        training=states,
         validation=validation,
         head=head,
         temperature=_auto_or(temperature, "the temperature", TEMPERATURE),

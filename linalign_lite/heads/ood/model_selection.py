@@ -18,7 +18,7 @@ from linalign_lite.heads.ood.detector_training import fit_detector
 from linalign_lite.heads.ood.detectors import METHODS, NEEDS_HEAD
 
 Candidates = Mapping[str, Mapping[str, Any]]
-# the default candidates: methods without a head, which would have been trained on the held-out labels
+# default candidates: methods without a head, which was trained on the labels to hold out
 USUAL: Candidates = {m: {"method": m} for m in METHODS if m not in NEEDS_HEAD}
 FOLDS = 5
 HELD_OUT = 5  # one in so many texts is held out, without validation states

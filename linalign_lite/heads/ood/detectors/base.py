@@ -29,7 +29,7 @@ class FitData:
     ``temperature`` and ``shrinkage`` are None for "auto".
     """
 
-    labelled: HiddenStates
+    training: HiddenStates
     validation: HiddenStates | None
     head: Head | None
     temperature: float | None
@@ -42,7 +42,7 @@ class FitData:
     @property
     def states(self) -> Array:
         """The states, (n, d)."""
-        return self.labelled.states
+        return self.training.states
 
     @cached_property
     def classes(self) -> tuple[Ids, int, str]:
@@ -50,8 +50,8 @@ class FitData:
 
         The states' labels; without labels, the head's predictions; without a head, one class.
         """
-        if self.labelled.label_ids is not None:
-            raw, source = self.labelled.label_ids.astype(np.intp), "labels"
+        if self.training.label_ids is not None:
+            raw, source = self.training.label_ids.astype(np.intp), "labels"
         elif self.head is not None:
             raw, source = self.head.top(self.states, 1)[0][:, 0], "head"
         else:

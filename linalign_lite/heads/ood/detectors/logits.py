@@ -105,7 +105,7 @@ class Energy(LogitRule):
         """The temperature given; for "auto" the one calibrated on labels, 1 without labels."""
         if data.temperature is not None:
             return data.temperature
-        for states in (data.validation, data.labelled):
+        for states in (data.validation, data.training):
             if states is None or states.label_ids is None or not head.labels:
                 continue
             truth = label_outputs(head, states)

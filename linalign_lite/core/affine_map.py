@@ -1,6 +1,6 @@
 """Affine maps between spaces, and the products that maps and heads share.
 
-Weights are always (out, in): an affine map sends a source state z to ``weight @ z + bias``.
+Weights are always (out, in): an affine map takes a source state z to ``weight @ z + bias``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from linalign_lite.errors import InputError
 from linalign_lite.storage.arrays import count_nonfinite
 
 Array = npt.NDArray[np.floating[Any]]
-BLOCK = 128 << 20  # bytes of a weight widened at once
+BLOCK = 128 << 20  # bytes of a weight converted to float64 at once
 
 
 def _checked(name: str, value: Array, ndim: int) -> Array:
@@ -41,7 +41,7 @@ def _checked(name: str, value: Array, ndim: int) -> Array:
     return array
 
 
-def applied(weight: Array, bias: Array, states: Array, what: str) -> Array:
+def apply_affine(weight: Array, bias: Array, states: Array, what: str) -> Array:
     states = np.asarray(states)
     if states.ndim not in (1, 2) or states.shape[-1] != weight.shape[1]:
         raise InputError(
@@ -55,21 +55,21 @@ def applied(weight: Array, bias: Array, states: Array, what: str) -> Array:
         result += bias.astype(dtype, copy=False)
     if not np.isfinite(result).all():
         raise InputError(
-            f"this {what} gives values that {dtype} cannot hold on these states",
+            f"this {what} gives values beyond {dtype} on these states",
             hint="scale its weight down, or pass float64 states",
         )
     return result
 
 
 def row_blocks(weight: Array) -> Iterator[slice]:
-    """Rows of a weight that is to be widened, or is mapped from a file, a piece at a time."""
+    """Yield slices of the rows of a weight, each of at most BLOCK bytes as float64."""
     step = max(1, BLOCK // (8 * weight.shape[1]))
     for start in range(0, len(weight), step):
         yield slice(start, min(start + step, len(weight)))
 
 
 def _product(states: Array, weight: Array) -> Array:
-    """states·weightᵀ in the states' dtype, which is at least as wide as the weight's."""
+    """Compute states·weightᵀ in the dtype of states, which is at least as wide as weight's."""
     if weight.dtype == states.dtype and weight.flags.aligned:
         product: Array = states @ weight.T
         return product
@@ -79,7 +79,7 @@ def _product(states: Array, weight: Array) -> Array:
     return result
 
 
-def checked_pair(weight: Array, bias: Array, what: str) -> tuple[Array, Array]:
+def checked_weights(weight: Array, bias: Array, what: str) -> tuple[Array, Array]:
     weight = _checked(f"the {what}'s weight", weight, 2)
     bias = _checked(f"the {what}'s bias", bias, 1)
     if bias.shape[0] != weight.shape[0]:
@@ -91,7 +91,7 @@ def checked_pair(weight: Array, bias: Array, what: str) -> tuple[Array, Array]:
     return weight, bias
 
 
-def space_or_unknown(space: Space, dim: int, what: str) -> Space:
+def checked_space(space: Space, dim: int, what: str) -> Space:
     if space.dim == 0:
         return Space(dim)
     if space.dim != dim:
@@ -103,7 +103,7 @@ def space_or_unknown(space: Space, dim: int, what: str) -> Space:
 class AffineMap:
     """z ↦ weight·z + bias, from a source space into a target space.
 
-    ``card`` holds what is known of how it was made (method, penalty, n, held-out R², version).
+    ``card`` records how it was made (method, penalty, n, held-out R², version).
     """
 
     weight: Array  # shape: (d_target, d_source)
@@ -113,33 +113,34 @@ class AffineMap:
     card: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        weight, bias = checked_pair(self.weight, self.bias, "map")
+        weight, bias = checked_weights(self.weight, self.bias, "map")
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "bias", bias)
-        object.__setattr__(self, "source", space_or_unknown(self.source, weight.shape[1], "source"))
-        object.__setattr__(self, "target", space_or_unknown(self.target, weight.shape[0], "target"))
+        object.__setattr__(self, "source", checked_space(self.source, weight.shape[1], "source"))
+        object.__setattr__(self, "target", checked_space(self.target, weight.shape[0], "target"))
 
     def apply(self, states: Array) -> Array:
-        """Mapped states: (n, d_source) → (n, d_target), or (d_source,) → (d_target,).
+        """Map states: (n, d_source) → (n, d_target), or (d_source,) → (d_target,).
 
-        Computed in the wider of the dtypes of weight and states, never narrower than float32.
+        Computes in the wider of the dtypes of weight and states, at least float32. Raises
+        InputError for another shape, and for results that are not finite.
         """
-        return applied(self.weight, self.bias, states, "map")
+        return apply_affine(self.weight, self.bias, states, "map")
 
     __call__ = apply
 
     def __matmul__(self, first: AffineMap) -> AffineMap:
-        """``(b @ a).apply(z) == b.apply(a.apply(z))`` up to rounding."""
+        """Compose: ``(b @ a).apply(z) == b.apply(a.apply(z))`` up to rounding."""
         if not isinstance(first, AffineMap):
             return NotImplemented
-        self.source.require(first.target, "these maps cannot follow one another")
-        weight, bias = composed(self.weight, self.bias, first)
+        self.source.require(first.target, "these maps do not compose")
+        weight, bias = compose(self.weight, self.bias, first)
         card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
         return AffineMap(weight, bias, first.source, self.target, card)
 
 
-def composed(weight: Array, bias: Array, first: AffineMap) -> tuple[Array, Array]:
-    """W₂(W₁z + b₁) + b₂ = (W₂W₁)z + (W₂b₁ + b₂), in float64, stored as wide as the wider part."""
+def compose(weight: Array, bias: Array, first: AffineMap) -> tuple[Array, Array]:
+    """Compute W₂W₁ and W₂b₁ + b₂ in float64; return them in the wider of the weights' dtypes."""
     dtype = np.result_type(weight.dtype, first.weight.dtype, np.float32)
     inner, shift = first.weight.astype(np.float64), first.bias.astype(np.float64)
     product, moved = np.empty((len(weight), inner.shape[1]), dtype), np.empty(len(weight), dtype)

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import (
     AffineMap,
     Array,
-    applied,
-    checked_pair,
-    composed,
+    apply_affine,
+    checked_space,
+    checked_weights,
+    compose,
     row_blocks,
-    space_or_unknown,
 )
 from linalign_lite.core.space import UNKNOWN, Space, require_labels
 from linalign_lite.errors import InputError
@@ -25,10 +25,10 @@ from linalign_lite.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Scores of a state: ``weight·z + bias``, then soft-capped when the model does so.
+    """A linear head: scores ``weight·z + bias`` of a state z, with an optional soft cap.
 
-    With ``softcap`` c (Gemma-2) the scores are ``c·tanh((weight·z + bias) / c)``. A causal LM's
-    token head is a Head with n_outputs = the vocabulary size and no labels.
+    With ``softcap`` c (Gemma-2) the scores are ``c·tanh((weight·z + bias) / c)``. The token head of
+    a causal LM is a Head with n_outputs = the vocabulary size and no labels.
     """
 
     weight: Array  # shape: (n_outputs, d)
@@ -39,11 +39,11 @@ class Head:
     card: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        weight, bias = checked_pair(self.weight, self.bias, "head")
+        weight, bias = checked_weights(self.weight, self.bias, "head")
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "bias", bias)
         object.__setattr__(self, "labels", tuple(self.labels))
-        object.__setattr__(self, "space", space_or_unknown(self.space, weight.shape[1], "head's"))
+        object.__setattr__(self, "space", checked_space(self.space, weight.shape[1], "head's"))
         if self.labels and len(self.labels) != weight.shape[0]:
             raise InputError(
                 "the head's labels do not fit its weight",
@@ -58,31 +58,31 @@ class Head:
 
     @property
     def n_outputs(self) -> int:
-        """Rows of the weight: classes, or the size of the vocabulary."""
+        """Number of rows of the weight: classes, or the size of the vocabulary."""
         return int(self.weight.shape[0])
 
     def apply(self, states: Array) -> Array:
-        """Scores. states: (n, d) or (d,); returns (n, n_outputs) or (n_outputs,)."""
-        return self.finish(applied(self.weight, self.bias, states, "head"))
+        """Compute scores. states: (n, d) or (d,); returns (n, n_outputs) or (n_outputs,)."""
+        return self.finish(apply_affine(self.weight, self.bias, states, "head"))
 
     __call__ = apply
 
     def finish(self, scores: Array) -> Array:
-        """What comes after the affine part: the soft cap, or nothing."""
+        """Apply the soft cap, if any, to the scores of the affine part."""
         return soft_capped(scores, self.softcap)
 
     def predict(self, states: Array) -> npt.NDArray[np.intp]:
-        """Index of the highest score of each state, (n,)."""
+        """Return the index of the highest score of each state, (n,)."""
         best: npt.NDArray[np.intp] = np.argmax(self.apply(states), axis=-1)
         return best
 
     def top(self, states: Array, k: int) -> tuple[npt.NDArray[np.intp], Array]:
-        """The k highest scores of each state, highest first: indices and scores, (n, k) each.
+        """Return indices and scores, (n, k) each, of the k highest scores of each state, sorted.
 
-        states: (n, d). Scores of all outputs are never held at once.
+        states: (n, d). Memory for the scores of all outputs is never allocated.
         """
         if not 1 <= k <= self.n_outputs:
-            raise InputError("not so many outputs", got=str(k), expected=f"1 to {self.n_outputs}")
+            raise InputError("k is not usable", got=str(k), expected=f"1 to {self.n_outputs}")
         states = np.asarray(states)
         if states.ndim != 2:
             raise InputError(
@@ -91,27 +91,27 @@ class Head:
                 expected=f"(n, {self.weight.shape[1]})",
             )
         best = np.empty((len(states), 0), dtype=np.intp)
-        scores: Array = np.empty((len(states), 0), dtype=np.float16)  # widened by what comes
+        scores: Array = np.empty((len(states), 0), dtype=np.float16)  # hstack widens it
         for rows in row_blocks(self.weight):
-            part = applied(self.weight[rows], self.bias[rows], states, "head")
+            part = apply_affine(self.weight[rows], self.bias[rows], states, "head")
             index = np.broadcast_to(np.arange(rows.start, rows.stop), part.shape)
             best, scores = _best(np.hstack([best, index]), np.hstack([scores, part]), k)
         return best, self.finish(scores)
 
     def __matmul__(self, first: AffineMap) -> Head:
-        """``head @ map``: one head that reads source states, so that the map need not travel."""
+        """Compose ``head @ map``: one head of source states, equal to the map and then the head."""
         if not isinstance(first, AffineMap):
             return NotImplemented
         self.space.require(first.target, "this map does not lead into this head's space")
-        weight, bias = composed(self.weight, self.bias, first)
+        weight, bias = compose(self.weight, self.bias, first)
         card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
         return dataclasses.replace(self, weight=weight, bias=bias, space=first.source, card=card)
 
 
 def _best(index: npt.NDArray[np.intp], scores: Array, k: int) -> tuple[npt.NDArray[np.intp], Array]:
-    """The k highest of each row, highest first, the earlier of equals first.
+    """Return the k highest scores of each row, sorted; of equal ones the lower index first.
 
-    Of equals, those with the lower index stand before the others in each row.
+    In the input too, equal scores of a row are in the order of their indices.
     """
     if k < scores.shape[1]:
         least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
@@ -124,9 +124,9 @@ def _best(index: npt.NDArray[np.intp], scores: Array, k: int) -> tuple[npt.NDArr
 
 
 def soft_capped(scores: Array, softcap: float | None) -> Array:
-    """c·tanh(scores / c), or the scores themselves without a cap."""
+    """Compute c·tanh(scores / c); without a cap, return the scores."""
     if softcap is None:
         return scores
-    with np.errstate(over="ignore"):  # a cap next to nothing: tanh of infinity is 1
+    with np.errstate(over="ignore"):  # with a tiny cap: tanh of infinity is 1
         capped: Array = np.tanh(scores / softcap) * softcap
     return capped

@@ -17,13 +17,13 @@ from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.storage.arrays import count_nonfinite
 
 Ints = npt.NDArray[np.int32]
-POSITIONS = ("text_index", "char_end", "next_token")  # what token rows have beside their state
-ROWS = ("label_ids", *POSITIONS)  # what rows may have
-NO_TOKEN = -1  # a text's last token has no next one
+POSITIONS = ("text_index", "char_end", "next_token")  # columns of token states
+ROWS = ("label_ids", *POSITIONS)  # optional columns, one value per row
+NO_TOKEN = -1  # next_token of the last token of a text
 
 
 def text_digest(texts: Iterable[str]) -> str:
-    """SHA-256 over the texts in order, each as its UTF-8 length (8 bytes) and its UTF-8 bytes."""
+    """Compute SHA-256 over the texts in order, each as its UTF-8 length (8 bytes) and its bytes."""
     digest = TextDigest()
     for text in texts:
         digest.add(text)
@@ -31,7 +31,7 @@ def text_digest(texts: Iterable[str]) -> str:
 
 
 class TextDigest:
-    """`text_digest` of texts that come one by one."""
+    """`text_digest` of texts that are added one by one."""
 
     def __init__(self) -> None:
         self._sum = hashlib.sha256()
@@ -42,7 +42,7 @@ class TextDigest:
         self._sum.update(raw)
 
     def hexdigest(self) -> str:
-        """Of the texts so far."""
+        """Return the digest of the texts added so far."""
         return self._sum.hexdigest()
 
 
@@ -50,9 +50,9 @@ class TextDigest:
 class HiddenStates:
     """Final hidden states of n texts (or of n tokens, with pooling ``tokens``).
 
-    ``label_ids`` index ``labels``. With pooling ``tokens``, ``text_index`` and ``char_end`` say
-    which text each row belongs to and at which character of it the token ends.
-    Raises InputError when the parts do not fit together or a value is not finite.
+    ``label_ids`` index ``labels``. With pooling ``tokens``, ``text_index`` is the text of each row,
+    ``char_end`` the number of its characters up to the end of the token, ``next_token`` the id of
+    the token that follows. Raises InputError when parts do not agree or a value is not finite.
     """
 
     states: Array  # shape: (n, d)
@@ -99,7 +99,7 @@ class HiddenStates:
                 )
         require_labels(self.labels, "the states")
         if self.label_ids is not None and self.label_ids.max() >= len(self.labels):
-            raise InputError("label_ids name a label that is not there")
+            raise InputError("label_ids are not indices of the labels")
 
     def __len__(self) -> int:
         """The number of rows: texts, or tokens."""
@@ -107,43 +107,34 @@ class HiddenStates:
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:
-        """Which document each row belongs to, (n,): rows of one document share a fold."""
+        """The text of each row, (n,): all rows of a text are in the same fold."""
         if self.text_index is not None:
             return self.text_index.astype(np.int64)
         return np.arange(len(self), dtype=np.int64)
 
     def rows(self, index: npt.NDArray[np.integer[Any]]) -> HiddenStates:
-        """The rows that ``index`` (m,) numbers, in its order, what belongs to each row with it.
+        """Select rows by number, index: (m,), with their labels and positions.
 
-        The texts they were drawn from stay named: ``text_digest``, ``n_texts`` and ``n_cut`` are
-        kept as they are. Raises InputError when it numbers no row, or one that is not there.
+        ``text_digest``, ``n_texts`` and ``n_cut`` still describe all texts. Raises InputError for
+        an empty index, and for numbers outside 0 to n − 1.
         """
         index = np.asarray(index)
-        whole = np.issubdtype(index.dtype, np.integer)  # a mask has other rules
+        whole = np.issubdtype(index.dtype, np.integer)  # not a mask
         if index.ndim != 1 or not index.size or not whole:
             raise InputError(
-                "the numbers of the rows are not usable",
+                "the index of rows is not usable",
                 got=f"{index.dtype}, shape {index.shape}",
                 expected="whole numbers, (m,), at least one",
             )
         if index.min() < 0 or index.max() >= len(self):
             raise InputError(
-                "a row is not there",
+                "the index of rows is out of range",
                 got=f"rows {index.min()} to {index.max()}",
                 expected=f"0 to {len(self) - 1}",
             )
-
-        def along(values: Ints | None) -> Ints | None:
-            return None if values is None else values[index]
-
-        return dataclasses.replace(
-            self,
-            states=self.states[index],
-            label_ids=along(self.label_ids),
-            text_index=along(self.text_index),
-            char_end=along(self.char_end),
-            next_token=along(self.next_token),
-        )
+        columns = {name: getattr(self, name) for name in ROWS}
+        chosen: dict[str, Any] = {n: None if c is None else c[index] for n, c in columns.items()}
+        return dataclasses.replace(self, states=self.states[index], **chosen)
 
     def require_same_texts(self, other: HiddenStates) -> None:
         """Raise MismatchError unless row i of both is the same text (or token position)."""
@@ -166,11 +157,11 @@ class HiddenStates:
                 mine is not None and not np.array_equal(mine, theirs)
             ):
                 raise MismatchError(
-                    "the token positions of these states are not the same",
-                    hint="two tokenizers cut a text differently; use --pooling mean",
+                    "these states do not have the same token positions",
+                    hint="two tokenizers split a text differently; use --pooling mean",
                 )
 
 
 def as_states(value: HiddenStates | Array) -> HiddenStates:
-    """States as they are; an array that the caller brought, as states of an unknown space."""
+    """Return HiddenStates unchanged; wrap an array (n, d) as states of an unknown space."""
     return value if isinstance(value, HiddenStates) else HiddenStates(np.asarray(value))

@@ -1,4 +1,4 @@
-"""Figures of merit. Each is a plain function of arrays."""
+"""Metrics: plain functions of arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the bounds of its bootstrap interval."""
+    """A value with the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -25,7 +25,7 @@ class Interval:
 
 
 def r2(truth: Array, guess: Array) -> float:
-    """1 − ‖truth − guess‖² / ‖truth − mean‖², over all dimensions together. Both (n, d)."""
+    """Compute 1 − ‖truth − guess‖² / ‖truth − mean‖², over all dimensions. Both (n, d)."""
     truth = np.asarray(truth, dtype=np.float64)
     residual = truth - guess
     spread = truth - truth.mean(axis=0)
@@ -36,7 +36,7 @@ def r2(truth: Array, guess: Array) -> float:
 
 
 def error_of_mean(losses: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> float:
-    """Standard error of the mean of losses (n,) whose rows come in texts: groups (n,)."""
+    """Compute the standard error of the mean of losses (n,), clustered by text: groups (n,)."""
     _, text = np.unique(groups, return_inverse=True)
     sums = np.bincount(text, losses - losses.mean())
     count = len(sums)
@@ -44,7 +44,7 @@ def error_of_mean(losses: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]
 
 
 def mean_cosine(a: Array, b: Array) -> float:
-    """Mean over rows of the cosine between a[i] and b[i]. Both (n, d); a zero row counts as 0."""
+    """Compute the mean of the cosines of a[i] and b[i]. Both (n, d); a zero row counts as 0."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     dots = np.einsum("ij,ij->i", a, b)
@@ -52,16 +52,16 @@ def mean_cosine(a: Array, b: Array) -> float:
 
 
 def accuracy(truth: Ints, guess: Ints) -> float:
-    """Share of rows where truth and guess are the same. Both (n,)."""
+    """Compute the share of rows where truth and guess are equal. Both (n,)."""
     return float(np.mean(np.asarray(truth) == np.asarray(guess)))
 
 
 def bootstrap_accuracy(
     truth: Ints, guess: Ints, *, rounds: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Accuracy and its percentile bootstrap interval (Efron 1979).
+    """Compute the accuracy and its percentile bootstrap interval (Efron 1979).
 
-    Drawing n rows with replacement makes the number of hits binomial, so the rounds are drawn from
+    The number of hits among n rows drawn with replacement is binomial, so the rounds are drawn from
     Binomial(n, accuracy) directly: the same distribution without n × rounds indices.
     """
     hits = np.asarray(truth) == np.asarray(guess)
@@ -73,7 +73,7 @@ def bootstrap_accuracy(
 
 
 def recall_per_class(truth: Ints, guess: Ints, classes: int) -> npt.NDArray[np.float64]:
-    """Share of each class's rows that were recognised, (classes,); NaN for a class without rows."""
+    """Compute the recall of each class, (classes,); NaN for a class without rows."""
     hits = np.bincount(truth, weights=np.asarray(truth) == np.asarray(guess), minlength=classes)
     counts = np.bincount(truth, minlength=classes)
     recall: npt.NDArray[np.float64] = np.full(classes, np.nan)
@@ -82,29 +82,29 @@ def recall_per_class(truth: Ints, guess: Ints, classes: int) -> npt.NDArray[np.f
 
 
 def cross_entropy(scores: Array, truth: Ints) -> float:
-    """Mean of −log softmax(scores)[truth], in nats. scores: (n, classes), truth: (n,)."""
+    """Compute the mean of −log softmax(scores)[truth], in nats. scores (n, classes), truth (n,)."""
     scores = np.asarray(scores, dtype=np.float64)
     top = scores.max(axis=1, keepdims=True)
     logs = np.log(np.exp(scores - top).sum(axis=1)) + top[:, 0]
     return float(np.mean(logs - scores[np.arange(len(scores)), truth]))
 
 
-# --- detection: scores are higher for what is more outlying; inlying (n,), outlying (m,) ----------
+# --- detection of outliers: higher scores are more outlying; inlying (n,), outlying (m,) ----------
 
 
 def auroc(inlying: Array, outlying: Array) -> float:
-    """P(an outlying score > an inlying one) + ½ P(both equal): the area under the ROC curve.
+    """Compute the area under the ROC curve: P(outlying > inlying) + ½ P(both equal).
 
-    By ranks (Mann & Whitney 1947), equal scores sharing their mean rank.
+    By ranks (Mann & Whitney 1947); equal scores get their mean rank.
     """
-    return float(_placements(*_both(inlying, outlying))[0].mean())
+    return float(_placements(*_checked_scores(inlying, outlying))[0].mean())
 
 
 def auroc_interval(inlying: Array, outlying: Array, confidence: float = 0.95) -> Interval:
-    """AUROC and its normal interval, of the variance of DeLong et al. 1988, cut to 0 and 1."""
+    """Compute the AUROC and its normal interval (variance of DeLong et al. 1988), within 0 to 1."""
     from statistics import NormalDist
 
-    low, high = _both(inlying, outlying)
+    low, high = _checked_scores(inlying, outlying)
     of_high, of_low = _placements(low, high)
     variance = sum(float(p.var(ddof=1)) / len(p) for p in (of_high, of_low) if len(p) > 1)
     value = float(of_high.mean())
@@ -113,30 +113,30 @@ def auroc_interval(inlying: Array, outlying: Array, confidence: float = 0.95) ->
 
 
 def aupr_out(inlying: Array, outlying: Array) -> float:
-    """Average precision, outlying being what is looked for: Σ (Rᵢ − Rᵢ₋₁) Pᵢ down the scores.
+    """Compute the average precision Σ (Rᵢ − Rᵢ₋₁) Pᵢ with outlying as the positive class.
 
-    A step a distinct score, as scikit-learn's; interpolating between steps is too hopeful (Davis &
-    Goadrich 2006).
+    One step per distinct score, from the highest down, as scikit-learn does; interpolating between
+    steps would overestimate it (Davis & Goadrich 2006).
     """
-    out, kept = _counts(*_both(inlying, outlying))
+    out, kept = _cumulative_counts(*_checked_scores(inlying, outlying))
     precision = out / (out + kept)
     return float((np.diff(out, prepend=0.0) * precision).sum() / out[-1])
 
 
 def aupr_in(inlying: Array, outlying: Array) -> float:
-    """As aupr_out, inlying being what is looked for, from the lowest score up."""
-    low, high = _both(inlying, outlying)
+    """Compute the average precision as `aupr_out`, with inlying as the positive class."""
+    low, high = _checked_scores(inlying, outlying)
     return aupr_out(-high, -low)
 
 
 def fpr_at(inlying: Array, outlying: Array, tpr: float = 0.95) -> float:
-    """Share of outlying scores let in by the lowest threshold that keeps a share ``tpr`` or more
-    of inlying ones.
+    """Compute the share of outlying scores below the lowest threshold that accepts at least a
+    share ``tpr`` of the inlying ones.
 
-    In-distribution is the positive class, as in Hendrycks & Gimpel 2017 and Liu et al. 2020. Where
-    outlying is (pytorch-ood), the figure is ``fpr_at(-outlying, -inlying)``.
+    Inlying is the positive class, as in Hendrycks & Gimpel 2017 and Liu et al. 2020. With outlying
+    as the positive class (pytorch-ood) the metric is ``fpr_at(-outlying, -inlying)``.
     """
-    low, high = _both(inlying, outlying)
+    low, high = _checked_scores(inlying, outlying)
     if not 0 < tpr <= 1:
         raise InputError("the share to keep is not usable", got=str(tpr), expected="above 0, to 1")
     rank = int(np.ceil(round(tpr * len(low), 9)))
@@ -144,11 +144,11 @@ def fpr_at(inlying: Array, outlying: Array, tpr: float = 0.95) -> float:
 
 
 def roc_curve(inlying: Array, outlying: Array, points: int = 200) -> list[tuple[float, float]]:
-    """(share of inlying, share of outlying) scores at or above each threshold, from (0, 0) to
-    (1, 1), at most ``points`` of them, evenly along the curve.
+    """Return (share of inlying, share of outlying) scores at or above thresholds, from (0, 0) to
+    (1, 1): at most ``points`` pairs, evenly along the curve.
     """
-    low, high = _both(inlying, outlying)
-    out, kept = _counts(low, high)
+    low, high = _checked_scores(inlying, outlying)
+    out, kept = _cumulative_counts(low, high)
     x = np.concatenate([[0.0], kept / len(low)])
     y = np.concatenate([[0.0], out / len(high)])
     if len(x) > points:
@@ -159,7 +159,7 @@ def roc_curve(inlying: Array, outlying: Array, points: int = 200) -> list[tuple[
     return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
-def _both(inlying: Array, outlying: Array) -> tuple[Array, Array]:
+def _checked_scores(inlying: Array, outlying: Array) -> tuple[Array, Array]:
     low, high = (np.asarray(a, dtype=np.float64) for a in (inlying, outlying))
     for name, scores in (("inlying", low), ("outlying", high)):
         if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
@@ -172,8 +172,8 @@ def _both(inlying: Array, outlying: Array) -> tuple[Array, Array]:
 
 
 def _placements(low: Array, high: Array) -> tuple[Array, Array]:
-    """For each high score the share of low ones below it, for each low the share of high ones
-    above it; equal ones count half.
+    """Return for each high score the share of low ones below it, and for each low score the share
+    of high ones above it; equal ones count half.
     """
     below, above = np.sort(low), np.sort(high)
     of_high = (np.searchsorted(below, high) + np.searchsorted(below, high, "right")) / 2
@@ -181,8 +181,8 @@ def _placements(low: Array, high: Array) -> tuple[Array, Array]:
     return of_high / len(low), 1.0 - of_low / len(high)
 
 
-def _counts(low: Array, high: Array) -> tuple[Array, Array]:
-    """How many high and low scores are at or above each distinct score, from the highest down."""
+def _cumulative_counts(low: Array, high: Array) -> tuple[Array, Array]:
+    """Count the high and the low scores at or above each distinct score, from the highest down."""
     values = np.unique(np.concatenate([low, high]))[::-1]
     reach = [len(a) - np.searchsorted(np.sort(a), values) for a in (high, low)]
     return reach[0].astype(np.float64), reach[1].astype(np.float64)

@@ -1,8 +1,8 @@
-"""Which positions of two tokenizations of the same texts belong together.
+"""Pair the token positions of two tokenizers on the same texts.
 
-A position is a row: a token that is not special. Its ``char_end`` says how much of its text has
-been read there, so two positions of different tokenizers say the same thing when both have read
-the same characters, whole.
+A position is a row of token states: a token that is not special. Its ``char_end`` is the number of
+characters of its text up to the end of the token. Two positions match when both end at the same
+character boundary.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ RULES = values_of(PairingRule)
 _LARGEST = np.iinfo(np.int32).max
 
 
-def completing(
+def boundary_rows(
     text_index: npt.NDArray[np.integer[Any]],  # shape: (n,)
     char_end: npt.NDArray[np.integer[Any]],  # shape: (n,)
 ) -> Rows:
-    """The rows at which a character has been read whole, ascending.
+    """Return the rows whose tokens end at a character boundary, ascending.
 
-    Rows are tokens in order, special ones left out, those of a text together. Of tokens with the
-    same end the last counts alone: a character split over byte tokens, or written by a normaliser
-    as several, is read when its last token is. None counts with end 0 (an added prefix space
-    alone), nor one that ends before an earlier token of its text does.
+    Rows are tokens in order, without special ones, grouped by text. Of tokens with the same end
+    only the last one counts: a character split over byte tokens, or normalised to several, is
+    complete at its last token. Tokens with end 0 (an added prefix space alone) do not count, nor
+    those that end before an earlier token of their text.
     Raises InputError when the arrays are not such rows.
     """
-    return _completing(text_index, char_end)[0]
+    return _boundaries(text_index, char_end)[0]
 
 
-def _completing(
+def _boundaries(
     text_index: npt.NDArray[np.integer[Any]], char_end: npt.NDArray[np.integer[Any]]
 ) -> tuple[Rows, npt.NDArray[np.int64]]:
-    """The completing rows, and for each a number that grows with its text, then with its end."""
+    """Return `boundary_rows`, and for each a key that orders rows by text, then by end."""
     text, end = np.asarray(text_index), np.asarray(char_end)
     if text.ndim != 1 or text.shape != end.shape:
         raise InputError(
@@ -60,7 +60,7 @@ def _completing(
     if (text[1:] < text[:-1]).any():
         raise InputError("the rows are not in the order of their texts")
     order = (text.astype(np.int64) << 32) | end.astype(np.int64)
-    # a text's numbers are above all of the text before it, so this is the maximum within a text
+    # the keys of a text are above those of the texts before it: this is the maximum within a text
     forward = order == np.maximum.accumulate(order)
     rows = np.flatnonzero(forward & (end > 0))
     found = order[rows]
@@ -69,43 +69,44 @@ def _completing(
     return rows[last], found[last]
 
 
-def pair_ends(source: Positions, target: Positions, rule: str = "exact") -> tuple[Rows, Rows]:
-    """Rows of source and target, (source_rows, target_rows), that belong together.
+def pair_positions(source: Positions, target: Positions, rule: str = "exact") -> tuple[Rows, Rows]:
+    """Return matching rows of source and target, (source_rows, target_rows).
 
-    Both are given as (text_index, char_end) of all rows. Only completing positions pair.
-    ``exact``: both end at the same character of the same text. ``after`` (arXiv 2603.18908): every
-    target position gets the first source position of its text that ends there or later, which has
-    then read more than the target has; targets beyond the source's last end are left out.
-    Raises InputError for an unknown rule and for what `completing` refuses.
+    source, target: (text_index, char_end) of all rows; only `boundary_rows` are paired.
+    ``exact``: both end at the same character of the same text. ``after`` (arXiv 2603.18908): each
+    target position is paired with the first source position of its text that ends there or later;
+    target positions after the last source position are omitted.
+    Raises InputError for an unknown rule, and as `boundary_rows`.
     """
     if rule not in RULES:
         raise InputError("unknown rule for pairing", got=rule, expected=", ".join(RULES))
-    source_rows, theirs = _completing(*source)
-    target_rows, mine = _completing(*target)
-    if not len(theirs):
+    source_rows, source_keys = _boundaries(*source)
+    target_rows, target_keys = _boundaries(*target)
+    if not len(source_keys):
         return source_rows, target_rows[:0]
-    # the first source position at or after each target position, were all texts one
-    at = np.searchsorted(theirs, mine)
-    inside = np.minimum(at, len(theirs) - 1)
+    # the first source position at or after each target position, in this text or a later one
+    at = np.searchsorted(source_keys, target_keys)
+    found = source_keys[np.minimum(at, len(source_keys) - 1)]
     if rule == "exact":
-        pairs = theirs[inside] == mine
+        pairs = found == target_keys
     else:
-        pairs = (at < len(theirs)) & (theirs[inside] >> 32 == mine >> 32)
+        pairs = (at < len(source_keys)) & (found >> 32 == target_keys >> 32)
     return source_rows[at[pairs]], target_rows[pairs]
 
 
 def pair_states(
     source: HiddenStates, target: HiddenStates, rule: str = "exact"
 ) -> tuple[HiddenStates, HiddenStates]:
-    """The rows of token states that belong together: row i of one with row i of the other.
+    """Select the matching rows of token states: row i of one is paired with row i of the other.
 
-    See `pair_ends` for ``rule``. After "after", the target's ``char_end`` stands in both, so that
-    the positions count as the same ones (`HiddenStates.require_same_texts`), though the source has
-    read on from there to the end of its own token.
+    rule: see `pair_positions`. With "after", both results have the target's ``char_end``, so that
+    the positions count as equal (`HiddenStates.require_same_texts`), although the source's tokens
+    may end later.
     Raises MismatchError for states of different texts or without token positions, InputError when
-    nothing pairs.
+    no rows match.
     """
-    mine, theirs = _positions(target, "target"), _positions(source, "source")
+    target_positions = _positions(target, "target")
+    source_positions = _positions(source, "source")
     if source.text_digest and target.text_digest and source.text_digest != target.text_digest:
         raise MismatchError(
             "these states were made from different texts",
@@ -113,12 +114,12 @@ def pair_states(
             expected=source.text_digest[:8],
             hint="extract both models on the same file",
         )
-    source_rows, target_rows = pair_ends(theirs, mine, rule)
+    source_rows, target_rows = pair_positions(source_positions, target_positions, rule)
     if not len(target_rows):
         raise InputError(
-            "no token position of the source belongs to one of the target",
+            "no token position of the source matches one of the target",
             got=f"{len(source)} and {len(target)} rows",
-            hint="is it the same text, and do both tokenizers say where their tokens end?",
+            hint="are the texts the same, and do both tokenizers give the ends of their tokens?",
         )
     paired = target.rows(target_rows)
     return dataclasses.replace(source.rows(source_rows), char_end=paired.char_end), paired

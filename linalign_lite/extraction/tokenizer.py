@@ -54,8 +54,8 @@ def read_ends(text: str, encoding: Any) -> list[int]:
 
     A token's own end says too much where it shares its characters with a later token: one byte of
     a character, one letter of a ligature, or a prefix space that is reported as if it were the
-    first letter. Such a token gets the end of the later one, of which `completing` then takes the
-    last alone. An end says too little where a normaliser took what follows into the token, such as
+    first letter. Such a token gets the end of the later one, and `boundary_rows` takes the last
+    alone. An end says too little where a normaliser took what follows into the token, such as
     a combining accent: characters that no token has, up to white space, are added to the token
     before them. Special tokens keep their end. What a cut text has lost is looked at too, so that
     the ends are those of the whole text.

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.text_tables import Pairs
-from linalign_lite.core.token_alignment import completing, pair_ends
+from linalign_lite.core.token_alignment import boundary_rows, pair_positions
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.model_card import TOKENIZER_FILE
 from linalign_lite.extraction.tokenizer import byte_alphabet, load_tokenizer, read_ends
@@ -36,7 +36,7 @@ class Compatibility:
     """How two tokenizers cut the same texts. Tokens are counted without special ones.
 
     ``paired_target`` and ``paired_source``: the share of a side's tokens that have an exact pair
-    (`tokens.pair_ends`) on the other. ``exact_match``: the share of the target's tokens for which
+    (`pair_positions`) on the other. ``exact_match``: the share of the target's tokens for which
     the source has a token with the same start and the same end, the same piece of the text;
     tokens that share a character count as one piece, and both must cut it into as many.
     ``vocabulary_jaccard``: of the two vocabularies, what is in both over what is in either; see
@@ -150,7 +150,7 @@ def check_compatibility(source: PathLike, target: PathLike, texts: Sequence[str]
         locate(tokenizer, texts, str(folder))
         for tokenizer, folder in zip(tokenizers, (source, target), strict=True)
     )
-    rows, partners = pair_ends(
+    rows, partners = pair_positions(
         (mine.text_index, mine.char_end), (theirs.text_index, theirs.char_end)
     )
     return Compatibility(
@@ -231,7 +231,7 @@ def _pieces(located: Located) -> Int64:
 
     A piece is what is read from one completing position to the next, by one token as a rule.
     """
-    rows = completing(located.text_index, located.char_end)
+    rows = boundary_rows(located.text_index, located.char_end)
     pieces = np.zeros((2, len(located)), dtype=np.int64)
     # a token that completes nothing belongs to what the next completing one completes
     piece = np.searchsorted(rows, np.arange(len(located)))

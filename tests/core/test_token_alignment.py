@@ -21,10 +21,10 @@ from tokenizers import (
 )
 
 from linalign_lite import HiddenStates, demo, extract, load_model
-from linalign_lite.core import token_alignment
 from linalign_lite.core.space import Space
-from linalign_lite.core.token_alignment import RULES, completing, pair_ends, pair_states
+from linalign_lite.core.token_alignment import RULES, boundary_rows, pair_positions, pair_states
 from linalign_lite.errors import FormatError, InputError, MismatchError
+from linalign_lite.extraction import tokenizer as tokenizer_module
 from linalign_lite.extraction.model_card import seal_card
 from linalign_lite.extraction.tokenizer import _whole_ends, load_tokenizer, read_ends
 
@@ -164,7 +164,7 @@ TEXT = st.one_of(
 CALM = settings(max_examples=200, derandomize=True, deadline=None)
 
 
-def slow_completing(text, places):
+def slow_boundary_rows(text, places):
     """{end: row} of one text: every token before is behind it, every token after is ahead."""
     covered = {c for start, end in places for c in range(start, end)}
     found = {}
@@ -178,7 +178,7 @@ def slow_completing(text, places):
     return found
 
 
-# --- completing and pair_ends ---------------------------------------------------------------------
+# --- boundary_rows and pair_positions -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def slow_completing(text, places):
         ([], [], []),
     ],
 )
-def test_completing(text, ends, rows):
-    got = completing(np.array(text, dtype=np.int32), np.array(ends, dtype=np.int32))
+def test_boundary_rows(text, ends, rows):
+    got = boundary_rows(np.array(text, dtype=np.int32), np.array(ends, dtype=np.int32))
     assert got.dtype == np.intp
     assert got.tolist() == rows
 
@@ -222,8 +222,8 @@ def slow_rows(rows):
 
 @CALM
 @given(ROWS)
-def test_completing_is_what_a_loop_finds(rows):
-    assert completing(*arrays(rows)).tolist() == list(slow_rows(rows).values())
+def test_boundary_rows_are_what_a_loop_finds(rows):
+    assert boundary_rows(*arrays(rows)).tolist() == list(slow_rows(rows).values())
 
 
 @CALM
@@ -231,7 +231,7 @@ def test_completing_is_what_a_loop_finds(rows):
 def test_pairs_are_what_a_loop_finds(source, target):
     theirs, mine = slow_rows(source), slow_rows(target)
     want = [(theirs[key], row) for key, row in mine.items() if key in theirs]
-    got = pair_ends(arrays(source), arrays(target))
+    got = pair_positions(arrays(source), arrays(target))
     assert list(zip(*map(np.ndarray.tolist, got), strict=True)) == want
 
     want = []
@@ -239,16 +239,18 @@ def test_pairs_are_what_a_loop_finds(source, target):
         later = [(e, r) for (t, e), r in theirs.items() if t == text and e >= end]
         if later:
             want.append((min(later)[1], row))
-    got = pair_ends(arrays(source), arrays(target), "after")
+    got = pair_positions(arrays(source), arrays(target), "after")
     assert list(zip(*map(np.ndarray.tolist, got), strict=True)) == want
 
 
 def test_large_numbers_do_not_overflow():
     top = 2**31 - 1
     rows = (np.array([0, top, top]), np.array([top, 1, top]))
-    assert [a.tolist() for a in pair_ends(rows, rows)] == [[0, 1, 2]] * 2
+    assert [a.tolist() for a in pair_positions(rows, rows)] == [[0, 1, 2]] * 2
     # the last text of the source ends before the target's: nothing of another text may serve
-    after = pair_ends((np.array([0, 1]), np.array([4, 9])), (np.array([0]), np.array([5])), "after")
+    after = pair_positions(
+        (np.array([0, 1]), np.array([4, 9])), (np.array([0]), np.array([5])), "after"
+    )
     assert [a.tolist() for a in after] == [[], []]
 
 
@@ -265,13 +267,13 @@ def test_large_numbers_do_not_overflow():
 )
 def test_what_are_no_rows_is_named(text, ends, words):
     with pytest.raises(InputError, match=words):
-        completing(text, ends)
+        boundary_rows(text, ends)
 
 
 def test_an_unknown_rule_is_named():
     rows = (np.array([0]), np.array([1]))
     with pytest.raises(InputError, match="got nearest, expected exact, after"):
-        pair_ends(rows, rows, "nearest")
+        pair_positions(rows, rows, "nearest")
 
 
 # --- real tokenizers, any Unicode -----------------------------------------------------------------
@@ -279,22 +281,22 @@ def test_an_unknown_rule_is_named():
 
 @CALM
 @given(st.sampled_from(sorted(KINDS)), st.lists(TEXT, min_size=1, max_size=3))
-def test_completing_tokens_have_read_a_whole_prefix(kind, texts):
+def test_tokens_at_a_boundary_have_read_a_whole_prefix(kind, texts):
     (index, ends), places = rows_of(kind, texts)
-    got = completing(index, ends)
+    got = boundary_rows(index, ends)
     want = []
     first = 0
     for text, own in zip(texts, places, strict=True):
-        found = slow_completing(text, own)
+        found = slow_boundary_rows(text, own)
         want += [(first + row, end) for end, row in found.items()]
         first += len(own)
     assert list(zip(got.tolist(), ends[got].tolist(), strict=True)) == want
-    assert [a.tolist() for a in pair_ends((index, ends), (index, ends))] == [got.tolist()] * 2
+    assert [a.tolist() for a in pair_positions((index, ends), (index, ends))] == [got.tolist()] * 2
 
 
 @CALM
 @given(st.sampled_from(LOSSLESS), TEXT.filter(lambda text: not {*"▁<"} & {*text}))
-def test_decoding_up_to_a_completing_token_gives_the_text_up_to_its_end(kind, text):
+def test_decoding_up_to_a_boundary_gives_the_text_up_to_its_end(kind, text):
     """And up to no other: half a character never counts. Offsets are not looked at."""
     (index, ends), _ = rows_of(kind, [text])
     e = tokenizer(kind).encode(text)
@@ -306,7 +308,7 @@ def test_decoding_up_to_a_completing_token_gives_the_text_up_to_its_end(kind, te
         read = tokenizer(kind).decode(ids[: row + 1], skip_special_tokens=False)
         if read in prefixes:
             want[prefixes[read]] = row
-    got = completing(index, ends)
+    got = boundary_rows(index, ends)
     assert dict(zip(ends[got].tolist(), got.tolist(), strict=True)) == want
 
 
@@ -323,13 +325,13 @@ def test_pairs_of_two_tokenizers(source, target, texts):
         {
             (i, end): row
             for i, text in enumerate(texts)
-            for end, row in slow_completing(text, places[i]).items()
+            for end, row in slow_boundary_rows(text, places[i]).items()
         }
         for places in (their_places, my_places)
     ]
     starts = [np.cumsum([0, *map(len, places)]) for places in (their_places, my_places)]
 
-    rows, partners = pair_ends(theirs, mine)
+    rows, partners = pair_positions(theirs, mine)
     got = list(zip(rows.tolist(), partners.tolist(), strict=True))
     want = [
         (int(starts[0][i]) + row, int(starts[1][i]) + slow[1][i, end])
@@ -340,7 +342,7 @@ def test_pairs_of_two_tokenizers(source, target, texts):
     assert (np.diff(rows) > 0).all()
     assert (np.diff(partners) > 0).all()
 
-    rows, partners = pair_ends(theirs, mine, "after")
+    rows, partners = pair_positions(theirs, mine, "after")
     got = dict(zip(partners.tolist(), rows.tolist(), strict=True))
     want = {}
     for (i, end), row in slow[1].items():
@@ -355,12 +357,12 @@ def test_a_split_character_pairs_at_its_last_byte_alone(kind):
     text = "a 猫🙂 b"
     (index, ends), places = rows_of(kind, [text])
     whole, _ = rows_of("wordpiece", [text])
-    rows, partners = pair_ends((index, ends), whole)
+    rows, partners = pair_positions((index, ends), whole)
     assert whole[1][partners].tolist() == ends[rows].tolist()
     assert {1, 6} <= set(ends[rows].tolist())
     cat = [row for row, place in enumerate(places[0]) if place == (2, 3)]
     assert len(cat) == 3
-    assert set(cat) & set(completing(index, ends).tolist()) == {cat[-1]}
+    assert set(cat) & set(boundary_rows(index, ends).tolist()) == {cat[-1]}
 
 
 @pytest.mark.parametrize(
@@ -481,7 +483,7 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path, monkeypatch):
         path.write_bytes(raw)
         with pytest.raises(FormatError, match="not a usable tokenizer"):
             load_tokenizer(path)
-    monkeypatch.setattr(token_alignment, "MAX_TOKENIZER", 20)
+    monkeypatch.setattr(tokenizer_module, "MAX_TOKENIZER", 20)
     with pytest.raises(FormatError, match="too large for a tokenizer: got 33 bytes"):
         load_tokenizer(path)
 
@@ -512,7 +514,7 @@ def states():
 def test_paired_states_are_the_rows_of_paired_positions(states, rule):
     source, target = states
     mine, theirs = pair_states(source, target, rule)
-    rows, partners = pair_ends(
+    rows, partners = pair_positions(
         (source.text_index, source.char_end), (target.text_index, target.char_end), rule
     )
     np.testing.assert_array_equal(mine.states, source.states[rows])
@@ -607,7 +609,7 @@ def test_the_story_models_pair_up(shared):
         sides.append((np.array(index), np.array(ends)))
     small, large = sides
     for rule, least in (("exact", 0.4), ("after", 0.9)):
-        rows, partners = pair_ends(small, large, rule)
+        rows, partners = pair_positions(small, large, rule)
         assert len(partners) > least * len(large[0])
         assert (small[0][rows] == large[0][partners]).all()
         ahead = small[1][rows] - large[1][partners]
@@ -616,4 +618,4 @@ def test_the_story_models_pair_up(shared):
     first = np.flatnonzero(np.diff(large[0], prepend=-1))
     alone = [made[1].encode(t, add_special_tokens=False).tokens[0] == "▁" for t in lines]
     assert any(alone)
-    assert not set(first[alone].tolist()) & set(completing(*large).tolist())
+    assert not set(first[alone].tolist()) & set(boundary_rows(*large).tolist())

@@ -87,7 +87,7 @@ def measure_shards(
         tree, digests = _spread(whole, executor, in_flight, tally)
     moments = tree.total()
     if not moments.n:
-        raise InputError("no token position of the source belongs to one of the target")
+        raise InputError("no token position of the source matches one of the target")
     part = Part(source.text_digest, moments.n, digests)
     return PairedMoments(moments, source.space, target.space, seed, (part,), whole.pairing)
 

@@ -18,7 +18,7 @@ from linalign_lite.core.executor import prefetch
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.manifest import Shard
 from linalign_lite.core.shards.states_folder import StatesFolder
-from linalign_lite.core.token_alignment import Positions, pair_ends
+from linalign_lite.core.token_alignment import Positions, pair_positions
 from linalign_lite.errors import MismatchError
 
 Folds = npt.NDArray[np.unsignedinteger[Any]]
@@ -146,7 +146,7 @@ class _Target:
         if not task.pairing:
             folds = task.dealt[low - task.first_text : high - task.first_text]
             return x.states.states[a], y.states.states[b], folds
-        mine, theirs = pair_ends(x.positions(a), y.positions(b), task.pairing)
+        mine, theirs = pair_positions(x.positions(a), y.positions(b), task.pairing)
         texts = x.positions(a)[0][mine]
         return (
             x.states.states[a][mine],

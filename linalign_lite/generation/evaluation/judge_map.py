@@ -2,7 +2,7 @@
 
 The hybrid, the target alone and the source alone predict the next token at the same positions of
 the same texts: those where both tokenizations have read the same characters
-(`token_alignment.pair_ends`, rule "exact") and both have a next token. Then the hybrid and the
+(`token_alignment.pair_positions`, rule "exact") and both have a next token. Then the hybrid and the
 target continue the beginnings of some of the texts.
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates
-from linalign_lite.core.token_alignment import pair_ends
+from linalign_lite.core.token_alignment import pair_positions
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.inference import Progress
 from linalign_lite.extraction.model_card import HEAD_FILE
@@ -89,7 +89,7 @@ def teacher_forced(hybrid: Hybrid, texts: list[str], progress: Progress) -> Sums
     x = token_states(source, kept, progress)
     y = x if source.card.digest == target.card.digest else token_states(target, kept)
     # positions at which both tokenizations have read the same characters
-    rows, partners = pair_ends(positions(x), positions(y))
+    rows, partners = pair_positions(positions(x), positions(y))
     both = (next_tokens(x)[rows] != NO_TOKEN) & (next_tokens(y)[partners] != NO_TOKEN)
     rows, partners = rows[both], partners[both]
     mapped = x.states[rows]

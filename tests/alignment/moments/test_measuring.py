@@ -118,7 +118,7 @@ def test_token_states_pair_as_in_memory(tmp_path, rule):
 def test_a_leaf_without_pairs_changes_nothing(tmp_path):
     x = token_folder(tmp_path / "x", "x", [3, 3, 3], cuts=(2, 4))
     y = token_folder(tmp_path / "y", "y", [3, 3, 3], cuts=(3, 5))
-    with pytest.raises(InputError, match="no token position of the source belongs"):
+    with pytest.raises(InputError, match="no token position of the source matches"):
         measure_shards(x, y, folds=2, leaf_rows=1)
 
 

@@ -1,7 +1,7 @@
-"""Text files as streams of lines, unpacked on the way; memory never holds more than a line.
+"""Read text files, packed or not, as streams of lines; memory holds one line at a time.
 
-A small compressed file can unpack to anything. So nothing is unpacked ahead of its being read, zstd
-may ask for a window of 128 MiB at most, and a line has a largest size.
+A small compressed file can unpack to any size. So a file is unpacked only as it is read, a zstd
+window has at most 128 MiB, and the length of a line is limited.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.places import opened
@@ -24,37 +25,37 @@ from linalign_lite.storage.places import opened
 MAX_TEXT = 64 << 20  # bytes of a line, or of a text of several
 PACKED = (".gz", ".zst")
 _WINDOW = 1 << 27
-_PIECE = 1 << 10  # bytes unpacked at a time: at most 32 MiB come out of them
+_PIECE = 1 << 10  # packed bytes read at a time: they unpack to 32 MiB at most
 _BOM = b"\xef\xbb\xbf"
 
 
 @contextlib.contextmanager
 def open_bytes(path: str) -> Iterator[IO[bytes]]:
-    """The content of ``path``, of `.gz` and `.zst` what is packed in it.
+    """Open ``path`` as a stream of bytes; `.gz` and `.zst` are unpacked.
 
-    path: of a file; "-" is standard input, and a URL is read as it comes (see `remote`).
+    path: of a file, "-" for standard input, or a URL (see `remote`).
 
-    Raises InputError when it cannot be opened, and while it is read FormatError when what is packed
-    is damaged or cut short.
+    Raises InputError when it cannot be opened, and, while it is read, FormatError when a packed
+    file is damaged or cut short.
     """
     if path == "-":
         if sys.stdin is None:
-            raise InputError("standard input is closed", expected="texts, a line each")
+            raise InputError("standard input is closed", expected="one text per line")
         yield sys.stdin.buffer
         return
     with opened(path) as f:
         ending = Path(path).suffix.lower()
         if ending == ".gz":
-            yield cast("IO[bytes]", _Unpacked(path, cast("IO[bytes]", gzip.GzipFile(fileobj=f))))
+            yield _gzip(path, f)
         elif ending == ".zst":
-            yield cast("IO[bytes]", _Unpacked(path, _zstd(f)))
+            yield _zstd(path, f)
         else:
             yield f
 
 
 @contextlib.contextmanager
 def kept(path: str) -> Iterator[str]:
-    """A path that can be read more than once: standard input goes to a temporary file."""
+    """Yield a path that can be read more than once: standard input is copied to a file."""
     if path != "-":
         yield path
         return
@@ -67,7 +68,8 @@ def kept(path: str) -> Iterator[str]:
 def lines(path: str, f: IO[bytes]) -> Iterator[tuple[int, str]]:
     r"""Number and content of each line, its end (``\n`` or ``\r\n``) included.
 
-    Raises InputError, naming the line, for more than MAX_TEXT bytes and for what is not UTF-8.
+    Raises InputError, naming the line, for more than MAX_TEXT bytes and for bytes that are not
+    UTF-8.
     """
     offset = 0
     for number in itertools.count(1):
@@ -93,73 +95,56 @@ def lines(path: str, f: IO[bytes]) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _zstd(f: IO[bytes]) -> IO[bytes]:
-    return cast("IO[bytes]", io.BufferedReader(_Zstd(f), 1 << 16))
+class _Unpacked(io.RawIOBase):
+    """Stream of unpacked pieces; the errors of the decompressor name the path."""
 
-
-class _Zstd(io.RawIOBase):
-    """What zstd frames hold. zstandard's own reader does not say when the last one is cut short."""
-
-    def __init__(self, source: IO[bytes]) -> None:
-        self._source = source
-        self._ready = memoryview(b"")
-        self._packed = b""
-        self._frame: Any = None  # the one that is being read
+    def __init__(
+        self, path: str, pieces: Iterator[bytes], errors: tuple[type[Exception], ...]
+    ) -> None:
+        self._path, self._pieces, self._errors = path, pieces, errors
+        self._rest = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._ready and self._more():
-            pass
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
+        if not self._rest:
+            self._rest = memoryview(b"")  # free the last piece before the next is unpacked
+        try:
+            while not self._rest and (piece := next(self._pieces, None)) is not None:
+                self._rest = memoryview(piece)
+        except self._errors as e:
+            raise FormatError(
+                f"{self._path} does not unpack",
+                got=str(e)[:160] or type(e).__name__,
+                hint="the file may be cut short, or of another kind than its ending says",
+            ) from e
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
         return size
 
-    def _more(self) -> bool:
-        import zstandard
 
-        self._packed = self._packed or self._source.read(_PIECE)
-        if not self._packed:
-            if self._frame is not None:
-                raise EOFError("it ends within a frame")
-            return False
-        if self._frame is None:
-            self._frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
-        self._ready = memoryview(self._frame.decompress(self._packed))
-        self._packed = self._frame.unused_data
-        if self._frame.eof:
-            self._frame = None
-        return True
+def _gzip(path: str, f: IO[bytes]) -> IO[bytes]:
+    pieces = iter(partial(gzip.GzipFile(fileobj=f).read, 1 << 13), b"")
+    unpacked = _Unpacked(path, pieces, (EOFError, gzip.BadGzipFile, zlib.error))
+    return io.BufferedReader(unpacked)
 
 
-class _Unpacked:
-    """readline and read of a packed file, its errors named."""
+def _zstd(path: str, f: IO[bytes]) -> IO[bytes]:
+    """Unpack frame by frame: zstandard's own reader takes a frame that is cut short for whole."""
+    import zstandard
 
-    def __init__(self, path: str, inner: IO[bytes]) -> None:
-        self._path, self._inner = path, inner
+    def pieces() -> Iterator[bytes]:
+        frame, packed = None, b""
+        while packed := packed or f.read(_PIECE):
+            if frame is None:
+                frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
+            yield frame.decompress(packed)
+            packed = frame.unused_data
+            if frame.eof:
+                frame = None
+        if frame is not None:
+            raise EOFError("it ends within a frame")
 
-    def readline(self, size: int = -1) -> bytes:
-        return self._named(self._inner.readline, size)
-
-    def read(self, size: int = -1) -> bytes:
-        return self._named(self._inner.read, size)
-
-    def _named(self, call: Callable[[int], bytes], size: int) -> bytes:
-        try:
-            return call(size)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-            raise _damaged(self._path, e) from e
-        except Exception as e:
-            if type(e).__module__.split(".")[0] != "zstandard":
-                raise
-            raise _damaged(self._path, e) from e
-
-
-def _damaged(path: str, e: Exception) -> FormatError:
-    return FormatError(
-        f"{path} does not unpack",
-        got=str(e)[:160] or type(e).__name__,
-        hint="the file may be cut short, or of another kind than its ending says",
-    )
+    return io.BufferedReader(_Unpacked(path, pieces(), (EOFError, zstandard.ZstdError)))

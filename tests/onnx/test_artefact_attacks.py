@@ -260,10 +260,12 @@ def test_cards_that_are_none(ours):
     changed(put("kind", "oracle"), "of an unknown kind")
     changed(put("states", {"dim": 4}), "unknown or missing fields")
     changed(put("states", None), "space is not an object: got NoneType")
-    changed(put("scores", {"labels": [1, 2, 3]}), "labels are not a list of strings")
+    changed(
+        put("scores", {"labels": [1, 2, 3]}), r"labels\[0\] is not usable: got int, expected str"
+    )
     changed(put("scores", {"labels": ["a", "b"]}), "labels do not fit its weight")
-    changed(put("scores", {"labels": ["a", "b\x1b[2J", "c"]}), "labels of the head are not usable")
-    changed(put("info", []), "'info' is not usable")
+    changed(put("scores", {"labels": ["a", "b\x1b[2J", "c"]}), r"labels\[1\] is not usable")
+    changed(put("info", []), "info is not an object: got list")
     changed(put("data", {"file": "../x", "sha256": "", "size": 1}), "a file of another name")
     changed(put("kind", "map"), "space is not an object: got NoneType")
 

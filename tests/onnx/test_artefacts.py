@@ -256,7 +256,7 @@ def theirs(path, kind, weight, bias):
 def test_anybodys_gemm_or_matmul_and_add(tmp_path, rng, kind):
     weight, bias = (rng.normal(size=s).astype(np.float32) for s in ((3, 16), 3))
     theirs(tmp_path / "x.onnx", kind, weight, bias)
-    with pytest.raises(InputError, match="does not say whether it is a map or a head"):
+    with pytest.raises(InputError, match="has no card that states whether it is a map or a head"):
         from_onnx(tmp_path / "x.onnx")
     head = from_onnx(tmp_path / "x.onnx", "head")
     assert isinstance(head, Head)

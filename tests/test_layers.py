@@ -136,6 +136,17 @@ def test_nothing_heavy_is_loaded(code):
     assert done.stdout.splitlines()[-1].strip() == "LOADED"
 
 
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["score", "--help"]])
+def test_help_needs_no_numpy(words):
+    """OPENBLAS_THREAD_TIMEOUT is set when the command line is imported, before NumPy is."""
+    code = f"""import os, sys
+from linalign_lite.commands import main
+main({words})
+print("LOADED", "numpy" in sys.modules, os.environ["OPENBLAS_THREAD_TIMEOUT"])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith("LOADED False ")
+
+
 def stub_names():
     tree = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
     found = {}

@@ -14,11 +14,6 @@ import threading
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
-# NumPy and SciPy each bring an OpenBLAS whose threads spin while they wait for work. Where small
-# products of the two alternate, each takes the processor from the other: a fit took six times as
-# long. OpenBLAS reads the variable when it is loaded, so it is set before.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
-
 import typer
 from typer.core import TyperGroup
 
@@ -38,6 +33,12 @@ from linalign_lite.commands.states import extract
 from linalign_lite.commands.surveys import report, survey
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
+
+# NumPy and SciPy each bring an OpenBLAS whose threads spin while they wait for work. Where small
+# products of the two alternate, each takes the processor from the other: a fit took six times as
+# long. OpenBLAS reads the variable when it is loaded, so it is set here: no command
+# module loads NumPy when it is imported.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job, as help shows them
     "Getting started": (demo, inspect),
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as e:  # a full disk, a folder without permission
-        _say(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+        _print_error(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}")
         return 1
     return code
 
@@ -133,16 +134,16 @@ def _run(argv: list[str] | None) -> int:
     try:
         app(args=argv, prog_name="linalign-lite")
     except LinalignError as e:
-        _say(f"error: {e}")
+        _print_error(f"error: {e}")
         return e.exit_code
     except SystemExit as e:
         if e.code in {130, 128 + signal.SIGTERM}:  # typer makes 130 of Ctrl-C
-            left = getattr(e, "said", "nothing half-written was left behind")
-            _say(f"interrupted; {left}")
+            left = getattr(e, "left", "nothing half-written was left behind")
+            _print_error(f"interrupted; {left}")
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     if sys.stderr is not None:
         sys.stderr.write(text + "\n")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.console import Console, make_key_folder, require_output
 from linalign_lite.commands.options import AsJson, Quiet
-from linalign_lite.errors import InputError, OutputExistsError
+from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import check_free
 
 if TYPE_CHECKING:
@@ -55,26 +55,16 @@ def keygen(
     from linalign_lite.bundle.signing import SigningKey
 
     console = Console(as_json, quiet)
-    for name in (SECRET, PUBLIC):
-        if (folder / name).exists():
-            raise OutputExistsError(
-                f"{folder / name} is already there and is never overwritten",
-                hint="choose another folder",
-            )
     key = SigningKey.generate()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"cannot make the folder {folder}", got=e.strerror or str(e)) from e
-    key.save(folder / SECRET)
-    key.verifying.save(folder / PUBLIC)
-    console.note(f"{folder / SECRET} stays with you; {folder / PUBLIC} goes to your recipients")
+    paths = make_key_folder(folder, SECRET, PUBLIC)
+    key.save(paths[0])
+    key.verifying.save(paths[1])
+    console.note(f"{paths[0]} stays with you; {paths[1]} goes to your recipients")
     fingerprint = key.verifying.fingerprint
     console.result(
-        {"secret": str(folder / SECRET), "public": str(folder / PUBLIC),
-         "fingerprint": fingerprint},
+        {"secret": str(paths[0]), "public": str(paths[1]), "fingerprint": fingerprint},
         [f"fingerprint {fingerprint}"],
-    )  # fmt: skip
+    )
 
 
 @app.command()

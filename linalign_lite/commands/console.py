@@ -1,38 +1,45 @@
-"""What the commands say: results on standard output, everything else on standard error."""
+"""Output of the commands: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from linalign_lite.errors import InputError, printable
+from linalign_lite.errors import InputError, OutputExistsError
 from linalign_lite.storage.atomic import require_replaceable
 from linalign_lite.storage.places import Place, place, require_writable, same_place
 from linalign_lite.storage.remote import Remote
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+    from linalign_lite.alignment.kl.report import Step
+
 
 class Interrupted(SystemExit):
-    """Ctrl-C, or the signal to end, with what is to be said of what was left behind."""
+    """Ctrl-C or SIGTERM, with a message about the files that were left."""
 
-    def __init__(self, cause: BaseException, said: str) -> None:
+    def __init__(self, cause: BaseException, left: str) -> None:
         super().__init__(cause.code if isinstance(cause, SystemExit) else 130)
-        self.said = said
+        self.left = left
 
 
 @dataclass(frozen=True)
 class Console:
-    """One command's voice."""
+    """Printing of one command."""
 
     as_json: bool = False
     quiet: bool = False
 
     def result(self, data: Mapping[str, Any], lines: Sequence[str]) -> None:
-        """The command's answer: ``data`` with --json, else ``lines``."""
-        if sys.stdout is None:  # closed by the caller, who does not want to know
+        """Print the result: ``data`` with --json, else ``lines``."""
+        if sys.stdout is None:  # closed by the caller
             return
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         text = "\n".join(lines)
@@ -41,42 +48,52 @@ class Console:
         sys.stdout.write(text + "\n")
 
     def note(self, text: str) -> None:
-        """Something to know beside the answer."""
+        """Print a remark on standard error."""
         if not self.quiet and sys.stderr is not None:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
     def warn(self, warnings: Sequence[str]) -> None:
+        """Print warnings on standard error."""
         for text in warnings:
             self.note(f"warning: {text}")
 
+    @property
+    def _live(self) -> bool:
+        """True if progress is shown: standard error is a terminal, and not --quiet."""
+        return not self.quiet and sys.stderr is not None and sys.stderr.isatty()
+
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar on standard error when that is a terminal; nothing when it is not."""
-        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+        """Show a bar on a terminal; yields a function that advances it by a number of steps."""
+        if not self._live:
             yield lambda _: None
             return
-        from rich.console import Console as Terminal
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
+        from rich import progress as bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-        with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+        with _bar(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
+        ) as bar:
             task = bar.add_task(label, total=total)
             yield lambda count: bar.advance(task, count)
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
-        """A bar of many jobs: (done, all) → None, and what is being done → None."""
-        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+        """Show a bar of many jobs; yields functions for (done, total) and for a description."""
+        if not self._live:
             yield lambda _done, _all: None, lambda _what: None
             return
-        from rich.console import Console as Terminal
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn as Elapsed
+        from rich import progress as bars
 
-        columns = (BarColumn(), MofNCompleteColumn(), Elapsed(), TextColumn("{task.description}"))
-        with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+        with _bar(
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TextColumn("{task.description}"),
+        ) as bar:
             task = bar.add_task("", total=None)
             yield (
                 lambda done, total: bar.update(task, completed=done, total=total),
@@ -84,15 +101,15 @@ class Console:
             )
 
     @contextlib.contextmanager
-    def fitting_steps(self) -> Iterator[Callable[[Any], None]]:
-        """A line on standard error, written over at each kl.fitting.Step, on a terminal only."""
-        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+    def fitting_steps(self) -> Iterator[Callable[[Step], None]]:
+        """Show the latest step of a fit on one line of a terminal; yields the watch function."""
+        if not self._live:
             yield lambda _: None
             return
 
-        def show(step: Any) -> None:
-            judged = "" if step.held_out != step.held_out else f", held-out {step.held_out:.4f}"
-            line = f"{step.stage}, step {step.iteration}: loss {step.loss:.4f}{judged}"
+        def show(step: Step) -> None:
+            held_out = "" if math.isnan(step.held_out) else f", held-out {step.held_out:.4f}"
+            line = f"{step.stage}, step {step.iteration}: loss {step.loss:.4f}{held_out}"
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
 
@@ -102,17 +119,15 @@ class Console:
             sys.stderr.write("\r\x1b[K")
 
 
-def table(rows: Sequence[tuple[str, object]]) -> list[str]:
-    """Two aligned columns."""
-    width = max((len(name) for name, _ in rows), default=0)
-    return [f"{name:<{width}}  {printable(str(value))}" for name, value in rows]
+def _bar(*columns: ProgressColumn) -> Progress:
+    from rich.console import Console as Terminal
+    from rich.progress import Progress
+
+    return Progress(*columns, console=Terminal(stderr=True), transient=True)
 
 
 def require_output(path: Place, *inputs: Place | str | None) -> None:
-    """Raise InputError now, not after an hour's work, when ``path`` cannot be written.
-
-    Nor may it be one of the command's own inputs.
-    """
+    """Raise InputError, before any work, if ``path`` cannot be written or is one of the inputs."""
     if isinstance(path, Remote):
         require_writable(path)
     else:
@@ -126,13 +141,16 @@ def require_output(path: Place, *inputs: Place | str | None) -> None:
             raise InputError(f"{path} is an input of this command", hint="write to another file")
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Right-aligned columns but for the first; the first row names them."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in rows
-    ]
+def make_key_folder(folder: Path, *names: str) -> list[Path]:
+    """Make a private folder for keys; returns the paths of the keys, which must not exist yet."""
+    paths = [folder / name for name in names]
+    for path in paths:  # before any work is done; the keys' save() checks again
+        if path.exists():
+            raise OutputExistsError(
+                f"{path} is already there and is never overwritten", hint="choose another folder"
+            )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"cannot make the folder {folder}", got=e.strerror or str(e)) from e
+    return paths

@@ -1,21 +1,20 @@
-"""Say what a file of ours is, in plain pairs of name and value. Nothing secret is among them."""
+"""Describe any file or folder of the library as pairs of name and value, without secrets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from linalign_lite.alignment.moments_io import FORMAT as MOMENTS
 from linalign_lite.alignment.moments_io import load_moments
-from linalign_lite.alignment.paired_moments import PairedMoments
 from linalign_lite.bundle import file_format, signing
 from linalign_lite.bundle.reading import inspect_bundle
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.manifest import MANIFEST, UNFINISHED
-from linalign_lite.core.shards.states_folder import open_folder
+from linalign_lite.core.shards.states_folder import StatesFolder, open_folder
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
@@ -28,24 +27,25 @@ from linalign_lite.onnx.metadata import read_card
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import peek_npz
 
-_SIGNING = {signing.SECRET: "secret signing key", signing.PUBLIC: "public signing key"}
+Facts = dict[str, Any]
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What ``path`` is and what it says of itself, after checking the whole of it.
+def describe(path: Path) -> Facts:
+    """Check all of a file or folder, and return its kind and what it states of itself.
 
-    Raises InputError when it is not there, FormatError when it is none of ours or damaged.
+    Raises InputError if it does not exist, FormatError if it is of no known kind or damaged.
     """
     if path.is_dir():
-        ours = (path / MANIFEST).exists() or (path / UNFINISHED).exists()
-        return _folder(path) if ours else _model(path)
+        shards = (path / MANIFEST).exists() or (path / UNFINISHED).exists()
+        return _folder(path) if shards else _model(path)
     with open_regular(path) as f:
         start = f.read(12)
     if start.startswith(MAGIC):
-        return _numbered(path, int.from_bytes(start[10:12], "little"))
-    for magic, say in _STARTS:
+        number = int.from_bytes(start[10:12], "little")
+        return _BY_NUMBER.get(number, _framed)(path, number)
+    for magic, describe_kind in _BY_START.items():
         if start.startswith(magic):
-            return say(path)
+            return describe_kind(path)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
         expected="states, a map, a head, a detector, a model folder, ONNX, a key, a query, a "
@@ -53,50 +53,41 @@ def describe(path: Path) -> dict[str, Any]:
     )
 
 
-def _archive(path: Path) -> dict[str, Any]:
+def _archive(path: Path) -> Facts:
     if peek_npz(path).get("format") == MOMENTS:
-        return _moments(load_moments(path))
-    thing = load(path)
-    if isinstance(thing, HiddenStates):
-        return _states(thing)
-    if isinstance(thing, Detector):
-        return _detector(thing)
-    return _map(thing) if isinstance(thing, AffineMap) else _head(thing)
+        return _moments(path)
+    content = load(path)
+    return next(facts(content) for kind, facts in _BY_CLASS.items() if isinstance(content, kind))
 
 
-def _states(x: HiddenStates) -> dict[str, Any]:
-    return {
-        "kind": "hidden states",
-        "rows": len(x),
-        "space": x.space.describe(),
-        "dtype": str(x.states.dtype),
-        "texts": x.n_texts,
-        "cut": x.n_cut,
-        "max_length": x.max_length,
-        "labels": len(x.labels),
-        "text_digest": x.text_digest,
-    }
+def _states(x: HiddenStates) -> Facts:
+    return _states_facts("hidden states", x, len(x), str(x.states.dtype))
 
 
-def _folder(path: Path) -> dict[str, Any]:
+def _folder(path: Path) -> Facts:
     x = open_folder(path)
-    for part in x:  # every shard against the manifest
-        del part  # or the next one is read beside it
+    for part in x:  # checks every shard against the manifest
+        del part  # so that one shard is in memory at a time
+    facts = _states_facts("folder of hidden states", x, x.rows, x.dtype)
+    return facts | {"shards": len(x.shards)}
+
+
+def _states_facts(kind: str, x: HiddenStates | StatesFolder, rows: int, dtype: str) -> Facts:
     return {
-        "kind": "folder of hidden states",
-        "rows": x.rows,
+        "kind": kind,
+        "rows": rows,
         "space": x.space.describe(),
-        "dtype": x.dtype,
+        "dtype": dtype,
         "texts": x.n_texts,
         "cut": x.n_cut,
         "max_length": x.max_length,
         "labels": len(x.labels),
         "text_digest": x.text_digest,
-        "shards": len(x.shards),
     }
 
 
-def _moments(m: PairedMoments) -> dict[str, Any]:
+def _moments(path: Path) -> Facts:
+    m = load_moments(path)
     return {
         "kind": "moments",
         "pairs": m.n,
@@ -112,20 +103,18 @@ def _moments(m: PairedMoments) -> dict[str, Any]:
     }
 
 
-def _map(m: AffineMap) -> dict[str, Any]:
-    wanted = ("method", "penalty", "n", "n_public", "n_few", "few_weight", "held_out_r2",
-              "condition", "rank")  # fmt: skip
+def _map(m: AffineMap) -> Facts:
+    names = "method penalty n n_public n_few few_weight held_out_r2 condition rank"
     return {
         "kind": "affine map",
         "source": m.source.describe(),
         "target": m.target.describe(),
         "dtype": str(m.weight.dtype),
-        **_some(m.card, wanted),
+        **_present(m.card, names),
     }
 
 
-def _head(h: Head) -> dict[str, Any]:
-    wanted = ("method", "penalty", "n", "held_out_accuracy")
+def _head(h: Head) -> Facts:
     return {
         "kind": "head" if h.labels else "token head",
         "space": h.space.describe(),
@@ -133,63 +122,51 @@ def _head(h: Head) -> dict[str, Any]:
         "labels": list(h.labels),
         "softcap": h.softcap,
         "dtype": str(h.weight.dtype),
-        **_some(h.card, wanted),
+        **_present(h.card, "method penalty n held_out_accuracy"),
     }
 
 
-def _detector(d: Detector) -> dict[str, Any]:
-    wanted = ("n", "classes", "classes_from", "shrinkage", "components")
+def _detector(d: Detector) -> Facts:
     return {
         "kind": "detector of outlying states",
         "method": d.method,
         "reads": d.space.describe() if d.rule.dim else "scores of a head",
         "threshold": d.threshold,
         "tpr": d.tpr,
-        **_some(vars(d.rule), ("temperature", "k", "alpha", "n_outputs")),
-        **_some(d.card, wanted),
+        **_present(vars(d.rule), "temperature k alpha n_outputs"),
+        **_present(d.card, "n classes classes_from shrinkage components"),
     }
 
 
-def _model(folder: Path) -> dict[str, Any]:
+def _model(folder: Path) -> Facts:
     card = load_card(folder)
+    names = "name architecture task hidden_size vocab_size max_length pooling normalize dtype opset"
     return {
         "kind": "exported model",
-        "name": card.name,
-        "architecture": card.architecture,
-        "task": card.task,
-        "hidden_size": card.hidden_size,
-        "vocab_size": card.vocab_size,
-        "max_length": card.max_length,
-        "pooling": card.pooling,
-        "normalize": card.normalize,
-        "dtype": card.dtype,
-        "opset": card.opset,
+        **{name: getattr(card, name) for name in names.split()},
         "bytes": sum(int(f["size"]) for f in card.files.values()),
         "digest": card.digest,
     }
 
 
-def _artefact(path: Path) -> dict[str, Any]:
+def _artefact(path: Path) -> Facts:
     card = read_card(path)
-    found: dict[str, Any] = {"kind": f"ONNX {card['kind']}"}
-    for name in ("states", "mapped"):
-        if name in card:
-            found[name] = Space.parse(card[name]).describe()
-    scores = card.get("scores")
+    facts: Facts = {"kind": f"ONNX {card['kind']}"}
+    facts |= {k: Space.parse(card[k]).describe() for k in ("states", "mapped") if k in card}
+    scores, model = card.get("scores"), card.get("model")
     if isinstance(scores, dict):
-        found |= {"outputs": scores.get("n"), "labels": scores.get("labels")}
-        found["softcap"] = scores.get("softcap")
-    model = card.get("model")
+        facts |= {"outputs": scores.get("n"), "labels": scores.get("labels")}
+        facts["softcap"] = scores.get("softcap")
     if isinstance(model, dict):
-        found |= {k: model.get(k) for k in ("name", "max_length", "tokenizer")}
-    return found | {k: card.get(k) for k in ("dtype", "opset", "folded") if k in card}
+        facts |= {k: model.get(k) for k in ("name", "max_length", "tokenizer")}
+    return facts | _present(card, "dtype opset folded")
 
 
-def _framed(path: Path, number: int) -> dict[str, Any]:
+def _framed(path: Path, number: int) -> Facts:
     kind = Kind(number) if number in set(Kind) else Kind.QUERY  # open_framed() names an unknown one
     with open_framed(path, kind) as reader:
         header = reader.header
-        found: dict[str, Any] = {
+        facts: Facts = {
             "kind": kind.title,
             "profile": header.parameters.name,
             "ring_degree": header.parameters.degree,
@@ -198,30 +175,34 @@ def _framed(path: Path, number: int) -> dict[str, Any]:
         }
         if kind is Kind.QUERY:
             query = QueryInfo.from_header(header, reader.name)
-            found |= {"queries": query.n, "space": query.space.describe()}
-            found |= _layout(query.layout, reader.size / query.n)
-            found |= {"norm_bound": 2**query.norm_bits}
+            facts |= {"queries": query.n, "space": query.space.describe()}
+            facts |= _layout(query.layout, reader.size / query.n)
+            facts |= {"norm_bound": 2**query.norm_bits}
         elif kind is Kind.RESPONSE:
             response = ResponseInfo.from_header(header, reader.name)
-            found |= {"queries": response.n, "outputs": response.n_outputs}
-            found |= _layout(response.layout, reader.size / response.n)
-            found |= {"flood_bits": response.flood_bits, "answers": response.query}
-        for _ in reader:  # every record against its digest
+            facts |= {"queries": response.n, "outputs": response.n_outputs}
+            facts |= _layout(response.layout, reader.size / response.n)
+            facts |= {"flood_bits": response.flood_bits, "answers": response.query}
+        for _ in reader:  # checks every record against its digest
             pass
-    return found
+    return facts
 
 
-def _numbered(path: Path, number: int) -> dict[str, Any]:
-    if number == file_format.KIND:
-        return _bundle(path)
-    return _signing(path, number) if number in _SIGNING else _framed(path, number)
+def _layout(layout: Layout, size: float) -> Facts:
+    return {
+        "packing": layout.packing,
+        "states_together": layout.batch,
+        "chunks": layout.chunks,
+        "bytes_each": round(size),
+    }
 
 
-def _signing(path: Path, number: int) -> dict[str, Any]:
-    return {"kind": _SIGNING[number], "fingerprint": signing.public_half(path).fingerprint}
+def _signing_key(path: Path, number: int) -> Facts:
+    kind = "secret signing key" if number == signing.SECRET else "public signing key"
+    return {"kind": kind, "fingerprint": signing.public_half(path).fingerprint}
 
 
-def _bundle(path: Path) -> dict[str, Any]:
+def _bundle(path: Path, _: int) -> Facts:
     info, signature = inspect_bundle(path)
     platform = info.manifest.platform
     return {
@@ -236,31 +217,33 @@ def _bundle(path: Path) -> dict[str, Any]:
     }
 
 
-def _budget(path: Path) -> dict[str, Any]:
+def _budget(path: Path) -> Facts:
     from linalign_lite.encrypt.query_budget import Budget
 
     budget = Budget(path)
-    usage = budget.usage()
-    return {
-        "kind": "query budget",
-        "limit": budget.limit,
-        "keys": len(usage),
-        "used": sum(u.used for u in usage),
-    }
+    used = [u.used for u in budget.usage()]
+    return {"kind": "query budget", "limit": budget.limit, "keys": len(used), "used": sum(used)}
 
 
-def _layout(layout: Layout, size: float) -> dict[str, Any]:
-    return {
-        "packing": layout.packing,
-        "states_together": layout.batch,
-        "chunks": layout.chunks,
-        "bytes_each": round(size),
-    }
+def _present(card: Mapping[str, Any], names: str) -> Facts:
+    return {name: card[name] for name in names.split() if name in card}
 
 
-def _some(card: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: card[name] for name in names if name in card}
-
-
-# how files begin; ONNX with its IR version
-_STARTS = ((b"SQLite forma", _budget), (b"PK", _archive), (b"\x08", _artefact))
+_BY_CLASS: dict[type, Callable[[Any], Facts]] = {
+    HiddenStates: _states,
+    AffineMap: _map,
+    Head: _head,
+    Detector: _detector,
+}
+_BY_START: dict[
+    bytes, Callable[[Path], Facts]
+] = {  # the first bytes; ONNX has its IR version there
+    b"SQLite forma": _budget,
+    b"PK": _archive,
+    b"\x08": _artefact,
+}
+_BY_NUMBER: dict[int, Callable[[Path, int], Facts]] = {
+    file_format.KIND: _bundle,
+    signing.SECRET: _signing_key,
+    signing.PUBLIC: _signing_key,
+}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -22,25 +21,30 @@ from linalign_lite.commands.options import (
     TextsFile,
     Threads,
 )
+from linalign_lite.commands.states import load_limited
 from linalign_lite.core.choices import TextFormat
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.extraction.session import Model
     from linalign_lite.generation.hybrid import Generation
 
 MAX_PROMPT = 16 << 20  # bytes read from standard input
 
+SourceModel = Annotated[Path, typer.Option(help="The exported model that reads the text.")]
+TargetModel = Annotated[Path, typer.Option(help="The exported model whose token head predicts.")]
+MapBetween = Annotated[
+    Path | None,
+    typer.Option("--map", help="The map from source to target; none if they are the same model."),
+]
+
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue, or - for stdin.")],
-    source: Annotated[Path, typer.Option(help="The exported model that reads.")],
-    target: Annotated[Path, typer.Option(help="The exported model whose token head predicts.")],
-    map_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--map", help="The map between them; not needed if source and target are the same."
-        ),
-    ] = None,
+    source: SourceModel,
+    target: TargetModel,
+    map_file: MapBetween = None,
     max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 128,
     temperature: Annotated[
         float, typer.Option(help="0 takes the likeliest token; above 0, tokens are sampled.")
@@ -68,19 +72,14 @@ def generate(
       linalign-lite generate --source b --target a --map b-to-a.map.npz - --stop "End" < prompt.txt
       linalign-lite generate --source a --target a "Once upon a time" --temperature 0.8 --seed 3
     """
-    from linalign_lite.core.serialization import load_map
-    from linalign_lite.extraction.session import load_model
-    from linalign_lite.generation.hybrid import generate as go_on
+    from linalign_lite.generation.hybrid import generate as stream
 
     console = Console(as_json, quiet)
     text = _stdin() if prompt == "-" else prompt
-    affine = load_map(map_file) if map_file else None
-    reads = load_model(source, threads=threads)
-    same = source.resolve() == target.resolve()
-    speaks = reads if same else load_model(target, threads=threads)
-    going = go_on(
-        reads,
-        speaks,
+    affine, source_model, target_model = _load(map_file, source, target, threads)
+    generation = stream(
+        source_model,
+        target_model,
         text,
         affine=affine,
         max_tokens=max_tokens,
@@ -90,32 +89,36 @@ def generate(
         stop=tuple(stop or ()),
     )
     started = time.perf_counter()
-    said, tokens = _say(going, aloud=not as_json)
+    generated, tokens = _collect(generation, show=not as_json)
     seconds = time.perf_counter() - started
-    summary = going.summary
+    summary = generation.summary
     if summary is None:  # never: the iteration has ended
         return
     rate = summary.tokens / seconds if seconds else 0.0
     if as_json:
-        data = {"source": reads.card.name, "target": speaks.card.name, "prompt": text,
-                "text": said, "token_ids": tokens, "tokens": summary.tokens,
-                "reason": summary.reason, "seconds": seconds, "tokens_per_second": rate,
-                "tokens_read": summary.tokens_read, "crops": summary.crops}  # fmt: skip
+        data = {
+            "source": source_model.card.name,
+            "target": target_model.card.name,
+            "prompt": text,
+            "text": generated,
+            "token_ids": tokens,
+            "tokens": summary.tokens,
+            "reason": summary.reason,
+            "seconds": seconds,
+            "tokens_per_second": rate,
+            "tokens_read": summary.tokens_read,
+            "crops": summary.crops,
+        }
         console.result(data, [])
     elif sys.stderr is not None and sys.stderr.isatty():
-        console.note(f"{summary.tokens} tokens, {rate:.0f} a second, ended by {summary.reason}")
+        console.note(f"{summary.tokens} tokens, {rate:.0f} per second, ended by {summary.reason}")
 
 
 def evaluate_generation(
     texts: TextsFile,
-    source: Annotated[Path, typer.Option(help="The exported model that reads.")],
-    target: Annotated[Path, typer.Option(help="The exported model whose token head predicts.")],
-    map_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--map", help="The map between them; not needed if source and target are the same."
-        ),
-    ] = None,
+    source: SourceModel,
+    target: TargetModel,
+    map_file: MapBetween = None,
     fmt: Format = TextFormat.auto,
     limit: Limit = None,
     separator: Separator = None,
@@ -139,23 +142,16 @@ def evaluate_generation(
       linalign-lite evaluate-generation --source b --target a --map b-to-a.map.npz stories.txt \\
         --separator "<|endoftext|>" --limit 200 --json
     """
-    from linalign_lite.core.serialization import load_map
-    from linalign_lite.extraction.session import load_model
     from linalign_lite.extraction.texts import read_texts
     from linalign_lite.generation.evaluation.judge_map import judge
 
     console = Console(as_json, quiet)
     read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)
-    affine = load_map(map_file) if map_file else None
-    if threads is not None:  # the tokenizer's own threads; read when it first works
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
-    reads = load_model(source, threads=threads)
-    same = source.resolve() == target.resolve()
-    speaks = reads if same else load_model(target, threads=threads)
-    with console.progress("judging", len(read.texts) + samples) as tally:
+    affine, source_model, target_model = _load(map_file, source, target, threads)
+    with console.progress("evaluating", len(read.texts) + samples) as tally:
         found = judge(
-            reads,
-            speaks,
+            source_model,
+            target_model,
             affine,
             read,
             samples=samples,
@@ -166,21 +162,33 @@ def evaluate_generation(
     if read.n_blank:
         console.note(f"{read.n_blank} blank line(s) or text(s) skipped")
     if found.cut:
-        console.note(f"{found.cut} text(s) longer than a model's context, judged up to there")
+        console.note(f"{found.cut} text(s) longer than a model's context, evaluated up to there")
     console.warn(found.warnings)
-    names = {"source_model": reads.card.name, "target_model": speaks.card.name}
-    data = {**names, **found.as_dict(), "blank": read.n_blank}
-    console.result(data, found.lines(reads.card.name, speaks.card.name))
+    names = source_model.card.name, target_model.card.name
+    data = {"source_model": names[0], "target_model": names[1], **found.as_dict()}
+    console.result({**data, "blank": read.n_blank}, found.lines(*names))
 
 
-def _say(going: Generation, *, aloud: bool) -> tuple[str, list[int]]:
-    """Text and tokens, written as they come; the line is ended, interrupted or not."""
+def _load(
+    map_file: Path | None, source: Path, target: Path, threads: int | None
+) -> tuple[AffineMap | None, Model, Model]:
+    """Load the map and the two models, once if they are the same."""
+    from linalign_lite.core.serialization import load_map
+
+    affine = load_map(map_file) if map_file else None
+    reader = load_limited(source, threads)
+    same = source.resolve() == target.resolve()
+    return affine, reader, reader if same else load_limited(target, threads)
+
+
+def _collect(generation: Generation, *, show: bool) -> tuple[str, list[int]]:
+    """Collect text and tokens; with ``show``, print the text as it is generated, and a newline."""
     pieces, tokens = [], []
-    with _line() if aloud else contextlib.nullcontext():
-        for piece in going:
+    with _line() if show else contextlib.nullcontext():
+        for piece in generation:
             if piece.text:
                 pieces.append(piece.text)
-                if aloud:
+                if show:
                     _write(piece.text)
             if piece.token is not None:
                 tokens.append(piece.token)
@@ -189,6 +197,7 @@ def _say(going: Generation, *, aloud: bool) -> tuple[str, list[int]]:
 
 @contextlib.contextmanager
 def _line() -> Iterator[None]:
+    """End the line on standard output, also when interrupted."""
     try:
         yield
     except BrokenPipeError:  # there is no reader for the end of the line

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from linalign_lite.commands.console import Console, require_output
-from linalign_lite.commands.options import AsJson, Quiet
-from linalign_lite.commands.states import states_of
-from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.commands.console import Console, make_key_folder, require_output
+from linalign_lite.commands.options import AsJson, MapFile, Quiet
+from linalign_lite.commands.states import ModelOptions, extract_texts
 from linalign_lite.core.choices import Profile
-from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.encrypt.keys import PublicKey, SecretKey
-from linalign_lite.encrypt.keys import keygen as make
-from linalign_lite.encrypt.parameters import by_name
-from linalign_lite.errors import InputError, OutputExistsError
+from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from linalign_lite.encrypt.client import Scores
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.hidden_states import HiddenStates
+    from linalign_lite.encrypt.keys import PublicKey, SecretKey
+    from linalign_lite.heads.ood.detector import Detector
 
 SECRET, PUBLIC = "secret.key", "public.key"
 
@@ -50,26 +46,24 @@ def keygen(
     Example:
       linalign-lite keygen keys
     """
+    from linalign_lite.encrypt.keys import keygen as make_keys
+    from linalign_lite.encrypt.parameters import by_name
+
     console = Console(as_json, quiet)
-    for name in (SECRET, PUBLIC):  # before any work is done; save() checks again
-        if (folder / name).exists():
-            raise OutputExistsError(
-                f"{folder / name} is already there and is never overwritten",
-                hint="choose another folder",
-            )
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"cannot make the folder {folder}", got=e.strerror or str(e)) from e
-    secret, public = make(by_name(profile.value))
-    secret.save(folder / SECRET)
-    public.save(folder / PUBLIC)
-    console.note(f"{folder / SECRET} stays with you; {folder / PUBLIC} goes to the provider")
+    paths = make_key_folder(folder, SECRET, PUBLIC)
+    secret, public = make_keys(by_name(profile.value))
+    secret.save(paths[0])
+    public.save(paths[1])
+    console.note(f"{paths[0]} stays with you; {paths[1]} goes to the provider")
     console.result(
-        {"secret": str(folder / SECRET), "public": str(folder / PUBLIC),
-         "key": public.digest.hex(), "profile": profile.value},
+        {
+            "secret": str(paths[0]),
+            "public": str(paths[1]),
+            "key": public.digest.hex(),
+            "profile": profile.value,
+        },
         [f"key {public.digest.hex()[:16]}"],
-    )  # fmt: skip
+    )
 
 
 def encrypt(
@@ -78,9 +72,7 @@ def encrypt(
     ],
     out: Annotated[Path, typer.Argument(help="The query file to write (.query).")],
     key: Key,
-    map_file: Annotated[
-        Path | None, typer.Option("--map", help="Carry the states over with this map first.")
-    ] = None,
+    map_file: MapFile = None,
     model: Annotated[
         Path | None, typer.Option(help="The exported model that encodes the texts.")
     ] = None,
@@ -140,7 +132,7 @@ def score(
     ] = None,
     max_error: MaxError = 1e-3,
     threads: Annotated[
-        int | None, typer.Option(help="Processes for many queries (default: one a core).", min=1)
+        int | None, typer.Option(help="Processes for many queries; default: one per core.", min=1)
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -158,6 +150,7 @@ def score(
     from linalign_lite.core.executor import cores
     from linalign_lite.core.serialization import load_head, load_map
     from linalign_lite.encrypt.messages import QueryInfo
+    from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.planner import predict_cost
     from linalign_lite.encrypt.provider import Provider
     from linalign_lite.encrypt.query_budget import Budget
@@ -166,7 +159,7 @@ def score(
     console = Console(as_json, quiet)
     require_output(out, query, head, map_file, budget, *(public or ()))
     if limit is not None and budget is None:
-        raise InputError("--limit has nothing to count in", hint="add --budget FILE")
+        raise InputError("--limit needs a budget", hint="add --budget FILE")
     loaded = load_head(head)
     if map_file:
         loaded = loaded @ load_map(map_file)
@@ -179,20 +172,25 @@ def score(
         max_error=max_error,
         budget=Budget(budget, limit) if budget else None,
     )
-    if threads is None:  # processes take a second to start
-        long = (
-            predict_cost(asked.parameters, asked.layout, asked.n, loaded.n_outputs).score_ms > 4e3
-        )
-        threads = cores() if long else 1
+    if threads is None:
+        cost = predict_cost(asked.parameters, asked.layout, asked.n, loaded.n_outputs)
+        threads = cores() if cost.score_ms > 4e3 else 1  # processes take a second to start
     with console.progress("scoring", asked.n) as tally:
         info = provider.score_file(query, out, tally, workers=threads)
     size = out.stat().st_size
     console.result(
-        {"out": str(out), "queries": info.n, "outputs": info.n_outputs, "bytes": size,
-         "profile": info.parameters.name},
-        [f"{out}: {info.n} queries scored for {info.n_outputs} classes, "
-         f"{size / info.n / 1e3:.1f} kB each"],
-    )  # fmt: skip
+        {
+            "out": str(out),
+            "queries": info.n,
+            "outputs": info.n_outputs,
+            "bytes": size,
+            "profile": info.parameters.name,
+        },
+        [
+            f"{out}: {info.n} queries scored for {info.n_outputs} classes, "
+            f"{size / info.n / 1e3:.1f} kB each"
+        ],
+    )
 
 
 def decrypt(
@@ -225,6 +223,8 @@ def decrypt(
       linalign-lite decrypt mine.response --key keys --top 3 --out scores.jsonl
       linalign-lite decrypt mine.response --key keys --ood energy
     """
+    import numpy as np
+
     from linalign_lite.encrypt.client import Client
     from linalign_lite.encrypt.wire import Kind, open_framed
     from linalign_lite.storage.atomic import atomic
@@ -232,7 +232,7 @@ def decrypt(
     console = Console(as_json, quiet)
     if out is not None:
         require_output(out, response, query)
-    judge = _judge(ood)
+    by = _load_scorer(ood)
     client = Client(_secret(key), max_error=max_error)
     with open_framed(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
@@ -250,59 +250,49 @@ def decrypt(
                 pairs = dict(zip(names, (float(x) for x in row), strict=True))
                 f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")
     digits = scores.decimals
-    data = {"queries": len(best), "decimals": digits, "error": scores.error,
+    data: dict[str, Any] = {"queries": len(best), "decimals": digits, "error": scores.error,
             "best": [[{"label": n, "score": s} for n, s in row] for row in best]}  # fmt: skip
     lines = ["\t".join(f"{n} {value:.{min(digits, 4)}f}" for n, value in row) for row in best]
-    if judge is not None:
-        facts, ends = judge(scores)
-        data |= facts
+    if by is not None:
+        values = scores.outlyingness(by)
+        data["outlyingness"] = values.tolist()
+        name = by if isinstance(by, str) else by.method
+        ends = [f"{name} {value:.4f}" for value in values]
+        if not isinstance(by, str) and by.threshold is not None:
+            data["outlying"] = by.above(values).tolist()
+            marks = ["out" if above else "in" for above in data["outlying"]]
+            ends = [f"{end}\t{mark}" for end, mark in zip(ends, marks, strict=True)]
         lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
     console.result(data, lines)
 
 
-Judge = Callable[["Scores"], tuple[dict[str, Any], list[str]]]
-
-
-def _judge(ood: str | None) -> Judge | None:
-    """Load what --ood names, before anything is decrypted; None without --ood."""
+def _load_scorer(ood: str | None) -> str | Detector | None:
+    """The method or the detector that --ood names; loaded before anything is decrypted."""
     from linalign_lite.heads.ood.detectors import SCORE_METHODS
     from linalign_lite.heads.ood.serialization import load_detector
 
-    if ood is None:
-        return None
-    if ood in SCORE_METHODS:
-        name = ood
-
-        def bare(scores: Scores) -> tuple[dict[str, Any], list[str]]:
-            values = scores.outlyingness(name).tolist()
-            return {"outlyingness": values}, [f"{name} {value:.4f}" for value in values]
-
-        return bare
+    if ood is None or ood in SCORE_METHODS:
+        return ood
     detector = load_detector(ood)
     detector.require_scores()
-
-    def full(scores: Scores) -> tuple[dict[str, Any], list[str]]:
-        values = scores.outlyingness(detector)
-        shown = [f"{detector.method} {value:.4f}" for value in values]
-        if detector.threshold is None:
-            return {"outlyingness": values.tolist()}, shown
-        out = detector.above(values).tolist()
-        ends = [f"{s}\t{'out' if above else 'in'}" for s, above in zip(shown, out, strict=True)]
-        return {"outlyingness": values.tolist(), "outlying": out}, ends
-
-    return full
+    return detector
 
 
 def _secret(key: Path) -> SecretKey:
+    from linalign_lite.encrypt.keys import SecretKey
+
     return SecretKey.load(key / SECRET if key.is_dir() else key)
 
 
 def _public(paths: list[Path]) -> list[PublicKey]:
-    """The public keys in these files and folders."""
+    """Load the public keys in these files and folders."""
+    from linalign_lite.encrypt.keys import PublicKey
+
     files: list[Path] = []
     for path in paths:
-        found = sorted(path.rglob("*.key")) if path.is_dir() else [path]
-        found = [p for p in found if p.name != SECRET] if path.is_dir() else found
+        found = [path]
+        if path.is_dir():
+            found = [p for p in sorted(path.rglob("*.key")) if p.name != SECRET]
         if not found:
             raise InputError(f"there is no public key in {path}", expected=f"{PUBLIC} files")
         files += found
@@ -324,10 +314,9 @@ def _states(
         return load_states(queries)
     from linalign_lite.extraction.texts import read_texts
 
-    return states_of(
-        console,
-        model,
-        read_texts(queries),
-        pooling=(affine.source.pooling or None) if affine else None,
-        normalize=affine.source.normalize if affine and affine.source.model else None,
+    source = None if affine is None else affine.source
+    options = ModelOptions(
+        pooling=(source.pooling or None) if source else None,
+        normalize=source.normalize if source and source.model else None,
     )
+    return extract_texts(console, model, read_texts(queries), options)

@@ -92,15 +92,24 @@ def extract(
       echo "hello" | linalign-lite extract minilm - hello.states.npz
     """
     console, out = Console(as_json, quiet), place(out_at)
-    how = _How(
-        pooling.value if pooling else None, normalize, max_length,
-        batch_tokens, threads, dtype.value, scheduler,
-    )  # fmt: skip
+    job = _Job(
+        model=model,
+        texts=texts,
+        out=out,
+        reading={"fmt": fmt.value, "limit": limit, "separator": separator},
+        options=ModelOptions(
+            pooling=pooling.value if pooling else None,
+            normalize=normalize,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+        ),
+        threads=threads,
+        dtype=dtype.value,
+    )
     made: HiddenStates | StatesFolder
-    reading: dict[str, Any] = {"fmt": fmt.value, "limit": limit, "separator": separator}
     if out.suffix.lower() != ".npz":
         _require_folder(out, texts)
-        folder, blank = _write_folder(console, model, texts, reading, out, how, shard_texts)
+        folder, blank = _write_folder(console, job, shard_texts, scheduler)
         made, rows, shards = folder, folder.rows, {"shards": len(folder.shards)}
     elif scheduler is not None:
         raise InputError("--scheduler is for a folder", got=str(out), hint="drop the .npz")
@@ -108,34 +117,53 @@ def extract(
         raise InputError("--shard-texts is for a folder", got=str(out), hint="drop the .npz")
     else:
         require_output(out, texts)
-        states, blank = _write_file(console, model, texts, reading, out, how)
+        states, blank = _write_file(console, job)
         made, rows, shards = states, len(states), {}
-    dim, pooled = made.space.dim, made.space.pooling
-    console.result(
-        {"out": str(out), "rows": rows, "dim": dim, "texts": made.n_texts, "cut": made.n_cut,
-         "blank": blank, "pooling": pooled, "labels": len(made.labels),
-         "text_digest": made.text_digest, **shards},
-        [f"{out}: {rows} states of {dim} dimensions, {pooled} pooling"
-         + (f", {len(made.labels)} labels" if made.labels else "")
-         + (f", {shards['shards']} shards" if shards else "")],
-    )  # fmt: skip
+    data = {
+        "out": str(out),
+        "rows": rows,
+        "dim": made.space.dim,
+        "texts": made.n_texts,
+        "cut": made.n_cut,
+        "blank": blank,
+        "pooling": made.space.pooling,
+        "labels": len(made.labels),
+        "text_digest": made.text_digest,
+        **shards,
+    }
+    line = f"{out}: {rows} states of {made.space.dim} dimensions, {made.space.pooling} pooling"
+    line += f", {len(made.labels)} labels" if made.labels else ""
+    line += f", {shards['shards']} shards" if shards else ""
+    console.result(data, [line])
 
 
 @dataclass(frozen=True)
-class _How:
-    """The options that say how texts become states; None is a default."""
+class ModelOptions:
+    """Options of `extract` that concern the model; None is the default of the model or library."""
 
-    pooling: str | None
-    normalize: bool | None
-    max_length: int | None
-    batch_tokens: int | None
+    pooling: str | None = None
+    normalize: bool | None = None
+    max_length: int | None = None
+    batch_tokens: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that are set, as keyword arguments."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Job:
+    model: Path
+    texts: str
+    out: Place
+    reading: Mapping[str, Any]  # options of read_texts and read_corpus
+    options: ModelOptions
     threads: int | None
     dtype: str
-    scheduler: str | None
 
 
 def _require_folder(out: Place, texts: str) -> None:
-    """Raise InputError now, not after an hour's work, when ``out`` cannot be made."""
+    """Raise InputError, before any work, if ``out`` cannot be made."""
     from linalign_lite.core.shards.states_folder import require_name
     from linalign_lite.core.shards.writer import is_unfinished
 
@@ -150,117 +178,92 @@ def _require_folder(out: Place, texts: str) -> None:
         require_folder_writable(out)
 
 
-def _write_file(
-    console: Console, model: Path, texts: str, reading: Mapping[str, Any], out: Place, how: _How
-) -> tuple[HiddenStates, int]:
-    """The states, saved as one file, and how many blank lines were skipped."""
+def _write_file(console: Console, job: _Job) -> tuple[HiddenStates, int]:
+    """Extract to one file; returns the states and the number of blank lines."""
     from linalign_lite.extraction.pipeline import narrow
     from linalign_lite.extraction.texts import read_texts
     from linalign_lite.heads.serialization import save
 
-    read = read_texts(texts, **reading)
-    made = states_of(
-        console,
-        model,
-        read,
-        pooling=how.pooling,
-        normalize=how.normalize,
-        max_length=how.max_length,
-        batch_tokens=how.batch_tokens,
-        threads=how.threads,
-    )
-    with delivered(out) as path:
-        save(path, dataclasses.replace(made, states=narrow(made.states, how.dtype)))
+    read = read_texts(job.texts, **job.reading)
+    made = extract_texts(console, job.model, read, job.options, job.threads)
+    with delivered(job.out) as path:
+        save(path, dataclasses.replace(made, states=narrow(made.states, job.dtype)))
     return made, read.n_blank
 
 
 def _write_folder(
-    console: Console, model: Path, texts: str, reading: Mapping[str, Any], out: Place, how: _How,
-    shard_texts: int | None,
-) -> tuple[StatesFolder, int]:  # fmt: skip
-    """As `_write_file`, but to the disk, a shard at a time, and never all texts in memory."""
+    console: Console, job: _Job, shard_texts: int | None, scheduler: str | None
+) -> tuple[StatesFolder, int]:
+    """Extract to a folder, one shard in memory at a time; returns it and the blank lines."""
     from linalign_lite.core.shards.writer import is_unfinished
     from linalign_lite.extraction.compressed_text import kept
     from linalign_lite.extraction.corpus import read_corpus
-    from linalign_lite.extraction.pipeline import BATCH_TOKENS, SHARD_TEXTS, extract_to
+    from linalign_lite.extraction.pipeline import SHARD_TEXTS, extract_to
 
-    with kept(texts) as path:
-        if texts == "-" and reading["fmt"] == "auto":
-            reading = {**reading, "fmt": "txt"}
+    reading = dict(job.reading)
+    if job.texts == "-" and reading["fmt"] == "auto":
+        reading["fmt"] = "txt"
+    with kept(job.texts) as path:
         corpus = read_corpus(path, **reading)
-        if is_unfinished(out):
-            console.note(f"resuming {out}")
+        if is_unfinished(job.out):
+            console.note(f"resuming {job.out}")
         try:
             with (
-                workers(how.scheduler) as spread,
-                extracting(console, model, corpus.n_texts, how.threads) as (loaded, tally),
+                workers(scheduler) as spread,
+                _loaded(console, job.model, corpus.n_texts, job.threads) as (model, tally),
             ):
                 made = extract_to(
-                    out,
-                    loaded,
+                    job.out,
+                    model,
                     corpus,
                     shard_texts=SHARD_TEXTS if shard_texts is None else shard_texts,
-                    pooling=how.pooling,
-                    normalize=how.normalize,
-                    max_length=how.max_length,
-                    batch_tokens=BATCH_TOKENS if how.batch_tokens is None else how.batch_tokens,
-                    dtype=how.dtype,
-                    threads=how.threads,
+                    dtype=job.dtype,
+                    threads=job.threads,
                     progress=tally,
+                    **job.options.given(),
                     **spread,
                 )
         except (KeyboardInterrupt, SystemExit) as e:
-            if is_unfinished(out):
-                raise Interrupted(e, f"{out} is unfinished; the same command resumes") from e
+            if is_unfinished(job.out):
+                raise Interrupted(e, f"{job.out} is unfinished; the same command resumes") from e
             raise
-    note_losses(console, corpus.n_blank, made)
+    _note_losses(console, corpus.n_blank, made)
     return made, corpus.n_blank
 
 
-def states_of(
-    console: Console,
-    model: Path,
-    texts: Texts,
-    *,
-    pooling: str | None = None,
-    normalize: bool | None = None,
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
-    threads: int | None = None,
+def extract_texts(
+    console: Console, model: Path, texts: Texts, options: ModelOptions, threads: int | None = None
 ) -> HiddenStates:
-    """Load the model and extract; None is the model's, or the library's, default."""
-    from linalign_lite.extraction.pipeline import BATCH_TOKENS, extract
+    """Load a model and extract the states of texts in memory, with a progress bar and notes."""
+    from linalign_lite.extraction.pipeline import extract as extract_states
 
-    with extracting(console, model, len(texts.texts), threads) as (loaded, tally):
-        states = extract(
-            loaded,
-            texts,
-            pooling=pooling,
-            normalize=normalize,
-            max_length=max_length,
-            batch_tokens=BATCH_TOKENS if batch_tokens is None else batch_tokens,
-            progress=tally,
-        )
-    note_losses(console, texts.n_blank, states)
+    with _loaded(console, model, len(texts.texts), threads) as (loaded, tally):
+        states = extract_states(loaded, texts, progress=tally, **options.given())
+    _note_losses(console, texts.n_blank, states)
     return states
 
 
 @contextlib.contextmanager
-def extracting(
+def _loaded(
     console: Console, model: Path, n_texts: int, threads: int | None
 ) -> Iterator[tuple[Model, Callable[[int], None]]]:
-    """The model, loaded, and what moves the bar."""
-    from linalign_lite.extraction.session import load_model
-
-    if threads is not None:  # the tokenizer's own threads; read when it first works
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
-    loaded = load_model(model, threads=threads)
+    """Load the model; yields it and the function that advances the progress bar."""
+    loaded = load_limited(model, threads)
     with console.progress("extracting", n_texts) as tally:
         yield loaded, tally
 
 
-def note_losses(console: Console, n_blank: int, states: HiddenStates | StatesFolder) -> None:
-    """What of the texts is not in the states."""
+def load_limited(model: Path, threads: int | None) -> Model:
+    """Load a model with at most ``threads`` threads, those of its tokenizer included."""
+    from linalign_lite.extraction.session import load_model
+
+    if threads is not None:  # read by the tokenizer when it first works
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    return load_model(model, threads=threads)
+
+
+def _note_losses(console: Console, n_blank: int, states: HiddenStates | StatesFolder) -> None:
+    """Note how many lines were skipped and how many texts were cut."""
     if n_blank:
         console.note(f"{n_blank} blank line(s) skipped")
     if states.n_cut:

@@ -258,6 +258,8 @@ def test_help_lists_every_command_once_with_one_short_line():
         for name, line in lines.items():
             assert 20 <= len(line) <= 55, (name, line)
             assert line.endswith("."), (name, line)
+    for group in GROUPS:
+        assert "..." not in run(group, "--help").stdout.partition("Commands:")[2]
 
 
 def test_every_command_has_help_with_an_example():

@@ -36,8 +36,7 @@ from linalign_lite.version import __version__
 
 # NumPy and SciPy each bring an OpenBLAS whose threads spin while they wait for work. Where small
 # products of the two alternate, each takes the processor from the other: a fit took six times as
-# long. OpenBLAS reads the variable when it is loaded, so it is set here: no command
-# module loads NumPy when it is imported.
+# long. OpenBLAS reads the variable when NumPy is loaded, which no import above does.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job, as help shows them

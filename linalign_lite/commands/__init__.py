@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer import Option
 from typer.core import TyperGroup
 
 from linalign_lite.commands.bundles import app as bundle
@@ -98,7 +99,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     _version_wanted: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+        bool, Option("--version", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     pass

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, make_key_folder, require_output
 from linalign_lite.commands.options import AsJson, Quiet
@@ -28,17 +29,17 @@ app = typer.Typer(
 
 Keys = Annotated[
     list[Path] | None,
-    typer.Option("--key", help="A trusted signer's public key (signing.pub); may be repeated."),
+    Option("--key", help="A trusted signer's public key (signing.pub); may be repeated."),
 ]
 Unsigned = Annotated[
-    bool, typer.Option("--unsigned", help="Accept an unsigned bundle, and no signed one.")
+    bool, Option("--unsigned", help="Accept an unsigned bundle, and no signed one.")
 ]
-BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle.")]
+BundleFile = Annotated[Path, Argument(metavar="BUNDLE", help="The bundle.")]
 
 
 @app.command()
 def keygen(
-    folder: Annotated[Path, typer.Argument(help="Folder for the two keys; made if needed.")],
+    folder: Annotated[Path, Argument(help="Folder for the two keys; made if needed.")],
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,26 +70,23 @@ def keygen(
 
 @app.command()
 def create(
-    out: Annotated[Path, typer.Argument(help="The bundle to write (.bundle).")],
+    out: Annotated[Path, Argument(help="The bundle to write (.bundle).")],
     things: Annotated[
         list[Path] | None,
-        typer.Argument(help="Maps, heads, detectors, public keys, exported model folders."),
+        Argument(help="Maps, heads, detectors, public keys, exported model folders."),
     ] = None,
-    key: Annotated[
-        Path | None, typer.Option("--key", help="Your signing.key, or its folder.")
-    ] = None,
-    unsigned: Annotated[bool, typer.Option("--unsigned", help="Do not sign it.")] = False,
+    key: Annotated[Path | None, Option("--key", help="Your signing.key, or its folder.")] = None,
+    unsigned: Annotated[bool, Option("--unsigned", help="Do not sign it.")] = False,
     wheelhouse: Annotated[
-        Path | None, typer.Option(help="A folder of wheels (`pip wheel -w FOLDER`) to include.")
+        Path | None, Option(help="A folder of wheels (`pip wheel -w FOLDER`) to include.")
     ] = None,
     platform: Annotated[
-        str | None, typer.Option(help="Platform of the wheels, such as manylinux_2_28_x86_64.")
+        str | None, Option(help="Platform of the wheels, such as manylinux_2_28_x86_64.")
     ] = None,
     python: Annotated[
-        str | None,
-        typer.Option(help="Python version of the wheels, such as 3.11 (default: this one)."),
+        str | None, Option(help="Python version of the wheels, such as 3.11 (default: this one).")
     ] = None,
-    note: Annotated[str, typer.Option(help="A line for the recipient; it is signed too.")] = "",
+    note: Annotated[str, Option(help="A line for the recipient; it is signed too.")] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -128,8 +126,7 @@ def verify(
     key: Keys = None,
     unsigned: Unsigned = False,
     deep: Annotated[
-        bool,
-        typer.Option("--deep", help="Also read every file as its kind (in a temporary folder)."),
+        bool, Option("--deep", help="Also read every file as its kind (in a temporary folder).")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -153,7 +150,7 @@ def verify(
 @app.command()
 def install(
     bundle: BundleFile,
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    out: Annotated[Path, Argument(help="The folder to make.")],
     key: Keys = None,
     unsigned: Unsigned = False,
     as_json: AsJson = False,

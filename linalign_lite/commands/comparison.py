@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from linalign_lite.commands.console import Console
 from linalign_lite.commands.options import AsJson, Format, Limit, Quiet, Separator, TextsFile
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 def similarity(
-    states: Annotated[list[Path], typer.Argument(help="States of two or more models, same texts.")],
+    states: Annotated[list[Path], Argument(help="States of two or more models, same texts.")],
     measures: Annotated[
         str,
-        typer.Option(
+        Option(
             help="all, or some, separated by commas: cka, cka_debiased, svcca, "
             "mutual_knn, r2, cosine, cycle."
         ),
     ] = "all",
     permutations: Annotated[
-        int, typer.Option(help="Permutations for each p-value; 0 for none.", min=0)
+        int, Option(help="Permutations for each p-value; 0 for none.", min=0)
     ] = 100,
-    k: Annotated[int, typer.Option(help="Neighbours of mutual_knn.", min=1)] = 10,
-    share: Annotated[float, typer.Option(help="Share of variance that svcca keeps.")] = 0.99,
-    folds: Annotated[int, typer.Option(help="Folds of r2, cosine and cycle.")] = 5,
+    k: Annotated[int, Option(help="Neighbours of mutual_knn.", min=1)] = 10,
+    share: Annotated[float, Option(help="Share of variance that svcca keeps.")] = 0.99,
+    folds: Annotated[int, Option(help="Folds of r2, cosine and cycle.")] = 5,
     null_rows: Annotated[
-        int, typer.Option(help="Maximum number of rows in the permutation test.")
+        int, Option(help="Maximum number of rows in the permutation test.")
     ] = 1000,
-    knn_rows: Annotated[int, typer.Option(help="Maximum number of rows for mutual_knn.")] = 10000,
-    limit: Annotated[int | None, typer.Option(help="Only the first N rows.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of folds, samples and permutations.", min=0)] = 0,
+    knn_rows: Annotated[int, Option(help="Maximum number of rows for mutual_knn.")] = 10000,
+    limit: Annotated[int | None, Option(help="Only the first N rows.", min=1)] = None,
+    seed: Annotated[int, Option(help="Seed of folds, samples and permutations.", min=0)] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -83,8 +83,8 @@ def similarity(
 
 
 def compat(
-    source: Annotated[Path, typer.Argument(help="The source's folder, with tokenizer.json.")],
-    target: Annotated[Path, typer.Argument(help="The target's folder, with tokenizer.json.")],
+    source: Annotated[Path, Argument(help="The source's folder, with tokenizer.json.")],
+    target: Annotated[Path, Argument(help="The target's folder, with tokenizer.json.")],
     texts: TextsFile,
     fmt: Format = TextFormat.auto,
     limit: Limit = None,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
     from linalign_lite.alignment.kl.report import Step
+    from linalign_lite.core.affine_map import AffineMap
 
 
 class Interrupted(SystemExit):
@@ -154,3 +155,10 @@ def make_key_folder(folder: Path, *names: str) -> list[Path]:
     except OSError as e:
         raise InputError(f"cannot make the folder {folder}", got=e.strerror or str(e)) from e
     return paths
+
+
+def load_optional_map(path: Path | None) -> AffineMap | None:
+    """Load the map of --map, if given."""
+    from linalign_lite.core.serialization import load_map
+
+    return None if path is None else load_map(path)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.console import Console, load_optional_map, require_output
 from linalign_lite.commands.options import AsJson, MapFile, Quiet
 from linalign_lite.core.choices import DetectorMethod
 from linalign_lite.core.text_tables import pair_lines
 
 if TYPE_CHECKING:
-    from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.heads.ood.detector import Detector
 
 app = typer.Typer(
@@ -25,44 +25,40 @@ app = typer.Typer(
 )
 
 
-DetectorFile = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A detector (.ood.npz).")]
-Tpr = Annotated[
-    float, typer.Option(help="Share of in-distribution states that the threshold keeps.")
-]
+DetectorFile = Annotated[Path, Argument(metavar="DETECTOR", help="A detector (.ood.npz).")]
+Tpr = Annotated[float, Option(help="Share of in-distribution states that the threshold keeps.")]
 
 
 @app.command()
 def fit(
-    states: Annotated[Path, typer.Argument(help="In-distribution states, preferably labelled.")],
-    out: Annotated[Path, typer.Argument(help="The detector to write (.ood.npz).")],
+    states: Annotated[Path, Argument(help="In-distribution states, preferably labelled.")],
+    out: Annotated[Path, Argument(help="The detector to write (.ood.npz).")],
     method: Annotated[
-        DetectorMethod, typer.Option(help="Method of detection.")
+        DetectorMethod, Option(help="Method of detection.")
     ] = DetectorMethod.mahalanobis,
     head_file: Annotated[
         Path | None,
-        typer.Option("--head", help="For energy, msp, max-logit, vim; or to label the states."),
+        Option("--head", help="For energy, msp, max-logit, vim; or to label the states."),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="Other in-distribution states, to set the threshold.")
+        Path | None, Option(help="Other in-distribution states, to set the threshold.")
     ] = None,
     tpr: Tpr = 0.95,
     temperature: Annotated[
-        str, typer.Option(help="energy, msp: a number, or auto (energy: calibrated).")
+        str, Option(help="energy, msp: a number, or auto (energy: calibrated).")
     ] = "auto",
-    k: Annotated[
-        int, typer.Option("-k", help="knn: rank of the neighbour that counts.", min=1)
-    ] = 2,
+    k: Annotated[int, Option("-k", help="knn: rank of the neighbour that counts.", min=1)] = 2,
     components: Annotated[
-        int | None, typer.Option(help="vim: principal directions (default: an eighth).", min=1)
+        int | None, Option(help="vim: principal directions (default: an eighth).", min=1)
     ] = None,
-    bank: Annotated[int, typer.Option(help="knn: keep at most this many states.", min=1)] = 20_000,
+    bank: Annotated[int, Option(help="knn: keep at most this many states.", min=1)] = 20_000,
     shrinkage: Annotated[
-        str, typer.Option(help="Shrinkage of covariances: 0 to 1, or auto (Ledoit-Wolf).")
+        str, Option(help="Shrinkage of covariances: 0 to 1, or auto (Ledoit-Wolf).")
     ] = "auto",
     scores_only: Annotated[
-        bool, typer.Option("--scores-only", help="Leave the head out: for decrypted scores.")
+        bool, Option("--scores-only", help="Leave the head out: for decrypted scores.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the states kept for knn.", min=0)] = 0,
+    seed: Annotated[int, Option(help="Seed of the states kept for knn.", min=0)] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -122,7 +118,7 @@ def fit(
 @app.command()
 def score(
     detector_file: DetectorFile,
-    states: Annotated[Path, typer.Argument(help="The states to score.")],
+    states: Annotated[Path, Argument(help="The states to score.")],
     map_file: MapFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -139,7 +135,7 @@ def score(
     from linalign_lite.heads.ood.serialization import load_detector
 
     detector = load_detector(detector_file)
-    scores = detector.scores(states_of(states), _map(map_file))
+    scores = detector.scores(states_of(states), load_optional_map(map_file))
     data: dict[str, Any] = {
         "method": detector.method,
         "n": len(scores),
@@ -159,8 +155,8 @@ def score(
 @app.command()
 def evaluate(
     detector_file: DetectorFile,
-    inlying: Annotated[Path, typer.Argument(metavar="IN_STATES", help="In-distribution states.")],
-    outlying: Annotated[Path, typer.Argument(metavar="OUT_STATES", help="Outlying states.")],
+    inlying: Annotated[Path, Argument(metavar="IN_STATES", help="In-distribution states.")],
+    outlying: Annotated[Path, Argument(metavar="OUT_STATES", help="Outlying states.")],
     map_file: MapFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,7 +175,10 @@ def evaluate(
     from linalign_lite.heads.ood.serialization import load_detector
 
     found = evaluate_detector(
-        load_detector(detector_file), states_of(inlying), states_of(outlying), _map(map_file)
+        load_detector(detector_file),
+        states_of(inlying),
+        states_of(outlying),
+        load_optional_map(map_file),
     )
     Console(as_json).result(found.as_card(), pair_lines(found.rows()))
 
@@ -187,8 +186,8 @@ def evaluate(
 @app.command()
 def threshold(
     detector_file: DetectorFile,
-    states: Annotated[Path, typer.Argument(help="In-distribution states, not those of the fit.")],
-    out: Annotated[Path, typer.Argument(help="The detector to write (.ood.npz).")],
+    states: Annotated[Path, Argument(help="In-distribution states, not those of the fit.")],
+    out: Annotated[Path, Argument(help="The detector to write (.ood.npz).")],
     map_file: MapFile = None,
     tpr: Tpr = 0.95,
     as_json: AsJson = False,
@@ -209,7 +208,7 @@ def threshold(
     console = Console(as_json, quiet)
     require_output(out, detector_file, states, map_file)
     detector = load_detector(detector_file)
-    scores = detector.scores(states_of(states), _map(map_file))
+    scores = detector.scores(states_of(states), load_optional_map(map_file))
     detector = detector.with_threshold(scores, tpr)
     save_detector(out, detector)
     _tell(console, out, detector)
@@ -232,9 +231,3 @@ def _tell(
         shown = ", ".join(f"{name} {area:.3f}" for name, area in tried.items())
         rows.append(("AUROC of labels left out", shown))
     console.result({"out": str(out), **facts}, pair_lines(rows))
-
-
-def _map(path: Path | None) -> AffineMap | None:
-    from linalign_lite.core.serialization import load_map
-
-    return load_map(path) if path else None

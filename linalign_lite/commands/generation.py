@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from linalign_lite.commands.console import Console
+from linalign_lite.commands.console import Console, load_optional_map
 from linalign_lite.commands.options import (
     AsJson,
     Format,
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
 
 MAX_PROMPT = 16 << 20  # bytes read from standard input
 
-SourceModel = Annotated[Path, typer.Option(help="The exported model that reads the text.")]
-TargetModel = Annotated[Path, typer.Option(help="The exported model whose token head predicts.")]
+SourceModel = Annotated[Path, Option(help="The exported model that reads the text.")]
+TargetModel = Annotated[Path, Option(help="The exported model whose token head predicts.")]
 MapBetween = Annotated[
     Path | None,
-    typer.Option("--map", help="The map from source to target; none if they are the same model."),
+    Option("--map", help="The map from source to target; none if they are the same model."),
 ]
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to continue, or - for stdin.")],
+    prompt: Annotated[str, Argument(help="The text to continue, or - for stdin.")],
     source: SourceModel,
     target: TargetModel,
     map_file: MapBetween = None,
-    max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 128,
+    max_tokens: Annotated[int, Option(help="Stop after this many tokens.")] = 128,
     temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest token; above 0, tokens are sampled.")
+        float, Option(help="0 takes the likeliest token; above 0, tokens are sampled.")
     ] = 0.0,
     top_p: Annotated[
-        float, typer.Option(help="Sample from the likeliest tokens with this much probability.")
+        float, Option(help="Sample from the likeliest tokens with this much probability.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the sampling.")] = 0,
     stop: Annotated[
-        list[str] | None, typer.Option(help="Stop before this text; may be given again.")
+        list[str] | None, Option(help="Stop before this text; may be given again.")
     ] = None,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -122,9 +122,9 @@ def evaluate_generation(
     fmt: Format = TextFormat.auto,
     limit: Limit = None,
     separator: Separator = None,
-    samples: Annotated[int, typer.Option(help="Number of texts to continue.", min=0)] = 16,
-    sample_tokens: Annotated[int, typer.Option(help="Tokens of a sample.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Seed that selects these texts.", min=0)] = 0,
+    samples: Annotated[int, Option(help="Number of texts to continue.", min=0)] = 16,
+    sample_tokens: Annotated[int, Option(help="Tokens of a sample.", min=1)] = 64,
+    seed: Annotated[int, Option(help="Seed that selects these texts.", min=0)] = 0,
     threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -173,9 +173,7 @@ def _load(
     map_file: Path | None, source: Path, target: Path, threads: int | None
 ) -> tuple[AffineMap | None, Model, Model]:
     """Load the map and the two models, once if they are the same."""
-    from linalign_lite.core.serialization import load_map
-
-    affine = load_map(map_file) if map_file else None
+    affine = load_optional_map(map_file)
     reader = load_limited(source, threads)
     same = source.resolve() == target.resolve()
     return affine, reader, reader if same else load_limited(target, threads)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from linalign_lite.commands.console import Console
 from linalign_lite.commands.options import AsJson, Quiet
@@ -17,7 +18,7 @@ from linalign_lite.storage.atomic import whole_folder
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="Keep all files in this folder; default: keep none.")
+        Path | None, Option(help="Keep all files in this folder; default: keep none.")
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -54,7 +55,7 @@ def demo(
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Any file or model folder of linalign-lite.")],
+    file: Annotated[Path, Argument(help="Any file or model folder of linalign-lite.")],
     as_json: AsJson = False,
 ) -> None:
     """Check a file or folder and print what it contains.

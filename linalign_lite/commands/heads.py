@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.console import Console, load_optional_map, require_output
 from linalign_lite.commands.options import AsJson, Folds, LabelledStates, MapFile, Quiet, Seed
 from linalign_lite.core.choices import HeadMethod
 from linalign_lite.core.text_tables import pair_lines
@@ -16,11 +16,9 @@ from linalign_lite.core.text_tables import pair_lines
 
 def head(
     states: LabelledStates,
-    out: Annotated[Path, typer.Argument(help="The head to write (.head.npz).")],
-    method: Annotated[
-        HeadMethod, typer.Option(help="auto takes the more accurate.")
-    ] = HeadMethod.auto,
-    penalty: Annotated[str, typer.Option(help="auto, or a number above 0.")] = "auto",
+    out: Annotated[Path, Argument(help="The head to write (.head.npz).")],
+    method: Annotated[HeadMethod, Option(help="auto takes the more accurate.")] = HeadMethod.auto,
+    penalty: Annotated[str, Option(help="auto, or a number above 0.")] = "auto",
     folds: Folds = 3,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -55,11 +53,11 @@ def head(
 
 
 def evaluate(
-    head_file: Annotated[Path, typer.Argument(metavar="HEAD", help="A head.")],
+    head_file: Annotated[Path, Argument(metavar="HEAD", help="A head.")],
     states: LabelledStates,
     map_file: MapFile = None,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Print the recall of each class.")
+        bool, Option("--per-class", help="Print the recall of each class.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -70,11 +68,11 @@ def evaluate(
       linalign-lite evaluate intents.head.npz test.states.npz
       linalign-lite evaluate intents.head.npz client.states.npz --map client-to-provider.map.npz
     """
-    from linalign_lite.core.serialization import load_head, load_map, load_states
-    from linalign_lite.heads.evaluation import evaluate as judge
+    from linalign_lite.core.serialization import load_head, load_states
+    from linalign_lite.heads.evaluation import evaluate as measure
 
-    affine = load_map(map_file) if map_file else None
-    found = judge(load_head(head_file), load_states(states), affine)
+    affine = load_optional_map(map_file)
+    found = measure(load_head(head_file), load_states(states), affine)
     data, rows = found.as_dict(), found.rows()
     if per_class:
         data["per_class"] = found.per_class

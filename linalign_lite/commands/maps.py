@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from linalign_lite.commands.console import Console, require_output
 from linalign_lite.commands.moment_files import MomentsOptions, measure_states
@@ -83,38 +83,38 @@ def fit(
     target_at: TargetStates,
     out_at: MapOut,
     objective: Annotated[
-        Objective, typer.Option(help="Quantity that the fit minimises; kl needs --head.")
+        Objective, Option(help="Quantity that the fit minimises; kl needs --head.")
     ] = Objective.least_squares,
     head_file: Annotated[
         Path | None,
-        typer.Option("--head", help="The head, or model folder with one, that the map serves."),
+        Option("--head", help="The head, or model folder with one, that the map serves."),
     ] = None,
-    method: Annotated[MapMethod, typer.Option(help="Method of the fit.")] = MapMethod.ridge,
+    method: Annotated[MapMethod, Option(help="Method of the fit.")] = MapMethod.ridge,
     penalty: Penalty = "auto",
     pair: Pairing = PairingRule.exact,
     fold: Annotated[
-        bool, typer.Option("--fold", help="Write head∘map, a head for source states, to OUT.")
+        bool, Option("--fold", help="Write head∘map, a head for source states, to OUT.")
     ] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="kl: temperature of the head's outputs on true states.")
+        float | None, Option(help="kl: temperature of the head's outputs on true states.")
     ] = None,
     truth: Annotated[
-        float | None, typer.Option(help="kl: share of the true next token in the training target.")
+        float | None, Option(help="kl: share of the true next token in the training target.")
     ] = None,
-    iterations: Annotated[int, typer.Option(help="kl: most iterations in each stage.")] = 200,
+    iterations: Annotated[int, Option(help="kl: most iterations in each stage.")] = 200,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="kl: save progress in this file, and resume from it.")
+        Path | None, Option(help="kl: save progress in this file, and resume from it.")
     ] = None,
     few: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(
+        Option(
             "--with-few",
             metavar="FEW_SOURCE FEW_TARGET",
             help="States of a few texts of the kind that the map is for.",
         ),
     ] = None,
     few_weight: Annotated[
-        str | None, typer.Option(help="auto, or their weight relative to the others: 0 to inf.")
+        str | None, Option(help="auto, or their weight relative to the others: 0 to inf.")
     ] = None,
     folds: Folds = 5,
     seed: Seed = 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from linalign_lite.commands.console import Console
 from linalign_lite.commands.options import AsJson, Quiet, StoredDtype
@@ -14,28 +14,25 @@ from linalign_lite.errors import InputError
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A Hugging Face model: a folder or a hub id.")],
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    model: Annotated[str, Argument(help="A Hugging Face model: a folder or a hub id.")],
+    out: Annotated[Path, Argument(help="The folder to make.")],
     task: Annotated[
-        ExportTask, typer.Option(help="Purpose of the model; auto reads its config.")
+        ExportTask, Option(help="Purpose of the model; auto reads its config.")
     ] = ExportTask.auto,
     dtype: StoredDtype = FloatDtype.fp32,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset; default: Optimum's own.")] = None,
+    opset: Annotated[int | None, Option(help="ONNX opset; default: Optimum's own.")] = None,
     from_onnx: Annotated[
         bool,
-        typer.Option(
-            "--from-onnx", help="MODEL is a folder already exported to ONNX; needs no torch."
-        ),
+        Option("--from-onnx", help="MODEL is a folder already exported to ONNX; needs no torch."),
     ] = False,
     quantize: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--quantize", help="8-bit weights and products: faster, smaller, a little less exact."
         ),
     ] = False,
     texts: Annotated[
-        Path | None,
-        typer.Option(help="Texts to compare int8 with float32 on; default: bundled ones."),
+        Path | None, Option(help="Texts to compare int8 with float32 on; default: bundled ones.")
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, require_output
 from linalign_lite.commands.options import (
@@ -45,18 +45,15 @@ class MomentsOptions:
 def moments(
     source_at: SourceStates,
     target_at: TargetStates,
-    out_at: Annotated[
-        str, typer.Argument(metavar="out", help="The moments to write (.moments.npz).")
-    ],
-    folds: Annotated[int, typer.Option(help="Folds for the cross-validation in fit-moments.")] = 5,
+    out_at: Annotated[str, Argument(metavar="out", help="The moments to write (.moments.npz).")],
+    folds: Annotated[int, Option(help="Folds for the cross-validation in fit-moments.")] = 5,
     seed: Seed = 0,
     pair: Pairing = PairingRule.exact,
     reveal: Annotated[
-        bool,
-        typer.Option("--reveal", help="Write them even if the states can be recovered from them."),
+        bool, Option("--reveal", help="Write them even if the states can be recovered from them.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare shards with their SHA-256.")
+        bool, Option("--verify/--no-verify", help="Compare shards with their SHA-256.")
     ] = True,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
@@ -99,10 +96,10 @@ def moments(
 
 def fit_moments(
     files: Annotated[
-        list[str], typer.Argument(help="Moments (.moments.npz), one or more; paths or URLs.")
+        list[str], Argument(help="Moments (.moments.npz), one or more; paths or URLs.")
     ],
     out_at: MapOut,
-    method: Annotated[MomentsMethod, typer.Option(help="Method of the fit.")] = MomentsMethod.ridge,
+    method: Annotated[MomentsMethod, Option(help="Method of the fit.")] = MomentsMethod.ridge,
     penalty: Penalty = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,

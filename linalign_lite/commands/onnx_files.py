@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.console import Console, load_optional_map, require_output
 from linalign_lite.commands.options import AsJson, ModelFolder, Normalize, Quiet
 from linalign_lite.core.choices import ArtefactKind, TextPooling, WeightDtype
 from linalign_lite.errors import FormatError, InputError
@@ -18,22 +18,20 @@ if TYPE_CHECKING:
 
 
 Stored = Annotated[
-    WeightDtype, typer.Option(help="Type of the stored weights; fp16 is computed in float32.")
+    WeightDtype, Option(help="Type of the stored weights; fp16 is computed in float32.")
 ]
-Limit = Annotated[
-    float | None, typer.Option(help="Largest relative error of int8 outputs; default 0.2.")
-]
+Limit = Annotated[float | None, Option(help="Largest relative error of int8 outputs; default 0.2.")]
 
 
 def onnx(
-    file: Annotated[Path, typer.Argument(help="A map or a head (.npz).")],
-    out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    file: Annotated[Path, Argument(help="A map or a head (.npz).")],
+    out: Annotated[Path, Argument(help="The ONNX file to write.")],
     map_file: Annotated[
-        Path | None, typer.Option("--map", help="A map to fold into the head FILE.")
+        Path | None, Option("--map", help="A map to fold into the head FILE.")
     ] = None,
     dtype: Stored = WeightDtype.fp32,
     states_file: Annotated[
-        Path | None, typer.Option("--states", help="States to check it on; default: random ones.")
+        Path | None, Option("--states", help="States to check it on; default: random ones.")
     ] = None,
     limit: Limit = None,
     as_json: AsJson = False,
@@ -51,7 +49,7 @@ def onnx(
       linalign-lite onnx topics.head.npz small.onnx --dtype int8 --states test.states.npz
     """
     from linalign_lite.core.affine_map import AffineMap
-    from linalign_lite.core.serialization import load_states
+    from linalign_lite.core.serialization import load_map, load_states
     from linalign_lite.onnx.export_linear import to_onnx
 
     require_output(out, file, map_file, states_file)
@@ -59,7 +57,7 @@ def onnx(
     if map_file is not None:
         if isinstance(thing, AffineMap):
             raise InputError(f"{file} is a map", expected="a head, for a map to be folded into")
-        thing = thing @ _map(map_file)
+        thing = thing @ load_map(map_file)
     states = None if states_file is None else load_states(states_file)
     made = to_onnx(out, thing, dtype=dtype.value, states=states, limit=limit)
     Console(as_json).result(made.as_dict(), [str(made)])
@@ -67,25 +65,24 @@ def onnx(
 
 def fuse(
     model: ModelFolder,
-    out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    out: Annotated[Path, Argument(help="The ONNX file to write.")],
     map_file: Annotated[
-        Path | None, typer.Option("--map", help="A map that reads the model's states.")
+        Path | None, Option("--map", help="A map that reads the model's states.")
     ] = None,
     head_file: Annotated[
-        Path | None, typer.Option("--head", help="A head that reads the mapped states, or states.")
+        Path | None, Option("--head", help="A head that reads the mapped states, or states.")
     ] = None,
     pooling: Annotated[
-        TextPooling | None, typer.Option(help="Default: that of the map or head, or the model's.")
+        TextPooling | None, Option(help="Default: that of the map or head, or the model's.")
     ] = None,
     normalize: Normalize = None,
     dtype: Stored = WeightDtype.fp32,
     fold: Annotated[
-        bool,
-        typer.Option("--fold", help="Merge map and head: smaller, and the map is not in the file."),
+        bool, Option("--fold", help="Merge map and head: smaller, and the map is not in the file.")
     ] = False,
     limit: Limit = None,
     with_tokenizer: Annotated[
-        bool, typer.Option("--with-tokenizer", help="Copy tokenizer.json beside OUT.")
+        bool, Option("--with-tokenizer", help="Copy tokenizer.json beside OUT.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -115,7 +112,7 @@ def fuse(
     made = write(
         out,
         model,
-        map=None if map_file is None else _map(map_file),
+        map=load_optional_map(map_file),
         head=None if head_file is None else load_head(head_file),
         pooling=pooling.value if pooling else None,
         normalize=normalize,
@@ -130,10 +127,10 @@ def fuse(
 
 
 def from_onnx(
-    file: Annotated[Path, typer.Argument(help="An ONNX file: a map or a head.")],
-    out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
+    file: Annotated[Path, Argument(help="An ONNX file: a map or a head.")],
+    out: Annotated[Path, Argument(help="The .npz file to write.")],
     kind: Annotated[
-        ArtefactKind | None, typer.Option(help="Kind of FILE, if it was not written by `onnx`.")
+        ArtefactKind | None, Option(help="Kind of FILE, if it was not written by `onnx`.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -172,9 +169,3 @@ def _load(path: Path) -> AffineMap | Head:
     if not isinstance(thing, AffineMap | Head):
         raise FormatError(f"{path} is something else", expected="a map or a head")
     return thing
-
-
-def _map(path: Path) -> AffineMap:
-    from linalign_lite.core.serialization import load_map
-
-    return load_map(path)

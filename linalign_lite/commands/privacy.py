@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from linalign_lite.commands.console import Console
 from linalign_lite.commands.options import AsJson, Quiet
@@ -16,14 +16,12 @@ from linalign_lite.errors import InputError
 
 
 def plan(
-    dim: Annotated[int, typer.Option(help="Dimensions of the states that are encrypted.", min=1)],
-    classes: Annotated[int, typer.Option(help="Outputs of the provider's head.", min=1)],
-    queries: Annotated[int, typer.Option(help="States to encrypt together.", min=1)] = 1,
-    profile: Annotated[
-        Profile, typer.Option(help="Security profile, as for keygen.")
-    ] = Profile.private,
+    dim: Annotated[int, Option(help="Dimensions of the states that are encrypted.", min=1)],
+    classes: Annotated[int, Option(help="Outputs of the provider's head.", min=1)],
+    queries: Annotated[int, Option(help="States to encrypt together.", min=1)] = 1,
+    profile: Annotated[Profile, Option(help="Security profile, as for keygen.")] = Profile.private,
     bandwidth: Annotated[
-        float, typer.Option(help="Bandwidth between the two parties, in Mbit/s.", min=0.001)
+        float, Option(help="Bandwidth between the two parties, in Mbit/s.", min=0.001)
     ] = 100.0,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -96,9 +94,9 @@ def plan(
 
 
 def budget(
-    file: Annotated[Path, typer.Argument(help="The provider's budget file.")],
+    file: Annotated[Path, Argument(help="The provider's budget file.")],
     limit: Annotated[
-        int | None, typer.Option(help="Set the states that each key may have scored.", min=1)
+        int | None, Option(help="Set the states that each key may have scored.", min=1)
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -128,10 +126,8 @@ def budget(
 
 
 def audit(
-    head: Annotated[Path, typer.Option("--head", help="The provider's head.")],
-    profile: Annotated[
-        Profile, typer.Option(help="Security profile, as for keygen.")
-    ] = Profile.private,
+    head: Annotated[Path, Option("--head", help="The provider's head.")],
+    profile: Annotated[Profile, Option(help="Security profile, as for keygen.")] = Profile.private,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, make_key_folder, require_output
+from linalign_lite.commands.console import (
+    Console,
+    load_optional_map,
+    make_key_folder,
+    require_output,
+)
 from linalign_lite.commands.options import AsJson, MapFile, Quiet
 from linalign_lite.commands.states import ModelOptions, extract_texts
 from linalign_lite.core.choices import Profile
@@ -23,15 +28,14 @@ if TYPE_CHECKING:
 SECRET, PUBLIC = "secret.key", "public.key"
 
 
-MaxError = Annotated[float, typer.Option(help="Refuse scores whose error may be larger.", min=0.0)]
-Key = Annotated[Path, typer.Option("--key", help="The secret key, or its folder.")]
+MaxError = Annotated[float, Option(help="Refuse scores whose error may be larger.", min=0.0)]
+Key = Annotated[Path, Option("--key", help="The secret key, or its folder.")]
 
 
 def keygen(
-    folder: Annotated[Path, typer.Argument(help="Folder for the two keys; made if needed.")],
+    folder: Annotated[Path, Argument(help="Folder for the two keys; made if needed.")],
     profile: Annotated[
-        Profile,
-        typer.Option(help="trusted: smaller and faster, but responses do not hide the head."),
+        Profile, Option(help="trusted: smaller and faster, but responses do not hide the head.")
     ] = Profile.private,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -68,17 +72,15 @@ def keygen(
 
 def encrypt(
     queries: Annotated[
-        str, typer.Argument(help="States (.npz), or with --model texts (.txt, .jsonl, .csv, -).")
+        str, Argument(help="States (.npz), or with --model texts (.txt, .jsonl, .csv, -).")
     ],
-    out: Annotated[Path, typer.Argument(help="The query file to write (.query).")],
+    out: Annotated[Path, Argument(help="The query file to write (.query).")],
     key: Key,
     map_file: MapFile = None,
-    model: Annotated[
-        Path | None, typer.Option(help="The exported model that encodes the texts.")
-    ] = None,
+    model: Annotated[Path | None, Option(help="The exported model that encodes the texts.")] = None,
     outputs: Annotated[
         int | None,
-        typer.Option(help="Classes of the provider's head, if known: makes smaller files.", min=1),
+        Option(help="Classes of the provider's head, if known: makes smaller files.", min=1),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -90,13 +92,12 @@ def encrypt(
       linalign-lite encrypt mine.states.npz mine.query --key keys --map a-to-b.map.npz
       echo "is it raining?" | linalign-lite encrypt - mine.query --model ash --key keys --map m.npz
     """
-    from linalign_lite.core.serialization import load_map
     from linalign_lite.encrypt.client import Client
 
     console = Console(as_json, quiet)
     require_output(out, queries, map_file)
     client = Client(_secret(key))
-    affine = load_map(map_file) if map_file else None
+    affine = load_optional_map(map_file)
     states = _states(queries, model, affine, console)
     with console.progress("encrypting", len(states)) as tally:
         info = client.encrypt_to(out, states, affine, n_outputs=outputs, progress=tally)
@@ -111,28 +112,28 @@ def encrypt(
 
 
 def score(
-    query: Annotated[Path, typer.Argument(help="A client's query file.")],
-    out: Annotated[Path, typer.Argument(help="The response file to write (.response).")],
-    head: Annotated[Path, typer.Option("--head", help="The provider's head.")],
+    query: Annotated[Path, Argument(help="A client's query file.")],
+    out: Annotated[Path, Argument(help="The response file to write (.response).")],
+    head: Annotated[Path, Option("--head", help="The provider's head.")],
     public: Annotated[
         list[Path] | None,
-        typer.Option(help="A client's public key, or a folder of keys; may be repeated."),
+        Option(help="A client's public key, or a folder of keys; may be repeated."),
     ] = None,
     map_file: Annotated[
-        Path | None, typer.Option("--map", help="Fold this map into the head first.")
+        Path | None, Option("--map", help="Fold this map into the head first.")
     ] = None,
     profile: Annotated[
-        Profile, typer.Option(help="The profile that queries may have; trusted reveals the head.")
+        Profile, Option(help="The profile that queries may have; trusted reveals the head.")
     ] = Profile.private,
     budget: Annotated[
-        Path | None, typer.Option(help="Count the states scored for each key in this file.")
+        Path | None, Option(help="Count the states scored for each key in this file.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="With --budget: states that each key may have scored.", min=1)
+        int | None, Option(help="With --budget: states that each key may have scored.", min=1)
     ] = None,
     max_error: MaxError = 1e-3,
     threads: Annotated[
-        int | None, typer.Option(help="Processes for many queries; default: one per core.", min=1)
+        int | None, Option(help="Processes for many queries; default: one per core.", min=1)
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -194,18 +195,17 @@ def score(
 
 
 def decrypt(
-    response: Annotated[Path, typer.Argument(help="The provider's response file.")],
+    response: Annotated[Path, Argument(help="The provider's response file.")],
     key: Key,
     query: Annotated[
-        Path | None, typer.Option(help="The query file, to check that the response answers it.")
+        Path | None, Option(help="The query file, to check that the response answers it.")
     ] = None,
-    top: Annotated[int, typer.Option(help="Number of best labels to print.", min=1)] = 1,
+    top: Annotated[int, Option(help="Number of best labels to print.", min=1)] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Write all scores to this file, one JSON object per line.")
+        Path | None, Option(help="Write all scores to this file, one JSON object per line.")
     ] = None,
     ood: Annotated[
-        str | None,
-        typer.Option(help="Add an outlier score: energy, msp, max-logit, or a detector file."),
+        str | None, Option(help="Add an outlier score: energy, msp, max-logit, or a detector file.")
     ] = None,
     max_error: MaxError = 1e-3,
     as_json: AsJson = False,

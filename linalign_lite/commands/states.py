@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, Interrupted, require_output
 from linalign_lite.commands.moment_files import workers
@@ -48,29 +48,28 @@ if TYPE_CHECKING:
 def extract(
     model: ModelFolder,
     texts: Annotated[
-        str, typer.Argument(help="A .txt, .jsonl, .csv or .parquet file or URL, or - for stdin.")
+        str, Argument(help="A .txt, .jsonl, .csv or .parquet file or URL, or - for stdin.")
     ],
     out_at: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="out",
             help="The file of states to write (.states.npz), or a folder to make; or a URL.",
         ),
     ],
     pooling: Annotated[
-        Pooling | None,
-        typer.Option(help="How token states become a text's state; default: the model's."),
+        Pooling | None, Option(help="How token states become a text's state; default: the model's.")
     ] = None,
     normalize: Normalize = None,
-    max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one batch.")] = None,
+    max_length: Annotated[int | None, Option(help="Cut texts to this many tokens.")] = None,
+    batch_tokens: Annotated[int | None, Option(help="Tokens in one batch.")] = None,
     threads: Threads = None,
     fmt: Format = TextFormat.auto,
     limit: Limit = None,
     separator: Separator = None,
     dtype: StoredDtype = FloatDtype.fp32,
     shard_texts: Annotated[
-        int | None, typer.Option(help="Texts in one file of a folder; default 4096.", min=1)
+        int | None, Option(help="Texts in one file of a folder; default 4096.", min=1)
     ] = None,
     scheduler: Scheduler = None,
     as_json: AsJson = False,

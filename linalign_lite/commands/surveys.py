@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, require_output
 from linalign_lite.commands.options import AsJson, Quiet
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 
 def survey(
-    config: Annotated[str, typer.Argument(help="CONFIG.toml, or demo: the bundled models.")],
-    out: Annotated[
-        Path, typer.Argument(help="The folder for results; an interrupted survey resumes.")
-    ],
+    config: Annotated[str, Argument(help="CONFIG.toml, or demo: the bundled models.")],
+    out: Annotated[Path, Argument(help="The folder for results; an interrupted survey resumes.")],
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,12 +62,10 @@ def survey(
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="The results.json of a survey.")],
-    out: Annotated[
-        Path | None, typer.Argument(help="The page to write (.html); extra `report`.")
-    ] = None,
+    results: Annotated[Path, Argument(help="The results.json of a survey.")],
+    out: Annotated[Path | None, Argument(help="The page to write (.html); extra `report`.")] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", help="Write tables in Markdown, without pictures.")
+        Path | None, Option("--markdown", help="Write tables in Markdown, without pictures.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

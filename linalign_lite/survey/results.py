@@ -67,15 +67,25 @@ class NativeRow:
 
 
 @dataclass(frozen=True)
-class SimilarityRow:
+class PairRow:
+    """A row about an ordered pair of models."""
+
+    source: str
+    target: str
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.source, self.target
+
+
+@dataclass(frozen=True)
+class SimilarityRow(PairRow):
     """One measure of one ordered pair: ``value`` on ``n`` rows.
 
     The null is made on ``null_n`` rows, on which the measure is ``observed``: compare these two,
     some measures change with the number of rows.
     """
 
-    source: str
-    target: str
     texts: str  # "public" or the name of a data set
     measure: str  # cka, cka_debiased, mutual_knn, svcca, r2, cosine, cycle
     value: Number
@@ -87,14 +97,12 @@ class SimilarityRow:
 
 
 @dataclass(frozen=True)
-class ClassRow:
+class ClassRow(PairRow):
     """Accuracy of the target's head on the source's mapped states.
 
     ``retention`` is accuracy / min(target's native, source's native accuracy).
     """
 
-    source: str
-    target: str
     data: str
     texts: str  # "public", "few" (alone), "public+few" or "all": what the map was fitted on
     objective: str  # "ridge" or "kl"
@@ -107,14 +115,12 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class OodRow:
+class OodRow(PairRow):
     """How well a detector tells a data set's test texts from texts outside of it.
 
     source = target: on the model's own states, ``objective`` and ``texts`` are then "native".
     """
 
-    source: str
-    target: str
     data: str
     texts: str
     objective: str
@@ -127,14 +133,12 @@ class OodRow:
 
 
 @dataclass(frozen=True)
-class CurveRow:
+class CurveRow(PairRow):
     """A point of a curve: held-out R² against ``kind``, "penalty" or "size" (public texts).
 
     ``accuracy`` (of the target's head, on the data set) is there for sizes alone.
     """
 
-    source: str
-    target: str
     data: str  # "" for the penalty
     kind: str
     x: NotNegative
@@ -143,11 +147,9 @@ class CurveRow:
 
 
 @dataclass(frozen=True)
-class TokenizerRow:
+class TokenizerRow(PairRow):
     """How alike two tokenizers cut the same texts (compat.Compatibility)."""
 
-    source: str
-    target: str
     paired: Share
     exact: Share
     jaccard: Share
@@ -156,11 +158,9 @@ class TokenizerRow:
 
 
 @dataclass(frozen=True)
-class GenerationRow:
+class GenerationRow(PairRow):
     """Teacher-forced figures of the hybrid: ``source`` reads, ``target`` speaks; nats a token."""
 
-    source: str
-    target: str
     objective: str  # "ridge" or "kl"
     agreement: Share
     top5: Share
@@ -170,11 +170,9 @@ class GenerationRow:
 
 
 @dataclass(frozen=True)
-class Projection:
+class Projection(PairRow):
     """Native and mapped states of the same texts on the first two principal axes of the native."""
 
-    source: str
-    target: str
     data: str
     objective: str
     explained: Point  # share of the native states' variance on each axis

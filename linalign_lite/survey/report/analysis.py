@@ -9,7 +9,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from linalign_lite.survey.results import ClassRow, GenerationRow, MapSettings, OodRow, Results
+from linalign_lite.survey.results import (
+    ClassRow,
+    GenerationRow,
+    MapSettings,
+    OodRow,
+    PairRow,
+    Results,
+)
 
 KEPT = 0.9  # of the native accuracy: a map that serves
 FAILS = 0.8  # below this it does not
@@ -42,11 +49,9 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(PairRow):
     """A pair on a data set that public texts do not serve, and what the other rows say of it."""
 
-    source: str
-    target: str
     data: str
     retention: float
     objective: str
@@ -123,9 +128,7 @@ def native_accuracy(results: Results) -> dict[tuple[str, str], float]:
 def held_out_r2(results: Results) -> dict[tuple[str, str], float]:
     """(source, target) → R² on public texts, as far as measured."""
     return {
-        (r.source, r.target): r.value
-        for r in results.similarity
-        if r.measure == "r2" and r.texts == "public"
+        r.pair: r.value for r in results.similarity if r.measure == "r2" and r.texts == "public"
     }
 
 
@@ -203,7 +206,7 @@ def best_generation(results: Results) -> list[GenerationRow]:
     """The row with the highest agreement of each pair, the best pair first."""
     found: dict[tuple[str, str], GenerationRow] = {}
     for r in results.generation:
-        key = (r.source, r.target)
+        key = r.pair
         if key not in found or r.agreement > found[key].agreement:
             found[key] = r
     return sorted(found.values(), key=lambda r: -r.agreement)

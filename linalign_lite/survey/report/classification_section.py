@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from linalign_lite.survey.report import content
 from linalign_lite.survey.report.analysis import (
     TEXTS,
     by_settings,
@@ -11,92 +12,82 @@ from linalign_lite.survey.report.analysis import (
     settings_label,
     texts_label,
 )
-from linalign_lite.survey.report.blocks import (
-    Block,
-    Figure,
-    Heading,
-    Inline,
-    LineSample,
-    Marker,
-    Panel,
-    Paragraph,
-    Row,
-    Section,
-    Table,
-    cell,
-)
 from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.plots import DotRow, Estimate, dots
 from linalign_lite.survey.report.style import OF_TEXTS
-from linalign_lite.survey.results import ClassRow, MapSettings, NativeRow, names
+from linalign_lite.survey.results import ClassRow, names
 
 MOST_DOT_ROWS = 12  # in one picture
 
 
-def classification(builder: ReportBuilder) -> Section | None:
+def classification(builder: ReportBuilder) -> content.Section | None:
     r = builder.results
     if not r.classification and not r.native:
         return None
-    blocks: list[Block] = [
-        Paragraph(
+    blocks: list[content.Block] = [
+        content.Paragraph(
             "The target's head reads the source's mapped states. Native is a head on its own "
             "model's states. Intervals: 95 %, bootstrap."
         )
     ]
     if r.classification:
-        blocks += [Heading("Native against mapped"), _native_against_mapped(builder)]
+        blocks += [content.Heading("Native against mapped"), _native_against_mapped(builder)]
     for data in r.data:
         blocks += _of_data(builder, data.name, data.majority)
-    return Section("classification", "Classification", blocks)
+    return content.Section("classification", "Classification", blocks)
 
 
-def _of_data(builder: ReportBuilder, data: str, majority: float) -> list[Block]:
+def _of_data(builder: ReportBuilder, data: str, majority: float) -> list[content.Block]:
     own = [x for x in builder.results.native if x.data == data]
     rows = by_settings(x for x in builder.results.classification if x.data == data)
     if not own and not rows:
         return []
-    blocks: list[Block] = [
-        Heading(data),
-        Paragraph(f"Always predicting the commonest label is right for {majority:.3f}."),
+    blocks: list[content.Block] = [
+        content.Heading(data),
+        content.Paragraph(f"Always predicting the commonest label is right for {majority:.3f}."),
     ]
     if rows:
         native = {x.model: x.accuracy for x in own}
         grids = {
-            settings_label(key): builder.matrix(
-                {(x.source, x.target): x.accuracy for x in found}, native
-            )
+            settings_label(key): builder.matrix({x.pair: x.accuracy for x in found}, native)
             for key, found in rows.items()
         }
         alt, caption = f"Accuracy on {data}, map from ", f"Accuracy on {data}; framed: native."
         blocks.append(builder.heat_maps(grids, alt, caption))
-    return [*blocks, _numbers(builder, data, own, rows)]
+    native_rows = [
+        ClassRow(x.model, x.model, data, "native", "–", 0, 0, x.accuracy, x.low, x.high, 1.0)
+        for x in own
+    ]
+    names = "pair texts objective n_public n_few accuracy low high retention"
+    body = [*native_rows, *(x for found in rows.values() for x in found)]
+    return [*blocks, builder.table(f"accuracy on {data}", names, body, collapsed=True)]
 
 
-def _native_against_mapped(builder: ReportBuilder) -> Figure:
+def _native_against_mapped(builder: ReportBuilder) -> content.Figure:
     r = builder.results
     panels = [panel for data in names(r.classification, "data") for panel in _dots(builder, data)]
     kinds = sorted(names(r.classification, "texts"), key=lambda t: (*TEXTS, t).index(t))
-    legend: list[Inline] = [
-        *((Marker(OF_TEXTS.get(t, "P")), texts_label(t)) for t in kinds),
-        (Marker("o", filled=False), "hollow: ridge"),
-        (Marker("o"), "filled: kl"),
-        (LineSample(upright=True), "target's native, in the target's colour"),
-        (LineSample(upright=True, dashed=True), "source's own, in the source's"),
+    legend: list[content.Inline] = [
+        *((content.Marker(OF_TEXTS.get(t, "P")), texts_label(t)) for t in kinds),
+        (content.Marker("o", filled=False), "hollow: ridge"),
+        (content.Marker("o"), "filled: kl"),
+        (content.LineSample(upright=True), "target's native, in the target's colour"),
+        (content.LineSample(upright=True, dashed=True), "source's own, in the source's"),
     ]
     caption = (
         "One line per kind of texts, ridge and kl joined. Kept: the lowest and the highest "
         "retention of the pair. The tables of the data sets below hold the numbers."
     )
-    return Figure(panels, caption, legend)
+    return content.Figure(panels, caption, legend)
 
 
-def _dots(builder: ReportBuilder, data: str) -> list[Panel]:
+def _dots(builder: ReportBuilder, data: str) -> list[content.Panel]:
     """One dot plot of a data set, or one per target where there are many pairs."""
     r = builder.results
     own = {x.model: x.accuracy for x in r.native if x.data == data}
     by_kind = by_settings(x for x in r.classification if x.data == data)
     rows = [x for found in by_kind.values() for x in found]
-    by_pair = {p: [x for x in rows if (x.source, x.target) == p] for p in r.pairs()}
+    by_pair = {p: [x for x in rows if x.pair == p] for p in r.pairs()}
     groups = [[p for p, found in by_pair.items() if found]]
     if len(groups[0]) > MOST_DOT_ROWS:
         targets = dict.fromkeys(target for _, target in groups[0])
@@ -138,29 +129,3 @@ def _alt_text(data: str, rows: list[ClassRow], n_pairs: int) -> str:
         f"{best.retention:.2f}; least by {worst.source} → {worst.target}, {worst.texts} with "
         f"{worst.objective}: {worst.accuracy:.3f}, retention {worst.retention:.2f}."
     )
-
-
-def _numbers(
-    builder: ReportBuilder, data: str, own: list[NativeRow], rows: dict[MapSettings, list[ClassRow]]
-) -> Table:
-    native: list[Row] = [
-        (
-            builder.styles.model(x.model), "native", "–", cell(None), cell(None), cell(x.accuracy),
-            cell(x.low), cell(x.high), cell(1.0, 2),
-        )
-        for x in own
-    ]  # fmt: skip
-    mapped: list[Row] = [
-        (
-            builder.styles.pair(x.source, x.target), texts_label(x.texts), x.objective,
-            cell(x.n_public, 0), cell(x.n_few, 0), cell(x.accuracy), cell(x.low), cell(x.high),
-            cell(x.retention, 2),
-        )
-        for found in rows.values()
-        for x in found
-    ]  # fmt: skip
-    head = (
-        "pair", "map fitted on", "objective", "public texts", "own texts", "accuracy", "low",
-        "high", "retention",
-    )  # fmt: skip
-    return Table(f"accuracy on {data}", head, native + mapped, collapsed=True)

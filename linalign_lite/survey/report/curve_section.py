@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from linalign_lite.survey.report import content
 from linalign_lite.survey.report.analysis import native_accuracy
-from linalign_lite.survey.report.blocks import (
-    Block,
-    Figure,
-    Heading,
-    LineSample,
-    Panel,
-    Section,
-    Table,
-    cell,
-    decimal,
-)
+from linalign_lite.survey.report.content import decimal
 from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.plots import Frame, Line, lines
 from linalign_lite.survey.results import CurveRow, names
@@ -27,19 +18,19 @@ Curve = list[tuple[float, float]]
 Curves = dict[str, Curve]  # by source
 
 
-def fitting(builder: ReportBuilder) -> Section | None:
+def fitting(builder: ReportBuilder) -> content.Section | None:
     """R² against the penalty, R² and accuracy against the number of public texts."""
     r = builder.results
     if not r.curves:
         return None
     penalty = [c for c in r.curves if c.kind == "penalty"]
     size = [c for c in r.curves if c.kind == "size"]
-    blocks: list[Block] = []
+    blocks: list[content.Block] = []
     if penalty:
-        blocks += [Heading("Penalty"), _penalties(builder, penalty)]
+        blocks += [content.Heading("Penalty"), _penalties(builder, penalty)]
     if size:
-        blocks += [Heading("Number of public texts"), *_sizes(builder, size)]
-    return Section("fitting", "How a map depends on its fitting", blocks)
+        blocks += [content.Heading("Number of public texts"), *_sizes(builder, size)]
+    return content.Section("fitting", "How a map depends on its fitting", blocks)
 
 
 def _curves(builder: ReportBuilder, rows: Sequence[CurveRow], target: str, value: str) -> Curves:
@@ -60,7 +51,7 @@ def _panels(
     *,
     title: str,
     alt: Callable[[str, Curves], str],
-) -> list[Panel]:
+) -> list[content.Panel]:
     """One panel per target that has curves; ``title`` precedes "into" and its name."""
     styles, panels = builder.styles, []
     for target in styles.names:
@@ -72,7 +63,7 @@ def _panels(
     return panels
 
 
-def _penalties(builder: ReportBuilder, rows: list[CurveRow]) -> Figure:
+def _penalties(builder: ReportBuilder, rows: list[CurveRow]) -> content.Figure:
     top = max(c.r2 for c in rows)
     low = max(min(c.r2 for c in rows), min(LOWEST_R2, top - 0.1))
     slack = max((top - low) * 0.06, 0.01)
@@ -84,14 +75,13 @@ def _penalties(builder: ReportBuilder, rows: list[CurveRow]) -> Figure:
         return f"Held-out R² against the ridge penalty, into {target}. Best: {text}."
 
     panels = _panels(builder, rows, "r2", frame, title="", alt=alt)
-    body = [(builder.styles.pair(c.source, c.target), cell(c.x, 4), cell(c.r2)) for c in rows]
-    table = Table("R² and penalty", ("pair", "penalty", "held-out R²"), body, collapsed=True)
+    table = builder.table("R² and penalty", "pair penalty r2", rows, collapsed=True)
     cut = " Lower values are cut off." if min(c.r2 for c in rows) < low else ""
     caption = "Held-out R² on public texts, by source." + cut
-    return Figure(panels, caption, builder.styles.legend(), [table])
+    return content.Figure(panels, caption, builder.styles.legend(), [table])
 
 
-def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[Block]:
+def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[content.Block]:
     styles, own = builder.styles, native_accuracy(builder.results)
     low, high = min(c.r2 for c in rows), max(c.r2 for c in rows)
     slack = max((high - low) * 0.06, 0.01)
@@ -101,7 +91,9 @@ def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[Block]:
         return f"Held-out R² against public texts, into {target}: {_ends(curves)}."
 
     panels = _panels(builder, rows, "r2", frame, title="R², ", alt=r2_alt)
-    blocks: list[Block] = [Figure(panels, "Held-out R² by source.", styles.legend())]
+    blocks: list[content.Block] = [
+        content.Figure(panels, "Held-out R² by source.", styles.legend())
+    ]
     for data in names(rows, "data"):
         seen = [c.accuracy for c in rows if c.data == data and c.accuracy is not None]
         if not seen:
@@ -121,14 +113,11 @@ def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[Block]:
 
         of_data = [c for c in rows if c.data == data]
         panels = _panels(builder, of_data, "accuracy", frame, title=f"{data}, ", alt=accuracy_alt)
-        legend = styles.legend((LineSample(dashed=True), "native, in the model's colour"))
-        blocks.append(Figure(panels, f"Accuracy on {data} by source.", legend))
-    body = [
-        (styles.pair(c.source, c.target), c.data, cell(c.x, 0), cell(c.r2), cell(c.accuracy))
-        for c in rows
-    ]
-    head = ("pair", "data", "public texts", "held-out R²", "accuracy")
-    return [*blocks, Table("R² and accuracy by public texts", head, body, collapsed=True)]
+        legend = styles.legend((content.LineSample(dashed=True), "native, in the model's colour"))
+        blocks.append(content.Figure(panels, f"Accuracy on {data} by source.", legend))
+    columns = "pair data size r2 accuracy"
+    table = builder.table("R² and accuracy by public texts", columns, rows, collapsed=True)
+    return [*blocks, table]
 
 
 def _ends(curves: Curves) -> str:

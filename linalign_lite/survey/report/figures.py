@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from linalign_lite.survey.report.blocks import Figure, Panel, decimal
+from linalign_lite.survey.report.columns import titles, values
+from linalign_lite.survey.report.content import Cell, Figure, Inline, Panel, Table, cell, decimal
 from linalign_lite.survey.report.plots import Grid, heat
 from linalign_lite.survey.report.style import ModelStyles
 from linalign_lite.survey.report.svg import to_panel
@@ -24,6 +25,23 @@ class ReportBuilder:
     results: Results
     styles: ModelStyles
     counter: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def table(
+        self, caption: str, names: str, rows: Iterable[Any], collapsed: bool = False
+    ) -> Table:
+        """Table of the columns ``names`` (`columns.COLUMNS`); native rows show one model."""
+        return Table(caption, titles(names), [self.cells(names, row) for row in rows], collapsed)
+
+    def cells(self, names: str, row: Any) -> list[Inline | Cell]:
+        return [self._cell(*value) for value in values(names, row)]
+
+    def _cell(self, value: Any, digits: int | None) -> Inline | Cell:
+        if digits is not None:
+            return cell(value, digits)
+        if isinstance(value, tuple):
+            same = value[0] == value[1]
+            return self.styles.model(value[0]) if same else self.styles.pair(value)
+        return str(value)
 
     def panel(self, draw: Callable[[], Any], title: str, alt: str) -> Panel:
         """Draw a picture; after MOST_PICTURES the panel has only its text."""

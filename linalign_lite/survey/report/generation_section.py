@@ -5,31 +5,22 @@ from __future__ import annotations
 from functools import partial
 
 from linalign_lite.extraction.tokenizer_compatibility import GOOD_MATCH
+from linalign_lite.survey.report import content
 from linalign_lite.survey.report.analysis import plural
-from linalign_lite.survey.report.blocks import (
-    Block,
-    Figure,
-    Inline,
-    LineSample,
-    Marker,
-    Paragraph,
-    Section,
-    Table,
-    cell,
-    decimal,
-)
+from linalign_lite.survey.report.columns import GENERATION, TOKENIZERS
+from linalign_lite.survey.report.content import cell, decimal
 from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.plots import DotRow, Estimate, Frame, dots, scatter
 from linalign_lite.survey.results import names
 
 MOST_NAMED = 12  # points with a name beside them
-OBJECTIVES: tuple[Inline, ...] = (
-    (Marker("o", filled=False), "hollow: ridge"),
-    (Marker("o"), "filled: kl"),
+OBJECTIVES: tuple[content.Inline, ...] = (
+    (content.Marker("o", filled=False), "hollow: ridge"),
+    (content.Marker("o"), "filled: kl"),
 )
 
 
-def generation(builder: ReportBuilder) -> Section | None:
+def generation(builder: ReportBuilder) -> content.Section | None:
     if not builder.results.generation:
         return None
     text = (
@@ -38,10 +29,12 @@ def generation(builder: ReportBuilder) -> Section | None:
         "at positions where both have read the same characters."
     )
     figures = _agreement(builder), _cross_entropy(builder)
-    return Section("generation", "Generation", [Paragraph(text), *figures, _numbers(builder)])
+    table = builder.table("generation", GENERATION, builder.results.generation, collapsed=True)
+    blocks: list[content.Block] = [content.Paragraph(text), *figures, table]
+    return content.Section("generation", "Generation", blocks)
 
 
-def tokenizers(builder: ReportBuilder) -> Section | None:
+def tokenizers(builder: ReportBuilder) -> content.Section | None:
     r = builder.results
     if not r.tokenizers:
         return None
@@ -50,37 +43,27 @@ def tokenizers(builder: ReportBuilder) -> Section | None:
         "the share at whose end a token of the source ends too. Jaccard: of the "
         "vocabularies. Fertility ratio: the source's tokens over the target's."
     )
-    rows = [
-        (
-            builder.styles.pair(x.source, x.target), cell(x.exact), cell(x.paired),
-            cell(x.jaccard), cell(x.fertility, 2), x.verdict,
-        )
-        for x in r.tokenizers
-    ]  # fmt: skip
-    head = ("pair", "exact match", "paired", "Jaccard", "fertility ratio", "verdict")
-    table = Table("Agreement of tokenizers on the same texts", head, rows)
+    table = builder.table("Agreement of tokenizers on the same texts", TOKENIZERS, r.tokenizers)
     figure = _match_against_agreement(builder)
-    blocks: list[Block] = [Paragraph(text), *([figure] if figure else []), table]
-    return Section("tokenizers", "Tokenizers", blocks)
+    blocks: list[content.Block] = [content.Paragraph(text), *([figure] if figure else []), table]
+    return content.Section("tokenizers", "Tokenizers", blocks)
 
 
-def _agreement(builder: ReportBuilder) -> Figure:
+def _agreement(builder: ReportBuilder) -> content.Figure:
     rows = builder.results.generation
     grids = {
-        objective: builder.matrix(
-            {(x.source, x.target): x.agreement for x in rows if x.objective == objective}
-        )
+        objective: builder.matrix({x.pair: x.agreement for x in rows if x.objective == objective})
         for objective in names(rows, "objective")
     }
     caption = "Agreement on the next token, by the map's objective."
     return builder.heat_maps(grids, "Next-token agreement, ", caption)
 
 
-def _cross_entropy(builder: ReportBuilder) -> Figure:
+def _cross_entropy(builder: ReportBuilder) -> content.Figure:
     colour = builder.styles.colour
     dot_rows, values, texts = [], [], []
     for source, target in builder.results.pairs():
-        rows = [x for x in builder.results.generation if (x.source, x.target) == (source, target)]
+        rows = [x for x in builder.results.generation if x.pair == (source, target)]
         if not rows:
             continue
         found = tuple(Estimate(x.cross_entropy, "o", x.objective != "ridge") for x in rows)
@@ -97,38 +80,23 @@ def _cross_entropy(builder: ReportBuilder) -> Figure:
         "Cross-entropy",
         "Best cross-entropy of each pair: " + "; ".join(texts) + ".",
     )
-    legend = [*OBJECTIVES, (LineSample(upright=True), "the target alone, in its colour")]
+    legend = [*OBJECTIVES, (content.LineSample(upright=True), "the target alone, in its colour")]
     caption = "Lower is better. Lost: the better map over the target alone."
-    return Figure([panel], caption, legend)
+    return content.Figure([panel], caption, legend)
 
 
-def _numbers(builder: ReportBuilder) -> Table:
-    rows = [
-        (
-            builder.styles.pair(x.source, x.target), x.objective, cell(x.agreement), cell(x.top5),
-            cell(x.cross_entropy, 2), cell(x.target_cross_entropy, 2), cell(x.n, 0),
-        )
-        for x in builder.results.generation
-    ]  # fmt: skip
-    head = (
-        "source → target", "objective", "agreement", "top 5", "cross-entropy", "target's own",
-        "positions",
-    )  # fmt: skip
-    return Table("generation", head, rows, collapsed=True)
-
-
-def _match_against_agreement(builder: ReportBuilder) -> Figure | None:
+def _match_against_agreement(builder: ReportBuilder) -> content.Figure | None:
     """Exact-token match against agreement, of pairs that have both."""
     r, styles = builder.results, builder.styles
-    exact = {(x.source, x.target): x.exact for x in r.tokenizers}
-    found = [x for x in r.generation if (x.source, x.target) in exact]
+    exact = {x.pair: x.exact for x in r.tokenizers}
+    found = [x for x in r.generation if x.pair in exact]
     if not found:
         return None
-    pairs = {(x.source, x.target) for x in found}
-    best = {p: max(x.agreement for x in found if (x.source, x.target) == p) for p in pairs}
+    pairs = {x.pair for x in found}
+    best = {p: max(x.agreement for x in found if x.pair == p) for p in pairs}
     points = []
     for x in found:
-        pair = (x.source, x.target)
+        pair = x.pair
         label = pair if x.agreement == best[pair] and len(pairs) <= MOST_NAMED else ()
         colour, mark = styles.colour(x.source), styles.mark(x.source)
         points.append((exact[pair], x.agreement, colour, mark, x.objective != "ridge", label))
@@ -144,13 +112,16 @@ def _match_against_agreement(builder: ReportBuilder) -> Figure | None:
     panel = builder.panel(
         partial(scatter, points, frame, GOOD_MATCH), "Tokenizers and generation", alt
     )
-    line = (LineSample("line", dashed=True, upright=True), f"{GOOD_MATCH}: the paper's good pairs")
+    line = (
+        content.LineSample("line", dashed=True, upright=True),
+        f"{GOOD_MATCH}: the paper's good pairs",
+    )
     numbers = [
-        (styles.pair(x.source, x.target), x.objective, cell(exact[x.source, x.target]),
+        (styles.pair(x.pair), x.objective, cell(exact[x.pair]),
          cell(x.agreement))
         for x in found
     ]  # fmt: skip
     head = ("pair", "objective", "exact match", "agreement")
-    table = Table("match and agreement", head, numbers, collapsed=True)
+    table = content.Table("match and agreement", head, numbers, collapsed=True)
     legend = styles.legend(*OBJECTIVES, line)
-    return Figure([panel], "Colour and mark: the source.", legend, [table])
+    return content.Figure([panel], "Colour and mark: the source.", legend, [table])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from linalign_lite.survey.report.analysis import (
     KEPT,
@@ -17,6 +18,8 @@ from linalign_lite.survey.report.analysis import (
     retention_by_texts,
     settings_label,
 )
+from linalign_lite.survey.report.columns import DATA, GENERATION, MODELS, TOKENIZERS, titles, values
+from linalign_lite.survey.report.content import decimal
 from linalign_lite.survey.results import Results, SimilarityRow, names
 from linalign_lite.survey.validation import check_results
 
@@ -55,18 +58,22 @@ def _pair(source: str, target: str) -> str:
     return f"{plain(source)} → {plain(target)}"
 
 
+def _rows_table(names: str, rows: Iterable[Any]) -> str:
+    """Table of the columns ``names`` (`columns.COLUMNS`)."""
+    return _table(titles(names), ([_cell(*v) for v in values(names, row)] for row in rows))
+
+
+def _cell(value: Any, digits: int | None = 3) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, tuple):
+        return _pair(*value)
+    return plain(value) if digits is None else decimal(value, digits)
+
+
 def _models(r: Results) -> list[str]:
-    models = _table(
-        ("model", "architecture", "task", "dimensions", "vocabulary", "context"),
-        [(plain(m.name), plain(m.architecture), plain(m.task), f"{m.dim:,}", f"{m.vocab_size:,}",
-          f"{m.context:,}") for m in r.models],
-    )  # fmt: skip
-    data = _table(
-        ("data", "training texts", "test texts", "outside texts", "labels", "commonest label"),
-        [(plain(d.name), f"{d.train:,}", f"{d.test:,}", f"{d.outside:,}", f"{d.labels:,}",
-          f"{d.majority:.3f}") for d in r.data],
-    )  # fmt: skip
-    return ["## Models and data", models, *([data] if r.data else [])]
+    data = [_rows_table(DATA, r.data)] if r.data else []
+    return ["## Models and data", _rows_table(MODELS, r.models), *data]
 
 
 def _summary(r: Results) -> list[str]:
@@ -114,7 +121,7 @@ def _classification(r: Results) -> list[str]:
         head = ("source → target", "native target", "native source",
                 *(plain(settings_label(key)) for key in by_kind))  # fmt: skip
         rows = [
-            (_pair(s, t), _figure(own.get((t, data))), _figure(own.get((s, data))),
+            (_pair(s, t), _cell(own.get((t, data))), _cell(own.get((s, data))),
              *(cells.get((s, t, key), "–") for key in by_kind))
             for s, t in r.pairs()
             if any((s, t, key) in cells for key in by_kind)
@@ -147,7 +154,7 @@ def _similarity(r: Results) -> list[str]:
 def _ood(r: Results) -> list[str]:
     losses = ood_losses(r)
     rows = [
-        (plain(x.mapped.data), _pair(x.mapped.source, x.mapped.target), plain(x.native.detector),
+        (plain(x.mapped.data), _pair(*x.mapped.pair), plain(x.native.detector),
          f"{x.native.auroc:.3f}", f"{x.mapped.auroc:.3f}", f"{x.native.fpr95:.3f}",
          f"{x.mapped.fpr95:.3f}", plain(f"{x.mapped.texts}, {x.mapped.objective}"))
         for x in losses
@@ -159,25 +166,9 @@ def _ood(r: Results) -> list[str]:
 
 
 def _generation(r: Results) -> list[str]:
-    rows = [
-        (_pair(x.source, x.target), plain(x.objective), f"{x.agreement:.3f}", f"{x.top5:.3f}",
-         f"{x.cross_entropy:.2f}", f"{x.target_cross_entropy:.2f}", f"{x.n:,}")
-        for x in r.generation
-    ]  # fmt: skip
-    head = ("reads → speaks", "map", "agreement", "top 5", "cross-entropy", "speaker's own",
-            "positions")  # fmt: skip
-    return ["## Generation", "Nats a token.", _table(head, rows)] if rows else []
+    table = _rows_table(GENERATION, r.generation)
+    return ["## Generation", "Cross-entropy in nats per token.", table] if r.generation else []
 
 
 def _tokenizers(r: Results) -> list[str]:
-    rows = [
-        (_pair(x.source, x.target), f"{x.exact:.3f}", f"{x.paired:.3f}", f"{x.jaccard:.3f}",
-         f"{x.fertility:.2f}", plain(x.verdict))
-        for x in r.tokenizers
-    ]  # fmt: skip
-    head = ("source → target", "exact match", "paired", "Jaccard", "fertility ratio", "verdict")
-    return ["## Tokenizers", _table(head, rows)] if rows else []
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return ["## Tokenizers", _rows_table(TOKENIZERS, r.tokenizers)] if r.tokenizers else []

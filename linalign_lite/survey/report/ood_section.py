@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from linalign_lite.survey.report import content
 from linalign_lite.survey.report.analysis import OodLoss, ood_losses, texts_label
-from linalign_lite.survey.report.blocks import (
-    Block,
-    Figure,
-    Heading,
-    LineSample,
-    Panel,
-    Paragraph,
-    Row,
-    Section,
-    Table,
-    cell,
-    decimal,
-)
+from linalign_lite.survey.report.content import cell, decimal
 from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.plots import Frame, Line, lines
 from linalign_lite.survey.results import OodRow, Point, names
@@ -26,12 +15,12 @@ MOST_DRAWN = 200  # points of a curve
 RATES = (0.01, 0.05, 0.1, 0.2, 0.5)  # false positive rates of the table behind curves
 
 
-def out_of_distribution(builder: ReportBuilder) -> Section | None:
+def out_of_distribution(builder: ReportBuilder) -> content.Section | None:
     r = builder.results
     if not r.ood:
         return None
-    blocks: list[Block] = [
-        Paragraph(
+    blocks: list[content.Block] = [
+        content.Paragraph(
             "Which texts are not of the data set? AUROC: how often a text of it scores as more "
             "usual than one from outside. Pictures show the target's best native detector, on "
             "its own states and on mapped ones; the tables have all detectors."
@@ -39,18 +28,18 @@ def out_of_distribution(builder: ReportBuilder) -> Section | None:
     ]
     for data in names(r.ood, "data"):
         losses = [x for x in ood_losses(r) if x.mapped.data == data]
-        blocks.append(Heading(data))
+        blocks.append(content.Heading(data))
         if losses:
             blocks += [_heat_maps(builder, data, losses), *_rocs(builder, data, losses)]
         blocks.append(_numbers(builder, data))
-    return Section("ood", "Out-of-distribution detection", blocks)
+    return content.Section("ood", "Out-of-distribution detection", blocks)
 
 
-def _heat_maps(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Figure:
+def _heat_maps(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> content.Figure:
     native = {x.native.target: x.native.auroc for x in losses}
     by_texts: dict[str, dict[tuple[str, str], float]] = {}
     for x in (loss.mapped for loss in losses):
-        by_texts.setdefault(x.texts, {})[x.source, x.target] = x.auroc
+        by_texts.setdefault(x.texts, {})[x.pair] = x.auroc
     grids = {
         f"map from {texts_label(texts)}": builder.matrix(values, native)
         for texts, values in by_texts.items()
@@ -59,14 +48,14 @@ def _heat_maps(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Figu
     return builder.heat_maps(grids, f"AUROC on {data}, ", caption)
 
 
-def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[Block]:
+def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[content.Block]:
     """ROC curves, one panel per target, for each kind of texts."""
     styles = builder.styles
     legend = styles.legend(
-        (LineSample(), "native, thick, in the target's colour"),
-        (LineSample(dashed=True), "mapped, in the source's"),
+        (content.LineSample(), "native, thick, in the target's colour"),
+        (content.LineSample(dashed=True), "mapped, in the source's"),
     )
-    blocks: list[Block] = []
+    blocks: list[content.Block] = []
     for texts in dict.fromkeys(x.mapped.texts for x in losses):
         panels = []
         for target in styles.names:
@@ -75,10 +64,10 @@ def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[Bloc
                 panels.append(_roc(builder, data, found))
         if panels:
             caption = f"ROC curves on {data}, map from {texts_label(texts)}."
-            blocks.append(Figure(panels, caption, legend))
-    rows: list[Row] = [
+            blocks.append(content.Figure(panels, caption, legend))
+    rows: list[content.Row] = [
         (
-            styles.pair(x.source, x.target), texts_label(x.texts), x.objective, x.detector,
+            styles.pair(x.pair), texts_label(x.texts), x.objective, x.detector,
             *(cell(_at(x, rate)) for rate in RATES),
         )
         for x in builder.results.ood
@@ -87,11 +76,11 @@ def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[Bloc
     rates = (f"TPR at FPR {rate:g}" for rate in RATES)
     head = ("pair", "map fitted on", "objective", "detector", *rates)
     if blocks:
-        blocks.append(Table(f"ROC curves on {data}", head, rows, collapsed=True))
+        blocks.append(content.Table(f"ROC curves on {data}", head, rows, collapsed=True))
     return blocks
 
 
-def _roc(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Panel:
+def _roc(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> content.Panel:
     """ROC curves into one target."""
     styles, own = builder.styles, losses[0].native
     drawn = [
@@ -127,19 +116,8 @@ def _at(row: OodRow, rate: float) -> float:
     return before[1] + (after[1] - before[1]) * (rate - before[0]) / (after[0] - before[0])
 
 
-def _numbers(builder: ReportBuilder, data: str) -> Table:
-    styles = builder.styles
-    found = [x for x in builder.results.ood if x.data == data]
-    rows = [
-        (
-            styles.model(x.target) if x.source == x.target else styles.pair(x.source, x.target),
-            texts_label(x.texts), x.objective, x.detector, cell(x.auroc), cell(x.aupr_in),
-            cell(x.aupr_out), cell(x.fpr95),
-        )
-        for x in found
-    ]  # fmt: skip
-    head = (
-        "pair", "map fitted on", "objective", "detector", "AUROC", "AUPR in", "AUPR out", "FPR95"
-    )  # fmt: skip
-    best = decimal(max(x.auroc for x in found))
-    return Table(f"detectors on {data}, AUROC up to {best}", head, rows, collapsed=True)
+def _numbers(builder: ReportBuilder, data: str) -> content.Table:
+    rows = [x for x in builder.results.ood if x.data == data]
+    caption = f"detectors on {data}, AUROC up to {decimal(max(x.auroc for x in rows))}"
+    columns = "pair texts objective detector auroc aupr_in aupr_out fpr95"
+    return builder.table(caption, columns, rows, collapsed=True)

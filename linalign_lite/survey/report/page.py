@@ -17,7 +17,7 @@ from linalign_lite.survey.report import (
     summary_section,
 )
 from linalign_lite.survey.report.analysis import plural
-from linalign_lite.survey.report.blocks import Table, cell, decimal
+from linalign_lite.survey.report.content import Table, cell, decimal
 from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.style import POLYGONS, ModelStyles
 from linalign_lite.survey.report.svg import drawing

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linalign_lite.survey.report.blocks import decimal
+from linalign_lite.survey.report.content import decimal
 from linalign_lite.survey.report.style import wrapped
 from linalign_lite.survey.report.svg import axes, blank, canvas, css_var, truncate
 from linalign_lite.survey.report.theme import step

@@ -5,22 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
-from linalign_lite.survey.report.blocks import (
-    Block,
-    Details,
-    Figure,
-    Heading,
-    LineSample,
-    Panel,
-    Paragraph,
-    Row,
-    Section,
-    Table,
-    cell,
-    decimal,
-)
+from linalign_lite.survey.report import content
+from linalign_lite.survey.report.content import cell, decimal
 from linalign_lite.survey.report.figures import ReportBuilder, value_range
 from linalign_lite.survey.report.plots import cloud
 from linalign_lite.survey.results import Point, Projection, names
@@ -35,12 +24,12 @@ MOST_DRAWN = 300  # texts of a projection
 MOST_LISTED = 40  # texts of a projection in its table
 
 
-def similarity(builder: ReportBuilder) -> Section | None:
+def similarity(builder: ReportBuilder) -> content.Section | None:
     r = builder.results
     if not r.similarity:
         return None
-    blocks: list[Block] = [
-        Paragraph(
+    blocks: list[content.Block] = [
+        content.Paragraph(
             "Every measure on the same texts for all pairs. In the tables: what pairs of texts "
             "shuffled at random give, beside the measure on the same texts as they are paired, "
             "and how often shuffled pairs look as much alike (p)."
@@ -48,51 +37,44 @@ def similarity(builder: ReportBuilder) -> Section | None:
     ]
     for i, texts in enumerate(names(r.similarity, "texts")):
         title, figure = f"On {texts} texts", _measures(builder, texts)
-        blocks += [Heading(title), figure] if i == 0 else [Details(title, [figure])]
-    return Section("similarity", "Similarity of states", blocks)
+        blocks += [content.Heading(title), figure] if i == 0 else [content.Details(title, [figure])]
+    return content.Section("similarity", "Similarity of states", blocks)
 
 
-def _measures(builder: ReportBuilder, texts: str) -> Figure:
+def _measures(builder: ReportBuilder, texts: str) -> content.Figure:
     rows = [x for x in builder.results.similarity if x.texts == texts]
     panels = []
     for measure in names(rows, "measure"):
-        grid = builder.matrix({(x.source, x.target): x.value for x in rows if x.measure == measure})
+        grid = builder.matrix({x.pair: x.value for x in rows if x.measure == measure})
         name = MEASURES.get(measure, measure)
         panels.append(builder.heat(grid, name, f"{name} on {texts} texts", value_range([grid])))
-    numbers = [
-        (
-            builder.styles.pair(x.source, x.target), MEASURES.get(x.measure, x.measure),
-            cell(x.value), cell(x.n, 0), cell(x.observed), cell(x.null), cell(x.p),
-            cell(x.null_n, 0),
-        )
-        for x in rows
-    ]  # fmt: skip
-    head = ("pair", "measure", "value", "texts", "to compare", "shuffled", "p", "texts compared")
-    table = Table(f"similarity on {texts} texts", head, numbers, collapsed=True)
+    named = [replace(x, measure=MEASURES.get(x.measure, x.measure)) for x in rows]
+    columns = "pair measure value n_texts observed null p null_n"
+    table = builder.table(f"similarity on {texts} texts", columns, named, collapsed=True)
     caption = "Each measure on a scale of its own, lowest to highest pair."
-    return Figure(panels, caption, tables=[table])
+    return content.Figure(panels, caption, tables=[table])
 
 
-def projections(builder: ReportBuilder) -> Section | None:
+def projections(builder: ReportBuilder) -> content.Section | None:
     r = builder.results
     if not r.projections:
         return None
-    blocks: list[Block] = [
-        Paragraph(
+    blocks: list[content.Block] = [
+        content.Paragraph(
             "The two principal axes are the native states'; a thin line joins the two states of "
             "one text. Words stand at the native centre of their label."
         )
     ]
     for data in names(r.projections, "data"):
-        blocks += [Heading(data), _projected(builder, data)]
-    return Section("projections", "Native and mapped states", blocks)
+        blocks += [content.Heading(data), _projected(builder, data)]
+    return content.Section("projections", "Native and mapped states", blocks)
 
 
-def _projected(builder: ReportBuilder, data: str) -> Figure:
+def _projected(builder: ReportBuilder, data: str) -> content.Figure:
     found, pair = [p for p in builder.results.projections if p.data == data], builder.styles.pair
-    numbers: list[Row] = [
+    numbers: list[content.Row] = [
         (
-            pair(p.source, p.target), p.objective, *(cell(share) for share in p.explained),
+            pair(p.pair), p.objective, *(cell(share) for share in p.explained),
             *(cell(c, 2) for c in _correlations(p)), cell(_distance(p), 2), cell(len(p.native), 0),
         )
         for p in found
@@ -101,8 +83,8 @@ def _projected(builder: ReportBuilder, data: str) -> Figure:
         "pair", "objective", "variance, axis 1", "axis 2", "correlation, axis 1", "axis 2",
         "distance", "texts",
     )  # fmt: skip
-    points: list[Row] = [
-        ((pair(p.source, p.target), f", {p.objective}"), label, *(cell(v) for v in (*a, *b)))
+    points: list[content.Row] = [
+        ((pair(p.pair), f", {p.objective}"), label, *(cell(v) for v in (*a, *b)))
         for p in found
         for a, b, label in _sampled(p, MOST_LISTED)
     ]
@@ -113,18 +95,18 @@ def _projected(builder: ReportBuilder, data: str) -> Figure:
         "mean square from their centre)."
     )
     sample = "ring: native, in the target's colour; cross: mapped, in the source's"
-    return Figure(
+    return content.Figure(
         [_projection(builder, p) for p in found],
         caption,
-        builder.styles.legend((LineSample("line"), sample)),
+        builder.styles.legend((content.LineSample("line"), sample)),
         [
-            Table(f"projections of {data}", head, numbers, collapsed=True),
-            Table(text, columns, points, collapsed=True),
+            content.Table(f"projections of {data}", head, numbers, collapsed=True),
+            content.Table(text, columns, points, collapsed=True),
         ],
     )
 
 
-def _projection(builder: ReportBuilder, p: Projection) -> Panel:
+def _projection(builder: ReportBuilder, p: Projection) -> content.Panel:
     drawn = _sampled(p, MOST_DRAWN)
     native, mapped, _ = zip(*drawn, strict=True)
     colours = (builder.styles.colour(p.target), builder.styles.colour(p.source))

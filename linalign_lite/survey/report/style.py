@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from linalign_lite.survey.report.blocks import Inline, Marker, ModelName, Pair
+from linalign_lite.survey.report.content import Inline, Marker, ModelName, Pair
 from linalign_lite.survey.report.theme import MARKS, N_MODELS
 
 OF_TEXTS = {"public": "o", "few": "^", "public+few": "D", "all": "s"}
@@ -38,8 +38,8 @@ class ModelStyles:
     def model(self, name: str) -> ModelName:
         return ModelName(Marker(self.mark(name), self.colour(name)), name)
 
-    def pair(self, source: str, target: str) -> Pair:
-        return Pair(self.model(source), self.model(target))
+    def pair(self, pair: tuple[str, str]) -> Pair:
+        return Pair(self.model(pair[0]), self.model(pair[1]))
 
     def legend(self, *more: Inline) -> list[Inline]:
         """All models, then ``more``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from linalign_lite.survey.report import content
 from linalign_lite.survey.report.analysis import (
     FAILS,
     KEPT,
@@ -18,21 +19,8 @@ from linalign_lite.survey.report.analysis import (
     retention_by_texts,
     texts_label,
 )
-from linalign_lite.survey.report.blocks import (
-    Block,
-    Bullets,
-    Figure,
-    Heading,
-    Inline,
-    Paragraph,
-    Row,
-    Section,
-    Styled,
-    Table,
-    Tiles,
-    cell,
-    decimal,
-)
+from linalign_lite.survey.report.columns import DATA, MODELS, titles
+from linalign_lite.survey.report.content import cell, decimal
 from linalign_lite.survey.report.figures import ReportBuilder, value_range
 from linalign_lite.survey.report.plots import Grid
 from linalign_lite.survey.report.svg import truncate, width_of
@@ -42,43 +30,29 @@ NAME = 112  # CSS pixels that a name may take beside a grid of pairs
 SHOWN = 12  # failures in the summary; all are in the table
 
 
-def summary(builder: ReportBuilder) -> Section:
+def summary(builder: ReportBuilder) -> content.Section:
     r = builder.results
-    blocks: list[Block] = []
+    blocks: list[content.Block] = []
     if tiles := _tiles(r):
-        blocks.append(Tiles(tiles))
+        blocks.append(content.Tiles(tiles))
     if best := _best(builder):
-        blocks += [Heading("The best pair for each task"), Bullets(best)]
+        blocks += [content.Heading("The best pair for each task"), content.Bullets(best)]
     if r.classification:
-        blocks += [Heading("What maps keep"), _retention(builder), *_failures(builder)]
-    return Section("summary", "In short", blocks)
+        blocks += [content.Heading("What maps keep"), _retention(builder), *_failures(builder)]
+    return content.Section("summary", "In short", blocks)
 
 
-def participants(builder: ReportBuilder) -> Section:
+def participants(builder: ReportBuilder) -> content.Section:
     r = builder.results
-    models = Table(
-        "Models",
-        ("model", "architecture", "task", "dimensions", "vocabulary", "context", "digest"),
-        [
-            (
-                builder.styles.model(m.name), m.architecture, m.task, cell(m.dim, 0),
-                cell(m.vocab_size, 0), cell(m.context, 0), Styled(m.digest[:12], "code"),
-            )
-            for m in r.models
-        ],
-    )  # fmt: skip
-    data = Table(
-        "Data sets: numbers of texts",
-        ("data", "training", "test", "outside", "labels", "commonest label"),
-        [
-            (
-                d.name, cell(d.train, 0), cell(d.test, 0), cell(d.outside or None, 0),
-                cell(d.labels, 0), cell(d.majority),
-            )
-            for d in r.data
-        ],
-    )  # fmt: skip
-    return Section("participants", "Models and data", [models, data] if r.data else [models])
+    head, body = [*titles(MODELS), "digest"], []
+    for m in r.models:
+        cells = builder.cells(MODELS, m)
+        name, digest = builder.styles.model(m.name), content.Styled(m.digest[:12], "code")
+        body.append([name, *cells[1:], digest])
+    models = content.Table("Models", head, body)
+    data = builder.table("Data sets", DATA, r.data)
+    tables = [models, data] if r.data else [models]
+    return content.Section("participants", "Models and data", tables)
 
 
 def _tiles(r: Results) -> list[tuple[str, str, str]]:
@@ -112,16 +86,16 @@ def _first(rows: tuple[object, ...]) -> str:
     return "public" if "public" in found else (found or [""])[0]
 
 
-def _best(builder: ReportBuilder) -> list[Inline]:
+def _best(builder: ReportBuilder) -> list[content.Inline]:
     """The best pair for each data set and task, in a sentence each."""
     r, pair = builder.results, builder.styles.pair
-    items: list[Inline] = []
+    items: list[content.Inline] = []
     for x in best_pairs(r):
         text = (
             f" keeps {x.retention:.2f}: accuracy {x.accuracy:.3f} with {texts_label(x.texts)} "
             f"({x.objective})."
         )
-        items.append((Styled(x.data, "bold"), ": ", pair(x.source, x.target), text))
+        items.append((content.Styled(x.data, "bold"), ": ", pair(x.pair), text))
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
     if losses:
         least = min(losses, key=lambda x: (x.lost, x.mapped.source, x.mapped.target))
@@ -129,25 +103,25 @@ def _best(builder: ReportBuilder) -> list[Inline]:
             f" on {least.mapped.data}: AUROC {least.mapped.auroc:.3f} where native has "
             f"{least.native.auroc:.3f} ({least.native.detector})."
         )
-        shown = pair(least.mapped.source, least.mapped.target)
-        items.append((Styled("out of distribution", "bold"), ": ", shown, text))
+        shown = pair(least.mapped.pair)
+        items.append((content.Styled("out of distribution", "bold"), ": ", shown, text))
     for g in best_generation(r)[:1]:
         text = (
             f": agreement {g.agreement:.3f}, cross-entropy {g.cross_entropy:.2f} nats per token "
             f"where the target alone has {g.target_cross_entropy:.2f} ({g.objective})."
         )
-        items.append((Styled("generation", "bold"), ": ", pair(g.source, g.target), text))
+        items.append((content.Styled("generation", "bold"), ": ", pair(g.pair), text))
     return items
 
 
-def _retention(builder: ReportBuilder) -> Figure:
+def _retention(builder: ReportBuilder) -> content.Figure:
     """Retention of every pair on every data set, one panel per kind of texts."""
     r = builder.results
     best = best_by_texts(r)
     pairs = [p for p in r.pairs() if any(key[:2] == p for key in best)]
     data = names(r.classification, "data")
-    rows = tuple(f"{truncate(s, 10, NAME)} →\n{truncate(t, 10, NAME)}" for s, t in pairs)
-    side = 12 + max(width_of(line, 10) for row in rows for line in row.split("\n"))
+    labels = tuple(f"{truncate(s, 10, NAME)} →\n{truncate(t, 10, NAME)}" for s, t in pairs)
+    side = 12 + max(width_of(line, 10) for label in labels for line in label.split("\n"))
     grids = {}
     for texts in names(r.classification, "texts"):
         values = {
@@ -155,31 +129,26 @@ def _retention(builder: ReportBuilder) -> Figure:
             for (s, t, d), found in best.items()
             if texts in found
         }
-        grids[texts] = Grid(rows, tuple(data), values, "pair ↓  data →", side=side, wide=44)
+        grids[texts] = Grid(labels, tuple(data), values, "pair ↓  data →", side=side, wide=44)
     ends = value_range(grids.values())
     alt = f"Retention of {len(pairs)} pairs on {len(data)} data sets"
     panels = [
         builder.heat(grid, f"Map fitted on {texts_label(texts)}", alt, ends)
         for texts, grid in grids.items()
     ]
-    numbers = [
-        (
-            builder.styles.pair(x.source, x.target), x.data, texts_label(x.texts), x.objective,
-            cell(x.accuracy), cell(x.retention, 2),
-        )
-        for found in best.values()
-        for x in found.values()
-    ]  # fmt: skip
     caption = (
         "Retention: accuracy with the map over the lower of the two models' native "
         "accuracies, the better objective of each. Own texts: training texts of the data "
         "set itself, without their labels."
     )
-    head = ("pair", "data", "map fitted on", "objective", "accuracy", "retention")
-    return Figure(panels, caption, (), [Table("retention", head, numbers, collapsed=True)], ends)
+    rows = [x for found in best.values() for x in found.values()]
+    table = builder.table(
+        "retention", "pair data texts objective accuracy retention", rows, collapsed=True
+    )
+    return content.Figure(panels, caption, tables=[table], ends=ends)
 
 
-def _failures(builder: ReportBuilder) -> list[Block]:
+def _failures(builder: ReportBuilder) -> list[content.Block]:
     r = builder.results
     found, fixed = failures(r), fixed_by_kl(r)
     text = (
@@ -192,17 +161,20 @@ def _failures(builder: ReportBuilder) -> list[Block]:
         text += f" The {SHOWN} worst:"
     head = ("pair", "data", "retention", "held-out R²", "few", "public + few", "all", "why")
     rows = [_failure(builder, f) for f in found]
-    blocks: list[Block] = [Heading("Where maps fail, and why"), Paragraph(text)]
+    blocks: list[content.Block] = [
+        content.Heading("Where maps fail, and why"),
+        content.Paragraph(text),
+    ]
     if found:
-        blocks.append(Table("The worst, with public texts", head, rows[:SHOWN]))
+        blocks.append(content.Table("The worst, with public texts", head, rows[:SHOWN]))
     if len(found) > SHOWN:
-        blocks.append(Table("all that fail", head, rows, collapsed=True))
+        blocks.append(content.Table("all that fail", head, rows, collapsed=True))
     return blocks
 
 
-def _failure(builder: ReportBuilder, f: Failure) -> Row:
+def _failure(builder: ReportBuilder, f: Failure) -> content.Row:
     by_texts = dict(f.by_texts)
     return (
-        builder.styles.pair(f.source, f.target), f.data, cell(f.retention, 2), cell(f.r2, 2),
+        builder.styles.pair(f.pair), f.data, cell(f.retention, 2), cell(f.r2, 2),
         *(cell(by_texts.get(t), 2) for t in ("few", "public+few", "all")), f.why,
     )  # fmt: skip

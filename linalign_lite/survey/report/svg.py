@@ -17,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from linalign_lite.errors import import_extra
-from linalign_lite.survey.report.blocks import Panel
+from linalign_lite.survey.report.content import Panel
 from linalign_lite.survey.report.style import shorten
 from linalign_lite.survey.report.theme import NAMES
 

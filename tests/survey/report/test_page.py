@@ -18,7 +18,7 @@ from support import ROOT
 from linalign_lite.commands import main
 from linalign_lite.errors import InputError, MissingExtraError
 from linalign_lite.survey.report import figures, render, write_report
-from linalign_lite.survey.report.blocks import Cell, cell, decimal
+from linalign_lite.survey.report.content import Cell, cell, decimal
 from linalign_lite.survey.report.style import ModelStyles, shorten, wrapped
 from linalign_lite.survey.report.theme import THEMES, contrast
 from linalign_lite.survey.results import ModelRow, Results

@@ -1,0 +1,91 @@
+"""Columns of the tables that the page and the Markdown file share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from linalign_lite.survey.report.analysis import texts_label
+
+
+@dataclass(frozen=True)
+class Column:
+    """A field of rows. ``digits``: decimals of a number, None for text and pairs of models."""
+
+    title: str
+    digits: int | None = None
+    field: str = ""  # the column's own name unless given
+    convert: Callable[[Any], Any] = lambda value: value
+
+    def value(self, name: str, row: Any) -> Any:
+        return self.convert(getattr(row, self.field or name))
+
+
+def _or_none(value: float) -> float | None:
+    return value or None
+
+
+COLUMNS = {
+    "pair": Column("pair"),
+    "model": Column("model", field="name"),
+    "architecture": Column("architecture"),
+    "task": Column("task"),
+    "dim": Column("dimensions", 0),
+    "vocab_size": Column("vocabulary", 0),
+    "context": Column("context", 0),
+    "data": Column("data"),
+    "data_set": Column("data", field="name"),
+    "train": Column("training texts", 0),
+    "test": Column("test texts", 0),
+    "outside": Column("outside texts", 0, convert=_or_none),
+    "labels": Column("labels", 0),
+    "majority": Column("commonest label", 3),
+    "texts": Column("map fitted on", convert=texts_label),
+    "objective": Column("objective"),
+    "n_public": Column("public texts", 0, convert=_or_none),
+    "n_few": Column("own texts", 0, convert=_or_none),
+    "accuracy": Column("accuracy", 3),
+    "low": Column("low", 3),
+    "high": Column("high", 3),
+    "retention": Column("retention", 2),
+    "measure": Column("measure"),
+    "value": Column("value", 3),
+    "n_texts": Column("texts", 0, "n"),
+    "observed": Column("to compare", 3),
+    "null": Column("shuffled", 3),
+    "p": Column("p", 3),
+    "null_n": Column("texts compared", 0),
+    "detector": Column("detector"),
+    "auroc": Column("AUROC", 3),
+    "aupr_in": Column("AUPR in", 3),
+    "aupr_out": Column("AUPR out", 3),
+    "fpr95": Column("FPR95", 3),
+    "penalty": Column("penalty", 4, "x"),
+    "size": Column("public texts", 0, "x"),
+    "r2": Column("held-out R²", 3),
+    "exact": Column("exact match", 3),
+    "paired": Column("paired", 3),
+    "jaccard": Column("Jaccard", 3),
+    "fertility": Column("fertility ratio", 2),
+    "verdict": Column("verdict"),
+    "agreement": Column("agreement", 3),
+    "top5": Column("top 5", 3),
+    "cross_entropy": Column("cross-entropy", 2),
+    "target_cross_entropy": Column("target's own", 2),
+    "positions": Column("positions", 0, "n"),
+}
+MODELS = "model architecture task dim vocab_size context"
+DATA = "data_set train test outside labels majority"
+TOKENIZERS = "pair exact paired jaccard fertility verdict"
+GENERATION = "pair objective agreement top5 cross_entropy target_cross_entropy positions"
+
+
+def titles(names: str) -> list[str]:
+    """Titles of the columns ``names``, separated by spaces."""
+    return [COLUMNS[name].title for name in names.split()]
+
+
+def values(names: str, row: Any) -> list[tuple[Any, int | None]]:
+    """(value, digits) of each column of a row."""
+    return [(COLUMNS[name].value(name, row), COLUMNS[name].digits) for name in names.split()]

@@ -1,6 +1,6 @@
-"""The errors that linalign-lite raises on purpose.
+"""The errors that linalign-lite raises deliberately.
 
-Every message says what is wrong, what was got, what was expected, and a hint. It never repeats a
+A message states the problem, the value found, the value expected and a hint. It never contains a
 state, a query, a text or a key: names, shapes, types and digests only.
 """
 
@@ -15,17 +15,17 @@ _SIGNED = re.compile(r"(://[^?\s]*)\?[^\s)]*")
 
 
 def without_secrets(text: str) -> str:
-    """``text`` with the passwords and the signatures (all after a ?) taken out of its URLs."""
+    """Remove passwords and signatures (everything after a ?) from the URLs in ``text``."""
     return _SIGNED.sub(r"\1?…", _PASSWORD.sub(r"\1:…@", text))
 
 
 def printable(text: str) -> str:
-    """``text`` with what is not printable replaced, line ends and terminal escapes among it."""
+    """Replace all characters that are not printable, including line ends and terminal escapes."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 class LinalignError(Exception):
-    """Something went wrong that the caller can understand. Exit code 1 on the command line."""
+    """Base of all deliberate errors. Exit code 1 on the command line."""
 
     exit_code = 1
 
@@ -37,7 +37,7 @@ class LinalignError(Exception):
         super().__init__(self._text())
 
     def rename(self, old: str, new: str) -> None:
-        """Name ``new`` where the message names ``old``: a temporary file, say."""
+        """Replace ``old``, such as the name of a temporary file, by ``new`` in the message."""
         for part in ("problem", "got", "expected", "hint"):
             setattr(self, part, getattr(self, part).replace(old, new))
         self.args = (self._text(),)
@@ -50,7 +50,7 @@ class LinalignError(Exception):
             text += f"{',' if self.got else ':'} expected {self.expected}"
         if self.hint:
             text += f" (hint: {self.hint})"
-        # text from a file, or a URL, may stand in here
+        # it may contain text from a file, or a URL
         return printable(without_secrets(text))
 
 
@@ -61,23 +61,23 @@ class InputError(LinalignError):
 
 
 class FormatError(InputError):
-    """A file is not what its name or its place says: truncated, altered, or of another kind."""
+    """A file is truncated, altered, or not of the expected kind."""
 
 
 class SignatureError(FormatError):
-    """A bundle that is not signed, or not by whom it should be."""
+    """A bundle is not signed, or not by an accepted key."""
 
 
 class MismatchError(InputError):
-    """Things that do not belong together: a map of another model, a response to another key."""
+    """Inputs do not belong together: a map of another model, a response to another key."""
 
 
 class PrecisionError(InputError):
-    """Parameters cannot hold what is asked: scores could overflow, be too imprecise, or leak."""
+    """The parameters do not suffice: scores could overflow, be too imprecise, or leak."""
 
 
 class OutputExistsError(InputError):
-    """A file that is never overwritten is already there."""
+    """An output exists already and is never overwritten."""
 
 
 class BudgetError(LinalignError):
@@ -85,7 +85,7 @@ class BudgetError(LinalignError):
 
 
 class ParityError(LinalignError):
-    """An exported graph does not agree with the model that it was made from."""
+    """The outputs of an exported graph differ from those of its model."""
 
 
 class MissingExtraError(LinalignError):

@@ -1,3 +1,3 @@
-"""The one place where the version stands; pyproject.toml reads it from here."""
+"""The version of the package, also read by pyproject.toml."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,8 @@
-"""The types that all other rooms exchange, and their files.
+"""The types that all packages exchange, and their files.
 
-`space` names whose hidden states they are; `hidden_states`, `affine_map` and `head` hold arrays of
-one space or lead from one to another; `serialization` saves and loads them, `shards` does so for
-folders larger than memory. `metrics` are plain functions of arrays, `token_alignment` pairs the
-tokens of two models, `executor` runs tasks in order. Nothing here runs a model or fits anything.
+A `Space` names the model and the pooling of hidden states; `hidden_states`, `affine_map` and `head`
+hold arrays of a space, or map from one space to another; `serialization` reads and writes them,
+`shards` does so for folders larger than memory. `metrics` are functions of arrays,
+`token_alignment` pairs the tokens of two models, `executor` runs tasks in order, `text_tables`
+prints rows. Nothing here runs a model or fits anything.
 """

@@ -31,18 +31,9 @@ def atomic(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
     target = Path(path)
     require_replaceable(target)
     temporary = _beside(target)
-    mode = 0o600 if private else 0o666
     try:
-        unnamed = _create_unnamed(target.parent, mode)
-        handle = _create(temporary, mode) if unnamed is None else unnamed
-    except OSError as e:
-        raise InputError(
-            f"cannot write {target}", got=e.strerror or str(e), hint="does the folder exist?"
-        ) from e
-    try:
-        with os.fdopen(handle, "wb") as f:
+        with _created(temporary, target, private=private) as f:
             yield f
-            _complete(f, temporary if unnamed is not None else None)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -62,24 +53,14 @@ def write_new(path: PathLike, data: bytes, *, private: bool = False) -> None:
     dangling link included.
     """
     target = Path(path)
-    mode = 0o600 if private else 0o666
     try:
-        unnamed = None if os.path.lexists(target) else _create_unnamed(target.parent, mode)
-        handle = _create(target, mode) if unnamed is None else unnamed
-    except FileExistsError:
-        raise _exists(target) from None
-    except OSError as e:
-        raise InputError(f"cannot write {target}", got=e.strerror or str(e)) from e
-    try:
-        with os.fdopen(handle, "wb") as f:
+        with _created(target, target, private=private) as f:
             f.write(data)
-            _complete(f, target if unnamed is not None else None)
-    except FileExistsError:  # another process was faster
-        raise _exists(target) from None
-    except BaseException:
-        if unnamed is None:
-            target.unlink(missing_ok=True)
-        raise
+    except FileExistsError:
+        raise OutputExistsError(
+            f"{target} is already there and is never overwritten",
+            hint="choose another folder, or remove the old file yourself",
+        ) from None
 
 
 def require_replaceable(target: Path) -> None:
@@ -185,11 +166,37 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".linalign-{secrets.token_hex(6)}.tmp")
 
 
-def _exists(target: Path) -> OutputExistsError:
-    return OutputExistsError(
-        f"{target} is already there and is never overwritten",
-        hint="choose another folder, or remove the old file yourself",
-    )
+@contextlib.contextmanager
+def _created(path: Path, target: Path, *, private: bool) -> Iterator[IO[bytes]]:
+    """Yield a new file; it is called ``path`` once complete, and removed on any failure.
+
+    Raises FileExistsError when something has that name, InputError naming ``target`` when the file
+    cannot be created.
+    """
+    mode = 0o600 if private else 0o666
+    try:
+        if os.path.lexists(path):
+            raise FileExistsError
+        unnamed = _create_unnamed(path.parent, mode)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
+        handle = os.open(path, flags, mode) if unnamed is None else unnamed
+    except FileExistsError:
+        raise
+    except OSError as e:
+        raise InputError(
+            f"cannot write {target}", got=e.strerror or str(e), hint="does the folder exist?"
+        ) from e
+    try:
+        with os.fdopen(handle, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+            if unnamed is not None:
+                _name(unnamed, path)
+    except BaseException:
+        if unnamed is None:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _create_unnamed(folder: Path, mode: int) -> int | None:
@@ -203,18 +210,10 @@ def _create_unnamed(folder: Path, mode: int) -> int | None:
         return None
 
 
-def _complete(f: IO[bytes], name: Path | None) -> None:
-    """Write a file to the disk; give it its name if it has none. FileExistsError when taken."""
-    f.flush()
-    os.fsync(f.fileno())
-    if name is None:
-        return
+def _name(handle: int, path: Path) -> None:
+    """Give an open file without a name the name ``path``. FileExistsError when it is taken."""
     folder = os.open("/", os.O_RDONLY)  # any folder: with one, Python follows the link in /proc
     try:
-        os.link(f"/proc/self/fd/{f.fileno()}", name, src_dir_fd=folder, follow_symlinks=True)
+        os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=folder, follow_symlinks=True)
     finally:
         os.close(folder)
-
-
-def _create(path: Path, mode: int) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)

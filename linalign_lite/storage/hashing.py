@@ -1,4 +1,4 @@
-"""SHA-256 digests of files and of JSON documents. docs/FORMAT.md."""
+"""Compute SHA-256 digests of files and of JSON documents. docs/FORMAT.md."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
+    """Compute the SHA-256 digest of a file, in hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def seal_of(raw: Mapping[str, Any]) -> str:
-    """SHA-256 of everything else in a card or manifest: finds damage, not forgery."""
+    """Compute the digest of all fields but "seal". It detects damage, not forgery."""
     rest = {key: value for key, value in raw.items() if key != "seal"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,7 @@
 """Files and folders on the local disk or under a URL.
 
-Code that reads and writes files needs no case for URLs: a file is fetched to a temporary file of
-bounded size, and a file to write is made on the local disk and moved to its URL once it is whole.
-`file://` is the local disk itself.
+A remote file is read from a temporary copy of bounded size, and written to a temporary file that is
+moved to its URL once it is complete. `file://` is the local disk itself.
 """
 
 from __future__ import annotations
@@ -193,7 +192,7 @@ def require_writable(path: Remote) -> None:
 
 
 def require_folder_writable(out: Remote) -> None:
-    """As `require_writable`, for a folder that need not exist yet."""
+    """Raise as `require_writable` unless a folder, which need not exist, can be written."""
     with filesystem(out, "write into") as (fs, _):
         folder = out if is_object_store(fs) else out.parent  # access may end at this name
     _write_trial(folder)

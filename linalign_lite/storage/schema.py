@@ -1,8 +1,8 @@
 """Read JSON documents strictly: finite numbers, exactly the fields of a data class, checked values.
 
-A document from outside goes through three steps. `read_document` parses bytes and checks format,
-version and seal; `parse` turns the fields into a data class whose annotations state what is
-allowed; `format_errors` turns whatever either finds wrong into one FormatError that names the file.
+`read_document` parses bytes and checks format, version and seal; `parse` makes a data class of the
+fields, whose annotations state the allowed values; `format_errors` turns the errors of both into
+FormatErrors that name the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar, cast
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.hashing import seal_of
@@ -26,17 +26,6 @@ from linalign_lite.storage.hashing import seal_of
 T = TypeVar("T")
 MAX_TEXT = 256  # characters of a string without a `Text` of its own
 MAX_NUMBER = 1e300  # magnitude of a number without a `Range` of its own
-
-
-class Check(Protocol):
-    """What an annotation `Annotated[type, check]` demands of a value of that type."""
-
-    @property
-    def expected(self) -> str:
-        """The demand in words, for messages."""
-
-    def allows(self, value: Any) -> bool:
-        """Return True if the value meets the demand."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Size:
-    """A list or an object of ``least`` to ``most`` entries, counted before any is parsed."""
+    """A list or an object of ``least`` to ``most`` entries; checked before they are parsed."""
 
     most: int
     least: int = 0
@@ -101,6 +90,7 @@ class Choice:
         return value in self.values
 
 
+Check = Range | Text | Size | Choice  # in an annotation `Annotated[type, check, ...]`
 Sha256 = Annotated[str, Text(most=64, least=64, pattern="[0-9a-f]{64}")]
 _DEFAULTS: dict[type, Check] = {
     str: Text(),
@@ -112,9 +102,9 @@ _ALL_REQUIRED: set[type] = set()
 
 @contextlib.contextmanager
 def format_errors(path: object, what: str, *, hint: str = "") -> Iterator[None]:
-    """Raise a FormatError that names ``path`` for whatever the block finds wrong with a file.
+    """Turn errors of the block, which reads the file ``path``, into FormatErrors that name it.
 
-    what: the kind of file, for messages ("model card"). A FormatError passes as it is.
+    what: the kind of file, for messages ("model card"). A FormatError passes unchanged.
     """
     try:
         yield
@@ -131,8 +121,8 @@ def read_document(
 ) -> dict[str, Any]:
     """Return the fields of a JSON document, without ``format``, ``version`` and ``seal``.
 
-    kind: its "format"; version: the newest that is read. With ``sealed``, "seal" must be the digest
-    of all other fields. Raises FormatError naming ``path`` and ``what`` the file should be.
+    kind: its "format"; version: the newest supported; sealed: "seal" must be the digest of all
+    other fields. Raises FormatError naming ``path`` and ``what``, the expected kind of file.
     """
     with format_errors(path, what):
         fields = strict_json(raw)
@@ -169,12 +159,12 @@ def parse_known(kind: type[T], raw: Mapping[str, Any], where: str = "it") -> T:
 
 
 def parse(kind: Any, raw: Any, where: str = "it") -> Any:
-    """Parse ``raw`` (from JSON or TOML) as ``kind``; raises InputError that names the place.
+    """Parse ``raw`` (from JSON or TOML) as ``kind``. Raises InputError naming the place in it.
 
     kind: a data class (all its fields, no others; those with a default may be missing, see
     `all_required`), bool, int, float, str, Path, Any, `tuple[X, ...]`, `tuple[X, Y]`,
-    `Mapping[str, X]`, `X | None`, `Literal[...]`, or `Annotated[X, check, ...]` of these. A number
-    or string without a check has a largest size.
+    `Mapping[str, X]`, `X | None`, `Literal[...]`, or `Annotated[X, check, ...]` of these. Numbers
+    and strings without a check are limited by MAX_NUMBER and MAX_TEXT.
     """
     return _parse(kind, raw, where, ())
 
@@ -183,7 +173,7 @@ def _parse(kind: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> Any:
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return _parse(inside[0], raw, where, inside[1:])
-    if origin in {types.UnionType, typing.Union}:  # something or null
+    if origin in {types.UnionType, typing.Union}:  # X | None
         return None if raw is None else _parse(inside[0], raw, where, checks)
     if dataclasses.is_dataclass(kind):
         return _fields(kind, raw, where)

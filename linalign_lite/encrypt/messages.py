@@ -95,8 +95,8 @@ class ResponseDescription(_Packing):
     head_scale: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
     flood_bits: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
     n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
-    labels: tuple[str, ...] = ()
-    softcap: Annotated[float, _PositiveFloat()] | None = None
+    labels: tuple[str, ...]
+    softcap: Annotated[float, _PositiveFloat()] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,11 @@ class _Info(_Packing):
 
     @property
     def layout(self) -> Layout:
-        """The layout of the states in ciphertexts."""
+        """Layout of the states in ciphertexts."""
+        return layout_of(self.parameters.degree, self._dim, self.chunks, self.batch)
+
+    @property
+    def _dim(self) -> int:
         raise NotImplementedError
 
     def header(self) -> Header:
@@ -159,8 +163,8 @@ class QueryInfo(QueryDescription, _Info):
     DESCRIPTION = QueryDescription
 
     @property
-    def layout(self) -> Layout:
-        return layout_of(self.parameters.degree, self.space.dim, self.chunks, self.batch)
+    def _dim(self) -> int:
+        return self.space.dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +175,8 @@ class ResponseInfo(ResponseDescription, _Info):
     DESCRIPTION = ResponseDescription
 
     @property
-    def layout(self) -> Layout:
-        return layout_of(self.parameters.degree, self.dim, self.chunks, self.batch)
+    def _dim(self) -> int:
+        return self.dim
 
     @property
     def error_bound(self) -> float:

@@ -1,8 +1,8 @@
 """Exact arithmetic modulo a prime in NumPy, and residues as bytes.
 
 Primes have up to 60 bits, so a product of residues does not fit in 64. ``mul_mod`` and
-``shift_mod`` use that a·b − p·⌊a·b/p⌉ is small: computed with wrap-around it is exact, whatever
-overflowed, as long as the quotient, from float64, is within one of the truth.
+``shift_mod`` use that a·b − p·⌊a·b/p⌉ is small: in wrap-around arithmetic it is exact in spite of
+overflows, as long as the float64 quotient is within one of the exact one.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Residues = npt.NDArray[np.uint64]
 _LIMB_BITS = 24  # 2^23 of a row's norm times √MAX_FEATURES times 2^24 stays below 2^52
 MAX_FEATURES = 512  # features multiplied at once
 _BIT_SHIFTS = np.arange(8, dtype=np.uint64)[:, None]
-# of a byte: looked up, which is faster than divided
+# by byte: a table is faster than a division
 _TERNARY_OF_BYTE: FloatArray = (np.arange(256) % 3 - 1).astype(np.float64)
 
 
 def packed_size(degree: int, prime: int) -> int:
-    """Bytes that pack_residues makes of ``degree`` residues of ``prime``."""
+    """Bytes of ``degree`` packed residues of ``prime``."""
     return degree * prime.bit_length() // 8
 
 
 @functools.cache
 def _low_bytes(count: int) -> np.dtype[Any]:
-    """The low bytes of 64-bit words, to be copied as one piece each."""
+    """A type for the ``count`` low bytes of 64-bit words: each copied as one piece."""
     return np.dtype({"names": ["low"], "formats": [f"V{count}"], "offsets": [0], "itemsize": 8})
 
 
 def pack_residues(words: Residues, prime: int) -> bytes:
-    """Residues in as many bits as the prime has: whole low bytes, then the bits left, by plane.
+    """Pack residues in as many bits as the prime has: whole low bytes, then bit planes.
 
     words: (N,), each below prime. With b bits: N times the low ⌊b/8⌋ bytes, then for each bit left
     N bits, the first residue in the lowest bit of the first byte.
@@ -53,7 +53,7 @@ def pack_residues(words: Residues, prime: int) -> bytes:
 
 
 def unpack_residues(data: bytes | memoryview, degree: int, prime: int) -> Residues:
-    """Residues from pack_residues. FormatError: a wrong length, or a value not below prime."""
+    """Undo pack_residues. Raises FormatError on a wrong length or a value not below prime."""
     if len(data) != packed_size(degree, prime):
         raise FormatError(
             "a polynomial has the wrong length",
@@ -61,13 +61,13 @@ def unpack_residues(data: bytes | memoryview, degree: int, prime: int) -> Residu
             expected=str(packed_size(degree, prime)),
         )
     whole, left = divmod(prime.bit_length(), 8)
-    padded = b"".join((data, bytes(8)))  # so that 64-bit words that overlap may be read to the end
+    padded = b"".join((data, bytes(8)))  # overlapping 64-bit words are read to the end
     words = np.empty(degree, dtype="<u8")
     overlapping = np.ndarray((degree,), "<u8", padded, strides=(whole,))
     np.bitwise_and(overlapping, np.uint64((1 << 8 * whole) - 1), out=words)
     if left:
         top_bits = np.frombuffer(data, dtype=np.uint8, offset=degree * whole)
-        # eight residues at a time: a bit moved within its byte does not leave it
+        # eight residues at a time: the shift moves no bit out of its byte
         bits = np.unpackbits(top_bits, bitorder="little").view(np.uint64)
         planes = bits.reshape(left, degree // 8) << _BIT_SHIFTS[:left]
         top = np.bitwise_or.reduce(planes, axis=0)
@@ -79,19 +79,19 @@ def unpack_residues(data: bytes | memoryview, degree: int, prime: int) -> Residu
 
 
 def mul_mod(a: Residues, b: int, prime: int) -> Residues:
-    """a·b mod prime, for a and b below prime and b below 2^40."""
+    """Compute a·b mod prime, for a and b below prime and b below 2^40."""
     quotient = (a.astype(np.float64) * (b / prime)).astype(np.uint64)
     return _into_range(a * np.uint64(b) - quotient * np.uint64(prime), prime)
 
 
 def shift_mod(a: Residues, bits: int, prime: int) -> Residues:
-    """a·2^bits mod prime, for a below prime and up to 32 bits."""
+    """Compute a·2^bits mod prime, for a below prime and up to 32 bits."""
     quotient = (a.astype(np.float64) * (2.0**bits / prime)).astype(np.uint64)
     return _into_range((a << np.uint64(bits)) - quotient * np.uint64(prime), prime)
 
 
 def _into_range(remainder: Residues, prime: int) -> Residues:
-    """A remainder from a quotient that may be one off, wrapped around: into [0, prime)."""
+    """Correct a wrapped-around remainder whose quotient may be one off: into [0, prime)."""
     signed = remainder.view(np.int64)
     signed += np.where(signed < 0, prime, 0)
     signed -= np.where(signed >= prime, prime, 0)
@@ -99,7 +99,7 @@ def _into_range(remainder: Residues, prime: int) -> Residues:
 
 
 def matmul_mod(weight: FloatArray, residues: Residues, prime: int) -> Residues:
-    """weight @ residues modulo prime, exactly, by float64 matrix products.
+    """Compute weight @ residues modulo prime, exactly, by float64 matrix products.
 
     weight: (n, f) integers, each row of norm at most 2^23. residues: (f, N), each below prime, f at
     most MAX_FEATURES. Residues are cut into limbs of 24 bits; every partial sum then stays below
@@ -118,19 +118,19 @@ def matmul_mod(weight: FloatArray, residues: Residues, prime: int) -> Residues:
 
 
 def _reduce(values: FloatArray, prime: int) -> Residues:
-    """Integers of size below 2^52 modulo prime."""
+    """Reduce integers of magnitude below 2^52 modulo prime."""
     quotient = np.floor(values * (1 / prime)).astype(np.int64)
     return _into_range((values.astype(np.int64) - quotient * prime).view(np.uint64), prime)
 
 
 def add_mod(a: Residues, b: Residues, prime: int) -> Residues:
-    """a + b mod prime, for a and b below prime."""
+    """Compute a + b mod prime, for a and b below prime."""
     total = a + b
     return np.where(total >= prime, total - np.uint64(prime), total)
 
 
 def random_ternary(count: int) -> FloatArray:
-    """-1, 0 and 1, uniform, from the operating system's generator: bytes below 255 modulo 3."""
+    """Draw -1, 0 and 1 uniformly from the operating system's generator: bytes < 255 modulo 3."""
     kept = np.empty(0, dtype=np.uint8)
     while len(kept) < count:
         drawn = np.frombuffer(os.urandom(count + 64), dtype=np.uint8)
@@ -140,9 +140,9 @@ def random_ternary(count: int) -> FloatArray:
 
 
 class FloodingNoise:
-    """``count`` integers drawn uniformly from [−2^(bits−1), 2^(bits−1)), as residues.
+    """``count`` integers drawn uniformly from [−2^(bits−1), 2^(bits−1)), for residues.
 
-    The operating system's generator; bits at most 92. Not kept: each use draws anew.
+    From the operating system's generator; bits at most 92. For one use.
     """
 
     def __init__(self, count: int, bits: int) -> None:
@@ -160,17 +160,17 @@ class FloodingNoise:
 
 
 def flooding_integers(count: int, bits: int) -> list[int]:
-    """As FloodingNoise draws them, as integers: a few are done sooner one by one than in arrays."""
+    """Draw as FloodingNoise, as integers: faster for a few than arrays."""
     raw, mask, half = os.urandom(12 * count), (1 << bits) - 1, (1 << bits) >> 1
     drawn = (int.from_bytes(raw[i : i + 12], "little") for i in range(0, 12 * count, 12))
     return [(value & mask) - half for value in drawn]
 
 
 def modulus_fractions(residues: list[Residues], primes: tuple[int, ...]) -> FloatArray:
-    """value / (product of the primes), to float64, of values given by their residues: in [0, 1).
+    """Divide values, given by their residues, by the product of the primes: float64 in [0, 1).
 
     One prime, or two of which the first has at most 40 bits: the nearest multiple of the second is
-    divided out exactly, c' = (c − [c]_p1)·p1^-1 mod p0, and what was dropped is added as a number.
+    divided out exactly, c' = (c − [c]_p1)·p1^-1 mod p0, and the remainder is added as a float.
     """
     if len(primes) == 1:
         return residues[0].astype(np.float64) / primes[0]
@@ -184,8 +184,8 @@ def modulus_fractions(residues: list[Residues], primes: tuple[int, ...]) -> Floa
 
 
 def switch_modulus(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    """Fractions of the modulus, below 2^31, as 32-bit words: round(2^32·value) mod 2^32."""
+    """Switch fractions of the modulus, below 2^31, to the modulus 2^32: round(2^32·value)."""
     scaled = values * 2.0**32
     whole = np.rint(scaled, out=scaled).astype(np.int64)
-    words: npt.NDArray[np.uint32] = whole.astype(np.uint32)  # keeps the low bits: modulo 2^32
+    words: npt.NDArray[np.uint32] = whole.astype(np.uint32)  # keeps the low 32 bits
     return words

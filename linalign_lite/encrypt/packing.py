@@ -1,4 +1,4 @@
-"""Inner products in the coefficients of polynomials, and coefficients in the slots of CKKS.
+"""Pack inner products in coefficients of polynomials, and coefficients in the slots of CKKS.
 
 Modulo X^N + 1, with the states x_t of m queries in x(X) = Σ_i Σ_t x_ti·X^(i·m + t), t < m, and head
 rows of dimension d, each reversed, end to end in w(X) = Σ_j Σ_i w_ji·X^((j·d + d−1−i)·m),
@@ -6,9 +6,9 @@ coefficient (j·d + d−1)·m + t of x(X)·w(X) is ⟨x_t, w_j⟩: no other pair
 what wraps around lands below coefficient (d−1)·m. One product scores ⌊N/(d·m)⌋ rows for m queries.
 States are cut into chunks (always when d·m > N) whose products add up.
 
-With m = 1 this is the packing for single queries. With chunks of one dimension, each ciphertext is
-one feature of up to N queries and w(X) is a number: the packing called *columns*, where scoring is
-a matrix product modulo the primes (modular.matmul_mod). All in between is called *inner*.
+With m = 1 this packs single queries. With chunks of one dimension, each ciphertext holds one
+feature of up to N queries and w(X) is a number: the packing called *columns*, where scoring is
+a matrix product modulo the primes (modular.matmul_mod). Every other layout is called *inner*.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ MAX_CHUNKS = 64  # of single queries; more only where the dimension or the batch
 
 @dataclass(frozen=True)
 class Layout:
-    """Where ``batch`` states, and rows, of dimension ``dim`` go in polynomials of ``degree``.
+    """Placement of ``batch`` states, and of head rows, of dimension ``dim`` in polynomials.
 
-    A state is cut into ``chunks`` parts of ``width`` = ⌈dim/chunks⌉ coefficients, the last padded
-    with zeros. Raises InputError when a chunk of all states is wider than the ring.
+    Polynomials have ``degree`` coefficients. A state is cut into ``chunks`` parts of ``width`` =
+    ⌈dim/chunks⌉ coefficients, the last padded with zeros. Raises InputError when a chunk of all
+    states is wider than the ring.
     """
 
     degree: int
@@ -44,7 +45,7 @@ class Layout:
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= self.degree:
             raise InputError(
-                "queries cannot share ciphertexts like that",
+                "so many queries cannot share ciphertexts",
                 got=f"{self.batch} at ring degree {self.degree}",
                 expected=f"1 to {self.degree}",
             )
@@ -62,7 +63,7 @@ class Layout:
 
     @property
     def columns(self) -> bool:
-        """Whether a chunk is one dimension, so that rows are numbers and not polynomials."""
+        """True if a chunk is one dimension: rows are numbers then, not polynomials."""
         return self.width == 1
 
     @property
@@ -76,16 +77,16 @@ class Layout:
         return 1 if self.columns else self.degree // (self.width * self.batch)
 
     def fold(self, n_outputs: int) -> int:
-        """Head rows that share one product, and so each other's noise."""
+        """Head rows that share one product and its noise."""
         return min(self.rows, n_outputs)
 
     @property
     def terms(self) -> int:
-        """Coefficients that a product's rows have in all chunks, each rounded to an integer."""
+        """Coefficients of a product's rows in all chunks, each rounded to an integer."""
         return self.chunks if self.columns else self.chunks * self.degree
 
     def products(self, n_outputs: int) -> int:
-        """Products, and so ciphertexts of a response, for a head of ``n_outputs`` rows."""
+        """Products (ciphertexts of a response) for a head of ``n_outputs`` rows."""
         return -(-n_outputs // self.rows)
 
     def blocks(self, n: int) -> int:
@@ -99,17 +100,17 @@ class Layout:
 
 @functools.lru_cache(maxsize=1024)
 def layout_of(degree: int, dim: int, chunks: int, batch: int) -> Layout:
-    """The layout, the same object each time: messages ask for theirs again and again."""
+    """Return the layout, the same object each time: messages look theirs up repeatedly."""
     return Layout(degree, dim, chunks, batch)
 
 
 def fewest_chunks(degree: int, dim: int, batch: int) -> int:
-    """The fewest chunks whose width times ``batch`` fits in the ring."""
+    """Return the fewest chunks whose width times ``batch`` fits in the ring."""
     return -(-dim // (degree // batch))
 
 
 def pack_states(layout: Layout, states: npt.NDArray[Any]) -> Iterator[FloatArray]:
-    """Coefficients of up to ``batch`` states, chunk by chunk. states: (m, dim) → (degree,) each."""
+    """Yield coefficients of up to ``batch`` states by chunk. states: (m, dim) → (degree,) each."""
     m, width, batch = len(states), layout.width, layout.batch
     for chunk in range(layout.chunks):
         part = states[:, chunk * width : (chunk + 1) * width]
@@ -119,7 +120,7 @@ def pack_states(layout: Layout, states: npt.NDArray[Any]) -> Iterator[FloatArray
 
 
 def pack_rows(layout: Layout, weight: npt.NDArray[Any]) -> Iterator[FloatArray]:
-    """Coefficients of a head: for each product, (chunks, degree). weight: (n_outputs, dim)."""
+    """Yield coefficients of a head by product: (chunks, degree). weight: (n_outputs, dim)."""
     used = layout.rows * layout.width
     for start in range(0, weight.shape[0], layout.rows):
         block = np.zeros((layout.rows, layout.chunks * layout.width))
@@ -134,9 +135,9 @@ def pack_rows(layout: Layout, weight: npt.NDArray[Any]) -> Iterator[FloatArray]:
 
 @functools.lru_cache(maxsize=64)
 def score_positions(layout: Layout, count: int) -> npt.NDArray[np.intp]:
-    """The coefficients (j·width + width−1)·batch + t that hold the scores of a product.
+    """Coefficients (j·width + width−1)·batch + t, which hold the scores of a product.
 
-    For its first ``count`` rows: (count, batch). Kept, and so read-only.
+    For its first ``count`` rows: (count, batch). Cached, and so read-only.
     """
     rows = np.arange(1, count + 1, dtype=np.intp)[:, None] * layout.width - 1
     positions = rows * layout.batch + np.arange(layout.batch, dtype=np.intp)
@@ -145,7 +146,7 @@ def score_positions(layout: Layout, count: int) -> npt.NDArray[np.intp]:
 
 
 def product_norm(layout: Layout, weight: npt.NDArray[Any]) -> float:
-    """Largest ‖W‖ of the rows that share a product. weight: (n_outputs, dim)."""
+    """Compute the largest ‖W‖ of the rows that share a product. weight: (n_outputs, dim)."""
     squares = np.einsum("ij,ij->i", weight, weight)
     sums = np.add.reduceat(squares, np.arange(0, len(squares), layout.rows))
     return float(np.sqrt(sums.max()))
@@ -153,7 +154,7 @@ def product_norm(layout: Layout, weight: npt.NDArray[Any]) -> float:
 
 @functools.lru_cache(maxsize=8)
 def _tables(degree: int) -> tuple[ComplexArray, npt.NDArray[np.intp]]:
-    """ζ^i for i < N/2 with ζ = e^(iπ/N), and for slot j the k with 4k + 1 = ±3^j mod 2N.
+    """Return ζ^i for i < N/2 with ζ = e^(iπ/N), and for slot j the k with 4k + 1 = ±3^j mod 2N.
 
     3^j is 1 modulo 4 for even j and 3 for odd j; there the conjugate root ζ^(−3^j) is taken.
     """
@@ -167,7 +168,7 @@ def _tables(degree: int) -> tuple[ComplexArray, npt.NDArray[np.intp]]:
 
 
 def to_slots(coefficients: FloatArray) -> ComplexArray:
-    """Values of a real polynomial at the slot roots ζ^(3^j): (N,) → (N/2,).
+    """Evaluate a real polynomial at the slot roots ζ^(3^j): (N,) → (N/2,).
 
     With ζ^(N/2·(4k+1)) = i, p(ζ^(4k+1)) = Σ_{i<N/2} (pᵢ + i·p_{i+N/2})·ζ^i · e^(2πi·ik/(N/2)): one
     inverse FFT of length N/2 without its factor. A real polynomial has conjugate values at
@@ -185,7 +186,7 @@ def to_slots(coefficients: FloatArray) -> ComplexArray:
 
 
 def from_slots(slots: ComplexArray) -> FloatArray:
-    """The real polynomial with these values at the slot roots: (N/2,) → (N,)."""
+    """Interpolate the real polynomial with these values at the slot roots: (N/2,) → (N,)."""
     half = slots.shape[-1]
     twist, index = _tables(2 * half)
     values = np.empty(half, dtype=np.complex128)

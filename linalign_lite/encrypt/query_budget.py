@@ -1,8 +1,8 @@
-"""A provider's query budget: at most so many states are scored for one public key.
+"""A provider's query budget: a limit on the number of states scored for each public key.
 
-The counts live in a small SQLite file. A charge is on the disk before anything is scored, so a
-crash may cost a client states and never gives it any. Whoever deletes the file, or puts an older
-copy back, gives back what was used.
+A small SQLite file holds the counts. A charge is on the disk before anything is scored, so a crash
+may cost a client states and never gives it any. Deleting the file, or restoring an older copy,
+gives back what was used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if sys.platform == "linux":
     import fcntl
 
 MAX_LIMIT = 1 << 53
-_MAX_FILE, _CHECKED = 1 << 30, 1 << 24  # up to the second, a Budget first checks every page
+_MAX_FILE, _MAX_CHECKED = 1 << 30, 1 << 24  # up to the second, a Budget first checks every page
 _LOCK_TIMEOUT = 30.0  # seconds that another process may keep the file locked
 _VERSION, _APPLICATION = 1, 0x4C414C42  # "LALB"
 _TABLES = {
@@ -38,16 +38,16 @@ _TABLES = {
     " fingerprint BLOB NOT NULL, states INTEGER NOT NULL, owner INTEGER NOT NULL)",
 }
 
-# Held while a connection is open, and while the process forks: a child must not get SQLite's state
-# from the middle of a transaction, and no descriptor of the file may be closed within one: that
-# drops all of the process's POSIX locks on it.
+# Held while a connection is open, and while the process forks: a child must not inherit SQLite's
+# state from the middle of a transaction, and no descriptor of the file may be closed within one:
+# that drops all of the process's POSIX locks on it.
 _LOCK = threading.RLock()
 
-# Who is alive: a living process holds one random byte of each budget file, far beyond those that
-# SQLite locks, and its pending rows name that byte. The kernel lets go of it however the process
+# Detection of dead processes: a process locks one random byte of each budget file, far beyond those
+# that SQLite locks, and its pending rows name that byte. The kernel releases it however the process
 # dies; process numbers, restarts and containers do not matter. SQLite needs the same kind of lock,
-# so where a file can be shared at all, the answer is right. A process that can get no such lock
-# writes _UNKNOWN: its rows count as alive for ever, and are charged again.
+# so wherever a file can be shared, the test is right. A process that gets no such lock writes
+# _UNKNOWN: its rows always count as alive, and are charged again.
 _HELD: dict[tuple[int, int], tuple[int, int]] = {}  # (device, inode): (descriptor, byte)
 _UNKNOWN = 0
 _FLOCK = struct.Struct("hhqqi0q")  # C's struct flock: type, whence, start, length, process
@@ -55,11 +55,11 @@ _FLOCK = struct.Struct("hhqqi0q")  # C's struct flock: type, whence, start, leng
 
 @dataclass(frozen=True)
 class Usage:
-    """What was charged for one key."""
+    """States charged for one key."""
 
     key: str  # the digest of the public key, hexadecimal
-    used: int  # states, settled and pending
-    pending: int  # of those, the ones whose scoring was not seen to finish
+    used: int  # settled and pending
+    pending: int  # of those, charged by scoring that has not finished
     limit: int
 
 
@@ -79,7 +79,7 @@ class Budget:
             _create(self._path, limit)
         with _transaction(self._path, write=limit is not None) as db:
             size, [(page,)] = self._path.stat().st_size, db.execute("PRAGMA page_size").fetchall()
-            check = "PRAGMA quick_check(1)" if size <= _CHECKED else "SELECT 'ok'"
+            check = "PRAGMA quick_check(1)" if size <= _MAX_CHECKED else "SELECT 'ok'"
             if size % page or db.execute(check).fetchall() != [("ok",)]:
                 raise sqlite3.DatabaseError
             if limit not in (None, _limit(db)):
@@ -87,16 +87,16 @@ class Budget:
 
     @property
     def limit(self) -> int:
-        """States that each key may have scored, as the file says now."""
+        """States that each key may have scored, as the file has it now."""
         with _transaction(self._path) as db:
             return _limit(db)
 
     def charge(self, key: bytes, fingerprint: bytes, count: int) -> None:
         """Charge ``count`` states for the query ``fingerprint``; on the disk when this returns.
 
-        A charge left pending by a process that died is taken over, once, and costs nothing. A query
-        that was settled, or whose process lives or may live, is charged again. Raises BudgetError
-        when that is more than the limit allows; then nothing was charged.
+        A charge left pending by a dead process is taken over, once, at no cost. A query that was
+        settled, or whose process may be alive, is charged again. Raises BudgetError when the limit
+        does not allow it; then nothing is charged.
         """
         with _transaction(self._path, write=True) as db:
             me, _, dead = _pending(db, self._path, (key, fingerprint, count))
@@ -113,11 +113,11 @@ class Budget:
             db.execute(new, (key, fingerprint, count, me))
 
     def settle(self, key: bytes, fingerprint: bytes, count: int) -> None:
-        """Scoring finished, the response is in place. InputError: not charged in this process."""
+        """Settle a charge after scoring. Raises InputError unless this process made it."""
         self._end(key, fingerprint, count, used=True)
 
     def refund(self, key: bytes, fingerprint: bytes, count: int) -> None:
-        """Scoring failed, nothing left the house. InputError: not charged in this process."""
+        """Refund a charge when no response was written. InputError unless this process made it."""
         self._end(key, fingerprint, count, used=False)
 
     def remaining(self, key: bytes) -> int:
@@ -126,7 +126,7 @@ class Budget:
             return max(0, _limit(db) - sum(_used(db, key)))
 
     def usage(self) -> tuple[Usage, ...]:
-        """Of every key with states used, sorted by key."""
+        """Return the usage of every key with states used, sorted by key."""
         found = []
         with _transaction(self._path) as db:
             keys = db.execute("SELECT key FROM settled UNION SELECT key FROM pending ORDER BY key")
@@ -149,8 +149,8 @@ class Budget:
 
 
 def _create(path: Path, limit: int) -> None:
-    # Made in memory, written beside and linked: it appears whole, and over no other file. SQLite
-    # fsyncs the folder with the first charge; until then nothing would be lost.
+    # Made in memory, written to a temporary name and linked: it appears whole, and overwrites no
+    # file. SQLite fsyncs the folder with the first charge; until then nothing can be lost.
     head = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_VERSION};"
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         db.executescript(head + ";".join(_TABLES.values()))
@@ -162,14 +162,16 @@ def _create(path: Path, limit: int) -> None:
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(temporary, path)
     except (OSError, ValueError) as e:  # ValueError: a name with a NUL byte
-        raise InputError(f"cannot create {path}", got=str(e), hint="it takes hard links") from e
+        raise InputError(
+            f"cannot create {path}", got=str(e), hint="the file system must allow hard links"
+        ) from e
     finally:
         temporary.unlink()
 
 
 @contextlib.contextmanager
 def _transaction(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection within one transaction, which is rolled back when an exception leaves it."""
+    """Open a connection within one transaction, rolled back on an exception."""
     with _LOCK, _named_errors(path):
         _check_header(path)
         uri = f"{path.as_uri()}?mode=rw"  # never creates
@@ -196,7 +198,10 @@ def _transaction(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connect
 
 @contextlib.contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Errors of the system and of SQLite as named ones, which repeat nothing that the file says."""
+    """Raise LinalignError or FormatError for errors of the system and of SQLite.
+
+    Messages repeat nothing of the file's contents.
+    """
     hint = "is another process keeping it locked, the disk full, or the file or folder read-only?"
     try:
         yield
@@ -215,7 +220,7 @@ def _damaged(path: Path, got: str) -> FormatError:
 
 
 def _check_header(path: Path) -> None:
-    """Raise unless the file's first bytes say that it is ours. SQLite touches no other file."""
+    """Raise unless the first bytes are a budget's, before SQLite opens the file."""
     try:
         with open_regular(path) as f:
             header, size = f.read(100), os.fstat(f.fileno()).st_size
@@ -225,7 +230,7 @@ def _check_header(path: Path) -> None:
     if header[:16] != b"SQLite format 3\0" or header[68:72] != _APPLICATION.to_bytes(4, "big"):
         raise _damaged(path, "another kind of file")
     if (version := int.from_bytes(header[60:64], "big")) != _VERSION:
-        what, hint = f"{path} is of a version that is not known", "update linalign-lite"
+        what, hint = f"{path} is of an unknown version", "update linalign-lite"
         raise FormatError(what, got=str(version), expected=str(_VERSION), hint=hint)
     if size > _MAX_FILE or header[18:20] != b"\1\1":  # a write-ahead log holds part of the file
         raise _damaged(path, "more than 1 GiB, or another journal mode")
@@ -253,7 +258,7 @@ def _used(db: sqlite3.Connection, key: bytes) -> tuple[int, int]:
 def _pending(
     db: sqlite3.Connection, path: Path, charge: tuple[bytes, bytes, int]
 ) -> tuple[int, list[int], list[int]]:
-    """This process's byte, and the query's rows: its own, and those of processes that died."""
+    """Return this process's byte, and the query's rows: its own, and those of dead processes."""
     key, fingerprint, count = charge
     if len(key) != DIGEST or len(fingerprint) != DIGEST or not 1 <= count <= MAX_LIMIT:
         raise InputError("cannot charge this", expected="two digests, 1 to 2^53 states")
@@ -266,18 +271,18 @@ def _pending(
 
 
 def _own_byte(path: Path) -> tuple[int, int]:
-    """A descriptor of the file, never closed, and the byte of it that this process holds."""
+    """Return a descriptor of the file, never closed, and the byte that this process holds."""
     status = path.stat()
     if (status.st_dev, status.st_ino) not in _HELD:
         handle = os.open(path, os.O_RDWR)
-        status = os.fstat(handle)  # of what was opened, should the path have changed hands
+        status = os.fstat(handle)  # of the opened file, in case the path was replaced
         byte = (1 << 40) + secrets.randbelow(1 << 61)
         _HELD[status.st_dev, status.st_ino] = handle, byte if _lock(handle, byte) else _UNKNOWN
     return _HELD[status.st_dev, status.st_ino]
 
 
 def _lock(handle: int, byte: int, *, ask: bool = False) -> bool:
-    """Hold ``byte``, or ``ask`` whether nobody else does. False, too, where that cannot be done."""
+    """Lock ``byte``, or with ``ask`` test that it is free. False also where locks do not work."""
     if sys.platform != "linux":
         return False
     try:
@@ -289,7 +294,7 @@ def _lock(handle: int, byte: int, *, ask: bool = False) -> bool:
 
 
 def _reset_after_fork() -> None:
-    """In a child: it owns nothing of its parent's, nor keeps its parent's bytes held."""
+    """Release in a child what it inherited: the lock and the descriptors of its parent's bytes."""
     for handle, _ in _HELD.values():
         os.close(handle)
     _HELD.clear()

@@ -2,7 +2,7 @@
 
 A header with a digest of itself, then records of one size, each with a digest that binds it to the
 header and to its place. Any truncated, altered, added or reordered byte is a FormatError, and no
-length is believed before it agrees with the size of the file.
+length is used before it agrees with the size of the file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 
 class Kind(IntEnum):
-    """What a framed file is."""
+    """Kind of a framed file."""
 
     SECRET_KEY = 1
     PUBLIC_KEY = 2
@@ -43,7 +43,7 @@ class Kind(IntEnum):
 
     @property
     def max_meta(self) -> int:
-        """Bytes of description that a file of this kind may have, read before it is trusted."""
+        """Largest description of a file of this kind, in bytes."""
         return _MAX_META.get(self, 64)
 
     @property
@@ -56,7 +56,7 @@ _MAX_META = {Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}
 
 @dataclass(frozen=True)
 class Header:
-    """All that stands before the records. ``key`` is the digest of the public key belonged to."""
+    """The part before the records. ``key``: digest of the public key of the file's key pair."""
 
     kind: Kind
     parameters: Parameters
@@ -66,7 +66,7 @@ class Header:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """The header's bytes, its digest included. The same header always gives the same."""
+        """Return the header's bytes with its digest; the same for equal headers."""
         return self._encoded
 
     @functools.cached_property
@@ -75,7 +75,7 @@ class Header:
         if len(meta) > self.kind.max_meta or not 0 < self.record_size <= MAX_RECORD:
             raise InputError(
                 f"this {self.kind.title} is too large for one file",
-                got=f"{self.record_size} bytes a record, {len(meta)} bytes of description",
+                got=f"{self.record_size} bytes per record, {len(meta)} bytes of description",
                 expected=f"at most {MAX_RECORD} and {self.kind.max_meta}",
                 hint="score fewer classes at once",
             )
@@ -100,7 +100,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Record:
-    """One record as read or written: its payload, and the digest that binds it to its file."""
+    """One record: its payload, and the digest that binds it to its file."""
 
     payload: bytes = field(repr=False)
     digest: bytes
@@ -111,7 +111,7 @@ def _json(meta: Mapping[str, Any]) -> bytes:
 
 
 def digest_record(header_digest: bytes, index: int, payload: bytes) -> Record:
-    """A record with its digest: SHA-256 of header digest, index (8 bytes) and payload."""
+    """Make a record. Its digest: SHA-256 of header digest, index (8 bytes) and payload."""
     sha = hashlib.sha256(header_digest)
     sha.update(index.to_bytes(8, "little"))
     sha.update(payload)
@@ -119,7 +119,7 @@ def digest_record(header_digest: bytes, index: int, payload: bytes) -> Record:
 
 
 class Writer:
-    """Writes a header at once and then records one by one. ``finish`` checks their number."""
+    """Writes a header, then records one by one. ``finish`` checks their number."""
 
     def __init__(self, file: IO[bytes], header: Header) -> None:
         self._file = file
@@ -130,7 +130,7 @@ class Writer:
         file.write(encoded)
 
     def write(self, payload: bytes) -> Record:
-        """Append one record. ``payload`` must have the size that the header states."""
+        """Append a record. Raises InputError unless its size and place fit the header."""
         if len(payload) != self._header.record_size or self._written >= self._header.n_records:
             raise InputError(
                 f"a record does not fit this {self._header.kind.title}",
@@ -164,7 +164,7 @@ def framed_bytes(header: Header, payloads: Iterable[bytes]) -> bytes:
 
 
 class Reader:
-    """Reads a header at once and then records one by one. ``name`` stands in messages."""
+    """Reads a header, then records one by one. ``name`` stands in messages."""
 
     def __init__(self, file: IO[bytes], kind: Kind, name: str) -> None:
         self._file = file
@@ -183,10 +183,7 @@ class Reader:
             )
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record in order, from the first, as often as asked.
-
-        FormatError when one does not agree with its digest.
-        """
+        """Yield every record from the first. Raises FormatError when a digest does not agree."""
         self._file.seek(self._start)
         for index in range(self.header.n_records):
             payload = _exactly(self._file, self.header.record_size, self.name)
@@ -202,12 +199,12 @@ class Reader:
 
 @contextlib.contextmanager
 def open_framed(source: PathLike | bytes, kind: Kind) -> Iterator[Reader]:
-    """Open a file, or bytes in memory, of one kind. FormatError, or InputError when not there."""
+    """Open a file, or bytes in memory, of one kind. Raises FormatError; InputError if missing."""
     if isinstance(source, bytes):
         yield Reader(io.BytesIO(source), kind, f"this {kind.title}")
         return
     path = Path(source)
-    if path.exists() and not path.is_file():  # opening a pipe could wait for ever
+    if path.exists() and not path.is_file():  # opening a pipe could block
         raise InputError(f"cannot read {path}", got="not a file")
     try:
         file = path.open("rb")
@@ -234,7 +231,7 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
         head
     )
     if magic != MAGIC:
-        raise FormatError(f"{name} is not one of our keys, queries or responses")
+        raise FormatError(f"{name} is no key, query or response of linalign-lite")
     if version != VERSION:
         raise FormatError(
             f"{name} has a version that this library does not read",
@@ -263,13 +260,12 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
 
 
 def _parsed(raw: bytes, name: str) -> dict[str, Any]:
-    """The description, which must be JSON in the one form that _json writes."""
+    """Parse the description, which must be JSON in the form that _json writes."""
     try:
-        meta = json.loads(raw.decode("ascii"))
-        same = isinstance(meta, dict) and _json(meta) == raw
+        meta: dict[str, Any] = json.loads(raw.decode("ascii"))
+        canonical = isinstance(meta, dict) and _json(meta) == raw
     except (ValueError, RecursionError) as e:
         raise FormatError(f"{name}: its description is not JSON") from e
-    if not same:
+    if not canonical:
         raise FormatError(f"{name}: its description is not in canonical form")
-    parsed: dict[str, Any] = meta
-    return parsed
+    return meta

@@ -544,9 +544,8 @@ def test_bytes_altered(path, filled, monkeypatch):
         data = bytearray(filled)
         data[place] ^= rng.randrange(1, 256)
         path.write_bytes(data)
-        monkeypatch.setattr(
-            query_budget, "_CHECKED", place % 2 << 24
-        )  # every other as if it were large
+        # every other file as if it were too large for the check of every page
+        monkeypatch.setattr(query_budget, "_MAX_CHECKED", place % 2 << 24)
         tried(path)
 
 

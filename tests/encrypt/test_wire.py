@@ -266,7 +266,7 @@ def forged(header, meta=None, payloads=None, **head):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ({"magic": b"PK\x03\x04abcd"}, "not one of our"),
+        ({"magic": b"PK\x03\x04abcd"}, "is no key, query or response of linalign-lite"),
         ({"version": 3}, "version that this library does not read"),
         ({"version": 0}, "version"),
         ({"kind": 9}, "got kind 9"),
@@ -397,6 +397,17 @@ def test_descriptions_out_of_range(cases, kind, change, message):
     meta = {**meta, "space": {**meta["space"], **space}} if space else meta | change
     with pytest.raises(FormatError, match=message):
         case.read(kind, forged(header, meta, thing.payloads))
+
+
+@pytest.mark.parametrize("kind", [Kind.QUERY, Kind.RESPONSE])
+def test_every_field_of_a_description_must_be_there(cases, kind):
+    case = cases["insecure-noop"]
+    thing = case.query if kind is Kind.QUERY else case.response
+    header = thing.info.header()
+    for missing in header.meta:
+        meta = {name: value for name, value in header.meta.items() if name != missing}
+        with pytest.raises(FormatError, match=f"unknown or missing fields: got {missing}"):
+            case.read(kind, forged(header, meta, thing.payloads))
 
 
 def test_what_could_not_be_read_back_is_not_written(cases):

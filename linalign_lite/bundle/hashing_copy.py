@@ -51,33 +51,25 @@ class HashingCopy:
         Raises EndsEarlyError when there are fewer, FormatError when a secret key is among them;
         both name ``name``.
         """
+
+        def chunks() -> Iterator[memoryview]:
+            tail = b""
+            for i, start in enumerate(range(0, size, CHUNK)):
+                buffer = self._buffers[i % 2]
+                view = memoryview(buffer)[: min(size - start, CHUNK)]
+                _fill(source, view, name)
+                tail = _search(buffer, len(view), tail, name)
+                if write:
+                    write(view)
+                if progress:
+                    progress(len(view))
+                yield view
+
         sha = hashlib.sha256()
-        chunks = self._chunks(source, size, name, write, progress)
         # two in flight: a buffer is filled again only after its chunk was hashed
-        for _ in map_in_order(self._thread, sha.update, chunks, in_flight=2):
+        for _ in map_in_order(self._thread, sha.update, chunks(), in_flight=2):
             pass
         return sha.hexdigest()
-
-    def _chunks(
-        self,
-        source: IO[bytes],
-        size: int,
-        name: str,
-        write: Callable[[memoryview], Any] | None,
-        progress: Callable[[int], None] | None,
-    ) -> Iterator[memoryview]:
-        """Read, search and write one chunk at a time; each is valid until the next but one."""
-        tail = b""
-        for i, start in enumerate(range(0, size, CHUNK)):
-            buffer = self._buffers[i % 2]
-            view = memoryview(buffer)[: min(size - start, CHUNK)]
-            _fill(source, view, name)
-            tail = _search(buffer, len(view), tail, name)
-            if write:
-                write(view)
-            if progress:
-                progress(len(view))
-            yield view
 
 
 def _fill(source: IO[bytes], view: memoryview, name: str) -> None:

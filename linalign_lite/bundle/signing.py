@@ -1,7 +1,7 @@
-"""Who made a bundle: Ed25519 keys (RFC 8032, by the package `cryptography`) and their files.
+"""Ed25519 keys (RFC 8032, by the package `cryptography`) that sign bundles, and their files.
 
-docs/FORMAT.md, section 7. `signing.key` is created with mode 0600 and never overwritten, as
-`secret.key` is. Only signing, checking and making a key need the extra `bundle`.
+docs/FORMAT.md, section 7. `signing.key` is created with mode 0600 and never overwritten. Only
+generating a key, signing and verifying need the extra `bundle`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from linalign_lite.storage.atomic import PathLike, open_regular, require_private
 
 VERSION = 1
 SECRET, PUBLIC = 5, 6  # kinds, beside those of encrypt.wire.Kind
-_HEAD = struct.Struct("<8sHHI")  # magic, version, kind, 0
+_HEADER = struct.Struct("<8sHHI")  # magic, version, kind, 0
 _KEY = 32
 _TITLES = {SECRET: "signing key", PUBLIC: "public signing key"}
 
 
 @dataclass(frozen=True)
 class VerifyingKey:
-    """The half that may be given away: it tells whether a signature is its pair's."""
+    """The public half of a key pair, which verifies signatures of the other half."""
 
     public: bytes  # 32
 
@@ -35,24 +35,27 @@ class VerifyingKey:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the key, hexadecimal: what two people read to each other."""
+        """SHA-256 of the key in hexadecimal, for two people to compare."""
         return hashlib.sha256(self.public).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """What `signing.pub` holds: docs/FORMAT.md, section 7."""
+        """The contents of `signing.pub`: docs/FORMAT.md, section 7."""
         return _framed(PUBLIC, self.public)
 
     def save(self, path: PathLike) -> None:
-        """Create ``path`` (`signing.pub`). OutputExistsError when it is there."""
+        """Create ``path`` (`signing.pub`). Raises OutputExistsError when it is there."""
         write_new(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: PathLike) -> VerifyingKey:
-        """FormatError when it is anything but an intact public signing key."""
+        """Read a `signing.pub`. Raises FormatError unless it is an intact public signing key."""
         return cls(_unframed(path, PUBLIC))
 
     def accepts(self, signature: bytes, data: bytes) -> bool:
-        """Whether ``signature`` is its pair's, of ``data``. Raises MissingExtraError."""
+        """Return True if ``signature`` is a signature of ``data`` by this key pair.
+
+        Raises MissingExtraError without the extra `bundle`.
+        """
         library = _library()
         from cryptography.exceptions import InvalidSignature
 
@@ -65,7 +68,7 @@ class VerifyingKey:
 
 @dataclass(frozen=True, eq=False)
 class SigningKey:
-    """The half that signs. It is not shown, not pickled, and goes into no bundle."""
+    """The private half of a key pair. It is not shown, not pickled and never put into a bundle."""
 
     seed: bytes = field(repr=False)  # 32
     public: bytes = field(repr=False)  # 32
@@ -78,7 +81,7 @@ class SigningKey:
 
     @classmethod
     def generate(cls) -> SigningKey:
-        """A fresh one. Raises MissingExtraError without the extra `bundle`."""
+        """Generate a key. Raises MissingExtraError without the extra `bundle`."""
         private = _library().Ed25519PrivateKey.generate()
         return cls(private.private_bytes_raw(), private.public_key().public_bytes_raw())
 
@@ -88,15 +91,15 @@ class SigningKey:
         return VerifyingKey(self.public)
 
     def save(self, path: PathLike) -> None:
-        """Create ``path`` (`signing.key`) with mode 0600. OutputExistsError when it is there."""
+        """Create ``path`` (`signing.key`), mode 0600. Raises OutputExistsError when it is there."""
         write_new(path, _framed(SECRET, self.seed + self.public), private=True)
 
     @classmethod
     def load(cls, path: PathLike) -> SigningKey:
         """Read a `signing.key`.
 
-        Raises FormatError when it is anything but an intact one, InputError when it is not there
-        or when others than its owner may read or write it.
+        Raises FormatError unless it is an intact signing key, InputError when it is not there or
+        others than its owner may read or write it.
         """
         raw = _unframed(path, SECRET)
         require_private(Path(path))
@@ -107,20 +110,15 @@ class SigningKey:
         return key
 
     def sign(self, data: bytes) -> bytes:
-        """64 bytes; the same for the same key and data."""
+        """Signature of ``data``, 64 bytes, deterministic."""
         return bytes(_library().Ed25519PrivateKey.from_private_bytes(self.seed).sign(data))
 
 
 def public_half(path: PathLike) -> VerifyingKey:
-    """The public key that a file of either half states, without the extra: for `inspect`."""
+    """The public key in a file of either half; needs no extra."""
     with open_regular(path) as f:
         kind = int.from_bytes(f.read(12)[10:], "little")
     return VerifyingKey(_unframed(path, SECRET if kind == SECRET else PUBLIC)[-_KEY:])
-
-
-def require_library() -> None:
-    """Raise MissingExtraError when the extra `bundle` is not installed."""
-    _library()
 
 
 def _library() -> Any:
@@ -129,17 +127,17 @@ def _library() -> Any:
 
 
 def _framed(kind: int, payload: bytes) -> bytes:
-    whole = _HEAD.pack(MAGIC, VERSION, kind, 0) + payload
+    whole = _HEADER.pack(MAGIC, VERSION, kind, 0) + payload
     return whole + hashlib.sha256(whole).digest()
 
 
 def _unframed(path: PathLike, kind: int) -> bytes:
     title, size = _TITLES[kind], _KEY * (2 if kind == SECRET else 1)
     with open_regular(path) as f:
-        raw = f.read(_HEAD.size + size + 33)
-    if len(raw) < _HEAD.size or not raw.startswith(MAGIC):
+        raw = f.read(_HEADER.size + size + 33)
+    if len(raw) < _HEADER.size or not raw.startswith(MAGIC):
         raise FormatError(f"{path} is not a {title}")
-    _, version, found, zero = _HEAD.unpack_from(raw)
+    _, version, found, zero = _HEADER.unpack_from(raw)
     if found != kind:
         other = _TITLES.get(found, f"kind {found}")
         raise FormatError(f"{path} is another kind of file", got=other, expected=title)
@@ -149,7 +147,7 @@ def _unframed(path: PathLike, kind: int) -> bytes:
             got=str(version),
             expected=str(VERSION),
         )
-    payload = raw[_HEAD.size : -32]
-    if zero or len(raw) != _HEAD.size + size + 32 or _framed(kind, payload) != raw:
+    payload = raw[_HEADER.size : -32]
+    if zero or len(raw) != _HEADER.size + size + 32 or _framed(kind, payload) != raw:
         raise FormatError(f"{path} is damaged", hint="copy it again")
     return payload

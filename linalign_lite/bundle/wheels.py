@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform as machine
 import re
 import sys
@@ -20,8 +19,11 @@ _WHEEL = re.compile(
 _TAG = re.compile(r"[a-z0-9_]{1,60}")
 _PYTHON = re.compile(r"3\.([0-9]{1,2})")
 _VERSIONED = re.compile(r"(manylinux|musllinux|macosx)_([0-9]{1,3})_([0-9]{1,3})_(\w+)")
-_LEGACY = {"manylinux1": "manylinux_2_5", "manylinux2010": "manylinux_2_12",
-        "manylinux2014": "manylinux_2_17"}  # fmt: skip
+_LEGACY = {
+    "manylinux1_": "manylinux_2_5_",
+    "manylinux2010_": "manylinux_2_12_",
+    "manylinux2014_": "manylinux_2_17_",
+}
 _UNIVERSAL = {"universal2": ("x86_64", "arm64"), "universal": ("x86_64", "i386")}
 
 
@@ -36,15 +38,13 @@ class Platform:
         if not isinstance(self.python, str) or not _PYTHON.fullmatch(self.python):
             raise InputError("a Python version is not usable", expected="such as 3.11")
         if not isinstance(self.tag, str) or not _TAG.fullmatch(self.tag) or self.tag == "any":
-            raise InputError(
-                "a platform is not usable", expected="manylinux_2_34_x86_64, for example"
-            )
+            raise InputError("a platform is not usable", expected="such as manylinux_2_34_x86_64")
 
     @classmethod
     def here(cls) -> Platform:
         """The platform of this process."""
         tag = re.sub(r"[-.]", "_", sysconfig.get_platform())
-        libc, _, version = _glibc().partition(" ")
+        libc, version = machine.libc_ver()
         if sys.platform == "linux" and libc == "glibc":
             major, minor = version.split(".")[:2]
             tag = f"manylinux_{major}_{minor}_{machine.machine()}"
@@ -97,6 +97,7 @@ def require_fit(wheel: Wheel, platform: Platform) -> None:
 
 
 def _python_fits(python: str, abi: str, minor: int) -> bool:
+    """Return True if CPython 3.``minor`` supports the tags ``python`` and ``abi``."""
     found = re.fullmatch(r"(py|cp)3([0-9]{0,2})", python)
     if not found:
         return False
@@ -113,17 +114,9 @@ def _tag_fits(tag: str, wanted: str) -> bool:
     if tag in ("any", wanted):
         return True
     for old, new in _LEGACY.items():
-        if tag.startswith(f"{old}_"):
-            tag = new + tag.removeprefix(old)
-    wanted_parts, parts = _VERSIONED.fullmatch(wanted), _VERSIONED.fullmatch(tag)
-    if not wanted_parts or not parts or wanted_parts[1] != parts[1]:
+        tag = re.sub(f"^{old}", new, tag)
+    has, needs = _VERSIONED.fullmatch(wanted), _VERSIONED.fullmatch(tag)
+    if not has or not needs or has[1] != needs[1]:
         return False
-    older = (int(parts[2]), int(parts[3])) <= (int(wanted_parts[2]), int(wanted_parts[3]))
-    return older and wanted_parts[4] in _UNIVERSAL.get(parts[4], (parts[4],))
-
-
-def _glibc() -> str:
-    try:
-        return os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (AttributeError, ValueError, OSError):
-        return ""
+    older = (int(needs[2]), int(needs[3])) <= (int(has[2]), int(has[3]))
+    return older and has[4] in _UNIVERSAL.get(needs[4], (needs[4],))

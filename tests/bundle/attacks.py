@@ -1,7 +1,7 @@
-"""Tampered bundles, each with the error that names it. All are made from one that is right.
+"""Tampered bundles and the error that each must raise. All are altered copies of a valid bundle.
 
-Unless it says otherwise a case is signed, rightly, by the key that its reader trusts: a signature
-does not excuse what is in a bundle.
+Unless stated otherwise a case has a valid signature by the trusted key: a signature does not
+make the contents valid.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ORDER = 2**252 + 27742317777372353535851937790883648493  # of Ed25519's group
 
 @dataclass(frozen=True)
 class Attack:
-    """``make`` changes the parts, or gives the bytes; ``deep``: found when files are read."""
+    """A change of the parts of a bundle, or its bytes. ``deep``: found when files are read."""
 
     make: Callable[[Parts], object]
     words: str
@@ -104,21 +104,21 @@ def _swap(p: Parts) -> None:
 
 
 def _replayed(p: Parts) -> None:
-    """A right signature of the same signer, of another manifest."""
+    """Use a valid signature by the same signer over another manifest."""
     data = p.encode()
     p.signature = data[_start(p) - 64 : _start(p)]
     p.manifest["note"] = "another"
 
 
 def _malleable(p: Parts) -> None:
-    """S + L in place of S: the same equation holds, and RFC 8032 says to refuse it."""
+    """Replace S by S + L: the equation still holds, and RFC 8032 requires that it is refused."""
     signature = p.encode()[_start(p) - 64 : _start(p)]
     s = int.from_bytes(signature[32:], "little") + _ORDER
     p.signature = signature[:32] + s.to_bytes(32, "little")
 
 
 def _named_after(p: Parts) -> None:
-    """Names the trusted key and is signed by another."""
+    """Name the trusted key and sign with another."""
     p.seed, p.public = (
         OTHER,
         Ed25519PrivateKey.from_private_bytes(SEED).public_key().public_bytes_raw(),

@@ -1,4 +1,4 @@
-"""Bundles written from docs/FORMAT.md, section 7, not with the library: they can say anything."""
+"""Write bundles from docs/FORMAT.md, section 7, without the library and without its checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import struct
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ KEY: VerifyingKey = signer().verifying
 
 @dataclass
 class Parts:
-    """A bundle in parts. What is None follows from the rest."""
+    """A bundle in parts. Parts that are None are computed from the others."""
 
     manifest: dict[str, Any]
     contents: list[bytes]
@@ -45,7 +45,6 @@ class Parts:
     raw: bytes | None = None  # the manifest's bytes
     signature: bytes | None = None
     after: bytes = b""
-    sound: bool = field(default=True, repr=False)  # digests and sizes follow from the contents
 
     @property
     def files(self) -> list[dict[str, Any]]:
@@ -58,7 +57,7 @@ class Parts:
         )
 
     def put(self, i: int, content: bytes) -> None:
-        """Other content, with the digest and the size that belong to it."""
+        """Replace a file's content, digest and size."""
         self.contents[i] = content
         self.files[i] |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
@@ -89,7 +88,7 @@ class Parts:
 
 
 def parse(data: bytes) -> Parts:
-    """The parts of an intact bundle."""
+    """Split an intact bundle into its parts."""
     magic, version, kind, length, _ = struct.unpack_from("<8sHHI32s", data)
     manifest = json.loads(data[48 : 48 + length])
     at, contents = 48 + length + 64, []
@@ -100,7 +99,7 @@ def parse(data: bytes) -> Parts:
 
 
 def made_model(folder: Path, name: str = "tiny") -> Path:
-    """A folder with a sound card. Nothing runs its graph here."""
+    """Make a model folder with a valid card. Its graph is never run."""
     folder = folder / name
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"a graph" * 9)
@@ -119,7 +118,7 @@ def made_wheel(name: str = "thing-1.0-py3-none-any.whl", **members: bytes) -> by
 
 
 def made_inputs(folder: Path) -> tuple[list[Path], Path]:
-    """One thing of each kind, and a wheelhouse of two."""
+    """Make one file of each kind, and a folder of two wheels."""
     folder.mkdir(parents=True, exist_ok=True)
     things = [made_model(folder)]
     sources = {"a-to-b.map.npz": GOLDEN / "v1.map.npz", "b.head.npz": GOLDEN / "v1.head.npz",

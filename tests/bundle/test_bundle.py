@@ -1,4 +1,4 @@
-"""Bundles: what goes in comes out, and no more; the same bytes; no secrets; the format's golden."""
+"""Round trips, reproducible bytes, refused files, golden files, keys and commands of bundles."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def made(out: Path, inputs, **more) -> Path:
 # --- round trips ----------------------------------------------------------------------------------
 
 
-def test_what_goes_in_comes_out_and_no_more(tmp_path, inputs):
+def test_an_installed_bundle_has_the_same_files(tmp_path, inputs):
     things, wheels = inputs
     info = install_bundle(made(tmp_path / "x.bundle", inputs), tmp_path / "out", keys=[KEY])
     out = tmp_path / "out"
@@ -112,7 +112,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path, inputs):
 
 
 def test_a_golden_bundle_is_read_and_written_again(tmp_path):
-    """tests/golden/v1.bundle: a map, a head and a public key, signed by 0, 1, …, 31."""
+    """tests/golden/v1.bundle holds a map, a head and a public key; the seed is 0, 1, …, 31."""
     golden = GOLDEN / "v1.bundle"
     install_bundle(golden, tmp_path / "out", keys=[KEY])
     things = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "SHA256SUMS"]
@@ -122,7 +122,7 @@ def test_a_golden_bundle_is_read_and_written_again(tmp_path):
     assert KEY.fingerprint == "56475aa75463474c0285df5dbf2bcab73da651358839e9b77481b2eab107708c"
 
 
-def test_an_unsigned_one_is_taken_only_when_said(tmp_path, inputs):
+def test_an_unsigned_bundle_needs_the_option(tmp_path, inputs):
     path = made(tmp_path / "x.bundle", inputs, key=None)
     with pytest.raises(SignatureError, match="is not signed"):
         verify_bundle(path, keys=[KEY])
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, inputs, monkeypatch):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_too_little_room_is_said_before_anything_is_written(tmp_path, inputs, monkeypatch):
+def test_too_little_disk_space_is_found_before_writing(tmp_path, inputs, monkeypatch):
     path = made(tmp_path / "x.bundle", inputs)
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
@@ -199,7 +199,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, inputs, mo
         install_bundle(path, tmp_path / "out", keys=[KEY])
 
 
-# --- what does not go in --------------------------------------------------------------------------
+# --- refused files --------------------------------------------------------------------------
 
 
 def secrets(folder: Path) -> dict[str, Path]:
@@ -235,7 +235,7 @@ def test_no_secret_goes_in_whatever_its_name(tmp_path, name):
 
 @pytest.mark.parametrize("before", [0, 1, 1000, CHUNK - 13, CHUNK - 5, CHUNK - 1, CHUNK, 2 * CHUNK])
 def test_no_secret_goes_in_within_another_file(tmp_path, before):
-    """Stored in a map's archive, in a model's graph, wherever two reads meet."""
+    """Find a secret in a model's graph, also across two reads."""
     secret = (KEYS / "v2-trusted-secret.key").read_bytes()
     folder = made_model(tmp_path)
     (folder / "model.onnx").write_bytes(b"L" * before + secret + b"x" * 9)
@@ -249,7 +249,7 @@ def test_no_secret_goes_in_within_another_file(tmp_path, before):
     assert not (tmp_path / "x.bundle").exists()
 
 
-def test_what_only_resembles_a_secret_goes_in(tmp_path):
+def test_bytes_that_only_resemble_a_secret_are_accepted(tmp_path):
     public = (KEYS / "v2-trusted-public.key").read_bytes()
     with HashingCopy() as copying:
         for content in (b"LINALIGN", b"LINALIG" * 9, public, b"LINALIGN\x02\0\x01\x01", b""):
@@ -342,7 +342,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, inputs, monkeyp
         create_bundle(tmp_path / "x", [things[1]], key=signer())
 
 
-def test_kinds_are_told_by_content(tmp_path, inputs):
+def test_kinds_are_detected_by_content(tmp_path, inputs):
     things, _ = inputs
     for thing, kind in zip(things[1:], ("map", "head", "public-key", "signer"), strict=True):
         (tmp_path / "nameless").write_bytes(thing.read_bytes())
@@ -440,7 +440,7 @@ def test_key_files_are_checked(tmp_path):
 
 
 def test_a_signature_is_the_one_of_rfc_8032():
-    """Section 7.1, test 2."""
+    """Reproduce test 2 of section 7.1."""
     seed = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
     key = signer(seed)
     expected = (
@@ -519,7 +519,7 @@ def test_the_command_from_keys_to_files(tmp_path, inputs, monkeypatch, capsys):
     assert not Path("y").exists()
 
 
-def test_the_parts_of_a_bundle_are_where_the_format_says(tmp_path, inputs):
+def test_the_layout_of_a_bundle_is_as_documented(tmp_path, inputs):
     data = made(tmp_path / "x.bundle", inputs).read_bytes()
     assert data[:12] == b"LINALIGN\x01\0\x07\0"
     assert data[16:48] == KEY.public

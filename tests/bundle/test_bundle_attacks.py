@@ -1,4 +1,4 @@
-"""Every tampered bundle is refused by name, and nothing is written. attacks.py has the cases."""
+"""Every tampered bundle of attacks.py is refused with its error, and nothing is written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def good(tmp_path_factory) -> bytes:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty folder, which temporary files go below too."""
+    """An empty current folder, with the folder of temporary files below it."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -50,7 +50,7 @@ def test_the_good_one_is_good(good, here):
         "map", "head", "model", "public-key", "signer", "wheel",
     }  # fmt: skip
     install_bundle("x.bundle", "out", keys=[KEY])
-    assert parse(good).encode() == good, "the forger and the library agree on the format"
+    assert parse(good).encode() == good, "forging.py and the library write the same format"
 
 
 def test_there_are_many():
@@ -79,7 +79,7 @@ def test_attack_is_refused_by_name_and_nothing_is_written(good, here, name):
             before, after = dict.fromkeys(before), dict.fromkeys(after)
         assert after == before, "something was written"
     if attack.deep:
-        verify_bundle("x.bundle", keys=[KEY])  # what it is signed for holds
+        verify_bundle("x.bundle", keys=[KEY])  # without reading files as their kind it is valid
 
 
 @pytest.mark.parametrize("name", ["not signed", "zip-slip", "bit of the last byte"])
@@ -141,7 +141,7 @@ def test_every_cut_and_every_addition_is_found(good, here, place, more):
 @SETTINGS
 @given(st.data())
 def test_inspect_refuses_altered_ones_too(good, here, data):
-    """Whatever key is in it: what is not signed by that, or not whole, is not described."""
+    """A bundle is described only if it is whole and signed by the key in it."""
     changed = bytearray(good)
     changed[data.draw(st.integers(0, len(good) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     (here / "x.bundle").write_bytes(changed)

@@ -1,4 +1,4 @@
-"""Which wheels fit which platform, against the package `packaging`, whose rules are pip's."""
+"""Fit of wheels and platforms, against the package `packaging`, which pip uses."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_logistic_is_scikit_learns_on_standardised_states(labelled):
     np.testing.assert_allclose(got, wanted, atol=5e-3)
 
 
-def test_dead_dimensions_get_no_weight(labelled):
+def test_constant_dimensions_get_weight_zero(labelled):
     dead = np.hstack([labelled.states, np.full((600, 1), 3.0, dtype=np.float32)])
     states = HiddenStates(dead, labels=labelled.labels, label_ids=labelled.label_ids)
     for method in ("ridge", "logistic"):
@@ -65,7 +65,7 @@ def test_dead_dimensions_get_no_weight(labelled):
 
 @pytest.mark.parametrize("method", ["ridge", "logistic"])
 def test_a_rare_class_beside_an_outlier_dimension_is_still_learned(rng, method):
-    """Strong penalties all say the commonest label; the search must not stop on that plateau."""
+    """Under strong penalties only the commonest label is predicted; the search must continue."""
     ids = (rng.random(2000) < 0.1).astype(np.int32)
     states = rng.normal(size=(2000, 64))
     states[:, :8] += ids[:, None]
@@ -83,8 +83,8 @@ def test_auto_takes_the_better_by_cross_validation(labelled):
     assert evaluate(head, labelled).accuracy.value > 0.6
 
 
-def test_held_out_accuracy_is_honest(rng):
-    """On labels that are noise, held-out accuracy is chance although d is large."""
+def test_held_out_accuracy_of_random_labels_is_at_chance(rng):
+    """With random labels the held-out accuracy is at chance level although d is large."""
     states = HiddenStates(
         rng.normal(size=(300, 200)),
         labels=("x", "y"),
@@ -187,7 +187,7 @@ def test_metrics_by_hand():
 
 
 def test_the_bootstrap_interval_covers(rng):
-    """Of 200 samples with a true accuracy of 0.8, about 95 % of the intervals hold it."""
+    """In 200 samples with a true accuracy of 0.8, about 95 % of the intervals contain it."""
     hits = 0
     for _ in range(200):
         guess = (rng.random(400) > 0.8).astype(int)

@@ -1,4 +1,4 @@
-"""States made for the detectors' tests, and one detector of each method."""
+"""Synthetic states for the tests of detectors, and one detector of each method."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NAMES = tuple("abcd")
 
 
 def labelled(rng: np.random.Generator, n: int = 600) -> HiddenStates:
-    """Four clouds on a common covariance, far from zero; the last dimension never changes."""
-    state = np.random.default_rng(3)  # the same clouds for whoever asks
+    """Four Gaussian classes with one covariance, far from zero; the last dimension is constant."""
+    state = np.random.default_rng(3)  # the same classes in every test
     centres, mix = state.normal(size=(CLASSES, D)) * 2, state.normal(size=(D, D)) / 2
     centres -= centres.mean(axis=0)
     ids = np.arange(n, dtype=np.int32) % CLASSES
@@ -24,7 +24,7 @@ def labelled(rng: np.random.Generator, n: int = 600) -> HiddenStates:
 
 
 def outlying(rng: np.random.Generator, n: int = 200) -> HiddenStates:
-    """Between the clouds."""
+    """States between the class means."""
     states = rng.normal(size=(n, D)) * 0.7 + 5
     states[:, -1] = 1.5
     return HiddenStates(states.astype(np.float32), SPACE)

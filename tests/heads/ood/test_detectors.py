@@ -1,4 +1,4 @@
-"""Each detector against a dense oracle or scikit-learn, and what a Detector promises of all."""
+"""Each detector against a dense oracle or scikit-learn, and properties of all detectors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from linalign_lite.heads.ood.detectors import (
 
 @pytest.fixture
 def alive(rng) -> HiddenStates:
-    """Labelled states of which every dimension varies."""
+    """Labelled states in which every dimension varies."""
     full = labelled(rng)
     space = Space(D - 1)
     return HiddenStates(full.states[:, :-1], space, labels=NAMES, label_ids=full.label_ids)
@@ -76,7 +76,7 @@ def test_mahalanobis_is_scikit_learns(alive, queries, shrinkage, peer):
 
 @pytest.mark.parametrize("n", [12, 40, 3000])
 def test_shrinkage_is_scikit_learns(rng, n):
-    """Where there are fewer rows than dimensions too."""
+    """Ledoit-Wolf shrinkage, also with fewer rows than dimensions."""
     x = rng.normal(size=(n, 20)) @ rng.normal(size=(20, 20))
     x -= x.mean(axis=0)
     ours = ledoit_wolf(covariance_about(x, np.zeros((1, 20)), np.zeros(n, dtype=int)))
@@ -147,7 +147,7 @@ def test_vim_by_its_definition(alive, queries):
 def test_energy_of_a_head_is_calibrated_on_validation_labels_and_msp_is_not(rng):
     train, held_out = labelled(rng), labelled(rng, 200)
     wrong = held_out.label_ids.copy()
-    wrong[:20] = 0  # or the surest temperature would be the best
+    wrong[:20] = 0  # else the smallest temperature would be the best
     held_out = dataclasses.replace(held_out, label_ids=wrong)
     head = head_for(train)
     hot = Head(head.weight * 9, head.bias * 9, head.labels, head.space)
@@ -170,13 +170,13 @@ def test_energy_of_a_head_is_calibrated_on_validation_labels_and_msp_is_not(rng)
     assert fit_detector(bare, method="energy", head=hot).rule.temperature == 1
 
 
-# --- what all promise ----------------------------------------------------------------------------
+# --- properties of all ----------------------------------------------------------------------------
 
 
-def test_every_detector_knows_the_outlying_and_keeps_what_it_promised(rng):
+def test_every_detector_separates_outlying_states_and_keeps_its_tpr(rng):
     test, between = labelled(rng, 2000), outlying(rng)
     around = HiddenStates((rng.normal(size=(200, D)) * 3 + 5).astype(np.float32), SPACE)
-    for method, fitted in every(rng).items():  # vim looks for what leaves the clouds' plane
+    for method, fitted in every(rng).items():  # vim: outside their plane
         strange = around if method == "vim" else between
         found = evaluate_detector(fitted, test, strange)
         assert found.method == fitted.method == method
@@ -187,7 +187,7 @@ def test_every_detector_knows_the_outlying_and_keeps_what_it_promised(rng):
 
 
 def test_a_dimension_that_never_changes_is_left_out(rng):
-    """Nothing is divided by its variance, and what a map makes of it does not count."""
+    """There is no division by its variance, and its value after a map does not change scores."""
     strange = outlying(rng)
     moved = HiddenStates(strange.states + np.eye(D)[-1] * 0.1, SPACE)
     for method, fitted in every(rng).items():
@@ -260,8 +260,8 @@ def test_a_state_of_length_zero_has_a_score(rng):
 # --- thresholds ----------------------------------------------------------------------------------
 
 
-def test_the_threshold_keeps_what_it_promises_on_new_states(rng):
-    """Split conformal: over many draws of validation and new states, tpr or a little more."""
+def test_the_threshold_keeps_its_tpr_on_new_states(rng):
+    """Split conformal prediction: over many draws, tpr or slightly more of new states are kept."""
     for n, tpr in ((19, 0.95), (30, 0.8), (200, 0.95)):
         kept = [
             (rng.normal(size=50) <= threshold_for(rng.normal(size=n), tpr)).mean()
@@ -278,7 +278,7 @@ def test_too_few_validation_states_are_named():
         threshold_for(np.arange(19.0), 1.0)
 
 
-def test_without_a_threshold_nothing_is_called_outlying(rng):
+def test_without_a_threshold_there_is_no_decision(rng):
     fitted = fit_detector(labelled(rng))
     with pytest.raises(InputError, match="has no threshold"):
         fitted.outlying(labelled(rng))
@@ -290,7 +290,7 @@ def test_without_a_threshold_nothing_is_called_outlying(rng):
 # --- labels, heads, banks ------------------------------------------------------------------------
 
 
-def test_without_labels_the_head_says_the_class_or_there_is_one(rng):
+def test_without_labels_the_head_predicts_the_class_or_there_is_one_class(rng):
     train = labelled(rng)
     bare = dataclasses.replace(train, labels=(), label_ids=None)
     head = head_for(train)
@@ -361,7 +361,7 @@ def test_a_detector_without_its_head_reads_scores(rng):
 
 
 def test_scores_are_states_too(rng):
-    """A distance detector may be fitted on a head's scores: what a client can use on decrypted."""
+    """A distance detector fitted on a head's scores can be used on decrypted scores."""
     train, test = labelled(rng), labelled(rng, 300)
     head = head_for(train)
     on_scores = HiddenStates(head(train.states), labels=NAMES, label_ids=train.label_ids)

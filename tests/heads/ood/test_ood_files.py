@@ -1,4 +1,4 @@
-"""Detectors on disk: round trips, golden bytes, and what a hostile file may try."""
+"""Files of detectors: round trips, golden bytes, hostile files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NAMES = ("no", "yes")
 
 
 def examples() -> dict[str, Detector]:
-    """One of each method, in numbers that have no rounding."""
+    """One detector of each method, with exactly representable numbers."""
     weight = np.array([[1, -2, 3], [-4, 5, -6]], dtype=np.float32) / 4
     head = Head(weight, np.array([0.5, -1], dtype=np.float32), NAMES, SPACE, 30.0)
     mean, white = np.array([0.5, -1, 2]), np.array([[2.0, 0, 1], [0, 4, -1]])
@@ -156,7 +156,7 @@ def test_every_truncation_and_every_flipped_byte_is_named_or_harmless(tmp_path):
 
 
 def altered(tmp_path, name, arrays=None, drop=(), version=1, **card):
-    """The example's file with members and card fields changed, its check sums right."""
+    """Write an example with changed arrays and card fields, and valid checksums."""
     path = tmp_path / "x.npz"
     save(path, examples()[name])
     members, facts = load_npz(path, serialization.KIND, 1, serialization._SCHEMA)

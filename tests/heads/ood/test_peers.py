@@ -1,4 +1,4 @@
-"""The same arrays through pytorch-ood, as benchmarks/peers/pytorch_ood_scores.py left them."""
+"""Detectors against scores of pytorch-ood, from benchmarks/peers/pytorch_ood_scores.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_scores(name, method, temperature):
 
 
 def test_mahalanobis(states):
-    """Theirs has the sum of squares where ours has the covariance, and half of it all."""
+    """pytorch-ood divides by the sum of squares instead of the covariance, and by two."""
     got = fit_detector(states, method="mahalanobis", shrinkage=0).scores(PEER["queries"])
     np.testing.assert_allclose(got / N / 2, PEER["mahalanobis"], rtol=1e-3)
     got = fit_detector(states, method="relative-mahalanobis", shrinkage=0).scores(PEER["queries"])
@@ -50,7 +50,7 @@ def test_vim(states):
 
 
 def test_figures():
-    """Theirs has the outlying as the positive class of FPR at 95 %."""
+    """pytorch-ood takes the outlying class as positive for FPR at 95 %."""
     low, high = PEER["inlying"], PEER["outlying"]
     assert auroc(low, high) == pytest.approx(float(PEER["auroc"]))
     assert fpr_at(-high, -low) == pytest.approx(float(PEER["fpr"]))

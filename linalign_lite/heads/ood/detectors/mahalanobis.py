@@ -63,7 +63,7 @@ class RelativeMahalanobis(Mahalanobis):
 
     @classmethod
     def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
-        """As Mahalanobis, and the covariance of all states about their mean."""
+        """Fit as Mahalanobis, and the covariance of all states about their mean."""
         data.require_classes(cls.method)
         mean, centres, white, used = data.whitening()
         everything = covariance_about(data.states, mean)

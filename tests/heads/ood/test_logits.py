@@ -1,4 +1,4 @@
-"""energy, msp, max-logit: definitions, bounds, calibration."""
+"""Definitions, error bounds and calibration of energy, msp and max-logit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCORES = hnp.arrays(
 
 @given(SCORES, st.floats(0.01, 100))
 @settings(max_examples=60, deadline=None)
-def test_they_are_what_they_are_defined_as(z, t):
+def test_scores_follow_their_definitions(z, t):
     np.testing.assert_allclose(
         Energy.of_logits(z, t), -t * logsumexp(z / t, axis=1), rtol=1e-12, atol=1e-9
     )
@@ -54,7 +54,7 @@ def test_large_scores_do_not_overflow_and_are_not_changed():
 
 
 def test_the_temperature_calibrates(rng):
-    """Labels drawn from softmax(z/3): the temperature found is 3, and scipy's."""
+    """For labels drawn from softmax(z/3) the temperature is 3, and that of SciPy's minimiser."""
     z = rng.normal(size=(20_000, 5)) * 6
     truth = np.array([rng.choice(5, p=p) for p in softmax(z / 3, axis=1)])
     found = calibrated_temperature(z, truth)
@@ -76,6 +76,6 @@ def test_the_temperature_calibrates(rng):
         (np.zeros((2, 3)), "energy", float("nan"), "the temperature is not usable"),
     ],
 )
-def test_what_cannot_be_used_is_named(scores, method, temperature, words):
+def test_unusable_arguments_are_refused(scores, method, temperature, words):
     with pytest.raises(InputError, match=words):
         outlyingness(scores, method, temperature)

@@ -1,4 +1,4 @@
-"""Labels left out stand in for outlying texts."""
+"""Cross-validation of detectors over labels: held-out labels are the outlying class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from linalign_lite.core.metrics import auroc
 
 @pytest.fixture
 def many(rng) -> HiddenStates:
-    """Ten labels, and five dimensions of noise far larger, which whitening removes."""
+    """Ten labels, and five dimensions of much larger noise, which whitening removes."""
     ids = np.arange(800, dtype=np.int32) % 10
     centres = rng.normal(size=(10, 5)) * 6
     states = np.hstack([centres[ids] + rng.normal(size=(800, 5)), rng.normal(size=(800, 5)) * 99])
@@ -30,8 +30,8 @@ def test_it_finds_that_whitening_is_needed(many):
     assert found.folds == 5
 
 
-def test_a_fold_is_what_it_says(rng):
-    """Three labels: two folds, one of two labels and one of one; by hand on validation states."""
+def test_folds_are_as_documented(rng):
+    """Three labels make two folds, of two labels and of one; AUROC is recomputed by hand."""
     full = labelled(rng)
     some = full.rows(np.flatnonzero(full.label_ids < 3))
     held = labelled(rng, 200)
@@ -50,14 +50,14 @@ def test_a_fold_is_what_it_says(rng):
 
 
 def test_a_head_loses_the_outputs_that_are_left_out(rng):
-    """Otherwise texts of those labels would be the surest of all."""
+    """With these outputs, texts of held-out labels would get the highest logits."""
     train = labelled(rng)
     head = head_for(train)
     found = compare_detectors(train, {"e": {"method": "max-logit"}}, head=head)
     assert found.auroc["e"] > 0.8
 
 
-def test_what_cannot_be_compared_is_named(rng):
+def test_states_that_cannot_be_compared_are_refused(rng):
     train = labelled(rng)
     bare = dataclasses.replace(train, labels=(), label_ids=None)
     two = train.rows(np.flatnonzero(train.label_ids < 2))

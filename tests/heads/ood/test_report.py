@@ -45,7 +45,7 @@ def test_the_curve_is_thinned_evenly_and_keeps_its_ends(rng):
 
 
 def test_the_interval_covers(rng):
-    """Of 300 samples whose true AUROC is known, about 95 % of the intervals hold it."""
+    """In 300 samples with a known AUROC, about 95 % of the intervals contain it."""
     truth, hits = 0.7602, 0  # Φ(1/√2)
     for _ in range(300):
         found = auroc_interval(rng.normal(size=80), rng.normal(1, size=50))
@@ -54,7 +54,7 @@ def test_the_interval_covers(rng):
 
 
 def test_the_variance_is_that_of_all_pairs(rng):
-    """DeLong's, by its definition over all pairs."""
+    """DeLong's variance by its definition over all pairs."""
     low, high = rng.normal(size=30).round(1), rng.normal(1, size=20).round(1)
     wins = (high[:, None] > low) + 0.5 * (high[:, None] == low)
     variance = wins.mean(1).var(ddof=1) / 20 + wins.mean(0).var(ddof=1) / 30

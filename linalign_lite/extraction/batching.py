@@ -1,4 +1,4 @@
-"""Which texts run together, and how the states of their tokens become one a text."""
+"""Group texts into batches, and pool the token states of each text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from linalign_lite.extraction.session import Int64
 
 @dataclass(frozen=True)
 class Batch:
-    rows: tuple[int, ...]  # indices into the window
+    """Texts that run together."""
+
+    rows: tuple[int, ...]  # indices of texts
     length: int  # tokens of the longest row
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[Batch]:
-    """Rows sorted from long to short, cut so that rows × longest ≤ budget (one row at least).
+    """Batches of texts sorted from long to short, with rows × longest ≤ budget, or of one text.
 
-    The longest come first: what does not fit in memory fails at once, not after an hour.
+    lengths, budget: in tokens. The longest come first: a batch that does not fit in memory fails at
+    once, not after an hour.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
@@ -32,7 +35,11 @@ def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[Batch]:
 
 
 def pool(states: Array, lengths: Int64, pooling: str) -> Array:
-    """One state a row. states: (batch, length, d), padded on the right; lengths: (batch,)."""
+    """Pool token states to one state per text, (batch, d).
+
+    states: (batch, length, d), padded on the right; lengths: (batch,); pooling: "mean", "last" or
+    "cls".
+    """
     if pooling == "cls":
         first: Array = states[:, 0]
         return first

@@ -15,8 +15,8 @@ MAX_GROUP = 1 << 30  # bytes of a column in one row group, unpacked
 def read_columns(path: str) -> Iterator[tuple[object, object]]:
     """(text, label) of each row, label None without such a column.
 
-    Raises MissingExtraError without pyarrow, FormatError for a file that is none or whose row
-    groups unpack to more than MAX_GROUP, InputError for columns missing or of another kind.
+    Raises MissingExtraError without pyarrow, FormatError for a file that is not Parquet or whose
+    row groups unpack to more than MAX_GROUP, InputError for missing columns and other types.
     """
     pa, pq = (
         import_extra(module, extra="parquet", purpose="reading Parquet")
@@ -48,12 +48,12 @@ def _columns(path: str, schema: Any, types: Any) -> list[str]:
         kind = kind.value_type if types.is_dictionary(kind) else kind
         text = types.is_string(kind) or types.is_large_string(kind)
         if not text and not (name == "label" and types.is_integer(kind)):
-            raise InputError(f"{path}: column `{name}` is of another kind", got=str(kind)[:40])
+            raise InputError(f"{path}: column `{name}` has another type", got=str(kind)[:40])
     return columns
 
 
 def _require_groups(path: str, metadata: Any, columns: list[str]) -> None:
-    """What a row group says that it unpacks to; pages are unpacked one at a time."""
+    """Check the stated unpacked size of each row group; pages are unpacked one at a time."""
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
         for j in range(group.num_columns):

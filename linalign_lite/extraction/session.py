@@ -1,4 +1,4 @@
-"""An exported model folder, running: onnxruntime and a tokenizer, nothing else."""
+"""Load and run an exported model folder: onnxruntime and a tokenizer, nothing else."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from linalign_lite.extraction.tokenizer import load_tokenizer, read_ends
 Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)
 MAX_THREADS = 256
-MANY = 4  # batches a thread from which on each is left to one thread
-DOUBLED = 512 << 20  # bytes of a graph that may be in memory twice
+BATCHES_PER_THREAD = 4  # from so many on, each batch runs on one thread
+MAX_DOUBLED = 512 << 20  # bytes of a graph that may be in memory twice
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Model:
         ]
 
     def context(self, max_length: int | None) -> int:
-        """``max_length`` checked against the model's context."""
+        """Check ``max_length`` against the model's context; default: the card's."""
         if max_length is None:
             return self.card.max_length
         if not 2 <= max_length <= self.card.max_length:
@@ -95,35 +95,35 @@ class Model:
     def run(self, ids: Int64, mask: Int64) -> Array:
         """Final hidden states. ids, mask: (batch, length); returns (batch, length, d) float32.
 
-        Rows are padded on the right; what a padded position gives has no meaning. Raises
-        LinalignError when the graph cannot be run on this input.
+        Rows are padded on the right; states of padding have no meaning. Raises LinalignError when
+        the graph fails on this input.
         """
         return self._run(self.session, ids, mask)
 
     def runner(self, n_batches: int) -> tuple[Callable[[Int64, Int64], Array], int]:
-        """What runs a batch as `run` does, and how many threads may call it at once.
+        """A function that runs a batch as `run` does, and the number of threads to call it from.
 
-        Of many batches, each is left to one thread: two threads on two batches wait for nobody,
-        two threads on one batch wait for each other at every node. That takes a second session, so
-        not when the weights are large.
+        Of many batches, each runs on one thread: two threads on two batches do not wait for each
+        other, two threads on one batch wait at every node. This needs a second session, so it is
+        not done when the weights are large.
         """
         size = sum(
             int(self.card.files[name]["size"]) for name in DIGESTED[:2] if name in self.card.files
         )
-        if self.threads == 1 or n_batches < MANY * self.threads or size > DOUBLED:
+        if self.threads == 1 or n_batches < BATCHES_PER_THREAD * self.threads or size > MAX_DOUBLED:
             return self.run, 1
-        return partial(self._run, self._alone), self.threads
+        return partial(self._run, self._single_threaded), self.threads
 
     @cached_property
-    def _alone(self) -> Any:
-        """A session of one thread a call. The file must still be the one that was checked."""
+    def _single_threaded(self) -> Any:
+        """A session of one thread per call, from the file checked again."""
         load_card(self.folder)
         return _session(self.folder, 1)
 
     def _run(self, session: Any, ids: Int64, mask: Int64) -> Array:
         try:
             states: Array = session.run([LAST_HIDDEN_STATE], self._feeds(ids, mask))[0]
-        except Exception as e:  # onnxruntime's errors share no other base
+        except Exception as e:  # onnxruntime's errors have no other common base
             raise LinalignError(
                 f"{self.folder} fails on a batch of {ids.shape[0]} texts of {ids.shape[1]} tokens",
                 got=f"{type(e).__name__}: {str(e)[:160]}",
@@ -143,7 +143,7 @@ class Model:
         return feeds
 
     def token_head(self) -> Head:
-        """The token head of a causal LM. Raises InputError when the model has none."""
+        """Load the token head of a causal LM. Raises InputError when the model has none."""
         if HEAD_FILE not in self.card.files:
             raise InputError(f"{self.folder} has no token head", expected="a causal LM")
         return load_head(self.folder / HEAD_FILE)
@@ -166,9 +166,9 @@ def load_model(
 ) -> Model:
     """Load an exported model folder; never touches the network.
 
-    threads: how many work at a time (default: one a core). verify: hash the
-    files against the card. Raises InputError when the folder is not an exported model, FormatError
-    when it was altered or does not load.
+    threads: number of threads (default: one per physical core). verify: hash the files against the
+    card. Raises InputError when the folder is not an exported model, FormatError when it was
+    altered or does not load.
     """
     folder = Path(folder)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
@@ -193,7 +193,7 @@ def _session(folder: Path, threads: int | None) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors come to us as exceptions
+    options.log_severity_level = 4  # errors are raised as exceptions
     if threads is not None:
         options.intra_op_num_threads = threads
     return ort.InferenceSession(
@@ -212,11 +212,10 @@ def _check_graph(
             got=f"inputs {', '.join(sorted(inputs))[:200]}",
             expected=f"input_ids, attention_mask and an output {LAST_HIDDEN_STATE}",
         )
-    if outputs[LAST_HIDDEN_STATE][-1] != card.hidden_size and isinstance(
-        outputs[LAST_HIDDEN_STATE][-1], int
-    ):
+    width = outputs[LAST_HIDDEN_STATE][-1]
+    if isinstance(width, int) and width != card.hidden_size:
         raise FormatError(
-            f"{folder / MODEL_FILE} does not have the width that its card says",
-            got=str(outputs[LAST_HIDDEN_STATE][-1]),
+            f"{folder / MODEL_FILE} does not have the width of its card",
+            got=str(width),
             expected=str(card.hidden_size),
         )

@@ -1,7 +1,7 @@
-"""Read texts, and labels where there are any, from .txt, .jsonl, .csv, .parquet or standard input.
+"""Read texts and their labels, if any, from .txt, .jsonl, .csv, .parquet or standard input.
 
-A file is read as a stream of rows, `.gz` and `.zst` unpacked on the way: `read_texts` keeps them
-all, `corpus.read_corpus` none.
+A file is read as a stream of rows, `.gz` and `.zst` unpacked: `read_texts` keeps all rows,
+`corpus.read_corpus` none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMATS = values_of(TextFormat)
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts in file order. ``labels`` is empty, or has one label a text. ``n_blank``: skipped."""
+    """Texts in file order. ``labels``: none, or one per text. ``n_blank``: skipped blank lines."""
 
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Texts:
         return text_digest(self.texts)
 
     def label_ids(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32] | None]:
-        """The distinct labels, sorted, and each text's index into them; ((), None) without."""
+        """Distinct labels, sorted, and each text's index into them; ((), None) without labels."""
         if not self.labels:
             return (), None
         names = tuple(sorted(set(self.labels)))
@@ -61,16 +61,16 @@ def read_texts(
 ) -> Texts:
     """Read ``path`` ("-" is standard input).
 
-    ``txt``: a text a line. ``jsonl``: objects with `text` and optionally `label`. ``csv``: a header
-    with a column `text` and optionally `label`. ``parquet``: these columns, with the extra
-    `parquet`. "auto" goes by the file's ending (standard input: txt). A text file may be packed:
-    .txt.gz, .jsonl.zst. Blank lines are skipped, and counted but for those of a csv.
+    ``txt``: one text per line. ``jsonl``: objects with `text` and optionally `label`. ``csv``: a
+    header with a column `text` and optionally `label`. ``parquet``: these columns, with the extra
+    `parquet`. "auto" takes the file's ending (standard input: txt). A text file may be packed:
+    .txt.gz, .jsonl.zst. Blank lines are skipped, and counted except those of a csv.
 
-    With a ``separator``, the texts of a txt are what stands between lines that equal it: line
-    breaks inside are kept, those around a text dropped, and blank texts skipped and counted.
+    With a ``separator``, the texts of a txt are separated by lines equal to it: line breaks inside
+    a text are kept, those around it dropped, and blank texts skipped and counted.
 
-    Raises InputError for an empty file, bytes that are not UTF-8, a row without usable text, and a
-    label that only some rows have, naming the line; and for a separator that is no line, or that is
+    Raises InputError for an empty file, bytes that are not UTF-8, a row without usable text, and
+    labels on some rows only, naming the line; and for a separator that is not one line, or that is
     given for another format.
     """
     texts: list[str] = []
@@ -92,7 +92,7 @@ Lines = Iterator[tuple[int, str]]
 def read_rows(
     path: str, *, fmt: str = "auto", limit: int | None = None, separator: str | None = None
 ) -> Iterator[tuple[str | None, str | None]]:
-    """(text, label) of each row as it is read, (None, None) for a blank line; see `read_texts`."""
+    """Yield (text, label) of each row, (None, None) for a blank line; see `read_texts`."""
     kind = _kind(path, fmt)
     if separator is not None:
         _require_separator(separator, kind)
@@ -150,7 +150,7 @@ def _txt(_path: str, found: Lines) -> Iterator[Row]:
 
 
 def _separated(path: str, found: Lines, separator: str) -> Iterator[Row]:
-    """Texts of several lines. Nothing at all after the last separator is not a blank text."""
+    """Texts of several lines. No line after the last separator is no blank text."""
     start, parts, size = 1, [], 0
     for number, line in found:
         if line.rstrip("\r\n") != separator:
@@ -179,8 +179,8 @@ def _require_separator(separator: str, kind: str) -> None:
     if not separator or not {"\r", "\n"}.isdisjoint(separator):
         raise InputError(
             "the separator is not usable",
-            got="nothing" if not separator else "more than a line",
-            expected="a line, such as <|endoftext|>",
+            got="nothing" if not separator else "more than one line",
+            expected="one line, such as <|endoftext|>",
         )
 
 
@@ -191,8 +191,10 @@ def _jsonl(path: str, found: Lines) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as e:  # a number of 5,000 digits is a ValueError
-            raise InputError(f"{path}, line {number} is not JSON", hint="one object a line") from e
+        except (ValueError, RecursionError) as e:  # too many digits: a ValueError
+            raise InputError(
+                f"{path}, line {number} is not JSON", hint="one object per line"
+            ) from e
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number} is not a JSON object", got=type(row).__name__)
         yield number, _text(path, number, row.get("text")), _label(path, number, row.get("label"))
@@ -200,7 +202,7 @@ def _jsonl(path: str, found: Lines) -> Iterator[Row]:
 
 def _csv(path: str, found: Lines) -> Iterator[Row]:
     csv.field_size_limit(MAX_TEXT)  # the library's own limit would cut at 131,072 characters
-    # a lone \r ends a line here
+    # in CSV, a lone \r ends a line
     pieces = (piece for _, line in found for piece in io.StringIO(line, newline=""))
     reader = csv.DictReader(pieces, strict=True)
     try:
@@ -209,7 +211,7 @@ def _csv(path: str, found: Lines) -> Iterator[Row]:
             raise InputError(
                 f"{path} has no column `text`",
                 got=", ".join(str(name)[:40] for name in fields[:8]) or "no header",
-                expected="a header line with `text`, and `label` where there are labels",
+                expected="a header line with `text`, and `label` if there are labels",
             )
         for column in ("text", "label"):
             if list(fields).count(column) > 1:
@@ -230,7 +232,7 @@ def _text(path: str, number: int, value: object) -> str:
         )
     try:
         value.encode()
-    except UnicodeEncodeError as e:  # JSON can say what UTF-8 cannot
+    except UnicodeEncodeError as e:  # JSON can escape what UTF-8 cannot encode
         raise InputError(f"{path}, line {number} has half of a surrogate pair in its text") from e
     return value
 
@@ -238,7 +240,7 @@ def _text(path: str, number: int, value: object) -> str:
 def _label(path: str, number: int, value: object) -> str | None:
     if value is None:
         return None
-    # numbers are names here: 3 and "3" are the same label
+    # a number is a name: 3 and "3" are the same label
     label = str(value) if type(value) is int else value
     if not isinstance(label, str) or not usable_label(label):
         raise InputError(
@@ -263,6 +265,6 @@ def _kind(path: str, fmt: str) -> str:
             f"cannot tell the format of {path}",
             got=f".{ending}" if ending else "no ending",
             expected="a file that ends in .txt, .jsonl, .csv or .parquet, and perhaps .gz or .zst",
-            hint="or say it with --format",
+            hint="or name it with --format",
         )
     return ending

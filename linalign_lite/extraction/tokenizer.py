@@ -1,4 +1,4 @@
-"""A `tokenizer.json`, read with care, and how much of a text each of its tokens has read."""
+"""Load a `tokenizer.json`, and compute how much of a text each token has read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from linalign_lite.errors import FormatError
 from linalign_lite.storage.atomic import PathLike, open_regular
 
 MAX_TOKENIZER = 256 << 20  # bytes of a tokenizer.json; the largest known are about 35 MB
-# A quote inside a JSON string is escaped, so only a key of the file itself looks like this.
+# quotes inside a JSON string are escaped, so this matches only a key of the file itself
 _TRIMMED = re.compile(rb'("trim_offsets"\s*:\s*)true\b')
 
 
 def load_tokenizer(path: PathLike) -> Any:
-    """A `tokenizer.json` as a tokenizers.Tokenizer that neither cuts nor pads.
+    """Load a `tokenizer.json` as a tokenizers.Tokenizer that neither truncates nor pads.
 
-    Byte-level tokenizers may leave spaces out of what they report as a token's place; here they
-    never do, for a state that has read a space is not one that has not. The ids stay the same.
+    Byte-level tokenizers may leave spaces out of a token's offsets; here they are always included,
+    because a state that has read a space differs from one that has not. The ids stay the same.
     Raises InputError when the file cannot be read, FormatError when it is too large or broken.
     """
     from tokenizers import Tokenizer
@@ -43,22 +43,22 @@ def load_tokenizer(path: PathLike) -> Any:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's characters for the 256 bytes, the other way round."""
+    """The byte of each of the 256 characters that GPT-2 writes for bytes."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 def read_ends(text: str, encoding: Any) -> list[int]:
-    """How much of ``text`` has been read, whole, at each token of its tokenizers.Encoding.
+    """Number of characters of ``text`` read whole at each token of its tokenizers.Encoding.
 
-    A token's own end says too much where it shares its characters with a later token: one byte of
-    a character, one letter of a ligature, or a prefix space that is reported as if it were the
-    first letter. Such a token gets the end of the later one, and `boundary_rows` takes the last
-    alone. An end says too little where a normaliser took what follows into the token, such as
-    a combining accent: characters that no token has, up to white space, are added to the token
-    before them. Special tokens keep their end. What a cut text has lost is looked at too, so that
-    the ends are those of the whole text.
+    A token's own end is too far where it shares its characters with a later token: one byte of a
+    character, one letter of a ligature, or a prefix space that is reported as the first letter.
+    Such a token gets the end of the later one, of which `completing` takes only the last. An end is
+    too near where a normaliser merged the following characters into the token, such as a combining
+    accent: characters without a token, up to white space, are added to the token before them.
+    Special tokens keep their end. The truncated part of the encoding is used too, so that the ends
+    are those of the whole text.
     """
     parts = [encoding, *encoding.overflowing]
     offsets = [pair for part in parts for pair in part.offsets]
@@ -67,30 +67,30 @@ def read_ends(text: str, encoding: Any) -> list[int]:
 
 
 def _whole_ends(text: str, offsets: Sequence[tuple[int, int]], special: Sequence[int]) -> list[int]:
-    """Ends as `read_ends` gives them, from places (start, end) in code points."""
-    top = 0
-    tops = []  # the furthest that any token has gone so far
-    for (_, end), left_out in zip(offsets, special, strict=True):
-        top = top if left_out else max(top, end)
-        tops.append(top)
+    """Ends as in `read_ends`, from offsets (start, end) in code points."""
+    farthest = 0
+    farthest_ends = []  # of all tokens so far
+    for (_, end), is_special in zip(offsets, special, strict=True):
+        farthest = farthest if is_special else max(farthest, end)
+        farthest_ends.append(farthest)
     ends = [end for _, end in offsets]
-    later = len(text)  # where what is read after this token begins
-    whole = top
+    later = len(text)  # start of the text that later tokens read
+    whole = farthest
     for i in range(len(ends) - 1, -1, -1):
         if special[i]:
             continue
         start, end = offsets[i]
-        if tops[i] <= later:
-            whole = _stretch(text, tops[i], later)
+        if farthest_ends[i] <= later:
+            whole = _extend(text, farthest_ends[i], later)
         ends[i] = whole
         if start < end:
             later = min(later, start)
     return ends
 
 
-def _stretch(text: str, end: int, later: int) -> int:
-    """``end`` moved over what stands there without a token, up to white space."""
-    if end:  # before the first token there is none to add to
+def _extend(text: str, end: int, later: int) -> int:
+    """Move ``end`` over characters without a token, up to white space."""
+    if end:  # before the first token there is no token to extend
         while end < later and not text[end].isspace():
             end += 1
     return end

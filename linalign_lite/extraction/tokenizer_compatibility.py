@@ -1,8 +1,7 @@
-"""Whether two tokenizers go together, said before anybody runs a model.
+"""Compare two tokenizers on texts, without running a model.
 
-Generation across two models reads its training pairs from positions at which both tokenizations
-have read the same text, and speaks in the target's tokens. How much of a text gives such pairs,
-and how alike the two cut it, is a matter of `tokenizer.json` alone.
+A map for generation is fitted on positions at which both tokenizations have read the same text. The
+share of such positions, and of tokens that both cut alike, depends on `tokenizer.json` alone.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from linalign_lite.extraction.tokenizer import byte_alphabet, load_tokenizer, re
 from linalign_lite.storage.atomic import PathLike
 
 GOOD_MATCH = 0.67  # arXiv 2603.18908: exact-token match of pairs that generated well
-GOOD_BILLIONS = 4  # and parameters of their sources
+GOOD_BILLIONS = 4  # parameters of their sources
 WINDOW = 1024  # texts tokenised at a time
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -33,14 +32,14 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Compatibility:
-    """How two tokenizers cut the same texts. Tokens are counted without special ones.
+    """Report of a comparison of two tokenizers. Special tokens are not counted.
 
-    ``paired_target`` and ``paired_source``: the share of a side's tokens that have an exact pair
+    ``paired_target`` and ``paired_source``: the share of one side's tokens that have an exact pair
     (`pair_positions`) on the other. ``exact_match``: the share of the target's tokens for which
-    the source has a token with the same start and the same end, the same piece of the text;
-    tokens that share a character count as one piece, and both must cut it into as many.
-    ``vocabulary_jaccard``: of the two vocabularies, what is in both over what is in either; see
-    `vocabulary`. Fertility: tokens per word, a word being what white space separates.
+    the source has a token with the same start and end; tokens that share a character count as one
+    piece, which both must cut into as many tokens. ``vocabulary_jaccard``: the size of the
+    vocabularies' intersection over that of their union; see `vocabulary`. Fertility: tokens per
+    word; words are separated by white space.
     """
 
     n_texts: int
@@ -63,7 +62,7 @@ class Compatibility:
 
     @property
     def exact_match(self) -> float:
-        """Share of the target's tokens that the source cuts the same."""
+        """Share of the target's tokens that are also tokens of the source."""
         return self.matches / self.target_tokens
 
     @property
@@ -78,29 +77,29 @@ class Compatibility:
 
     @property
     def fertility_ratio(self) -> float:
-        """The source's fertility over the target's: above 1, the source takes more tokens."""
+        """The source's fertility over the target's: above 1, the source has more tokens."""
         return self.source_tokens / self.target_tokens
 
     @property
     def promising(self) -> bool:
-        """Whether the tokenizers are as alike as those of pairs that generated well."""
+        """True if exact_match reaches that of pairs that generated well."""
         return self.exact_match >= GOOD_MATCH
 
     @property
     def verdict(self) -> str:
-        """What the figures mean for generation, in words."""
+        """Verdict on generation, in words."""
         size = f"{GOOD_BILLIONS} billion parameters"
         if self.promising:
             return (
                 f"good for generation, if the source is large enough: exact-token match is at "
                 f"least {GOOD_MATCH}. In the paper such pairs generated well with a source of "
-                f"{size} or more, and poorly with a smaller one; how many yours has is not known "
+                f"{size} or more, and poorly with a smaller one; the size of yours is not known "
                 "here."
             )
         return (
             f"poor for generation: exact-token match is below {GOOD_MATCH}. In the paper the pairs "
-            f"that generated well had at least that, and a source of {size} or more; how many "
-            "yours has is not known here. Maps between pooled states do not depend on this."
+            f"that generated well had at least that, and a source of {size} or more; the size of "
+            "yours is not known here. Maps between pooled states do not depend on this."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,11 +125,11 @@ class Compatibility:
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """Every token of some texts that is not special, in order, and what of its text it is."""
+    """Positions of all tokens of some texts, in order, without special tokens."""
 
     text_index: Int64  # shape: (n,)
     char_start: Int64  # shape: (n,)
-    char_end: Int64  # shape: (n,), as `tokens.read_ends` has it
+    char_end: Int64  # shape: (n,); see `read_ends`
 
     def __len__(self) -> int:
         return len(self.text_index)
@@ -140,7 +139,7 @@ def check_compatibility(source: PathLike, target: PathLike, texts: Sequence[str]
     """Compare the tokenizers of two model folders, exported or of Hugging Face, on ``texts``.
 
     Texts are not cut. Raises InputError when there are no words, a folder has no `tokenizer.json`,
-    or its tokenizer makes no tokens or does not say where they are; FormatError when it is broken.
+    or its tokenizer gives no tokens or no offsets; FormatError when it is broken.
     """
     words = sum(len(text.split()) for text in texts)
     if not words:
@@ -165,7 +164,7 @@ def check_compatibility(source: PathLike, target: PathLike, texts: Sequence[str]
 
 
 def read_tokenizer(folder: PathLike) -> Any:
-    """The tokenizer of a model folder. InputError without one, FormatError when it is broken."""
+    """Load a model folder's tokenizer. InputError without one, FormatError when it is broken."""
     path = Path(folder) / TOKENIZER_FILE
     if not path.is_file():
         if not Path(folder).is_dir():
@@ -179,18 +178,17 @@ def read_tokenizer(folder: PathLike) -> Any:
 
 
 def locate(tokenizer: Any, texts: Sequence[str], name: str = "the tokenizer") -> Located:
-    """Where each token of ``texts`` is. ``name`` stands in messages.
+    """Find the position of each token of ``texts``. ``name``: of the tokenizer, for messages.
 
-    Raises FormatError when the tokenizer fails, InputError when it makes no tokens or does not say
-    where they are.
+    Raises FormatError when the tokenizer fails, InputError when it gives no tokens or no offsets.
     """
     index: list[Int64] = []
-    places: list[Int64] = []
+    positions: list[Int64] = []
     for start in range(0, len(texts), WINDOW):
         window = list(texts[start : start + WINDOW])
         try:
             found = tokenizer.encode_batch(window)
-        except Exception as e:  # all that the tokenizers library raises
+        except Exception as e:  # the tokenizers library raises plain Exception
             raise FormatError(
                 f"{name}: its tokenizer fails on these texts", got=str(e)[:160]
             ) from e
@@ -203,14 +201,14 @@ def locate(tokenizer: Any, texts: Sequence[str], name: str = "the tokenizer") ->
                 )
                 if not special
             ]
-            places.append(np.array(kept, dtype=np.int64).reshape(-1, 2))
+            positions.append(np.array(kept, dtype=np.int64).reshape(-1, 2))
             index.append(np.full(len(kept), i, dtype=np.int64))
-    where = np.concatenate([np.empty((0, 2), dtype=np.int64), *places])
+    where = np.concatenate([np.empty((0, 2), dtype=np.int64), *positions])
     if not len(where):
-        raise InputError(f"{name}: its tokenizer makes no token of these texts")
+        raise InputError(f"{name}: its tokenizer gives no token for these texts")
     if not where.any():
         raise InputError(
-            f"{name}: its tokenizer does not say where its tokens are",
+            f"{name}: its tokenizer gives no offsets",
             got="offsets (0, 0) for every token",
             expected="a tokenizer that gives offsets",
         )
@@ -218,22 +216,22 @@ def locate(tokenizer: Any, texts: Sequence[str], name: str = "the tokenizer") ->
 
 
 def _matches(source: Int64, target: Int64) -> int:
-    """Tokens of pieces that are the same on both sides, (start, tokens) of each pair, (2, m).
+    """Count the tokens of pieces that both sides have. source, target: `_pieces` of pairs, (2, m).
 
-    Pairs end at the same character; the same piece begins at the same one too, and both sides cut
-    it into as many tokens.
+    Pairs end at the same character; equal pieces also begin at the same one, with equal numbers of
+    tokens.
     """
     return int(target[1, (source == target).all(axis=0)].sum())
 
 
 def _pieces(located: Located) -> Int64:
-    """Where the piece that is whole at each row begins, and its tokens, (2, n); else 0.
+    """Start and number of tokens of the piece that each row completes, (2, n); 0 for other rows.
 
-    A piece is what is read from one completing position to the next, by one token as a rule.
+    A piece is the text from one completing position to the next, usually of one token.
     """
     rows = boundary_rows(located.text_index, located.char_end)
     pieces = np.zeros((2, len(located)), dtype=np.int64)
-    # a token that completes nothing belongs to what the next completing one completes
+    # a token that completes no piece belongs to the next piece
     piece = np.searchsorted(rows, np.arange(len(located)))
     owned = np.flatnonzero(piece < len(rows))
     owned = owned[located.text_index[rows[piece[owned]]] == located.text_index[owned]]
@@ -245,24 +243,24 @@ def _pieces(located: Located) -> Int64:
 
 
 def vocabulary(tokenizer: Any) -> frozenset[bytes]:
-    """The tokens as the bytes they stand for, special ones left out.
+    """Bytes of all tokens, without special ones.
 
     Byte-level spelling is undone (Ġ is a space), and so is SentencePiece's (▁ is a space, <0x0A>
-    the byte 10). WordPiece leaves the space before a word out: a token without its mark of
-    continuation (##) that begins with a letter or a digit is given one, as other tokenizers do.
+    the byte 10). WordPiece leaves out the space before a word: a token without the continuation
+    prefix (##) that begins with a letter or a digit gets one, as in other tokenizers.
     """
     special = {
         added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special
     }
     try:
         spelled = _spelling(tokenizer)
-    except Exception as e:  # all that the tokenizers library raises
+    except Exception as e:  # the tokenizers library raises plain Exception
         raise FormatError("a tokenizer fails on its own tokens", got=str(e)[:160]) from e
     return frozenset(spelled(token) for token in tokenizer.get_vocab() if token not in special)
 
 
 def jaccard(source: frozenset[bytes], target: frozenset[bytes]) -> float:
-    """What is in both over what is in either; 0 for two empty sets."""
+    """Jaccard index: size of the intersection over that of the union; 0 for two empty sets."""
     return len(source & target) / max(len(source | target), 1)
 
 
@@ -277,7 +275,7 @@ def _spelling(tokenizer: Any) -> Callable[[str], bytes]:
 
 
 def _is_byte_level(tokenizer: Any) -> bool:
-    """Whether Ġ is its way to write a space."""
+    """Return True if the tokenizer writes a space as Ġ."""
     return (
         tokenizer.decoder is not None and tokenizer.decoder.decode(["a", "Ġ", "b"]) == "a b"
     ) or (
@@ -289,7 +287,7 @@ def _is_byte_level(tokenizer: Any) -> bool:
 def _from_letters(token: str, letters: Mapping[str, int]) -> bytes:
     if all(c in letters for c in token):
         return bytes(letters[c] for c in token)
-    return token.encode("utf-8", "surrogatepass")  # a token added by hand is written as it is
+    return token.encode("utf-8", "surrogatepass")  # an added token is written as it is
 
 
 def _from_word_piece(token: str, mark: str) -> bytes:

@@ -197,8 +197,8 @@ def test_parquet_columns(tmp_path):
     ("columns", "words"),
     [
         ({"words": ["a"]}, "one column `text`"),
-        ({"text": [1]}, "column `text` is of another kind: got int64"),
-        ({"text": ["a"], "label": [1.5]}, "column `label` is of another kind: got double"),
+        ({"text": [1]}, "column `text` has another type: got int64"),
+        ({"text": ["a"], "label": [1.5]}, "column `label` has another type: got double"),
         ({"text": ["a", None]}, "line 2 has no usable text: got nothing"),
         ({"text": ["a", " "]}, "line 2 has no usable text: got blank"),
         ({"text": ["a", "b"], "label": ["x", None]}, "line 2: a label is missing"),

@@ -123,7 +123,7 @@ def test_a_session_of_its_own_for_many_batches(name, monkeypatch):
     assert run.args[0] is not model.session
     two = extract(model, texts, batch_tokens=64)
     np.testing.assert_allclose(one.states, two.states, atol=1e-6 * np.abs(one.states).max())
-    monkeypatch.setattr(session, "DOUBLED", 1000)
+    monkeypatch.setattr(session, "MAX_DOUBLED", 1000)
     assert model.runner(8)[1] == 1
 
 

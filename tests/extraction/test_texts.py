@@ -98,7 +98,7 @@ def test_separated_texts_come_back(tmp_path, parts):
         ("a.jsonl", "--", "a separator is for txt only: got jsonl"),
         ("a.csv", "--", "a separator is for txt only: got csv"),
         ("a.txt", "", "the separator is not usable: got nothing"),
-        ("a.txt", "-\n-", "the separator is not usable: got more than a line"),
+        ("a.txt", "-\n-", "the separator is not usable: got more than one line"),
     ],
 )
 def test_wrong_separators_are_named(tmp_path, name, separator, words):

@@ -194,14 +194,14 @@ def test_a_tokenizer_that_fails_is_named(tmp_path, folders):
 def test_a_tokenizer_that_makes_no_token_is_named(tmp_path, folders):
     silent = words()
     silent.normalizer = normalizers.Replace(Regex("."), "")
-    with pytest.raises(InputError, match="silent: its tokenizer makes no token"):
+    with pytest.raises(InputError, match="silent: its tokenizer gives no token"):
         check_compatibility(saved(tmp_path, silent, "silent"), folders["words"], ["b"])
 
 
 def test_a_tokenizer_without_offsets_is_named():
     mute = SimpleNamespace(offsets=[(0, 0)] * 2, special_tokens_mask=[0, 0], overflowing=[])
     made = SimpleNamespace(encode_batch=lambda texts: [Counted(mute) for _ in texts])
-    with pytest.raises(InputError, match="does not say where its tokens are"):
+    with pytest.raises(InputError, match="gives no offsets"):
         locate(made, ["ab", "cd"])
 
 

@@ -1,5 +1,7 @@
-"""Exporting models to ONNX, and cutting token heads off exported graphs.
+"""Export models, maps and heads to ONNX, and import them.
 
-Every module here imports its heavy packages inside functions, so that the base install can name
-them; a missing one is a MissingExtraError.
+`model_export` and `import_exported` make an exported model folder from a Hugging Face model or from
+a graph that somebody else exported; `export_linear` and `fuse_model` write ONNX artefacts with a
+card (docs/FORMAT.md, section 8), `import_linear` and `metadata` read them. Heavy packages are
+imported inside functions; without them MissingExtraError is raised.
 """

@@ -1,4 +1,4 @@
-"""Cutting the token head off a causal LM's graph. Needs only `onnx` and NumPy."""
+"""Cut the token head off the graph of a causal LM. Needs only `onnx` and NumPy."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT, PastTensor
 from linalign_lite.onnx import graph_edit
-from linalign_lite.onnx.token_head import read_tail
+from linalign_lite.onnx.token_head import read_token_head
 
 LOGITS = "logits"
-_SYNONYMS = ("token_embeddings",)  # what sentence-transformers calls last_hidden_state
+_SYNONYMS = ("token_embeddings",)  # of last_hidden_state, in sentence-transformers
 
 
 @dataclass(frozen=True)
 class CutResult:
-    """What a graph became: its head (causal LM only), cache inputs and width."""
+    """The token head (causal LM only), cache inputs and hidden size of a graph."""
 
     head: Head | None
     past: tuple[PastTensor, ...]
@@ -28,9 +26,9 @@ class CutResult:
 
 
 def cut_graph(model: Any, config: Mapping[str, Any]) -> CutResult:
-    """Reduce a graph to docs/FORMAT.md section 2, in place; the token head comes off it.
+    """Reduce a graph to docs/FORMAT.md section 2, in place, and return its token head.
 
-    Raises InputError when the graph is of another kind, naming what is in the way.
+    Raises InputError, which names the obstacle, when the graph is of another kind.
     """
     from onnx import TensorProto, helper
 
@@ -39,19 +37,13 @@ def cut_graph(model: Any, config: Mapping[str, Any]) -> CutResult:
     result = final_output(graph)
     kept, head = [], None
     if result == LOGITS:
-        tail = read_tail(graph, LOGITS)
-        head = Head(
-            np.ascontiguousarray(tail.weight, dtype=np.float32),
-            tail.bias.astype(np.float32),
-            softcap=tail.softcap,
-            card={"method": "token head"},
-        )
-        state, kind, width = tail.state, TensorProto.FLOAT, head.weight.shape[1]
+        state, head = read_token_head(graph, LOGITS)
+        kind, width = TensorProto.FLOAT, head.weight.shape[1]
         kept = [value for value in graph.output if value.name.startswith(PRESENT)]
     else:
         state, kind = result, outputs[result].type.tensor_type.elem_type
-        width = (graph_edit.shape(outputs[result]) or [None])[-1] or _width(config)
-    _expose(graph, state, cast=head is not None and graph_edit.computes_narrow(model))
+        width = (graph_edit.shape(outputs[result]) or [None])[-1] or _hidden_size(config)
+    _expose(graph, state, cast=head is not None and graph_edit.has_other_floats(model))
     dims = ["batch_size", "sequence_length", width]
     kept.insert(0, helper.make_tensor_value_info(LAST_HIDDEN_STATE, kind, dims))
     del graph.output[:]
@@ -81,23 +73,23 @@ def final_output(graph: Any) -> str:
 
 
 def past_inputs(graph: Any, config: Mapping[str, Any]) -> tuple[PastTensor, ...]:
-    """The KV-cache inputs of a graph, in its order; none for an encoder."""
+    """The KV-cache inputs of a graph, in order; none for an encoder."""
     return tuple(_past(v, config) for v in graph.input if v.name.startswith(PAST))
 
 
-def _width(config: Mapping[str, Any]) -> int:
+def _hidden_size(config: Mapping[str, Any]) -> int:
     for key in ("hidden_size", "n_embd", "d_model", "dim"):
         if type(config.get(key)) is int:
             return int(config[key])
-    raise InputError("neither the graph nor config.json states the width of the hidden states")
+    raise InputError("neither the graph nor config.json states the hidden size")
 
 
 def _expose(graph: Any, state: str, *, cast: bool) -> None:
-    """Give ``state`` the name last_hidden_state; by a node of its own when it needs one."""
+    """Name the tensor ``state`` last_hidden_state, through a Cast or Identity where needed."""
     from onnx import TensorProto, helper
 
-    made = any(state in node.output for node in graph.node)
-    if state == LAST_HIDDEN_STATE and made and not cast:
+    computed = any(state in node.output for node in graph.node)
+    if state == LAST_HIDDEN_STATE and computed and not cast:
         return
     if any(LAST_HIDDEN_STATE in node.output for node in graph.node):
         graph_edit.rename(graph, LAST_HIDDEN_STATE, f"{LAST_HIDDEN_STATE}__inner")
@@ -106,7 +98,7 @@ def _expose(graph: Any, state: str, *, cast: bool) -> None:
         graph.node.append(
             helper.make_node("Cast", [state], [LAST_HIDDEN_STATE], to=TensorProto.FLOAT)
         )
-    elif made:
+    elif computed:
         graph_edit.rename(graph, state, LAST_HIDDEN_STATE)
     else:
         graph.node.append(helper.make_node("Identity", [state], [LAST_HIDDEN_STATE]))
@@ -120,7 +112,7 @@ def _past(value: Any, config: Mapping[str, Any]) -> PastTensor:
         heads, width = dims[1] or heads, dims[3] or width
     if len(dims) != 4 or not heads or not width or dims[2] is not None:
         raise InputError(
-            f"the cache input {value.name} has a layout that is not known",
+            f"the cache input {value.name} has an unknown layout",
             got=str(dims),
             expected="(batch, heads, past length, head_dim)",
         )

@@ -1,4 +1,4 @@
-"""Small operations on ONNX graphs: find, rename, remove, save. Needs only `onnx` and NumPy.
+"""Find, rename, remove and save parts of ONNX graphs. Needs only `onnx` and NumPy.
 
 Models and nodes are the protobuf objects of the `onnx` package and are changed in place.
 """
@@ -21,12 +21,12 @@ ID_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; one protobuf holds 2 GiB in all
 
 
-class Index:
-    """Who makes a tensor, and which tensors are constants. For one state of one graph."""
+class GraphIndex:
+    """Nodes by the tensors that they compute, and constants by name. Edits make it outdated."""
 
     def __init__(self, graph: Any) -> None:
-        self.makers = {name: node for node in graph.node for name in node.output if name}
-        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.producers = {name: node for node in graph.node for name in node.output if name}
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
 
     def constant(self, name: str) -> AnyArray | None:
         """The value of a tensor that does not depend on any input, or None.
@@ -36,10 +36,10 @@ class Index:
         """
         from onnx import helper, numpy_helper
 
-        if name in self.stored:
-            array: AnyArray = numpy_helper.to_array(self.stored[name])
+        if name in self.initializers:
+            array: AnyArray = numpy_helper.to_array(self.initializers[name])
             return array
-        node = self.makers.get(name)
+        node = self.producers.get(name)
         if node is None or node.op_type == "Constant":
             return _constant_value(node) if node else None
         passes = node.op_type in ("Identity", "Cast", "Transpose")
@@ -84,7 +84,7 @@ def subgraphs(node: Any) -> Iterator[Any]:
 
 
 def reads(node: Any) -> Iterator[str]:
-    """Names of the tensors that a node reads, those read inside its subgraphs included."""
+    """Names of the tensors that a node and its subgraphs read."""
     yield from (name for name in node.input if name)
     for graph in subgraphs(node):
         yield from (value.name for value in graph.output)
@@ -93,7 +93,7 @@ def reads(node: Any) -> Iterator[str]:
 
 
 def rename(graph: Any, old: str, new: str) -> None:
-    """Give a tensor another name wherever it is made or read."""
+    """Rename a tensor wherever it is computed or read."""
     for node in graph.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
@@ -107,7 +107,7 @@ def rename(graph: Any, old: str, new: str) -> None:
 
 
 def prune(model: Any) -> None:
-    """Remove whatever no output needs: nodes, weights, shape notes, and inputs not of section 2."""
+    """Remove nodes, weights, shapes and unknown inputs that no output depends on."""
     graph = model.graph
     needed = {value.name for value in graph.output}
     stored = {tensor.name for tensor in graph.initializer}
@@ -133,7 +133,7 @@ def prune(model: Any) -> None:
         known = name in ID_INPUTS or name.startswith(PAST)
         if name in stored or (name not in needed and not known):
             del graph.input[i]
-    model.ir_version = max(model.ir_version, 4)  # before it, every weight had to be an input too
+    model.ir_version = max(model.ir_version, 4)  # older ones require every weight to be an input
 
 
 def shape(value: Any) -> list[int | None]:
@@ -143,9 +143,9 @@ def shape(value: Any) -> list[int | None]:
 
 
 def set_standard_types(model: Any) -> None:
-    """Make ids int64 and everything else float32 at the graph's inputs and outputs, with Casts.
+    """Add Casts so that ids are int64, and all other inputs and outputs float32.
 
-    Graphs that others exported may compute in float16 or read int32 ids (docs/FORMAT.md, 2).
+    Graphs of other exporters may compute in float16 or read int32 ids (docs/FORMAT.md, 2).
     """
     from onnx import TensorProto, helper
 
@@ -171,8 +171,8 @@ def set_standard_types(model: Any) -> None:
     graph.node.extend(after)
 
 
-def computes_narrow(model: Any) -> bool:
-    """Whether float16 or another type than float32 may be computed with somewhere."""
+def has_other_floats(model: Any) -> bool:
+    """Return True if the graph may compute in float16, bfloat16 or float64."""
     from onnx import TensorProto
 
     other = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -183,15 +183,15 @@ def computes_narrow(model: Any) -> bool:
 
 
 def require_known_inputs(model: Any) -> None:
-    """Raise InputError when the graph wants something that the runtime would not feed."""
+    """Raise InputError unless all inputs are ones that `extraction.session` feeds."""
     names = [value.name for value in model.graph.input]
     stored = {tensor.name for tensor in model.graph.initializer}
-    odd = [n for n in names if n not in (*ID_INPUTS, *stored) and not n.startswith(PAST)]
-    if odd or not {"input_ids", "attention_mask"} <= set(names):
+    unknown = [n for n in names if n not in (*ID_INPUTS, *stored) and not n.startswith(PAST)]
+    if unknown or not {"input_ids", "attention_mask"} <= set(names):
         raise InputError(
             "the graph's inputs are not those of a language model",
             got=", ".join(names)[:200],
-            expected=f"input_ids, attention_mask, and none but {', '.join(ID_INPUTS[2:])}, {PAST}*",
+            expected=f"input_ids, attention_mask; optional: {', '.join(ID_INPUTS[2:])}, {PAST}*",
             hint="export it again with Optimum: `linalign-lite export MODEL OUT`",
         )
 
@@ -204,7 +204,7 @@ def opset(model: Any) -> int:
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of all stored weights. Does not serialise, so any size is fine."""
+    """Bytes of all stored weights, computed without serialising them."""
     from onnx import helper
 
     return sum(
@@ -243,7 +243,7 @@ def save_external(model: Any, path: Path, location: str, threshold: int) -> None
 
 
 def check(path: Path) -> None:
-    """Raise InputError unless the saved graph is valid ONNX with shapes that follow."""
+    """Raise InputError unless the saved graph is valid ONNX and its shapes can be inferred."""
     import onnx
 
     try:

@@ -1,12 +1,12 @@
-"""Does an exported graph say what the model says? Compared on texts, through onnxruntime.
+"""Compare an exported graph with its model on texts, through onnxruntime.
 
 Largest absolute differences, over positions that are not padding:
 
 - states: |graph - reference| <= TOLERANCE · max |reference|;
 - logits: |head(states) - reference| <= TOLERANCE · max(1, max |reference|): absolute for logits
   up to 1 in size, relative beyond, because float32 itself is;
-- decoding: all tokens at once with an empty cache, against all but the last and then the last one
-  with the cache; the same limit as for states.
+- decoding: all tokens at once with an empty cache, against all but the last and then the last
+  token with the cache; the same limit as for states.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from linalign_lite.errors import ParityError
 from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT, PastTensor
 
 TOLERANCE = 1e-4
-LONGEST = 512  # tokens of the longest input that is compared
+MAX_TOKENS = 512  # of the longest input that is compared
 Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Batch = tuple[Int64, Int64]  # ids and mask, shape: (batch, length)
 _TYPES = {"tensor(int32)": np.int32, "tensor(float16)": np.float16}  # graphs of other exporters
-# From a batch to states (b, l, d) or None, and logits (b, l, vocab) or None.
+# A batch gives states (b, l, d) or None, and logits (b, l, vocab) or None.
 Reference = Callable[[Int64, Int64], tuple[Floats | None, Floats | None]]
 
 
@@ -43,7 +43,7 @@ class Graph:
     def run(
         self, ids: Int64, mask: Int64, cache: dict[str, Floats] | None = None
     ) -> dict[str, Floats]:
-        """All outputs by name. mask covers the cache too: (batch, past length + length)."""
+        """Return all outputs by name. mask: (batch, cached length + length)."""
         before = mask.shape[1] - ids.shape[1]
         known: dict[str, npt.NDArray[Any]] = {
             "input_ids": ids,
@@ -92,17 +92,17 @@ def open_session(model: bytes | str, *, threads: int | None = None) -> Any:
 
 
 def batches(encoded: Sequence[Sequence[int]], max_length: int) -> list[Batch]:
-    """Inputs of several shapes: one text alone, groups padded on the right, one long text."""
+    """Make inputs of several shapes: one text alone, groups padded on the right, one long text."""
     rows = sorted((list(e)[:max_length] for e in encoded if len(e) > 0), key=len)
     long = [t for row in rows for t in row]
-    while len(long) < min(max_length, LONGEST):
+    while len(long) < min(max_length, MAX_TOKENS):
         long = long + long
-    groups = [rows[:1], rows[1:4], rows[4:], [long[: min(max_length, LONGEST)]]]
+    groups = [rows[:1], rows[1:4], rows[4:], [long[: min(max_length, MAX_TOKENS)]]]
     return [pad(group) for group in groups if group]
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Batch:
-    """ids and mask of rows padded on the right with a token of the row itself."""
+    """Return ids and mask of rows, padded on the right with the last token of the row."""
     length = max(len(row) for row in rows)
     ids = np.array([[*row, *[row[-1]] * (length - len(row))] for row in rows], dtype=np.int64)
     mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in rows], dtype=np.int64)
@@ -112,7 +112,10 @@ def pad(rows: Sequence[Sequence[int]]) -> Batch:
 def measure(
     graph: Graph, reference: Reference, data: Sequence[Batch], head: Head | None
 ) -> dict[str, Any]:
-    """Compare on every batch; the largest differences. Raises ParityError beyond the tolerance."""
+    """Return the largest differences over all batches.
+
+    Raises ParityError beyond the tolerance.
+    """
     worst = {"states": 0.0, "logits": 0.0, "decode": 0.0}
     seen = set()
     for ids, mask in data:
@@ -181,6 +184,6 @@ def _compare(what: str, got: Floats, want: Floats, mask: Int64, limit: float) ->
             f"the exported graph's {what} differ from the model's",
             got=f"{difference:.3g} at most",
             expected=f"at most {limit:.3g}",
-            hint="try another `--opset`; if it stays, this model cannot be exported faithfully",
+            hint="try another `--opset`; if the difference stays, this model cannot be exported",
         )
     return difference

@@ -1,74 +1,67 @@
-"""Reading what stands between a causal LM's final hidden states and its logits.
+"""Read the operations between a causal LM's final hidden states and its logits as one head.
 
-Walk back from the logits to the projection, remembering each operation; then go forward again and
-fold them into one head: softcap · tanh((weight·z + bias) / softcap), or without a soft cap.
+They are collected from the logits back to the projection, then folded, in order, into
+softcap · tanh((weight·z + bias) / softcap), or weight·z + bias without a soft cap.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.onnx.graph_edit import AnyArray, Index, attribute
+from linalign_lite.onnx.graph_edit import AnyArray, GraphIndex, attribute
 
 Floats = npt.NDArray[np.floating[Any]]
 
-_PASS = ("Cast", "Identity")  # the same numbers
-_VIEW = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")  # only around a Gemm, which wants 2-D
-_PICK = ("Gather", "Slice")  # some positions only
+_PASS = ("Cast", "Identity")  # keep all values
+_VIEW = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")  # only around a Gemm, which is 2-D
+_PICK = ("Gather", "Slice")  # select positions
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 _LEFT_FIRST = ("Sub", "Div")
 _HINT = "the token head must be a projection with bias, scaling or soft cap at most"
 
 
-@dataclass(frozen=True)
-class Tail:
-    """The name of the tensor that feeds the projection, and the head that follows it."""
+def read_token_head(graph: Any, logits: str = "logits") -> tuple[str, Head]:
+    """Fold the projection and all operations up to ``logits`` into one head.
 
-    state: str
-    weight: Floats  # shape: (vocab, hidden)
-    bias: Floats  # shape: (vocab,)
-    softcap: float | None
-
-
-def read_tail(graph: Any, logits: str = "logits") -> Tail:
-    """Fold everything from the projection to ``logits`` into one head.
-
-    Raises InputError naming the operation when something else stands in between.
+    Returns the name of the projected tensor and the head, (vocab, hidden) float32. Raises
+    InputError, which names the operation, when one cannot be folded.
     """
-    index = Index(graph)
+    index = GraphIndex(graph)
     after, projection = _walk_back(index, logits)
     weight, bias, fed = _projection(index, projection)
     if projection.op_type == "MatMul" and any(n.op_type in _VIEW for n in after):
         raise _unknown(next(n for n in after if n.op_type in _VIEW))
     state = _state(index, fed, flat=projection.op_type == "Gemm")
     weight, bias, softcap = _fold(index, weight, bias, after)
-    return Tail(state, weight, bias, softcap)
+    weight = np.ascontiguousarray(weight, dtype=np.float32)
+    card = {"method": "token head"}
+    return state, Head(weight, bias.astype(np.float32), softcap=softcap, card=card)
 
 
 def _unknown(node: Any) -> InputError:
     return InputError(
-        "an operation between the final hidden states and the logits is not known",
+        "an operation between the final hidden states and the logits is not supported",
         got=f"{node.op_type} ({node.name or 'unnamed'})",
         expected="MatMul or Gemm, then Add, Mul, Div, Tanh or Cast",
         hint=_HINT,
     )
 
 
-def _walk_back(index: Index, logits: str) -> tuple[list[Any], Any]:
-    """The nodes after the projection in the order of the graph, and the projection."""
+def _walk_back(index: GraphIndex, logits: str) -> tuple[list[Any], Any]:
+    """The nodes after the projection, in the order of the graph, and the projection."""
     after: list[Any] = []
     name = logits
     while True:
-        node = index.makers.get(name)
+        node = index.producers.get(name)
         if node is None:
             raise InputError(
-                "no projection leads to the logits", got=f"{name!r}, which no node makes"
+                "no projection leads to the logits", got=f"{name!r}, which no node computes"
             )
         if node.op_type in ("MatMul", "Gemm"):
             return after[::-1], node
@@ -76,8 +69,8 @@ def _walk_back(index: Index, logits: str) -> tuple[list[Any], Any]:
         after.append(node)
 
 
-def _data_input(index: Index, node: Any) -> str:
-    """The input through which the scores come: the only one, or the one that is not a constant."""
+def _data_input(index: GraphIndex, node: Any) -> str:
+    """The input that carries the scores: the only one, or the one that is not a constant."""
     if node.op_type in (*_PASS, *_VIEW, "Tanh"):
         return str(node.input[0])
     if node.op_type in _PICK and _picks_positions(index, node):
@@ -91,7 +84,7 @@ def _data_input(index: Index, node: Any) -> str:
     raise _unknown(node)
 
 
-def _picks_positions(index: Index, node: Any) -> bool:
+def _picks_positions(index: GraphIndex, node: Any) -> bool:
     if node.op_type == "Gather":
         return int(attribute(node, "axis", 0)) in (1, -2)
     axes = index.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
@@ -100,8 +93,8 @@ def _picks_positions(index: Index, node: Any) -> bool:
     return {int(a) for a in axes.reshape(-1)} <= {1, -2}
 
 
-def _projection(index: Index, node: Any) -> tuple[Floats, Floats, str]:
-    """Weight (vocab, hidden), bias (vocab,) and the name of what is projected."""
+def _projection(index: GraphIndex, node: Any) -> tuple[Floats, Floats, str]:
+    """Weight (vocab, hidden), bias (vocab,) and the name of the projected tensor."""
     stored = index.constant(node.input[1])
     if stored is None or stored.ndim != 2:
         raise InputError(
@@ -125,9 +118,9 @@ def _projection(index: Index, node: Any) -> tuple[Floats, Floats, str]:
     return (weight if alpha == 1 else weight * np.float64(alpha)), bias, str(node.input[0])
 
 
-def _state(index: Index, name: str, *, flat: bool) -> str:
-    """Step back over casts and the choice of positions: all positions are wanted."""
-    while (node := index.makers.get(name)) is not None:
+def _state(index: GraphIndex, name: str, *, flat: bool) -> str:
+    """Step back over casts and selections of positions, since all positions are exported."""
+    while (node := index.producers.get(name)) is not None:
         if node.op_type in _PASS or (node.op_type in _PICK and _picks_positions(index, node)):
             flat = flat and node.op_type != "Gather"
         elif node.op_type in _VIEW and flat:
@@ -145,9 +138,9 @@ def _state(index: Index, name: str, *, flat: bool) -> str:
 
 
 def _fold(
-    index: Index, weight: Floats, bias: Floats, after: list[Any]
+    index: GraphIndex, weight: Floats, bias: Floats, after: list[Any]
 ) -> tuple[Floats, Floats, float | None]:
-    """Forward over the nodes after the projection. scores = scale·(W z) + bias, then maybe tanh."""
+    """Fold the nodes after the projection, in order: scale·(W z) + bias, then perhaps tanh."""
     scale, cap = 1.0, 0.0
     for node in after:
         if node.op_type in (*_PASS, *_VIEW, *_PICK):
@@ -183,7 +176,7 @@ def _fold(
 
 
 def _row(value: AnyArray, n: int, node: Any) -> Floats:
-    """A constant that is added: one number, or one for each output."""
+    """An added constant, (n,) or one number."""
     if value.size not in (1, n) or (value.size == n and value.shape[-1:] != (n,) and n > 1):
         raise _unknown(node)
     return value.reshape(-1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Writing `tokenizer.json`, and checking that it gives the ids of the tokenizer it came from."""
+"""Write `tokenizer.json`, and compare its ids with those of the original tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from linalign_lite.errors import InputError, ParityError
 from linalign_lite.extraction.model_card import TOKENIZER_FILE
 
-# Used for both checks: the same ids, and the same states. Short and long, with awkward characters.
+# Ids and states of these texts are compared. Short and long, with unusual characters.
 TEXTS = (
     "Once upon a time, there was a little girl named Lily.",
     "Hello",
@@ -42,7 +42,7 @@ def read_tokenizer(path: Path) -> Any:
 
 
 def write_tokenizer(text: str, folder: Path) -> Any:
-    """Write `tokenizer.json` without settings for truncation and padding; return it loaded."""
+    """Write `tokenizer.json` without settings for truncation and padding, and load it."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(text)
@@ -54,7 +54,7 @@ def write_tokenizer(text: str, folder: Path) -> Any:
 
 
 def check_tokenizer(tokenizer: Any, encode: Encode, vocab_size: int) -> None:
-    """Raise ParityError when ids differ, InputError when the model has no such id."""
+    """Raise ParityError when ids differ, InputError when one is not in the vocabulary."""
     for number, text in enumerate((*TEXTS, "")):
         got, want = list(tokenizer.encode(text).ids), list(encode(text))
         if got != want:

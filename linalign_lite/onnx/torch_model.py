@@ -1,7 +1,7 @@
-"""The model as torch and transformers run it: loaded, exported through Optimum, asked for states.
+"""Load a model with transformers, export its graph with Optimum, and compute its outputs.
 
 Needs the `export` extra; every heavy import is inside a function. These libraries share no error
-type, so whatever they raise becomes an InputError that quotes it.
+type, so all that they raise becomes an InputError that quotes it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def quiet() -> Iterator[None]:
 
 
 def find_model(model: str) -> Path | None:
-    """The local folder that ``model`` names, or None when it can only be a hub id.
+    """The local folder ``model``, or None if it can only be a hub id.
 
     Raises InputError when it is neither.
     """
@@ -88,7 +88,7 @@ def find_model(model: str) -> Path | None:
 
 
 def download(model: str) -> Path:
-    """The hub's files of a model, from the local cache alone when HF_HUB_OFFLINE is set."""
+    """Download a model from the hub; with HF_HUB_OFFLINE, find it in the local cache."""
     from huggingface_hub import snapshot_download
 
     local = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -100,7 +100,7 @@ def download(model: str) -> Path:
                 snapshot_download(model, allow_patterns=["pytorch_model*.bin"], **settings)
         except Exception as e:
             raise InputError(
-                f"{model} is not a folder here, and the model hub does not give it",
+                f"{model} is not a folder, and cannot be downloaded from the model hub",
                 got=f"{type(e).__name__}: {str(e).splitlines()[0][:160] if str(e) else ''}",
                 hint="check the spelling; with HF_HUB_OFFLINE set only downloaded models are found",
             ) from e
@@ -108,7 +108,7 @@ def download(model: str) -> Path:
 
 
 def load(folder: Path, task: str) -> Any:
-    """The torch model in float32, on CPU, from local files only; custom code never runs.
+    """Load the torch model in float32 on CPU, from local files only; custom code never runs.
 
     Raises InputError when weights are missing: transformers would fill them with random numbers.
     """
@@ -118,7 +118,7 @@ def load(folder: Path, task: str) -> Any:
         model, missing = _load_as(AutoModelForCausalLM, folder, task)
     else:
         model, missing = _load_as(AutoModel, folder, task)
-        if missing and _is_causal(folder):  # some families find their own weights only whole
+        if missing and _is_causal(folder):  # some families load their weights only as a whole
             model, missing = _load_as(AutoModelForCausalLM, folder, task)
             model = model.get_decoder()
     if missing:
@@ -132,7 +132,7 @@ def load(folder: Path, task: str) -> Any:
 
 
 def _load_as(kind: Any, folder: Path, task: str) -> tuple[Any, list[str]]:
-    """The model, and the names of its weights that the folder does not have."""
+    """Load the model; return it with the names of the weights that the folder lacks."""
     import torch
 
     with quiet():
@@ -147,7 +147,7 @@ def _load_as(kind: Any, folder: Path, task: str) -> tuple[Any, list[str]]:
             )
         except Exception as e:
             raise _failed(f"transformers does not load {folder.name} for the task {task}", e) from e
-    # a pooler stands after the final hidden states, which do not need it
+    # a pooler comes after the final hidden states, which do not depend on it
     lacking = [*info["missing_keys"], *(str(m[0]) for m in info["mismatched_keys"])]
     return model, sorted(name for name in lacking if "pooler" not in name)
 
@@ -157,7 +157,7 @@ def _is_causal(folder: Path) -> bool:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer. Raises InputError when the model has none."""
+    """Load the fast tokenizer. Raises InputError when the model has none."""
     from transformers import AutoTokenizer
 
     with quiet():
@@ -186,7 +186,7 @@ def round_parameters(model: Any) -> None:
 
 
 def export_graph(model: Any, folder: Path, task: str, opset: int | None) -> Path:
-    """Let Optimum write `model.onnx` into ``folder``. Raises InputError when it cannot."""
+    """Export `model.onnx` into ``folder`` with Optimum. Raises InputError when that fails."""
     from optimum.exporters.onnx import onnx_export_from_model
 
     with quiet():
@@ -214,9 +214,9 @@ def export_graph(model: Any, folder: Path, task: str, opset: int | None) -> Path
 
 
 def reference(model: Any, task: str) -> parity.Reference:
-    """What torch says: final hidden states, and for a causal LM the logits.
+    """Return a function that computes final hidden states, and for a causal LM logits, in torch.
 
-    The states of a causal LM are what enters its output projection.
+    The states of a causal LM are the inputs of its output projection.
     """
     import torch
 
@@ -225,15 +225,15 @@ def reference(model: Any, task: str) -> parity.Reference:
         with quiet(), torch.inference_mode():
             if task == "embed":
                 return model(**feeds).last_hidden_state.numpy(), None
-            caught: list[Any] = []
+            captured: list[Any] = []
             hook = model.get_output_embeddings().register_forward_pre_hook(
-                lambda _, inputs: caught.append(inputs[0])
+                lambda _, inputs: captured.append(inputs[0])
             )
             try:
                 logits = model(**feeds, use_cache=False).logits
             finally:
                 hook.remove()
-            return caught[0].numpy(), logits.numpy()
+            return captured[0].numpy(), logits.numpy()
 
     return run
 

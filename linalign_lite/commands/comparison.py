@@ -113,7 +113,7 @@ def compat(
 
 
 def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:
-    """The states by name: the file's, or its whole path where two files have the same."""
+    """Load the states by name: that of the file, or its path if two files share a name."""
     import numpy as np
 
     from linalign_lite.alignment.similarity.token_positions import common_rows
@@ -127,6 +127,6 @@ def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:
     if len(set(names)) < len(names):
         raise InputError("a file is given twice", expected="states of different models")
     sets = common_rows({n: states_of(path) for n, path in zip(names, paths, strict=True)})
-    if limit is None:
-        return sets
-    return {n: value.rows(np.arange(min(limit, len(value)))) for n, value in sets.items()}
+    if limit is not None:
+        sets = {n: value.rows(np.arange(min(limit, len(value)))) for n, value in sets.items()}
+    return sets

@@ -110,7 +110,7 @@ def fit(
     if scores_only:
         detector = detector.without_head()
     if detector.threshold is None:
-        console.note("no threshold: none was asked for with --validation")
+        console.note("no threshold: set one with --validation")
     save_detector(out, detector)
     _tell(console, out, detector, tried)
 

@@ -209,7 +209,7 @@ def _line() -> Iterator[None]:
 
 def _write(text: str) -> None:
     """Write text to standard output in UTF-8, whatever the locale."""
-    if sys.stdout is None:  # closed by the caller, who does not want to know
+    if sys.stdout is None:  # closed by the caller
         return
     raw = getattr(sys.stdout, "buffer", None)
     if raw is None:
@@ -222,9 +222,8 @@ def _write(text: str) -> None:
 def _stdin() -> str:
     raw = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_PROMPT + 1)
     if len(raw) > MAX_PROMPT:
-        raise InputError(
-            "the prompt is too long", got="more", expected=f"at most {MAX_PROMPT} bytes"
-        )
+        most = f"at most {MAX_PROMPT} bytes"
+        raise InputError("the prompt is too long", got="more", expected=most)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:

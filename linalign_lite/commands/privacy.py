@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -37,60 +36,32 @@ def plan(
       linalign-lite plan --dim 384 --classes 150 --queries 4500 --profile trusted
     """
     from linalign_lite.encrypt.parameters import by_name
-    from linalign_lite.encrypt.planner import alternative_layouts, relative_error
+    from linalign_lite.encrypt.planner import HEADINGS, alternative_layouts, relative_error
 
     console = Console(as_json, quiet)
     parameters = by_name(profile.value)
     rate = bandwidth * 1e6 / 8
     options = alternative_layouts(parameters, dim, classes, queries, rate)
-    best = options[0]
-    rows = [
-        {
-            "packing": o.layout.packing,
-            "states_per_ciphertext": o.layout.batch,
-            "chunks": o.layout.chunks,
-            "products": o.products,
-            "query_bytes": o.query_bytes,
-            "response_bytes": o.response_bytes,
-            "encrypt_ms": round(o.encrypt_ms, 3),
-            "score_ms": round(o.score_ms, 3),
-            "decrypt_ms": round(o.decrypt_ms, 3),
-            "seconds_with_transfer": round(o.seconds(rate), 6),
-            "error_over_range": (error := relative_error(parameters, o.layout, classes)),
-            "precision_bits": round(-math.log2(error), 1),
-        }
-        for o in options
-    ]
-    table = [
-        ("packing", "together", "chunks", "products", "query kB", "response kB", "ms", "total s")
-    ]
-    table += [
-        (
-            o.layout.packing,
-            str(o.layout.batch),
-            str(o.layout.chunks),
-            str(o.products),
-            f"{o.query_bytes / 1e3:.0f}",
-            f"{o.response_bytes / 1e3:.0f}",
-            f"{o.ms:.1f}",
-            f"{o.seconds(rate):.3f}",
-        )
-        for o in options
-    ]
-    layout = best.layout
-    together = f", {layout.batch} states to a ciphertext" if layout.batch > 1 else ""
+    rows = [o.as_dict(rate, relative_error(parameters, o.layout, classes)) for o in options]
+    best, layout = rows[0], options[0].layout
+    together = f", {layout.batch} states per ciphertext" if layout.batch > 1 else ""
     console.result(
-        {"profile": profile.value, "dim": dim, "classes": classes, "queries": queries,
-         "chosen": rows[0], "alternatives": rows[1:]},
+        {
+            "profile": profile.value,
+            "dim": dim,
+            "classes": classes,
+            "queries": queries,
+            "chosen": best,
+            "alternatives": rows[1:],
+        },
         [
-            f"{layout.packing}{together}, {layout.chunks} chunk(s) a state, "
-            f"{best.products} product(s); "
-            f"error at most {rows[0]['error_over_range']:.1e} of the head's range"
-            f" ({rows[0]['precision_bits']:.0f} bits)",
-            f"because it has the least time in all at {bandwidth:g} Mbit/s among:",
-            *column_lines(table),
+            f"{layout.packing}{together}, {layout.chunks} chunk(s) per state, "
+            f"{best['products']} product(s); error at most {best['error_over_range']:.1e} "
+            f"of the head's range ({best['precision_bits']:.0f} bits)",
+            f"lowest total time at {bandwidth:g} Mbit/s among:",
+            *column_lines([HEADINGS, *(o.cells(rate) for o in options)]),
         ],
-    )  # fmt: skip
+    )
 
 
 def budget(

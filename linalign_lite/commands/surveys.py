@@ -92,7 +92,7 @@ def report(
         if path is not None:
             require_output(path, results)
     found = load_results(results)
-    made = {  # all of it before anything is written
+    made = {  # before anything is written
         path: make(found).encode()
         for path, make in ((out, render), (markdown, to_markdown))
         if path is not None
@@ -111,19 +111,18 @@ def report(
 
 
 def _summary(results: Results) -> list[str]:
-    """Rows of the best map of every pair and data set, and of what the two models reach alone."""
+    """Table of the best map of every pair and data set, and of the two models' own accuracies."""
     native = {(r.model, r.data): r.accuracy for r in results.native}
     rows: list[list[str]] = [
         ["source", "target", "data", "map", "accuracy", "target alone", "source alone"]
     ]
     for source, target in results.pairs():
         for data in results.data:
-            mine = [r for r in results.classification
-                    if (r.source, r.target, r.data) == (source, target, data.name)]  # fmt: skip
-            if not mine:
-                continue
-            best = max(mine, key=lambda r: r.accuracy)
-            own = (f"{native[m, data.name]:.3f}" for m in (target, source))
-            way = f"{best.objective}, {best.texts}"
-            rows.append([source, target, data.name, way, f"{best.accuracy:.3f}", *own])
+            key = (source, target, data.name)
+            found = [r for r in results.classification if (r.source, r.target, r.data) == key]
+            if found:
+                best = max(found, key=lambda r: r.accuracy)
+                alone = (f"{native[m, data.name]:.3f}" for m in (target, source))
+                kind = f"{best.objective}, {best.texts}"
+                rows.append([*key, kind, f"{best.accuracy:.3f}", *alone])
     return column_lines(rows) if len(rows) > 1 else []

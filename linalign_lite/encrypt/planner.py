@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from linalign_lite.encrypt.messages import response_size
 from linalign_lite.encrypt.modular import MAX_FEATURES, packed_size
@@ -52,6 +53,9 @@ COSTS = {
 }
 
 
+HEADINGS = ["packing", "together", "chunks", "products", "query kB", "response kB", "ms", "total s"]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Cost of one layout for ``n`` states and a head of ``n_outputs`` rows."""
@@ -73,6 +77,29 @@ class Prediction:
     def seconds(self, bandwidth: float) -> float:
         """Total time in seconds, transfer included. bandwidth: bytes per second."""
         return self.ms / 1e3 + (self.query_bytes + self.response_bytes) / bandwidth
+
+    def as_dict(self, bandwidth: float, error: float) -> dict[str, Any]:
+        """Values for JSON. bandwidth: bytes per second; error: see `relative_error`."""
+        milliseconds = ("encrypt_ms", "score_ms", "decrypt_ms")
+        return {
+            "packing": self.layout.packing,
+            "states_per_ciphertext": self.layout.batch,
+            "chunks": self.layout.chunks,
+            "products": self.products,
+            "query_bytes": self.query_bytes,
+            "response_bytes": self.response_bytes,
+            **{name: round(getattr(self, name), 3) for name in milliseconds},
+            "seconds_with_transfer": round(self.seconds(bandwidth), 6),
+            "error_over_range": error,
+            "precision_bits": round(-math.log2(error), 1),
+        }
+
+    def cells(self, bandwidth: float) -> list[str]:
+        """Values as text, under `HEADINGS`. bandwidth: bytes per second."""
+        layout, sizes = self.layout, (self.query_bytes / 1e3, self.response_bytes / 1e3)
+        counts = (layout.batch, layout.chunks, self.products)
+        times = (f"{self.ms:.1f}", f"{self.seconds(bandwidth):.3f}")
+        return [layout.packing, *map(str, counts), *(f"{kb:.0f}" for kb in sizes), *times]
 
 
 def predict_cost(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> Prediction:

@@ -45,10 +45,10 @@ class Evaluation:
         rows: Pairs = [
             ("accuracy", f"{a.value:.4f} ({interval})"),
             ("texts", self.n),
-            ("always the commonest label", f"{self.majority:.4f}"),
+            ("majority label", f"{self.majority:.4f}"),
         ]
         if self.unknown:
-            rows.append(("labels that the head does not know", f"{self.unknown} texts, all wrong"))
+            rows.append(("labels unknown to the head", f"{self.unknown} texts, all wrong"))
         return rows
 
 

@@ -73,7 +73,7 @@ class Artefact:
         megabytes = f"{self.size / 1e6:.2f} MB"
         return (
             f"{self.path}: {self.kind}, {self.dtype}, opset {self.opset}, {megabytes}; "
-            f"apart from NumPy by {apart}"
+            f"difference to NumPy: {apart}"
         )
 
 

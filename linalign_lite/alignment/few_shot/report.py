@@ -65,8 +65,11 @@ class FewReport:
         """Names and values of the report for printing."""
         outputs = "" if self.n_outputs is None else f", {self.n_outputs} outputs"
         start = "" if self.start_penalty is None else f", start's {self.start_penalty:.3g}"
-        weights = {0.0: "nothing: public texts alone", math.inf: "everything: the few alone"}
-        weight = f"{self.few_weight:g} times what the public texts do"
+        weights = {
+            0.0: "0: only the public texts count",
+            math.inf: "infinite: only the few texts count",
+        }
+        weight = f"{self.few_weight:g} times that of the public texts"
         loss = "1 − R²" if self.objective == "least-squares" else "divergence"
         losses = {
             f"held-out {loss}": (self.loss, self.loss_error),
@@ -78,6 +81,6 @@ class FewReport:
             ("objective", f"{self.objective}, penalty {self.penalty:.3g}{start}"),
             ("dimensions", f"{self.d_source} to {self.d_target}{outputs}"),
             ("rows", f"{self.n_public} public, {self.n_few} few"),
-            ("the few weigh", weights.get(self.few_weight, weight)),
+            ("weight of the few", weights.get(self.few_weight, weight)),
             *((name, f"{v:.4f} ± {e:.4f}") for name, (v, e) in losses.items() if v is not None),
         ]

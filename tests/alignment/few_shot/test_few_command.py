@@ -101,12 +101,12 @@ def test_what_is_said_of_it(made, here, capsys):
     lines = dict(line.split("  ", 1) for line in out.splitlines() if not line.startswith(" "))
     assert lines["objective"].strip() == "least-squares, penalty 0.1"
     assert lines["rows"].strip() == "600 public, 59 few"
-    assert lines["the few weigh"].strip() == "0.5 times what the public texts do"
+    assert lines["weight of the few"].strip() == "0.5 times that of the public texts"
     assert "±" in lines["held-out 1 − R²"]
     out, _ = ran(capsys, "fit", *sides(made), "y.map.npz", "--with-few", *few, "--objective",
                  "kl", "--head", made / "topics.head.npz", "--few-weight", "inf",
                  "--penalty", "3")  # fmt: skip
-    assert "everything: the few alone" in out
+    assert "infinite: only the few texts count" in out
     assert "start's" in out
     assert "held-out divergence" in out
     assert "public alone" not in out
@@ -116,7 +116,7 @@ def test_weight_0_is_the_map_of_the_public_texts(made, here, capsys):
     few, head = sides(made, ".few"), made / "topics.head.npz"
     out, _ = ran(capsys, "fit", *sides(made), "x.map.npz", "--with-few", *few, "--objective",
                  "kl", "--head", head, "--few-weight", "0", "--temperature", "0.9")  # fmt: skip
-    assert "nothing: public texts alone" in out
+    assert "0: only the public texts count" in out
     from linalign_lite import Teaching
 
     plain, _ = fit_kl(*map(load_states, sides(made)), load_head(head), teaching=Teaching(0.9))

@@ -23,6 +23,7 @@ from linalign_lite import (
     save,
 )
 from linalign_lite.commands.describe_file import describe
+from linalign_lite.core.choices import DetectorMethod, values_of
 from linalign_lite.heads.ood import serialization
 from linalign_lite.heads.ood.detectors import (
     METHODS,
@@ -108,7 +109,7 @@ def test_golden_bytes_and_golden_files(name, tmp_path, monkeypatch):
 
 def test_every_method_has_a_golden_file():
     assert set(METHODS) == {load_detector(p).method for p in GOLDEN.glob("v1.*.ood.npz")}
-    assert set(METHODS) == set(RULES)
+    assert set(METHODS) == set(RULES) == set(values_of(DetectorMethod))
 
 
 def test_a_loaded_detector_scores_as_the_one_that_was_saved(rng, tmp_path):

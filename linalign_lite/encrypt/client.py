@@ -118,7 +118,7 @@ class Client:
         layout: Layout | None = None,
         progress: Progress | None = None,
     ) -> QueryInfo:
-        """As ``encrypt``, record by record into a `*.query` file, whole or not at all."""
+        """Encrypt as ``encrypt``, record by record into a `*.query` file, whole or not at all."""
         mapped = _mapped(as_states(states), map)
         info = self._info(mapped, norm_bound, n_outputs, layout)
         with atomic(path) as f:
@@ -147,7 +147,7 @@ class Client:
         *,
         progress: Progress | None = None,
     ) -> Scores:
-        """As ``decrypt``, record by record from a `*.response` file (and its `*.query` file)."""
+        """Decrypt as ``decrypt``, record by record from a `*.response` (and its `*.query`) file."""
         expected = None
         if query_path is not None:
             with open_framed(query_path, Kind.QUERY) as reader:

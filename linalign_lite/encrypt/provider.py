@@ -83,7 +83,7 @@ class Provider:
         *,
         workers: int = 1,
     ) -> ResponseInfo:
-        """As ``score``, record by record from a `*.query` to a `*.response` file.
+        """Score as ``score``, record by record from a `*.query` to a `*.response` file.
 
         The query is read twice: all of it is checked before anything is charged or scored.
         ``progress`` is called with the number of states done since its last call. With

@@ -1,4 +1,4 @@
-"""A client whose states are there loads no model runtime: it runs where there is little memory."""
+"""A client with states at hand loads no model runtime, so it runs in little memory."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ SAY = f"import sys, json; print(json.dumps([m for m in {HEAVY} if m in sys.modul
 
 
 def loaded(code, cwd):
-    """What of HEAVY a process has loaded that ran ``code``."""
+    """Return the modules of HEAVY that a process has loaded after running ``code``."""
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{SAY}"],
         cwd=cwd, capture_output=True, text=True, check=True,

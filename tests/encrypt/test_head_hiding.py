@@ -1,4 +1,4 @@
-"""What a key's holder can and cannot get out of responses; what a provider's budget counts."""
+"""Attacks by a key's holder on responses, and the states that a provider's budget counts."""
 
 import dataclasses
 import hashlib
@@ -43,7 +43,7 @@ def reports():
 
 
 def test_the_attack_works_on_a_bare_product(reports):
-    """So that the next test can fail: one reply without protection gives every weight."""
+    """The next test can fail: one product without protection reveals every weight."""
     for report in reports.values():
         assert report.bare_error < 1e-4
         assert report.bare_noise > 0.999
@@ -58,13 +58,13 @@ def test_the_attack_fails_on_a_response(reports):
 
 
 def test_trusted_gives_the_head_away(reports):
-    """The same attack on the profile that claims nothing: before it is rounded, all is there."""
+    """The same attack succeeds on the profile without protection, before rounding."""
     assert reports["trusted"].masked_correlation > 0.999
     assert reports["trusted"].leaks
 
 
 def test_chosen_queries_give_the_head_away(reports):
-    """Whatever the cryptography: scores are linear."""
+    """Scores are linear, under any encryption."""
     for report in reports.values():
         assert report.queries == DIM + 1
         assert report.algebra_error < 1e-3
@@ -85,7 +85,7 @@ def test_a_report_says_so(reports):
 
 @pytest.mark.parametrize("shape", [(2, 8), (1, 1), (70, 3)])
 def test_odd_heads_are_audited_too(shape):
-    """A head of zeros, of one weight, of more classes than are attacked."""
+    """Audit a head of zeros, one of a single weight, one of more classes than are attacked."""
     head = Head(np.zeros(shape) if shape == (2, 8) else np.ones(shape), np.zeros(shape[0]))
     report = audit(head, PRIVATE)
     assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["leaks"] is False
@@ -93,7 +93,7 @@ def test_odd_heads_are_audited_too(shape):
 
 
 def test_a_response_has_only_what_is_wanted():
-    """All of the second component, and as many coefficients of the first as there are scores."""
+    """The whole second component, and one coefficient of the first per score."""
     secret, public = keygen(PRIVATE)
     query = Client(secret).encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 1))
     (payload,) = Provider(head_of(), keys=[public]).score(query).payloads
@@ -101,7 +101,7 @@ def test_a_response_has_only_what_is_wanted():
 
 
 def test_a_response_of_nothing_but_zeros_is_masked():
-    """A zero query to a zero head: what comes back is still unlike, every time, everywhere."""
+    """Responses to a zero query by a zero head differ everywhere, every time."""
     secret, public = keygen(PRIVATE)
     query = Client(secret).encrypt(np.zeros((1, DIM)))
     provider = Provider(Head(np.zeros((2, DIM)), np.zeros(2)), keys=[public])
@@ -113,7 +113,7 @@ def test_a_response_of_nothing_but_zeros_is_masked():
 
 
 def forged(client, public, coefficients):
-    """A query that its holder may make and no honest client would: any polynomial at all."""
+    """A query of any polynomial, as a dishonest holder of the key may make it."""
     query = client.encrypt(np.zeros((1, DIM)), layout=Layout(4096, DIM, 1))
     scheme = SealScheme(PRIVATE)
     key, _ = scheme.secret_key(client._key.material)
@@ -124,10 +124,10 @@ def forged(client, public, coefficients):
 
 
 def test_a_chosen_ciphertext_gets_one_functional_for_each_returned_coefficient():
-    """Not an honest query: the polynomial 1 would read all coefficients of a bare product.
+    """A dishonest query: the polynomial 1 reads all coefficients of a bare product.
 
-    Of a response it reads those that are returned, one number each, as honest queries do. What it
-    decrypts elsewhere has nothing to do with the head.
+    Of a response it reads those that are returned, one number each, as honest queries do. The
+    values that it decrypts elsewhere do not depend on the head.
     """
     head = head_of()
     secret, public = keygen(PRIVATE)
@@ -174,7 +174,7 @@ def test_nobody_chooses_the_second_component_of_a_public_key():
 
 
 def packed(words, prime):
-    """docs/FORMAT.md, Polynomials, one bit at a time."""
+    """Pack residues as docs/FORMAT.md, Polynomials, describes, bit by bit."""
     bits = prime.bit_length()
     out = bytearray()
     for word in words:
@@ -187,7 +187,7 @@ def packed(words, prime):
 
 @pytest.mark.parametrize("profile", [PRIVATE, TRUSTED], ids=lambda p: p.name)
 def test_another_seal_implementation_can_ask_and_read(profile):
-    """From docs/FORMAT.md and SEAL alone: keys, a query, SEAL's own decryption of a response."""
+    """Keys, a query and SEAL's decryption of a response, from docs/FORMAT.md and SEAL alone."""
     from linalign_lite.encrypt.keys import PublicKey
     from linalign_lite.encrypt.seal.serialization import (
         CIPHERTEXT_START,
@@ -303,7 +303,7 @@ def test_other_keys_have_budgets_of_their_own(asked):
 
 
 def test_what_is_refused_costs_nothing(asked, tmp_path):
-    """Errors before anything was scored, and damage found while all of it was read."""
+    """Errors before scoring, and damage found while the file is read, are not charged."""
     client, provider, budget, key = asked
     query = client.encrypt(np.zeros((3, DIM)), layout=Layout(4096, DIM, 1))
     with pytest.raises(PrecisionError):
@@ -332,7 +332,7 @@ def test_a_query_cannot_be_altered_and_asked_for_free(asked):
 
 
 def test_a_key_of_another_does_not_help(asked):
-    """Who names another's key in a query is masked with that key, and can read nothing."""
+    """A query that names another's key is masked under that key and useless to its sender."""
     _, provider, budget, key = asked
     thief = Client(keygen(PRIVATE)[0])
     query = thief.encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 1))

@@ -138,7 +138,7 @@ def test_secret_key_with_values_that_are_not_residues():
 
 
 def test_keys_are_seals_own():
-    """What keygen packs is SEAL's key: it decrypts what an independent SEAL object encrypts."""
+    """The key that keygen packs decrypts a ciphertext of an independent SEAL object."""
     secret, public = keygen(PRIVATE)
     scheme = SealScheme(PRIVATE)
     encoder, plain = api.CKKSEncoder(scheme.context), api.Plaintext()
@@ -153,7 +153,7 @@ def test_keys_are_seals_own():
 
 
 def test_a_secret_key_that_is_not_ternary_is_refused():
-    """Residues that are well formed, of something that is no key."""
+    """Well-formed residues of a polynomial that is no key."""
     secret, _ = keygen(TRUSTED)
     prime = TRUSTED.primes[0]
     words = np.random.default_rng(0).integers(0, prime, TRUSTED.degree, dtype=np.uint64)
@@ -185,7 +185,7 @@ def test_without_anonymous_memory_nothing_is_left_behind(monkeypatch, tmp_path):
 
 
 def test_reads_and_writes_may_come_in_pieces(monkeypatch):
-    """The system may read or write less than it is asked to."""
+    """The system may read or write fewer bytes than requested."""
     read, write = os.read, os.write
     monkeypatch.setattr(os, "read", lambda handle, size: read(handle, min(size, 1000)))
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:1000]))

@@ -1,4 +1,4 @@
-"""Modular arithmetic against Python's integers; residues as bytes; words against SEAL."""
+"""Modular arithmetic against Python's integers; packed residues; decryption against SEAL."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_arithmetic_is_exact(prime, seed, bits):
 @seeded
 @given(prime=st.sampled_from(PRIMES), seed=st.integers(0, 2**32 - 1))
 def test_matrix_products_are_exact(prime, seed):
-    """Rows of the largest norm allowed, residues all as large as can be among them."""
+    """Rows of the largest norm allowed; among the residues, all of the largest value."""
     rng = np.random.default_rng(seed)
     features = int(rng.choice([1, 7, MAX_FEATURES]))
     weight = rng.normal(size=(3, features))
@@ -110,7 +110,7 @@ def test_ternary_values_are_uniform_and_drawn_anew():
 
 
 def test_an_error_on_the_second_component_would_drown_in_its_rounding():
-    """What docs/SECURITY.md leaves out, and why it may: over all N words, below 2^-40."""
+    """The error that docs/SECURITY.md leaves out changes any of N words with p < 2^-43."""
     changes = (2 * 21 + 1) * 2**32 / PRIVATE.modulus  # a word changes at 2^32 of q places
     assert PRIVATE.degree * changes < 2.0**-43
     rng = np.random.default_rng(1)
@@ -159,7 +159,7 @@ def test_decryption_is_exact(degree, wanted, seed):
 
 @pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
 def test_decryption_agrees_with_seals(parameters):
-    """Our own decryption of words against SEAL's Decryptor on the whole ciphertext."""
+    """Decryption after modulus switching against SEAL's Decryptor on the whole ciphertext."""
     import tenseal.sealapi as api
 
     from linalign_lite.encrypt.keys import keygen
@@ -188,8 +188,8 @@ def test_decryption_agrees_with_seals(parameters):
 
 
 @pytest.mark.parametrize("flood", [0, 60, 80])
-def test_few_coefficients_are_replied_like_many(monkeypatch, flood):
-    """The short way, one by one, against the way of whole polynomials."""
+def test_few_coefficients_are_returned_like_many(monkeypatch, flood):
+    """Coefficients read one by one agree with those of whole polynomials."""
     from linalign_lite.encrypt.keys import keygen
     from linalign_lite.encrypt.scheme import ReturnedCoefficients
     from linalign_lite.encrypt.seal import server_side as module

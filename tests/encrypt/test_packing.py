@@ -35,7 +35,7 @@ def negacyclic(left, right):
 
 
 def scores_by(product, layout, weight, states):
-    """(m, n_outputs), as a client reads them out of products of packed polynomials."""
+    """Scores (m, n_outputs) as a client reads them from products of packed polynomials."""
     chunks = list(pack_states(layout, states))
     got = []
     for rows in pack_rows(layout, weight):

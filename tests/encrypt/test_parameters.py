@@ -145,7 +145,7 @@ def test_small_norms_share_one_bound():
 
 @pytest.mark.parametrize("parameters", BOTH, ids=lambda p: p.name)
 def test_stated_precision(parameters):
-    """Unit states, ten head rows of norm 20 to a product: errors far below 1e-3."""
+    """Unit states, ten head rows of norm 20 per product: errors far below 1e-3."""
     b = head_scale(parameters, 1, 20.0, 5.0)
     flood = flood_bits(parameters, b, 20.0 * math.sqrt(10), parameters.degree)
     error = score_error(parameters, 1, b, 10, flood)
@@ -161,7 +161,7 @@ def test_stated_precision(parameters):
     bound=st.integers(MIN_NORM_BITS, MAX_NORM_BITS),
 )
 def test_flooding_hides_the_noise_to_40_bits(row_norm, rows, chunks, bound):
-    """Statistical distance of a returned coefficient: a shift of δ among 2^k, and δ's own tail."""
+    """Statistical distance of a returned coefficient: a shift of δ among 2^k, and the tail of δ."""
     try:
         b = head_scale(PRIVATE, bound, row_norm, 0.0)
         norm = row_norm * math.sqrt(rows)
@@ -186,7 +186,7 @@ def test_heads_that_cannot_be_hidden():
 
 
 def test_an_encryption_of_zero_is_as_quiet_as_its_bound():
-    """The part of δ that no draw exceeds, against what SEAL really adds."""
+    """The part of δ that no draw exceeds, against measured noise."""
     from linalign_lite.encrypt.keys import keygen
     from linalign_lite.encrypt.scheme import ReturnedCoefficients
     from linalign_lite.encrypt.seal.scheme import SealScheme

@@ -1,4 +1,4 @@
-"""Predictions against files, and the choice against what it should weigh."""
+"""Predicted against real sizes, and the chosen layout against its candidates."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_what_the_choice_depends_on():
     assert (single.batch, single.packing) == (1, "inner")
     assert (several.batch, several.packing) == (10, "inner")
     assert (many.batch, many.packing) == (2250, "columns")
-    # a slow line weighs bytes, a fast one weighs work
+    # bytes count on a slow line, work on a fast one
     slow, fast = (choose_layout(PRIVATE, 384, 150, 1, rate) for rate in (1e4, 1e12))
     sent = [p.query_bytes + p.response_bytes for p in (slow, fast)]
     assert sent[0] <= sent[1]

@@ -1,4 +1,4 @@
-"""The query budget: never above its limit, whatever crashes, runs beside it or damages its file."""
+"""The query budget stays within its limit under crashes, concurrency and damaged files."""
 
 import contextlib
 import os
@@ -35,13 +35,13 @@ def names(folder):
 
 
 def used(budget, key=KEY):
-    """(used, pending) of one key."""
+    """Return (used, pending) of one key."""
     found = [(u.used, u.pending) for u in budget.usage() if u.key == key.hex()]
     return found[0] if found else (0, 0)
 
 
 def fork(work):
-    """Run ``work`` in a child that is killed afterwards, as by a crash. Gives its number."""
+    """Run ``work`` in a child that is killed afterwards, as by a crash. Return its process id."""
     child = os.fork()
     if not child:
         try:
@@ -54,7 +54,7 @@ def fork(work):
 
 
 def joined(child):
-    """Wait for a child of ``fork``: it must have come to its end."""
+    """Wait for a child of ``fork``, which must have finished its work."""
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the child failed: {status}"
 
@@ -65,7 +65,7 @@ def crashed(work):
 
 @contextlib.contextmanager
 def beside(work):
-    """A child that did ``work`` and lives on until the block ends."""
+    """Run ``work`` in a child that stays alive until the block ends."""
     (ready, tell), (listen, end) = os.pipe(), os.pipe()
 
     def run():
@@ -315,7 +315,7 @@ def test_unknown_owners_count_as_alive(path, budget):
 
 
 class Actors:
-    """Several processes in one: each has its own table of the bytes that it holds."""
+    """Simulate several processes in one: each has its own table of held bytes."""
 
     def __init__(self, n):
         self.own = [{} for _ in range(n)]
@@ -449,7 +449,7 @@ def test_forks_while_threads_charge(path):
 
 
 def test_kill_at_any_moment(path):
-    """What was said to be charged is, and at most one more; that one is then taken over."""
+    """Every acknowledged charge is on the disk, and at most one more, which is taken over."""
     budget = Budget(path, 1 << 40)
     rng = random.Random(11)
     total = open_ = said = 0
@@ -488,7 +488,7 @@ def test_kill_at_any_moment(path):
 
 
 def tried(path):
-    """Whatever is at ``path``, every call works or raises a named error without the key in full."""
+    """Every call works or raises a named error without the full key, for any file at ``path``."""
     worked, errors = 0, []
     for call in (
         lambda b: b.limit,
@@ -509,7 +509,7 @@ def tried(path):
 
 
 def refused(path, match):
-    """FormatError with a hint, from a new Budget, and the file is not touched."""
+    """A new Budget raises FormatError with a hint and leaves the file as it is."""
     before = path.read_bytes()
     for limit in (None, 5):
         with pytest.raises(FormatError, match=match) as error:
@@ -521,7 +521,7 @@ def refused(path, match):
 
 @pytest.fixture
 def filled(path, budget):
-    """A file with all there is in it: settled, pending, of several keys."""
+    """A file with settled and pending rows of several keys."""
     for i in range(40):
         budget.charge(name(i), ASKED, 2)
         if i % 2:
@@ -563,7 +563,7 @@ def test_noise(path, filled):
 
 
 def test_schema_that_is_no_text(path, filled):
-    """SQLite's message quotes it, and Python cannot decode the message."""
+    """SQLite's message quotes the contents, and Python cannot decode the message."""
     unnamed = filled.replace(b"tablepending", b"table\xff\xfe\xfd\xfcing")
     path.write_bytes(unnamed.replace(b"CREATE TABLE pending", b"CREATE TABEL pending"))
     refused(path, "damaged")
@@ -710,7 +710,7 @@ def test_a_file_that_went_away_is_not_begun_anew(path, budget):
 
 
 def test_replaced_file_is_told_apart(path, budget):
-    """A process holds a byte of the new file, not of the one that had the name before."""
+    """A process locks a byte of the new file, not of the replaced one."""
     budget.charge(KEY, ASKED, 1)
     path.rename(path.with_name("old"))
     Budget(path, 100).charge(KEY, ASKED, 1)

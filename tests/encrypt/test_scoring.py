@@ -68,6 +68,13 @@ def exact(head, states):
     return head.finish(wide)
 
 
+def require_best(scores, expected):
+    """Every predicted class has the best score, up to the stated error of two rounded scores."""
+    allowed = 2 * (scores.error + 0.5 * 10.0**-scores.decimals)
+    predicted = np.take_along_axis(expected, scores.predictions()[:, None], axis=1)[:, 0]
+    assert (expected.max(axis=1) - predicted).max() <= allowed
+
+
 def provider_of(head, *keys, **kwargs):
     known = [*(public for _, public in PAIRS.values()), *keys]
     return Provider(head, keys=known, **{"accept": SETS} | kwargs)
@@ -85,14 +92,14 @@ def test_scores(client, d, n_outputs, planned, record_property):
     assert scores.values.shape == (2, n_outputs)
     assert scores.values.dtype == np.float64
     assert np.abs(scores.values - expected).max() < TOLERANCE
-    assert np.array_equal(scores.predictions(), expected.argmax(1))
+    require_best(scores, expected)
     assert np.array_equal(np.round(scores.values, scores.decimals), scores.values)
     assert scores.decimals >= 3
 
 
 @pytest.mark.parametrize("name", ["private", "trusted"])
 def test_precision_is_what_is_stated(clients, name):
-    """150 classes, rows of norm 20, states of norm 1: what a classifier on embeddings is."""
+    """A classifier on embeddings: 150 classes, rows of norm 20, states of norm 1."""
     rng = np.random.default_rng(8)
     states, head = rows(rng, 24, 384, 1.0), Head(rows(rng, 150, 384, 20.0), rng.normal(size=150))
     client = clients[name]
@@ -103,7 +110,7 @@ def test_precision_is_what_is_stated(clients, name):
     print(f"{name}: precision left: {bits:.1f} bits")  # noqa: T201 (seen with pytest -s)
     assert np.abs(scores.values - expected).max() < 1e-4
     assert bits > 14
-    assert np.array_equal(scores.predictions(), expected.argmax(1))
+    require_best(scores, expected)
 
 
 LAYOUTS = [(64, 5, 1, 1), (64, 5, 2, 7), (64, 5, 64, None), (16, 40, 3, 100), (1, 3, 1, 1),
@@ -112,7 +119,7 @@ LAYOUTS = [(64, 5, 1, 1), (64, 5, 2, 7), (64, 5, 64, None), (16, 40, 3, 100), (1
 
 @pytest.mark.parametrize(("d", "n_outputs", "chunks", "batch"), LAYOUTS)
 def test_every_packing_gives_the_same_scores(client, d, n_outputs, chunks, batch):
-    """Single queries, shared ciphertexts, columns; a last record that is not full."""
+    """Single queries, shared ciphertexts, columns; the last record is not full."""
     degree = client._key.parameters.degree
     layout = Layout(degree, d, chunks, batch or degree)
     states, head = make(d, n_outputs, n=layout.batch + 2 if layout.batch < 200 else 9)
@@ -166,7 +173,8 @@ def test_map_is_applied_and_its_space_is_kept(client):
     scores = client.decrypt(provider_of(head).score(query), query)
     expected = head.apply(the_map.apply(states.states))
     assert np.abs(scores.values - expected).max() < 1e-3
-    assert scores.names() == [head.labels[i] for i in expected.argmax(1)]
+    require_best(scores, expected)
+    assert scores.names() == [head.labels[i] for i in scores.predictions()]
 
 
 @pytest.mark.parametrize(("n", "batch"), [(3, 2), (250, 200), (300, 200), (600, 512)])
@@ -369,7 +377,7 @@ def test_response_to_another_query(client, tmp_path):
     [{"norm_bits": 10}, {"head_scale": 0}, {"chunks": 2}, {"batch": 3}, {"flood_bits": 90}],
 )
 def test_a_response_whose_header_was_edited_gives_no_wrong_number(clients, change):
-    """Digests that agree, a description that does not fit the query."""
+    """Digests agree, but the description does not fit the query."""
     client = clients["private"]
     states, head = make(64, 3)
     query = client.encrypt(states, layout=Layout(4096, 64, 1, 4))
@@ -389,7 +397,7 @@ def test_a_small_head_is_not_rounded_to_nothing(clients):
 
 @pytest.mark.parametrize("name", ["private", "trusted"])
 def test_the_stated_error_bounds_the_error(clients, name, monkeypatch):
-    """No error is above the statement, and the statement is not idle: within a factor of ten."""
+    """No error exceeds the stated bound, and the bound is at most ten times too large."""
     monkeypatch.setattr("linalign_lite.encrypt.client.decimals", lambda _: 15)
     client = clients[name]
     states, head = make(384, 10, n=60)
@@ -403,7 +411,7 @@ def test_the_stated_error_bounds_the_error(clients, name, monkeypatch):
 
 
 def test_wrong_secret_key_of_the_same_name_gives_noise(clients):
-    """The digest only names a key; without the key itself there is nothing to read."""
+    """The digest only names a key; decryption needs the key itself."""
     states, head = make(64, 10)
     good = clients["private"]
     secret, _ = keygen(PRIVATE)
@@ -526,7 +534,7 @@ def test_provider_refuses_a_secret_key_as_query(pairs, tmp_path):
 
 @pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
 def test_ciphertexts_that_are_not(clients, parameters):
-    """Right length, wrong content: garbage out or a named error, never a crash."""
+    """Right length, wrong content: useless scores or a named error, never a crash."""
     client = clients[parameters.name]
     states, head = make(64, 3, n=1)
     query = client.encrypt(states)

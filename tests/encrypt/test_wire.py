@@ -1,4 +1,4 @@
-"""The framed form: golden bytes, and whatever is damaged or hostile is a named error."""
+"""The framed form: golden bytes; damaged and hostile files raise named errors."""
 
 import dataclasses
 import hashlib
@@ -36,7 +36,7 @@ STATES = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.25]], dtype=np.float32)
 
 
 class Case:
-    """One file of each kind, and how each is read to the end."""
+    """One file of each kind, and a method that reads each to its end."""
 
     def __init__(self, parameters):
         self.secret, self.public = keygen(parameters)
@@ -83,7 +83,7 @@ def header_size(data):
 
 
 def places(data, rng, count):
-    """All of the header and of the last digest, and a sample of the rest."""
+    """Offsets of the whole header, of the last digest and of a sample of the rest."""
     head = header_size(data)
     middle = rng.integers(head, len(data) - 32, count).tolist()
     return sorted({*range(head), *range(len(data) - 32, len(data)), *middle})
@@ -102,7 +102,7 @@ def test_golden_query_header():
     assert golden_header().encode().hex() == (GOLDEN / "query-header-v2.hex").read_text().strip()
 
 
-def test_header_layout_is_what_the_document_says():
+def test_header_layout_is_the_documented_one():
     raw = golden_header().encode()
     assert raw[:8] == b"LINALIGN"
     assert struct.unpack_from("<HHHH", raw, 8) == (2, 3, 3, 0)
@@ -130,13 +130,13 @@ def test_golden_files_of_version_2_are_read(profile, tmp_path):
 
 
 def test_files_of_version_1_are_refused_by_name():
-    """Never released: it did not hide the head."""
+    """Version 1 was never released: it did not hide the head."""
     with pytest.raises(FormatError, match=r"version.*got 1, expected 2.*make it again"):
         Query.load(GOLDEN / "v1-small.query")
 
 
-def test_documents_say_what_is_so():
-    """Every test that docs/SECURITY.md names is there; docs/FORMAT.md states the real sizes."""
+def test_documents_name_existing_tests_and_real_sizes():
+    """Every test that docs/SECURITY.md names exists; docs/FORMAT.md states the real sizes."""
     docs = Path(__file__).parents[2] / "docs"
     tests = (Path(__file__).parents[1]).rglob("test_*.py")
     here = "".join(p.read_text(encoding="utf-8") for p in tests)
@@ -235,7 +235,7 @@ def test_noise_is_refused(data, kind, with_magic):
 
 
 def forged(header, meta=None, payloads=None, **head):
-    """A file around any description at all, with digests that agree."""
+    """A file with any description and digests that agree."""
     raw_meta = (
         meta
         if isinstance(meta, bytes)
@@ -283,7 +283,7 @@ def forged(header, meta=None, payloads=None, **head):
         ({"length": 10**4}, "too large|ends early|digest"),
     ],
 )
-def test_sizes_are_not_believed(cases, head, message):
+def test_stated_sizes_are_verified(cases, head, message):
     case = cases["insecure-noop"]
     data = forged(case.query.info.header(), payloads=case.query.payloads, **head)
     with pytest.raises(FormatError, match=message):
@@ -327,7 +327,7 @@ JUNK = st.one_of(
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.data())
 def test_descriptions_with_any_field_replaced(cases, data):
-    """A description that lies leads to a named error or to useless scores, nothing else."""
+    """A false description leads to a named error or to useless scores, nothing else."""
     case = cases[data.draw(st.sampled_from(sorted(cases)))]
     kind = data.draw(st.sampled_from([Kind.QUERY, Kind.RESPONSE]))
     thing = case.query if kind is Kind.QUERY else case.response
@@ -417,7 +417,7 @@ def test_what_could_not_be_read_back_is_not_written(cases):
 
 
 def test_what_is_equal_but_of_another_type_is_not_taken_for_what_was_checked(cases):
-    """1, True and 1.0 are equal, but not one JSON."""
+    """1, True and 1.0 are equal in Python but differ in JSON."""
     client = cases["insecure-noop"].client
     for space in (Space(3, normalize=True), Space(3, normalize=1), Space(np.int64(3))):
         states, good = HiddenStates(STATES, space), type(space.normalize) is bool

@@ -1,9 +1,8 @@
-"""What a survey has made so far: kept by what it was made from, so that nothing is made twice.
+"""Results of earlier work of a survey, kept on disk under a digest of their inputs.
 
-Each thing has a key, the digest of all that it depends on. `KEY.json` says that it is whole (it is
-written last), how long it took, and holds its rows; states, maps and heads lie beside it in the
-project's own formats. A survey that was killed goes on from there, and one with another model or
-data set more makes only what is new.
+`KEY.json` is written last and marks a complete entry: it holds the seconds that the work took and
+its rows. States, maps and heads are files of the project's own formats beside it. A stopped survey
+resumes from there; one with another model or data set computes only what is new.
 """
 
 from __future__ import annotations
@@ -28,104 +27,123 @@ from linalign_lite.storage.atomic import open_regular, write_atomic
 from linalign_lite.storage.schema import parse, strict_json
 from linalign_lite.survey.results import TimeRow
 
-MADE_BY = 1  # changes when the same inputs would give something else
+MADE_BY = 1  # changes when the same inputs would give another result
 ENDS = {"states": ".states.npz", "map": ".map.npz", "head": ".head.npz"}
 
-Row = TypeVar("Row")
+T = TypeVar("T")
+Artefact = TypeVar("Artefact", HiddenStates, AffineMap, Head)
 Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Entry:
+    """Content of `KEY.json`."""
+
+    step: Any
+    seconds: float
+    rows: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class DiskCache:
-    """A folder of things made. ``times`` collects what each took, in the order of asking."""
+    """A folder of earlier results. ``times``: seconds of each step, in the order of first use."""
 
     folder: Path
     times: list[TimeRow] = field(default_factory=list)
 
     def rows(
-        self, step: str, inputs: Inputs, kind: type[Row], make: Callable[[], Sequence[Row]]
-    ) -> tuple[Row, ...]:
-        """Rows of a survey's results (results.py), made now or earlier."""
-        key = digest({"step": step, **inputs})
-        known = self._known(key)
-        if known is not None:
-            with contextlib.suppress(InputError):
-                found: tuple[Row, ...] = parse(tuple[kind, ...], known["rows"])  # type: ignore[valid-type]
-                self._note(step, known["seconds"], cached=True)
-                return found
-        began = time.perf_counter()
-        made = tuple(make())
-        self._finish(key, step, time.perf_counter() - began, made)
-        return made
+        self, step: str, inputs: Inputs, kind: type[T], compute: Callable[[], Sequence[T]]
+    ) -> tuple[T, ...]:
+        """Load or compute rows (results.py) of the class ``kind``."""
 
-    def states(self, step: str, inputs: Inputs, make: Callable[[], HiddenStates]) -> HiddenStates:
-        found: HiddenStates = self._thing("states", step, inputs, make, load_states)
-        return found
+        def load(_: str, entry: Entry) -> tuple[T, ...]:
+            rows: tuple[T, ...] = parse(tuple[kind, ...], list(entry.rows))  # type: ignore[valid-type]
+            return rows
 
-    def map(self, step: str, inputs: Inputs, make: Callable[[], AffineMap]) -> AffineMap:
-        found: AffineMap = self._thing("map", step, inputs, make, load_map)
-        return found
+        return self._get(step, inputs, lambda: tuple(compute()), load, lambda _, rows: rows)
 
-    def head(self, step: str, inputs: Inputs, make: Callable[[], Head]) -> Head:
-        found: Head = self._thing("head", step, inputs, make, load_head)
-        return found
+    def states(
+        self, step: str, inputs: Inputs, compute: Callable[[], HiddenStates]
+    ) -> HiddenStates:
+        return self._file("states", step, inputs, compute, load_states)
+
+    def map(self, step: str, inputs: Inputs, compute: Callable[[], AffineMap]) -> AffineMap:
+        return self._file("map", step, inputs, compute, load_map)
+
+    def head(self, step: str, inputs: Inputs, compute: Callable[[], Head]) -> Head:
+        return self._file("head", step, inputs, compute, load_head)
 
     def has(self, step: str, inputs: Inputs) -> bool:
-        """Whether it was made and is whole."""
-        return self._known(digest({"step": step, **inputs})) is not None
+        """Return True if there is a complete entry."""
+        return self._entry(digest({"step": step, **inputs})) is not None
 
-    def _thing(
+    def _file(
         self,
         kind: str,
         step: str,
         inputs: Inputs,
-        make: Callable[[], Any],
-        load: Callable[[Path], Any],
-    ) -> Any:
-        key = digest({"step": step, **inputs})
-        path, known = self.folder / (key + ENDS[kind]), self._known(key)
-        if known is not None:
-            with contextlib.suppress(InputError):  # damaged or gone: made again
-                thing = load(path)
-                self._note(step, known["seconds"], cached=True)
-                return thing
-        began = time.perf_counter()
-        thing = make()
-        save(path, thing)
-        self._finish(key, step, time.perf_counter() - began, ())
-        return thing
+        compute: Callable[[], Artefact],
+        load: Callable[[Path], Artefact],
+    ) -> Artefact:
+        """Load or compute a value that has a file of its own."""
 
-    def _known(self, key: str) -> Inputs | None:
+        def write(key: str, value: Artefact) -> tuple[Any, ...]:
+            save(self.folder / (key + ENDS[kind]), value)
+            return ()
+
+        return self._get(
+            step, inputs, compute, lambda key, _: load(self.folder / (key + ENDS[kind])), write
+        )
+
+    def _get(
+        self,
+        step: str,
+        inputs: Inputs,
+        compute: Callable[[], T],
+        load: Callable[[str, Entry], T],
+        write: Callable[[str, T], Sequence[Any]],
+    ) -> T:
+        """Load a value by its key, or compute and write it; ``write`` returns the entry's rows."""
+        key = digest({"step": step, **inputs})
+        entry = self._entry(key)
+        if entry is not None:
+            with contextlib.suppress(InputError):  # a damaged or missing file is made again
+                value = load(key, entry)
+                self._note(step, entry.seconds, cached=True)
+                return value
+        began = time.perf_counter()
+        value = compute()
+        rows = [dataclasses.asdict(row) for row in write(key, value)]
+        seconds = time.perf_counter() - began
+        text = json.dumps({"step": step, "seconds": seconds, "rows": rows}, allow_nan=False)
+        write_atomic(self.folder / f"{key}.json", text.encode())
+        self._note(step, seconds, cached=False)
+        return value
+
+    def _entry(self, key: str) -> Entry | None:
         path = self.folder / f"{key}.json"
         if not path.is_file():
             return None
         try:
             with open_regular(path) as f:
-                raw = strict_json(f.read())
-            usable = type(raw["seconds"]) is float and isinstance(raw["rows"], list)
-        except (InputError, ValueError, KeyError, TypeError, RecursionError):
+                entry: Entry = parse(Entry, strict_json(f.read()))
+        except (InputError, ValueError, RecursionError):
             return None
-        return raw if usable else None
-
-    def _finish(self, key: str, step: str, seconds: float, rows: Sequence[Any]) -> None:
-        whole = {"step": step, "seconds": seconds, "rows": [dataclasses.asdict(r) for r in rows]}
-        write_atomic(self.folder / f"{key}.json", json.dumps(whole, allow_nan=False).encode())
-        self._note(step, seconds, cached=False)
+        return entry
 
     def _note(self, step: str, seconds: float, *, cached: bool) -> None:
-        row = TimeRow(step, round(seconds, 3), cached)
-        if not any(t.step == step for t in self.times):  # things are asked for more than once
-            self.times.append(row)
+        if not any(t.step == step for t in self.times):  # a value may be used more than once
+            self.times.append(TimeRow(step, round(seconds, 3), cached))
 
 
 def digest(inputs: Inputs) -> str:
-    """The name under which a thing with this description is kept."""
+    """Compute the key of an entry from its inputs."""
     text = json.dumps({"made_by": MADE_BY, **inputs}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def open_cache(folder: Path) -> DiskCache:
-    """The shelf in ``folder``, which is made when it is not there."""
+    """Open the cache in ``folder``, which is made if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -1,4 +1,4 @@
-"""Classification: each model's head on its own states, and on every other's, through every map."""
+"""Classification jobs: accuracy of each model's head on its own states and on mapped ones."""
 
 from __future__ import annotations
 
@@ -55,47 +55,38 @@ def _few(
 
 
 def list_classification(store: ArtefactStore) -> Iterator[Job]:
-    for data in store.data:
+    """Jobs of native heads on every data set, then of every map."""
+    for data, files in store.data.items():
+        texts = store.text_digests(files.train, files.test)
         for model in store.cards:
-            texts = store.text_digests(store.data[data].train, store.data[data].test)
-            yield Job(
-                f"native: {model}, {data}",
-                "native",
-                NativeRow,
-                job_inputs(store, (model,), texts=texts),
-                partial(_native, store, model, data),
-            )
-    for data in store.data:
-        texts = store.text_digests(
-            store.config.public, store.data[data].train, store.data[data].test
-        )
+            inputs = job_inputs(store, (model,), texts=texts)
+            compute = partial(_evaluate_native, store, model, data)
+            yield Job("native", f"native: {model}, {data}", inputs, compute)
+    for data, files in store.data.items():
+        texts = store.text_digests(store.config.public, files.train, files.test)
         for settings in map_settings(store):
-            for source, target in store.config.pairs():
-                yield Job(
-                    f"{source} to {target}, {data}: {settings.label}",
-                    "classification",
-                    ClassRow,
-                    job_inputs(store, (source, target), texts=texts, way=settings.label),
-                    partial(_classified, store, source, target, data, settings),
-                )
+            for pair in store.config.pairs():
+                label = f"{pair[0]} to {pair[1]}, {data}: {settings.label}"
+                inputs = job_inputs(store, pair, texts=texts, way=settings.label)
+                mapped = partial(_evaluate_mapped, store, *pair, data, settings)
+                yield Job("classification", label, inputs, mapped)
 
 
-def _native(store: ArtefactStore, model: str, data: str) -> list[NativeRow]:
+def _evaluate_native(store: ArtefactStore, model: str, data: str) -> list[NativeRow]:
     found = store.native(model, data).accuracy
-    row = NativeRow(model, data, found.value, found.low, found.high)
-    return [row]
+    return [NativeRow(model, data, found.value, found.low, found.high)]
 
 
-def _classified(
+def _evaluate_mapped(
     store: ArtefactStore, source: str, target: str, data: str, settings: MapSettings
 ) -> list[ClassRow]:
     affine = fit_map(store, source, target, data, settings)
     found = evaluate(store.head(target, data), store.test(source, data), affine).accuracy
     own = min(store.native(m, data).accuracy.value for m in (source, target))
-    public = 0 if settings.texts in {"all", "few"} else len(store.public(source))
-    inside = len(store.train(source, data)) if settings.texts == "all" else settings.n_few
+    n_public = 0 if settings.texts in {"all", "few"} else len(store.public(source))
+    n_own = len(store.train(source, data)) if settings.texts == "all" else settings.n_few
     row = ClassRow(
-        source, target, data, settings.texts, settings.objective, public, inside,
+        source, target, data, settings.texts, settings.objective, n_public, n_own,
         found.value, found.low, found.high, found.value / own if own else 0.0,
     )  # fmt: skip
     return [row]

@@ -1,4 +1,4 @@
-"""Maps of growing size and falling penalty, and mapped states in two dimensions."""
+"""Jobs of curves over penalty and number of texts, and of projections of mapped states."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ SHOWN, SHOWN_LABELS = 240, 8  # texts and labels of a projection
 
 
 def list_curves(store: ArtefactStore) -> Iterator[Job]:
-    """Ridge maps from the public texts: all penalties, and growing parts of the texts."""
-    for source in store.cards:
-        inputs = job_inputs(
-            store, tuple(store.cards), source=source, texts=store.text_digests(store.config.public)
-        )
-        yield Job(f"penalties: from {source}", "curves", CurveRow, inputs,
-                  partial(_penalties, store, source))  # fmt: skip
+    """Jobs of ridge maps from public texts, over the penalty and over the number of texts."""
+    public, models = store.config.public, tuple(store.cards)
+    texts = store.text_digests(public)
+    for source in models:
+        inputs = job_inputs(store, models, source=source, texts=texts)
+        label = f"penalties: from {source}"
+        yield Job("curves", label, inputs, partial(_penalties, store, source))
     tests = store.text_digests(
-        store.config.public, *(r for d in store.data.values() for r in (d.train, d.test))
+        public, *(file for d in store.data.values() for file in (d.train, d.test))
     )
-    for source in store.cards:
-        for n in sizes(len(store.texts(store.config.public).texts)):
+    for source in models:
+        for n in sizes(len(store.texts(public).texts)):
             inputs = job_inputs(
-                store, tuple(store.cards), source=source, texts=tests, n=n, data=list(store.data)
+                store, models, source=source, texts=tests, n=n, data=list(store.data)
             )
-            yield Job(f"{n} public texts: from {source}", "curves", CurveRow, inputs,
-                      partial(_of_size, store, source, n))  # fmt: skip
+            label = f"{n} public texts: from {source}"
+            yield Job("curves", label, inputs, partial(_of_size, store, source, n))
 
 
 def sizes(n: int) -> list[int]:
-    """Numbers of texts that a curve shows, the last one all of them."""
+    """Numbers of texts of a curve, up to all ``n``."""
     return [*(s for s in SIZES if s < n), n]
 
 
@@ -55,7 +55,7 @@ def _penalties(store: ArtefactStore, source: str) -> list[CurveRow]:
 
 
 def _of_size(store: ArtefactStore, source: str, n: int) -> list[CurveRow]:
-    """R² by K folds of the n texts themselves; accuracies of the targets' heads on their tests."""
+    """Held-out R² of maps from ``n`` texts, and accuracies of the targets' heads on test texts."""
     some = np.random.default_rng(store.config.seed).permutation(len(store.public(source)))[:n]
     others = {m: store.public(m).rows(some) for m in store.cards if m != source}
     found = fit_several(store.public(source).rows(some), others, seed=store.config.seed)
@@ -72,23 +72,21 @@ def _of_size(store: ArtefactStore, source: str, n: int) -> list[CurveRow]:
 
 
 def list_projections(store: ArtefactStore) -> Iterator[Job]:
-    """One picture a pair, on the first data set."""
-    for data in list(store.data)[:1]:
-        texts = store.text_digests(store.data[data].train, store.data[data].test)
+    """Jobs of one projection per pair and objective, on the first data set."""
+    for data, files in list(store.data.items())[:1]:
+        texts = store.text_digests(files.train, files.test)
         for objective in store.config.objectives:
-            for source, target in store.config.pairs():
-                yield Job(
-                    f"projection: {source} to {target}, {objective}",
-                    "projections",
-                    Projection,
-                    job_inputs(store, (source, target), texts=texts, objective=objective),
-                    partial(_project, store, source, target, data, objective),
-                )
+            for pair in store.config.pairs():
+                label = f"projection: {pair[0]} to {pair[1]}, {objective}"
+                inputs = job_inputs(store, pair, texts=texts, objective=objective)
+                compute = partial(_project, store, *pair, data, objective)
+                yield Job("projections", label, inputs, compute)
 
 
 def _project(
     store: ArtefactStore, source: str, target: str, data: str, objective: str
 ) -> list[Projection]:
+    """Project native and mapped states on the two principal axes of the native states."""
     native, other = store.test(target, data), store.test(source, data)
     shown = _shown(native, store.config.seed)
     affine = fit_map(store, source, target, data, MapSettings("all", objective))
@@ -109,7 +107,7 @@ def _project(
 
 
 def _shown(states: HiddenStates, seed: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Rows of a few labels, drawn."""
+    """Draw rows of at most SHOWN_LABELS labels."""
     rng = np.random.default_rng(seed)
     rows = np.arange(len(states))
     if states.label_ids is not None and len(states.labels) > SHOWN_LABELS:

@@ -1,4 +1,4 @@
-"""Tokenizers side by side, and text from two models: one reads, the other speaks."""
+"""Jobs of tokenizer compatibility and of generation across two models."""
 
 from __future__ import annotations
 
@@ -16,29 +16,22 @@ from linalign_lite.survey.config import GenerationTexts, TextFile
 from linalign_lite.survey.jobs import Job, job_inputs
 from linalign_lite.survey.results import GenerationRow, TokenizerRow
 
-MAX_COMPARED = 2_000  # texts on which tokenizers are compared
+MAX_COMPARED = 2_000  # texts that tokenizers are compared on
 
 
 def list_tokenizers(store: ArtefactStore) -> Iterator[Job]:
-    for source, target in store.config.pairs():
-        yield Job(
-            f"tokenizers: {source} and {target}",
-            "tokenizers",
-            TokenizerRow,
-            job_inputs(store, (source, target), texts=store.text_digests(_compared_texts(store))),
-            partial(_compare, store, source, target),
-        )
-
-
-def _compared_texts(store: ArtefactStore) -> TextFile:
-    """What would be generated, or else the public texts."""
+    """Jobs that compare the tokenizers of every pair, on generation texts or else public ones."""
     generation = store.config.generation
-    return generation.test if generation else store.config.public
+    file = generation.test if generation else store.config.public
+    for pair in store.config.pairs():
+        inputs = job_inputs(store, pair, texts=store.text_digests(file))
+        label = f"tokenizers: {pair[0]} and {pair[1]}"
+        yield Job("tokenizers", label, inputs, partial(_compare, store, *pair, file))
 
 
-def _compare(store: ArtefactStore, source: str, target: str) -> list[TokenizerRow]:
-    texts = store.texts(_compared_texts(store)).texts[:MAX_COMPARED]
+def _compare(store: ArtefactStore, source: str, target: str, file: TextFile) -> list[TokenizerRow]:
     folders = store.config.models
+    texts = store.texts(file).texts[:MAX_COMPARED]
     found = check_compatibility(folders[source], folders[target], texts)
     row = TokenizerRow(
         source, target, found.paired_target, found.exact_match, found.vocabulary_jaccard,
@@ -47,34 +40,29 @@ def _compare(store: ArtefactStore, source: str, target: str) -> list[TokenizerRo
     return [row]
 
 
-def generating_pairs(store: ArtefactStore) -> list[tuple[str, str]]:
-    """Pairs of which both read from left to right, and so can be asked for a next token."""
-    able = {name for name, card in store.cards.items() if card.task == "generate"}
-    return [(a, b) for a, b in store.config.pairs() if {a, b} <= able]
-
-
 def list_generation(store: ArtefactStore) -> Iterator[Job]:
-    stories = store.config.generation
-    if stories is None:
+    """Jobs of the pairs in which both models generate text."""
+    files = store.config.generation
+    if files is None:
         return
-    texts = store.text_digests(stories.train, stories.test)
+    able = {name for name, card in store.cards.items() if card.task == "generate"}
+    texts = store.text_digests(files.train, files.test)
     for objective in store.config.objectives:
-        for source, target in generating_pairs(store):
-            yield Job(
-                f"{source} reads, {target} speaks: {objective}",
-                "generation",
-                GenerationRow,
-                job_inputs(store, (source, target), texts=texts, objective=objective),
-                partial(_judge, store, stories, source, target, objective),
-            )
+        for pair in store.config.pairs():
+            if able.issuperset(pair):
+                # the label names entries of the cache: another one would compute all again
+                label = f"{pair[0]} reads, {pair[1]} speaks: {objective}"
+                inputs = job_inputs(store, pair, texts=texts, objective=objective)
+                compute = partial(_evaluate, store, files, *pair, objective)
+                yield Job("generation", label, inputs, compute)
 
 
-def _judge(
-    store: ArtefactStore, stories: GenerationTexts, source: str, target: str, objective: str
+def _evaluate(
+    store: ArtefactStore, files: GenerationTexts, source: str, target: str, objective: str
 ) -> list[GenerationRow]:
-    affine = _map(store, stories, source, target, objective)
+    affine = _fit_map(store, files, source, target, objective)
     found = judge(
-        store.model(source), store.model(target), affine, store.texts(stories.test), samples=0
+        store.model(source), store.model(target), affine, store.texts(files.test), samples=0
     )
     row = GenerationRow(
         source, target, objective, found.agreement, found.top_overlap,
@@ -83,17 +71,16 @@ def _judge(
     return [row]
 
 
-def _map(
-    store: ArtefactStore, stories: GenerationTexts, source: str, target: str, objective: str
+def _fit_map(
+    store: ArtefactStore, files: GenerationTexts, source: str, target: str, objective: str
 ) -> AffineMap:
     inputs = job_inputs(
-        store, (source, target), texts=store.text_digests(stories.train), objective=objective
+        store, (source, target), texts=store.text_digests(files.train), objective=objective
     )
 
     def make() -> AffineMap:
         x, y = pair_states(
-            store.states(source, stories.train, "tokens"),
-            store.states(target, stories.train, "tokens"),
+            store.states(source, files.train, "tokens"), store.states(target, files.train, "tokens")
         )
         if objective == "ridge":
             return fit(x, y, seed=store.config.seed)[0]

@@ -1,37 +1,38 @@
-"""What there is to do: a list of jobs, each of which gives rows of one table of the results."""
+"""Jobs of a survey; each computes rows of one table of the results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from linalign_lite.survey.artefacts import ArtefactStore
 from linalign_lite.survey.cache import Inputs
+from linalign_lite.survey.results import Results
 
 
 @dataclass(frozen=True)
 class Job:
-    """``make`` gives rows of ``kind`` for a table of the results, which depend on ``inputs``."""
+    """``compute`` returns rows for ``table``, which depend on ``inputs`` alone."""
 
-    label: str
     table: str
-    kind: type[Any]
+    label: str
     inputs: Inputs
-    make: Callable[[], Sequence[Any]]
+    compute: Callable[[], Sequence[Any]]
 
 
 def run_job(store: ArtefactStore, job: Job) -> tuple[Any, ...]:
-    """The job's rows, made now or earlier."""
+    """Compute the rows of a job, or load them from the cache."""
 
-    def make() -> Sequence[Any]:
+    def compute() -> Sequence[Any]:
         store.tell(job.label)
-        return job.make()
+        return job.compute()
 
-    return store.cache.rows(job.label, {"table": job.table, **job.inputs}, job.kind, make)
+    row_type = get_args(get_type_hints(Results)[job.table])[0]
+    return store.cache.rows(job.label, {"table": job.table, **job.inputs}, row_type, compute)
 
 
 def job_inputs(store: ArtefactStore, models: Sequence[str], **more: Any) -> Inputs:
-    """Inputs of a job about some models under the survey's settings."""
-    return {"of": store.model_digests(*models), "names": list(models), "seed": store.config.seed,
-            "pooling": store.config.pooling, **more}  # fmt: skip
+    """Inputs of a job: models, settings of the survey, and ``more``."""
+    common = {"seed": store.config.seed, "pooling": store.config.pooling}
+    return {"of": store.model_digests(*models), "names": list(models), **common, **more}

@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: each model's detectors on its own states and on mapped ones."""
+"""Out-of-distribution jobs: detectors of each model on its own states and on mapped ones."""
 
 from __future__ import annotations
 
@@ -18,43 +18,29 @@ NATIVE = MapSettings("native", "native")
 
 
 def list_ood(store: ArtefactStore) -> Iterator[Job]:
-    """For every data set with texts outside of it; the target's detectors judge mapped states."""
-    for data, found in store.data.items():
-        if found.outside is None:
+    """Jobs of every data set that has out-of-distribution texts; detectors are the target's."""
+    config = store.config
+    maps = [MapSettings(t, o) for o in config.objectives for t in ("public", "all")]
+    for data, files in store.data.items():
+        if files.outside is None:
             continue
-        texts = store.text_digests(store.config.public, found.train, found.test, found.outside)
+        texts = store.text_digests(config.public, files.train, files.test, files.outside)
         for model in store.cards:
-            yield Job(
-                f"outside {data}: {model}",
-                "ood",
-                OodRow,
-                job_inputs(store, (model,), texts=texts),
-                partial(_detect, store, model, model, data, found.outside, NATIVE),
-            )
-        for settings in _map_settings(store):
-            for source, target in store.config.pairs():
-                yield Job(
-                    f"outside {data}: {source} to {target}, {settings.label}",
-                    "ood",
-                    OodRow,
-                    job_inputs(store, (source, target), texts=texts, way=settings.label),
-                    partial(_detect, store, source, target, data, found.outside, settings),
-                )
-
-
-def _map_settings(store: ArtefactStore) -> list[MapSettings]:
-    """Maps that are worth it: from public texts, and from the data set's own, by each objective."""
-    return [MapSettings(t, o) for o in store.config.objectives for t in ("public", "all")]
+            compute = partial(_detect, store, (model, model), data, files.outside, NATIVE)
+            inputs = job_inputs(store, (model,), texts=texts)
+            yield Job("ood", f"outside {data}: {model}", inputs, compute)
+        for settings in maps:
+            for pair in config.pairs():
+                label = f"outside {data}: {pair[0]} to {pair[1]}, {settings.label}"
+                compute = partial(_detect, store, pair, data, files.outside, settings)
+                inputs = job_inputs(store, pair, texts=texts, way=settings.label)
+                yield Job("ood", label, inputs, compute)
 
 
 def _detect(
-    store: ArtefactStore,
-    source: str,
-    target: str,
-    data: str,
-    outside: TextFile,
-    settings: MapSettings,
+    store: ArtefactStore, pair: tuple[str, str], data: str, outside: TextFile, settings: MapSettings
 ) -> list[OodRow]:
+    source, target = pair
     affine: AffineMap | None = None
     if settings is not NATIVE:
         affine = fit_map(store, source, target, data, settings)

@@ -1,4 +1,4 @@
-"""How alike the models' states are, before any map is used for anything."""
+"""Similarity jobs: all measures between the states of all pairs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from linalign_lite.survey.results import SimilarityRow
 
 
 def list_similarity(store: ArtefactStore) -> Iterator[Job]:
-    """One job a set of texts: every model's own sums are made once."""
-    for texts in (PUBLIC, *store.data):
-        inputs = job_inputs(
-            store, tuple(store.cards), texts=store.text_digests(store.training_file(texts)),
-            which=texts, permutations=store.config.permutations,
-        )  # fmt: skip
-        yield Job(f"similarity, {texts}", "similarity", SimilarityRow, inputs,
-                  partial(_compare, store, texts))  # fmt: skip
+    """One job per set of texts, so that sums over one model are computed once."""
+    permutations, models = store.config.permutations, tuple(store.cards)
+    for which in (PUBLIC, *store.data):
+        texts = store.text_digests(store.training_file(which))
+        inputs = job_inputs(store, models, texts=texts, which=which, permutations=permutations)
+        yield Job("similarity", f"similarity, {which}", inputs, partial(_compare, store, which))
 
 
 def _compare(store: ArtefactStore, texts: str) -> list[SimilarityRow]:
@@ -32,7 +30,7 @@ def _compare(store: ArtefactStore, texts: str) -> list[SimilarityRow]:
     for source, target in store.config.pairs():
         for name, measured in found.between(source, target).measures.items():
             null = measured.null
-            if null is None:  # never: a config has one permutation or more
+            if null is None:  # never: permutations are at least 1
                 continue
             rows.append(SimilarityRow(source, target, texts, name, measured.value, measured.n,
                                       null.observed, null.mean, null.p, null.n))  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from chromium import started
+from contrast import ratio
 from made import made_results
 
 from linalign_lite.survey.report import write_report
@@ -281,8 +282,6 @@ def test_cells_and_their_numbers_change_with_the_theme(browser, address):
 
 
 def _ratio(one, other):
-    from test_page import ratio
-
     def written(colour):
         parts = [int(p) for p in colour.removeprefix("rgb(").removesuffix(")").split(",")]
         return "#" + "".join(f"{p:02x}" for p in parts)

@@ -94,9 +94,7 @@ def test_markdown_needs_no_extra(package):
         f"import sys; sys.modules['{package}'] = None; from made import made_results; "
         "from linalign_lite import to_markdown; to_markdown(made_results())"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=ROOT / "tests" / "survey" / "report"
-    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "tests")
 
 
 # --- findings -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from contrast import luminance, ratio
 from made import PALE, SMALL, TINY, made_results, small_results
 from support import ROOT
 
@@ -95,14 +96,15 @@ def test_references_inside_pictures_are_their_own(page):
 def test_the_same_results_give_the_same_bytes_in_any_process(text):
     assert render(made_results()) == text
     code = (
-        "import hashlib; from made import made_results\n"
+        "import hashlib; from contrast import luminance, ratio
+from made import made_results\n"
         "from linalign_lite.survey.report import render\n"
         "print(hashlib.sha256(render(made_results()).encode()).hexdigest())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "5", "TZ": "Asia/Tokyo"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env,
-        cwd=ROOT / "tests" / "survey" / "report",
+        cwd=ROOT / "tests",
     )  # fmt: skip
     assert done.stdout.strip() == hashlib.sha256(text.encode()).hexdigest()
 
@@ -292,18 +294,6 @@ def test_results_that_do_not_hang_together_are_refused(tmp_path):
 
 
 # --- colours --------------------------------------------------------------------------------------
-
-
-def luminance(colour):
-    """WCAG 2.2's relative luminance, written down again."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    r, g, b = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def ratio(one, other):
-    a, b = luminance(one) + 0.05, luminance(other) + 0.05
-    return max(a, b) / min(a, b)
 
 
 def themes_of(text):

@@ -96,8 +96,7 @@ def test_references_inside_pictures_are_their_own(page):
 def test_the_same_results_give_the_same_bytes_in_any_process(text):
     assert render(made_results()) == text
     code = (
-        "import hashlib; from contrast import luminance, ratio
-from made import made_results\n"
+        "import hashlib; from made import made_results\n"
         "from linalign_lite.survey.report import render\n"
         "print(hashlib.sha256(render(made_results()).encode()).hexdigest())"
     )

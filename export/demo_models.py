@@ -1,4 +1,4 @@
-"""What the two demo models are: tokenizers, architectures and optimizers. See train_demo.py."""
+"""Tokenizers, architectures and optimizers of the two demo models. See train_demo.py."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CONTEXT = 384
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything in which one demo model differs from the other."""
+    """Settings in which the two demo models differ, beside tokenizer and architecture."""
 
-    parity: int  # which stories it reads: index % 2
+    parity: int  # of the stories to train on: index % 2
     seed: int
     vocab: int
 
@@ -60,7 +60,7 @@ def train_tokenizer(name: str, stories: list[str], vocab: int) -> Tokenizer:
             show_progress=False,
         )
         tok.train_from_iterator(stories, trainer)
-        # the byte tokens are ordinary entries of the vocabulary, reached through byte fallback
+        # byte tokens are ordinary entries of the vocabulary, used by byte fallback
         keep = {UNK, BOS, EOS}
         data = json.loads(tok.to_str())
         data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] in keep]
@@ -83,6 +83,7 @@ def train_tokenizer(name: str, stories: list[str], vocab: int) -> Tokenizer:
 
 
 def new_model(name: str, tok: Tokenizer) -> torch.nn.Module:
+    """Make an untrained model: `ash` is a Llama, `birch` a GPT-2."""
     bos, eos = tok.token_to_id(BOS), tok.token_to_id(EOS)
     if name == "ash":
         return LlamaForCausalLM(

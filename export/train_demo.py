@@ -1,14 +1,14 @@
-"""Train the two small causal language models that `linalign-lite demo` bundles.
+"""Train the two small causal language models of `linalign-lite demo`.
 
     python export/train_demo.py sample --teacher DIR --out samples.txt --stories 12000 --seed 1
     python export/train_demo.py train ash --stories FILE --extra samples.txt --out DIR
     python export/train_demo.py measure DIR --valid tinystories_valid.txt
     python export/train_demo.py sentences samples.txt --out public.txt
 
-The two models, `ash` and `birch`, are independent of each other: another architecture, tokenizer,
-width, seed and training text. `ash` reads the even-numbered stories and text sampled from one
-teacher, `birch` the odd-numbered stories and text sampled from another. See export/README.md for
-the commands that made the bundled files.
+The two models, `ash` and `birch`, are independent: they differ in architecture, tokenizer, width,
+seed and training text. `ash` trains on the even-numbered stories and text sampled from one teacher,
+`birch` on the odd-numbered stories and text sampled from another. See export/README.md for the
+commands that made the bundled files.
 
 Needs export/requirements.txt (torch, transformers, tokenizers). Nothing here is imported by the
 installed package.
@@ -42,8 +42,10 @@ def read_stories(path: Path) -> list[str]:
 def batches(
     documents: list[list[int]], eos: int, rng: np.random.Generator, rows: int
 ) -> Iterator[torch.Tensor]:
-    """Rows that start at the start of a document and go on with others until full, so that
-    position 0 is always the start token, as when a user's text is read."""
+    """Rows of consecutive documents, each beginning with a document.
+
+    So position 0 is always the start token, as in inference.
+    """
     order: list[int] = []
     while True:
         out = np.empty((rows, CONTEXT), dtype=np.int64)
@@ -60,17 +62,17 @@ def batches(
 
 @torch.no_grad()
 def bits_per_character(model: Any, tok: Tokenizer, stories: list[str], eos: int) -> float:
-    """Teacher-forced: nats of every text token and of the end token, over characters, in bits.
+    """Teacher-forced negative log-likelihood of all tokens, in bits per character.
 
-    Every token is scored once. A story longer than the context is read in windows that overlap by
-    half, each begun with the start token, so that a token has half a context before it.
+    Every token is scored once. A story longer than the context is split into windows that overlap
+    by half, each with the start token, so that every token has half a context before it.
     """
     model.eval()
     nats, chars = 0.0, 0
     for story in stories:
         bos, *ids = [*tok.encode(story).ids, eos]
         chars += len(story)
-        scored = 0  # how many of ids have been scored
+        scored = 0  # number of ids scored so far
         while scored < len(ids):
             start = max(0, scored - CONTEXT // 2)
             x = torch.tensor([[bos, *ids[start : start + CONTEXT - 1]]])
@@ -114,7 +116,7 @@ def train(args: argparse.Namespace) -> None:
     started = time.monotonic()
     model.train()
     for step in range(args.steps):
-        # warm up, hold, then fall to zero over the last part
+        # warm up, hold, then decay to zero over the last part
         left = (args.steps - step) / args.steps
         scale = min(1.0, (step + 1) / 50, left / args.decay if args.decay else 1.0)
         for opt, lrs in zip(opts, base, strict=True):
@@ -155,7 +157,7 @@ def save(out: Path, name: str, model: Any, tok: Tokenizer) -> None:
 
 @torch.no_grad()
 def sample(args: argparse.Namespace) -> None:
-    """Stories drawn from a teacher at temperature 1: they have the teacher's distribution."""
+    """Sample stories from a teacher at temperature 1, that is, from its own distribution."""
     torch.manual_seed(args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -184,7 +186,7 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def sentences(args: argparse.Namespace) -> None:
-    """Distinct sentences of 4 to 20 words without quotation marks, as many from each file."""
+    """Write distinct sentences of 4 to 20 words without quotation marks, as many from each file."""
     rng = np.random.default_rng(args.seed)
     chosen: list[str] = []
     for path in args.stories:
@@ -226,10 +228,10 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--steps", type=int, default=2000)
     p.add_argument("--rows", type=int, default=8)
-    p.add_argument("--repeat", type=int, default=2, help="how often a real story counts")
+    p.add_argument("--repeat", type=int, default=2, help="copies of each real story")
     p.add_argument("--lr", type=float, default=4e-3)
     p.add_argument("--decay", type=float, default=0.5, help="share of the steps that decay")
-    p.add_argument("--start", type=Path, help="go on from this folder's model and tokenizer")
+    p.add_argument("--start", type=Path, help="continue training this folder's model")
     p.add_argument("--threads", type=int, default=0)
     p.set_defaults(run=train)
     p = sub.add_parser("sentences")

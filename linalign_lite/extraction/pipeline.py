@@ -66,9 +66,13 @@ def extract(
     held = texts_of(texts)
     n = len(held.texts)
     options = _options(
-        model, n, pooling=pooling, normalize=normalize, max_length=max_length,
+        model,
+        n,
+        pooling=pooling,
+        normalize=normalize,
+        max_length=max_length,
         batch_tokens=batch_tokens,
-    )  # fmt: skip
+    )
     windows = (Chunk(start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
     parts = [part for _, part in inference.parts(model, windows, options, progress)]
     whole = Chunk(0, held.texts, held.digest, *held.label_ids())
@@ -98,9 +102,15 @@ def extract_shards(
     """
     corpus = corpus_of(texts)
     options = _options(
-        model, corpus.n_texts, pooling=pooling, normalize=normalize, max_length=max_length,
-        batch_tokens=batch_tokens, dtype=dtype, shard_texts=shard_texts,
-    )  # fmt: skip
+        model,
+        corpus.n_texts,
+        pooling=pooling,
+        normalize=normalize,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        shard_texts=shard_texts,
+    )
     return _shards(model, corpus.chunks(options.shard_texts), options, progress)
 
 
@@ -137,9 +147,15 @@ def extract_to(
     """
     corpus = corpus_of(texts)
     options = _options(
-        model, corpus.n_texts, pooling=pooling, normalize=normalize, max_length=max_length,
-        batch_tokens=batch_tokens, dtype=dtype, shard_texts=shard_texts,
-    )  # fmt: skip
+        model,
+        corpus.n_texts,
+        pooling=pooling,
+        normalize=normalize,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        shard_texts=shard_texts,
+    )
     plan = FolderPlan(
         space=options.space,
         dtype=DTYPES[options.dtype],

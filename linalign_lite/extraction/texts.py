@@ -191,7 +191,7 @@ def _jsonl(path: str, found: Lines) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as e:  # too many digits: a ValueError
+        except (ValueError, RecursionError) as e:  # ValueError: too many digits, too
             raise InputError(
                 f"{path}, line {number} is not JSON", hint="one object per line"
             ) from e

@@ -1,4 +1,4 @@
-"""Streams: packed files, bombs, Parquet, and texts that are never all in memory."""
+"""Packed files, decompression bombs, Parquet, and corpora larger than memory."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def write(tmp_path, name: str, data: bytes) -> str:
 
 
 @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zst)])
-def test_packed_files_are_read_as_what_is_in_them(tmp_path, ending, pack):
+def test_packed_files_are_read_as_their_content(tmp_path, ending, pack):
     plain = read_texts(write(tmp_path, "t.jsonl", ROWS.encode()))
     assert read_texts(write(tmp_path, f"t.jsonl{ending}", pack(ROWS.encode()))) == plain
-    # frames one after the other, as `cat a.zst b.zst` makes them
+    # concatenated frames, as from `cat a.zst b.zst`
     half = ROWS.index("\n", len(ROWS) // 2) + 1
     two = pack(ROWS[:half].encode()) + pack(ROWS[half:].encode())
     assert read_texts(write(tmp_path, f"two.jsonl{ending}", two)) == plain
@@ -59,7 +59,7 @@ def test_damaged_packed_files_are_refused(tmp_path, ending, pack, damage):
 
 @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zst)])
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch, ending, pack):
-    """96 MiB of one line, from some kilobytes: refused with a hundredth of it in memory."""
+    """One line of 96 MiB, packed to kilobytes, is refused with less than half of it in memory."""
     monkeypatch.setattr(compressed_text, "MAX_TEXT", 1 << 18)
     path = write(tmp_path, f"bomb.txt{ending}", pack(bytes(96 << 20)))
     tracemalloc.start()
@@ -69,11 +69,11 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch, ending, pack):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 40 << 20  # zstd gives a piece's whole content: 32 MiB at most
+    assert peak < 40 << 20  # zstd unpacks a whole piece: 32 MiB at most
 
 
 def test_a_window_of_gigabytes_is_refused(tmp_path):
-    frame = b"\x28\xb5\x2f\xfd\x00\xa8" + b"\x01\x00\x00"  # asks for a window of 2 GiB
+    frame = b"\x28\xb5\x2f\xfd\x00\xa8" + b"\x01\x00\x00"  # states a window of 2 GiB
     with pytest.raises(FormatError, match="does not unpack"):
         read_texts(write(tmp_path, "t.txt.zst", frame))
 
@@ -90,14 +90,14 @@ def test_long_records_are_refused(tmp_path, monkeypatch):
         read_texts(write(tmp_path, "t.csv", quoted))
 
 
-def test_the_place_of_a_wrong_byte_is_said(tmp_path):
+def test_the_position_of_a_wrong_byte_is_named(tmp_path):
     path = write(tmp_path, "t.txt", b"\xef\xbb\xbfone\ntwo\nth\xffree\n")
     with pytest.raises(InputError, match=r"line 3 is not UTF-8: got byte 0xff at offset 13"):
         read_texts(path)
 
 
 @pytest.mark.parametrize("name", ["x.gz", "x.zst", "x.docx.gz"])
-def test_an_unknown_ending_stays_unknown(tmp_path, name):
+def test_an_unknown_ending_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="cannot tell the format"):
         read_texts(write(tmp_path, name, b""))
 
@@ -112,7 +112,7 @@ def test_an_unknown_ending_stays_unknown(tmp_path, name):
     limit=st.one_of(st.none(), st.integers(1, 8)),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_a_corpus_says_what_read_texts_says(tmp_path_factory, rows, size, limit):
+def test_a_corpus_agrees_with_read_texts(tmp_path_factory, rows, size, limit):
     path = tmp_path_factory.mktemp("c") / "t.jsonl"
     path.write_text("\n\n".join(json.dumps({"text": t, "label": x}) for t, x in rows))
     held, corpus = read_texts(str(path), limit=limit), read_corpus(str(path), limit=limit)
@@ -126,7 +126,7 @@ def test_a_corpus_says_what_read_texts_says(tmp_path_factory, rows, size, limit)
     assert corpus.n_blank == held.n_blank
 
 
-def test_a_corpus_without_labels_and_what_is_none(tmp_path):
+def test_a_corpus_without_labels_and_unusable_ones(tmp_path):
     corpus = read_corpus(write(tmp_path, "t.txt", b"one\ntwo\n"))
     assert [c.label_ids for c in corpus.chunks(1)] == [None, None]
     assert corpus.digest == text_digest(["one", "two"])
@@ -163,7 +163,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert peaks[1] < peaks[0] * 1.2
 
 
-def test_standard_input_can_be_read_twice_once_it_is_kept(monkeypatch):
+def test_standard_input_can_be_read_twice_after_kept(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
     with compressed_text.kept("-") as path:
         assert read_corpus(path, fmt="txt").n_texts == 2

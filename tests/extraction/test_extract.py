@@ -1,4 +1,4 @@
-"""Extraction on the bundled models: order, padding, pooling, and what is refused."""
+"""Extraction on the bundled models: order, padding, pooling, and refused input."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_batches_hold_every_text_once_within_the_budget(lengths, budget):
 
 
 def naive(model, text, pooling):
-    """One text alone, no padding, no batch."""
+    """States of one text alone, without padding or batch."""
     ids = np.array([model.tokenizer.encode(text).ids], dtype=np.int64)
     states = model.run(ids, np.ones_like(ids))[0]
     return {"mean": states.mean(0), "last": states[-1], "cls": states[0]}[pooling]
@@ -70,7 +70,7 @@ def test_windows_change_nothing(model, monkeypatch):
     assert parts.text_digest == whole.text_digest
 
 
-def test_token_states_say_where_each_token_ends(model):
+def test_token_states_carry_positions(model):
     got = extract(model, Texts(tuple(TEXTS), ("a", "b", "a", "b", "a")), pooling="tokens")
     assert len(got.text_index) == len(got.char_end) == len(got)
     for i, text in enumerate(TEXTS):
@@ -84,7 +84,7 @@ def test_token_states_say_where_each_token_ends(model):
     assert [got.labels[k] for k in got.label_ids[got.text_index == 1]] == ["b"] * int(
         (got.text_index == 1).sum()
     )
-    # the same states that pooling averages, but for the special token
+    # the states that pooling averages, without the special token
     ids = model.tokenizer.encode(TEXTS[3]).ids
     assert int((got.text_index == 3).sum()) == len(ids) - 1
 
@@ -103,7 +103,7 @@ def test_mean_pooling_ignores_padding():
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))
 def test_golden_floats(name):
-    """What the bundled models say today, so that nothing changes it unseen."""
+    """States of the bundled models stay as recorded."""
     loaded = load_model(demo.model_folder(name))
     states = extract(loaded, ["Once upon a time, there was a little dog."]).states
     np.testing.assert_allclose(states[0, :5], GOLDEN[name], atol=2e-4)
@@ -121,7 +121,7 @@ def test_cut_texts_are_counted(model):
 
 
 def test_the_token_head_continues_a_story(model):
-    """The head's best next token after a well-worn opening is the one everybody expects."""
+    """The head's best next token after "Once upon a" is "time"."""
     states = extract(model, ["Once upon a"], pooling="last").states
     head = model.token_head()
     assert head.n_outputs == model.card.vocab_size
@@ -149,7 +149,7 @@ def test_a_string_is_not_a_list_of_texts(model):
 
 
 def test_a_tokenizer_that_fails_is_named(model, tmp_path):
-    """A folder whose parts are intact but do not work together."""
+    """A folder of intact files that do not fit together."""
     folder = tmp_path / "m"
     shutil.copytree(model.folder, folder)
     broken = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "u"}}

@@ -1,4 +1,4 @@
-"""Batches in threads, tokens made meanwhile: the same states, in order."""
+"""Batches in threads and tokens computed ahead give the same states, in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from linalign_lite.extraction.tokenizer import load_tokenizer, read_ends
 
 @dataclass
 class Slow(Fake):
-    """Fails on a token; tells who ran what, at the same time as whom."""
+    """Fails on one token; records the batches and how many ran at once."""
 
     callers: int = 3
     bad: int = -1
@@ -47,7 +47,7 @@ class Slow(Fake):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls", "tokens"])
-def test_threads_give_what_one_gives(pooling):
+def test_several_threads_give_the_states_of_one(pooling):
     options = {"pooling": pooling, "batch_tokens": 30}
     one, model = extract(Fake(), TEXTS, **options), Slow()
     seen: list[int] = []
@@ -62,10 +62,10 @@ def test_a_batch_that_fails_ends_the_extraction():
     with pytest.raises(LinalignError, match="a batch fails"):
         extract(model, [*"abcdefgh" * 20, "V", *"ijkl" * 40], batch_tokens=4)
     assert model.inside == 0
-    assert threading.active_count() < 20  # no crew is left
+    assert threading.active_count() < 20  # no thread is left
 
 
-def test_few_batches_are_made_ahead():
+def test_few_batches_are_computed_ahead():
     model = Slow(callers=2)
     options = inference.ExtractionOptions(model.space("mean", None), 8, 2, "fp32", 50)
     texts = inference.encode(model, Chunk(0, ("a",) * 50), options)
@@ -76,8 +76,8 @@ def test_few_batches_are_made_ahead():
     assert len(model.ran) <= 2 + 3
 
 
-def test_the_next_window_is_split_while_the_model_runs(monkeypatch):
-    """The second window's tokens are made before the first window's model calls are over."""
+def test_the_next_window_is_tokenised_while_the_model_runs(monkeypatch):
+    """The second window is tokenised before the first window's model calls end."""
     split = threading.Event()
     asked: list[bool] = []
 
@@ -96,7 +96,7 @@ def test_the_next_window_is_split_while_the_model_runs(monkeypatch):
     assert asked == [True, True]
 
 
-def test_a_text_that_fails_ahead_fails_in_its_turn():
+def test_an_error_ahead_is_raised_in_order():
     class Empty(Fake):
         def encode(self, texts, max_length, *, places):
             found = super().encode(texts, max_length, places=places)
@@ -112,7 +112,7 @@ def test_a_text_that_fails_ahead_fails_in_its_turn():
 
 
 @pytest.mark.parametrize("name", ["ash", "birch"])
-def test_a_session_of_its_own_for_many_batches(name, monkeypatch):
+def test_many_batches_get_a_session_of_one_thread(name, monkeypatch):
     folder = demo.model_folder(name)
     texts = demo.public_texts().texts[:64]
     one = extract(load_model(folder, threads=1), texts, batch_tokens=64)
@@ -137,7 +137,7 @@ def test_threads_are_at_most_those_that_a_model_may_have(monkeypatch):
 @pytest.mark.parametrize("length", [2, 3, 5, 9, 40])
 @pytest.mark.parametrize("template", [None, "[A] $A", "$A [B]", "[A] $A [B]"])
 def test_texts_are_cut_as_the_tokenizers_library_cuts_them(template, length):
-    """And the tokenizer, which threads share, stays as it was."""
+    """The tokenizer, which threads share, is not changed."""
     model = load_model(demo.model_folder("birch"), threads=1)
     mine, theirs = (load_tokenizer(model.folder / "tokenizer.json") for _ in range(2))
     for tokenizer in (mine, theirs):

@@ -1,4 +1,4 @@
-"""Reading texts: every way in which a file can be wrong has its own words."""
+"""Reading texts: every error of a file has its own message."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_limit(tmp_path):
     assert read_texts(write(tmp_path, "a.txt", "1\n2\n3\n"), limit=2).texts == ("1", "2")
 
 
-def test_texts_of_several_lines_stand_between_separators(tmp_path):
+def test_separators_enclose_texts_of_several_lines(tmp_path):
     content = "\n\none\r\n\n still one\r\n--\n \n--\n--\n\ttwo \n -- \n--x\n\n--\r\nthree"
     read = read_texts(write(tmp_path, "a.txt", content), separator="--")
     assert read.texts == ("one\r\n\n still one", "\ttwo \n -- \n--x", "three")
     assert read.n_blank == 2
-    # nothing after the last one is no blank text, a blank line there is
+    # no line after the last separator is no blank text; a blank line is one
     for end, blank in (("", 0), ("\n", 0), ("\n\n", 1)):
         read = read_texts(write(tmp_path, "a.txt", "one\n--" + end), separator="--")
         assert (read.texts, read.n_blank) == (("one",), blank)
@@ -83,7 +83,7 @@ def test_texts_of_several_lines_stand_between_separators(tmp_path):
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_separated_texts_come_back(tmp_path, parts):
+def test_separated_texts_round_trip(tmp_path, parts):
     texts = ["\n".join(lines) for lines in parts]
     wanted = [t.strip("\n") for t in texts if t.strip()]
     path = write(tmp_path, "a.txt", "".join(f"{t}\n--\n" for t in texts) + "end")
@@ -123,7 +123,7 @@ def test_the_digest_depends_on_order_and_borders(tmp_path):
 @settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_any_text_comes_through_jsonl(tmp_path, texts):
+def test_any_text_round_trips_through_jsonl(tmp_path, texts):
     texts = [t for t in texts if t.isprintable()] or ["x"]
     content = "\n".join(json.dumps({"text": t}) for t in texts)
     assert read_texts(write(tmp_path, "a.jsonl", content)).texts == tuple(texts)

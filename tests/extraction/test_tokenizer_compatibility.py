@@ -1,4 +1,4 @@
-"""The verdict on two tokenizers: every figure against one counted by hand."""
+"""Comparison of two tokenizers: every figure against a count by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def saved(tmp_path, made, name):
 
 
 def words(special=()):
-    """A token a word, spaces in none."""
+    """One token per word, without spaces."""
     vocab = {token: i for i, token in enumerate(["[UNK]", *special])}
     made = Tokenizer(models.WordLevel(vocab, "[UNK]"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -46,7 +46,7 @@ def words(special=()):
 
 
 def letters():
-    """A token a character, spaces in none."""
+    """One token per character, without spaces."""
     made = words()
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("."), "isolated")]
@@ -55,7 +55,7 @@ def letters():
 
 
 def raw_bytes(extra=(), merges=()):
-    """A token a byte."""
+    """One token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate([*alphabet, *extra])}
     made = Tokenizer(models.BPE(vocab, list(merges)))
@@ -73,7 +73,7 @@ def folders(tmp_path):
 
 
 def test_words_and_letters(folders):
-    """'one two': ends 3 and 7 are in both; no word is a letter."""
+    """'one two': both have ends 3 and 7; no word is a letter."""
     found = check_compatibility(folders["words"], folders["letters"], ["one two", "a b"])
     assert (found.words, found.source_tokens, found.target_tokens) == (4, 4, 8)
     assert found.pairs == 4
@@ -86,7 +86,7 @@ def test_words_and_letters(folders):
 
 
 def test_a_character_in_bytes_pairs_once_and_matches_nothing_whole(folders):
-    """猫 is three tokens to one and one to the other: the same piece, cut differently."""
+    """猫 is three tokens of one and one token of the other: the same piece, cut differently."""
     found = check_compatibility(folders["bytes"], folders["letters"], ["猫犬"])
     assert (found.source_tokens, found.target_tokens, found.pairs, found.matches) == (6, 2, 2, 0)
     same = check_compatibility(folders["bytes"], folders["bytes"], [TEXT])
@@ -116,7 +116,7 @@ def test_special_tokens_are_left_out(tmp_path, folders):
 
 
 def test_texts_do_not_run_into_one_another(folders, monkeypatch):
-    """Nor when they are tokenised in several windows, some of them without a token."""
+    """Neither within a window nor across windows, some of them without a token."""
     texts = ["one", " ", "", "two\n", "one two", "猫"]
     whole = check_compatibility(folders["words"], folders["letters"], texts)
     assert (whole.n_texts, whole.words, whole.pairs, whole.matches) == (6, 5, 5, 1)
@@ -134,7 +134,7 @@ def test_a_prefix_space_alone_is_no_piece(tmp_path, folders):
     assert (found.source_tokens, found.pairs, found.matches) == (4, 3, 2)
 
 
-def test_a_text_without_a_place_lends_no_token_to_the_next():
+def test_a_text_without_a_position_adds_no_token_to_the_next():
     located = Located(*np.array([[0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 4, 4]]))
     assert _pieces(located).tolist() == [[0, 0, 0, 2], [0, 0, 0, 2]]
 
@@ -142,7 +142,7 @@ def test_a_text_without_a_place_lends_no_token_to_the_next():
 # --- vocabularies ---------------------------------------------------------------------------------
 
 
-def test_spaces_and_bytes_are_the_same_however_they_are_spelled():
+def test_spaces_and_bytes_are_equal_in_every_spelling():
     spaced = raw_bytes(["Ġdo", "Ġdog"])
     metaspace = Tokenizer(
         models.BPE({"▁dog": 0, "<0x0A>": 1, "<0xE7>": 2, "dog": 3, "<0xZZ>": 4, "é": 5}, [])
@@ -159,7 +159,7 @@ def test_spaces_and_bytes_are_the_same_however_they_are_spelled():
 def test_every_byte_has_a_letter():
     assert vocabulary(raw_bytes()) == {bytes([b]) for b in range(256)}
     undecoded = raw_bytes()
-    undecoded.decoder = None  # the pre-tokenizer says it too
+    undecoded.decoder = None  # the pre-tokenizer shows it too
     assert vocabulary(undecoded) == vocabulary(raw_bytes())
 
 
@@ -169,7 +169,7 @@ def test_word_pieces_begin_with_a_space():
     assert vocabulary(made) == {b" dog", b"gy", b",", b"##"}
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- refused input ------------------------------------------------------------------------------
 
 
 def test_a_folder_without_a_usable_tokenizer_is_named(tmp_path, folders):
@@ -290,7 +290,7 @@ def test_asking_for_help_loads_nothing_heavy():
 
 @pytest.mark.shared
 def test_the_story_models(shared):
-    """One writes spaces before words, the other after and across them: they pair half the time."""
+    """One has spaces before words, the other after and across them: half the tokens pair."""
     lines = (shared / "data" / "tinystories_valid.txt").read_text("utf-8").split("\n")[:400]
     small, large = (shared / "models" / n for n in ("stories260k", "tinystories-656k"))
     found = check_compatibility(small, large, lines)

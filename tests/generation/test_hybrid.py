@@ -1,4 +1,4 @@
-"""Generation: what the parts promise one by one, two models together, and the command."""
+"""Generation: each part alone, two models together, and the command."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def tokens_of(generation):
 
 
 def a_map(source, target, weight=None, pooling="tokens", **names):
-    """A map between two models' token states; without a weight, one with nothing to say."""
+    """A map between two models' token states; random without a weight."""
     ends = [m.card.space(pooling, normalize=False) for m in (source, target)]
     if weight is None:
         weight = np.random.default_rng(3).normal(size=(ends[1].dim, ends[0].dim)) / 8
@@ -161,14 +161,14 @@ def test_only_the_end_is_tokenised_again(kind):
         tokenizer(kind), STORY[:300], [STORY[i : i + 7] for i in range(300, 1200, 7)]
     )
     assert len(growing._settled) > 1200 - 2 * WINDOW
-    assert check_growing(tokenizer(kind), STORY, ["x"])  # and with a text that is another
+    assert check_growing(tokenizer(kind), STORY, ["x"])  # and with another text
     assert growing.encode("Another girl") == IncrementalTokenizer(tokenizer(kind)).encode(
         "Another girl"
     )
 
 
 def test_merges_that_reach_far_back_are_found():
-    """The 512th letter joins all before it into one token, those settled long ago too."""
+    """The 512th letter merges with all before it, settled ones too, into one token."""
     from tokenizers import Tokenizer, models
 
     sizes = [2**i for i in range(10)]
@@ -222,7 +222,7 @@ def decoded(table, ids, follows_text):
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @exactly
-def test_what_is_said_in_all_is_the_tokenizers_decode(kind, data):
+def test_streamed_texts_together_are_the_tokenizers_decode(kind, data):
     tok = tokenizer(kind)
     table, size = TokenBytes(tok), tok.get_vocab_size()
     some = st.integers(0, size + 3)  # a head may have more outputs than the vocabulary
@@ -244,7 +244,7 @@ def test_a_character_comes_whole_and_at_once(kind):
     said = [
         *map(detokenizer.push, ids),
         detokenizer.close(),
-    ]  # "b" may be a byte, whose run ends last
+    ]  # "b" may be a fallback byte, whose run ends last
     assert not any("\ufffd" in s for s in said)
     assert "".join(said) == "a \U0001f642 b"
     # the source reads characters as soon as they are complete
@@ -255,7 +255,7 @@ def test_a_character_comes_whole_and_at_once(kind):
     assert (text.lstrip(), pending) == ("a \U0001f642 b", b"")
 
 
-def test_a_decoder_that_looks_ahead_speaks_at_the_end():
+def test_a_decoder_that_looks_ahead_returns_text_at_the_end():
     from tokenizers import Tokenizer, decoders, models
 
     tok = Tokenizer(models.BPE(vocab={"a</w>": 0, "b": 1}, merges=[]))
@@ -278,10 +278,10 @@ def byte_letters(*tokens):
     return TokenBytes(tok)
 
 
-def test_only_bytes_that_go_on_with_a_character_are_taken():
+def test_only_bytes_that_continue_a_character_are_taken():
     table = byte_letters(b"a", b"\xe7", b"\x8c", b"\x8c\xab!", b"\xab\xe7", b"\xff")
     assert table.append(b"", 1) == ("", b"\xe7")
-    assert table.append(b"", 2) is None  # goes on with nothing
+    assert table.append(b"", 2) is None  # continues no character
     assert table.append(b"", 5) is None
     assert table.append(b"\xe7", 0) is None
     assert table.append(b"\xe7", 3) == ("\u732b!", b"")
@@ -293,11 +293,11 @@ def test_only_bytes_that_go_on_with_a_character_are_taken():
 @pytest.mark.parametrize(
     ("tokens", "good"),
     [
-        ([b"\xe7"], False),  # nothing goes on with it
+        ([b"\xe7"], False),  # no token continues it
         ([b"\xe7", b"\x8c"], True),  # twice
-        ([b"\xf0\x9f", b"\x80\x80\xf0\x9f"], False),  # only for ever
+        ([b"\xf0\x9f", b"\x80\x80\xf0\x9f"], False),  # without end
         ([b"\xf0\x9f", b"\x80\x80\xf0\x9f", b"\x80\x80"], True),
-        ([b"\xe0", b"\x80"], False),  # E0 80 is no beginning of a character
+        ([b"\xe0", b"\x80"], False),  # no character begins with E0 80
     ],
 )
 def test_a_character_that_cannot_be_completed_is_not_begun(tokens, good):
@@ -308,7 +308,7 @@ def test_a_character_that_cannot_be_completed_is_not_begun(tokens, good):
 
 
 @pytest.mark.parametrize("name", ["ash", "birch"])
-def test_a_cached_reading_is_a_whole_one(name, rng):
+def test_cached_states_are_those_of_a_whole_run(name, rng):
     loaded = model(name)
     reader, ids = CachedModel(loaded), [1]
     for step in range(40):
@@ -327,7 +327,7 @@ def test_a_cached_reading_is_a_whole_one(name, rng):
         reader.last_state([])
 
 
-def test_a_reading_costs_what_is_new():
+def test_only_new_tokens_are_run():
     reader = CachedModel(model("ash"))
     ids = list(range(3, 103))
     reader.last_state(ids)
@@ -342,7 +342,7 @@ def test_a_reading_costs_what_is_new():
     assert reader.tokens_run == 105
 
 
-def test_a_failing_graph_is_named_and_forgotten():
+def test_a_failing_graph_is_named_and_its_cache_dropped():
     reader = CachedModel(model("ash"))
     wanted = reader.last_state([3, 4])
     with pytest.raises(LinalignError, match="fails on 1 tokens after 2"):
@@ -350,7 +350,7 @@ def test_a_failing_graph_is_named_and_forgotten():
     np.testing.assert_allclose(reader.last_state([3, 4]), wanted, atol=1e-5)
 
 
-def test_a_model_without_a_cache_reads_all_again():
+def test_a_model_without_a_cache_runs_on_all_tokens():
     loaded = model("ash")
     reader = CachedModel(loaded)
     reader._cached = False
@@ -372,7 +372,7 @@ def test_greedy_takes_the_first_of_the_highest():
                 choose(np.array(bad, dtype=np.float32))
 
 
-def test_draws_have_the_distribution_asked_for():
+def test_draws_have_the_requested_distribution():
     scores = np.log(np.array([0.1, 0.5, 0.05, 0.35], dtype=np.float32))
 
     def shares(temperature, top_p, n=4000):
@@ -415,7 +415,7 @@ def test_no_stop_string_is_ever_shown(parts, strings):
 
 
 @pytest.mark.parametrize("name", ["ash", "birch"])
-def test_an_identity_map_says_what_the_model_says_itself(name):
+def test_an_identity_map_generates_what_the_model_generates_alone(name):
     loaded = model(name)
     native = generate(loaded, loaded, PROMPT, max_tokens=120)
     hybrid = generate(loaded, loaded, PROMPT, max_tokens=120, affine=identity(name))
@@ -431,8 +431,8 @@ def test_an_identity_map_says_what_the_model_says_itself(name):
 
 
 @pytest.mark.parametrize(("source", "target"), [("ash", "birch"), ("birch", "ash")])
-def test_the_source_reads_what_the_target_says(source, target):
-    """Against the plain way: tokenise all, read all, map, apply the head, decode all."""
+def test_the_source_reads_the_text_of_the_target(source, target):
+    """Compare with tokenising all, running all, mapping, applying the head, and decoding all."""
     reads, speaks = model(source), model(target)
     affine = a_map(reads, speaks)
     generation = generate(reads, speaks, PROMPT, max_tokens=25, affine=affine)
@@ -442,17 +442,19 @@ def test_the_source_reads_what_the_target_says(source, target):
     for piece in said:
         ids = np.array([reads.encode([text])[0].ids])
         state = reads.run(ids, np.ones_like(ids))[0, -1]
-        order = np.argsort(-head(affine(state)), kind="stable")
+        scores = head(affine(state))
+        order = np.argsort(-scores, kind="stable")
         best = next(int(t) for t in order if table.append(pending, int(t)) is not None)
-        assert piece.token == best
-        new, pending = table.append(pending, best)
+        # whole and cached runs differ in the last bits, so nearly equal scores may swap
+        assert scores[piece.token] == pytest.approx(scores[best], abs=1e-3)
+        new, pending = table.append(pending, piece.token)
         assert piece.text == new
         text += new
     assert generation.summary.tokens == 25
 
 
 def constant(name, order):
-    """A token head that says the same whatever the state: the first of ``order`` first."""
+    """A token head with the same scores for every state: the first of ``order`` highest."""
     loaded = model(name)
     head = loaded.token_head()
     bias = np.zeros(head.n_outputs, dtype=np.float32)
@@ -469,7 +471,7 @@ def constant(name, order):
 
 @pytest.mark.parametrize("name", ["ash", "birch"])
 def test_a_begun_character_is_completed_from_the_same_state(name):
-    """E7 is the likeliest of all: then only bytes that go on with it, of which AB is likeliest."""
+    """E7 scores highest: then only bytes that continue it, of which AB scores highest."""
     loaded = model(name)
     head = constant(name, ["<s>", 0x80, 0xE7, "a", "</s>", 0xAB])
     generation = generate(
@@ -477,14 +479,14 @@ def test_a_begun_character_is_completed_from_the_same_state(name):
     )
     said = list(generation)
     assert [p.text for p in said] == ["", "", "\u7aeb"] * 2 + ["", ""]
-    assert text_of(said) == "\u7aeb" * 2  # what is not complete is not said
+    assert text_of(said) == "\u7aeb" * 2  # an incomplete character is dropped
     prompt = len(loaded.encode([PROMPT])[0].ids)
     ids = len(loaded.encode([PROMPT + "\u7aeb" * 2])[0].ids)
     assert generation.summary.tokens_read == ids
     assert ids > prompt
 
 
-def test_the_end_of_text_ends_and_is_not_said():
+def test_the_end_of_text_ends_and_is_not_shown():
     loaded = model("ash")
     for affine in (None, identity("ash")):
         generation = generate(
@@ -494,7 +496,7 @@ def test_the_end_of_text_ends_and_is_not_said():
         assert (generation.summary.reason, generation.summary.tokens) == ("eos", 0)
 
 
-def test_a_token_that_the_source_does_not_see_is_not_said_twice(monkeypatch):
+def test_a_token_that_the_source_does_not_see_is_not_repeated(monkeypatch):
     loaded = model("ash")
     encode = IncrementalTokenizer.encode
     monkeypatch.setattr(
@@ -514,7 +516,7 @@ def test_stop_strings_end_the_text_before_them():
     assert text_of(said) == whole[: whole.index("tle gi")]
     assert generation.summary.reason == "stop"
     assert generation.summary.tokens == len(tokens_of(said)) < 40
-    # what looked like the beginning of a stop string comes at the end
+    # a held beginning of a stop string is shown at the end
     begun = whole + "!"
     generation = generate(loaded, loaded, PROMPT, max_tokens=40, stop=[begun])
     assert list(generation)[-1] == Piece(whole, None)
@@ -575,13 +577,13 @@ def test_a_map_is_folded_where_that_is_less_work(rng):
         ({"prompt": "a\ud800"}, "no Unicode text"),
     ],
 )
-def test_what_is_refused(options, said):
+def test_unusable_options_are_refused(options, said):
     prompt = options.pop("prompt", PROMPT)
     with pytest.raises(InputError, match=said):
         generate(model("ash"), model("ash"), prompt, **options)
 
 
-def test_what_does_not_belong_together_is_refused(tmp_path):
+def test_parts_that_do_not_belong_together_are_refused(tmp_path):
     ash, birch = model("ash"), model("birch")
     with pytest.raises(InputError, match="need a map between them: got birch and ash"):
         generate(birch, ash, PROMPT)
@@ -598,7 +600,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     classes = Head(np.ones((2, 128)), np.zeros(2), ("x", "y"), Space(128))
     with pytest.raises(MismatchError, match="does not score the tokens of ash"):
         generate(birch, ash, PROMPT, affine=good, head=classes)
-    unknown = AffineMap(good.weight, good.bias)  # of arrays: nothing is known of it
+    unknown = AffineMap(good.weight, good.bias)  # of arrays, without spaces
     assert tokens_of(generate(birch, ash, PROMPT, affine=unknown, max_tokens=3))
     import dataclasses
 
@@ -609,7 +611,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         generate(birch, dataclasses.replace(ash, card=card), PROMPT, affine=good)
 
 
-def test_scores_that_are_no_numbers_are_named():
+def test_scores_that_are_not_finite_are_named():
     wild = identity("ash")
     wild = AffineMap(wild.weight * np.float32(1e38), wild.bias, wild.source, wild.target)
     with np.errstate(all="ignore"), pytest.raises(LinalignError, match="no token can be chosen"):
@@ -633,7 +635,7 @@ def exported(shared, tmp_path_factory):
 @pytest.mark.shared
 @pytest.mark.export
 @pytest.mark.parametrize("name", ["stories260k", "tinystories-656k"])
-def test_a_model_by_itself_says_what_transformers_says(shared, exported, name):
+def test_a_model_alone_generates_what_transformers_generates(shared, exported, name):
     transformers = pytest.importorskip("transformers")
     reference = transformers.AutoModelForCausalLM.from_pretrained(shared / "models" / name)
     encode = transformers.AutoTokenizer.from_pretrained(shared / "models" / name)
@@ -651,7 +653,7 @@ def test_a_model_by_itself_says_what_transformers_says(shared, exported, name):
         ended = bool(new) and new[-1] == eos
         assert tokens_of(said) == (new[:-1] if ended else new)
         assert generation.summary.reason == ("eos" if ended else "length")
-        if prompt.isascii():  # one of the tokenizers does not know the letter
+        if prompt.isascii():  # one tokenizer lacks the letter
             assert ours.tokenizer.decode(wanted) == prompt + text_of(said)
 
 
@@ -689,7 +691,7 @@ def run(*args, stdin=None, env=None):
     return done
 
 
-def test_the_command_says_what_the_library_says(map_file, capsys):
+def test_the_command_prints_what_the_library_generates(map_file, capsys):
     wanted = generate(
         model("birch"),
         model("ash"),
@@ -742,7 +744,7 @@ def test_the_command_refuses_a_map_of_whole_texts(tmp_path, capsys):
     assert "--pooling tokens" in captured.err
 
 
-def test_a_reader_who_has_enough_ends_it_quietly(map_file):
+def test_a_closed_pipe_ends_the_command_quietly(map_file):
     with subprocess.Popen(
         [*COMMAND, *arguments(map_file, PROMPT, "--max-tokens", "300")],
         stdout=subprocess.PIPE,
@@ -754,7 +756,7 @@ def test_a_reader_who_has_enough_ends_it_quietly(map_file):
         process.wait(60)
 
 
-def test_what_was_said_stays_when_interrupted(map_file):
+def test_printed_text_stays_when_interrupted(map_file):
     slow = arguments(map_file, PROMPT, "--temperature", "1", "--max-tokens", "100000")
     with subprocess.Popen(
         [*COMMAND, *slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -778,7 +780,7 @@ def test_a_terminal_gets_the_summary(map_file, capsys, monkeypatch):
         assert ("3 tokens" in said and "ended by length" in said) == (not quiet)
 
 
-def test_bytes_and_their_letters_go_both_ways():
+def test_bytes_and_their_characters_round_trip():
     from tokenizers import pre_tokenizers
 
     assert sorted(byte_alphabet()) == sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,4 +1,4 @@
-"""Judging a hybrid: every figure against a slow loop, an identity, the command, real models."""
+"""Evaluation of a hybrid: figures against slow loops, identity maps, the command, real models."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def identity(name):
 
 
 def logs(weight, bias, state):
-    """log softmax of one row, number by number."""
+    """Log softmax of one row, number by number."""
     scores = [
         sum(float(w) * float(z) for w, z in zip(row, state, strict=True)) + float(b)
         for row, b in zip(weight, bias, strict=True)
@@ -126,7 +126,7 @@ def test_a_soft_cap_counts():
 
 @cache
 def slow(source_length=None, target_length=None):
-    """Positions, nats and characters, from the tokenizers' own output, text by text."""
+    """Positions, nats and characters computed text by text from the tokenizers' output."""
     source, target, texts = model("birch"), model("ash"), STORIES.texts
     affine = a_map(source, target)
     heads, rows = (target.token_head(), source.token_head()), []
@@ -191,7 +191,7 @@ def shortened(name, length):
 
 @pytest.mark.parametrize("lengths", [(7, 384), (384, 7), (9, 13)])
 def test_a_position_needs_a_next_token_on_both_sides(lengths):
-    """Where one context ends before the other, the last token of the one has none."""
+    """If one context ends before the other, its last token has no next token."""
     birch, ash = shortened("birch", lengths[0]), shortened("ash", lengths[1])
     found = judge(birch, ash, a_map(birch, ash), STORIES, samples=0)
     n, nats, bits, _ = slow(*lengths)
@@ -215,7 +215,7 @@ def test_an_identity_map_changes_nothing(name):
         assert found.warnings == ()
 
 
-def test_what_a_model_cannot_read_is_left_out_and_cut_texts_are_counted():
+def test_unreadable_texts_are_left_out_and_cut_texts_are_counted():
     birch, ash = model("birch"), model("ash")
     affine = a_map(birch, ash)
     long = Texts(("the dog and the cat sat on a mat. " * 60,))
@@ -315,7 +315,7 @@ def test_samples_are_generated_and_read_by_the_target():
     assert found.hybrid.perplexity > found.target.perplexity
 
 
-def test_texts_too_short_for_a_prompt_are_said():
+def test_texts_too_short_for_a_prompt_are_reported():
     ash = model("ash")
     done = []
     found = judge(ash, ash, None, STORIES, samples=2, prompt_characters=500, progress=done.append)
@@ -324,10 +324,10 @@ def test_texts_too_short_for_a_prompt_are_said():
     assert sum(done) == len(STORIES.texts) + 2
 
 
-# --- what does not go together --------------------------------------------------------------------
+# --- parts that do not belong together -----------------------------------------------------------
 
 
-def test_what_does_not_fit_is_refused():
+def test_parts_that_do_not_fit_are_refused():
     birch, ash = model("birch"), model("ash")
     good = a_map(birch, ash)
     cases = [
@@ -349,7 +349,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def without_head(source):
-    """The model as one that was exported without its token head."""
+    """The model as if exported without its token head."""
     files = {k: v for k, v in source.card.files.items() if "head" not in k}
     return replace(source, card=replace(source.card, files=files))
 
@@ -364,7 +364,7 @@ def test_without_a_token_head_a_source_has_no_figures_and_a_target_is_refused():
         judge(birch, without_head(ash), affine, STORIES)
 
 
-def test_a_source_that_reads_ahead_is_found_out(monkeypatch):
+def test_a_source_that_reads_ahead_is_detected(monkeypatch):
     birch, ash = model("birch"), model("ash")
     assert not reads_ahead(birch, STORIES.texts[0])
     assert not reads_ahead(birch, "a")
@@ -387,7 +387,7 @@ def command(*args):
     return main(["evaluate-generation", "--threads", "1", *map(str, args)])
 
 
-def test_the_command_says_what_the_library_says(tmp_path, capsys):
+def test_the_command_prints_what_the_library_computes(tmp_path, capsys):
     birch, ash = model("birch"), model("ash")
     affine = a_map(birch, ash)
     save_file(tmp_path / "m.map.npz", affine)
@@ -468,7 +468,7 @@ def test_story_models_through_a_ridge_map(shared, tmp_path):
     assert all("\n" in text for text in valid.texts[:3])
     states = [extract(m, train, pooling="tokens", normalize=False) for m in loaded]
     affine, _ = fit(*pair_states(*states))
-    # neighbours are alike in this file: a sample over all of it
+    # neighbouring stories are similar: take every fourth
     found = judge(source, target, affine, Texts(valid.texts[::4]), samples=4, sample_tokens=32)
     assert 1.15 < found.target.cross_entropy < 1.32
     assert found.agreement > 0.35

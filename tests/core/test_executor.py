@@ -1,4 +1,4 @@
-"""Tasks in order, items made ahead, and cores."""
+"""The executor: results in order, prefetching, and the count of cores."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_error_ahead_comes_where_it_belongs():
         found.extend(prefetch(items()))
     assert found == [1, 2]
     threads = threading.active_count()
-    next(prefetch(iter(range(100))))  # given up: its thread goes
+    next(prefetch(iter(range(100))))  # closed early: its thread ends
     for _ in range(100):
         if threading.active_count() <= threads:
             break

@@ -1,4 +1,4 @@
-"""Affine maps and heads: application, composition, and what they refuse."""
+"""Affine maps and heads: application, composition, and inputs that are refused."""
 
 from __future__ import annotations
 
@@ -130,11 +130,11 @@ def test_what_both_sides_know_must_agree_though_the_model_is_unknown():
     assert not Space(3, pooling="mean").agrees(Space(3, pooling="cls"))
 
 
-# --- the highest scores, and weights that are taken a block at a time ---------------------------
+# --- the highest scores, and products in blocks ---------------------------------------------------
 
 
 def best_of(scores, k):
-    """Indices of the k highest of each row, the earlier of equals first."""
+    """Return the indices of the k highest scores of each row, of equal ones the earlier first."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -143,7 +143,7 @@ def best_of(scores, k):
 )
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_the_highest_scores_are_those_of_a_full_sort(outputs, dim, n, data, seed):
-    """Whole numbers, so that many scores are equal; blocks of every size."""
+    """The values are integers, so that many scores are equal; blocks have every size."""
     rng = np.random.default_rng(seed)
     weight = rng.integers(-1, 2, size=(outputs, dim)).astype(np.float32)
     head = Head(weight, rng.integers(-1, 2, size=outputs).astype(np.float32))
@@ -186,7 +186,7 @@ def test_the_highest_scores_never_need_all_scores_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize("k", [0, -1, 6])
-def test_so_many_outputs_there_are_not(k):
+def test_k_beyond_the_outputs_is_refused(k):
     with pytest.raises(InputError, match=f"got {k}, expected 1 to 5"):
         Head(np.zeros((5, 2)), np.zeros(5)).top(np.zeros((1, 2)), k)
 
@@ -198,7 +198,7 @@ def test_the_highest_scores_are_of_rows_that_fit(shape):
 
 
 def in_file(weight, path, lead=0):
-    """The weight mapped from a file, ``lead`` bytes from where a number would lie well."""
+    """Map the weight from a file, ``lead`` bytes away from an aligned offset."""
     path.write_bytes(bytes(lead) + weight.tobytes())
     return np.memmap(path, weight.dtype, "r", lead, weight.shape)
 
@@ -231,12 +231,12 @@ def test_composing_in_blocks_is_composing(block, tmp_path, monkeypatch, rng):
         for thing in (Head(held, bias), AffineMap(held, bias)):
             found = thing @ first
             assert found.weight.dtype == found.bias.dtype == np.float32
-            np.testing.assert_array_equal(found.weight, product.astype(np.float32))
+            np.testing.assert_allclose(found.weight, product, rtol=1e-6)  # BLAS may sum otherwise
             np.testing.assert_allclose(found.bias, moved, rtol=1e-6)
 
 
 def test_a_weight_in_a_file_is_never_widened_whole(tmp_path, monkeypatch):
-    """A float16 head 8 times the block: what a product takes is far less than it as float32."""
+    """A float16 head has 8 blocks: a product allocates far less than its size as float32."""
     import tracemalloc
 
     weight = in_file(np.ones((4096, 256), np.float16), tmp_path / "w")

@@ -1,4 +1,4 @@
-"""Extraction that was cut off goes on: the same bytes in the end, and nothing altered is kept."""
+"""Interrupted extraction continues: the same bytes in the end, and no altered file is kept."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPTIONS = {"shard_texts": 2, "max_length": 3, "batch_tokens": 9}
 
 
 class Killed(BaseException):
-    """As a signal would be."""
+    """An error that is no Exception, like that of a signal."""
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -44,7 +44,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def cut_off(folder: Path, after: int, texts=TEXTS, model=None, **options) -> None:
-    """Extract, and be killed after ``after`` shards."""
+    """Extract, interrupted after ``after`` shards."""
     real, done = FolderWriter.add, []
 
     def add(self, part):
@@ -191,7 +191,7 @@ def relink(path: Path) -> None:
 
 
 def vouch(folder: Path) -> None:
-    """Another shard in the place of one, its digest in the line."""
+    """Replace a shard by another one, and write its digest into the line."""
     (folder / "00001.states.npz").write_bytes((folder / "00002.states.npz").read_bytes())
     digest = hash_file(folder / "00001.states.npz")
     relined(folder, 2, lambda raw: raw.__setitem__("sha256", digest))
@@ -270,7 +270,7 @@ def test_two_at_once_are_refused(half):
 
 
 def test_the_log_is_what_it_was(half):
-    """A folder that an earlier version left is gone on with by this one, while it says the same."""
+    """The log of an earlier version has the lines that this version writes."""
     raw = json.loads(GOLDEN.read_bytes().splitlines()[0])
     assert seal_of(raw) == raw["seal"]
     mine = (half / UNFINISHED).read_bytes().splitlines()
@@ -334,7 +334,7 @@ def command(*args) -> subprocess.Popen:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_command_goes_on(tmp_path, capsys, number):
-    """Killed once three shards are there; there are forty, so that it cannot be done by then."""
+    """The command is killed after three of forty shards, long before it ends."""
     (tmp_path / "t.txt").write_text("".join(f"the cat sat on mat {i}\n" for i in range(4000)))
     args = ("extract", ASH, tmp_path / "t.txt", tmp_path / "s", "--shard-texts", 100,
             "--batch-tokens", 128, "--threads", 1)  # fmt: skip
@@ -354,7 +354,7 @@ def test_a_killed_command_goes_on(tmp_path, capsys, number):
     assert "resuming " in capsys.readouterr().err
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("*.npz")}
     same = [name for name in before if kept[name] == before[name]]
-    assert len(same) >= 2  # the last one may not have been written down
+    assert len(same) >= 2  # the last one may have no line yet
     assert main([str(a) for a in (*args[:3], tmp_path / "w", *args[4:])]) == 0
     assert bytes_of(tmp_path / "s") == bytes_of(tmp_path / "w")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s", "t.txt", "w"]

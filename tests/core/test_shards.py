@@ -1,4 +1,4 @@
-"""Folders of shards: the same states as in one piece, one shard at a time, and what is refused."""
+"""Folders of shards: the same states as in one file, bounded memory, and refused folders."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def same(a: HiddenStates, b: HiddenStates) -> None:
 
 def states(n: int, *, model: str = "ab" * 32, pooling: str = "tokens", first: int = 0,
            each: int = 2, dtype: type = np.float32) -> HiddenStates:  # fmt: skip
-    """States of n texts of ``each`` tokens (or one row), the first of them text ``first``."""
+    """Make states of n texts of ``each`` tokens (or one row), the first of them text ``first``."""
     index = np.repeat(np.arange(first, first + n, dtype=np.int32), each)
     if pooling != "tokens":
         index = np.arange(first, first + n, dtype=np.int32)
@@ -131,7 +131,7 @@ def test_shards_put_together_are_extract_bit_for_bit(model, monkeypatch, tmp_pat
     options = {"pooling": pooling, "max_length": 9, "normalize": True}
     parts = list(extract_shards(model, TEXTS, shard_texts=size, **options))
     assert [p.n_texts for p in parts] == [min(size, 9 - i) for i in range(0, 9, size)]
-    # each is what extract gives for its texts alone
+    # each equals extract of its texts alone
     for i, part in enumerate(parts):
         rows = slice(i * size, (i + 1) * size)
         alone = extract(model, Texts(TEXTS.texts[rows]), **options)
@@ -144,7 +144,7 @@ def test_shards_put_together_are_extract_bit_for_bit(model, monkeypatch, tmp_pat
     loaded = folder.load()
     whole = extract(model, TEXTS, **options)
     np.testing.assert_allclose(loaded.states, whole.states, atol=2e-5)
-    # and all of them are what extract gives, once texts have the same neighbours in a batch
+    # all of them equal extract of all texts when the batches are the same
     monkeypatch.setattr(pipeline, "WINDOW", size)
     same(loaded, extract(model, TEXTS, **options))
     assert whole.n_cut > 0
@@ -168,7 +168,7 @@ def test_a_folder_says_of_all_texts_what_extract_says(tmp_path, labelled):
         *(f"0000{i}.states.npz" for i in range(5)),
         "manifest.json",
     ]
-    # a shard is a states file like any other
+    # a shard is an ordinary file of states
     alone = load_states(tmp_path / "s" / "00003.states.npz")
     assert set(alone.text_index) == {6, 7}
     assert alone.text_digest == text_digest(texts.texts[6:8])
@@ -204,7 +204,7 @@ def test_any_cut_gives_the_same_whole(tmp_path_factory, sizes, each, pooling, dt
 
 
 def watch(monkeypatch, room, name, array):
-    """How many of the arrays that a function made earlier are alive whenever it is called."""
+    """Count, at each call of a function, the arrays of its earlier calls that are still alive."""
     refs: list[weakref.ref] = []
     counts: list[int] = []
     real = getattr(room, name)
@@ -220,7 +220,7 @@ def watch(monkeypatch, room, name, array):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_a_shard_is_let_go_before_the_next_is_made_or_read(monkeypatch, tmp_path, dtype):
+def test_a_shard_is_freed_before_the_next_is_made_or_read(monkeypatch, tmp_path, dtype):
     made = watch(monkeypatch, inference, "states_of", lambda part: part.states)
     kept = watch(monkeypatch, pipeline, "narrow", lambda states: states)
     folder = extract_to(tmp_path / "s", Fake(), TEXTS, shard_texts=2, dtype=dtype)
@@ -232,7 +232,7 @@ def test_a_shard_is_let_go_before_the_next_is_made_or_read(monkeypatch, tmp_path
 
 
 def test_memory_grows_with_a_shard_not_with_the_texts(tmp_path):
-    """As NumPy tells tracemalloc: 128 texts in shards of 8 take no more than 16 do."""
+    """128 texts in shards of 8 allocate no more than 16 texts do (NumPy reports to tracemalloc)."""
     model, shard = Fake(512), 8 * 64 * 512 * 4  # bytes of 8 texts
     peaks = []
     for n in (16, 128):
@@ -244,11 +244,11 @@ def test_memory_grows_with_a_shard_not_with_the_texts(tmp_path):
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    assert peaks[1] < 4 * shard  # with the pieces in which a file is written and read
+    assert peaks[1] < 4 * shard  # with the blocks in which a file is written and read
     assert peaks[1] - peaks[0] < shard / 2
 
 
-def test_shards_are_made_when_they_are_asked_for():
+def test_shards_are_computed_on_demand():
     seen: list[int] = []
     parts = extract_shards(Fake(), TEXTS, shard_texts=4, progress=seen.append)
     assert sum(seen) == 0
@@ -273,7 +273,7 @@ def test_shards_are_made_when_they_are_asked_for():
 )
 def test_wrong_options_are_named_at_once(tmp_path, options, words):
     with pytest.raises(InputError, match=words):
-        extract_shards(Fake(), TEXTS, **options)  # before anything is asked for
+        extract_shards(Fake(), TEXTS, **options)  # before the first shard is requested
     with pytest.raises(InputError, match=words):
         extract_to(tmp_path / "s", Fake(), TEXTS, **options)
     assert not list(tmp_path.iterdir())
@@ -380,7 +380,7 @@ def good(tmp_path) -> Path:
 
 
 def sealed(folder: Path, change) -> None:
-    """Let ``change`` edit the manifest, and make it agree with itself again."""
+    """Edit the manifest with ``change``, and update its seal."""
     raw = json.loads((folder / "manifest.json").read_text())
     raw.pop("seal")
     change(raw)
@@ -389,7 +389,7 @@ def sealed(folder: Path, change) -> None:
 
 
 def put(folder: Path, i: int, part: HiddenStates) -> None:
-    """Replace shard i by another one, which the manifest then vouches for."""
+    """Replace shard i by another one, and update its digest in the manifest."""
     path = folder / f"0000{i}.states.npz"
     save(path, part)
 
@@ -407,7 +407,7 @@ def link(folder: Path, name: str) -> None:
 
 def grown(path: Path, size: int) -> None:
     with path.open("r+b") as f:
-        f.truncate(size)  # sparse: it takes no disk
+        f.truncate(size)  # a sparse file takes no space on the disk
 
 
 def pipe(path: Path) -> None:
@@ -434,8 +434,8 @@ def again(raw):
 
 SHARD, OTHER = "00001.states.npz", "00002.states.npz"
 SECOND = states(3, first=2)
-# Seen from the manifest and the names of the files alone, before a shard is read.
-AT_THE_DOOR = {
+# Found in the manifest and the names of the files alone, before a shard is read.
+BEFORE_READING = {
     "a name that leads out": (entry(1, "file", "../00001.states.npz"), "not have the name of its"),
     "an absolute name": (entry(1, "file", "/etc/passwd"), "not have the name of its"),
     "a name in a folder": (entry(1, "file", "sub/00001.states.npz"), "not have the name of its"),
@@ -514,7 +514,7 @@ AT_THE_DOOR = {
     "depth": (lambda f: (f / "manifest.json").write_text("[" * 90_000), "not a usable manifest"),
     "no text": (lambda f: (f / "manifest.json").write_bytes(b"\xff"), "not a usable manifest"),
 }
-# Seen when the shard is read.
+# Found when the shard is read.
 INSIDE = {
     "a flipped byte": (lambda f: flipped(f / SHARD), "does not have the digest"),
     "a shard of another model": (lambda f: put(f, 1, states(3, first=2, model="ef" * 32)),
@@ -557,9 +557,9 @@ def vouched(folder: Path, content: bytes) -> None:
     entry(1, "sha256", hash_file(folder / SHARD))(folder)
 
 
-@pytest.mark.parametrize("name", sorted(AT_THE_DOOR))
+@pytest.mark.parametrize("name", sorted(BEFORE_READING))
 def test_attacks_are_refused_before_a_shard_is_read(name, good, monkeypatch):
-    attack, words = AT_THE_DOOR[name]
+    attack, words = BEFORE_READING[name]
     attack(good)
     monkeypatch.setattr(states_folder, "load_states", lambda _: pytest.fail("a shard was read"))
     monkeypatch.setattr(states_folder, "hash_file", lambda _: pytest.fail("a shard was hashed"))

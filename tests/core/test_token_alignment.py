@@ -1,4 +1,4 @@
-"""Which token positions pair up, against slow loops that know nothing of the fast way."""
+"""Pairing of token positions, compared with slow loops."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ LOSSLESS = ["bytes", "bytes, prefix", "bytes, template", "fallback"]
 
 @cache
 def tokenizer(kind):
-    """As load_tokenizer gives it, through a file."""
+    """Load a tokenizer of this kind with load_tokenizer, through a file."""
     import tempfile
     from pathlib import Path
 
@@ -139,7 +139,7 @@ def tokenizer(kind):
 
 
 def rows_of(kind, texts):
-    """(text_index, char_end) and, for the slow way, every token's (start, end)."""
+    """Return (text_index, char_end) and, for the slow loops, (start, end) of every token."""
     index, ends, places = [], [], []
     for i, text in enumerate(texts):
         e = tokenizer(kind).encode(text)
@@ -165,7 +165,7 @@ CALM = settings(max_examples=200, derandomize=True, deadline=None)
 
 
 def slow_boundary_rows(text, places):
-    """{end: row} of one text: every token before is behind it, every token after is ahead."""
+    """Return {end: row} of one text: earlier tokens end by there, later ones start there."""
     covered = {c for start, end in places for c in range(start, end)}
     found = {}
     for row in range(len(places)):
@@ -189,7 +189,7 @@ def slow_boundary_rows(text, places):
         ([0, 0, 1, 1], [3, 3, 3, 3], [1, 3]),  # the same end in two texts
         ([0, 0, 0], [5, 3, 6], [0, 2]),  # backwards
         ([0, 0, 0], [5, 3, 5], [2]),  # backwards, and back
-        ([0, 1], [9, 2], [0, 1]),  # a new text begins anew
+        ([0, 1], [9, 2], [0, 1]),  # ends restart with each text
         ([2, 2, 7], [0, 0, 0], []),
         ([], [], []),
     ],
@@ -210,7 +210,7 @@ def arrays(rows):
 
 
 def slow_rows(rows):
-    """Completing rows with loops: (text, end) of each, in order, and its row."""
+    """Find the boundary rows with loops: (text, end) of each, in order, and its row."""
     found = {}
     top = {}
     for i, (text, end) in enumerate(rows):
@@ -247,7 +247,7 @@ def test_large_numbers_do_not_overflow():
     top = 2**31 - 1
     rows = (np.array([0, top, top]), np.array([top, 1, top]))
     assert [a.tolist() for a in pair_positions(rows, rows)] == [[0, 1, 2]] * 2
-    # the last text of the source ends before the target's: nothing of another text may serve
+    # the last text of the source ends before the target's: no row of another text is used
     after = pair_positions(
         (np.array([0, 1]), np.array([4, 9])), (np.array([0]), np.array([5])), "after"
     )
@@ -297,7 +297,7 @@ def test_tokens_at_a_boundary_have_read_a_whole_prefix(kind, texts):
 @CALM
 @given(st.sampled_from(LOSSLESS), TEXT.filter(lambda text: not {*"▁<"} & {*text}))
 def test_decoding_up_to_a_boundary_gives_the_text_up_to_its_end(kind, text):
-    """And up to no other: half a character never counts. Offsets are not looked at."""
+    """No other prefix decodes to it: parts of a character never count. Offsets are not used."""
     (index, ends), _ = rows_of(kind, [text])
     e = tokenizer(kind).encode(text)
     ids = [i for i, special in zip(e.ids, e.special_tokens_mask, strict=True) if not special]
@@ -374,7 +374,7 @@ def test_a_split_character_pairs_at_its_last_byte_alone(kind):
         ("e\u0301 a", [(0, 1), (3, 4)], [2, 4]),  # composed, or its accent stripped
         ("\u200ba", [(1, 2)], [2]),
         ("a  b ", [(0, 1), (3, 4)], [1, 4]),  # spaces that no token has
-        ("abc", [(0, 1), (1, 2), (0, 0), (2, 3)], [1, 2, 2, 3]),  # one of nothing holds nobody up
+        ("abc", [(0, 1), (1, 2), (0, 0), (2, 3)], [1, 2, 2, 3]),  # an empty token has no effect
         ("ab", [(0, 0), (0, 2)], [0, 2]),
         ("", [], []),
     ],
@@ -547,7 +547,7 @@ def token_states(ends, digest="d", **more):
 def test_states_that_do_not_belong_together_are_named():
     with pytest.raises(MismatchError, match="different texts"):
         pair_states(token_states([1]), token_states([1], "other"))
-    pair_states(token_states([1]), token_states([1], ""))  # what is not known agrees
+    pair_states(token_states([1]), token_states([1], ""))  # an unknown digest agrees
     pooled = HiddenStates(np.ones((1, 2)), Space(2, pooling="mean"), text_digest="d")
     with pytest.raises(MismatchError, match=r"the source states .* got pooling mean"):
         pair_states(pooled, token_states([1]))

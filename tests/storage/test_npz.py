@@ -1,4 +1,4 @@
-"""Files: exact round trips, golden bytes, and everything a hostile file may try."""
+"""Files: exact round trips, golden bytes, and hostile files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ EXAMPLES = {
     "map": (example_map, serialization.load_map),
     "head": (example_head, serialization.load_head),
 }
-# The digest of each file as version 1 writes it: same content, same bytes, for ever.
+# The digest of each file in version 1: same content, same bytes, in every later version.
 GOLDEN = {
     "states": "32e7c3079e80bc55373f26126335c13a7db5e290d47f4bea29e431f23e42cff4",
     "map": "3c122dfc11f0aabbcf5628b26d43171a1d6d19d11b5d95700a5b9c2135f8660d",
@@ -149,7 +149,7 @@ def test_every_flipped_byte_is_named_or_harmless(kind, saved):
             loaded = EXAMPLES[kind][1](saved)
         except FormatError:
             continue
-        same(loaded, original)  # time stamps and the like: no content
+        same(loaded, original)  # time stamps and the like are no content
 
 
 def test_another_kind_is_named(tmp_path):
@@ -177,7 +177,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 
 def npy(array, shape=None, descr=None):
-    """An .npy whose header may lie."""
+    """Make an .npy whose header may be wrong."""
     header = {
         "descr": descr or array.dtype.str,
         "fortran_order": False,
@@ -202,7 +202,7 @@ def card(**extra):
 
 
 def header(text):
-    """An .npy with any header at all."""
+    """Make an .npy with any text as its header."""
     raw = text.encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(raw).to_bytes(2, "little") + raw + bytes(24)
 
@@ -450,7 +450,7 @@ def large_head(rng, dtype=np.float16) -> Head:
 
 
 def in_file(array) -> bool:
-    """Whether an array's numbers lie in a mapped file."""
+    """Return True if the data of an array are in a mapped file."""
     while array is not None and not isinstance(array, mmap.mmap):
         array = getattr(array, "base", None)
     return array is not None
@@ -529,7 +529,7 @@ def test_every_flipped_byte_of_a_mapped_head_is_named_or_harmless(tmp_path, monk
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
 def test_a_flipped_bit_far_into_a_mapped_weight_is_named(tmp_path, rng, share):
-    """Beyond what zipfile reads ahead: the CRC is compared at the end of all of it alone."""
+    """The member is larger than what zipfile buffers: the CRC is compared at its end only."""
     path = tmp_path / "x.head.npz"
     made = Head(rng.normal(size=(500, 40)).astype(np.float32), np.zeros(500, np.float32))
     save(path, made)
@@ -553,7 +553,7 @@ def test_mapped_numbers_are_looked_at_too(tmp_path):
 
 
 def directory(raw: bytes, name: bytes) -> int:
-    """Where a member's record in an archive's directory begins."""
+    """Find the offset of a member's record in the directory of an archive."""
     at = -1
     while (at := raw.index(b"PK\x01\x02", at + 1)) and raw[at + 46 : at + 46 + len(name)] != name:
         pass
@@ -590,7 +590,7 @@ def test_a_directory_that_lies_of_a_mapped_member_is_named(tmp_path, place, form
     [*((26, n) for n in (0, 3, 64, 200, 65535)), *((28, n) for n in (3, 64, 200, 65535))],
 )
 def test_a_member_whose_own_header_lies_is_named(tmp_path, field, value):
-    """The lengths of the name and of what follows it, which say where the numbers begin."""
+    """The offset of the data depends on the lengths of the name and of the extra field."""
     path, made = tmp_path / "x.head.npz", example_head()
     save(path, made)
     raw = bytearray(path.read_bytes())
@@ -602,7 +602,7 @@ def test_a_member_whose_own_header_lies_is_named(tmp_path, field, value):
 
 
 def test_numbers_with_something_before_them_are_found_where_they_are(tmp_path):
-    """A member may have an extra field, as other writers leave it: the mapping begins after it."""
+    """A member may have an extra field, as other writers add it: the mapping begins after it."""
     path, made = tmp_path / "x.head.npz", example_head()
     save(path, made)
     with zipfile.ZipFile(path) as old:
@@ -618,7 +618,7 @@ def test_numbers_with_something_before_them_are_found_where_they_are(tmp_path):
 @pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("more", [-8, 8])
 def test_a_member_of_two_sizes_is_named(tmp_path, mapped, more):
-    """Whose CRC is of the part that is there, or is never compared."""
+    """The CRC is of the part that exists, or would never be compared."""
     path = tmp_path / "x.head.npz"
     save(path, example_head())
     raw = bytearray(path.read_bytes())

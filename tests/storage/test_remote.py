@@ -1,4 +1,4 @@
-"""Under URLs everything is as on the disk: the same bytes, the same refusals, nothing by halves."""
+"""Files under URLs behave as on the disk: same bytes, same refusals, whole or not at all."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def same_bytes(url: str, folder: Path) -> None:
 
 
 class Fails:
-    """A memory filesystem's method that fails after some calls."""
+    """A method of the memory filesystem that fails after some calls."""
 
     def __init__(self, monkeypatch, name: str, after: int, error: BaseException) -> None:
         kind = type(fsspec.filesystem("memory"))
@@ -239,7 +239,7 @@ def test_what_may_not_be_written_is_refused_before_the_work(monkeypatch, capsys)
 
 
 def test_the_disk_under_a_url_of_fsspec(tmp_path):
-    """LocalFileSystem by its other name, as something remote: names change there by renaming."""
+    """The scheme local:// of fsspec stands for a remote filesystem that can rename files."""
     url = f"local://{tmp_path}/x.states.npz"
     with delivered(place(url)) as local:
         save(local, STATES)
@@ -307,7 +307,7 @@ def test_texts_that_are_not_there_or_stop_coming_are_named(monkeypatch):
 
 
 def cut_off(out: str, after: int, monkeypatch) -> None:
-    """Extract, and be killed after ``after`` shards."""
+    """Extract, interrupted after ``after`` shards."""
     real, done = FolderWriter.add, []
 
     def add(self, part):
@@ -461,7 +461,7 @@ def test_one_shard_is_on_the_disk_at_a_time(tmp_path, monkeypatch):
 
 
 def test_a_store_of_objects_is_asked_for_no_names_and_no_folders(tmp_path, capsys):
-    """An object appears when it is whole: it is put, not renamed; folders are but names."""
+    """Objects appear once complete: they are put, not renamed, and there are no folders."""
     memory = type(fsspec.filesystem("memory"))
 
     def refuse(*_args, **_options):
@@ -555,7 +555,7 @@ def test_a_command_that_fails_leaves_nothing_there(corpus, capsys, monkeypatch):
 
 
 def test_workers_fetch_their_own_shards(tmp_path):
-    """Processes share no memory filesystem: the disk, under a URL that is none of file://."""
+    """Processes share no memory filesystem, so the folders are under local:// URLs."""
     sides = []
     for name, dim in (("x", 3), ("y", 5)):
         url = f"local://{tmp_path}/{name}"

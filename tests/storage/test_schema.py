@@ -1,4 +1,4 @@
-"""The one strict reader of JSON documents: types, checks, format, version and seal."""
+"""The strict reader of JSON documents: types, checks, format, version and seal."""
 
 from __future__ import annotations
 

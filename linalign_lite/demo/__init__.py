@@ -1,7 +1,7 @@
-"""The bundled demonstration: two small models of our own, and texts of our own.
+"""The bundled demonstration: two small models, public texts, and labelled texts on five topics.
 
-`ash` and `birch` were trained independently of each other (export/train_demo.py): another
-architecture, tokenizer, width, seed and training text.
+`ash` and `birch` were trained independently of each other (export/train_demo.py): they differ in
+architecture, tokenizer, width, seed and training text. `walkthrough` plays both parties with them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from linalign_lite.extraction.texts import Texts, read_texts
 
 HERE = Path(__file__).resolve().parent
 PROVIDER, CLIENT = "ash", "birch"
-HELD_OUT_EVERY = 3  # every third text of a topic is for testing
+HELD_OUT_EVERY = 3  # of the texts of a topic, one is for testing
 
 
 def model_folder(name: str) -> Path:
@@ -22,12 +22,12 @@ def model_folder(name: str) -> Path:
 
 
 def public_texts() -> Texts:
-    """The public texts that a map is fit on: sentences drawn from both bundled models."""
+    """Public texts to fit a map on: sentences sampled from both bundled models."""
     return read_texts(str(HERE / "public.txt"))
 
 
 def labelled_texts(*, held_out: bool) -> Texts:
-    """Sentences about five topics, written for this demonstration, for training or for testing."""
+    """Labelled sentences about five topics, for training or, ``held_out``, for testing."""
     texts, labels = [], []
     for label, sentences in json.loads((HERE / "topics.json").read_text("utf-8")).items():
         for i, sentence in enumerate(sentences):

@@ -1,4 +1,4 @@
-"""The whole exchange, step by step, on the bundled models: what `linalign-lite demo` runs."""
+"""Steps of `linalign-lite demo`: both parties of an exchange, on the bundled models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,34 +35,14 @@ from linalign_lite.storage.atomic import write_atomic
 
 Say = Callable[[str], None]
 PROMPT, SAMPLE_TOKENS = "One day, Lily went to the park with her mom. She", 20
-JUDGED_EVERY = 20  # of the public texts, one is held out to judge the writing by
-TAUGHT = 500  # and so many others teach it: a few seconds' work, and little better with all
+EVALUATED_EVERY = 20  # of the public texts, one is held out to evaluate the token map on
+TRAINING_TEXTS = 500  # of the token map: a few seconds' work, and little better with all
 KL_PENALTY, KL_ITERATIONS = 1.0, 5
 
 
-@dataclass
-class Diary:
-    """Says each step as it is done, with the time it took, and remembers the figures."""
-
-    say: Say
-    figures: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[list[str]]:
-        """Lines added inside are said under the step's name when it is over."""
-        lines: list[str] = []
-        started = time.perf_counter()
-        yield lines
-        self.seconds[name] = time.perf_counter() - started
-        self.say(f"{len(self.seconds)}. {name}  [{self.seconds[name]:.1f} s]")
-        for line in lines:
-            self.say(f"     {line}")
-
-
 @dataclass(frozen=True)
-class Readings:
-    """What one model made of the texts it reads."""
+class PartyStates:
+    """States that the model of one party has on the texts."""
 
     public: HiddenStates
     train: HiddenStates
@@ -72,170 +52,190 @@ class Readings:
 def run(out: Path, say: Say) -> dict[str, Any]:
     """Play both parties in the folder ``out`` and return the figures.
 
-    The provider's files go to out/provider, the client's to out/client. Only what is in
-    out/exchange and the public texts crosses: the provider's states on the public texts, to fit the
-    map; then a query and a response. For the writing at the end, the provider's token head and the
-    client's model are in one place, as is what both made of the public texts, token by token.
+    The provider's files go to out/provider, the client's to out/client. Only the public texts and
+    the files in out/exchange pass between them: the provider's states on the public texts, to fit
+    the map; then a query and a response. For generation, the provider's token head, the client's
+    model and the states of both on the public texts, one per token, are in one place.
     """
-    diary = Diary(say)
-    provider, client, exchange = (out / name for name in ("provider", "client", "exchange"))
-    for folder in (provider, client, exchange):
-        folder.mkdir(parents=True, exist_ok=True)
-    texts = public_texts(), labelled_texts(held_out=False), labelled_texts(held_out=True)
-    _write_texts(out, provider, client, *texts)
-
-    a = _read(diary, PROVIDER, "provider", provider, texts)
-    b = _read(diary, CLIENT, "client", client, texts)
-    save(exchange / "provider.public.states.npz", a.public)
-    affine = _fit(diary, b.public, a.public, client / "client-to-provider.map.npz")
-    head = _head(diary, a.train, provider / "topics.head.npz")
-    _judge(diary, head, affine, a, b)
-    scores = _private(diary, head, affine, b.test, client, exchange)
-    _compare(diary, scores, head, affine, b.test)
-    _write(diary, texts[0], provider / "client-to-provider.tokens.map.npz")
-    diary.figures["seconds"] = {k: round(v, 3) for k, v in diary.seconds.items()}
-    write_atomic(out / "figures.json", (json.dumps(diary.figures, indent=2) + "\n").encode())
-    return diary.figures
+    return Walkthrough(out, say).run()
 
 
-def _read(diary: Diary, name: str, who: str, folder: Path, texts: tuple[Texts, ...]) -> Readings:
-    with diary.step(f"The {who} reads the texts with its own model, {name}") as lines:
-        model = load_model(model_folder(name))
-        found = [extract(model, t) for t in texts]
-        for part, states in zip(("public", "train", "test"), found, strict=True):
-            save(folder / f"{part}.states.npz", states)
-        card = model.card
-        lines.append(
-            f"{card.architecture}, vocabulary {card.vocab_size}, {card.hidden_size} "
-            f"dimensions; {sum(map(len, found))} texts"
+class Walkthrough:
+    """Run the steps, print each with its time, and collect the figures."""
+
+    def __init__(self, out: Path, say: Say) -> None:
+        self.out, self.say = out, say
+        self.provider, self.client, self.exchange = (
+            out / name for name in ("provider", "client", "exchange")
         )
-    return Readings(*found)
+        self.figures: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
 
+    def run(self) -> dict[str, Any]:
+        for folder in (self.provider, self.client, self.exchange):
+            folder.mkdir(parents=True, exist_ok=True)
+        texts = public_texts(), labelled_texts(held_out=False), labelled_texts(held_out=True)
+        self._write_texts(*texts)
+        provider = self._extract(PROVIDER, "provider", self.provider, texts)
+        client = self._extract(CLIENT, "client", self.client, texts)
+        save(self.exchange / "provider.public.states.npz", provider.public)
+        affine = self._fit(client.public, provider.public)
+        head = self._train(provider.train)
+        self._evaluate(head, affine, provider, client)
+        scores = self._score_encrypted(head, affine, client.test)
+        self._compare(scores, head, affine, client.test)
+        self._generate(texts[0])
+        self.figures["seconds"] = {k: round(v, 3) for k, v in self.seconds.items()}
+        figures = json.dumps(self.figures, indent=2) + "\n"
+        write_atomic(self.out / "figures.json", figures.encode())
+        return self.figures
 
-def _fit(diary: Diary, source: HiddenStates, target: HiddenStates, path: Path) -> AffineMap:
-    with diary.step("The client fits a map into the provider's space, on public texts") as lines:
-        affine, report = fit(source, target)
-        save(path, affine)
-        diary.figures["held_out_r2"] = report.held_out_r2
-        dims = f"{report.d_source} to {report.d_target} dimensions"
-        lines.append(
-            f"{report.n} texts, {dims}, penalty {report.penalty:.2g}, "
-            f"held-out R² {report.held_out_r2:.3f}"
+    @contextmanager
+    def step(self, name: str) -> Iterator[list[str]]:
+        """Print the name of a step when it is over, then the lines that the block added."""
+        lines: list[str] = []
+        started = time.perf_counter()
+        yield lines
+        self.seconds[name] = time.perf_counter() - started
+        self.say(f"{len(self.seconds)}. {name}  [{self.seconds[name]:.1f} s]")
+        for line in lines:
+            self.say(f"     {line}")
+
+    def _write_texts(self, public: Texts, train: Texts, test: Texts) -> None:
+        """Write the texts too, so that the steps can be repeated with the commands."""
+        write_atomic(self.out / "public.txt", "".join(t + "\n" for t in public.texts).encode())
+        files = {self.provider / "train.jsonl": train, self.client / "test.jsonl": test}
+        for path, texts in files.items():
+            rows = zip(texts.texts, texts.labels, strict=True)
+            lines = (json.dumps({"text": t, "label": label}) + "\n" for t, label in rows)
+            write_atomic(path, "".join(lines).encode())
+
+    def _extract(
+        self, name: str, party: str, folder: Path, texts: tuple[Texts, ...]
+    ) -> PartyStates:
+        with self.step(f"The {party} reads the texts with its own model, {name}") as lines:
+            model = load_model(model_folder(name))
+            found = [extract(model, t) for t in texts]
+            for part, states in zip(("public", "train", "test"), found, strict=True):
+                save(folder / f"{part}.states.npz", states)
+            card = model.card
+            lines.append(
+                f"{card.architecture}, vocabulary {card.vocab_size}, {card.hidden_size} "
+                f"dimensions; {sum(map(len, found))} texts"
+            )
+        return PartyStates(*found)
+
+    def _fit(self, source: HiddenStates, target: HiddenStates) -> AffineMap:
+        with self.step("The client fits a map into the provider's space, on public texts") as lines:
+            affine, report = fit(source, target)
+            save(self.client / "client-to-provider.map.npz", affine)
+            self.figures["held_out_r2"] = report.held_out_r2
+            lines.append(
+                f"{report.n} texts, {report.d_source} to {report.d_target} dimensions, "
+                f"penalty {report.penalty:.2g}, held-out R² {report.held_out_r2:.3f}"
+            )
+        return affine
+
+    def _train(self, states: HiddenStates) -> Head:
+        with self.step("The provider trains a classifier on its own states") as lines:
+            head, report = train_head(states)
+            save(self.provider / "topics.head.npz", head)
+            lines.append(
+                f"{report.n} texts, {report.classes} topics, {report.method} "
+                f"(held-out accuracy {report.held_out_accuracy:.3f})"
+            )
+        return head
+
+    def _evaluate(
+        self, head: Head, affine: AffineMap, provider: PartyStates, client: PartyStates
+    ) -> None:
+        with self.step("How well does the provider's classifier serve the client?") as lines:
+            own, _ = train_head(client.train)
+            found = {
+                "native": evaluate(head, provider.test),
+                "mapped": evaluate(head, client.test, affine),
+                "client_own": evaluate(own, client.test),
+            }
+            labels = (
+                "provider's classifier, provider's model",
+                "provider's classifier, client's model and map",
+                "for comparison: a classifier trained on the client's model",
+            )
+            for label, (key, evaluation) in zip(labels, found.items(), strict=True):
+                self.figures[key] = evaluation.accuracy.value
+                lines.append(f"{evaluation.accuracy.value:.3f}  {label}")
+            self.figures["majority"] = evaluation.majority
+            lines.append(f"{evaluation.majority:.3f}  always the same topic")
+
+    def _score_encrypted(self, head: Head, affine: AffineMap, test: HiddenStates) -> Scores:
+        query, response = self.exchange / "test.query", self.exchange / "test.response"
+        with self.step("The client makes a key and encrypts its mapped states") as lines:
+            secret, public = keygen()
+            keys = self.client / "keys"
+            keys.mkdir(mode=0o700)
+            secret.save(keys / "secret.key")
+            public.save(keys / "public.key")
+            public.save(self.exchange / "public.key")
+            client = Client(secret)
+            client.encrypt_to(query, test, affine, n_outputs=head.n_outputs)
+            lines.append(_sizes(query, len(test)))
+        with self.step("The provider scores what it cannot read") as lines:
+            key = PublicKey.load(self.exchange / "public.key")  # to hide the head in the response
+            Provider(head, keys=[key]).score_file(query, response)
+            lines.append(_sizes(response, len(test)))
+        with self.step("The client decrypts the scores"):
+            return client.decrypt_from(response, query)
+
+    def _compare(self, scores: Scores, head: Head, affine: AffineMap, test: HiddenStates) -> None:
+        plain = head(affine(test.states))
+        predicted = scores.predictions()
+        found = {
+            "encrypted": accuracy(label_outputs(head, test), predicted),
+            "same_as_plain": int((predicted == plain.argmax(axis=1)).sum()),
+            "queries": len(test),
+            "largest_error": float(np.abs(scores.values - plain).max()),
+        }
+        self.figures.update(found)
+        self.say(
+            f"     {found['encrypted']:.3f}  accuracy on the encrypted queries; "
+            f"{found['same_as_plain']} of {len(test)} answers as without encryption, "
+            f"largest error of a score {found['largest_error']:.1e}"
         )
-    return affine
 
-
-def _head(diary: Diary, train: HiddenStates, path: Path) -> Head:
-    with diary.step("The provider trains a classifier on its own states") as lines:
-        head, report = train_head(train)
-        save(path, head)
-        lines.append(
-            f"{report.n} texts, {report.classes} topics, {report.method} "
-            f"(held-out accuracy {report.held_out_accuracy:.3f})"
-        )
-    return head
-
-
-def _judge(diary: Diary, head: Head, affine: AffineMap, a: Readings, b: Readings) -> None:
-    with diary.step("How well does the provider's classifier serve the client?") as lines:
-        own, _ = train_head(b.train)
-        rows = {
-            "native": ("provider's classifier, provider's model", evaluate(head, a.test)),
-            "mapped": ("provider's classifier, client's model and map",
-                       evaluate(head, b.test, affine)),
-            "client_own": ("for comparison: a classifier trained on the client's model",
-                           evaluate(own, b.test)),
-        }  # fmt: skip
-        for key, (what, found) in rows.items():
-            diary.figures[key] = found.accuracy.value
-            lines.append(f"{found.accuracy.value:.3f}  {what}")
-        diary.figures["majority"] = found.majority
-        lines.append(f"{found.majority:.3f}  always the same topic")
-
-
-def _private(
-    diary: Diary, head: Head, affine: AffineMap, test: HiddenStates, client: Path, exchange: Path
-) -> Scores:
-    query, response = exchange / "test.query", exchange / "test.response"
-    with diary.step("The client makes a key and encrypts its mapped states") as lines:
-        secret, public = keygen()
-        keys = client / "keys"
-        keys.mkdir(mode=0o700)
-        secret.save(keys / "secret.key")
-        public.save(keys / "public.key")
-        public.save(exchange / "public.key")
-        asker = Client(secret)
-        asker.encrypt_to(query, test, affine, n_outputs=head.n_outputs)
-        lines.append(_sizes(query, len(test)))
-    with diary.step("The provider scores what it cannot read") as lines:
-        given = PublicKey.load(exchange / "public.key")  # what hides the head in the response
-        Provider(head, keys=[given]).score_file(query, response)
-        lines.append(_sizes(response, len(test)))
-    with diary.step("The client decrypts the scores"):
-        return asker.decrypt_from(response, query)
-
-
-def _compare(
-    diary: Diary, scores: Scores, head: Head, affine: AffineMap, test: HiddenStates
-) -> None:
-    plain = head(affine(test.states))
-    guess = scores.predictions()
-    diary.figures["encrypted"] = accuracy(label_outputs(head, test), guess)
-    diary.figures["same_as_plain"] = int((guess == plain.argmax(axis=1)).sum())
-    diary.figures["queries"] = len(test)
-    diary.figures["largest_error"] = float(np.abs(scores.values - plain).max())
-    diary.say(
-        f"     {diary.figures['encrypted']:.3f}  accuracy on the encrypted queries; "
-        f"{diary.figures['same_as_plain']} of {len(test)} answers as without encryption, "
-        f"largest error of a score {diary.figures['largest_error']:.1e}"
-    )
-
-
-def _write(diary: Diary, public: Texts, path: Path) -> None:
-    with diary.step("The client's model writes with the provider's token head") as lines:
-        source, target = (load_model(model_folder(name)) for name in (CLIENT, PROVIDER))
-        affine, pairs = _fit_tokens(source, target, public)
-        save(path, affine)
-        held_out = Texts(public.texts[::JUDGED_EVERY])
-        found = judge(source, target, affine, held_out, samples=0)
-        diary.figures["next_token_agreement"] = found.agreement
-        lines.append(
-            f"{pairs} token positions fit a map; the next token is the provider's own at "
-            f"{found.agreement:.3f} of {found.positions} others"
-        )
-        mixed = _continued(source, target, affine)
-        alone = _continued(target, target, None)
-        diary.figures["sample"] = {"prompt": PROMPT, "hybrid": mixed, "provider": alone}
-        lines.append(f"both go on with:   {PROMPT}")
-        lines.append(f"client, map, head: {' '.join(mixed.split())}")
-        lines.append(f"provider alone:    {' '.join(alone.split())}")
+    def _generate(self, public: Texts) -> None:
+        with self.step("The client's model writes with the provider's token head") as lines:
+            source, target = (load_model(model_folder(name)) for name in (CLIENT, PROVIDER))
+            affine, positions = _fit_tokens(source, target, public)
+            save(self.provider / "client-to-provider.tokens.map.npz", affine)
+            held_out = Texts(public.texts[::EVALUATED_EVERY])
+            found = judge(source, target, affine, held_out, samples=0)
+            self.figures["next_token_agreement"] = found.agreement
+            lines.append(
+                f"{positions} token positions fit a map; the next token is the provider's own at "
+                f"{found.agreement:.3f} of {found.positions} others"
+            )
+            hybrid = _continue(source, target, affine)
+            alone = _continue(target, target, None)
+            self.figures["sample"] = {"prompt": PROMPT, "hybrid": hybrid, "provider": alone}
+            lines.append(f"prompt:            {PROMPT}")
+            lines.append(f"client, map, head: {' '.join(hybrid.split())}")
+            lines.append(f"provider alone:    {' '.join(alone.split())}")
 
 
 def _fit_tokens(source: Model, target: Model, public: Texts) -> tuple[AffineMap, int]:
-    """A map for what the target's token head says, and how many positions it was fit on."""
-    texts = [text for i, text in enumerate(public.texts) if i % JUDGED_EVERY][:TAUGHT]
-    theirs, mine = (extract(m, texts, pooling="tokens", normalize=False) for m in (source, target))
-    x, y = pair_states(theirs, mine)
+    """Fit a map for the target's token head; return it with the number of its positions."""
+    texts = [text for i, text in enumerate(public.texts) if i % EVALUATED_EVERY][:TRAINING_TEXTS]
+    states = [extract(m, texts, pooling="tokens", normalize=False) for m in (source, target)]
+    x, y = pair_states(states[0], states[1])
     affine, _ = fit_kl(x, y, target.token_head(), penalty=KL_PENALTY, iterations=KL_ITERATIONS)
     return affine, len(x)
 
 
-def _continued(source: Model, target: Model, affine: AffineMap | None) -> str:
-    going = generate(source, target, PROMPT, affine=affine, max_tokens=SAMPLE_TOKENS)
-    return "".join(piece.text for piece in going)
+def _continue(source: Model, target: Model, affine: AffineMap | None) -> str:
+    pieces = generate(source, target, PROMPT, affine=affine, max_tokens=SAMPLE_TOKENS)
+    return "".join(piece.text for piece in pieces)
 
 
 def _sizes(path: Path, count: int) -> str:
     size = path.stat().st_size
     return f"{path.name}: {count} queries, {size / 1e6:.1f} MB, {size / count / 1e3:.0f} kB each"
-
-
-def _write_texts(
-    out: Path, provider: Path, client: Path, public: Texts, train: Texts, test: Texts
-) -> None:
-    """The texts as files too, so that the same can be done again by hand with the commands."""
-    write_atomic(out / "public.txt", "".join(t + "\n" for t in public.texts).encode())
-    for path, texts in ((provider / "train.jsonl", train), (client / "test.jsonl", test)):
-        rows = zip(texts.texts, texts.labels, strict=True)
-        lines = (json.dumps({"text": t, "label": label}) + "\n" for t, label in rows)
-        write_atomic(path, "".join(lines).encode())

@@ -11,37 +11,18 @@ import dataclasses
 import functools
 import math
 import os
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Generic,
-    Self,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
 
-from linalign_lite.core.space import MAX_DIM, Space, usable_label
+from linalign_lite.core.space import MAX_DIM, Space, require_labels
+from linalign_lite.encrypt import wire
 from linalign_lite.encrypt.packing import Layout, layout_of
 from linalign_lite.encrypt.parameters import MODULUS_BITS, Parameters
 from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SCORE, score_error
 from linalign_lite.encrypt.response_encoding import product_size
-from linalign_lite.encrypt.wire import (
-    DIGEST,
-    MAX_RECORDS,
-    Header,
-    Kind,
-    Record,
-    digest_record,
-    framed_bytes,
-    open_framed,
-)
+from linalign_lite.encrypt.wire import DIGEST, MAX_RECORDS, Header, Kind, Record
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, atomic
 from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse
@@ -194,19 +175,20 @@ class ResponseInfo(ResponseDescription, _Info):
             raise InputError("its flooding is not usable", expected=f"at most {room} bits")
         if len(self.labels) not in {0, self.n_outputs}:
             raise InputError("its labels do not fit its classes")
-        if len(set(self.labels)) != len(self.labels) or not all(map(usable_label, self.labels)):
-            raise InputError("its labels are not distinct and printable")
+        require_labels(self.labels, "a response")
 
 
 @functools.cache
 def _rules(kind: type) -> list[tuple[str, type, tuple[Any, ...], bool]]:
     """Name, type, checks of each field of a data class, and True for those that may be None."""
     rules = []
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        optional = get_origin(hint) is Union  # as of "X | None"
-        inside = get_args(hint)[0] if optional else hint
-        base, *checks = get_args(inside) if get_origin(inside) is Annotated else (inside,)
-        rules.append((name, get_origin(base) or base, tuple(checks), optional))
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        optional = typing.get_origin(hint) is typing.Union  # as of "X | None"
+        inside = typing.get_args(hint)[0] if optional else hint
+        base, *checks = (
+            typing.get_args(inside) if typing.get_origin(inside) is Annotated else (inside,)
+        )
+        rules.append((name, typing.get_origin(base) or base, tuple(checks), optional))
     return rules
 
 
@@ -244,7 +226,7 @@ class _Message(Generic[InfoT]):
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes: docs/FORMAT.md, section 3."""
-        return framed_bytes(self.info.header(), self.payloads)
+        return wire.framed_bytes(self.info.header(), self.payloads)
 
     def save(self, path: PathLike) -> None:
         """Write ``path``, whole or not at all."""
@@ -254,7 +236,7 @@ class _Message(Generic[InfoT]):
     @classmethod
     def load(cls, source: PathLike | bytes) -> Self:
         """Read a file or bytes. Raises FormatError, or InputError when the file is missing."""
-        with open_framed(source, cls.INFO.KIND) as reader:
+        with wire.open_framed(source, cls.INFO.KIND) as reader:
             info = cast(InfoT, cls.INFO.from_header(reader.header, reader.name))
             return cls(info, tuple(record.payload for record in reader))
 
@@ -276,7 +258,7 @@ class Query(_Message[QueryInfo]):
     @functools.cached_property
     def _records(self) -> list[Record]:
         digest = self.info.header().digest
-        return [digest_record(digest, i, p) for i, p in enumerate(self.payloads)]
+        return [wire.digest_record(digest, i, p) for i, p in enumerate(self.payloads)]
 
 
 class Response(_Message[ResponseInfo]):

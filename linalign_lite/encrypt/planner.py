@@ -148,13 +148,10 @@ def candidate_layouts(
         layouts += [Layout(degree, dim, k, batch) for k in range(fewest, most + 1)]
         if most < dim and batch == even:  # columns gain from full ciphertexts
             layouts.append(Layout(degree, dim, dim, batch))
-    found = [predict_cost(parameters, layout, n, n_outputs) for layout in layouts]
     size = _query_size(parameters)
-    return tuple(
-        p
-        for p in found
-        if p.layout.chunks * size <= MAX_RECORD and response_size(p.layout, n_outputs) <= MAX_RECORD
-    )
+    records = ((x, max(x.chunks * size, response_size(x, n_outputs))) for x in layouts)
+    fitting = [layout for layout, record in records if record <= MAX_RECORD]
+    return tuple(predict_cost(parameters, layout, n, n_outputs) for layout in fitting)
 
 
 @functools.lru_cache(maxsize=256)

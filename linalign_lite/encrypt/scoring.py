@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -50,26 +51,21 @@ class Scorer:
         self._largest_bias = float(np.abs(self._bias).max())
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[tuple[int, ...], tuple[int, list[Plaintexts]]] = OrderedDict()
-        self._scales: dict[tuple[Layout, int], Scales] = {}
+        # queries may use any number of layouts and bounds
+        self.scales = functools.lru_cache(_MAX_CACHED_SCALES)(self._choose_scales)
         self._lock = threading.Lock()
 
-    def scales(self, layout: Layout, norm_bits: int) -> Scales:
+    def _choose_scales(self, layout: Layout, norm_bits: int) -> Scales:
         """Scales for states of norm ≤ 2^norm_bits. PrecisionError when the modulus is too small."""
-        key = layout, norm_bits
-        found = self._scales.get(key)  # once: another thread may clear them
-        if found is None:
-            if len(self._scales) > _MAX_CACHED_SCALES:  # queries may ask for any number
-                self._scales.clear()
-            found = self._scales[key] = choose_scales(
-                self.parameters,
-                layout,
-                len(self._bias),
-                norm_bits,
-                row_norm=self._row_norm,
-                bias=self._largest_bias,
-                product_norm=product_norm(layout, self._weight),
-            )
-        return found
+        return choose_scales(
+            self.parameters,
+            layout,
+            len(self._bias),
+            norm_bits,
+            row_norm=self._row_norm,
+            bias=self._largest_bias,
+            product_norm=product_norm(layout, self._weight),
+        )
 
     def score(
         self, query: QueryInfo, scales: Scales, index: int, record: Record, zeros: Zeros | None

@@ -8,17 +8,8 @@ from typing import Any
 import numpy as np
 import tenseal.sealapi as api
 
-from linalign_lite.encrypt.modular import (
-    MAX_FEATURES,
-    FloodingNoise,
-    Residues,
-    add_mod,
-    flooding_integers,
-    matmul_mod,
-    modulus_fractions,
-    random_ternary,
-    switch_modulus,
-)
+from linalign_lite.encrypt import modular
+from linalign_lite.encrypt.modular import MAX_FEATURES, Residues, add_mod
 from linalign_lite.encrypt.packing import FloatArray, to_slots
 from linalign_lite.encrypt.response_encoding import encode_product
 from linalign_lite.encrypt.scheme import ReturnedCoefficients
@@ -84,7 +75,7 @@ class SealServerSide:
             part = weight[:, start : start + block.shape[2]]
             for component in range(2):
                 for i, prime in enumerate(primes):
-                    product = matmul_mod(part, block[component, i], prime)
+                    product = modular.matmul_mod(part, block[component, i], prime)
                     totals[component, i] = add_mod(totals[component, i], product, prime)
         for k in range(len(weight)):
             rows = list(totals[:, :, k].reshape(-1, n))
@@ -116,7 +107,7 @@ class SealServerSide:
         a value with a probability of 2^-43 at most (docs/SECURITY.md).
         """
         zero = api.Ciphertext()
-        u = random_ternary(self._seal.parameters.degree)
+        u = modular.random_ternary(self._seal.parameters.degree)
         self._evaluator.multiply_plain(public_key, self.encode(u, 0), zero)
         return zero
 
@@ -126,9 +117,9 @@ class SealServerSide:
         else:
             both = self.flooded(product, returned, zero)
             rows = [np.concatenate([second, first]) for first, second in zip(*both, strict=True)]
-            values = modulus_fractions(rows, self._primes)
+            values = modular.modulus_fractions(rows, self._primes)
         values[self._seal.parameters.degree :] += returned.bias
-        return encode_product(switch_modulus(values))
+        return encode_product(modular.switch_modulus(values))
 
     def flooded(
         self, product: Any, returned: ReturnedCoefficients, zero: Any | None
@@ -139,7 +130,7 @@ class SealServerSide:
         components = self._seal.rns_coefficients(product, len(self._primes))
         first = [row[returned.positions] for row in components[0]]
         if returned.flood_bits:
-            noise = FloodingNoise(len(returned.positions), returned.flood_bits)
+            noise = modular.FloodingNoise(len(returned.positions), returned.flood_bits)
             pairs = zip(first, self._primes, strict=True)
             first = [add_mod(row, noise.modulo(prime), prime) for row, prime in pairs]
         return first, list(components[1])
@@ -160,7 +151,7 @@ class SealServerSide:
         self._evaluator.transform_from_ntt_inplace(product)
         (p0, p1), q = self._primes, self._seal.parameters.modulus
         first = []
-        floods = flooding_integers(len(returned.positions), returned.flood_bits)
+        floods = modular.flooding_integers(len(returned.positions), returned.flood_bits)
         for k, flood in zip(returned.positions.tolist(), floods, strict=True):
             last = product[n + k]
             whole = last + p1 * ((product[k] - last) * self._inverse % p0)

@@ -368,16 +368,8 @@ def test_descriptions_with_any_field_replaced(cases, data):
         (Kind.QUERY, {"extra": 1}, "unknown or missing"),
         (Kind.RESPONSE, {"labels": ["\ud800", "b"]}, r"\.labels\[0\] is not usable.*printable"),
         (Kind.RESPONSE, {"labels": ["a"]}, "do not fit its classes"),
-        (
-            Kind.RESPONSE,
-            {"labels": ["a", "a"]},
-            "response are not usable.*distinct, printable",
-        ),
-        (
-            Kind.RESPONSE,
-            {"labels": ["", "b"]},
-            "response are not usable.*distinct, printable",
-        ),
+        (Kind.RESPONSE, {"labels": ["a", "a"]}, "response are not usable.*distinct, printable"),
+        (Kind.RESPONSE, {"labels": ["", "b"]}, "response are not usable.*distinct, printable"),
         (Kind.RESPONSE, {"labels": [1, 2]}, r"\.labels\[0\] is not usable: got int"),
         (
             Kind.RESPONSE,

@@ -19,9 +19,20 @@ import numpy as np
 from common import publish
 
 from linalign_lite import AffineMap
-from linalign_lite.alignment.kl.fitting import CLASSES, FINE, lowered, raised
-from linalign_lite.alignment.kl.objective import Teaching, learn, reduce_head
-from linalign_lite.alignment.kl.optimizer import Affine, Chart, descend, make_chart
+from linalign_lite.alignment.kl.divergence_fit import (
+    CLASSIFIER_TEACHING,
+    FINAL_TOLERANCE,
+    expand_map,
+    reduce_map,
+)
+from linalign_lite.alignment.kl.objective import Teaching, distillation_data, reduce_head
+from linalign_lite.alignment.kl.optimizer import (
+    ReducedMap,
+    Reparametrization,
+    compute_eigenbases,
+    minimise_divergence,
+    reparametrize,
+)
 from linalign_lite.alignment.moments import Float64, Moments, measure
 from linalign_lite.alignment.ridge import ridge, spectrum
 
@@ -53,7 +64,7 @@ class Case:
         self,
         start: Moments | AffineMap | None = None,
         rows: tuple[Float64, Float64, Float64] | None = None,
-        temperature: float = CLASSES.temperature,
+        temperature: float = CLASSIFIER_TEACHING.temperature,
         metric: Float64 | None = None,
         penalty: float = PENALTY,
     ) -> float:
@@ -61,20 +72,34 @@ class Case:
         begun = self.start() if start is None else start
         if isinstance(begun, Moments):
             begun = AffineMap(*ridge(spectrum(begun), START))
-        origin = lowered(self.softmax, begun)
+        origin = reduce_map(self.softmax, begun)
         x, y, mass = (*self.few, np.ones(COUNT)) if rows is None else rows
-        lesson, _ = learn(self.softmax, x.astype(np.float32), y.astype(np.float32),
-                          (mass / mass.mean()).astype(np.float32),
-                          teaching=Teaching(temperature))  # fmt: skip
+        data, _ = distillation_data(
+            self.softmax,
+            x.astype(np.float32),
+            y.astype(np.float32),
+            (mass / mass.mean()).astype(np.float32),
+            teaching=Teaching(temperature),
+        )
         few = [side.astype(np.float32) for side in self.few]
-        _, curvature = learn(self.softmax, few[0], few[1], teaching=Teaching(temperature))
+        _, curvature = distillation_data(
+            self.softmax, few[0], few[1], teaching=Teaching(temperature)
+        )
         own = measure(*few)
-        chart = make_chart(origin, own.mean_x, own.xx / COUNT, curvature, penalty)
+        eigenbases = compute_eigenbases(own.mean_x, own.xx / COUNT, curvature)
+        reparam = reparametrize(eigenbases, origin, penalty)
         if metric is not None:
-            chart = charted(chart, own.xx / COUNT, penalty * metric)
-        end: Affine = descend(self.softmax, lesson, chart, origin, iterations=100, tolerance=FINE,
-                              watch=lambda *_: False)[0]  # fmt: skip
-        affine = AffineMap(*raised(self.softmax, begun, origin, end))
+            reparam = with_metric(reparam, own.xx / COUNT, penalty * metric)
+        end: ReducedMap = minimise_divergence(
+            self.softmax,
+            data,
+            reparam,
+            origin,
+            iterations=100,
+            tolerance=FINAL_TOLERANCE,
+            watch=lambda *_: False,
+        )[0]
+        affine = AffineMap(*expand_map(self.softmax, begun, origin, end))
         return float(bench.right(self.head, self.test, affine).mean())
 
     def beside(self, x: Float64, y: Float64, mass: float) -> tuple[Float64, Float64, Float64]:
@@ -91,12 +116,16 @@ def weighted(x: Float64, y: Float64, weights: Float64 | None = None) -> Moments:
     return Moments(1.0, mean_x, mean_y, (a.T * w) @ a, (a.T * w) @ b, w @ b**2)
 
 
-def charted(chart: Chart, covariance: Float64, metric: Float64) -> Chart:
-    """The same chart with another metric of the penalty on the source's side."""
-    s, axes = np.linalg.eigh(covariance + metric)
-    right = axes * np.where(s > 1e-10 * s[-1], 1 / np.sqrt(np.maximum(s, 1e-300)), 0.0)
+def with_metric(
+    reparam: Reparametrization, covariance: Float64, metric: Float64
+) -> Reparametrization:
+    """The same reparam with another metric of the penalty on the source's side."""
+    s, eigenbases = np.linalg.eigh(covariance + metric)
+    right = eigenbases * np.where(s > 1e-10 * s[-1], 1 / np.sqrt(np.maximum(s, 1e-300)), 0.0)
     charge, turn = np.linalg.eigh(right.T @ metric @ right)
-    return Chart(chart.start, chart.mean, chart.left, right @ turn, np.maximum(charge, 0))
+    return Reparametrization(
+        reparam.start, reparam.mean, reparam.left, right @ turn, np.maximum(charge, 0)
+    )
 
 
 def density(case: Case, penalty: float) -> Float64:

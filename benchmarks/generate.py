@@ -20,7 +20,7 @@ from common import CACHE, SHARED, data, exported, publish, ratio, side_by_side
 from kl import STORIES, pairs, token_head
 
 from linalign_lite import AffineMap, Model, load_map, load_model, read_texts, save
-from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.generation.hybrid import generate
 
 DIRECTIONS = (("260k", "656k"), ("656k", "260k"))

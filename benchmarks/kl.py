@@ -38,7 +38,7 @@ from linalign_lite import (
     save,
     train_head,
 )
-from linalign_lite.alignment.kl.fitting import CLASSES, fit_kl
+from linalign_lite.alignment.kl.divergence_fit import CLASSIFIER_TEACHING, fit_kl
 from linalign_lite.alignment.kl.objective import Teaching
 from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.core.token_alignment import pair_states
@@ -156,7 +156,7 @@ def classes(quick: bool) -> list[dict[str, Any]]:
             "kl_plain": evaluate(head, test, plain).accuracy.value,
             "ridge": evaluate(head, test, fit(x, y)[0]).accuracy.value,
             "native": evaluate(head, intents(target, "test")).accuracy.value,
-            "temperature": CLASSES.temperature,
+            "temperature": CLASSIFIER_TEACHING.temperature,
         })  # fmt: skip
         print(rows[-1], file=sys.stderr)
     return rows

@@ -13,10 +13,10 @@ from typing import Any
 from linalign_lite.version import __version__
 
 _NAMES = {  # module: its public names
-    "alignment.few_shot.fitting": "fit_with_few",
+    "alignment.few_shot.joint_fit": "fit_with_few",
     "alignment.few_shot.report": "FewReport",
     "alignment.kl.checkpoint": "Checkpoint",
-    "alignment.kl.fitting": "fit_kl",
+    "alignment.kl.divergence_fit": "fit_kl",
     "alignment.kl.objective": "Teaching",
     "alignment.kl.report": "KlReport",
     "alignment.least_squares": "FitReport fit",

@@ -1,9 +1,9 @@
 """The public names, for type checkers. `__init__.py` imports each when it is first used."""
 
-from linalign_lite.alignment.few_shot.fitting import fit_with_few as fit_with_few
+from linalign_lite.alignment.few_shot.joint_fit import fit_with_few as fit_with_few
 from linalign_lite.alignment.few_shot.report import FewReport as FewReport
 from linalign_lite.alignment.kl.checkpoint import Checkpoint as Checkpoint
-from linalign_lite.alignment.kl.fitting import fit_kl as fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl as fit_kl
 from linalign_lite.alignment.kl.objective import Teaching as Teaching
 from linalign_lite.alignment.kl.report import KlReport as KlReport
 from linalign_lite.alignment.least_squares import FitReport as FitReport

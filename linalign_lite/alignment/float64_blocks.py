@@ -26,7 +26,7 @@ ALONE = 1 << 20  # numbers of a block that are widened sooner than a thread has 
 
 
 @dataclass(frozen=True, eq=False)
-class Wide:
+class Float64Rows:
     """Rows about ``shift``, which is near their mean: that of the first strip of them.
 
     With n rows in a block and m in a strip, ‖rows‖² is at most 1 + n/m times what it would be about
@@ -40,7 +40,7 @@ class Wide:
     squares: Array  # shape: (d,)  Σ rows², column by column; of a source nobody asks
 
 
-class Desk:
+class BlockReader:
     """Where pairs of rows are widened, a block at a time."""
 
     def __init__(self, d_source: int, d_target: int) -> None:
@@ -51,7 +51,7 @@ class Desk:
 
     def blocks(
         self, x: Array, y: Array, runs: Sequence[Indices]
-    ) -> Iterator[tuple[int, Wide, Wide]]:
+    ) -> Iterator[tuple[int, Float64Rows, Float64Rows]]:
         """The rows of x and y that each run numbers: (the run, source, target), in order.
 
         As many rows are widened at a time as the desk holds, of several runs where they are short;
@@ -93,16 +93,16 @@ def _filled(runs: Sequence[Indices], most: int) -> Iterator[list[tuple[int, Indi
 
 def _widen(
     states: Array, pieces: Sequence[Indices], out: Array, *, squared: bool = False
-) -> list[Wide]:
+) -> list[Float64Rows]:
     """Each piece's rows, one piece after the other in ``out``."""
     found, at = [], 0
     for rows in pieces:
-        found.append(_one(states, rows, out[at : at + len(rows)], squared=squared))
+        found.append(_widen_rows(states, rows, out[at : at + len(rows)], squared=squared))
         at += len(rows)
     return found
 
 
-def _one(states: Array, rows: Indices, out: Array, *, squared: bool) -> Wide:
+def _widen_rows(states: Array, rows: Indices, out: Array, *, squared: bool) -> Float64Rows:
     d = states.shape[1]
     step = max(1, STRIP // d)
     strip = np.empty((min(step, len(rows)), d), states.dtype)
@@ -119,4 +119,4 @@ def _one(states: Array, rows: Indices, out: Array, *, squared: bool) -> Wide:
         sums += wide.sum(axis=0)
         if squared:
             squares += np.einsum("ij,ij->j", wide, wide)
-    return Wide(out, shift, sums, squares)
+    return Float64Rows(out, shift, sums, squares)

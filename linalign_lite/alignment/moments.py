@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.float64_blocks import Desk, Wide
+from linalign_lite.alignment.float64_blocks import BlockReader, Float64Rows
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
 
@@ -111,7 +111,7 @@ class Accumulator:
         self._means: list[tuple[Float64, Float64]] = []
         self._gaps: list[tuple[Float64, Float64]] = []
 
-    def add(self, a: Wide, b: Wide) -> None:
+    def add(self, a: Float64Rows, b: Float64Rows) -> None:
         """Take in a block of source rows and the target's."""
         from scipy.linalg.blas import dgemm, dsyrk
 
@@ -138,7 +138,7 @@ class Accumulator:
         _add_product(self._xy, -gap_x, gap_y)
         self._yy = np.maximum(self._yy - (gap_y**2).sum(axis=0), 0.0)
         means = [np.stack(column) for column in zip(*self._means, strict=True)]
-        return _together(counts, means[0], means[1], self._xx, self._xy, self._yy)
+        return _merged(counts, means[0], means[1], self._xx, self._xy, self._yy)
 
 
 def measure(x: Array, y: Array) -> Moments:
@@ -149,7 +149,7 @@ def measure(x: Array, y: Array) -> Moments:
     if x.shape[0] != y.shape[0]:
         raise InputError("x and y differ in rows", got=f"{x.shape[0]} and {y.shape[0]}")
     total = Accumulator(x.shape[1], y.shape[1])
-    for _, a, b in Desk(x.shape[1], y.shape[1]).blocks(x, y, [np.arange(len(x))]):
+    for _, a, b in BlockReader(x.shape[1], y.shape[1]).blocks(x, y, [np.arange(len(x))]):
         total.add(a, b)
     return total.moments()
 
@@ -196,7 +196,7 @@ def merge(parts: Iterable[Moments]) -> Moments:
         xy += p.xy
         yy += p.yy
     counts = np.array([p.n for p in filled])
-    return _together(
+    return _merged(
         counts,
         np.stack([p.mean_x for p in filled]),
         np.stack([p.mean_y for p in filled]),
@@ -206,7 +206,7 @@ def merge(parts: Iterable[Moments]) -> Moments:
     )
 
 
-def _together(
+def _merged(
     counts: npt.NDArray[Any],  # shape: (parts,)
     means_x: Float64,  # shape: (parts, d_source)
     means_y: Float64,  # shape: (parts, d_target)
@@ -271,7 +271,7 @@ class FoldAccumulator:
     """Moments of K folds under way, an accumulator each."""
 
     def __init__(self, folds: int, d_source: int, d_target: int) -> None:
-        self._desk = Desk(d_source, d_target)
+        self._desk = BlockReader(d_source, d_target)
         self._folds = [Accumulator(d_source, d_target) for _ in range(folds)]
 
     def add(self, x: Array, y: Array, index: npt.NDArray[np.integer[Any]]) -> None:
@@ -288,11 +288,11 @@ class FoldAccumulator:
 def fold_index(groups: npt.NDArray[np.int64], folds: int, seed: int = 0) -> npt.NDArray[np.int64]:
     """The fold of each row, (n,): groups are shuffled and dealt out evenly."""
     names, inverse = np.unique(groups, return_inverse=True)
-    result: npt.NDArray[np.int64] = deal(len(names), folds, seed)[inverse].astype(np.int64)
+    result: npt.NDArray[np.int64] = assign_folds(len(names), folds, seed)[inverse].astype(np.int64)
     return result
 
 
-def deal(n: int, folds: int, seed: int = 0) -> npt.NDArray[np.unsignedinteger[Any]]:
+def assign_folds(n: int, folds: int, seed: int = 0) -> npt.NDArray[np.unsignedinteger[Any]]:
     """The fold of each of n texts, (n,): dealt out evenly and shuffled, a byte a text."""
     if seed < 0:
         raise InputError("the seed is not usable", got=str(seed), expected="0 or more")

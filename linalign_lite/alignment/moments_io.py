@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
-from linalign_lite.alignment.paired_moments import MAX_DIGESTS, MAX_PARTS, PairedMoments, Part
+from linalign_lite.alignment.paired_moments import (
+    MAX_DIGESTS,
+    MAX_PARTS,
+    MomentsPart,
+    PairedMoments,
+)
 from linalign_lite.core.space import Space
 from linalign_lite.core.token_alignment import RULES
 from linalign_lite.errors import FormatError, InputError
@@ -152,7 +157,7 @@ def _possible(m: Moments) -> bool:
         return bool(((explained**2).sum(axis=0) <= most).all())
 
 
-def _parts(path: Path, raw: Any) -> tuple[Part, ...]:
+def _parts(path: Path, raw: Any) -> tuple[MomentsPart, ...]:
     if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_PARTS:
         raise FormatError(f"{path}: 'parts' in the card is not usable")
     parts = []
@@ -171,7 +176,7 @@ def _parts(path: Path, raw: Any) -> tuple[Part, ...]:
         )
         if not sound:
             raise FormatError(f"{path}: a part in the card is not usable")
-        parts.append(Part(entry["text_digest"], entry["rows"], tuple(entry["shards"])))
+        parts.append(MomentsPart(entry["text_digest"], entry["rows"], tuple(entry["shards"])))
     return tuple(parts)
 
 

@@ -22,7 +22,7 @@ MAX_DIGESTS = 1 << 17
 
 
 @dataclass(frozen=True)
-class Part:
+class MomentsPart:
     """What was measured at one time. ``shards``: the text digest of each shard, of a folder."""
 
     text_digest: str
@@ -47,7 +47,7 @@ class PairedMoments:
     source: Space
     target: Space
     seed: int
-    parts: tuple[Part, ...]
+    parts: tuple[MomentsPart, ...]
     pairing: str = ""
 
     def __post_init__(self) -> None:

@@ -206,7 +206,7 @@ def _fit_least_squares(states: Sides, options: _FitOptions) -> Fitted:
 
 def _fit_kl(console: Console, states: Sides, head: Head, options: _FitOptions) -> Fitted:
     from linalign_lite.alignment.kl.checkpoint import Checkpoint
-    from linalign_lite.alignment.kl.fitting import fit_kl
+    from linalign_lite.alignment.kl.divergence_fit import fit_kl
 
     with console.fitting_steps() as watch:
         return fit_kl(
@@ -224,7 +224,7 @@ def _fit_kl(console: Console, states: Sides, head: Head, options: _FitOptions) -
 def _fit_with_few(
     console: Console, public: Sides, few: Sides, head: Head | None, options: _FitOptions
 ) -> Fitted:
-    from linalign_lite.alignment.few_shot.fitting import fit_with_few
+    from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
 
     with console.fitting_steps() as watch:
         return fit_with_few(
@@ -243,7 +243,7 @@ def _fit_with_few(
 
 def _teaching(target: HiddenStates, head: Head, options: _FitOptions) -> Teaching:
     """Temperature and truth of the options, or their defaults for this head."""
-    from linalign_lite.alignment.kl.fitting import default_teaching
+    from linalign_lite.alignment.kl.divergence_fit import default_teaching
 
     given = {"temperature": options.temperature, "truth": options.truth}
     set_ones = {name: value for name, value in given.items() if value is not None}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head

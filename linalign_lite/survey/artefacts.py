@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.multi_target import fit_several
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from linalign_lite.alignment.few_shot.fitting import fit_with_few
+from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.heads.evaluation import evaluate

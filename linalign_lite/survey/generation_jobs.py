@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.token_alignment import pair_states

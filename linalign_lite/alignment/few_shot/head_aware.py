@@ -16,11 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.few_shot.validation import Judge, at_best_scale
-from linalign_lite.alignment.few_shot.weighting import FEW, Trial, lowest, merged
-from linalign_lite.alignment.kl.fitting import FINE, ROUGH, lowered
-from linalign_lite.alignment.kl.objective import Lesson, Softmax
-from linalign_lite.alignment.kl.optimizer import Affine, Axes, Where, axes_of, chart_on, descend
+from linalign_lite.alignment.few_shot.validation import HeldOutDivergence, at_best_scale
+from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, FewShotTrial, lowest, merged
+from linalign_lite.alignment.kl.divergence_fit import FINAL_TOLERANCE, SEARCH_TOLERANCE, reduce_map
+from linalign_lite.alignment.kl.objective import DistillationData, Softmax
+from linalign_lite.alignment.kl.optimizer import (
+    CurrentMap,
+    Eigenbases,
+    ReducedMap,
+    eigenbases_of,
+    minimise_divergence,
+    reparametrize,
+)
 from linalign_lite.alignment.kl.report import Step, Watch
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
 from linalign_lite.alignment.ridge import Spectrum, ridge, spectrum
@@ -36,20 +43,20 @@ WORK, FEWEST_ROWS = 3e8, 512  # multiplications of a pass in the search, rows it
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """Rows to be fitted on, and the axes of a chart of them."""
+class FoldData:
+    """Rows to be fitted on, and the eigenbases of a reparametrization of them."""
 
-    lesson: Lesson
-    axes: Axes
+    data: DistillationData
+    eigenbases: Eigenbases
 
 
 @dataclass(frozen=True, eq=False)
-class Few:
+class FewShotProblem:
     """The few texts as the head sees them, and the moments of both sides."""
 
     softmax: Softmax
-    lesson: Lesson
-    judge: Judge
+    data: DistillationData
+    judge: HeldOutDivergence
     curvature: Float64
     public: Moments
     moments: FoldedMoments
@@ -65,13 +72,13 @@ class Few:
         """Rows that are fitted on when a fold is held out: as many as a pass may have."""
         rows = np.flatnonzero(self.index != fold)
         outputs, rank = self.softmax.factor.shape
-        most = int(max(FEWEST_ROWS, 2 * self.lesson.source.shape[1], WORK / (2 * outputs * rank)))
+        most = int(max(FEWEST_ROWS, 2 * self.data.source.shape[1], WORK / (2 * outputs * rank)))
         return rows if len(rows) <= most else np.random.default_rng(fold).permutation(rows)[:most]
 
-    def sides(self) -> list[Side]:
+    def fold_data(self) -> list[FoldData]:
         """What is fitted on when each fold is held out in turn; every λ and start shares it."""
-        lessons = [self.lesson.rows(self.training(fold)) for fold in range(self.folds)]
-        return [Side(lesson, axes_of(lesson, self.curvature)) for lesson in lessons]
+        data_sets = [self.data.rows(self.training(fold)) for fold in range(self.folds)]
+        return [FoldData(data, eigenbases_of(data, self.curvature)) for data in data_sets]
 
     def bases(self, weight: float) -> list[Spectrum]:
         """Of the merged moments, each fold held out in turn."""
@@ -81,87 +88,107 @@ class Few:
         return AffineMap(*ridge(basis, penalty))
 
 
-def trials(few: Few, weights: tuple[float, ...], penalties: tuple[float, ...]) -> list[Trial]:
+def trials(
+    few: FewShotProblem, weights: tuple[float, ...], penalties: tuple[float, ...]
+) -> list[FewShotTrial]:
     """Divergence on held-out few texts: of every start, then of every λ for the best start.
 
     The best start of the few alone is given every λ as well, so that it is judged at its best.
     """
     first = (FIRST,) if FIRST in penalties else penalties[:1]
-    found: list[Trial] = []
-    sides = few.sides()
+    found: list[FewShotTrial] = []
+    fold_data = few.fold_data()
     for weight in weights:
         bases = few.bases(weight)
         for start in START_PENALTIES:
-            found += _path(few, sides, bases, weight, start, first)
-    alone = [t for t in found if t.weight == FEW]
+            found += _penalty_path(few, fold_data, bases, weight, start, first)
+    alone = [t for t in found if t.weight == FEW_ONLY]
     winners = {lowest(found), lowest(alone or found)}
     if len(penalties) > 1:
         for best in sorted(winners, key=lambda t: t.weight):
             bases = few.bases(best.weight)
-            found += _path(few, sides, bases, best.weight, best.start_penalty, penalties)
+            found += _penalty_path(
+                few, fold_data, bases, best.weight, best.start_penalty, penalties
+            )
     return found
 
 
-def _path(
-    few: Few, sides: list[Side], bases: list[Spectrum], weight: float, start: float,
+def _penalty_path(
+    few: FewShotProblem,
+    fold_data: list[FoldData],
+    bases: list[Spectrum],
+    weight: float,
+    start: float,
     penalties: tuple[float, ...],
-) -> list[Trial]:  # fmt: skip
+) -> list[FewShotTrial]:
     """From the strongest λ to the weakest, each begun where the last ended, the folds abreast."""
-    n = len(few.lesson)
-    origins = [lowered(few.softmax, few.start(basis, start)) for basis in bases]
-    ends, found = list(origins), list[Trial]()
+    n = len(few.data)
+    origins = [reduce_map(few.softmax, few.start(basis, start)) for basis in bases]
+    ends, found = list(origins), list[FewShotTrial]()
     for penalty in penalties:
-        judged = []
+        losses_of_folds = []
         for fold, origin in enumerate(origins):
             held_out = np.flatnonzero(few.index == fold)
-            shared = penalty * n / len(sides[fold].lesson)
-            at = _descend(few, sides[fold], origin, ends[fold], shared, ITERATIONS, ROUGH)
-            judged.append((held_out, few.judge.losses(held_out, at)))
+            shared = penalty * n / len(fold_data[fold].data)
+            at = _minimise(
+                few, fold_data[fold], origin, ends[fold], shared, ITERATIONS, SEARCH_TOLERANCE
+            )
+            losses_of_folds.append((held_out, few.judge.losses(held_out, at)))
             ends[fold] = at
         losses = np.empty(n)
-        losses[np.concatenate([r for r, _ in judged])] = at_best_scale(
-            np.concatenate([each for _, each in judged], axis=1)
+        losses[np.concatenate([r for r, _ in losses_of_folds])] = at_best_scale(
+            np.concatenate([each for _, each in losses_of_folds], axis=1)
         )
         mean = float(losses.mean())
         few.watch(Step(f"weight {weight:g}, penalty {penalty:g}", 1, mean, mean))
-        found.append(Trial(weight, penalty, mean, error_of_mean(losses, few.groups), start))
+        found.append(FewShotTrial(weight, penalty, mean, error_of_mean(losses, few.groups), start))
         if len(found) >= TRIED and _rising(found):
             break
     return found
 
 
-def _rising(found: list[Trial]) -> bool:
+def _rising(found: list[FewShotTrial]) -> bool:
     """Whether the last λ but one did worse than the one before, and the last one still worse."""
     before, last_but_one, last = (t.loss for t in found[-3:])
     return before < last_but_one < last
 
 
-def judged(few: Few, affine: AffineMap, weight: float, penalty: float) -> Trial:
+def score_map(
+    few: FewShotProblem, affine: AffineMap, weight: float, penalty: float
+) -> FewShotTrial:
     """A map that was made without the few, on all of them."""
-    everything = np.arange(len(few.lesson))
-    each = at_best_scale(few.judge.losses(everything, lowered(few.softmax, affine)))
-    return Trial(weight, penalty, float(each.mean()), error_of_mean(each, few.groups))
+    everything = np.arange(len(few.data))
+    each = at_best_scale(few.judge.losses(everything, reduce_map(few.softmax, affine)))
+    return FewShotTrial(weight, penalty, float(each.mean()), error_of_mean(each, few.groups))
 
 
-def settle(few: Few, best: Trial, iterations: int) -> tuple[AffineMap, Affine, Affine]:
+def refine_few_shot(
+    few: FewShotProblem, best: FewShotTrial, iterations: int
+) -> tuple[AffineMap, ReducedMap, ReducedMap]:
     """The start of what was chosen, where it lies, and the minimum, on all the few."""
     basis = spectrum(merged(few.public, few.moments.total, best.weight))
     start = few.start(basis, best.start_penalty)
-    origin = lowered(few.softmax, start)
-    side = Side(few.lesson, axes_of(few.lesson, few.curvature))
-    found = _descend(few, side, origin, origin, best.penalty, iterations, FINE)
+    origin = reduce_map(few.softmax, start)
+    side = FoldData(few.data, eigenbases_of(few.data, few.curvature))
+    found = _minimise(few, side, origin, origin, best.penalty, iterations, FINAL_TOLERANCE)
     return start, origin, found
 
 
-def _descend(
-    few: Few, side: Side, origin: Affine, at: Affine, penalty: float, most: int, tolerance: float
-) -> Affine:
-    chart = chart_on(side.axes, origin, penalty)
+def _minimise(
+    few: FewShotProblem,
+    side: FoldData,
+    origin: ReducedMap,
+    at: ReducedMap,
+    penalty: float,
+    most: int,
+    tolerance: float,
+) -> ReducedMap:
+    reparam = reparametrize(side.eigenbases, origin, penalty)
 
-    def watch(count: int, loss: float, _: Where) -> bool:
+    def watch(count: int, loss: float, _: CurrentMap) -> bool:
         few.watch(Step(f"few, penalty {penalty:.2g}", count, loss, float("nan")))
         return False
 
-    return descend(
-        few.softmax, side.lesson, chart, at, iterations=most, tolerance=tolerance, watch=watch
+    return minimise_divergence(
+        few.softmax, side.data, reparam, at, iterations=most, tolerance=tolerance, watch=watch
     )[0]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl.objective import Float32, Lesson, Softmax, divergences
-from linalign_lite.alignment.kl.optimizer import Affine
+from linalign_lite.alignment.kl.objective import DistillationData, Float32, Softmax, divergences
+from linalign_lite.alignment.kl.optimizer import ReducedMap
 from linalign_lite.alignment.moments import Float64
 from linalign_lite.core.affine_map import Array
 
@@ -17,7 +17,7 @@ MOST = 1 << 26  # numbers that a classifier may say on the few
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class HeldOutDivergence:
     """The divergence of each row, for a classifier at several scales of the mapped scores.
 
     A map from few texts is surer than it should be, or less sure; its first choices, for which a
@@ -26,15 +26,15 @@ class Judge:
     """
 
     softmax: Softmax
-    lesson: Lesson
+    data: DistillationData
     said: Float32 | None  # shape: (n, n_outputs)  p of every row; None: scale 1 alone
 
-    def losses(self, rows: npt.NDArray[np.intp], affine: Affine) -> Float64:
+    def losses(self, rows: npt.NDArray[np.intp], affine: ReducedMap) -> Float64:
         """(n_scales, len(rows))."""
-        lesson = self.lesson.rows(rows)
+        data = self.data.rows(rows)
         if self.said is None:
-            return divergences(self.softmax, lesson, affine.weight, affine.bias)[None]
-        mapped = np.asarray(lesson.source, dtype=np.float64) @ affine.weight.T + affine.bias
+            return divergences(self.softmax, data, affine.weight, affine.bias)[None]
+        mapped = np.asarray(data.source, dtype=np.float64) @ affine.weight.T + affine.bias
         scores = self.softmax.scores(mapped.astype(np.float32)).astype(np.float64)
         scores -= scores.max(axis=1, keepdims=True)
         p = self.said[rows].astype(np.float64)
@@ -44,12 +44,14 @@ class Judge:
         return np.array([z - s * wanted + own for s, z in zip(SCALES, partitions, strict=True)])
 
 
-def make_judge(softmax: Softmax, lesson: Lesson, target: Array, *, classifier: bool) -> Judge:
+def held_out_divergence(
+    softmax: Softmax, data: DistillationData, target: Array, *, classifier: bool
+) -> HeldOutDivergence:
     """target: (n, d) states of the few."""
-    if not classifier or len(lesson) * len(softmax.factor) > MOST:
-        return Judge(softmax, lesson, None)
-    said, _ = softmax.probabilities(softmax.coordinates(target), lesson.teaching.temperature)
-    return Judge(softmax, lesson, said)
+    if not classifier or len(data) * len(softmax.factor) > MOST:
+        return HeldOutDivergence(softmax, data, None)
+    said, _ = softmax.probabilities(softmax.coordinates(target), data.teaching.temperature)
+    return HeldOutDivergence(softmax, data, said)
 
 
 def at_best_scale(losses: Float64) -> Float64:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from linalign_lite.alignment.few_shot.weighting import Trial, merged
+from linalign_lite.alignment.few_shot.weighting import FewShotTrial, merged
 from linalign_lite.alignment.least_squares import spread
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
 from linalign_lite.alignment.ridge import Spectrum, held_out_errors, spectrum
@@ -20,7 +20,7 @@ from linalign_lite.alignment.ridge import Spectrum, held_out_errors, spectrum
 
 def trials(
     public: Moments, few: FoldedMoments, weights: tuple[float, ...], penalties: Float64
-) -> Iterator[Trial]:
+) -> Iterator[FewShotTrial]:
     """Held-out 1 − R² on the few of every weight and penalty. Its error is that over the folds.
 
     Raises InputError when the few target states never change.
@@ -38,7 +38,7 @@ def trials(
         noise = each.std(axis=0, ddof=1) / np.sqrt(len(each))
         losses = errors.sum(axis=0) / whole
         for penalty, loss, error in zip(penalties, losses, noise, strict=True):
-            yield Trial(weight, float(penalty), float(loss), float(error))
+            yield FewShotTrial(weight, float(penalty), float(loss), float(error))
 
 
 def basis_of(public: Moments, few: FoldedMoments, weight: float) -> Spectrum:

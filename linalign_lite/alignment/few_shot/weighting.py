@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from linalign_lite.alignment.moments import Moments
 from linalign_lite.errors import InputError
 
-PUBLIC, FEW = 0.0, float("inf")  # the weights at which one side is alone
-WEIGHTS = (PUBLIC, 0.1, 0.3, 1.0, 3.0, FEW)
+PUBLIC_ONLY, FEW_ONLY = 0.0, float("inf")  # the weights at which one side is alone
+WEIGHTS = (PUBLIC_ONLY, 0.1, 0.3, 1.0, 3.0, FEW_ONLY)
 
 
 @dataclass(frozen=True)
-class Trial:
+class FewShotTrial:
     """A few weight and penalties, and their mean loss on held-out few texts with its error.
 
     ``start_penalty`` is that of the ridge map which a head-aware fit begins with; nan for others.
@@ -28,7 +28,7 @@ class Trial:
 
 def merged(public: Moments, few: Moments, weight: float) -> Moments:
     """Moments of both, the few weighing ``weight`` times what the public texts weigh together."""
-    if weight == FEW:
+    if weight == FEW_ONLY:
         return few
     return public.scaled(1 / public.n) + few.scaled(weight / few.n)
 
@@ -41,7 +41,7 @@ def usable_weight(value: float | str) -> tuple[float, ...]:
         found = float(value)
     except (TypeError, ValueError):
         found = -1.0
-    if not found >= 0 or 1e12 < found < FEW:
+    if not found >= 0 or 1e12 < found < FEW_ONLY:
         raise InputError(
             "the weight of the few texts is not usable",
             got=str(value)[:40],
@@ -50,6 +50,6 @@ def usable_weight(value: float | str) -> tuple[float, ...]:
     return (found,)
 
 
-def lowest(trials: Iterable[Trial]) -> Trial:
+def lowest(trials: Iterable[FewShotTrial]) -> FewShotTrial:
     """The trial of the lowest loss, the first of equals."""
     return min(trials, key=lambda t: t.loss)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.alignment.kl.optimizer import Affine
+from linalign_lite.alignment.kl.optimizer import ReducedMap
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
@@ -25,13 +25,13 @@ _SAMPLE = 64 << 20  # bytes of a side's states that are hashed, or a little more
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class PenaltyTrial:
     """A penalty, the map it gave on a sample of the rows, and that map's held-out divergence."""
 
     penalty: float
     divergence: float
     iterations: int
-    affine: Affine
+    affine: ReducedMap
 
 
 class Checkpoint:
@@ -41,7 +41,7 @@ class Checkpoint:
         self._path = None if path is None else Path(path)
         self._key = ""
         # (0: a penalty, 1: a number of rows), which, divergence, iterations, map
-        self._found: list[tuple[float, float, float, float, Affine]] = []
+        self._found: list[tuple[float, float, float, float, ReducedMap]] = []
 
     def open(self, key: str, shape: tuple[int, int]) -> None:
         """Take up what a job with the same inputs left. shape: that of a map's weight, (r, d).
@@ -66,27 +66,27 @@ class Checkpoint:
         if {name: array.shape for name, array in arrays.items()} != expected:
             raise FormatError(f"{self._path} does not hold what it should", hint="remove it")
         rows = zip(arrays["numbers"], arrays["weights"], arrays["biases"], strict=True)
-        self._found = [(*map(float, n), Affine(w, b)) for n, w, b in rows]  # type: ignore[misc]
+        self._found = [(*map(float, n), ReducedMap(w, b)) for n, w, b in rows]  # type: ignore[misc]
 
-    def trial(self, penalty: float) -> Trial | None:
+    def trial(self, penalty: float) -> PenaltyTrial | None:
         """What was found with this penalty, None when it was not tried."""
         for kind, which, divergence, count, affine in self._found:
             if kind == 0 and which == penalty:
-                return Trial(penalty, divergence, int(count), affine)
+                return PenaltyTrial(penalty, divergence, int(count), affine)
         return None
 
-    def part(self, size: int) -> tuple[Affine, int] | None:
+    def subset(self, size: int) -> tuple[ReducedMap, int] | None:
         """The map of the first ``size`` rows and its number of steps, if it was found."""
         for kind, which, _, count, affine in self._found:
             if kind == 1 and which == size:
                 return affine, int(count)
         return None
 
-    def remember(self, trial: Trial) -> None:
+    def remember(self, trial: PenaltyTrial) -> None:
         """Write down what was found with a penalty."""
         self._add(0, trial.penalty, trial.divergence, trial.iterations, trial.affine)
 
-    def remember_part(self, size: int, affine: Affine, count: int) -> None:
+    def remember_subset(self, size: int, affine: ReducedMap, count: int) -> None:
         """Write down the map of the first ``size`` rows."""
         self._add(1, size, 0.0, count, affine)
 
@@ -96,7 +96,9 @@ class Checkpoint:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
-    def _add(self, kind: int, which: float, divergence: float, count: int, affine: Affine) -> None:
+    def _add(
+        self, kind: int, which: float, divergence: float, count: int, affine: ReducedMap
+    ) -> None:
         self._found.append((kind, which, divergence, count, affine))
         if self._path is None:
             return

@@ -147,7 +147,7 @@ class Teaching:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class DistillationData:
     """What mapped states should make the head say: n rows, each with its weight.
 
     ``summary`` is Vᵀp in ζ's coordinates, ``constant`` pᵀlog p − pᵀc. With a soft cap, ``target``
@@ -165,9 +165,9 @@ class Lesson:
     def __len__(self) -> int:
         return len(self.source)
 
-    def rows(self, keep: slice | npt.NDArray[np.intp]) -> Lesson:
+    def rows(self, keep: slice | npt.NDArray[np.intp]) -> DistillationData:
         """Some of the rows; their weights are as they were."""
-        return Lesson(
+        return DistillationData(
             self.source[keep],
             self.summary[keep],
             self.constant[keep],
@@ -194,7 +194,7 @@ def reduce_head(head: Head) -> Softmax:
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # looked for at the end
-def learn(
+def distillation_data(
     softmax: Softmax,
     source: Array,
     target: Array,
@@ -202,7 +202,7 @@ def learn(
     *,
     teaching: Teaching = Teaching(),
     following: Ints | None = None,
-) -> tuple[Lesson, Float64]:
+) -> tuple[DistillationData, Float64]:
     """What the head says on the target's own states, and its mean curvature (r, r).
 
     The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z where q = p: which
@@ -220,7 +220,7 @@ def learn(
     for rows in softmax.blocks(n):
         zeta = softmax.coordinates(target[rows])
         true = None if following is None else following[rows]
-        p = _taught(softmax, zeta, teaching, true)
+        p = _target_distribution(softmax, zeta, teaching, true)
         summary[rows] = softmax.summed(p)
         logs = np.log(np.maximum(p, np.finfo(np.float32).tiny))
         constant[rows] = np.einsum("ij,ij->i", p, logs, dtype=np.float64)
@@ -237,11 +237,13 @@ def learn(
             hint="scale its weight down, or take a higher temperature",
         )
     true = following if capped else None
-    lesson = Lesson(source, summary, constant, weight, teaching, kept, true)
-    return lesson, curvature / float(weight.sum())
+    data = DistillationData(source, summary, constant, weight, teaching, kept, true)
+    return data, curvature / float(weight.sum())
 
 
-def _taught(softmax: Softmax, zeta: Float32, teaching: Teaching, following: Ints | None) -> Float32:
+def _target_distribution(
+    softmax: Softmax, zeta: Float32, teaching: Teaching, following: Ints | None
+) -> Float32:
     """(1 − a)·p + a·e: (n, n_outputs)."""
     p, _ = softmax.probabilities(zeta, teaching.temperature)
     if teaching.truth and following is not None:
@@ -261,7 +263,11 @@ def _gram(softmax: Softmax, usage: Float64) -> Float64:
 
 
 def divergence(
-    softmax: Softmax, lesson: Lesson, weight: Float64, bias: Float64, begun: Float32 | None = None
+    softmax: Softmax,
+    data: DistillationData,
+    weight: Float64,
+    bias: Float64,
+    begun: Float32 | None = None,
 ) -> tuple[float, Float64, Float64]:
     """L and its gradient in weight (r, d_source) and bias (r,), ζ = weight·x + bias.
 
@@ -270,22 +276,22 @@ def divergence(
     slope, shift = np.zeros(weight.shape), np.zeros(bias.shape)
     narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
     total = 0.0
-    for rows in softmax.blocks(len(lesson), _width(softmax)):
-        x = np.asarray(lesson.source[rows], dtype=np.float32)
+    for rows in softmax.blocks(len(data), _width(softmax)):
+        x = np.asarray(data.source[rows], dtype=np.float32)
         zeta = x @ narrow.T + offset
         if begun is not None:
             zeta += begun[rows]
-        each, gap = _block(softmax, lesson.rows(rows), zeta)
-        gap *= lesson.weight[rows, None]
-        total += float(np.dot(lesson.weight[rows].astype(np.float64), each))
+        each, gap = _block(softmax, data.rows(rows), zeta)
+        gap *= data.weight[rows, None]
+        total += float(np.dot(data.weight[rows].astype(np.float64), each))
         slope += gap.T @ x
         shift += gap.sum(axis=0, dtype=np.float64)
-    mass = float(lesson.weight.sum(dtype=np.float64))
+    mass = float(data.weight.sum(dtype=np.float64))
     slope /= mass  # in place: with a large head it is one of the largest matrices
     return total / mass, slope, shift / mass
 
 
-def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[Float64, Float32]:
+def _block(softmax: Softmax, part: DistillationData, zeta: Float32) -> tuple[Float64, Float32]:
     """KL of some rows, (n,), and its gradient in ζ, (n, r)."""
     if part.target is None:
         gap, partition = softmax.expected(zeta)
@@ -293,7 +299,7 @@ def _block(softmax: Softmax, part: Lesson, zeta: Float32) -> tuple[Float64, Floa
         gap -= part.summary
     else:
         q, partition = softmax.probabilities(zeta)
-        p = _taught(softmax, part.target, part.teaching, part.following)
+        p = _target_distribution(softmax, part.target, part.teaching, part.following)
         scores = softmax.scores(zeta)
         each = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
         cap = np.float32(softmax.softcap or 1.0)
@@ -307,24 +313,26 @@ def _width(softmax: Softmax) -> int:
     return outputs if softmax.softcap is not None else min(outputs, CHUNK)
 
 
-def divergences(softmax: Softmax, lesson: Lesson, weight: Float64, bias: Float64) -> Float64:
+def divergences(
+    softmax: Softmax, data: DistillationData, weight: Float64, bias: Float64
+) -> Float64:
     """KL of each row, (n,), whatever it weighs; ζ = weight·x + bias."""
     narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
-    found = np.empty(len(lesson))
-    for rows in softmax.blocks(len(lesson), _width(softmax)):
-        x = np.asarray(lesson.source[rows], dtype=np.float32)
-        found[rows] = _block(softmax, lesson.rows(rows), x @ narrow.T + offset)[0]
+    found = np.empty(len(data))
+    for rows in softmax.blocks(len(data), _width(softmax)):
+        x = np.asarray(data.source[rows], dtype=np.float32)
+        found[rows] = _block(softmax, data.rows(rows), x @ narrow.T + offset)[0]
     return found
 
 
 def agreement(
-    softmax: Softmax, lesson: Lesson, target: Array, weight: Float64, bias: Float64
+    softmax: Softmax, data: DistillationData, target: Array, weight: Float64, bias: Float64
 ) -> float:
     """Share of rows whose highest score is the same on target and on mapped states."""
     narrow, offset, same = weight.astype(np.float32), bias.astype(np.float32), 0
-    for rows in softmax.blocks(len(lesson)):
-        mapped = np.asarray(lesson.source[rows], dtype=np.float32) @ narrow.T + offset
+    for rows in softmax.blocks(len(data)):
+        mapped = np.asarray(data.source[rows], dtype=np.float32) @ narrow.T + offset
         guess = softmax.scores(mapped).argmax(axis=1)
         choice = softmax.scores(softmax.coordinates(target[rows])).argmax(axis=1)
         same += int((choice == guess).sum())
-    return same / len(lesson)
+    return same / len(data)

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from linalign_lite.alignment.kl.objective import Lesson, Softmax, divergence
+from linalign_lite.alignment.kl.objective import DistillationData, Softmax, divergence
 from linalign_lite.alignment.moments import Float64, measure
 from linalign_lite.core.affine_map import row_blocks
 
@@ -24,15 +24,15 @@ FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks 
 NOISE = 1e-13  # of the largest variance or the mean's square: no more than float32's rounding
 MEMORY = 1 << 29  # bytes for what L-BFGS remembers
 # iteration, loss, where it is → whether to stop
-Watch = Callable[[int, float, "Where"], bool]
-Where = Callable[[], "Affine"]
+Watch = Callable[[int, float, "CurrentMap"], bool]
+CurrentMap = Callable[[], "ReducedMap"]
 Objective = Callable[[Float64], tuple[float, Float64]]
 WINDOW = 5  # iterations that are looked back on to see whether it still descends
-LOCAL = 1 << 26  # bytes of rows and head in the chart's own coordinates
+LOCAL = 1 << 26  # bytes of rows and head in the reparametrization's own coordinates
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class ReducedMap:
     """ζ = weight·x + bias, in the head's coordinates."""
 
     weight: Float64  # shape: (r, d_source)
@@ -40,27 +40,27 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class Chart:
+class Reparametrization:
     """The coordinates Θ around a starting map, and the penalty in them.
 
     Directions in which the source does not vary are left as they start.
     """
 
-    start: Affine
+    start: ReducedMap
     mean: Float64  # shape: (d_source,)
     left: Float64  # shape: (r, r)  F^-½ up to a rotation
     right: Float64  # shape: (d_source, k)  (Σ + λu)^-½, as above, on the k directions of Σ
     charge: Float64  # shape: (k,)  what the penalty asks of each column of Θ
 
-    def affine(self, theta: Float64) -> Affine:
+    def affine(self, theta: Float64) -> ReducedMap:
         """The map at Θ, whose last part moves the image of the mean."""
         inside, shift = self.parts(theta)
         weight = self.left @ inside @ self.right.T
         bias = self.start.bias + self.left @ shift - weight @ self.mean
         weight += self.start.weight
-        return Affine(weight, bias)
+        return ReducedMap(weight, bias)
 
-    def theta(self, affine: Affine) -> Float64:
+    def theta(self, affine: ReducedMap) -> Float64:
         """Where a map lies, or the nearest point to it: the inverse of ``affine``."""
         step = affine.weight - self.start.weight
         back = _inverse(self.left)
@@ -103,8 +103,8 @@ def _inverse(columns: Float64) -> Float64:
 
 
 @dataclass(frozen=True, eq=False)
-class Axes:
-    """What charts of the same rows and head have in common: the decompositions, which are dear."""
+class Eigenbases:
+    """Decompositions that reparametrizations of the same rows and head share."""
 
     mean: Float64  # shape: (d_source,)
     variances: Float64  # shape: (d_source,)  eigenvalues of Σ
@@ -112,54 +112,56 @@ class Axes:
     left: Float64  # shape: (r, r)  F^-½ up to a rotation
 
 
-def find_axes(mean: Float64, covariance: Float64, curvature: Float64) -> Axes:
+def compute_eigenbases(mean: Float64, covariance: Float64, curvature: Float64) -> Eigenbases:
     """covariance: Σ, (d_source, d_source), of the source's rows. curvature: F, (r, r)."""
     f, rotation = np.linalg.eigh(curvature)
     f = np.maximum(f, 0) + FLOOR * max(f[-1], np.finfo(float).tiny)
-    return Axes(mean, *np.linalg.eigh(covariance), rotation / np.sqrt(f))
+    return Eigenbases(mean, *np.linalg.eigh(covariance), rotation / np.sqrt(f))
 
 
-def axes_of(lesson: Lesson, curvature: Float64) -> Axes:
-    """The axes of a lesson's source rows and of a head's curvature."""
-    moments = measure(lesson.source, np.zeros((len(lesson), 1)))
-    return find_axes(moments.mean_x, moments.xx / len(lesson), curvature)
+def eigenbases_of(data: DistillationData, curvature: Float64) -> Eigenbases:
+    """The eigenbases of the data's source rows and of a head's curvature."""
+    moments = measure(data.source, np.zeros((len(data), 1)))
+    return compute_eigenbases(moments.mean_x, moments.xx / len(data), curvature)
 
 
-def chart_on(axes: Axes, start: Affine, penalty: float) -> Chart:
+def reparametrize(eigenbases: Eigenbases, start: ReducedMap, penalty: float) -> Reparametrization:
     """The coordinates around ``start``. penalty: λ."""
-    s, mean = axes.variances, axes.mean
+    s, mean = eigenbases.variances, eigenbases.mean
     unit = float(s.sum()) / len(mean) or 1.0
     alive = s > NOISE * max(s[-1], float(mean @ mean) / len(mean))
     wide = np.maximum(s, 0) + (penalty + 1e-9) * unit
     # where nothing varies rounding would be taken for a slope
     kept = alive if alive.any() else np.arange(len(s)) == len(s) - 1
-    right = np.where(alive[kept], axes.directions[:, kept] / np.sqrt(wide[kept]), 0.0)
-    return Chart(start, mean, axes.left, right, penalty * unit / wide[kept])
+    right = np.where(alive[kept], eigenbases.directions[:, kept] / np.sqrt(wide[kept]), 0.0)
+    return Reparametrization(start, mean, eigenbases.left, right, penalty * unit / wide[kept])
 
 
-def _local(softmax: Softmax, lesson: Lesson, chart: Chart) -> Objective:
-    """The objective with rows, head and teacher turned into the chart's coordinates once.
+def _reparametrized_objective(
+    softmax: Softmax, data: DistillationData, reparam: Reparametrization
+) -> Objective:
+    """The objective with rows, head and teacher transformed to the coordinates Θ once.
 
     ζ = left·(ζ₀ + Θ x̃ + shift) with x̃ = rightᵀ(x − mean) and ζ₀ the start's, so that a pass need
     not make the map of Θ, which for few rows is nearly all the work. Needs the rows twice.
     """
-    x = np.asarray(lesson.source, dtype=np.float64) - chart.mean
-    rows = (x @ chart.right).astype(np.float32)
-    middle = chart.start.weight @ chart.mean + chart.start.bias
-    begun = ((x @ chart.start.weight.T + middle) @ _inverse(chart.left).T).astype(np.float32)
-    turned = replace(softmax, factor=(softmax.factor @ chart.left).astype(np.float32), basis=None)
-    taught = replace(lesson, source=rows, summary=(lesson.summary @ chart.left).astype(np.float32))
+    x = np.asarray(data.source, dtype=np.float64) - reparam.mean
+    rows = (x @ reparam.right).astype(np.float32)
+    middle = reparam.start.weight @ reparam.mean + reparam.start.bias
+    begun = ((x @ reparam.start.weight.T + middle) @ _inverse(reparam.left).T).astype(np.float32)
+    turned = replace(softmax, factor=(softmax.factor @ reparam.left).astype(np.float32), basis=None)
+    taught = replace(data, source=rows, summary=(data.summary @ reparam.left).astype(np.float32))
 
     def objective(theta: Float64) -> tuple[float, Float64]:
-        inside, shift = chart.parts(theta)
+        inside, shift = reparam.parts(theta)
         value, slope, moved = divergence(turned, taught, inside, shift, begun)
-        slope += inside * chart.charge
-        return value + chart.penalty(theta), np.concatenate([slope.ravel(), moved])
+        slope += inside * reparam.charge
+        return value + reparam.penalty(theta), np.concatenate([slope.ravel(), moved])
 
     return objective
 
 
-def _slow(losses: list[float], tolerance: float) -> bool:
+def _converged(losses: list[float], tolerance: float) -> bool:
     """Whether the last WINDOW iterations gained less than ``tolerance`` each."""
     if len(losses) <= WINDOW:
         return False
@@ -167,16 +169,16 @@ def _slow(losses: list[float], tolerance: float) -> bool:
     return gained <= WINDOW * tolerance * max(abs(losses[-1]), abs(losses[-1 - WINDOW]))
 
 
-def descend(
+def minimise_divergence(
     softmax: Softmax,
-    lesson: Lesson,
-    chart: Chart,
-    begin: Affine,
+    data: DistillationData,
+    reparam: Reparametrization,
+    begin: ReducedMap,
     *,
     iterations: int,
     tolerance: float,
     watch: Watch,
-) -> tuple[Affine, float]:
+) -> tuple[ReducedMap, float]:
     """The minimum, or where ``watch`` said to stop, and the objective there.
 
     tolerance: relative decrease of the objective, an iteration over the last WINDOW, at which it
@@ -185,24 +187,24 @@ def descend(
     """
     from scipy.optimize import minimize
 
-    def through_the_map(theta: Float64) -> tuple[float, Float64]:
-        here = chart.affine(theta)
-        value, slope, shift = divergence(softmax, lesson, here.weight, here.bias)
-        return value + chart.penalty(theta), chart.gradient(slope, shift, theta)
+    def original_objective(theta: Float64) -> tuple[float, Float64]:
+        here = reparam.affine(theta)
+        value, slope, shift = divergence(softmax, data, here.weight, here.bias)
+        return value + reparam.penalty(theta), reparam.gradient(slope, shift, theta)
 
-    size = 4 * (len(lesson) * (chart.right.shape[1] + 2 * softmax.rank) + softmax.factor.size)
-    near = size <= LOCAL and lesson.target is None  # a soft cap needs the head as it is
-    objective = _local(softmax, lesson, chart) if near else through_the_map
+    size = 4 * (len(data) * (reparam.right.shape[1] + 2 * softmax.rank) + softmax.factor.size)
+    near = size <= LOCAL and data.target is None  # a soft cap needs the head as it is
+    objective = _reparametrized_objective(softmax, data, reparam) if near else original_objective
     losses: list[float] = []
 
     def callback(intermediate_result: object) -> None:
         found = intermediate_result
         losses.append(float(found.fun))  # type: ignore[attr-defined]
-        here = partial(chart.affine, found.x)  # type: ignore[attr-defined]
-        if watch(len(losses), losses[-1], here) or _slow(losses, tolerance):
+        here = partial(reparam.affine, found.x)  # type: ignore[attr-defined]
+        if watch(len(losses), losses[-1], here) or _converged(losses, tolerance):
             raise StopIteration
 
-    begin_at = chart.theta(begin)
+    begin_at = reparam.theta(begin)
     remembered = int(np.clip(MEMORY // (16 * begin_at.size), 3, 20))
     result = minimize(
         objective,
@@ -212,4 +214,4 @@ def descend(
         callback=callback,
         options={"maxiter": iterations, "maxcor": remembered, "ftol": 0.0, "gtol": 1e-9},
     )
-    return chart.affine(result.x), float(result.fun)
+    return reparam.affine(result.x), float(result.fun)

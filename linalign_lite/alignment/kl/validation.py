@@ -42,7 +42,7 @@ def usable_penalty(value: float | str) -> float | None:
     return found
 
 
-def true_outputs(target: HiddenStates, head: Head) -> Ints | None:
+def next_token_outputs(target: HiddenStates, head: Head) -> Ints | None:
     """The output that follows each row in its text, (n,), -1 where none is known."""
     if target.next_token is None:
         return None

@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 
 from linalign_lite.alignment.moments import Float64, fold_index
-from linalign_lite.alignment.similarity.model_statistics import Ints, View, view
-from linalign_lite.alignment.similarity.pair_statistics import Figures, figures
+from linalign_lite.alignment.similarity.model_statistics import Ints, ModelStatistics, statistics_of
+from linalign_lite.alignment.similarity.pair_statistics import MeasureValues, pair_measures
 from linalign_lite.alignment.similarity.results import (
     ERRORS,
     MEASURES,
@@ -100,18 +100,18 @@ def compare_all(
     first = next(iter(sets.values()))
     options.check_rows(len(first))
     drawn = _independent(first.groups, null_rows, seed)
-    full = _views(sets, fold_index(first.groups, folds, seed), None, options)
+    full = _statistics(sets, fold_index(first.groups, folds, seed), None, options)
     near = full
     if "mutual_knn" in measures and knn_rows < len(first):
         some = _some(len(first), knn_rows, seed)
-        near = _views(sets, np.zeros(len(some), int), some, options)  # needs no folds
-    null: dict[str, View] = {}
+        near = _statistics(sets, np.zeros(len(some), int), some, options)  # needs no folds
+    null: dict[str, ModelStatistics] = {}
     if permutations:
         if k >= len(drawn) and "mutual_knn" in measures:
             raise _unfit_k(k, len(drawn))
         whole = len(drawn) == len(first)
         index = fold_index(np.arange(len(drawn)), folds, seed)
-        null = full if whole else _views(sets, index, drawn, options)
+        null = full if whole else _statistics(sets, index, drawn, options)
     tally = progress or (lambda _: None)
     pairs = []
     for a, b in combinations(sets, 2):
@@ -194,12 +194,12 @@ def _independent(groups: Ints, most: int, seed: int) -> Ints:
     return np.sort(rows[_some(len(rows), most, seed)])
 
 
-def _views(
+def _statistics(
     sets: Mapping[str, HiddenStates], index: Ints, rows: Ints | None, options: _Options
-) -> dict[str, View]:
+) -> dict[str, ModelStatistics]:
     folds = [np.flatnonzero(index == i) for i in range(options.folds)]
     return {
-        name: view(
+        name: statistics_of(
             name, value.states if rows is None else value.states[rows], folds,
             dim=value.space.dim, k=options.k, share=options.share,
         )
@@ -208,13 +208,15 @@ def _views(
 
 
 def _values(
-    full: tuple[View, View], near: tuple[View, View], options: _Options
-) -> tuple[Figures, Figures]:
+    full: tuple[ModelStatistics, ModelStatistics],
+    near: tuple[ModelStatistics, ModelStatistics],
+    options: _Options,
+) -> tuple[MeasureValues, MeasureValues]:
     """The measures on all rows; neighbours on those of ``near``."""
     rest = [name for name in options.measures if name != "mutual_knn"]
-    forth, back = figures(*full, rest)
+    forth, back = pair_measures(*full, rest)
     if "mutual_knn" in options.measures:
-        forth |= figures(*near, ["mutual_knn"])[0]
+        forth |= pair_measures(*near, ["mutual_knn"])[0]
     return forth, back
 
 
@@ -229,16 +231,16 @@ def shuffles(folds: Sequence[Ints], permutations: int, seed: int) -> Iterator[In
 
 
 def _nulls(
-    x: View,
-    y: View,
+    x: ModelStatistics,
+    y: ModelStatistics,
     options: _Options,
-    observed: tuple[Figures, Figures] | None,
+    observed: tuple[MeasureValues, MeasureValues] | None,
     tally: Callable[[int], None],
 ) -> tuple[dict[str, Null], dict[str, Null]]:
-    found = figures(x, y, options.measures) if observed is None else observed
+    found = pair_measures(x, y, options.measures) if observed is None else observed
     drawn = []
     for order in shuffles(x.folds, options.permutations, options.seed):
-        drawn.append(figures(x, y, options.measures, order))
+        drawn.append(pair_measures(x, y, options.measures, order))
         tally(1)
     sides = [
         {
@@ -265,9 +267,9 @@ def _null(name: str, observed: float, drawn: Float64, n: int) -> Null:
 
 def _similarity(
     names: tuple[str, str],
-    values: tuple[Figures, Figures],
+    values: tuple[MeasureValues, MeasureValues],
     nulls: tuple[dict[str, Null], dict[str, Null]] | None,
-    views: tuple[Mapping[str, View], Mapping[str, View]],
+    views: tuple[Mapping[str, ModelStatistics], Mapping[str, ModelStatistics]],
     options: _Options,
 ) -> Similarity:
     full, near = views

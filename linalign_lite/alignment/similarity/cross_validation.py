@@ -13,23 +13,28 @@ import numpy as np
 
 from linalign_lite.alignment.moments import Float64
 from linalign_lite.alignment.ridge import PENALTIES
-from linalign_lite.alignment.similarity.model_statistics import Ints, View, chunks, without_each
+from linalign_lite.alignment.similarity.model_statistics import (
+    Ints,
+    ModelStatistics,
+    chunks,
+    without_each,
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Splits:
+class SplitProducts:
     """X_cᵀY_c of each split, about the training means."""
 
     training: Float64  # shape: (folds, d_x, d_y)
     held: Float64  # shape: (folds, d_x, d_y)
 
     @property
-    def turned(self) -> Splits:
+    def turned(self) -> SplitProducts:
         """Those of Y and X."""
-        return Splits(self.training.transpose(0, 2, 1), self.held.transpose(0, 2, 1))
+        return SplitProducts(self.training.transpose(0, 2, 1), self.held.transpose(0, 2, 1))
 
 
-def splits(x: View, y: View, cross: Float64) -> Splits:
+def splits(x: ModelStatistics, y: ModelStatistics, cross: Float64) -> SplitProducts:
     """From X_cᵀY_c of each fold about the means of all rows, (folds, d_x, d_y)."""
     training, held = without_each(cross), cross.copy()
     for i, fold in enumerate(x.folds):
@@ -38,15 +43,15 @@ def splits(x: View, y: View, cross: Float64) -> Splits:
         training[i] -= (len(x) - len(fold)) * both
         held[i] += len(fold) * both
         held[i] -= np.outer(x.own.sums[i], gap_y) + np.outer(gap_x, y.own.sums[i])
-    return Splits(training, held)
+    return SplitProducts(training, held)
 
 
 @dataclass(frozen=True, eq=False)
-class Maps:
+class SplitMaps:
     """The ridge maps of all splits. With centred rows x Wᵀ = (x V) · slope."""
 
-    x: View
-    y: View
+    x: ModelStatistics
+    y: ModelStatistics
     slopes: Sequence[Float64]  # each (d_x, d_y): diag(1/(s + λ)) VᵀX_cᵀY_c of the training rows
     penalty: float
     r2: float
@@ -57,7 +62,7 @@ class Maps:
         return [b.vectors @ slope for b, slope in zip(self.x.bases, self.slopes, strict=True)]
 
 
-def fit_maps(x: View, y: View, products: Splits) -> Maps:
+def fit_maps(x: ModelStatistics, y: ModelStatistics, products: SplitProducts) -> SplitMaps:
     """The maps from x to y at the penalty of the best held-out R².
 
     With f = 1/(s + λ), A = VᵀX_cᵀY_c of the training rows, B and G the held-out XᵀY and XᵀX in that
@@ -75,10 +80,10 @@ def fit_maps(x: View, y: View, products: Splits) -> Maps:
     best = int(np.argmin(errors))
     penalty = float(PENALTIES[best])
     slopes = [b.shrink(penalty)[0][:, None] * a for b, a in zip(x.bases, projected, strict=True)]
-    return Maps(x, y, slopes, penalty, float(1 - errors[best] / y.own.squares.sum()))
+    return SplitMaps(x, y, slopes, penalty, float(1 - errors[best] / y.own.squares.sum()))
 
 
-def held_out_cosine(maps: Maps, order: Ints | None = None) -> float:
+def held_out_cosine(maps: SplitMaps, order: Ints | None = None) -> float:
     """Mean cosine between mapped and true states (as they are, not centred); a zero counts as 0.
 
     Row i of x is paired with row order[i] of y. One pass over the rows of both.
@@ -96,7 +101,7 @@ def held_out_cosine(maps: Maps, order: Ints | None = None) -> float:
     return float(total / len(x))
 
 
-def cycle_error(forth: Maps, back: Maps) -> float:
+def cycle_error(forth: SplitMaps, back: SplitMaps) -> float:
     """‖X − B A X‖² / ‖X_c‖² on held-out rows: there and back with maps that never saw them.
 
     Both maps of a split lead through the training means, so about those a row x becomes x M, with

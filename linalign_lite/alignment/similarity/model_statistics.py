@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Products:
+class FoldProducts:
     """Of each fold, about the mean of all rows: sums and XᵀX; and every row's squared length."""
 
     sums: Float64  # shape: (folds, d)
@@ -30,7 +30,7 @@ class Products:
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
+class SplitBasis:
     """One split: the training rows' X_cᵀX_c = V diag(s) Vᵀ, the held-out XᵀX in that basis."""
 
     gap: Float64  # shape: (d,)  mean of the training rows, less that of all rows
@@ -47,7 +47,7 @@ class Basis:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class ModelStatistics:
     """Some rows of a model's states, cut into folds. What is cached depends on nothing else.
 
     ``dim`` is the model's: ``states`` have fewer columns where they were rotated.
@@ -72,7 +72,7 @@ class View:
         return self.states[index].astype(np.float64) - self.mean
 
     @cached_property
-    def own(self) -> Products:
+    def own(self) -> FoldProducts:
         """One pass over the rows."""
         d = self.states.shape[1]
         sums, grams = np.zeros((len(self.folds), d)), np.zeros((len(self.folds), d, d))
@@ -83,7 +83,7 @@ class View:
                 sums[i] += rows.sum(axis=0)
                 grams[i] += rows.T @ rows
                 squares[part] = np.einsum("ij,ij->i", rows, rows)
-        return Products(sums, grams, squares)
+        return FoldProducts(sums, grams, squares)
 
     @cached_property
     def gram(self) -> Float64:
@@ -136,7 +136,7 @@ class View:
         return np.asarray(own + shift)
 
     @cached_property
-    def bases(self) -> tuple[Basis, ...]:
+    def bases(self) -> tuple[SplitBasis, ...]:
         """An eigendecomposition a fold: it serves every penalty and every other model."""
         found = []
         training = without_each(self.own.grams)
@@ -146,13 +146,13 @@ class View:
             cross = np.outer(total, gap)
             held = self.own.grams[i] - cross - cross.T + len(fold) * np.outer(gap, gap)
             unit = float(values.sum()) / self.dim
-            found.append(Basis(gap, values, vectors, vectors.T @ held @ vectors, unit))
+            found.append(SplitBasis(gap, values, vectors, vectors.T @ held @ vectors, unit))
         return tuple(found)
 
 
-def view(
+def statistics_of(
     name: str, states: Array, folds: Sequence[Ints], *, dim: int, k: int, share: float
-) -> View:
+) -> ModelStatistics:
     """Check the rows and rotate them to as few columns as they need.
 
     With fewer rows than columns, X = RᵀQᵀ (a QR of Xᵀ): Rᵀ has the same inner products, and every
@@ -166,7 +166,7 @@ def view(
         )
     if states.shape[1] > len(states):
         states = np.asarray(np.linalg.qr(states.T.astype(np.float64), mode="r")).T
-    return View(name, states, tuple(folds), dim, k, share)
+    return ModelStatistics(name, states, tuple(folds), dim, k, share)
 
 
 def eigen(gram: Float64) -> tuple[Float64, Float64]:

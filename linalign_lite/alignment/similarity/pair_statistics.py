@@ -10,22 +10,24 @@ import numpy as np
 from linalign_lite.alignment.moments import Float64
 from linalign_lite.alignment.similarity import cross_validation
 from linalign_lite.alignment.similarity.measures import hsic, mean_correlation
-from linalign_lite.alignment.similarity.model_statistics import Ints, View, chunks
+from linalign_lite.alignment.similarity.model_statistics import Ints, ModelStatistics, chunks
 from linalign_lite.alignment.similarity.neighbours import overlap
 from linalign_lite.alignment.similarity.results import DIRECTED
 
-Figures = dict[str, float]
+MeasureValues = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Cross:
+class CrossProducts:
     """Products of two models' rows, about the means of all rows."""
 
     folds: Float64  # shape: (folds, d_x, d_y)  XᵀY of each fold
     squares: float  # Σ |x|²|y|²
 
 
-def cross_products(x: View, y: View, order: Ints | None = None) -> Cross:
+def cross_products(
+    x: ModelStatistics, y: ModelStatistics, order: Ints | None = None
+) -> CrossProducts:
     """One pass over the rows of both; row i of x is paired with row order[i] of y.
 
     ``order`` must keep every row in its fold, or y's own products would change with it.
@@ -35,15 +37,15 @@ def cross_products(x: View, y: View, order: Ints | None = None) -> Cross:
         for part in chunks(fold):
             found[i] += x.rows(part).T @ y.rows(part if order is None else order[part])
     b = y.own.squares
-    return Cross(found, float(x.own.squares @ (b if order is None else b[order])))
+    return CrossProducts(found, float(x.own.squares @ (b if order is None else b[order])))
 
 
-def figures(
-    x: View, y: View, wanted: Collection[str], order: Ints | None = None
-) -> tuple[Figures, Figures]:
+def pair_measures(
+    x: ModelStatistics, y: ModelStatistics, wanted: Collection[str], order: Ints | None = None
+) -> tuple[MeasureValues, MeasureValues]:
     """Every wanted measure; and the directed ones from y to x."""
-    forth: Figures = {}
-    back: Figures = {}
+    forth: MeasureValues = {}
+    back: MeasureValues = {}
     if "mutual_knn" in wanted:
         forth["mutual_knn"] = overlap(x.neighbours, y.neighbours, order)
     if not set(wanted) - {"mutual_knn"}:
@@ -67,8 +69,12 @@ def figures(
 
 
 def _directed(
-    x: View, y: View, cross: Float64, wanted: Collection[str], order: Ints | None
-) -> tuple[Figures, Figures]:
+    x: ModelStatistics,
+    y: ModelStatistics,
+    cross: Float64,
+    wanted: Collection[str],
+    order: Ints | None,
+) -> tuple[MeasureValues, MeasureValues]:
     parts = cross_validation.splits(x, y, cross)
     forth, back = (
         cross_validation.fit_maps(x, y, parts),

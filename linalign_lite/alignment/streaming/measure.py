@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from linalign_lite.alignment.moments import FoldAccumulator, FoldedMoments, deal
-from linalign_lite.alignment.paired_moments import PairedMoments, Part
-from linalign_lite.alignment.streaming.merge_tree import FAN, Tree
-from linalign_lite.alignment.streaming.pairs import Task, shards
+from linalign_lite.alignment.moments import FoldAccumulator, FoldedMoments, assign_folds
+from linalign_lite.alignment.paired_moments import MomentsPart, PairedMoments
+from linalign_lite.alignment.streaming.merge_tree import FAN, MomentTree
+from linalign_lite.alignment.streaming.pairs import LeafTask, paired_shards
 from linalign_lite.core.executor import IN_FLIGHT, map_in_order
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import StatesFolder
@@ -38,10 +38,10 @@ def measure_pair(
     """
     source.require_same_texts(target)
     groups = source.groups
-    dealt = deal(max(source.n_texts, int(groups.max()) + 1), folds, seed)
+    fold_of_text = assign_folds(max(source.n_texts, int(groups.max()) + 1), folds, seed)
     totals = FoldAccumulator(folds, source.space.dim, target.space.dim)
-    totals.add(source.states, target.states, dealt[groups])
-    part = Part(source.text_digest or target.text_digest, len(source))
+    totals.add(source.states, target.states, fold_of_text[groups])
+    part = MomentsPart(source.text_digest or target.text_digest, len(source))
     return PairedMoments(totals.moments(), source.space, target.space, seed, (part,), pairing)
 
 
@@ -60,9 +60,8 @@ def measure_shards(
 ) -> PairedMoments:
     """Moments of two folders of states of the same texts, a shard of each in memory at a time.
 
-    Text i's fold is what `fit` gives it: the texts are dealt out and shuffled, a byte a text. Where
-    both folders are cut into shards alike, each is read once. pairing: of token states, which
-    positions belong together (`pair_states`).
+    Text i has the fold that `fit` gives it; folds take one byte per text. Where both folders have
+    the same cuts, each shard is read once. pairing: rule that pairs token states (`pair_states`).
     executor: runs the tasks, any `concurrent.futures.Executor`; its workers must find the folders
     under the same paths or URLs. Without one the work is done here.
     in_flight: tasks handed out and not yet added up, each of whose results is moments of all folds.
@@ -76,11 +75,13 @@ def measure_shards(
     _require_alike(source, target, pairing)
     if leaf_rows is not None and leaf_rows < 1:
         raise InputError("the number of rows in a task is not usable", got=str(leaf_rows))
-    dealt = deal(source.n_texts, folds, seed)
+    fold_of_text = assign_folds(source.n_texts, folds, seed)
     leaves = _leaves(source, leaf_rows or default_leaf_rows(source.space.dim, target.space.dim))
     tally = progress or (lambda _: None)
     tokens = source.space.pooling == "tokens"
-    whole = Task(source, target, dealt, 0, folds, pairing if tokens else "", verify, leaves)
+    whole = LeafTask(
+        source, target, fold_of_text, 0, folds, pairing if tokens else "", verify, leaves
+    )
     if executor is None:
         tree, digests = _run(whole, tally)
     else:
@@ -88,7 +89,7 @@ def measure_shards(
     moments = tree.total()
     if not moments.n:
         raise InputError("no token position of the source matches one of the target")
-    part = Part(source.text_digest, moments.n, digests)
+    part = MomentsPart(source.text_digest, moments.n, digests)
     return PairedMoments(moments, source.space, target.space, seed, (part,), whole.pairing)
 
 
@@ -98,14 +99,14 @@ def default_leaf_rows(d_source: int, d_target: int) -> int:
 
 
 def _spread(
-    whole: Task, executor: Executor, in_flight: int, tally: Progress
-) -> tuple[Tree, tuple[str, ...]]:
+    whole: LeafTask, executor: Executor, in_flight: int, tally: Progress
+) -> tuple[MomentTree, tuple[str, ...]]:
     """As _run, by the workers of the executor. A task is a leaf, or a subtree of many."""
     level, size = 0, 1
     while len(whole.leaves) > MOST_TASKS * size:
         level, size = level + 1, size * FAN
     runs = (whole.leaves[i : i + size] for i in range(0, len(whole.leaves), size))
-    tree = Tree()
+    tree = MomentTree()
     digests: list[str] = []
     for moments, found, texts in map_in_order(
         executor, _measured, map(whole.of, runs), in_flight=in_flight
@@ -116,17 +117,17 @@ def _spread(
     return tree, tuple(digests)
 
 
-def _measured(task: Task) -> tuple[FoldedMoments, tuple[str, ...], int]:
+def _measured(task: LeafTask) -> tuple[FoldedMoments, tuple[str, ...], int]:
     """What a worker sends back: moments, the shards' text digests, the number of texts."""
     tree, digests = _run(task, lambda _: None)
-    return tree.total(), digests, len(task.dealt)
+    return tree.total(), digests, len(task.fold_of_text)
 
 
-def _run(task: Task, tally: Progress) -> tuple[Tree, tuple[str, ...]]:
-    tree = Tree()
+def _run(task: LeafTask, tally: Progress) -> tuple[MomentTree, tuple[str, ...]]:
+    tree = MomentTree()
     digests: list[str] = []
     totals = _totals(task)
-    for read in shards(task):
+    for read in paired_shards(task):
         for x, y, folds in read.pairs:
             totals.add(x, y, folds)
         digests.append(read.text_digest)
@@ -137,7 +138,7 @@ def _run(task: Task, tally: Progress) -> tuple[Tree, tuple[str, ...]]:
     return tree, tuple(digests)
 
 
-def _totals(task: Task) -> FoldAccumulator:
+def _totals(task: LeafTask) -> FoldAccumulator:
     return FoldAccumulator(task.folds, task.source.space.dim, task.target.space.dim)
 
 

@@ -7,7 +7,7 @@ from linalign_lite.alignment.moments import FoldedMoments, merge_folds
 FAN = 32  # moments that are added up one after the other, before they go up the tree
 
 
-class Tree:
+class MomentTree:
     """Moments added up in a shape that depends on their number alone.
 
     FAN of a level are added one after the other, and the sum goes up a level. A subtree made

@@ -25,41 +25,41 @@ Folds = npt.NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class LeafTask:
     """Leaves to measure, one after the other. Picklable."""
 
     source: StatesFolder
     target: StatesFolder
-    dealt: Folds  # the folds of the texts from first_text on
+    fold_of_text: Folds  # the folds of the texts from first_text on
     first_text: int
     folds: int
     pairing: str
     verify: bool
     leaves: tuple[tuple[int, int], ...]  # of each the first of its source shards, and the end
 
-    def of(self, leaves: tuple[tuple[int, int], ...]) -> Task:
+    def of(self, leaves: tuple[tuple[int, int], ...]) -> LeafTask:
         """The same for some of the leaves: only their texts' folds are sent along."""
         shards = self.source.shards
         first = shards[leaves[0][0]].first_text
         last = shards[leaves[-1][1] - 1]
-        dealt = self.dealt[first - self.first_text : last.first_text + last.n_texts]
-        return replace(self, dealt=dealt, first_text=first, leaves=leaves)
+        fold_of_text = self.fold_of_text[first - self.first_text : last.first_text + last.n_texts]
+        return replace(self, fold_of_text=fold_of_text, first_text=first, leaves=leaves)
 
 
-Pairs = tuple[Array, Array, Folds]  # rows that belong together, and the fold of each
+PairedRows = tuple[Array, Array, Folds]  # rows that belong together, and the fold of each
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class PairedShard:
     """A source shard with what belongs to it of the target."""
 
     text_digest: str
     n_texts: int
     ends: bool  # whether it is a leaf's last
-    pairs: tuple[Pairs, ...]
+    pairs: tuple[PairedRows, ...]
 
 
-def shards(task: Task) -> Iterator[Read]:
+def paired_shards(task: LeafTask) -> Iterator[PairedShard]:
     """The source's shards, one after the other, with what belongs to each.
 
     Both sides are read at once, a thread each, and not beside the products that are made of them:
@@ -67,14 +67,14 @@ def shards(task: Task) -> Iterator[Read]:
     thread has the system read the next files. What lies under a URL is fetched ahead instead.
     """
     if isinstance(task.source.folder, Path) and isinstance(task.target.folder, Path):
-        return _shards(task)
-    return prefetch(_shards(task))
+        return _read_shards(task)
+    return prefetch(_read_shards(task))
 
 
-def _shards(task: Task) -> Iterator[Read]:
+def _read_shards(task: LeafTask) -> Iterator[PairedShard]:
     numbers = [(i, i == end - 1) for first, end in task.leaves for i in range(first, end)]
     with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(1) as warmer:
-        theirs = _Target(task, beside)
+        theirs = _TargetReader(task, beside)
         for (i, ends), after in zip_longest(numbers, numbers[1:]):
             shard = task.source.shards[i]
             theirs.begin(shard)
@@ -85,14 +85,14 @@ def _shards(task: Task) -> Iterator[Read]:
                 warmer.submit(task.source.warm, coming)
                 for there in theirs.needed(coming):
                     warmer.submit(task.target.warm, there)
-            yield Read(x.text_digest, shard.n_texts, ends, pairs)
+            yield PairedShard(x.text_digest, shard.n_texts, ends, pairs)
             del x, pairs  # or they stay while the next ones are read
 
 
-class _Target:
+class _TargetReader:
     """The target's shards beside the source's. The last one read is kept: cuts may differ."""
 
-    def __init__(self, task: Task, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, task: LeafTask, thread: ThreadPoolExecutor) -> None:
         self._task = task
         self._thread = thread
         self._starts = [s.first_text for s in task.target.shards]
@@ -111,7 +111,7 @@ class _Target:
                 self._states = None  # before the next one is read
                 self._at, self._coming = at, self._thread.submit(self._load, at)
 
-    def beside(self, shard: Shard, x: HiddenStates) -> Iterator[Pairs]:
+    def beside(self, shard: Shard, x: HiddenStates) -> Iterator[PairedRows]:
         """The rows of a source shard with those of the target that belong to them."""
         first, stop = shard.first_text, shard.first_text + shard.n_texts
         for at in self._covering(shard):
@@ -121,7 +121,9 @@ class _Target:
                 _require_same(shard.file, x, y)
             low = max(first, there.first_text)
             high = min(stop, there.first_text + there.n_texts)
-            yield self._pairs(_Side(x, first), _Side(y, there.first_text), low, high)
+            yield self._pairs(
+                _NumberedShard(x, first), _NumberedShard(y, there.first_text), low, high
+            )
 
     def _covering(self, shard: Shard) -> range:
         first, stop = shard.first_text, shard.first_text + shard.n_texts
@@ -139,24 +141,24 @@ class _Target:
         target = self._task.target
         return target.read(target.shards[at], verify=self._task.verify)
 
-    def _pairs(self, x: _Side, y: _Side, low: int, high: int) -> Pairs:
+    def _pairs(self, x: _NumberedShard, y: _NumberedShard, low: int, high: int) -> PairedRows:
         """Of the texts from ``low`` to ``high``."""
         task = self._task
         a, b = x.rows(low, high), y.rows(low, high)
         if not task.pairing:
-            folds = task.dealt[low - task.first_text : high - task.first_text]
+            folds = task.fold_of_text[low - task.first_text : high - task.first_text]
             return x.states.states[a], y.states.states[b], folds
         mine, theirs = pair_positions(x.positions(a), y.positions(b), task.pairing)
         texts = x.positions(a)[0][mine]
         return (
             x.states.states[a][mine],
             y.states.states[b][theirs],
-            task.dealt[texts - task.first_text],
+            task.fold_of_text[texts - task.first_text],
         )
 
 
 @dataclass(frozen=True, eq=False)
-class _Side:
+class _NumberedShard:
     """A shard's states, the first of their texts having the number ``first``."""
 
     states: HiddenStates

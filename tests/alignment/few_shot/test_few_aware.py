@@ -14,12 +14,17 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "kl"))
 from kl_cases import Case, blind_spot, make_case, reference, scores_of, softmax_of, taught
 
 from linalign_lite.alignment.few_shot import head_aware, validation
-from linalign_lite.alignment.few_shot.fitting import fit_with_few
-from linalign_lite.alignment.few_shot.weighting import FEW, PUBLIC, WEIGHTS
+from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
+from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, WEIGHTS
 from linalign_lite.alignment.kl.checkpoint import digest_of
-from linalign_lite.alignment.kl.fitting import CLASSES, TOKENS, fit_kl
-from linalign_lite.alignment.kl.objective import Teaching, divergences, learn, reduce_head
-from linalign_lite.alignment.kl.optimizer import Affine
+from linalign_lite.alignment.kl.divergence_fit import CLASSIFIER_TEACHING, TOKEN_TEACHING, fit_kl
+from linalign_lite.alignment.kl.objective import (
+    Teaching,
+    distillation_data,
+    divergences,
+    reduce_head,
+)
+from linalign_lite.alignment.kl.optimizer import ReducedMap
 from linalign_lite.alignment.moments import measure
 from linalign_lite.alignment.ridge import ridge, spectrum
 from linalign_lite.core import serialization
@@ -46,7 +51,7 @@ def spot_parts(few=FEW_ROWS, seed=0, relation="same", outputs=10):
 
 
 def loss_of(head, judge, affine):
-    case = Case(head, *judge, teaching=CLASSES)
+    case = Case(head, *judge, teaching=CLASSIFIER_TEACHING)
     return reference(case, affine.weight.astype(float), affine.bias.astype(float))
 
 
@@ -69,9 +74,9 @@ def test_divergences_of_rows_are_those_of_the_definition(name, rng):
     case = make_case(23, 6, weighted=name == "weighted", softcap=2.0 if name == "capped" else None,
                      temperature=0.5)  # fmt: skip
     softmax = reduce_head(case.head)
-    lesson, _ = learn(softmax, case.x, case.y, case.weight, teaching=case.teaching)
+    data, _ = distillation_data(softmax, case.x, case.y, case.weight, teaching=case.teaching)
     weight, bias = rng.normal(size=(6, 5)), rng.normal(size=6)
-    found = divergences(softmax, lesson, weight, bias)
+    found = divergences(softmax, data, weight, bias)
     assert found.shape == (40,)
     for i in (0, 5, 39):  # row 5 weighs nothing, where rows weigh
         one = Case(case.head, case.x[i : i + 1], case.y[i : i + 1], teaching=case.teaching)
@@ -82,9 +87,9 @@ def test_divergences_of_rows_are_those_of_the_definition(name, rng):
 def test_a_classifiers_losses_are_divergences_at_each_scale_of_its_scores(softcap, rng):
     case = make_case(9, 6, softcap=softcap, temperature=0.7)
     softmax = reduce_head(case.head)
-    lesson, _ = learn(softmax, case.x, case.y, teaching=case.teaching)
-    judge = validation.make_judge(softmax, lesson, case.y, classifier=True)
-    end, rows = Affine(rng.normal(size=(6, 5)), rng.normal(size=6)), np.array([7, 0, 31])
+    data, _ = distillation_data(softmax, case.x, case.y, teaching=case.teaching)
+    judge = validation.held_out_divergence(softmax, data, case.y, classifier=True)
+    end, rows = ReducedMap(rng.normal(size=(6, 5)), rng.normal(size=6)), np.array([7, 0, 31])
     found = judge.losses(rows, end)
     scores, p = scores_of(case.head, case.x @ end.weight.T + end.bias)[rows], taught(case)[rows]
     for scale, losses in zip(validation.SCALES, found, strict=True):
@@ -92,7 +97,9 @@ def test_a_classifiers_losses_are_divergences_at_each_scale_of_its_scores(softca
         np.testing.assert_allclose(losses, (p * np.log(p / q)).sum(axis=1), rtol=1e-4, atol=1e-6)
     assert 1.0 in validation.SCALES
     np.testing.assert_array_equal(validation.at_best_scale(found), min(found, key=np.mean))
-    plain = validation.make_judge(softmax, lesson, case.y, classifier=False).losses(rows, end)
+    plain = validation.held_out_divergence(softmax, data, case.y, classifier=False).losses(
+        rows, end
+    )
     assert plain.shape == (1, 3)
     np.testing.assert_allclose(plain[0], found[validation.SCALES.index(1.0)], rtol=1e-4)
 
@@ -100,22 +107,22 @@ def test_a_classifiers_losses_are_divergences_at_each_scale_of_its_scores(softca
 def test_a_classifier_that_says_too_much_to_be_kept_is_judged_as_a_token_head(monkeypatch):
     case = make_case(9, 6)
     softmax = reduce_head(case.head)
-    lesson, _ = learn(softmax, case.x, case.y)
+    data, _ = distillation_data(softmax, case.x, case.y)
     monkeypatch.setattr(validation, "MOST", 9 * 40 - 1)
-    assert validation.make_judge(softmax, lesson, case.y, classifier=True).said is None
+    assert validation.held_out_divergence(softmax, data, case.y, classifier=True).said is None
 
 
 def test_the_map_is_the_minimum_of_what_is_stated(parts, monkeypatch):
     """Σ_few KL/n + λu/2 ‖F^½(W − W₀)‖² with W₀ the ridge map of merged moments."""
     _, public, few, _ = parts
-    monkeypatch.setattr(head_aware, "FINE", 1e-12)
+    monkeypatch.setattr(head_aware, "FINAL_TOLERANCE", 1e-12)
     head = Head(np.random.default_rng(3).normal(size=(20, 12)) / 10, np.zeros(20))
     affine, report = fit_with_few(
         *public, *few, head=head, weight=0.5, penalty=0.2, iterations=2000
     )
     mass = measure(*public).scaled(1 / PUBLIC_ROWS) + measure(*few).scaled(0.5 / FEW_ROWS)
     start, _ = ridge(spectrum(mass), report.start_penalty)
-    case = Case(head, *few, teaching=CLASSES)
+    case = Case(head, *few, teaching=CLASSIFIER_TEACHING)
     v, p = head.weight.astype(float), taught(case)
     metric = np.mean([v.T @ (np.diag(a) - np.outer(a, a)) @ v for a in p], axis=0)
     metric += 1e-4 * np.linalg.eigvalsh(metric)[-1] * np.eye(12)  # directions hardly looked at
@@ -156,7 +163,7 @@ def test_weight_0_is_the_public_texts_alone(parts):
     affine, report = fit_with_few(*public, *few, head=head, weight=0)
     np.testing.assert_array_equal(affine.weight, plain.weight)
     np.testing.assert_array_equal(affine.bias, plain.bias)
-    assert (report.penalty, report.few_weight) == (alone.penalty, PUBLIC)
+    assert (report.penalty, report.few_weight) == (alone.penalty, PUBLIC_ONLY)
     assert report.loss == pytest.approx(loss_of(head, few, plain), rel=1e-3)
     assert (report.few_loss, report.both_loss) == (None, None)
     assert report.public_loss == report.loss
@@ -164,7 +171,7 @@ def test_weight_0_is_the_public_texts_alone(parts):
 
 def test_weight_inf_is_the_few_alone_whatever_the_public_texts_are(parts):
     head, public, few, _ = parts
-    affine, report = fit_with_few(*public, *few, head=head, weight=FEW)
+    affine, report = fit_with_few(*public, *few, head=head, weight=FEW_ONLY)
     other, again = fit_with_few(
         *(side[::-1][:100] * 3 for side in public), *few, head=head, weight="inf"
     )
@@ -172,7 +179,7 @@ def test_weight_inf_is_the_few_alone_whatever_the_public_texts_are(parts):
     assert report.loss == again.loss
     assert report.public_loss is None
     start, _ = ridge(spectrum(measure(*few)), report.start_penalty)
-    held, _ = fit_with_few(*public, *few, head=head, weight=FEW, penalty=1e9)
+    held, _ = fit_with_few(*public, *few, head=head, weight=FEW_ONLY, penalty=1e9)
     again = min(
         (ridge(spectrum(measure(*few)), p)[0] for p in head_aware.START_PENALTIES),
         key=lambda w: np.abs(w - held.weight).max(),
@@ -190,8 +197,8 @@ def test_losses_are_those_of_maps_that_never_saw_the_rows(parts, monkeypatch):
     monkeypatch.setattr(validation, "SCALES", (1.0,))
     monkeypatch.setattr(head_aware, "START_PENALTIES", (1.0,))
     monkeypatch.setattr(head_aware, "ITERATIONS", 500)
-    monkeypatch.setattr(head_aware, "ROUGH", 1e-9)
-    monkeypatch.setattr(head_aware, "FINE", 1e-9)
+    monkeypatch.setattr(head_aware, "SEARCH_TOLERANCE", 1e-9)
+    monkeypatch.setattr(head_aware, "FINAL_TOLERANCE", 1e-9)
     _, report = fit_with_few(*public, *few, head=head, weight=1.0, penalty=0.5, folds=3)
     index = np.arange(FEW_ROWS) % 3
     np.random.default_rng(0).shuffle(index)
@@ -262,13 +269,13 @@ def test_an_expensive_head_is_searched_with_a_part_of_the_rows(parts, monkeypatc
     head, public, few, _ = parts
     monkeypatch.setattr(head_aware, "WORK", 1.0)
     monkeypatch.setattr(head_aware, "FEWEST_ROWS", 20)
-    sizes, plain = [], head_aware.descend
+    sizes, plain = [], head_aware.minimise_divergence
 
-    def descend(softmax, lesson, *args, **options):
-        sizes.append(len(lesson))
-        return plain(softmax, lesson, *args, **options)
+    def minimise_divergence(softmax, data, *args, **options):
+        sizes.append(len(data))
+        return plain(softmax, data, *args, **options)
 
-    monkeypatch.setattr(head_aware, "descend", descend)
+    monkeypatch.setattr(head_aware, "minimise_divergence", minimise_divergence)
     fit_with_few(*public, *few, head=head, weight=1.0)
     assert set(sizes[:-1]) == {24}  # twice the source's dimensions
     assert sizes[-1] == FEW_ROWS
@@ -298,7 +305,7 @@ def test_token_heads_are_taught_as_by_kl(rng):
     public, few = token_sides(rng, 40), token_sides(rng, 10)
     head = Head(rng.normal(size=(11, 4)), np.zeros(11), space=few[1].space)
     affine, report = fit_with_few(*public, *few, head=head)
-    assert Teaching(report.temperature, report.truth) == TOKENS
+    assert Teaching(report.temperature, report.truth) == TOKEN_TEACHING
     assert (report.n_public, report.n_few) == (200, 50)
     head @ affine
     with pytest.raises(InputError, match="got 7, expected 8"):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support import aligned_states
 
 from linalign_lite.alignment.few_shot import weighted_least_squares
-from linalign_lite.alignment.few_shot.fitting import fit_with_few
-from linalign_lite.alignment.few_shot.weighting import FEW, PUBLIC, WEIGHTS
+from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
+from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, WEIGHTS
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import fold_index, folded, measure
 from linalign_lite.core import serialization
@@ -52,7 +52,7 @@ def weighted_ridge(x, y, w, penalty):
 def both(public, few, weight):
     """Rows of both sides and what each counts for."""
     (px, py), (x, y) = public, few
-    if weight == FEW:
+    if weight == FEW_ONLY:
         return x, y, np.ones(len(x))
     mass = np.r_[np.full(len(px), 1 / len(px)), np.full(len(x), weight / len(x))]
     return np.concatenate([px, x]), np.concatenate([py, y]), mass
@@ -96,7 +96,7 @@ def test_counting_twice_is_being_there_twice(rng):
 # --- what is found -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", [PUBLIC, 0.2, 1.0, 7.0, FEW])
+@pytest.mark.parametrize("weight", [PUBLIC_ONLY, 0.2, 1.0, 7.0, FEW_ONLY])
 def test_losses_are_brute_force_cross_validation_on_the_few(weight):
     public, few, _ = two_kinds()
     penalties = np.array([0.0, 1e-3, 0.1, 10.0])
@@ -130,7 +130,7 @@ def test_the_map_is_weighted_ridge_of_all_rows(weight):
 
 def test_at_its_limits_it_is_public_alone_and_few_alone():
     public, few, _ = two_kinds()
-    for weight, near, (x, y) in ((PUBLIC, 1e-9, public), (FEW, 1e9, few)):
+    for weight, near, (x, y) in ((PUBLIC_ONLY, 1e-9, public), (FEW_ONLY, 1e9, few)):
         plain, _ = fit(x, y, penalty=0.03)
         affine, _ = fit_with_few(*public, *few, weight=weight, penalty=0.03)
         np.testing.assert_allclose(affine.weight, plain.weight, atol=1e-6)
@@ -142,7 +142,7 @@ def test_at_its_limits_it_is_public_alone_and_few_alone():
 def test_few_alone_is_fit_with_its_own_choice_of_penalty():
     public, few, _ = two_kinds()
     plain, ridge = fit(*few, seed=5, folds=4)
-    affine, report = fit_with_few(*public, *few, weight=FEW, seed=5, folds=4)
+    affine, report = fit_with_few(*public, *few, weight=FEW_ONLY, seed=5, folds=4)
     np.testing.assert_array_equal(affine.weight, plain.weight)
     assert report.penalty == ridge.penalty
     np.testing.assert_allclose(1 - report.loss, ridge.held_out_r2, rtol=1e-9)
@@ -192,7 +192,7 @@ def test_the_report_says_what_was_tried(tmp_path):
     public, few, _ = two_kinds(n_few=12, noise=1.0)
     affine, report = fit_with_few(*public, *few)
     assert (report.objective, report.n_public, report.n_few) == ("least-squares", 300, 12)
-    assert PUBLIC < report.few_weight < FEW
+    assert PUBLIC_ONLY < report.few_weight < FEW_ONLY
     assert (report.d_source, report.d_target, report.n_outputs) == (7, 5, None)
     assert report.start_penalty is None
     assert tuple(dict.fromkeys(w for w, *_ in report.curve)) == WEIGHTS
@@ -211,12 +211,12 @@ def test_the_report_says_what_was_tried(tmp_path):
     [("public", "better than that of the public texts"), ("few", "better than that of the few")],
 )
 def test_a_side_that_is_of_no_use_is_named(kind, words, monkeypatch):
-    weights = (PUBLIC, FEW)
+    weights = (PUBLIC_ONLY, FEW_ONLY)
     monkeypatch.setattr("linalign_lite.alignment.few_shot.weighting.WEIGHTS", weights)
     far = kind == "few"
     public, few, _ = two_kinds(apart=5.0 * far, n_few=200 if far else 10, noise=1.0)
     affine, report = fit_with_few(*public, *few)
-    assert report.few_weight == (FEW if far else PUBLIC)
+    assert report.few_weight == (FEW_ONLY if far else PUBLIC_ONLY)
     assert len(report.warnings) == 1
     assert words in report.warnings[0]
     assert affine.card["few_weight"] == (None if far else 0)
@@ -231,8 +231,8 @@ def test_rows_of_one_text_share_a_fold():
                      text_index=index, char_end=index)
         for side in few
     ]  # fmt: skip
-    _, once = fit_with_few(*public, *few, penalty=1e-6, weight=FEW)
-    _, thrice = fit_with_few(*public, *sides, penalty=1e-6, weight=FEW)
+    _, once = fit_with_few(*public, *few, penalty=1e-6, weight=FEW_ONLY)
+    _, thrice = fit_with_few(*public, *sides, penalty=1e-6, weight=FEW_ONLY)
     assert (once.n_few, thrice.n_few) == (20, 60)
     np.testing.assert_allclose(once.loss, thrice.loss, rtol=1e-4)
 

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from kl_cases import blind_spot
 
 from linalign_lite.alignment.kl import checkpoint as checkpoint_module
-from linalign_lite.alignment.kl import fitting
+from linalign_lite.alignment.kl import divergence_fit
 from linalign_lite.alignment.kl.checkpoint import (
     KIND,
     VERSION,
     Checkpoint,
-    Trial,
+    PenaltyTrial,
     digest_of,
     fingerprint,
 )
-from linalign_lite.alignment.kl.fitting import fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.objective import Teaching
-from linalign_lite.alignment.kl.optimizer import Affine
+from linalign_lite.alignment.kl.optimizer import ReducedMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import FormatError, InputError
@@ -34,9 +34,9 @@ SHAPE = (2, 3)
 
 @pytest.fixture
 def many_parts(monkeypatch):
-    """A search on few rows, so that settling has several parts."""
+    """A search_penalties on few rows, so that settling has several parts."""
     for name, value in {"FEWEST_ROWS": 30, "WORK": 1, "GROWTH": 2}.items():
-        monkeypatch.setattr(fitting, name, value)
+        monkeypatch.setattr(divergence_fit, name, value)
 
 
 def stopping(limit: int | None):
@@ -56,8 +56,8 @@ def filled(path: Path, key: str = "job", shape=SHAPE, count: int = 2) -> Checkpo
     found.open(key, shape)
     rng = np.random.default_rng(0)
     for i in range(count):
-        affine = Affine(rng.normal(size=shape), rng.normal(size=shape[0]))
-        found.remember(Trial(10.0**-i, 0.5 + i, 7 + i, affine))
+        affine = ReducedMap(rng.normal(size=shape), rng.normal(size=shape[0]))
+        found.remember(PenaltyTrial(10.0**-i, 0.5 + i, 7 + i, affine))
     return found
 
 
@@ -115,8 +115,8 @@ def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
 def test_what_was_remembered_is_found_again(tmp_path):
     path = tmp_path / "c.npz"
     made = filled(path)
-    affine = Affine(np.full(SHAPE, 1 / 3), np.full(2, -1e-300))
-    made.remember_part(40, affine, 11)
+    affine = ReducedMap(np.full(SHAPE, 1 / 3), np.full(2, -1e-300))
+    made.remember_subset(40, affine, 11)
     found = Checkpoint(path)
     found.open("job", SHAPE)
     for penalty in (1.0, 0.1):
@@ -124,13 +124,13 @@ def test_what_was_remembered_is_found_again(tmp_path):
         assert (a.penalty, a.divergence, a.iterations) == (b.penalty, b.divergence, b.iterations)
         np.testing.assert_array_equal(a.affine.weight, b.affine.weight)
         np.testing.assert_array_equal(a.affine.bias, b.affine.bias)
-    part, count = found.part(40)
+    part, count = found.subset(40)
     assert count == 11
     np.testing.assert_array_equal(part.weight, affine.weight)
     np.testing.assert_array_equal(part.bias, affine.bias)
     # a penalty of 40 is no part of 40 rows, nor the other way round
     assert found.trial(40) is None
-    assert found.part(1) is None
+    assert found.subset(1) is None
     found.close()
     assert not path.exists()
     found.close()
@@ -315,7 +315,7 @@ def test_files_that_name_no_job_are_of_another(card, tmp_path):
 
 def test_a_place_that_cannot_hold_a_checkpoint_is_named_before_the_work(tmp_path, monkeypatch):
     head, x, y = blind_spot(4, n=60)
-    monkeypatch.setattr(fitting, "learn", None)
+    monkeypatch.setattr(divergence_fit, "distillation_data", None)
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for place in ("gone/c.npz", "folder", "link"):

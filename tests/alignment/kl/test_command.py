@@ -20,7 +20,7 @@ from linalign_lite import (
     save,
     train_head,
 )
-from linalign_lite.alignment.kl import fitting
+from linalign_lite.alignment.kl import divergence_fit
 from linalign_lite.commands import main
 from linalign_lite.core.shards.states_folder import states_of
 from linalign_lite.core.token_alignment import pair_states
@@ -234,7 +234,7 @@ def test_ctrl_c_leaves_no_map_and_keeps_what_was_done(made, here, capsys, monkey
     wanted = Path("x.map.npz").read_bytes()
     Path("x.map.npz").unlink()
     assert not list(here.iterdir())
-    plain, calls = fitting.descend, []
+    plain, calls = divergence_fit.minimise_divergence, []
 
     def pressed(*given, **options):
         calls.append(1)
@@ -242,7 +242,7 @@ def test_ctrl_c_leaves_no_map_and_keeps_what_was_done(made, here, capsys, monkey
             signal.raise_signal(signal.SIGINT)
         return plain(*given, **options)
 
-    monkeypatch.setattr(fitting, "descend", pressed)
+    monkeypatch.setattr(divergence_fit, "minimise_divergence", pressed)
     out, err = ran(capsys, *args, code=130)
     assert out == ""
     assert "interrupted" in err

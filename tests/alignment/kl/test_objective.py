@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference, scores_of, softmax_of, taught
 
 from linalign_lite.alignment.kl import objective
-from linalign_lite.alignment.kl.fitting import fit_kl, lowered
-from linalign_lite.alignment.kl.objective import Softmax, agreement, divergence, learn, reduce_head
+from linalign_lite.alignment.kl.divergence_fit import fit_kl, reduce_map
+from linalign_lite.alignment.kl.objective import (
+    Softmax,
+    agreement,
+    distillation_data,
+    divergence,
+    reduce_head,
+)
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
@@ -22,10 +28,10 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 def learnt(case: Case):
     softmax = reduce_head(case.head)
-    lesson, curvature = learn(
+    data, curvature = distillation_data(
         softmax, case.x, case.y, case.weight, teaching=case.teaching, following=case.following
     )
-    return softmax, lesson, curvature
+    return softmax, data, curvature
 
 
 def random_map(case: Case, seed=1, scale=0.6) -> AffineMap:
@@ -35,9 +41,9 @@ def random_map(case: Case, seed=1, scale=0.6) -> AffineMap:
 
 
 def measured(case: Case, affine: AffineMap):
-    softmax, lesson, _ = learnt(case)
-    here = lowered(softmax, affine)
-    return divergence(softmax, lesson, here.weight, here.bias)
+    softmax, data, _ = learnt(case)
+    here = reduce_map(softmax, affine)
+    return divergence(softmax, data, here.weight, here.bias)
 
 
 @every_case
@@ -84,7 +90,7 @@ def test_the_same_model_diverges_nowhere(outputs):
 def test_blocks_change_nothing(case, monkeypatch):
     affine = random_map(case)
     softmax, whole, curvature = learnt(case)
-    here = lowered(softmax, affine)
+    here = reduce_map(softmax, affine)
     value, slope, shift = divergence(softmax, whole, here.weight, here.bias)
     same = agreement(softmax, whole, case.y, here.weight, here.bias)
     assert len(list(softmax.blocks(len(whole)))) == 1
@@ -168,12 +174,14 @@ def test_a_large_head_is_taken_as_it_is_stored(rng, monkeypatch):
     wide = Head(half.weight.astype(np.float32), half.bias.astype(np.float32))
     kept, same = reduce_head(half), reduce_head(wide)
     assert kept.factor is half.weight
-    lessons = [learn(s, case.x, case.y) for s in (kept, same)]
-    np.testing.assert_allclose(lessons[0][0].summary, lessons[1][0].summary, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(lessons[0][1], lessons[1][1], rtol=1e-4, atol=1e-6)
+    data_sets = [distillation_data(s, case.x, case.y) for s in (kept, same)]
+    np.testing.assert_allclose(
+        data_sets[0][0].summary, data_sets[1][0].summary, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(data_sets[0][1], data_sets[1][1], rtol=1e-4, atol=1e-6)
     weight, bias = rng.normal(size=(6, SOURCE)), rng.normal(size=6)
-    for a, b in zip(*(objective.divergence(s, lesson, weight, bias)
-                      for s, (lesson, _) in zip((kept, same), lessons, strict=True)),
+    for a, b in zip(*(objective.divergence(s, data, weight, bias)
+                      for s, (data, _) in zip((kept, same), data_sets, strict=True)),
                     strict=True):  # fmt: skip
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -205,7 +213,7 @@ def test_the_log_partition_is_that_of_the_scores_divided(temperature, rng):
 
 def test_rows_without_weight_might_as_well_not_be_there():
     case = CASES["tokens, all of it"]
-    softmax, lesson, curvature = learnt(case)
+    softmax, data, curvature = learnt(case)
     kept = np.flatnonzero(case.weight)
     fewer = replace(
         case, x=case.x[kept], y=case.y[kept], weight=case.weight[kept],
@@ -213,9 +221,9 @@ def test_rows_without_weight_might_as_well_not_be_there():
     )  # fmt: skip
     assert len(kept) < len(case.x)
     _, rest, bare = learnt(fewer)
-    here = lowered(softmax, random_map(case))
+    here = reduce_map(softmax, random_map(case))
     for a, b in zip(
-        divergence(softmax, lesson, here.weight, here.bias),
+        divergence(softmax, data, here.weight, here.bias),
         divergence(softmax, rest, here.weight, here.bias),
         strict=True,
     ):
@@ -230,7 +238,7 @@ def test_a_row_twice_is_a_row_of_weight_two():
     again = np.r_[np.arange(len(case.x)), np.arange(10)]
     softmax, heavy, once = learnt(replace(case, weight=weight))
     _, doubled, twice = learnt(replace(case, x=case.x[again], y=case.y[again]))
-    here = lowered(softmax, random_map(case))
+    here = reduce_map(softmax, random_map(case))
     for a, b in zip(
         divergence(softmax, heavy, here.weight, here.bias),
         divergence(softmax, doubled, here.weight, here.bias),
@@ -243,15 +251,15 @@ def test_a_row_twice_is_a_row_of_weight_two():
 @pytest.mark.parametrize("name", ["tokens, all of it", "capped, all of it", "classes, all of it"])
 def test_some_rows_are_those_rows(name):
     case = CASES[name]
-    softmax, lesson, _ = learnt(case)
+    softmax, data, _ = learnt(case)
     keep = np.array([7, 3, 30, 3])
     fewer = replace(
         case, x=case.x[keep], y=case.y[keep], weight=case.weight[keep],
         following=case.following[keep],
     )  # fmt: skip
     affine = random_map(case)
-    here = lowered(softmax, affine)
-    value, _, _ = divergence(softmax, lesson.rows(keep), here.weight, here.bias)
+    here = reduce_map(softmax, affine)
+    value, _, _ = divergence(softmax, data.rows(keep), here.weight, here.bias)
     assert value == pytest.approx(reference(fewer, affine.weight, affine.bias), rel=2e-5)
 
 
@@ -270,9 +278,9 @@ def test_agreement_counts_equal_first_choices():
     case = make_case(9, 5, n=200)
     affine = random_map(case)
     for made in (case, replace(case, head=replace(case.head, softcap=1.0))):
-        softmax, lesson, _ = learnt(made)
-        here = lowered(softmax, affine)
-        found = agreement(softmax, lesson, made.y, here.weight, here.bias)
+        softmax, data, _ = learnt(made)
+        here = reduce_map(softmax, affine)
+        found = agreement(softmax, data, made.y, here.weight, here.bias)
         mine = made.head.predict(made.y)
         assert found == np.mean(made.head.predict(affine(made.x)) == mine)
         assert 0 < found < 1

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from moment_cases import digest, folder, pooled, rows, token_folder
 
 from linalign_lite.alignment.least_squares import fit
-from linalign_lite.alignment.moments import FoldedMoments, deal, fold_index, folded, measure
+from linalign_lite.alignment.moments import FoldedMoments, assign_folds, fold_index, folded, measure
 from linalign_lite.alignment.paired_moments import PairedMoments, fit_paired
 from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
-from linalign_lite.alignment.streaming.merge_tree import FAN, Tree
+from linalign_lite.alignment.streaming.merge_tree import FAN, MomentTree
 from linalign_lite.core.shards.states_folder import open_folder
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
@@ -60,8 +60,11 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("folds", [2, 5, 300])
 def test_texts_are_dealt_as_fit_deals_them(n, folds):
     if folds <= n:
-        assert (deal(n, folds, 3) == fold_index(np.arange(n), folds, 3)).all()
-        assert np.bincount(deal(n, folds)).max() - np.bincount(deal(n, folds)).min() <= 1
+        assert (assign_folds(n, folds, 3) == fold_index(np.arange(n), folds, 3)).all()
+        assert (
+            np.bincount(assign_folds(n, folds)).max() - np.bincount(assign_folds(n, folds)).min()
+            <= 1
+        )
 
 
 def test_a_folder_has_the_moments_and_the_map_of_its_rows(folders):
@@ -130,7 +133,7 @@ def test_the_tree_is_the_same_for_leaves_and_for_subtrees():
     ]
 
     def total(of, level=0):
-        tree = Tree()
+        tree = MomentTree()
         for leaf in of:
             tree.add(leaf, level)
         return tree.total()

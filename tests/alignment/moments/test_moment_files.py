@@ -13,7 +13,12 @@ from support import ROOT
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import FoldedMoments, Moments
 from linalign_lite.alignment.moments_io import _SCHEMA, load_moments, save_moments
-from linalign_lite.alignment.paired_moments import PairedMoments, Part, fit_paired, put_together
+from linalign_lite.alignment.paired_moments import (
+    MomentsPart,
+    PairedMoments,
+    fit_paired,
+    put_together,
+)
 from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
 from linalign_lite.commands import main
 from linalign_lite.commands.describe_file import describe
@@ -39,7 +44,7 @@ def tiny() -> PairedMoments:
         np.array([[2.0], [3.0]]), np.array([8.0]),
     )  # fmt: skip
     other = replace(fold, n=3, mean_x=np.array([0.5, 0.25]))
-    part = Part("ab" * 32, 7, ("cd" * 32, "ef" * 32))
+    part = MomentsPart("ab" * 32, 7, ("cd" * 32, "ef" * 32))
     spaces = Space(2, "12" * 32, "reader", "mean"), Space(1, "34" * 32, "speaker", "mean")
     return PairedMoments(FoldedMoments((fold, other)), *spaces, 11, (part,))
 
@@ -307,6 +312,6 @@ def test_all_pairs_in_one_fold_cannot_be_judged():
     with pytest.raises(InputError, match="all pairs are in one fold"):
         fit_paired(
             PairedMoments(
-                FoldedMoments((one, replace(one, n=0))), x.space, x.space, 0, (Part("", 3),)
+                FoldedMoments((one, replace(one, n=0))), x.space, x.space, 0, (MomentsPart("", 3),)
             )
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linalign_lite.alignment import float64_blocks
-from linalign_lite.alignment.float64_blocks import Desk
+from linalign_lite.alignment.float64_blocks import BlockReader
 from linalign_lite.alignment.moments import measure
 
 
@@ -27,7 +27,7 @@ def test_blocks_are_the_rows_about_their_shift(rng, monkeypatch, dtype, n, alone
     y = np.asfortranarray(rng.normal(size=(300, 4)).astype(dtype))
     rows = rng.permutation(300)[:n]
     sizes, at = [], 0
-    for _, a, b in Desk(6, 4).blocks(x, y, [rows]):
+    for _, a, b in BlockReader(6, 4).blocks(x, y, [rows]):
         these = rows[at : at + len(a.rows)]
         for wide, states in ((a, x), (b, y)):
             np.testing.assert_allclose(wide.rows, plain(states, these), rtol=0, atol=1e-14)
@@ -45,7 +45,7 @@ def test_large_states_take_fewer_rows_at_a_time(monkeypatch):
     monkeypatch.setattr(float64_blocks, "BLOCK_BYTES", 8 * 600 * 50)
     monkeypatch.setattr(float64_blocks, "LEAST", 10)
     x, y = np.ones((120, 600), np.float32), np.ones((120, 2), np.float32)
-    sizes = [len(a.rows) for _, a, _ in Desk(600, 2).blocks(x, y, [np.arange(120)])]
+    sizes = [len(a.rows) for _, a, _ in BlockReader(600, 2).blocks(x, y, [np.arange(120)])]
     assert sizes == [50, 50, 20]
 
 
@@ -54,7 +54,10 @@ def test_short_runs_are_widened_together_and_never_mixed(rng, monkeypatch):
     x, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 3))
     order = rng.permutation(30)
     runs = [order[:4], order[4:4], order[4:7], order[7:29]]
-    got = [(run, a.rows + a.shift, b.rows + b.shift) for run, a, b in Desk(2, 3).blocks(x, y, runs)]
+    got = [
+        (run, a.rows + a.shift, b.rows + b.shift)
+        for run, a, b in BlockReader(2, 3).blocks(x, y, runs)
+    ]
     assert [(run, len(a)) for run, a, _ in got] == [(0, 4), (2, 3), (3, 3), (3, 10), (3, 9)]
     for run, rows in enumerate(runs):
         for side, states in ((1, x), (2, y)):
@@ -63,7 +66,7 @@ def test_short_runs_are_widened_together_and_never_mixed(rng, monkeypatch):
 
 
 def test_a_desk_is_used_again_and_grows(rng):
-    desk = Desk(3, 2)
+    desk = BlockReader(3, 2)
     x, y = rng.normal(size=(9000, 3)), rng.normal(size=(9000, 2))
     for n in (2, 9000, 5):
         got = [a.rows + a.shift for _, a, _ in desk.blocks(x, y, [np.arange(n)])]

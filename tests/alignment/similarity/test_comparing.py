@@ -13,7 +13,7 @@ from linalign_lite import HiddenStates, InputError, MismatchError, compare, comp
 from linalign_lite.alignment.moments import fold_index
 from linalign_lite.alignment.similarity import model_statistics
 from linalign_lite.alignment.similarity.comparison import shuffles
-from linalign_lite.alignment.similarity.pair_statistics import figures
+from linalign_lite.alignment.similarity.pair_statistics import pair_measures
 from linalign_lite.alignment.similarity.results import DIRECTED, ERRORS, MEASURES, SYMMETRIC
 from linalign_lite.alignment.similarity.token_positions import common_rows
 
@@ -26,7 +26,9 @@ def folds_of(n, folds=5):
 
 
 def viewed(states, n):
-    return model_statistics.view("a", states, folds_of(n), dim=states.shape[1], k=5, share=0.99)
+    return model_statistics.statistics_of(
+        "a", states, folds_of(n), dim=states.shape[1], k=5, share=0.99
+    )
 
 
 def every(found):
@@ -44,8 +46,8 @@ def test_a_shuffle_is_what_it_would_be_from_scratch(rng, shape):
     x, y = (s.states for s in aligned_states(rng, n, d_x, d_y, 0.5))
     one, other = viewed(x, n), viewed(y, n)
     for order in shuffles(folds_of(n), 3, seed=1):
-        quick = figures(one, other, MEASURES, order)
-        anew = figures(viewed(x, n), viewed(y[order], n), MEASURES)
+        quick = pair_measures(one, other, MEASURES, order)
+        anew = pair_measures(viewed(x, n), viewed(y[order], n), MEASURES)
         for a, b in zip(quick, anew, strict=True):
             assert a == pytest.approx(b, rel=1e-6, abs=1e-9)
         assert quick[0]["cka"] == pytest.approx(ORACLES["cka"](x, y[order]), rel=1e-6)
@@ -184,7 +186,9 @@ def test_each_model_is_measured_once(rng, monkeypatch):
 
     monkeypatch.setattr(model_statistics, "eigen", counted("eigen", model_statistics.eigen))
     monkeypatch.setattr(model_statistics, "nearest", counted("nearest", model_statistics.nearest))
-    monkeypatch.setattr(model_statistics, "Products", counted("own", model_statistics.Products))
+    monkeypatch.setattr(
+        model_statistics, "FoldProducts", counted("own", model_statistics.FoldProducts)
+    )
     states = {f"m{i}": HiddenStates(rng.normal(size=(120, 3 + i))) for i in range(4)}
     compare_all(states, permutations=0, folds=3)
     assert counts == {"eigen": 4 * 4, "own": 4, "nearest": 4}

@@ -14,9 +14,9 @@ from linalign_lite.alignment.moments import fold_index
 from linalign_lite.alignment.similarity import neighbours
 from linalign_lite.alignment.similarity.comparison import shuffles
 from linalign_lite.alignment.similarity.measures import hsic
-from linalign_lite.alignment.similarity.model_statistics import View, view
+from linalign_lite.alignment.similarity.model_statistics import ModelStatistics, statistics_of
 from linalign_lite.alignment.similarity.neighbours import nearest, overlap
-from linalign_lite.alignment.similarity.pair_statistics import figures
+from linalign_lite.alignment.similarity.pair_statistics import pair_measures
 from linalign_lite.alignment.similarity.results import DIRECTED, MEASURES, SYMMETRIC
 
 SHAPES = {
@@ -112,10 +112,10 @@ def test_rotations_and_scales_change_nothing(seed, scale):
     y[:, :3] += x[:, :3] + 1
     turned = scale * (x @ rotation(rng, 6))
     views = [
-        [View("a", s, folds_of(60), s.shape[1], 5, 0.99) for s in pair]
+        [ModelStatistics("a", s, folds_of(60), s.shape[1], 5, 0.99) for s in pair]
         for pair in ((x, y), (turned, y))
     ]
-    for one, other in zip(*(figures(*pair, MEASURES) for pair in views), strict=True):
+    for one, other in zip(*(pair_measures(*pair, MEASURES) for pair in views), strict=True):
         assert one.keys() == other.keys()
         for name in one:
             assert other[name] == pytest.approx(one[name], rel=1e-6, abs=1e-8), name
@@ -130,7 +130,9 @@ def test_shifts_change_nothing_that_centres(seed):
     wanted = [name for name in MEASURES if name not in {"mutual_knn", "cosine"}]
     moved = x + 10 * rng.normal(size=6)
     found = [
-        figures(*(View("a", s, folds_of(60), s.shape[1], 5, 0.99) for s in pair), wanted)[0]
+        pair_measures(
+            *(ModelStatistics("a", s, folds_of(60), s.shape[1], 5, 0.99) for s in pair), wanted
+        )[0]
         for pair in ((x, y), (moved, y))
     ]
     assert found[1] == pytest.approx(found[0], rel=1e-6, abs=1e-8)
@@ -147,9 +149,10 @@ def test_invertible_maps_change_no_canonical_correlation(seed):
     alone = np.linalg.svd((y - y.mean(axis=0)).T @ (x - x.mean(axis=0)))[2][-1]
     stretch = np.eye(6) + 9 * np.outer(alone, alone)
     found = [
-        figures(*(View("a", s, folds_of(60), s.shape[1], 5, 1.0) for s in pair), ["svcca", "cka"])[
-            0
-        ]
+        pair_measures(
+            *(ModelStatistics("a", s, folds_of(60), s.shape[1], 5, 1.0) for s in pair),
+            ["svcca", "cka"],
+        )[0]
         for pair in ((x, y), (x @ skew, y), (x @ stretch, y))
     ]
     for other in found[1:]:
@@ -207,12 +210,14 @@ def folds_of(n, folds=5):
 
 def test_with_few_rows_states_are_rotated_and_nothing_else_changes():
     x, y = made((40, 60, 45))
-    short = [view("a", s, folds_of(40), dim=s.shape[1], k=5, share=0.9) for s in (x, y)]
+    short = [statistics_of("a", s, folds_of(40), dim=s.shape[1], k=5, share=0.9) for s in (x, y)]
     assert [s.states.shape for s in short] == [(40, 40), (40, 40)]
-    long = [View("a", s, folds_of(40), s.shape[1], 5, 0.9) for s in (x, y)]
+    long = [ModelStatistics("a", s, folds_of(40), s.shape[1], 5, 0.9) for s in (x, y)]
     for order in (None, next(shuffles(folds_of(40), 1, 0))):
         for a, b in zip(
-            figures(*short, MEASURES, order), figures(*long, MEASURES, order), strict=True
+            pair_measures(*short, MEASURES, order),
+            pair_measures(*long, MEASURES, order),
+            strict=True,
         ):
             assert a == pytest.approx(b, rel=1e-6, abs=1e-9)
 

@@ -8,19 +8,25 @@ import numpy as np
 
 from linalign_lite.alignment.few_shot import head_aware, weighted_least_squares
 from linalign_lite.alignment.few_shot.report import FewReport
-from linalign_lite.alignment.few_shot.validation import make_judge
-from linalign_lite.alignment.few_shot.weighting import FEW, PUBLIC, Trial, lowest, usable_weight
-from linalign_lite.alignment.kl.fitting import (
+from linalign_lite.alignment.few_shot.validation import held_out_divergence
+from linalign_lite.alignment.few_shot.weighting import (
+    FEW_ONLY,
+    PUBLIC_ONLY,
+    FewShotTrial,
+    lowest,
+    usable_weight,
+)
+from linalign_lite.alignment.kl.divergence_fit import (
     ITERATIONS,
+    expand_map,
     fit_kl,
     head_name,
     is_classifier,
-    raised,
     usable_teaching,
 )
-from linalign_lite.alignment.kl.objective import Teaching, learn, reduce_head
+from linalign_lite.alignment.kl.objective import Teaching, distillation_data, reduce_head
 from linalign_lite.alignment.kl.report import Watch
-from linalign_lite.alignment.kl.validation import true_outputs
+from linalign_lite.alignment.kl.validation import next_token_outputs
 from linalign_lite.alignment.least_squares import usable_penalty
 from linalign_lite.alignment.moments import fold_index, folded, measure
 from linalign_lite.alignment.ridge import PENALTIES, ridge
@@ -63,17 +69,27 @@ def fit_with_few(
     """
     public = as_states(public_source), as_states(public_target)
     few = as_states(few_source), as_states(few_target)
-    _same(public, few)
+    _require_comparable(public, few)
     weights = usable_weight(weight)
     given = None if penalty == "auto" else usable_penalty(penalty)
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
     if head is None:
-        affine, report = _squares(public, few, weights, given, folds, seed)
+        affine, report = _fit_least_squares(public, few, weights, given, folds, seed)
     else:
         head.space.require(few[1].space, "this head does not read the target's states")
-        affine, report = _aware(public, few, head, weights, given, folds=folds, seed=seed,
-                                iterations=iterations, teaching=teaching, watch=watch)  # fmt: skip
+        affine, report = _fit_for_head(
+            public,
+            few,
+            head,
+            weights,
+            given,
+            folds=folds,
+            seed=seed,
+            iterations=iterations,
+            teaching=teaching,
+            watch=watch,
+        )
     card = {
         **report.as_card(),
         "text_digest": public[0].text_digest or public[1].text_digest,
@@ -84,10 +100,10 @@ def fit_with_few(
     return replace(affine, card=card), report
 
 
-Sides = tuple[HiddenStates, HiddenStates]
+StatePair = tuple[HiddenStates, HiddenStates]
 
 
-def _same(public: Sides, few: Sides) -> None:
+def _require_comparable(public: StatePair, few: StatePair) -> None:
     """Both pairs are of the same two spaces, and the few are enough to judge."""
     for x, y in (public, few):
         x.require_same_texts(y)
@@ -102,8 +118,8 @@ def _same(public: Sides, few: Sides) -> None:
         )
 
 
-def _squares(
-    public: Sides, few: Sides, weights: tuple[float, ...], given: float | None,
+def _fit_least_squares(
+    public: StatePair, few: StatePair, weights: tuple[float, ...], given: float | None,
     folds: int, seed: int,
 ) -> tuple[AffineMap, FewReport]:  # fmt: skip
     (px, py), (x, y) = public, few
@@ -120,9 +136,9 @@ def _squares(
     return AffineMap(parts[0], parts[1], px.space, py.space), report
 
 
-def _aware(
-    public: Sides,
-    few: Sides,
+def _fit_for_head(
+    public: StatePair,
+    few: StatePair,
     head: Head,
     weights: tuple[float, ...],
     given: float | None,
@@ -135,36 +151,44 @@ def _aware(
 ) -> tuple[AffineMap, FewReport]:
     px, py = public
     taught = usable_teaching(teaching, few[1], head)
-    job = _job(public, few, head, taught, folds, seed, watch or (lambda _: None))
+    job = _problem(public, few, head, taught, folds, seed, watch or (lambda _: None))
     tried, alone = [], None
-    if PUBLIC in weights:
+    if PUBLIC_ONLY in weights:
         alone, found = fit_kl(px, py, head, penalty="auto" if given is None else given,
                               iterations=iterations, seed=seed, watch=watch,
                               teaching=taught)  # fmt: skip
-        tried.append(head_aware.judged(job, alone, PUBLIC, found.penalty))
-    both = tuple(w for w in weights if w != PUBLIC)
+        tried.append(head_aware.score_map(job, alone, PUBLIC_ONLY, found.penalty))
+    both = tuple(w for w in weights if w != PUBLIC_ONLY)
     if both:
         tried += head_aware.trials(job, both, head_aware.PENALTIES if given is None else (given,))
     best = lowest(tried)
     report = _report("kl", public, few, folds, tried, best, outputs=head.n_outputs, taught=taught)
-    if best.weight == PUBLIC and alone is not None:
+    if best.weight == PUBLIC_ONLY and alone is not None:
         return alone, report
-    start, origin, end = head_aware.settle(job, best, iterations)
-    parts = [p.astype(np.float32) for p in raised(job.softmax, start, origin, end)]
+    start, origin, end = head_aware.refine_few_shot(job, best, iterations)
+    parts = [p.astype(np.float32) for p in expand_map(job.softmax, start, origin, end)]
     return AffineMap(parts[0], parts[1], px.space, py.space), report
 
 
-def _job(
-    public: Sides, few: Sides, head: Head, taught: Teaching, folds: int, seed: int, watch: Watch
-) -> head_aware.Few:
+def _problem(
+    public: StatePair,
+    few: StatePair,
+    head: Head,
+    taught: Teaching,
+    folds: int,
+    seed: int,
+    watch: Watch,
+) -> head_aware.FewShotProblem:
     (px, py), (x, y) = public, few
     softmax = reduce_head(head)
-    following = true_outputs(y, head) if taught.truth else None
-    lesson, curvature = learn(softmax, x.states, y.states, teaching=taught, following=following)
-    return head_aware.Few(
+    following = next_token_outputs(y, head) if taught.truth else None
+    data, curvature = distillation_data(
+        softmax, x.states, y.states, teaching=taught, following=following
+    )
+    return head_aware.FewShotProblem(
         softmax=softmax,
-        lesson=lesson,
-        judge=make_judge(softmax, lesson, y.states, classifier=is_classifier(y, head)),
+        data=data,
+        judge=held_out_divergence(softmax, data, y.states, classifier=is_classifier(y, head)),
         curvature=curvature,
         public=measure(px.states, py.states),
         moments=folded(x.states, y.states, folds, x.groups, seed),
@@ -176,17 +200,17 @@ def _job(
 
 def _report(
     objective: str,
-    public: Sides,
-    few: Sides,
+    public: StatePair,
+    few: StatePair,
     folds: int,
-    tried: list[Trial],
-    best: Trial,
+    tried: list[FewShotTrial],
+    best: FewShotTrial,
     *,
     outputs: int | None = None,
     taught: Teaching | None = None,
 ) -> FewReport:
-    alone = _best(tried, PUBLIC, PUBLIC), _best(tried, FEW, FEW)
-    both = _best(tried, np.nextafter(PUBLIC, 1), np.finfo(float).max)
+    alone = _best(tried, PUBLIC_ONLY, PUBLIC_ONLY), _best(tried, FEW_ONLY, FEW_ONLY)
+    both = _best(tried, np.nextafter(PUBLIC_ONLY, 1), np.finfo(float).max)
     return FewReport(
         objective=objective,
         few_weight=best.weight,
@@ -213,7 +237,9 @@ def _report(
     )
 
 
-def _best(tried: list[Trial], least: float, most: float) -> tuple[float | None, float | None]:
+def _best(
+    tried: list[FewShotTrial], least: float, most: float
+) -> tuple[float | None, float | None]:
     """Loss and error of the best trial within a range of weights, None where there is none."""
     mine = [t for t in tried if least <= t.weight <= most]
     if not mine:
@@ -222,9 +248,9 @@ def _best(tried: list[Trial], least: float, most: float) -> tuple[float | None, 
     return best.loss, best.error
 
 
-def _warnings(best: Trial, weights: int) -> tuple[str, ...]:
-    if weights > 1 and best.weight == PUBLIC:
+def _warnings(best: FewShotTrial, weights: int) -> tuple[str, ...]:
+    if weights > 1 and best.weight == PUBLIC_ONLY:
         return ("the few texts made no map better than that of the public texts alone",)
-    if weights > 1 and best.weight == FEW:
+    if weights > 1 and best.weight == FEW_ONLY:
         return ("the public texts made no map better than that of the few alone",)
     return ()

@@ -8,20 +8,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl.checkpoint import Checkpoint, Trial, digest_of, fingerprint
+from linalign_lite.alignment.kl.checkpoint import Checkpoint, PenaltyTrial, digest_of, fingerprint
 from linalign_lite.alignment.kl.objective import (
-    Lesson,
+    DistillationData,
     Softmax,
     Teaching,
     agreement,
+    distillation_data,
     divergence,
     divergences,
-    learn,
     reduce_head,
 )
-from linalign_lite.alignment.kl.optimizer import Affine, Where, axes_of, chart_on, descend
+from linalign_lite.alignment.kl.optimizer import (
+    CurrentMap,
+    ReducedMap,
+    eigenbases_of,
+    minimise_divergence,
+    reparametrize,
+)
 from linalign_lite.alignment.kl.report import KlReport, Step, Watch
-from linalign_lite.alignment.kl.validation import true_outputs, usable_penalty, usable_weights
+from linalign_lite.alignment.kl.validation import next_token_outputs, usable_penalty, usable_weights
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import Float64, fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum
@@ -40,10 +46,13 @@ SLACK = 0.5  # standard errors by which a stronger penalty may do worse than the
 WORK = 3e9  # multiplications of a pass in the search, which has as many rows as that allows
 FEWEST_ROWS, GROWTH = 1024, 6
 ITERATIONS = 200
-LOOK = 5  # iterations between two looks at the held-out rows
-CLASSES = Teaching(temperature=0.7)  # docs/DESIGN.md, section 4, has what was tried
-TOKENS = Teaching(temperature=0.5, truth=0.2)
-ROUGH, FINE = 1e-4, 1e-6  # relative decrease at which a descent ends: to choose, to keep
+EVALUATE_EVERY = 5  # iterations between two looks at the held-out rows
+CLASSIFIER_TEACHING = Teaching(temperature=0.7)  # docs/DESIGN.md, section 4, has what was tried
+TOKEN_TEACHING = Teaching(temperature=0.5, truth=0.2)
+SEARCH_TOLERANCE, FINAL_TOLERANCE = (
+    1e-4,
+    1e-6,
+)  # relative decrease at which a descent ends: to choose, to keep
 
 
 def fit_kl(
@@ -84,7 +93,7 @@ def fit_kl(
     if not mass.all():  # such rows might as well not be there
         kept = np.flatnonzero(mass)
         x, y, mass = x.rows(kept), y.rows(kept), mass[kept]
-    following = true_outputs(y, head) if taught.truth else None
+    following = next_token_outputs(y, head) if taught.truth else None
     softmax, memory = reduce_head(head), checkpoint or Checkpoint(None)
     job_key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {taught}")
     memory.open(job_key, (softmax.rank, x.space.dim))
@@ -93,7 +102,7 @@ def fit_kl(
     order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
     judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
     order = np.concatenate([order[~judged], order[judged]])
-    lesson, curvature = learn(
+    data, curvature = distillation_data(
         softmax,
         x.states[order],
         y.states[order],
@@ -102,16 +111,16 @@ def fit_kl(
         following=None if following is None else following[order],
     )
     training = len(order) - int(judged.sum())
-    seen = _ridge(lesson.source[:training], y.states[order[:training]], least_squares.penalty)
-    job = _Job(softmax, lesson, curvature, lowered(softmax, seen), x.groups[order], training,
+    seen = _ridge(data.source[:training], y.states[order[:training]], least_squares.penalty)
+    job = KlProblem(softmax, data, curvature, reduce_map(softmax, seen), x.groups[order], training,
                iterations, watch or (lambda _: None))  # fmt: skip
     grid = PENALTIES if given is None else (given * len(x) / job.sample,)
-    tried = search(job, grid, memory)
-    origin = lowered(softmax, start)  # of all rows, the judging ones included
-    begun = Trial(float("inf"), job.judge(job.origin), 0, job.origin)
+    tried = search_penalties(job, grid, memory)
+    origin = reduce_map(softmax, start)  # of all rows, the judging ones included
+    begun = PenaltyTrial(float("inf"), job.judge(job.origin), 0, job.origin)
     best = tried[0]
     if len(tried) > 1:
-        best = tried[strongest_of_the_best([t.penalty for t in tried], *job.losses(tried))]
+        best = tried[select_penalty([t.penalty for t in tried], *job.losses(tried))]
     fair = job.sample == job.training  # else the start has seen more rows than any trial
     if given is None and fair and begun.divergence < best.divergence:
         best = begun
@@ -120,7 +129,7 @@ def fit_kl(
     else:
         whole = replace(job, origin=origin)
         at = _moved(best.affine, job.origin, origin)
-        found, count = settle(whole, best.penalty * job.sample / len(x), at, memory)
+        found, count = refine(whole, best.penalty * job.sample / len(x), at, memory)
     truth = y.states[order][job.training :]
     held_out = job.held_out
     report = KlReport(
@@ -143,20 +152,20 @@ def fit_kl(
         curve=tuple((t.penalty * job.sample / len(x), t.divergence) for t in tried),
     )
     card = {**report.as_card(), "head": head_name(head), "text_digest": x.text_digest}
-    weight, bias = raised(softmax, start, origin, found)
+    weight, bias = expand_map(softmax, start, origin, found)
     affine = AffineMap(weight.astype(np.float32), bias.astype(np.float32), x.space, y.space, card)
     memory.close()
     return affine, report
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
-    """What stays the same through search and settling. Rows are shuffled, the judging ones last."""
+class KlProblem:
+    """Data and options of a fit. Rows are shuffled; the held-out ones come last."""
 
     softmax: Softmax
-    lesson: Lesson
+    data: DistillationData
     curvature: Float64
-    origin: Affine  # the least-squares map in the head's coordinates
+    origin: ReducedMap  # the least-squares map in the head's coordinates
     groups: npt.NDArray[np.int64]  # shape: (n,)  the text of each row
     training: int  # rows that are not held out
     iterations: int
@@ -166,19 +175,19 @@ class _Job:
     def sample(self) -> int:
         """Rows of the search: what makes a pass of WORK multiplications."""
         outputs, rank = self.softmax.factor.shape
-        fewest = max(FEWEST_ROWS, 2 * self.lesson.source.shape[1])  # fewer fit anything
+        fewest = max(FEWEST_ROWS, 2 * self.data.source.shape[1])  # fewer fit anything
         return int(min(self.training, max(fewest, WORK / (2 * outputs * rank))))
 
     @property
-    def held_out(self) -> Lesson:
+    def held_out(self) -> DistillationData:
         stop = self.training + max(FEWEST_ROWS, self.sample // 4)
-        return self.lesson.rows(slice(self.training, stop))
+        return self.data.rows(slice(self.training, stop))
 
-    def judge(self, affine: Affine) -> float:
+    def judge(self, affine: ReducedMap) -> float:
         value, _, _ = divergence(self.softmax, self.held_out, affine.weight, affine.bias)
         return value
 
-    def losses(self, tried: list[Trial]) -> tuple[Float64, npt.NDArray[np.int64]]:
+    def losses(self, tried: list[PenaltyTrial]) -> tuple[Float64, npt.NDArray[np.int64]]:
         """Of each trial on each held-out row, weighted; and the rows' texts."""
         rows = self.held_out
         maps = [t.affine for t in tried]
@@ -187,28 +196,37 @@ class _Job:
         return each * share, self.groups[self.training :][: len(rows)]
 
 
-def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial]:
+def search_penalties(
+    job: KlProblem, grid: tuple[float, ...], memory: Checkpoint
+) -> list[PenaltyTrial]:
     """From the strongest penalty to the weakest, each begun where the last ended."""
-    tried: list[Trial] = []
-    lesson = job.lesson.rows(slice(0, job.sample))
-    axes = axes_of(lesson, job.curvature)  # every penalty has these rows
+    tried: list[PenaltyTrial] = []
+    data = job.data.rows(slice(0, job.sample))
+    eigenbases = eigenbases_of(data, job.curvature)  # every penalty has these rows
     at = job.origin
     for penalty in grid:
         known = memory.trial(penalty)
         if known is None:
             count = 0
 
-            def watch(done: int, loss: float, here: Where, penalty: float = penalty) -> bool:
+            def watch(done: int, loss: float, here: CurrentMap, penalty: float = penalty) -> bool:
                 nonlocal count
                 count = done
-                score = job.judge(here()) if done % LOOK == 0 else float("nan")
+                score = job.judge(here()) if done % EVALUATE_EVERY == 0 else float("nan")
                 job.watch(Step(f"penalty {penalty:.0e}", done, loss, score))
                 return False
 
-            chart = chart_on(axes, job.origin, penalty)
-            end, _ = descend(job.softmax, lesson, chart, at, iterations=job.iterations,
-                             tolerance=ROUGH, watch=watch)  # fmt: skip
-            known = Trial(penalty, job.judge(end), count, end)
+            reparam = reparametrize(eigenbases, job.origin, penalty)
+            end, _ = minimise_divergence(
+                job.softmax,
+                data,
+                reparam,
+                at,
+                iterations=job.iterations,
+                tolerance=SEARCH_TOLERANCE,
+                watch=watch,
+            )
+            known = PenaltyTrial(penalty, job.judge(end), count, end)
             memory.remember(known)
         tried.append(known)
         at = known.affine
@@ -218,9 +236,7 @@ def search(job: _Job, grid: tuple[float, ...], memory: Checkpoint) -> list[Trial
     return tried
 
 
-def strongest_of_the_best(
-    penalties: list[float], losses: Float64, groups: npt.NDArray[np.int64]
-) -> int:
+def select_penalty(penalties: list[float], losses: Float64, groups: npt.NDArray[np.int64]) -> int:
     """The strongest penalty that does no worse on held-out rows than the best, but for noise.
 
     losses: (n_penalties, n), groups: (n,) texts. Noise: SLACK standard errors, over texts, of the
@@ -234,30 +250,41 @@ def strongest_of_the_best(
     return best
 
 
-def settle(job: _Job, penalty: float, at: Affine, memory: Checkpoint) -> tuple[Affine, int]:
+def refine(
+    job: KlProblem, penalty: float, at: ReducedMap, memory: Checkpoint
+) -> tuple[ReducedMap, int]:
     """The minimum on all rows, held-out ones included, by way of growing parts of them."""
-    n, total = len(job.lesson), 0
+    n, total = len(job.data), 0
     sizes = [n]
     while sizes[0] > GROWTH * job.sample:
         sizes.insert(0, sizes[0] // GROWTH)
     everything = np.random.default_rng(n).permutation(n)  # the held-out rows stand last: mix
     for size in sizes:
-        known = memory.part(size)
+        known = memory.subset(size)
         if known is None:
-            lesson = job.lesson.rows(everything[:size]) if size < n else job.lesson
+            data = job.data.rows(everything[:size]) if size < n else job.data
             count = 0
 
-            def watch(count_: int, loss: float, _: Where, size: int = size) -> bool:
+            def watch(count_: int, loss: float, _: CurrentMap, size: int = size) -> bool:
                 nonlocal count
                 count = count_
                 job.watch(Step(f"{size} rows", count, loss, float("nan")))
                 return False
 
-            chart = chart_on(axes_of(lesson, job.curvature), job.origin, penalty * n / size)
-            tolerance = FINE if n <= job.sample * GROWTH else ROUGH
-            at, _ = descend(job.softmax, lesson, chart, at, iterations=job.iterations,
-                            tolerance=tolerance, watch=watch)  # fmt: skip
-            memory.remember_part(size, at, count)
+            reparam = reparametrize(
+                eigenbases_of(data, job.curvature), job.origin, penalty * n / size
+            )
+            tolerance = FINAL_TOLERANCE if n <= job.sample * GROWTH else SEARCH_TOLERANCE
+            at, _ = minimise_divergence(
+                job.softmax,
+                data,
+                reparam,
+                at,
+                iterations=job.iterations,
+                tolerance=tolerance,
+                watch=watch,
+            )
+            memory.remember_subset(size, at, count)
             known = at, count
         at, count = known
         total += count
@@ -269,21 +296,21 @@ def _ridge(x: Array, y: Array, penalty: float) -> AffineMap:
     return AffineMap(*ridge(spectrum(measure(x, y)), penalty))
 
 
-def _moved(affine: Affine, old: Affine, new: Affine) -> Affine:
+def _moved(affine: ReducedMap, old: ReducedMap, new: ReducedMap) -> ReducedMap:
     """As far from the new start as it was from the old one."""
-    return Affine(affine.weight - old.weight + new.weight, affine.bias - old.bias + new.bias)
+    return ReducedMap(affine.weight - old.weight + new.weight, affine.bias - old.bias + new.bias)
 
 
-def lowered(softmax: Softmax, affine: AffineMap) -> Affine:
+def reduce_map(softmax: Softmax, affine: AffineMap) -> ReducedMap:
     """A map in the head's coordinates."""
     weight, bias = affine.weight.astype(np.float64), affine.bias.astype(np.float64)
     if softmax.basis is None:
-        return Affine(weight, bias)
-    return Affine(softmax.basis.T @ weight, softmax.basis.T @ bias)
+        return ReducedMap(weight, bias)
+    return ReducedMap(softmax.basis.T @ weight, softmax.basis.T @ bias)
 
 
-def raised(
-    softmax: Softmax, start: AffineMap, origin: Affine, found: Affine
+def expand_map(
+    softmax: Softmax, start: AffineMap, origin: ReducedMap, found: ReducedMap
 ) -> tuple[Float64, Float64]:
     """The map itself: where the head does not look, as it started."""
     step, shift = found.weight - origin.weight, found.bias - origin.bias
@@ -297,14 +324,14 @@ def head_name(head: Head) -> dict[str, Any]:
     return {"digest": digest_of(head), "outputs": head.n_outputs, "space": head.space.describe()}
 
 
-def _agreement(job: _Job, truth: Array, affine: Affine) -> float:
+def _agreement(job: KlProblem, truth: Array, affine: ReducedMap) -> float:
     held_out = job.held_out
     return agreement(job.softmax, held_out, truth[: len(held_out)], affine.weight, affine.bias)
 
 
 def default_teaching(target: HiddenStates, head: Head) -> Teaching:
-    """TOKENS for a token head whose target states know their next tokens, else CLASSES."""
-    return CLASSES if is_classifier(target, head) else TOKENS
+    """Return CLASSIFIER_TEACHING for a classifier, else TOKEN_TEACHING."""
+    return CLASSIFIER_TEACHING if is_classifier(target, head) else TOKEN_TEACHING
 
 
 def is_classifier(target: HiddenStates, head: Head) -> bool:
@@ -329,7 +356,9 @@ def usable_teaching(given: Teaching | None, target: HiddenStates, head: Head) ->
     return given
 
 
-def _warnings(tried: list[Trial], best: Trial, begun: Trial) -> tuple[str, ...]:
+def _warnings(
+    tried: list[PenaltyTrial], best: PenaltyTrial, begun: PenaltyTrial
+) -> tuple[str, ...]:
     if best is begun:
         return (
             "on held-out texts no penalty did better than least squares: the map is that of ridge",

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from kl_cases import Case, blind_spot, make_case, reference
 
-from linalign_lite.alignment.kl import fitting
+from linalign_lite.alignment.kl import divergence_fit
 from linalign_lite.alignment.kl.checkpoint import digest_of
-from linalign_lite.alignment.kl.fitting import CLASSES, TOKENS, Step, fit_kl
+from linalign_lite.alignment.kl.divergence_fit import (
+    CLASSIFIER_TEACHING,
+    TOKEN_TEACHING,
+    Step,
+    fit_kl,
+)
 from linalign_lite.alignment.kl.objective import Teaching
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import fold_index, measure
@@ -88,7 +93,7 @@ def test_the_report_says_what_was_found(spot, fitted):
     affine, report, _ = fitted
     assert (report.n, report.n_held_out) == (TRAINED, TRAINED // 10)
     assert (report.d_source, report.d_target, report.n_outputs) == (12, 12, 10)
-    assert Teaching(report.temperature, report.truth) == CLASSES
+    assert Teaching(report.temperature, report.truth) == CLASSIFIER_TEACHING
     _, ridge = fit(x[:TRAINED], y[:TRAINED])
     assert (report.start_method, report.start_penalty) == ("ridge", ridge.penalty)
     assert report.warnings == ()
@@ -99,7 +104,7 @@ def test_the_report_says_what_was_found(spot, fitted):
     assert report.held_out_divergence == scores[chosen] <= min(scores) * 1.05
     assert chosen <= scores.index(min(scores))
     # the held-out figures are near to what other texts give
-    case = Case(head, x[TRAINED:], y[TRAINED:], teaching=CLASSES)
+    case = Case(head, x[TRAINED:], y[TRAINED:], teaching=CLASSIFIER_TEACHING)
     new = reference(case, affine.weight.astype(float), affine.bias.astype(float))
     assert new / 2 < report.held_out_divergence < new * 2
 
@@ -157,8 +162,10 @@ def test_watching_shows_every_step_and_what_was_held_out(fitted):
         assert [s.iteration for s in mine] == list(range(1, len(mine) + 1))
         assert mine[-1].loss <= mine[0].loss
     looks = [s for s in steps if s.held_out == s.held_out]
-    assert {s.iteration % fitting.LOOK for s in looks} == {0}
-    assert len(looks) == sum(s.iteration % fitting.LOOK == 0 for s in steps[: -len(mine)])
+    assert {s.iteration % divergence_fit.EVALUATE_EVERY for s in looks} == {0}
+    assert len(looks) == sum(
+        s.iteration % divergence_fit.EVALUATE_EVERY == 0 for s in steps[: -len(mine)]
+    )
     assert min(s.held_out for s in looks) < report.start_divergence / 2
 
 
@@ -288,10 +295,10 @@ def test_growing_parts_end_at_the_same_minimum(spot, monkeypatch):
     head, x, y = spot
     steps: list[Step] = []
     whole, _ = fit_kl(x, y, head, penalty=0.003)
-    monkeypatch.setattr(fitting, "FEWEST_ROWS", 30)
-    monkeypatch.setattr(fitting, "WORK", 1)
-    monkeypatch.setattr(fitting, "GROWTH", 3)
-    monkeypatch.setattr(fitting, "ROUGH", 1e-7)
+    monkeypatch.setattr(divergence_fit, "FEWEST_ROWS", 30)
+    monkeypatch.setattr(divergence_fit, "WORK", 1)
+    monkeypatch.setattr(divergence_fit, "GROWTH", 3)
+    monkeypatch.setattr(divergence_fit, "SEARCH_TOLERANCE", 1e-7)
     parts, report = fit_kl(x, y, head, penalty=0.003, watch=steps.append)
     stages = [s for s in dict.fromkeys(s.stage for s in steps) if s.endswith("rows")]
     counts = [int(s.split()[0]) for s in stages]
@@ -300,7 +307,7 @@ def test_growing_parts_end_at_the_same_minimum(spot, monkeypatch):
     assert len(counts) >= 2
     assert report.iterations == len(steps)
     assert report.penalty == pytest.approx(0.003)
-    case = Case(head, x, y, teaching=CLASSES)
+    case = Case(head, x, y, teaching=CLASSIFIER_TEACHING)
     ends = [reference(case, m.weight.astype(float), m.bias.astype(float)) for m in (whole, parts)]
     assert ends[0] == pytest.approx(ends[1], rel=0.02)
 
@@ -308,25 +315,29 @@ def test_growing_parts_end_at_the_same_minimum(spot, monkeypatch):
 def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     """With the penalty that stands for the same on as many rows as it has."""
     for name, value in {"FEWEST_ROWS": 30, "WORK": 1, "GROWTH": 3}.items():
-        monkeypatch.setattr(fitting, name, value)
-    plain, charted, found = fitting.descend, fitting.chart_on, []
+        monkeypatch.setattr(divergence_fit, name, value)
+    plain, plain_reparametrize, found = (
+        divergence_fit.minimise_divergence,
+        divergence_fit.reparametrize,
+        [],
+    )
 
-    def chart(axes, start, penalty):
+    def reparam(eigenbases, start, penalty):
         found.append([start, penalty])
-        return charted(axes, start, penalty)
+        return plain_reparametrize(eigenbases, start, penalty)
 
-    def descend(softmax, lesson, chart, begin, **options):
-        end = plain(softmax, lesson, chart, begin, **options)
-        found[-1] += [len(lesson), begin, end[0]]
+    def minimise_divergence(softmax, data, reparam, begin, **options):
+        end = plain(softmax, data, reparam, begin, **options)
+        found[-1] += [len(data), begin, end[0]]
         return end
 
-    monkeypatch.setattr(fitting, "chart_on", chart)
-    monkeypatch.setattr(fitting, "descend", descend)
+    monkeypatch.setattr(divergence_fit, "reparametrize", reparam)
+    monkeypatch.setattr(divergence_fit, "minimise_divergence", minimise_divergence)
     head, x, y = spot
     _, report = fit_kl(x, y, head, iterations=30)
     starts, penalties, sizes, begins, ends = zip(*found, strict=True)
     tried = len(report.curve)
-    assert penalties[:tried] == fitting.PENALTIES[:tried]
+    assert penalties[:tried] == divergence_fit.PENALTIES[:tried]
     assert set(sizes[:tried]) == {30}
     assert list(sizes[tried:]) == sorted(sizes[tried:])
     assert len(sizes) >= tried + 3
@@ -423,13 +434,13 @@ def test_states_that_are_all_the_same_are_refused(rng):
 def test_tokens_are_taught_their_truth_and_classes_are_not(rng):
     x, y, head = token_states(rng)
     _, report = fit_kl(x, y, head, penalty=1.0, iterations=2)
-    assert Teaching(report.temperature, report.truth) == TOKENS
+    assert Teaching(report.temperature, report.truth) == TOKEN_TEACHING
     labelled = dataclasses.replace(head, labels=tuple("abcdefghijk"))
     _, report = fit_kl(x, y, labelled, penalty=1.0, iterations=2)
-    assert Teaching(report.temperature, report.truth) == CLASSES
+    assert Teaching(report.temperature, report.truth) == CLASSIFIER_TEACHING
     bare = dataclasses.replace(y, next_token=None)
     _, report = fit_kl(x, bare, head, penalty=1.0, iterations=2)
-    assert Teaching(report.temperature, report.truth) == CLASSES
+    assert Teaching(report.temperature, report.truth) == CLASSIFIER_TEACHING
 
 
 def test_the_truth_is_each_rows_own(rng):
@@ -483,7 +494,7 @@ def test_states_of_other_texts_are_refused(rng):
 @pytest.mark.parametrize("penalty", [-1, float("nan"), float("inf"), "nonsense", "", None, 1e200])
 def test_penalties_that_cannot_be_used_are_refused_at_once(penalty, rng, monkeypatch):
     x, y, head = token_states(rng)
-    monkeypatch.setattr(fitting, "learn", None)  # nor is any work done
+    monkeypatch.setattr(divergence_fit, "distillation_data", None)  # nor is any work done
     with pytest.raises(InputError, match="penalty is not usable"):
         fit_kl(x, y, head, penalty=penalty)
 
@@ -583,7 +594,7 @@ def test_the_start_has_not_seen_the_rows_that_judge_it():
     x, y = rng.normal(size=(30, 40)).astype(np.float32), rng.normal(size=(30, 6)).astype(np.float32)
     head = Head(rng.normal(size=(8, 6)), np.zeros(8))
     _, report = fit_kl(x, y, head, penalty=1.0, teaching=Teaching())
-    judges = fold_index(np.arange(30), fitting.HELD_OUT, 0) == 0
+    judges = fold_index(np.arange(30), divergence_fit.HELD_OUT, 0) == 0
     start = ridge(spectrum(measure(x[~judges], y[~judges])), report.start_penalty)
     wanted = reference(Case(head, x[judges], y[judges]), *start)
     assert report.start_divergence == pytest.approx(wanted, rel=1e-4)
@@ -595,7 +606,7 @@ def test_the_strongest_penalty_is_taken_of_those_that_noise_alone_sets_apart(rng
     texts, noise = np.arange(60), rng.normal(size=60)
     noise = (noise - noise.mean()) / (noise.std(ddof=1) / np.sqrt(60))  # a standard error of 1
     best = 5 + rng.normal(size=60)
-    choose = fitting.strongest_of_the_best
+    choose = divergence_fit.select_penalty
     for more, wanted in ((0.4, 0), (0.6, 1)):
         assert choose([10.0, 1.0, 0.1], np.array([best + more + noise, best, best + 1]), texts) == (
             wanted
@@ -614,9 +625,10 @@ def test_the_strongest_penalty_is_named_as_what_it_is(monkeypatch):
     x = rng.normal(size=(300, 5))
     y = x @ rng.normal(size=(5, 4)) + 0.5 * rng.normal(size=(300, 4))
     head = Head(3 * rng.normal(size=(6, 4)), np.zeros(6))
-    monkeypatch.setattr(fitting, "search", lambda *_: [
-        fitting.Trial(10.0, 0.0, 1, fitting.Affine(np.zeros((4, 5)), np.zeros(4))),
-        fitting.Trial(1.0, 0.1, 1, fitting.Affine(np.zeros((4, 5)), np.zeros(4))),
+    zero = divergence_fit.ReducedMap(np.zeros((4, 5)), np.zeros(4))
+    monkeypatch.setattr(divergence_fit, "search_penalties", lambda *_: [
+        divergence_fit.PenaltyTrial(10.0, 0.0, 1, zero),
+        divergence_fit.PenaltyTrial(1.0, 0.1, 1, zero),
     ])  # fmt: skip
     _, report = fit_kl(x, y, head)
     assert report.warnings == (
@@ -625,8 +637,8 @@ def test_the_strongest_penalty_is_named_as_what_it_is(monkeypatch):
 
 
 def test_a_start_that_saw_more_rows_than_the_search_is_no_candidate(monkeypatch):
-    monkeypatch.setattr(fitting, "WORK", 1.0)
-    monkeypatch.setattr(fitting, "FEWEST_ROWS", 45)  # of the 54 that do not judge
+    monkeypatch.setattr(divergence_fit, "WORK", 1.0)
+    monkeypatch.setattr(divergence_fit, "FEWEST_ROWS", 45)  # of the 54 that do not judge
     for seed in range(6):
         head, x, y = hopeless(seed)
         _, report = fit_kl(x, y, head, seed=seed)

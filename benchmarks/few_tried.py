@@ -19,20 +19,18 @@ import numpy as np
 from common import publish
 
 from linalign_lite import AffineMap
-from linalign_lite.alignment.kl.divergence_fit import (
-    CLASSIFIER_TEACHING,
-    FINAL_TOLERANCE,
-    expand_map,
-    reduce_map,
-)
+from linalign_lite.alignment.kl.divergence_fit import FINAL_TOLERANCE
 from linalign_lite.alignment.kl.objective import Teaching, distillation_data, reduce_head
 from linalign_lite.alignment.kl.optimizer import (
     ReducedMap,
     Reparametrization,
     compute_eigenbases,
+    expand_map,
     minimise_divergence,
+    reduce_map,
     reparametrize,
 )
+from linalign_lite.alignment.kl.validation import CLASSIFIER_TEACHING
 from linalign_lite.alignment.moments import Float64, Moments, measure
 from linalign_lite.alignment.ridge import ridge, spectrum
 

@@ -38,8 +38,9 @@ from linalign_lite import (
     save,
     train_head,
 )
-from linalign_lite.alignment.kl.divergence_fit import CLASSIFIER_TEACHING, fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.objective import Teaching
+from linalign_lite.alignment.kl.validation import CLASSIFIER_TEACHING
 from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.core.token_alignment import pair_states
 

@@ -243,7 +243,7 @@ def _fit_with_few(
 
 def _teaching(target: HiddenStates, head: Head, options: _FitOptions) -> Teaching:
     """Temperature and truth of the options, or their defaults for this head."""
-    from linalign_lite.alignment.kl.divergence_fit import default_teaching
+    from linalign_lite.alignment.kl.validation import default_teaching
 
     given = {"temperature": options.temperature, "truth": options.truth}
     set_ones = {name: value for name, value in given.items() if value is not None}

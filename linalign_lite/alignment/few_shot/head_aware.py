@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from linalign_lite.alignment.few_shot.validation import HeldOutDivergence, at_best_scale
 from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, FewShotTrial, lowest, merged
-from linalign_lite.alignment.kl.divergence_fit import FINAL_TOLERANCE, SEARCH_TOLERANCE, reduce_map
+from linalign_lite.alignment.kl.divergence_fit import FINAL_TOLERANCE, SEARCH_TOLERANCE
 from linalign_lite.alignment.kl.objective import DistillationData, Softmax
 from linalign_lite.alignment.kl.optimizer import (
     CurrentMap,
@@ -26,6 +26,7 @@ from linalign_lite.alignment.kl.optimizer import (
     ReducedMap,
     eigenbases_of,
     minimise_divergence,
+    reduce_map,
     reparametrize,
 )
 from linalign_lite.alignment.kl.report import Step, Watch

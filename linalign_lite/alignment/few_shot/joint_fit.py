@@ -16,17 +16,11 @@ from linalign_lite.alignment.few_shot.weighting import (
     lowest,
     usable_weight,
 )
-from linalign_lite.alignment.kl.divergence_fit import (
-    ITERATIONS,
-    expand_map,
-    fit_kl,
-    head_name,
-    is_classifier,
-    usable_teaching,
-)
+from linalign_lite.alignment.kl.divergence_fit import ITERATIONS, fit_kl, head_name
 from linalign_lite.alignment.kl.objective import Teaching, distillation_data, reduce_head
+from linalign_lite.alignment.kl.optimizer import expand_map
 from linalign_lite.alignment.kl.report import Watch
-from linalign_lite.alignment.kl.validation import next_token_outputs
+from linalign_lite.alignment.kl.validation import is_classifier, next_token_outputs, usable_teaching
 from linalign_lite.alignment.least_squares import usable_penalty
 from linalign_lite.alignment.moments import fold_index, folded, measure
 from linalign_lite.alignment.ridge import PENALTIES, ridge

@@ -23,11 +23,18 @@ from linalign_lite.alignment.kl.optimizer import (
     CurrentMap,
     ReducedMap,
     eigenbases_of,
+    expand_map,
     minimise_divergence,
+    reduce_map,
     reparametrize,
 )
 from linalign_lite.alignment.kl.report import KlReport, Step, Watch
-from linalign_lite.alignment.kl.validation import next_token_outputs, usable_penalty, usable_weights
+from linalign_lite.alignment.kl.validation import (
+    next_token_outputs,
+    usable_penalty,
+    usable_teaching,
+    usable_weights,
+)
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import Float64, fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum
@@ -47,12 +54,8 @@ WORK = 3e9  # multiplications of a pass in the search, which has as many rows as
 FEWEST_ROWS, GROWTH = 1024, 6
 ITERATIONS = 200
 EVALUATE_EVERY = 5  # iterations between two looks at the held-out rows
-CLASSIFIER_TEACHING = Teaching(temperature=0.7)  # docs/DESIGN.md, section 4, has what was tried
-TOKEN_TEACHING = Teaching(temperature=0.5, truth=0.2)
-SEARCH_TOLERANCE, FINAL_TOLERANCE = (
-    1e-4,
-    1e-6,
-)  # relative decrease at which a descent ends: to choose, to keep
+SEARCH_TOLERANCE = 1e-4  # relative decrease at which a minimisation of the search ends
+FINAL_TOLERANCE = 1e-6
 
 
 def fit_kl(
@@ -301,24 +304,6 @@ def _moved(affine: ReducedMap, old: ReducedMap, new: ReducedMap) -> ReducedMap:
     return ReducedMap(affine.weight - old.weight + new.weight, affine.bias - old.bias + new.bias)
 
 
-def reduce_map(softmax: Softmax, affine: AffineMap) -> ReducedMap:
-    """A map in the head's coordinates."""
-    weight, bias = affine.weight.astype(np.float64), affine.bias.astype(np.float64)
-    if softmax.basis is None:
-        return ReducedMap(weight, bias)
-    return ReducedMap(softmax.basis.T @ weight, softmax.basis.T @ bias)
-
-
-def expand_map(
-    softmax: Softmax, start: AffineMap, origin: ReducedMap, found: ReducedMap
-) -> tuple[Float64, Float64]:
-    """The map itself: where the head does not look, as it started."""
-    step, shift = found.weight - origin.weight, found.bias - origin.bias
-    if softmax.basis is not None:
-        step, shift = softmax.basis @ step, softmax.basis @ shift
-    return start.weight + step, start.bias + shift
-
-
 def head_name(head: Head) -> dict[str, Any]:
     """What a map's card says of the head it was fitted for."""
     return {"digest": digest_of(head), "outputs": head.n_outputs, "space": head.space.describe()}
@@ -327,33 +312,6 @@ def head_name(head: Head) -> dict[str, Any]:
 def _agreement(job: KlProblem, truth: Array, affine: ReducedMap) -> float:
     held_out = job.held_out
     return agreement(job.softmax, held_out, truth[: len(held_out)], affine.weight, affine.bias)
-
-
-def default_teaching(target: HiddenStates, head: Head) -> Teaching:
-    """Return CLASSIFIER_TEACHING for a classifier, else TOKEN_TEACHING."""
-    return CLASSIFIER_TEACHING if is_classifier(target, head) else TOKEN_TEACHING
-
-
-def is_classifier(target: HiddenStates, head: Head) -> bool:
-    """Whether first choices are what counts: a token head's states know their next tokens."""
-    return bool(head.labels) or target.next_token is None
-
-
-def usable_teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teaching:
-    if given is None:
-        return default_teaching(target, head)
-    if not 0 < given.temperature < float("inf") or not 0 <= given.truth <= 1:
-        raise InputError(
-            "the temperature or the share of the truth is not usable",
-            got=f"{given.temperature} and {given.truth}",
-            expected="above 0, and 0 to 1",
-        )
-    if given.truth and target.next_token is None:
-        raise InputError(
-            "the target's states do not know their next tokens",
-            hint="extract them with --pooling tokens, or leave the truth out",
-        )
-    return given
 
 
 def _warnings(

@@ -18,7 +18,7 @@ import numpy as np
 
 from linalign_lite.alignment.kl.objective import DistillationData, Softmax, divergence
 from linalign_lite.alignment.moments import Float64, measure
-from linalign_lite.core.affine_map import row_blocks
+from linalign_lite.core.affine_map import AffineMap, row_blocks
 
 FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at
 NOISE = 1e-13  # of the largest variance or the mean's square: no more than float32's rounding
@@ -37,6 +37,24 @@ class ReducedMap:
 
     weight: Float64  # shape: (r, d_source)
     bias: Float64  # shape: (r,)
+
+
+def reduce_map(softmax: Softmax, affine: AffineMap) -> ReducedMap:
+    """A map in the head's coordinates."""
+    weight, bias = affine.weight.astype(np.float64), affine.bias.astype(np.float64)
+    if softmax.basis is None:
+        return ReducedMap(weight, bias)
+    return ReducedMap(softmax.basis.T @ weight, softmax.basis.T @ bias)
+
+
+def expand_map(
+    softmax: Softmax, start: AffineMap, origin: ReducedMap, found: ReducedMap
+) -> tuple[Float64, Float64]:
+    """The map itself: where the head does not look, as it started."""
+    step, shift = found.weight - origin.weight, found.bias - origin.bias
+    if softmax.basis is not None:
+        step, shift = softmax.basis @ step, softmax.basis @ shift
+    return start.weight + step, start.bias + shift
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl.objective import Float32, Ints
+from linalign_lite.alignment.kl.objective import Float32, Ints, Teaching
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
+
+CLASSIFIER_TEACHING = Teaching(temperature=0.7)  # docs/DESIGN.md, section 4, has what was tried
+TOKEN_TEACHING = Teaching(temperature=0.5, truth=0.2)
 
 
 def usable_weights(weights: npt.ArrayLike | None, n: int) -> Float32:
@@ -53,3 +56,30 @@ def next_token_outputs(target: HiddenStates, head: Head) -> Ints | None:
             expected=f"below {head.n_outputs}",
         )
     return target.next_token
+
+
+def default_teaching(target: HiddenStates, head: Head) -> Teaching:
+    """Return CLASSIFIER_TEACHING for a classifier, else TOKEN_TEACHING."""
+    return CLASSIFIER_TEACHING if is_classifier(target, head) else TOKEN_TEACHING
+
+
+def is_classifier(target: HiddenStates, head: Head) -> bool:
+    """Whether first choices are what counts: a token head's states know their next tokens."""
+    return bool(head.labels) or target.next_token is None
+
+
+def usable_teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teaching:
+    if given is None:
+        return default_teaching(target, head)
+    if not 0 < given.temperature < float("inf") or not 0 <= given.truth <= 1:
+        raise InputError(
+            "the temperature or the share of the truth is not usable",
+            got=f"{given.temperature} and {given.truth}",
+            expected="above 0, and 0 to 1",
+        )
+    if given.truth and target.next_token is None:
+        raise InputError(
+            "the target's states do not know their next tokens",
+            hint="extract them with --pooling tokens, or leave the truth out",
+        )
+    return given

@@ -17,7 +17,7 @@ from linalign_lite.alignment.few_shot import head_aware, validation
 from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
 from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, WEIGHTS
 from linalign_lite.alignment.kl.checkpoint import digest_of
-from linalign_lite.alignment.kl.divergence_fit import CLASSIFIER_TEACHING, TOKEN_TEACHING, fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.objective import (
     Teaching,
     distillation_data,
@@ -25,6 +25,7 @@ from linalign_lite.alignment.kl.objective import (
     reduce_head,
 )
 from linalign_lite.alignment.kl.optimizer import ReducedMap
+from linalign_lite.alignment.kl.validation import CLASSIFIER_TEACHING, TOKEN_TEACHING
 from linalign_lite.alignment.moments import measure
 from linalign_lite.alignment.ridge import ridge, spectrum
 from linalign_lite.core import serialization

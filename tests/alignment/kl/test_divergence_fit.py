@@ -11,13 +11,9 @@ from kl_cases import Case, blind_spot, make_case, reference
 
 from linalign_lite.alignment.kl import divergence_fit
 from linalign_lite.alignment.kl.checkpoint import digest_of
-from linalign_lite.alignment.kl.divergence_fit import (
-    CLASSIFIER_TEACHING,
-    TOKEN_TEACHING,
-    Step,
-    fit_kl,
-)
+from linalign_lite.alignment.kl.divergence_fit import Step, fit_kl
 from linalign_lite.alignment.kl.objective import Teaching
+from linalign_lite.alignment.kl.validation import CLASSIFIER_TEACHING, TOKEN_TEACHING
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum

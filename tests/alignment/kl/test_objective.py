@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference, scores_of, softmax_of, taught
 
 from linalign_lite.alignment.kl import objective
-from linalign_lite.alignment.kl.divergence_fit import fit_kl, reduce_map
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.objective import (
     Softmax,
     agreement,
@@ -19,6 +19,7 @@ from linalign_lite.alignment.kl.objective import (
     divergence,
     reduce_head,
 )
+from linalign_lite.alignment.kl.optimizer import reduce_map
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference
 
 from linalign_lite.alignment.kl import optimizer
-from linalign_lite.alignment.kl.divergence_fit import reduce_map
 from linalign_lite.alignment.kl.objective import (
     Softmax,
     Teaching,
@@ -23,6 +22,7 @@ from linalign_lite.alignment.kl.optimizer import (
     Reparametrization,
     compute_eigenbases,
     minimise_divergence,
+    reduce_map,
     reparametrize,
 )
 from linalign_lite.core.affine_map import AffineMap

@@ -91,9 +91,16 @@ def by(call: Callable[[Path], Any]) -> Callable[[Path, Path], Any]:
     return lambda path, work: plain(call(path))
 
 
+# fields of rules that were recorded when several methods shared a class
+_SCORES = dict.fromkeys(("energy", "msp", "max-logit"), ("method",))
+_SHARED = {**_SCORES, "mahalanobis": ("background",), "knn": ("mean", "whitening")}
+
+
 def read_detector(path: Path, work: Path) -> Any:
     detector = load_detector(path)
-    return {"method": detector.method, **plain(detector)}
+    found = {"method": detector.method, **plain(detector)}
+    found["rule"] |= {n: getattr(detector.rule, n, None) for n in _SHARED.get(detector.method, ())}
+    return found
 
 
 def read_model(path: Path, work: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Save and load detectors, `*.ood.npz`. docs/FORMAT.md, section 1."""
+"""Save and load detectors (`*.ood.npz`). docs/FORMAT.md, section 1."""
 
 from __future__ import annotations
 

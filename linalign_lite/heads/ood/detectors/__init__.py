@@ -1,7 +1,7 @@
-"""Out-of-distribution detectors, one file per family. A score is higher for what is more outlying.
+"""Scoring rules of out-of-distribution detectors, one file per family. Higher is more outlying.
 
-To add a detector, write a subclass of `base.Rule` (its method, fit, score, arrays and settings) and
-list it in `RULES`; fitting, files and `METHODS` follow. docs/FORMAT.md, section 1, has a row each.
+To add a method, write a subclass of `base.Rule` (its method, fit, score, arrays and settings) and
+list it in `_CLASSES`; fitting, files and `METHODS` follow. docs/FORMAT.md, section 1, lists them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ SCORE_METHODS = tuple(name for name, rule in RULES.items() if issubclass(rule, L
 def outlyingness(scores: Array, method: str = "energy", temperature: float = 1.0) -> Float64:
     """``energy``, ``msp`` or ``max-logit`` of a head's scores (n, n_outputs), n ≥ 1; returns (n,).
 
-    Decrypted scores will do. A score that is off by ε moves energy and max-logit by ε at most, msp
-    by ε/(2T). Raises InputError for an unknown method, a temperature that is not above 0, or
+    The scores may be decrypted: an error ε changes energy and max-logit by at most ε, msp by at
+    most ε/(2T). Raises InputError for an unknown method, a temperature that is not above 0, or
     scores that are not finite, of another shape or of fewer than two outputs.
     """
     rule = RULES.get(method)

@@ -1,4 +1,4 @@
-"""The interface of a detector's rule, the data that a rule is fitted on, and shared checks."""
+"""The interface of scoring rules, the data that they are fitted on, and shared checks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class FitData:
             )
 
     def whitening(self) -> tuple[Float64, Float64, Float64, float]:
-        """Mean of all (d,), class means less it (K, d), whitening within classes, shrinkage."""
+        """Mean of all (d,), centred class means (K, d), whitening matrix (r, d), shrinkage."""
         ids, n, _ = self.classes
         centres = class_means(self.states, ids, n)
         mean: Float64 = np.bincount(ids, minlength=n) @ centres / len(ids)
@@ -99,7 +99,7 @@ class Rule(ABC):
 
     @classmethod
     def rebuild(cls, arrays: Mapping[str, Array], settings: Any, head: Head | None) -> Self:
-        """The rule of a file's ``arrays``, ``settings`` and head."""
+        """Rebuild the rule from a file's arrays, settings and head."""
         return cls(**arrays, **settings, **({"head": head} if cls.needs_head else {}))
 
     @property

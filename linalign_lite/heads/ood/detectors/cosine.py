@@ -1,4 +1,4 @@
-"""Cosines with class means, whitened."""
+"""Cosine to whitened class means."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Cosine(ClassMeansRule):
 
     @classmethod
     def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
-        """Directions of class means; a class mean that is the mean of all has none."""
+        """Fit directions of class means; a class whose mean is the mean of all has none."""
         data.require_classes(cls.method)
         mean, centres, white, used = data.whitening()
         directions = unit(centres @ white.T)

@@ -27,7 +27,7 @@ CALIBRATED = (1e-3, 1e3)  # bounds of the search for a calibrated temperature
 
 @dataclass(frozen=True, eq=False)
 class LogitRule(Rule):
-    """A function of a head's scores; without a head, of given scores."""
+    """Base of the rules on a head's scores; without a head, on given scores."""
 
     n_outputs: int
     temperature: float = 1.0
@@ -48,7 +48,7 @@ class LogitRule(Rule):
     @staticmethod
     @abstractmethod
     def of_logits(scores: Array, temperature: float) -> Float64:
-        """The detector's score of each row of a head's scores, (n,)."""
+        """Score rows of a head's scores (n, n_outputs); returns (n,)."""
 
     @classmethod
     def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
@@ -58,7 +58,7 @@ class LogitRule(Rule):
 
     @staticmethod
     def fit_temperature(data: FitData, _head: Head) -> float:
-        """The temperature given; 1 for "auto"."""
+        """Return the temperature given, 1 for "auto"."""
         return 1.0 if data.temperature is None else data.temperature
 
     @property
@@ -78,7 +78,7 @@ class LogitRule(Rule):
         return self.of_scores(self.head(states))
 
     def of_scores(self, scores: Array) -> Float64:
-        """The detector's score of each row of a head's scores, (n, n_outputs) → (n,)."""
+        """Score rows of a head's scores (n, n_outputs); returns (n,)."""
         if np.ndim(scores) != 2 or np.shape(scores)[1] != self.n_outputs:
             raise InputError(
                 "scores do not fit this detector",
@@ -102,7 +102,7 @@ class Energy(LogitRule):
 
     @staticmethod
     def fit_temperature(data: FitData, head: Head) -> float:
-        """The temperature given; for "auto" the one calibrated on labels, 1 without labels."""
+        """Return the temperature given; for "auto" calibrate on labels, 1 without labels."""
         if data.temperature is not None:
             return data.temperature
         for states in (data.validation, data.training):
@@ -132,8 +132,9 @@ class MaxSoftmax(LogitRule):
 
 
 class MaxLogit(LogitRule):
-    """−maxₖ sₖ. Hendrycks et al. 2022, "Scaling Out-of-Distribution Detection for Real-World
-    Settings". The temperature is not used.
+    """−maxₖ sₖ; the temperature is not used.
+
+    Hendrycks et al. 2022, "Scaling Out-of-Distribution Detection for Real-World Settings".
     """
 
     method = "max-logit"
@@ -176,7 +177,7 @@ def calibrated_temperature(scores: Array, truth: npt.NDArray[np.integer[Any]]) -
 
 
 def require_outputs(head: Head, n_outputs: int) -> None:
-    """Raise InputError unless the head has so many outputs."""
+    """Raise InputError unless the head has ``n_outputs`` outputs."""
     if head.n_outputs != n_outputs:
         raise InputError(
             "n_outputs does not fit the head", got=str(n_outputs), expected=str(head.n_outputs)

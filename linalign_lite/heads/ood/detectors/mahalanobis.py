@@ -29,7 +29,7 @@ class Mahalanobis(ClassMeansRule):
 
     @classmethod
     def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
-        """Class means and covariance within classes; without classes, of all states."""
+        """Fit class means and covariance within classes; without classes, of all states."""
         mean, centres, white, used = data.whitening()
         return cls(mean, white, centres @ white.T), {"shrinkage": used}
 

@@ -1,4 +1,4 @@
-"""Distances to nearest neighbours, in blocks: memory does not grow with bank or queries."""
+"""Distance to the k-th nearest neighbour, in blocks: memory does not grow with the bank."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def kth_distance(bank: Array, queries: Array, k: int) -> Float64:
 
 
 def _drawn(data: FitData) -> Array:
-    """At most ``bank`` of the states, drawn with the seed, in their order."""
+    """Draw at most ``bank`` of the states with the seed; their order is kept."""
     if len(data.states) <= data.bank:
         return data.states
     chosen = np.random.default_rng(data.seed).permutation(len(data.states))[: data.bank]
@@ -113,7 +113,7 @@ def _drawn(data: FitData) -> Array:
 
 
 def _bank(rows: Array) -> Array:
-    """The rows that are not zero, normalised, float32."""
+    """Normalise the rows, without those of length 0; float32."""
     normalised = unit(rows)
     kept = normalised[normalised.any(axis=1)].astype(np.float32)
     if not len(kept):

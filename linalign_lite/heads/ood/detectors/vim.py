@@ -1,4 +1,4 @@
-"""ViM: a virtual logit from what the principal directions leave."""
+"""ViM: a virtual logit from the residual of the principal directions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ROWS = 1024  # states of a block
 
 @dataclass(frozen=True, eq=False)
 class VirtualLogit(Rule):
-    """α‖R(z − m)‖ − log Σₖ exp(sₖ), R a basis of what the principal directions leave.
+    """α‖R(z − m)‖ − log Σₖ exp(sₖ), R an orthonormal basis of the residual space.
 
-    Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching": the logarithm of the
-    odds that softmax gives a virtual logit α‖R(z − m)‖. m = −V⁺c makes the head V, c linear.
+    Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching": the log odds that
+    softmax gives to a virtual logit α‖R(z − m)‖. m = −V⁺c, so that the head is V(z − m).
     """
 
     head: Head
@@ -49,14 +49,14 @@ class VirtualLogit(Rule):
 
     @classmethod
     def rebuild(cls, arrays: Mapping[str, Array], settings: Any, head: Head | None) -> Self:
-        """The rule of a file's ``arrays``, ``settings`` and head."""
+        """Rebuild the rule from a file's arrays, settings and head."""
         assert head is not None
         require_outputs(head, settings["n_outputs"])
         return cls(head, arrays["mean"], arrays["residual"], settings["alpha"])
 
     @classmethod
     def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
-        """Residual: the eigenvectors of Σ (z − m)(z − m)ᵀ/n but the largest ``components``.
+        """Residual space: eigenvectors of Σ (z − m)(z − m)ᵀ/n except the largest ``components``.
 
         α = Σ maxₖ sₖ / Σ ‖R(z − m)‖ over the states. Wang et al. 2022, section 4.
         """
@@ -70,11 +70,8 @@ class VirtualLogit(Rule):
         varying = vectors[:, values > MIN_MOMENT * values[-1]]  # smallest first
         count = data.components or max(1, varying.shape[1] // PRINCIPAL_SHARE)
         if not 1 <= count < varying.shape[1]:
-            raise InputError(
-                "the number of components leaves no residual",
-                got=str(count),
-                expected=f"1 to {varying.shape[1] - 1}",
-            )
+            problem = "the number of components leaves no residual"
+            raise InputError(problem, got=str(count), expected=f"1 to {varying.shape[1] - 1}")
         residual = np.ascontiguousarray(varying[:, : varying.shape[1] - count].T)
         highest, lengths = 0.0, 0.0
         for start in range(0, len(data.states), ROWS):

@@ -1,4 +1,4 @@
-"""The installed command, as a user runs it: the whole exchange, the errors, the exit codes."""
+"""The installed command: the whole exchange, its errors and its exit codes."""
 
 from __future__ import annotations
 
@@ -17,46 +17,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from command_line import COMMAND, GROUPS, refused, run
+from command_line import command_names as listed_names
 from support import ROOT
 
 from linalign_lite import HiddenStates, demo, load_head, load_states, save
-from linalign_lite.commands import COMMANDS, app, command_names, main
+from linalign_lite.commands import COMMANDS, app, command_names
 
-COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
 MODELS = {name: str(demo.model_folder(name)) for name in ("ash", "birch")}
-GROUPS = {"bundle", "ood"}  # commands that have commands of their own
-
-
-def run(*args, stdin=None, code=0, cwd=None, env=None):
-    done = subprocess.run(
-        [*COMMAND, *map(str, args)],
-        input=stdin, capture_output=True, text=True, cwd=cwd, check=False,
-        env={**os.environ, **(env or {})},
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory) -> Path:
-    """The folder that `demo --out` leaves. Tests read it and write elsewhere."""
+    """The folder that `demo --out` writes. Tests read it and write elsewhere."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     done = run("demo", "--out", folder, "--json")
     figures = json.loads(done.stdout)
     assert figures == json.loads((folder / "figures.json").read_text())
     return folder
-
-
-def refused(capsys, *args, code=2):
-    """Run in this process; returns what was said on standard error."""
-    before = sorted(Path.cwd().rglob("*"))
-    assert main([str(a) for a in args]) == code
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "Traceback" not in captured.err
-    assert sorted(Path.cwd().rglob("*")) == before, "something was left behind"
-    return captured.err
 
 
 @pytest.fixture
@@ -68,7 +46,7 @@ def here(tmp_path, monkeypatch) -> Path:
 # --- the demo -----------------------------------------------------------------------------------
 
 
-def test_the_demo_keeps_its_promises(played):
+def test_the_demo_reaches_its_figures(played):
     figures = json.loads((played / "figures.json").read_text())
     assert figures["native"] > 2.5 * figures["majority"]
     assert figures["mapped"] > 2 * figures["majority"]
@@ -111,8 +89,8 @@ def test_the_bundled_models_are_independent():
         assert (Path(path) / "model.onnx").stat().st_size <= 3_000_000
 
 
-def test_the_demo_writes_a_story_that_the_command_writes_too(played):
-    """With the map that it leaves: the same text, and the same agreement on the same texts."""
+def test_generate_writes_the_same_text_as_the_demo(played):
+    """The command, with the demo's map, gives the same text and agreement on the same texts."""
     figures = json.loads((played / "figures.json").read_text())
     lines = (played / "public.txt").read_text().splitlines()
     args = ("--source", MODELS["birch"], "--target", MODELS["ash"],
@@ -127,11 +105,11 @@ def test_the_demo_writes_a_story_that_the_command_writes_too(played):
     assert found["hybrid"]["cross_entropy"] < found["target"]["cross_entropy"] + 0.3
 
 
-# --- the same by hand -----------------------------------------------------------------------------
+# --- single commands ------------------------------------------------------------------------------
 
 
-def test_every_step_by_hand_gives_what_the_demo_gave(played, tmp_path):
-    """README's longer example: two parties, one command at a time, in an empty folder."""
+def test_single_commands_give_the_figures_of_the_demo(played, tmp_path):
+    """Run README's longer example: two parties, one command at a time, in an empty folder."""
     for name in ("public.txt", "provider/train.jsonl", "client/test.jsonl"):
         shutil.copy(played / name, tmp_path)
     steps = [
@@ -166,7 +144,7 @@ def test_every_step_by_hand_gives_what_the_demo_gave(played, tmp_path):
     assert max(first, key=first.get) == lines[0].split()[0]
 
 
-def test_the_map_may_live_at_the_provider(played, tmp_path):
+def test_the_provider_may_apply_the_map(played, tmp_path):
     """The client encrypts its own states; the provider folds the map into the head."""
     client, provider = played / "client", played / "provider"
     args = ("--key", client / "keys")
@@ -206,7 +184,7 @@ def test_extract_reads_each_format_alike(tmp_path, fmt):
     assert ("1 blank line(s) skipped" in done.stderr) == (fmt == "txt")
 
 
-def test_long_texts_are_cut_counted_and_said(tmp_path):
+def test_long_texts_are_cut_counted_and_noted(tmp_path):
     long = "the cat sat on the mat and " * 200
     done = run("extract", MODELS["ash"], "-", tmp_path / "x.npz", stdin=f"short\n{long}\n")
     assert "1 text(s) cut to 384 tokens" in done.stderr
@@ -236,14 +214,6 @@ def test_inspect_knows_every_file(played):
     assert re.search(r"^held_out_r2 +0\.\d+$", shown, re.MULTILINE)
 
 
-def commands(*group):
-    """Every command, those of a group (ood fit) by both words."""
-    done = run(*group, "--help")
-    found = re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout.split("Commands:")[-1], re.MULTILINE)
-    named = [" ".join([*group, name]) for name in found]
-    return [x for name in named for x in (commands(name) if name in GROUPS else [name])]
-
-
 def test_help_lists_every_command_once_with_one_short_line():
     """Each command stands in one group; its line fits a terminal of 80 columns unbroken."""
     root = typer.main.get_command(app)
@@ -263,7 +233,7 @@ def test_help_lists_every_command_once_with_one_short_line():
 
 
 def test_every_command_has_help_with_an_example():
-    names = commands()
+    names = listed_names()
     assert {"export", "extract", "fit", "head", "evaluate", "keygen", "encrypt", "score",
             "decrypt", "inspect", "demo"} <= set(names)  # fmt: skip
     for name in names:
@@ -278,7 +248,7 @@ def test_version():
 
 
 def test_the_root_cli_works_from_an_uninstalled_checkout(tmp_path):
-    """A copy of the folder, told apart from what is installed by its version."""
+    """Run a copy of the folder, which has another version than the installed package."""
     shutil.copy(ROOT / "cli.py", tmp_path)
     shutil.copytree(ROOT / "linalign_lite", tmp_path / "linalign_lite")
     (tmp_path / "linalign_lite" / "version.py").write_text('__version__ = "9.9.9"\n')
@@ -432,8 +402,8 @@ def test_a_key_that_others_can_read_is_refused(played, here, capsys):
     assert "chmod 600" in said
 
 
-def test_nothing_of_the_users_is_overwritten_by_mistake(played, here, capsys):
-    """An output may replace an older output: not an input, a key, a link or a device."""
+def test_files_of_the_user_are_not_overwritten(played, here, capsys):
+    """An output may replace an older output, but no input, key, link or device."""
     client, provider = played / "client", played / "provider"
     shutil.copy(client / "public.states.npz", here / "b.npz")
     shutil.copy(provider / "public.states.npz", here / "a.npz")
@@ -497,7 +467,7 @@ def test_a_full_disk_is_an_error_not_a_traceback(here, capsys, monkeypatch):
 
 
 def nameless(pid, folder):
-    """Whether a process has a file without a name open in a folder."""
+    """Return True if a process has a file without a name open in a folder."""
     with contextlib.suppress(OSError):
         links = [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir()]
         return any(x.startswith(str(folder)) and x.endswith("(deleted)") for x in links)
@@ -506,7 +476,7 @@ def nameless(pid, folder):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_nothing_half_written(played, tmp_path, number):
-    """While the query file is being made: it has no name yet, or a temporary one."""
+    """Interrupt while the query file is written: it has no name yet, or a temporary one."""
     states = load_states(played / "client" / "test.states.npz")
     many = HiddenStates(np.tile(states.states, (100, 1)), states.space)
     save(tmp_path / "many.npz", many)
@@ -544,7 +514,7 @@ def test_an_interrupted_demo_leaves_no_folder(tmp_path):
 
 
 def test_a_terminal_sees_progress_and_a_pipe_does_not(tmp_path):
-    """The bar goes to standard error, when that is a terminal, and not with --quiet."""
+    """Progress is shown on standard error if that is a terminal and --quiet is not given."""
     import pty
 
     texts = tmp_path / "t.txt"
@@ -569,7 +539,7 @@ def test_a_terminal_sees_progress_and_a_pipe_does_not(tmp_path):
         assert "extracting" not in out
 
 
-def test_a_closed_pipe_is_quiet(played):
+def test_a_closed_pipe_is_no_error(played):
     states = played / "exchange" / "test.response"
     script = f"{COMMAND[0]} decrypt {states} --key {played / 'client' / 'keys'} | head -n 1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
@@ -577,7 +547,7 @@ def test_a_closed_pipe_is_quiet(played):
     assert done.stderr == ""
 
 
-# --- what protects a provider ---------------------------------------------------------------------
+# --- protection of a provider ---------------------------------------------------------------------
 
 
 def test_a_budget_is_counted_and_refused(played, here, capsys):
@@ -607,7 +577,7 @@ def test_audit_attacks_a_head(played, capsys):
     assert found["bare_error"] < 1e-3
 
 
-def test_plan_says_what_and_why():
+def test_plan_prints_the_choice_and_the_reason():
     text = run("plan", "--dim", "384", "--classes", "150", "--queries", "4500").stdout
     assert text.startswith("columns, 2250 states per ciphertext, 384 chunk(s) per state")
     assert "lowest total time at 100 Mbit/s" in text

@@ -1,4 +1,4 @@
-"""`fit --with-few`, as a user runs it, on the bundled models."""
+"""The command `fit --with-few` on the bundled models."""
 
 from __future__ import annotations
 

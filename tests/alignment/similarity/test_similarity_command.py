@@ -1,4 +1,4 @@
-"""`similarity`, as a user runs it, on the bundled models."""
+"""The command `similarity` on the bundled models."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_commands import refused, run
+from command_line import refused, run
 
 from linalign_lite import (
     demo,

@@ -14,9 +14,9 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 
@@ -24,6 +24,7 @@ from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.hashing import seal_of
 
 T = TypeVar("T")
+Parser = Callable[[Any, str], Any]  # of a value, and of its place in the document
 MAX_TEXT = 256  # characters of a string without a `Text` of its own
 MAX_NUMBER = 1e300  # magnitude of a number without a `Range` of its own
 
@@ -166,24 +167,50 @@ def parse(kind: Any, raw: Any, where: str = "it") -> Any:
     `Mapping[str, X]`, `X | None`, `Literal[...]`, or `Annotated[X, check, ...]` of these. Numbers
     and strings without a check are limited by MAX_NUMBER and MAX_TEXT.
     """
-    return _parse(kind, raw, where, ())
+    return _parser(kind, ())(raw, where)
 
 
-def _parse(kind: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> Any:
+def _parser(kind: Any, checks: tuple[Check, ...]) -> Parser:
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return _parse(inside[0], raw, where, inside[1:])
+        return _parser(inside[0], inside[1:])
     if origin in {types.UnionType, typing.Union}:  # X | None
-        return None if raw is None else _parse(inside[0], raw, where, checks)
+        given = _parser(inside[0], checks)
+        return lambda raw, where: None if raw is None else given(raw, where)
     if dataclasses.is_dataclass(kind):
-        return _fields(kind, raw, where)
+        return _fields_parser(cast(type, kind))
     collection = _COLLECTIONS.get(origin or kind)
     if collection is not None:
-        return collection(inside, raw, where, checks)
-    return _plain(kind, raw, where, checks)
+        return partial(collection, inside, checks)
+    default = _DEFAULTS.get(kind)
+    return partial(_plain, kind, checks or ((default,) if default else ()))
 
 
-def _literal(values: Any, raw: Any, where: str, _: tuple[Check, ...]) -> Any:
+@cache
+def _fields_parser(kind: Any) -> Parser:
+    hints, needed = typing.get_type_hints(kind, include_extras=True), set()
+    for f in dataclasses.fields(kind):
+        has_default = (f.default, f.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+        if kind in _ALL_REQUIRED or not has_default:
+            needed.add(f.name)
+    parsers = {name: _parser(hint, ()) for name, hint in hints.items()}
+
+    def read(raw: Any, where: str) -> Any:
+        if not isinstance(raw, dict):
+            raise InputError(f"{where} is not an object", got=type(raw).__name__)
+        if not needed <= raw.keys() <= parsers.keys():
+            wrong = sorted(str(name) for name in raw.keys() - parsers.keys())
+            raise InputError(
+                f"{where} has unknown or missing fields",
+                got=", ".join(wrong or sorted(needed - raw.keys()))[:80],
+                expected=", ".join(parsers)[:200],
+            )
+        return kind(**{name: parsers[name](v, f"{where}.{name}") for name, v in raw.items()})
+
+    return read
+
+
+def _literal(values: Any, _: tuple[Check, ...], raw: Any, where: str) -> Any:
     if not any(raw == value and type(raw) is type(value) for value in values):
         raise InputError(
             f"{where} is unknown", got=str(raw)[:40], expected=", ".join(map(str, values))
@@ -191,54 +218,43 @@ def _literal(values: Any, raw: Any, where: str, _: tuple[Check, ...]) -> Any:
     return raw
 
 
-def _fields(kind: Any, raw: Any, where: str) -> Any:
-    hints, needed = _hints(kind), _needed(kind)
-    if not isinstance(raw, dict):
-        raise InputError(f"{where} is not an object", got=type(raw).__name__)
-    if not needed <= set(raw) <= set(hints):
-        wrong = sorted(str(name) for name in set(raw) - set(hints))
-        raise InputError(
-            f"{where} has unknown or missing fields",
-            got=", ".join(wrong or sorted(needed - set(raw)))[:80],
-            expected=", ".join(hints)[:200],
-        )
-    return kind(**{name: parse(hints[name], v, f"{where}.{name}") for name, v in raw.items()})
-
-
-def _tuple(inside: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> tuple[Any, ...]:
+def _tuple(inside: Any, checks: tuple[Check, ...], raw: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(raw, list):
         raise InputError(f"{where} is not a list", got=type(raw).__name__)
     _require(raw, where, checks)
-    kinds = [inside[0]] * len(raw) if inside[-1] is Ellipsis else list(inside)
-    if len(kinds) != len(raw):
-        raise InputError(f"{where} has another length", got=str(len(raw)), expected=str(len(kinds)))
-    pairs = zip(kinds, raw, strict=True)
-    return tuple(parse(k, value, f"{where}[{i}]") for i, (k, value) in enumerate(pairs))
+    if inside[-1] is Ellipsis:
+        parsers = [_parser(inside[0], ())] * len(raw)
+    else:
+        parsers = [_parser(kind, ()) for kind in inside]
+    if len(parsers) != len(raw):
+        problem = f"{where} has another length"
+        raise InputError(problem, got=str(len(raw)), expected=str(len(parsers)))
+    return tuple(parsers[i](value, f"{where}[{i}]") for i, value in enumerate(raw))
 
 
-def _mapping(inside: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> dict[str, Any]:
+def _mapping(inside: Any, checks: tuple[Check, ...], raw: Any, where: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{where} is not an object", got=type(raw).__name__)
     _require(raw, where, checks)
     if not inside:
         return raw
+    name_of, value_of = (_parser(kind, ()) for kind in inside)
     return {
-        parse(inside[0], name, f"a name in {where}"): parse(inside[1], value, f"{where}.{name}")
+        name_of(name, f"a name in {where}"): value_of(value, f"{where}.{name}")
         for name, value in raw.items()
     }
 
 
-def _plain(kind: Any, raw: Any, where: str, checks: tuple[Check, ...]) -> Any:
+def _plain(kind: Any, checks: tuple[Check, ...], raw: Any, where: str) -> Any:
     if kind is Any:
         return raw
     if kind is Path:
-        return Path(_plain(str, raw, where, checks))
+        return Path(_parser(str, checks)(raw, where))
     whole_as_float = kind is float and type(raw) is int
     finite = type(raw) is not float or math.isfinite(raw)
     if not finite or (type(raw) is not kind and not whole_as_float):
         raise InputError(f"{where} is not usable", got=type(raw).__name__, expected=kind.__name__)
-    default = _DEFAULTS.get(kind)
-    _require(raw, where, checks or ((default,) if default else ()))
+    _require(raw, where, checks)
     return float(raw) if whole_as_float else raw
 
 
@@ -251,21 +267,6 @@ def _require(value: Any, where: str, checks: tuple[Check, ...]) -> None:
 
 
 _COLLECTIONS = {Literal: _literal, tuple: _tuple, dict: _mapping, Mapping: _mapping}
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
-
-
-@cache
-def _needed(kind: Any) -> frozenset[str]:
-    return frozenset(
-        f.name
-        for f in dataclasses.fields(kind)
-        if kind in _ALL_REQUIRED
-        or (f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
-    )
 
 
 def _finite(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, and the shared folder with real ones."""
+"""Tiny models with random weights, and real models of the shared folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support import SHARED
 
 @pytest.fixture(scope="session")
 def shared_model() -> Callable[[str], Path]:
-    """From a real model's name to its folder; the test is skipped when it is not there."""
+    """Return the folder of a real model by its name; skip the test if it is absent."""
 
     def find(name: str) -> Path:
         folder = SHARED / "models" / name
@@ -25,12 +25,12 @@ def shared_model() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Callable[[Path], int]:
-    """Write a tokenizer into a folder and return its size."""
+    """Write a tokenizer into a folder and return its vocabulary size."""
     return write_tokenizer
 
 
 def write_tokenizer(folder: Path) -> int:
-    """Write a byte-level tokenizer of 256 bytes and four special tokens; its size."""
+    """Write a byte-level tokenizer of 256 bytes and four special tokens; return its size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     names = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -42,7 +42,7 @@ def write_tokenizer(folder: Path) -> int:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 0)]
     )
-    tokenizer.enable_truncation(20)  # settings that the export must strip
+    tokenizer.enable_truncation(20)  # the export must remove these settings
     tokenizer.enable_padding(length=30)
 
     from transformers import PreTrainedTokenizerFast
@@ -81,7 +81,7 @@ def tiny(tmp_path: Path) -> Callable[..., Path]:
         }
         torch.manual_seed(0)
         model = model_class(config_class(**{**common, **settings}))
-        with torch.no_grad():  # the usual 0.02 would leave nothing to compare
+        with torch.no_grad():  # with the usual 0.02 all outputs would be alike
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         model.eval().save_pretrained(folder)

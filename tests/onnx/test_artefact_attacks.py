@@ -1,4 +1,4 @@
-"""Hostile ONNX files: a named error, whatever stands in them, and nothing read from elsewhere."""
+"""Hostile ONNX files raise a named error, and no other file is read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refused(path, model, words):
 
 
 def resealed(path, change):
-    """Change a file of ours and make the digest of its graph right again."""
+    """Change a file of this library and correct the digest of its graph."""
     model = onnx.load(path, load_external_data=False)
     card = json.loads(model.metadata_props[0].value)
     change(model, card)
@@ -144,7 +144,7 @@ def test_a_weight_longer_or_shorter_than_its_shape(tmp_path):
 
 
 def test_millions_of_small_messages_are_not_parsed(tmp_path):
-    """Two bytes of a file would be a hundred in memory."""
+    """Two bytes of such a file would take a hundred in memory."""
     nodes = b"\x0a\x00" * 3_000_000  # empty nodes
     graph = plain().graph.SerializeToString() + nodes
     size = bytearray()
@@ -312,7 +312,7 @@ def test_what_is_no_file(tmp_path):
 
 @pytest.mark.parametrize("sealed", [False, True])
 def test_any_damage_is_a_named_error_or_a_head(tmp_path, ours, sealed):
-    """Bytes flipped, cut, doubled and inserted, the digest of the graph made right or not."""
+    """Flip, cut, double and insert bytes, with and without a corrected digest of the graph."""
     good, r, let_in, said = ours.read_bytes(), Random(7), 0, []
     bare = plain().SerializeToString()
     for _ in range(1500):
@@ -333,7 +333,7 @@ def test_any_damage_is_a_named_error_or_a_head(tmp_path, ours, sealed):
         if sealed:
             try:
                 resealed(path, lambda *_: None)
-            except Exception:  # noqa: BLE001 (no protobuf any more; take it as it is)
+            except Exception:  # noqa: BLE001 (no protobuf any more: keep the bytes)
                 path.write_bytes(data)
         try:
             head = from_onnx(path, "head")

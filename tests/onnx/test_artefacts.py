@@ -1,4 +1,4 @@
-"""Maps and heads as ONNX: what onnxruntime says is what NumPy says, and back again."""
+"""Maps and heads as ONNX: onnxruntime agrees with NumPy, and files are read back."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(path, states):
 @pytest.mark.parametrize("n", [1, 5, 300])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "within"), [("fp32", 1e-5), ("fp16", 4e-3), ("int8", 0.2)])
-def test_onnxruntime_says_what_numpy_says(tmp_path, rng, kind, dtype, within, n):
+def test_onnxruntime_agrees_with_numpy(tmp_path, rng, kind, dtype, within, n):
     thing = made(rng, kind)
     to_onnx(tmp_path / "x.onnx", thing, dtype=dtype)
     states = rng.normal(size=(n, 24 if kind in ("map", "folded", "both") else 16))
@@ -97,7 +97,7 @@ def test_the_card_travels(tmp_path, rng):
 
 
 def test_the_size_is_that_of_the_weights(tmp_path, rng):
-    """Within 1 %, for 384 dimensions and 150 outputs; labels are extra."""
+    """The size is within 1 % for 384 dimensions and 150 outputs, without labels."""
     head = Head(rng.normal(size=(150, 384)), rng.normal(size=150), space=Space(384))
     for dtype, width in (("fp32", 4), ("fp16", 2)):
         size = to_onnx(tmp_path / "x.onnx", head, dtype=dtype).size
@@ -108,7 +108,7 @@ def test_the_size_is_that_of_the_weights(tmp_path, rng):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_and_back(tmp_path, rng, kind, dtype):
-    """What float16 or float32 hold comes back as it was; so does all that is known of it."""
+    """Weights and card are read back unchanged if float16 or float32 can hold the weights."""
     thing = made(rng, kind, np.float16 if kind in ("map", "head", "softcap") else np.float32)
     if dtype == "fp16":  # a product is not float16 without loss; then compare with what is
         thing = dataclasses.replace(thing, weight=thing.weight.astype(np.float16))
@@ -144,7 +144,7 @@ def test_any_head_comes_back(tmp_path_factory, n, d, seed, cap, half):
 
 
 def test_weights_beside_the_graph(tmp_path, rng):
-    """What a protobuf cannot hold, with a limit so low that this test need not be large."""
+    """Weights above the limit, a low one here, go to a file of their own."""
     thing = made(rng, "map", np.float32)
     for dtype in ("fp32", "fp16", "int8"):
         made_here = to_onnx(tmp_path / "x.onnx", thing, dtype=dtype, one_file_limit=100)
@@ -158,10 +158,10 @@ def test_weights_beside_the_graph(tmp_path, rng):
     assert describe(tmp_path / "x.onnx")["kind"] == "ONNX map"
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
-def test_int8_beyond_the_limit_is_refused_and_told(tmp_path, rng):
+def test_int8_beyond_the_limit_is_refused(tmp_path, rng):
     with pytest.raises(ParityError, match=r"scores differ too much .*got 0\.\d+ of their size, "
                        r"expected at most 0\.001 \(hint: store it as fp16"):  # fmt: skip
         to_onnx(tmp_path / "x.onnx", made(rng, "head"), dtype="int8", limit=0.001)
@@ -169,7 +169,7 @@ def test_int8_beyond_the_limit_is_refused_and_told(tmp_path, rng):
 
 
 @pytest.mark.parametrize("one_file_limit", [10**9, 100])
-def test_a_graph_that_says_something_else_is_not_left(tmp_path, rng, monkeypatch, one_file_limit):
+def test_a_graph_with_other_outputs_is_not_left(tmp_path, rng, monkeypatch, one_file_limit):
     (tmp_path / "x.onnx").write_bytes(b"older")
     real = export_linear.add_linear
 
@@ -185,7 +185,7 @@ def test_a_graph_that_says_something_else_is_not_left(tmp_path, rng, monkeypatch
 def test_it_is_checked_on_the_states_given(tmp_path, rng):
     head = made(rng, "head")
     rows = rng.normal(size=(40, 16)).astype(np.float32)
-    rows[0, 0] = 4000  # one dimension that drowns all others in 8 bits
+    rows[0, 0] = 4000  # one dimension sets the scale of all in 8 bits
     with pytest.raises(ParityError, match="differ too much"):
         to_onnx(tmp_path / "x.onnx", head, dtype="int8", states=HiddenStates(rows), limit=0.003)
     to_onnx(tmp_path / "x.onnx", head, states=HiddenStates(rows))
@@ -217,11 +217,11 @@ def test_without_the_extra_it_is_named(tmp_path, rng, monkeypatch):
     assert describe(tmp_path / "there.onnx")["kind"] == "ONNX map"  # needs no extra
 
 
-# --- other people's, and older ones ---------------------------------------------------------------
+# --- files of other exporters and of older versions -----------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["map", "head"])
-def test_golden_files_are_read_for_ever(name):
+def test_golden_files_stay_readable(name):
     back = from_onnx(GOLDEN / f"v1.{name}.onnx")
     want = (load_map if name == "map" else load_head)(GOLDEN / f"v1.{name}.npz")
     np.testing.assert_array_equal(back.weight, want.weight.astype(np.float32))

@@ -1,4 +1,4 @@
-"""One tiny random model of each family: exported, cut, compared, decoded with its cache."""
+"""Export a tiny random model of each family, and compare and decode with its cache."""
 
 from __future__ import annotations
 

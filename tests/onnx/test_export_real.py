@@ -1,4 +1,4 @@
-"""The real models of the shared folder: exported, compared, and speaking without torch."""
+"""Export the real models of the shared folder, compare them, and generate without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CAUSAL = {"stories260k": (64, 512, 10), "tinystories-656k": (128, 2048, 4)}
 
 
 def greedy(out: Path, card: Any, ids: list[int], steps: int) -> list[int]:
-    """Greedy decoding from the exported folder alone: the graph, its cache and the token head."""
+    """Decode greedily with the exported folder alone: the graph, its cache and the token head."""
     head = load_head(out / "token_head.head.npz")
     graph = parity.open_graph(out / MODEL_FILE, card.past)
     tokens, cache, new = list(ids), None, list(ids)

@@ -1,4 +1,4 @@
-"""One graph of model, pooling, map and head: the same numbers as the parts one after another."""
+"""One graph of model, pooling, map and head has the outputs of the parts in sequence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parts(model, rng, pooling="mean", normalize=False, softcap=None, width=20):
 
 
 def run(path, model, texts=TEXTS):
-    """As somebody would who has no library of ours: pad on the right, run, all texts at once."""
+    """Run a graph without this library: all texts in one batch, padded on the right."""
     import onnxruntime as ort
 
     encoded = [e.ids for e in model.encode(list(texts))]
@@ -58,7 +58,7 @@ def near(got, want, within):
 @pytest.mark.parametrize("name", ["ash", "birch"])
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_it_says_what_the_parts_say(tmp_path, rng, models, name, pooling, normalize):
+def test_outputs_are_those_of_the_parts(tmp_path, rng, models, name, pooling, normalize):
     model = models[name]
     first, head = parts(model, rng, pooling, normalize, softcap=9.0)
     made = fuse(tmp_path / "x.onnx", model, map=first, head=head)  # pooling is the map's
@@ -88,7 +88,7 @@ def test_narrower_weights(tmp_path, rng, models, name, dtype, within):
     assert sizes[dtype] < sizes["fp32"] * (0.7 if dtype == "int8" else 1)
 
 
-def test_what_comes_out_is_what_was_asked_for(tmp_path, rng, models):
+def test_options_select_the_outputs(tmp_path, rng, models):
     model = models["birch"]
     first, head = parts(model, rng)
     path = tmp_path / "x.onnx"
@@ -152,7 +152,7 @@ def test_weights_beside_the_graph(tmp_path, rng, models):
         near(run(tmp_path / "x.onnx", models["birch"])["scores"], want, within)
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_parts_that_do_not_belong_together(tmp_path, rng, models):
@@ -177,7 +177,7 @@ def test_parts_that_do_not_belong_together(tmp_path, rng, models):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_that_says_something_else_is_not_left(tmp_path, models, monkeypatch):
+def test_a_graph_with_other_outputs_is_not_left(tmp_path, models, monkeypatch):
     def wrong(build, pooling, *rest):
         return real(build, "cls", *rest)
 
@@ -200,7 +200,7 @@ def test_a_tokenizer_of_another_model_is_not_replaced(tmp_path):
         tokenizer_beside(tmp_path / "x.onnx", birch)
 
 
-# --- models that want more inputs than ids and mask -----------------------------------------------
+# --- models with more inputs than ids and mask ----------------------------------------------------
 
 
 @pytest.mark.export

@@ -1,4 +1,4 @@
-"""int8 exports: near the float32 states or refused, and what the card says of it."""
+"""int8 exports: near the float32 states or refused, with the cosines in the card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = demo.public_texts().texts[:40]
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory, tiny_tokenizer) -> Path:
-    """A random BERT: its weights have no outliers, so that int8 stays near."""
+    """A random BERT, whose weights have no outliers that int8 would round badly."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -46,7 +46,7 @@ def both(bert, tmp_path_factory) -> tuple[Path, Path]:
     return root / "fp32", root / "int8"
 
 
-def test_an_int8_export_is_near_and_says_so(both):
+def test_an_int8_export_is_near_and_states_its_cosines(both):
     import onnx
 
     plain, small = both
@@ -56,7 +56,7 @@ def test_an_int8_export_is_near_and_says_so(both):
     b = extract(load_model(small, threads=1), TEXTS, normalize=False).states
     found = card.parity["int8_cosine"]
     want = quantization.cosines(a, b)
-    for name in ("min", "p01", "median"):  # padding may be another, and with it the scales
+    for name in ("min", "p01", "median"):  # padding, and with it the scales, may differ
         assert found[name] == pytest.approx(want[name], abs=2e-3)
         assert found[name] >= quantization.MIN_COSINE[name]
     assert found["texts"] == len(TEXTS)
@@ -67,7 +67,7 @@ def test_an_int8_export_is_near_and_says_so(both):
     assert len(products) == 2 * 6
     assert {d.domain for d in onnx.load(str(small / "model.onnx")).opset_import} <= {"", "ai.onnx"}
     scales = [t for t in graph.initializer if t.name.endswith("_scale") and t.dims]
-    assert {int(t.dims[0]) for t in scales} >= {32, 64}  # one a channel
+    assert {int(t.dims[0]) for t in scales} >= {32, 64}  # one per channel
     assert sorted(p.name for p in small.iterdir()) == ["card.json", "model.onnx", "tokenizer.json"]
 
 

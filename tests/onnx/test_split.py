@@ -1,4 +1,4 @@
-"""Cutting hand-made graphs, and taking in an exported folder without torch."""
+"""Cut the token heads off hand-made graphs, and import an exported folder without torch."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def softcap() -> Made:
 
 
 def odd_softcap() -> Made:
-    """A cap whose two constants differ, after a bias: the scale goes into the head."""
+    """A cap with two different constants, after a bias: the scale goes into the head."""
     nodes, weights = matmul("raw")
     nodes += [
         node("Add", ["raw", "bias"], "moved"),
@@ -131,7 +131,7 @@ TAILS: dict[str, tuple[Made, float | None]] = {
 
 
 def build(made: Made) -> Any:
-    """ids → embedding → ×2 (the "final norm") → the tail. With a weight that nothing needs."""
+    """Graph from ids to embedding, ×2 (the "final norm") and token head, with an unused weight."""
     nodes, weights = made
     body = [
         node("Gather", ["embed", "input_ids"], "embedded"),
@@ -248,7 +248,7 @@ def test_unknown_input_is_named() -> None:
 
 
 def test_branches_are_followed() -> None:
-    """What only a branch of an If reads is kept, and renamed there too."""
+    """Tensors that only a branch of an If reads are kept, and renamed there too."""
     nodes, weights = matmul()
     branches = {
         f"{side}_branch": helper.make_graph(
@@ -290,7 +290,7 @@ def test_int32_ids_and_half_states_become_standard() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_tokenizer: Callable[[Path], int]) -> Path:
-    """An ONNX folder as others leave it: a biased head, a tokenizer, a config."""
+    """An ONNX folder of another exporter: a biased head, a tokenizer, a config."""
     pytest.importorskip("transformers")
     folder = tmp_path / "theirs"
     (folder / "onnx").mkdir(parents=True)
@@ -332,7 +332,7 @@ def test_split_exported_half(folder: Path, tmp_path: Path, limit: int) -> None:
     assert model.graph.initializer[0].data_type == TensorProto.FLOAT16
 
 
-def test_split_refuses_what_it_cannot_read(folder: Path, tmp_path: Path) -> None:
+def test_split_refuses_unreadable_folders(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     graph = folder / "onnx" / "model.onnx"
     graph.rename(folder / "onnx" / "decoder_model_merged.onnx")
@@ -374,7 +374,7 @@ def test_split_exported_without_torch(folder: Path, tmp_path: Path) -> None:
 
 
 def test_split_of_an_optimum_folder(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """What `optimum-cli export onnx` leaves, and our own cut of it, agree with our export."""
+    """The output of `optimum-cli export onnx` and its import agree with the direct export."""
     transformers = pytest.importorskip("transformers")
     optimum = pytest.importorskip("optimum.exporters.onnx")
     model = tiny(transformers.LlamaConfig, transformers.LlamaForCausalLM)

@@ -1,4 +1,4 @@
-"""The JavaScript examples as installed, in node and in a real Chromium."""
+"""Install the JavaScript examples, for node and for Chromium."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support import ROOT
 from linalign_lite import demo, extract, fit, load_model, train_head
 
 EXAMPLES = ROOT / "examples"
-AWKWARD = (
+UNUSUAL = (
     "Zoë's naïve café: “quotes” — dashes… 日本語 🙂 e\u0301",
     "  two leading spaces,  two inside, and a trailing one ",
     "CAPITALS and lowercase, http://example.org/?q=1&r=2, a_b-c 1234567890 \t tab",
@@ -26,7 +26,7 @@ AWKWARD = (
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
-    """The examples, each with its packages as its lock file says, in a folder of its own."""
+    """Install an example with the packages of its lock file in a new folder."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("no node and npm here: apt-get install nodejs npm")
 
@@ -51,12 +51,12 @@ def installed(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def topics():
-    """200 texts, and a map and head from the demonstration's own."""
+    """200 texts, and a map and a head fitted on the texts of the demonstration."""
     a, b = (load_model(demo.model_folder(name)) for name in ("ash", "birch"))
     public = demo.public_texts().texts[:600]
     first, _ = fit(extract(b, public), extract(a, public))
     head, _ = train_head(extract(a, demo.labelled_texts(held_out=False)))
-    texts = (*AWKWARD, *demo.labelled_texts(held_out=True).texts, *public)[:200]
+    texts = (*UNUSUAL, *demo.labelled_texts(held_out=True).texts, *public)[:200]
     return b, first, head, texts
 
 
@@ -67,7 +67,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def served(installed):
-    """The folder of the browser example, and the address it is served at."""
+    """The folder of the browser example, and the address that serves it."""
     folder = installed("browser")
     handler = functools.partial(Quiet, directory=str(folder.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

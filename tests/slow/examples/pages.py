@@ -1,4 +1,4 @@
-"""Driving the page of examples/browser."""
+"""Drive the page of examples/browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from linalign_lite import extract, fuse
 
 
 def artefact(folder: Path, topics, **options) -> np.ndarray:
-    """model.onnx and tokenizer.json in ``folder``; the scores that Python gives."""
+    """Write model.onnx and tokenizer.json into ``folder``; return the scores of Python."""
     model, first, head, texts = topics
     folder.mkdir(parents=True, exist_ok=True)
     fuse(folder / "model.onnx", model, map=first, head=head, **options)

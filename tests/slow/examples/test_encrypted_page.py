@@ -23,7 +23,7 @@ COMMAND = str(Path(sys.executable).with_name("linalign-lite"))
 SEAL = "./node_modules/node-seal/dist/index_throws.js"
 
 
-# --- the page, as a user has it -------------------------------------------------------------------
+# --- the page, driven as by a user ----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def downloads(browser, tmp_path):
 
 
 def test_a_page_asks_and_the_provider_scores(browser, served, topics, downloads, tmp_path):
-    """The artefact has model and map; the head is the provider's. 90 texts, 28 to a record."""
+    """The artefact has model and map, the provider the head. 90 texts, 28 per record."""
     folder, address = served
     model, first, head, texts = topics
     place = folder / "headless"
@@ -123,8 +123,8 @@ def test_a_browser_that_cannot_run_seal_still_scores(browser, served, topics):
 
 @pytest.fixture
 def page(browser, served):
-    """Runs JavaScript in a page of this origin; what it returns, or its error as AssertionError."""
-    browser.get(f"{served[1]}page.css")  # has no policy of its own and loads nothing
+    """Run JavaScript in a page of this origin; its errors become AssertionErrors."""
+    browser.get(f"{served[1]}page.css")  # has no policy and loads nothing
 
     def call(body, *args):
         found = browser.execute_async_script(
@@ -145,7 +145,7 @@ def page(browser, served):
 
 
 def key(page) -> PublicKey:
-    """A new key of the page's."""
+    """Make a new key in the page."""
     made = page(f"""
         const {{ initialize }} = await import("{SEAL}");
         const {{ Asker }} = await import("./encrypted.mjs");
@@ -206,7 +206,7 @@ def test_the_stated_error_and_places_are_those_of_python(page):
 
 
 def test_states_of_zeros(page):
-    """SEAL refuses ciphertexts that are not encrypted; a query of zeros is one all the same."""
+    """A query of zeros works, although SEAL refuses transparent ciphertexts."""
     public, head = key(page), head_of(12, 3)
     response = Provider(head, keys=[public]).score(ask(page, np.zeros((2, 12))))
     assert np.abs(np.array(read(page, response.to_bytes())["scores"]) - head.bias).max() <= 1e-3
@@ -229,8 +229,8 @@ def test_everything_is_fresh(page):
     assert key(page).digest != first.digest
 
 
-def test_all_chance_is_the_browsers(page):
-    """With crypto.getRandomValues made to count, keys and queries repeat: SEAL has no other."""
+def test_all_randomness_is_the_browsers(page):
+    """Keys and queries repeat if crypto.getRandomValues does: SEAL has no other randomness."""
     page("""
         window.drawn = 0;
         crypto.getRandomValues = (view) => {
@@ -246,11 +246,11 @@ def test_all_chance_is_the_browsers(page):
     assert made[0] == made[1]
 
 
-# --- responses that are not ours ------------------------------------------------------------------
+# --- hostile responses ----------------------------------------------------------------------------
 
 
 def resealed(response: bytes, change) -> bytes:
-    """The response with another description, and digests that agree with it."""
+    """Return the response with another description and matching digests."""
     length = int.from_bytes(response[32:36], "little")
     meta = json.loads(response[72 : 72 + length])
     change(meta)

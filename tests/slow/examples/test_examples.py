@@ -1,4 +1,4 @@
-"""The JavaScript examples, in node and in a real Chromium: the scores that Python gives."""
+"""The JavaScript examples, in node and in Chromium, give the scores of Python."""
 
 from __future__ import annotations
 

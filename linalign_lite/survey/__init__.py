@@ -1,4 +1,5 @@
-"""N models side by side: every ordered pair measured on every task. docs/FORMAT.md, section 6.
+"""Surveys: measure every ordered pair of N models on every task. docs/FORMAT.md, section 6.
 
-results (what is found, and its file), config (what is asked), the rest how it is measured.
+In: a configuration (config). Out: rows (results, results_file, validation) and a report (report).
+run works through lists of jobs (*_jobs); artefacts and cache compute each intermediate result once.
 """

@@ -1,4 +1,4 @@
-"""What the tasks of a survey share: models, texts, states, heads and maps, each made once."""
+"""Models, texts, states, heads and maps that the jobs of a survey share, each computed once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import ModelCard, load_card
 from linalign_lite.extraction.pipeline import extract
 from linalign_lite.extraction.session import Model, load_model
-from linalign_lite.extraction.texts import Texts
 from linalign_lite.heads.evaluation import Evaluation, evaluate
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.detector_training import fit_detector
@@ -29,14 +28,14 @@ from linalign_lite.survey.config import DataSet, SurveyConfig, TextFile
 
 Notify = Callable[[str], None]
 PUBLIC = "public"
-KEPT_STATES = 24  # sets of states held in memory
+KEPT_STATES = 24  # sets of states kept in memory
 KEPT_DETECTORS = 32
 
 
 class ArtefactStore:
-    """Makes what is asked for, or takes it from the shelf. For one thread.
+    """Compute artefacts, or load them from the cache. For one thread.
 
-    Raises InputError when a model folder or a file of texts of the config is not usable.
+    Raises InputError for an unusable model folder or file of texts.
     """
 
     def __init__(
@@ -47,10 +46,8 @@ class ArtefactStore:
         self.tell = tell
         self.cards: dict[str, ModelCard] = {n: load_card(p) for n, p in config.models.items()}
         self._model = lru_cache(maxsize=2)(self._load_model)
-        self.texts = lru_cache(maxsize=None)(_read)
-        self._text_digest = lru_cache(maxsize=None)(
-            self._compute_text_digest
-        )  # every job asks for some
+        self.texts = lru_cache(maxsize=None)(TextFile.read)
+        self._text_digest = lru_cache(maxsize=None)(self._compute_text_digest)
         self._states = lru_cache(maxsize=KEPT_STATES)(self._make_states)
         self.head = lru_cache(maxsize=KEPT_STATES)(self._make_head)
         self.native = lru_cache(maxsize=None)(self._evaluate_native)
@@ -61,12 +58,12 @@ class ArtefactStore:
         return {d.name: d for d in self.config.data}
 
     def model(self, name: str) -> Model:
-        """The running model; two are held at a time, for those that read and speak."""
+        """A loaded model; two are kept, source and target of generation."""
         found: Model = self._model(name)
         return found
 
     def states(self, model: str, file: TextFile, pooling: str | None = None) -> HiddenStates:
-        """Hidden states of a model on some texts."""
+        """Hidden states of a model on a file of texts."""
         found: HiddenStates = self._states(model, file, pooling or self.config.pooling)
         return found
 
@@ -77,18 +74,17 @@ class ArtefactStore:
         return self.states(model, self.data[data].test)
 
     def public(self, model: str) -> HiddenStates:
-        """Of the public texts, whose labels (where they came from) say nothing here."""
+        """States of the public texts without labels, which only name their sources."""
         return without_labels(self.states(model, self.config.public))
 
     def model_digests(self, *models: str) -> list[str]:
         return [self.cards[m].digest for m in models]
 
     def text_digests(self, *files: TextFile) -> list[str]:
-        """What names the contents of files of texts, labels included."""
+        """SHA-256 of the texts and labels of each file."""
         return [self._text_digest(r) for r in files]
 
     def _compute_text_digest(self, file: TextFile) -> str:
-        """SHA-256 of texts and labels."""
         texts = self.texts(file)
         return hashlib.sha256((texts.digest + "\n".join(texts.labels)).encode()).hexdigest()
 
@@ -111,7 +107,7 @@ class ArtefactStore:
         return self.cache.states(step, inputs, make)
 
     def _make_head(self, model: str, data: str) -> Head:
-        """The classifier that a model's owner would train on its own states."""
+        """Train the native head: logistic, on the model's own states."""
         states = self.train(model, data)
         inputs = {**self._of(self.data[data].train, model), "head": "logistic"}
 
@@ -125,7 +121,7 @@ class ArtefactStore:
         return evaluate(self.head(model, data), self.test(model, data))
 
     def _fit_detector(self, model: str, data: str, method: str) -> Detector:
-        """Fitted on the model's own training states; seconds at most, so not kept in a file."""
+        """Fit a detector to the model's own training states; too fast to be worth a file."""
         train, head = self.train(model, data), self.head(model, data)
         return fit_detector(train, method=method, head=head, seed=self.config.seed)
 
@@ -133,15 +129,15 @@ class ArtefactStore:
         return {"of": self.model_digests(*models), "texts": self.text_digests(file),
                 "pooling": self.config.pooling, "seed": self.config.seed}  # fmt: skip
 
-    def side(self, model: str, texts: str) -> HiddenStates:
-        """States that a map is fitted on: "public", or the training texts of a data set."""
+    def map_states(self, model: str, texts: str) -> HiddenStates:
+        """States of the texts of a map: "public", or the training texts of a data set."""
         return self.public(model) if texts == PUBLIC else without_labels(self.train(model, texts))
 
     def training_file(self, texts: str) -> TextFile:
         return self.config.public if texts == PUBLIC else self.data[texts].train
 
     def ridge(self, source: str, target: str, texts: str) -> AffineMap:
-        """The ridge map fitted on ``texts``; those to all targets are made together."""
+        """The ridge map fitted on ``texts``; maps to all targets are fitted together."""
         file = self.training_file(texts)
 
         def inputs(to: str) -> Inputs:
@@ -154,8 +150,8 @@ class ArtefactStore:
             missing = [m for m in self.cards if m != source
                        and not self.cache.has(step(m), inputs(m))]  # fmt: skip
             self.tell(f"ridge, from {source}, {texts}")
-            sides = {m: self.side(m, texts) for m in missing}
-            found = fit_several(self.side(source, texts), sides, seed=self.config.seed)
+            sides = {m: self.map_states(m, texts) for m in missing}
+            found = fit_several(self.map_states(source, texts), sides, seed=self.config.seed)
             for other in missing:
                 if other != target:
                     self.cache.map(step(other), inputs(other), lambda o=other: found[o][0])  # type: ignore[misc]
@@ -164,7 +160,7 @@ class ArtefactStore:
         return self.cache.map(step(target), inputs(target), make)
 
     def kl(self, source: str, target: str, texts: str, data: str) -> AffineMap:
-        """The map for the target's head on ``data``, fitted on ``texts``."""
+        """The kl map for the target's head on ``data``, fitted on ``texts``."""
         head = self.head(target, data)
         inputs = {**self._of(self.training_file(texts), source, target), "map": "kl",
                   "head": self.text_digests(self.data[data].train)}  # fmt: skip
@@ -172,33 +168,31 @@ class ArtefactStore:
 
         def make() -> AffineMap:
             self.tell(step)
-            sides = self.side(source, texts), self.side(target, texts)
+            sides = self.map_states(source, texts), self.map_states(target, texts)
             return fit_kl(*sides, head, seed=self.config.seed)[0]
 
         return self.cache.map(step, inputs, make)
 
     def few(self, data: str, n: int) -> npt.NDArray[np.intp]:
-        """Which training texts are the few: drawn by the seed, the smaller sets in the larger."""
+        """Draw ``n`` training texts by the seed; smaller sets are parts of larger ones."""
         count = len(self.texts(self.data[data].train).texts)
         if n > count:
             raise InputError(
-                f"{data} has no {n} training texts", got=str(count), hint="give fewer in `few`"
+                f"{data} has too few training texts for few = {n}",
+                got=str(count),
+                hint="lower `few`",
             )
         drawn: npt.NDArray[np.intp] = np.random.default_rng(self.config.seed).permutation(count)[:n]
         return drawn
 
 
-def _read(file: TextFile) -> Texts:
-    return file.read()
-
-
 def without_labels(states: HiddenStates) -> HiddenStates:
-    """States without their labels."""
+    """Copy states without their labels."""
     return dataclasses.replace(states, labels=(), label_ids=None)
 
 
 def require_files(config: SurveyConfig) -> None:
-    """Raise InputError now, not after an hour, when a file of texts is not there."""
+    """Raise InputError before any work if a file of texts is missing."""
     files: list[TextFile | None] = [config.public]
     for d in config.data:
         files += [d.train, d.test, d.outside]
@@ -206,4 +200,4 @@ def require_files(config: SurveyConfig) -> None:
         files += [config.generation.train, config.generation.test]
     for file in files:
         if file is not None and not file.texts.is_file():
-            raise InputError(f"{file.texts} is not there", expected="a file of texts")
+            raise InputError(f"{file.texts} is missing", expected="a file of texts")

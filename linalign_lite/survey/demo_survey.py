@@ -1,4 +1,4 @@
-"""A survey of the two bundled models on the bundled texts, which are written out for it."""
+"""Survey of the two bundled models on the bundled texts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from linalign_lite.survey.cache import open_cache
 from linalign_lite.survey.config import SurveyConfig, load_config
 from linalign_lite.survey.run import CACHE
 
-NAME = "demo"  # stands for this config on the command line
+NAME = "demo"  # of this configuration on the command line
 FOLDER = "texts"
-STORIES = 800  # public sentences that generation is judged with; a fifth of them judge
-LEFT_OUT = "weather"  # the topic that a detector should find outside the others
+STORIES = 800  # public texts for generation, a fifth of them for its test
+LEFT_OUT = "weather"  # out-of-distribution topic
 
 
 def write_bundled(out: Path) -> SurveyConfig:
-    """Write the texts and a `survey.toml` to ``out``, and read it."""
+    """Write the texts and `survey.toml` to ``out``; return the configuration."""
     folder = out / FOLDER
-    open_cache(out / CACHE)  # by which it is known as the folder of a survey
+    open_cache(out / CACHE)  # marks the folder of a survey
     folder.mkdir(parents=True, exist_ok=True)
     public = public_texts().texts
     _write(folder / "public.jsonl", Texts(public))

@@ -1,4 +1,4 @@
-"""What a survey finds: rows of plain numbers, of `results.json`. docs/FORMAT.md, section 6."""
+"""Results of a survey: the rows of `results.json`. docs/FORMAT.md, section 6."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class DataRow:
-    """A labelled data set; numbers of texts. ``majority``: always saying the commonest label."""
+    """A labelled data set. ``majority``: accuracy of always predicting the commonest label."""
 
     name: str
-    train: Count
+    train: Count  # texts
     test: Count
     outside: Count  # out-of-distribution test texts; 0: none
     labels: Count
@@ -82,8 +82,8 @@ class PairRow:
 class SimilarityRow(PairRow):
     """One measure of one ordered pair: ``value`` on ``n`` rows.
 
-    The null is made on ``null_n`` rows, on which the measure is ``observed``: compare these two,
-    some measures change with the number of rows.
+    The null comes from ``null_n`` rows, on which the measure is ``observed``. Compare these two:
+    some measures depend on the number of rows.
     """
 
     texts: str  # "public" or the name of a data set
@@ -91,7 +91,7 @@ class SimilarityRow(PairRow):
     value: Number
     n: Count
     observed: Number
-    null: Number  # mean over shufflings
+    null: Number  # mean over permutations
     p: Share
     null_n: Count
 
@@ -104,7 +104,7 @@ class ClassRow(PairRow):
     """
 
     data: str
-    texts: str  # "public", "few" (alone), "public+few" or "all": what the map was fitted on
+    texts: str  # of the fit: "public", "few", "public+few" or "all"
     objective: str  # "ridge" or "kl"
     n_public: Count
     n_few: Count  # in-distribution texts
@@ -116,9 +116,9 @@ class ClassRow(PairRow):
 
 @dataclass(frozen=True)
 class OodRow(PairRow):
-    """How well a detector tells a data set's test texts from texts outside of it.
+    """Separation of a data set's test texts from out-of-distribution texts by a detector.
 
-    source = target: on the model's own states, ``objective`` and ``texts`` are then "native".
+    source = target: native states; ``objective`` and ``texts`` are then "native".
     """
 
     data: str
@@ -134,9 +134,9 @@ class OodRow(PairRow):
 
 @dataclass(frozen=True)
 class CurveRow(PairRow):
-    """A point of a curve: held-out R² against ``kind``, "penalty" or "size" (public texts).
+    """A point of a curve: held-out R² over ``kind``, "penalty" or "size" (public texts).
 
-    ``accuracy`` (of the target's head, on the data set) is there for sizes alone.
+    ``accuracy`` (of the target's head on the data set) is given for sizes only.
     """
 
     data: str  # "" for the penalty
@@ -148,7 +148,7 @@ class CurveRow(PairRow):
 
 @dataclass(frozen=True)
 class TokenizerRow(PairRow):
-    """How alike two tokenizers cut the same texts (compat.Compatibility)."""
+    """Agreement of two tokenizers on the same texts (`Compatibility`)."""
 
     paired: Share
     exact: Share
@@ -159,7 +159,7 @@ class TokenizerRow(PairRow):
 
 @dataclass(frozen=True)
 class GenerationRow(PairRow):
-    """Teacher-forced figures of the hybrid: ``source`` reads, ``target`` speaks; nats a token."""
+    """Teacher-forced metrics of the hybrid of ``source`` and ``target``; nats per token."""
 
     objective: str  # "ridge" or "kl"
     agreement: Share
@@ -171,7 +171,7 @@ class GenerationRow(PairRow):
 
 @dataclass(frozen=True)
 class Projection(PairRow):
-    """Native and mapped states of the same texts on the first two principal axes of the native."""
+    """Native and mapped states of the same texts on two principal axes of the native states."""
 
     data: str
     objective: str
@@ -183,7 +183,7 @@ class Projection(PairRow):
 
 @dataclass(frozen=True)
 class TimeRow:
-    """Seconds of one step; ``cached``: taken from an earlier run, whose seconds these are."""
+    """Seconds of one step; ``cached``: those of the earlier run that computed the result."""
 
     step: str
     seconds: NotNegative
@@ -192,7 +192,7 @@ class TimeRow:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a survey found."""
+    """All results of a survey."""
 
     title: str
     library: str
@@ -218,5 +218,5 @@ class Results:
 
 
 def names(rows: Iterable[Any], attribute: str) -> list[str]:
-    """Distinct values of an attribute, in the order in which they come."""
+    """Distinct values of an attribute in the order of the rows."""
     return list(dict.fromkeys(getattr(row, attribute) for row in rows))

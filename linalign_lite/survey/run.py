@@ -1,4 +1,4 @@
-"""A whole survey: every job in turn, each kept as soon as it is done."""
+"""Run a survey: every job in turn; the result of each is kept at once."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ def run_survey(
     progress: Progress = lambda _done, _all: None,
     tell: Notify = lambda _: None,
 ) -> Results:
-    """Measure every ordered pair of the config's models on everything that it asks for.
+    """Measure every ordered pair of the models of ``config`` on every task that it names.
 
-    What is made on the way is kept in ``out/cache``, by what it was made from: a survey that was
-    stopped goes on, and one with another model makes only what is new. ``tell`` is called with what
-    is being done. Writes nothing else; `results.save_results` writes what is returned.
+    Intermediate results are kept in ``out/cache`` under digests of their inputs: a stopped survey
+    resumes, and one with another model computes only what is new. Nothing else is written;
+    `results_file.save_results` writes the returned results. ``progress`` is called after each job,
+    ``tell`` with the name of each step.
 
-    Raises InputError when a model, a file or the folder cannot be used, OutputExistsError when
-    ``out`` holds something that no survey left there.
+    Raises InputError for an unusable model, file or folder, OutputExistsError if ``out`` is not
+    the folder of a survey.
     """
     require_survey_folder(out)
     require_files(config)
     store = ArtefactStore(config, open_cache(out / CACHE), tell)
     for data in config.data:
         for n in config.few:
-            store.few(data.name, n)  # too many for a data set: said before any work
+            store.few(data.name, n)  # raises before any work if a data set is too small
     jobs = list(_jobs(store))
     found: dict[str, list[Any]] = {}
     progress(0, len(jobs))
@@ -67,13 +68,13 @@ def run_survey(
 
 
 def require_survey_folder(out: Path) -> None:
-    """Raise OutputExistsError unless ``out`` is absent, empty, or a survey's own folder."""
+    """Raise OutputExistsError unless ``out`` is missing, empty, or the folder of a survey."""
     if not out.exists() and not out.is_symlink():
         return
     if out.is_dir() and (not any(out.iterdir()) or (out / CACHE).is_dir()):
         return
     raise OutputExistsError(
-        f"{out} is already there and is not the folder of a survey", hint="choose another folder"
+        f"{out} exists and is not the folder of a survey", hint="choose another folder"
     )
 
 

@@ -22,7 +22,7 @@ def list_similarity(store: ArtefactStore) -> Iterator[Job]:
 
 def _compare(store: ArtefactStore, texts: str) -> list[SimilarityRow]:
     found = compare_all(
-        {m: store.side(m, texts) for m in store.cards},
+        {m: store.map_states(m, texts) for m in store.cards},
         permutations=store.config.permutations,
         seed=store.config.seed,
     )

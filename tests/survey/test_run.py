@@ -207,10 +207,10 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path, done):
     with pytest.raises(OutputExistsError, match="not the folder of a survey"):
         run_survey(config, strange)
     missing = dataclasses.replace(config, public=TextFile(tmp_path / "nowhere.txt"))
-    with pytest.raises(InputError, match=r"nowhere\.txt is not there"):
+    with pytest.raises(InputError, match=r"nowhere\.txt is missing"):
         run_survey(missing, tmp_path / "new")
     many = dataclasses.replace(config, few=(100_000,))
-    with pytest.raises(InputError, match="no 100000 training texts"):
+    with pytest.raises(InputError, match="too few training texts for few = 100000"):
         run_survey(many, tmp_path / "new")
     absent = dataclasses.replace(config, models={**config.models, "oak": tmp_path / "oak"})
     with pytest.raises(InputError, match="oak is not a folder"):

@@ -1,7 +1,7 @@
-"""A survey's results for people: a page that opens offline, and Markdown tables.
+"""Report of a survey: one HTML page that works offline, or Markdown tables.
 
-analysis summarises rows; markup and style write HTML, theme its colours; plots draws pictures
-(matplotlib, extra `report`), svg writes them; the sections are put together by page.
+In: `Results`. analysis summarises rows, columns names tables; sections build content, plots draw
+pictures (matplotlib), svg and page.html (jinja2; both of the extra `report`) write the page.
 """
 
 from __future__ import annotations

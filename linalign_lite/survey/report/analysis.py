@@ -1,6 +1,6 @@
-"""What the rows of a survey say together: the best map of a pair, what it keeps, where and why not.
+"""Summaries of the rows of a survey: best maps, retention, failures and their reasons.
 
-Nothing here is measured anew: every figure is a row's, or a median or a difference of rows'.
+Every number is one of a row, or a median or difference of these.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from linalign_lite.survey.results import (
     Results,
 )
 
-KEPT = 0.9  # of the native accuracy: a map that serves
-FAILS = 0.8  # below this it does not
-UNLIKE = 0.3  # held-out R² on public texts
+KEPT = 0.9  # retention of a good map
+FAILS = 0.8  # retention below which a map fails
+DISSIMILAR = 0.3  # held-out R² on public texts, below
 TEXTS = ("public", "few", "public+few", "all", "native")
 OBJECTIVES = ("ridge", "kl", "native")
 _WORDS = {
@@ -33,11 +33,11 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Retention:
-    """Over all pairs on one data set: what the better objective's map keeps of native accuracy."""
+    """Retention of all pairs on one data set; the better objective of each counts."""
 
     data: str
     texts: str
-    retention: tuple[float, ...]  # one a pair
+    retention: tuple[float, ...]  # one per pair
 
     @property
     def median(self) -> float:
@@ -50,17 +50,17 @@ class Retention:
 
 @dataclass(frozen=True)
 class Failure(PairRow):
-    """A pair on a data set that public texts do not serve, and what the other rows say of it."""
+    """A pair whose maps from public texts fail on a data set, with its other rows."""
 
     data: str
     retention: float
     objective: str
     r2: float | None
-    by_texts: tuple[tuple[str, float], ...]  # the best retention of each kind of texts
+    by_texts: tuple[tuple[str, float], ...]  # best retention of each kind
 
     @property
     def why(self) -> str:
-        """In words, from the numbers."""
+        """The reason in words, by rule from the numbers."""
         better = {texts: r for texts, r in self.by_texts if r >= FAILS}
         few = max(better.get("few", 0.0), better.get("public+few", 0.0))
         if few:
@@ -73,16 +73,16 @@ class Failure(PairRow):
                 f"the public texts do not cover this data, and a few of its own are too few: "
                 f"with all of them {better['all']:.2f} is kept"
             )
-        if self.r2 is not None and self.r2 < UNLIKE:
-            return f"the two spaces are unlike: held-out R² on public texts {self.r2:.2f}"
+        if self.r2 is not None and self.r2 < DISSIMILAR:
+            return f"the two spaces are dissimilar: held-out R² on public texts {self.r2:.2f}"
         return "not explained by what was measured"
 
 
 @dataclass(frozen=True)
 class OodLoss:
-    """The target's best native detector on a data set, there and on mapped states.
+    """The target's best native detector on a data set: on native and on mapped states.
 
-    ``mapped``: of the maps fitted on the same kind of texts, the better one.
+    ``mapped``: the better of the maps from the same kind of texts.
     """
 
     native: OodRow
@@ -126,7 +126,7 @@ def native_accuracy(results: Results) -> dict[tuple[str, str], float]:
 
 
 def held_out_r2(results: Results) -> dict[tuple[str, str], float]:
-    """(source, target) → R² on public texts, as far as measured."""
+    """(source, target) → R² on public texts, where measured."""
     return {
         r.pair: r.value for r in results.similarity if r.measure == "r2" and r.texts == "public"
     }
@@ -143,7 +143,7 @@ def best_by_texts(results: Results) -> dict[tuple[str, str, str], dict[str, Clas
 
 
 def retention_by_texts(results: Results) -> list[Retention]:
-    """One for each data set and kind of texts, in order."""
+    """Retention on each data set by each kind of texts, in order."""
     values: dict[tuple[str, str], list[float]] = {}
     for (_, _, data), rows in best_by_texts(results).items():
         for texts, row in rows.items():
@@ -154,7 +154,7 @@ def retention_by_texts(results: Results) -> list[Retention]:
 
 
 def failures(results: Results) -> list[Failure]:
-    """Where a map from public texts keeps less than FAILS, the worst first."""
+    """Pairs whose maps from public texts keep less than FAILS, the worst first."""
     r2 = held_out_r2(results)
     found = [
         Failure(s, t, d, rows["public"].retention, rows["public"].objective, r2.get((s, t)),
@@ -166,7 +166,7 @@ def failures(results: Results) -> list[Failure]:
 
 
 def fixed_by_kl(results: Results) -> list[tuple[ClassRow, ClassRow]]:
-    """(ridge, kl) on public texts where the first fails and the second does not."""
+    """(ridge, kl) rows of public texts in which ridge fails and kl does not."""
     rows = {(r.source, r.target, r.data, r.objective): r
             for r in results.classification if r.texts == "public"}  # fmt: skip
     pairs = ((r, rows.get((*key[:3], "kl"))) for key, r in rows.items() if key[3] == "ridge")
@@ -174,7 +174,7 @@ def fixed_by_kl(results: Results) -> list[tuple[ClassRow, ClassRow]]:
 
 
 def best_pairs(results: Results) -> list[ClassRow]:
-    """For each data set the mapped row of public texts, or else of any, that keeps the most."""
+    """The row of each data set with the highest retention, from public texts if there are any."""
     found = []
     for data in results.data:
         rows = [r for r in results.classification if r.data == data.name]
@@ -185,7 +185,7 @@ def best_pairs(results: Results) -> list[ClassRow]:
 
 
 def ood_losses(results: Results) -> list[OodLoss]:
-    """For each pair, data set and kind of texts; none where the target has no native figure."""
+    """One per pair, data set and kind of texts whose target has a native row."""
     native: dict[tuple[str, str], OodRow] = {}
     for r in results.ood:
         key = (r.target, r.data)
@@ -213,7 +213,7 @@ def best_generation(results: Results) -> list[GenerationRow]:
 
 
 def texts_label(texts: str) -> str:
-    """What a map was fitted on, in words."""
+    """Training texts of a map in words."""
     return _WORDS.get(texts, texts)
 
 

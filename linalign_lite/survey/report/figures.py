@@ -15,12 +15,12 @@ from linalign_lite.survey.report.style import ModelStyles
 from linalign_lite.survey.report.svg import to_panel
 from linalign_lite.survey.results import Results
 
-MOST_PICTURES = 400  # a page with more would not open
+MOST_PICTURES = 400  # more would make the page too large
 
 
 @dataclass(frozen=True)
 class ReportBuilder:
-    """Results, how their models are drawn, and the number of pictures drawn so far."""
+    """Results, styles of their models, and a counter of pictures."""
 
     results: Results
     styles: ModelStyles

@@ -1,4 +1,4 @@
-"""A survey's results as Markdown tables: small, without pictures, without dependencies."""
+"""Results of a survey as Markdown tables, without pictures or further packages."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]|~#])")
 
 
 def to_markdown(results: Results) -> str:
-    """The survey's tables, one section a task; a task that was not surveyed has none.
+    """Format the tables of a survey in Markdown, one section per task that was measured.
 
-    Names are escaped. Raises InputError for results that do not hang together (`check_results`).
+    Names are escaped. Raises InputError for inconsistent results (`check_results`).
     """
     check_results(results)
     r = results
@@ -45,7 +45,7 @@ def to_markdown(results: Results) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` with nothing in it that Markdown or HTML would read as more than text."""
+    """Escape what has a meaning in Markdown or HTML."""
     return _SPECIAL.sub(r"\\\1", html.escape(text, quote=False))
 
 

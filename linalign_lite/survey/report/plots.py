@@ -1,4 +1,4 @@
-"""The kinds of pictures. Each takes plain numbers and gives a matplotlib figure of a fixed size."""
+"""Kinds of pictures: each function draws plain numbers into a matplotlib figure of fixed size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval on a line of a dot plot."""
+    """A value with its interval, a dot in a dot plot."""
 
     value: float
     mark: str
@@ -30,19 +30,19 @@ class Estimate:
 
 @dataclass(frozen=True)
 class DotRow:
-    """A pair in a dot plot: lines of dots, and references (value, colour, dashed) through all."""
+    """A pair in a dot plot: lines of dots, and vertical references (value, colour, dashed)."""
 
     source: str
     target: str
     colour: str
     lines: tuple[tuple[Estimate, ...], ...]
     references: tuple[tuple[float, str, bool], ...] = ()
-    said: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve; ``mark`` "" draws none."""
+    """A curve; without ``mark`` its points are not marked."""
 
     points: tuple[tuple[float, float], ...]
     colour: str
@@ -53,7 +53,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around curves. ``references``: (y, colour), across."""
+    """Labels and limits of axes. ``references``: horizontal lines (y, colour)."""
 
     x: str
     y: str
@@ -66,19 +66,19 @@ class Frame:
 
 @dataclass(frozen=True)
 class Grid:
-    """Values to print in cells. ``framed``: cells that are no map's, but native."""
+    """Values of a heat map. ``framed``: cells of native values."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     values: Mapping[tuple[int, int], float]
     corner: str = "source ↓  target →"
     framed: frozenset[tuple[int, int]] = frozenset()
-    side: float = SIDE  # what row names may take; one with a line end is written as it is
+    side: float = SIDE  # width of row names; one with a line break is not wrapped
     wide: float = CELL[0]
 
 
 def heat(grid: Grid, low: float, high: float) -> Any:
-    """A cell for each row and column, coloured between low and high, its value printed in it."""
+    """Heat map: cells coloured from ``low`` to ``high``, with their values as text."""
     wide, tall, side = grid.wide, CELL[1], grid.side
     across = [_lines(wrapped(name, round(wide / 5.6)), wide - 1) for name in grid.columns]
     down = [_lines(n if "\n" in n else wrapped(n, round(side / 5.8)), side - 8) for n in grid.rows]
@@ -130,7 +130,7 @@ def _cell(
 
 
 def dots(dot_rows: Sequence[DotRow], xlabel: str, limits: tuple[float, float], head: str) -> Any:
-    """Strips one below the other; within one, a line a kind of texts, its dots joined."""
+    """Dot plot: rows one below the other; in each, one line of joined dots per kind of texts."""
     heights = [24 + ROW * len(s.lines) for s in dot_rows]
     top, bottom = 16, 40
     figure = canvas(PANEL[0], top + sum(heights) + bottom)
@@ -139,17 +139,15 @@ def dots(dot_rows: Sequence[DotRow], xlabel: str, limits: tuple[float, float], h
     ax.spines["left"].set_visible(False)
     ax.text(limits[1], -4, f"  {head}", fontsize=9, color=css_var("muted"))
     y = 0.0
-    for strip, height in zip(dot_rows, heights, strict=True):
-        label = " → ".join(
-            truncate(n, 10.5, PANEL[0] / 2 - 14) for n in (strip.source, strip.target)
-        )
+    for row, height in zip(dot_rows, heights, strict=True):
+        label = " → ".join(truncate(n, 10.5, PANEL[0] / 2 - 14) for n in (row.source, row.target))
         ax.text(limits[0], y + 14, label, fontsize=10.5, gid="class-halo.0")
-        for value, colour, dashed in strip.references:
+        for value, colour, dashed in row.references:
             ax.plot([value] * 2, [y + 18, y + height - 2], color=css_var(colour), linewidth=1.6,
                     linestyle=(0, (2, 1.5)) if dashed else "-", zorder=1.5)  # fmt: skip
-        for i, line in enumerate(strip.lines):
-            _dots(ax, y + 20 + ROW * (i + 0.5), line, strip.colour)
-        ax.text(limits[1], y + 20 + ROW * len(strip.lines) / 2, f"  {strip.said}", va="center",
+        for i, line in enumerate(row.lines):
+            _dots(ax, y + 20 + ROW * (i + 0.5), line, row.colour)
+        ax.text(limits[1], y + 20 + ROW * len(row.lines) / 2, f"  {row.text}", va="center",
                 fontsize=11)  # fmt: skip
         y += height
         ax.axhline(y, color=css_var("rule"), linewidth=0.8)
@@ -168,7 +166,7 @@ def _dots(ax: Any, y: float, line: Sequence[Estimate], colour: str) -> None:
 
 
 def lines(curves: Sequence[Line], frame: Frame) -> Any:
-    """Curves over one another."""
+    """Line plot of several curves."""
     width, height = (PANEL[0], 282) if frame.square else PANEL
     figure = canvas(width, height)
     ax = axes(figure, 48, 8, 12, 40)
@@ -219,7 +217,7 @@ def cloud(
     centres: Mapping[str, tuple[float, float]],
     axis_names: tuple[str, str],
 ) -> Any:
-    """Native states (rings) and mapped ones (crosses), a text's two joined by a thin line."""
+    """Native states (rings) and mapped ones (crosses); a thin line joins those of one text."""
     figure = canvas(PANEL[0], 292)
     ax = axes(figure, 30, 8, 8, 32)
     for a, b in zip(native, mapped, strict=True):
@@ -241,7 +239,7 @@ def cloud(
 def _apart(
     centres: Mapping[str, tuple[float, float]], line: float
 ) -> list[tuple[str, tuple[float, float]]]:
-    """Words and where to write them, moved up where one would cover another."""
+    """Labels and their positions, moved up so that none covers another."""
     placed: list[tuple[str, tuple[float, float]]] = []
     for label, (x, y) in sorted(centres.items(), key=lambda item: item[1][1]):
         near = [b for _, (a, b) in placed if abs(a - x) < 6 * line and abs(b - y) < line]
@@ -254,7 +252,7 @@ def scatter(
     frame: Frame,
     upright: float,
 ) -> Any:
-    """Points (x, y, colour, mark, filled, pair to name), and one dashed upright line."""
+    """Scatter plot of (x, y, colour, mark, filled, pair to name), and a dashed vertical line."""
     figure = canvas(520, 320)
     ax = axes(figure, 50, 12, 16, 40)
     ax.set(xlabel=frame.x, ylabel=frame.y, xlim=(0, 1), ylim=frame.ylim or (0, 1))
@@ -266,7 +264,7 @@ def scatter(
         if label and not any(abs(x - a) < 0.3 and abs(y - b) < 0.05 for a, b in taken):
             taken.append((x, y))
             left = x > 0.5
-            said = " → ".join(truncate(name, 10.5, 100) for name in label)
-            ax.text(x + (-0.022 if left else 0.022), y, said, ha="right" if left else "left",
+            text = " → ".join(truncate(name, 10.5, 100) for name in label)
+            ax.text(x + (-0.022 if left else 0.022), y, text, ha="right" if left else "left",
                     va="center", fontsize=10.5, gid=f"class-halo.{len(taken)}")  # fmt: skip
     return figure

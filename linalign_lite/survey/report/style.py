@@ -1,4 +1,4 @@
-"""How models and maps look, the same all over the page; legends, and names made to fit."""
+"""Colours and marks of models and texts, the same on the whole page; names made to fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLYGONS = {
 
 @dataclass(frozen=True)
 class ModelStyles:
-    """Colours and marks of a survey's models, by their place in it."""
+    """Colours and marks of the models ``names``, by their place."""
 
     names: tuple[str, ...]
 
@@ -47,7 +47,7 @@ class ModelStyles:
 
 
 def shorten(name: str, length: int = 20) -> str:
-    """``name``, or its beginning and end."""
+    """``name``, or its beginning and end with an ellipsis between."""
     if len(name) <= length:
         return name
     tail = length // 3
@@ -55,7 +55,7 @@ def shorten(name: str, length: int = 20) -> str:
 
 
 def wrapped(name: str, length: int = 12, lines: int = 3) -> str:
-    """``name`` in as few lines as need be, evenly filled, broken where names have joints."""
+    """Break a name after - _ . / or space into as few lines as possible, evenly filled."""
     pieces = [
         part[i : i + length]
         for part in _BREAKS.split(shorten(name, length * lines - 6))

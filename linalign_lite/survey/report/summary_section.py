@@ -156,7 +156,7 @@ def _failures(builder: ReportBuilder) -> list[content.Block]:
         f"{len(found)} keep less than {FAILS} with public texts."
     )
     if fixed:
-        text += f" Least squares alone would fail {len(fixed)} more, which kl mends."
+        text += f" Least squares alone would fail {len(fixed)} more, which kl solves."
     if len(found) > SHOWN:
         text += f" The {SHOWN} worst:"
     head = ("pair", "data", "retention", "held-out R²", "few", "public + few", "all", "why")

@@ -1,7 +1,7 @@
-"""Pictures by matplotlib as inline SVG whose colours are the page's own custom properties.
+"""matplotlib figures as inline SVG whose colours are custom properties of the page.
 
-Text stays text; the same figure gives the same bytes; nothing in it points outside. matplotlib is
-the extra `report`, imported here alone and only when a picture is drawn.
+Text stays text; the same figure gives the same bytes; nothing refers to another file. matplotlib
+(extra `report`) is imported only when a picture is drawn.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from linalign_lite.survey.report.content import Panel
 from linalign_lite.survey.report.style import shorten
 from linalign_lite.survey.report.theme import NAMES
 
-# A colour of its own for each custom property: drawn with, and then replaced by `var(--name)`.
+# Pictures are drawn in a stand-in colour per custom property, later replaced by `var(--name)`.
 _STAND_INS = {name: f"#fe{i:04x}" for i, name in enumerate(NAMES)}
 _BACK = {stand_in: name for name, stand_in in _STAND_INS.items()}
 _COLOUR = re.compile(r"#fe[0-9a-f]{4}")
 _DECIMALS = re.compile(r"(-?\d+\.\d\d)\d+")
-_FONT = re.compile(r"font(?:-family)?: (?:(?:\w+ )*([\d.]+px) )?[^;]*;?")  # the page has its own
+_FONT = re.compile(r"font(?:-family)?: (?:(?:\w+ )*([\d.]+px) )?[^;]*;?")  # the page sets the font
 _REFERENCE = re.compile(r"#([A-Za-z_][\w.-]*)")
 _DRAWN = {"d", "x", "y", "transform", "points", "width", "height", "cx", "cy", "r"}
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
 def css_var(name: str) -> str:
-    """What to draw with where the page's ``--name`` is meant."""
+    """Stand-in colour of the page's custom property ``--name``."""
     return _STAND_INS[name]
 
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib's own defaults and ours, whatever the user's matplotlibrc says.
+    """Use matplotlib's defaults and this page's settings; ignore the user's matplotlibrc.
 
-    Raises MissingExtraError where matplotlib is not installed.
+    Raises MissingExtraError without matplotlib.
     """
     style = import_extra("matplotlib.style", extra="report", purpose="a report with pictures")
     ours = {
@@ -63,7 +63,7 @@ def drawing() -> Iterator[None]:
 
 
 def canvas(width: float, height: float) -> Any:
-    """A figure of so many CSS pixels."""
+    """A figure of ``width`` × ``height`` CSS pixels."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 72, height / 72), dpi=72)
@@ -78,7 +78,7 @@ def axes(figure: Any, left: float, top: float, right: float, bottom: float) -> A
 
 
 def blank(figure: Any) -> Any:
-    """Axes over the whole figure, in CSS pixels from its upper left corner, without any marks."""
+    """Invisible axes over the whole figure, in CSS pixels from its upper left corner."""
     ax = axes(figure, 0, 0, 0, 0)
     width, height = (v * 72 for v in figure.get_size_inches())
     ax.set(xlim=(0, width), ylim=(height, 0))
@@ -87,7 +87,7 @@ def blank(figure: Any) -> Any:
 
 
 def width_of(text: str, size: float) -> float:
-    """CSS pixels that ``text`` takes in the font that is measured with, a wide one."""
+    """Width of ``text`` in CSS pixels, in a wide font."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -98,7 +98,7 @@ def width_of(text: str, size: float) -> float:
 
 
 def truncate(text: str, size: float, room: float) -> str:
-    """``text``, or so much of its beginning and end as the room holds."""
+    """Shorten ``text`` until it fits in ``room`` CSS pixels."""
     length = len(text)
     while length > 3 and width_of(text, size) > room:
         length -= 1
@@ -110,9 +110,9 @@ def to_panel(figure: Any, ident: str, title: str, alt: str) -> Panel:
     """Convert a matplotlib figure to a panel; ids in its SVG begin with ``ident``."""
     raw = io.BytesIO()
     with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")  # a letter that the measuring font lacks
+        warnings.simplefilter("ignore")  # characters that the font lacks
         figure.savefig(raw, format="svg", metadata={"Date": None})
-    root = ET.fromstring(raw.getvalue())  # noqa: S314 (written a line ago)
+    root = ET.fromstring(raw.getvalue())  # noqa: S314 (written by matplotlib)
     width, height = (round(v * 72) for v in figure.get_size_inches())
     _clean(root, ident)
     return Panel(ident, title, alt, "".join(map(_serialised, root)), width, height)
@@ -130,7 +130,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _clean(root: ET.Element, ident: str) -> None:
-    """Without namespaces, metadata and style sheets; with ids of its own, where they are used."""
+    """Remove namespaces, metadata and style sheets; keep used ids, prefixed with ``ident``."""
     used: set[str] = set()
     for parent in root.iter():
         for child in list(parent):
@@ -158,7 +158,7 @@ def _attribute(name: str, value: str, ident: str, used: set[str]) -> str:
 
 
 def _identify(element: ET.Element, ident: str, used: set[str]) -> None:
-    """Keep an id that is pointed at; one that begins with "class-" was a class all along."""
+    """Keep an id that is referred to; turn one that begins with "class-" into a class."""
     name = element.attrib.pop("id", "")
     if name in used:
         element.attrib["id"] = f"{ident}-{name}"

@@ -1,8 +1,7 @@
 """Colours, light and dark: custom properties that the page and its pictures share.
 
-Text reaches a contrast of 4.5 and what is drawn one of 3 on both of its grounds (WCAG 2.2, AA);
-tests compute it. Models keep their colour and their mark all over the page; the mark tells them
-apart for who does not see the colour. The ramp goes by lightness alone.
+Text has a contrast of at least 4.5 and lines of 3 on both backgrounds (WCAG 2.2, AA); tests compute
+it. Models differ by mark as well as by colour. The colour scale varies in lightness only.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MODELS_LIGHT = ("#0b63a5", "#b3470c", "#03705a", "#93477d", "#7a6000", "#4a5fc1
                  "#4d6b1f")  # fmt: skip
 _MODELS_DARK = ("#6db3f2", "#f09a63", "#45c7a0", "#e39bcb", "#dcbf55", "#a7a9ff", "#f58f9c",
                 "#a9cf72")  # fmt: skip
-# lightness in even steps (OKLab), from the ground to what stands out from it
+# even steps of lightness (OKLab), starting near the background
 _RAMP_LIGHT = ("#f1f4f3", "#d6e5e8", "#bcd5dc", "#a1c6d1", "#88b6c7", "#72a6c0", "#5d95b8",
                "#4785b1", "#3672a2", "#2a5f8f", "#1d4c7d", "#123a6b")  # fmt: skip
 _RAMP_DARK = ("#20262e", "#24303f", "#273b50", "#2a4662", "#2f5374", "#386487", "#41759a",
@@ -65,7 +64,7 @@ NAMES = tuple(THEMES["light"])
 
 
 def variables() -> str:
-    """The themes as CSS: the system's choice unless the reader made one (data-theme)."""
+    """CSS of the themes: the reader's choice (data-theme), or else the system's."""
     light, dark = (
         "".join(f"--{name}:{colour};" for name, colour in theme.items())
         for theme in (THEMES["light"], THEMES["dark"])
@@ -79,6 +78,6 @@ def variables() -> str:
 
 
 def step(value: float, low: float, high: float) -> int:
-    """The place on the ramp of a value between low and high."""
+    """Index on the colour scale of a value between ``low`` and ``high``."""
     share = (value - low) / (high - low) if high > low else 0.5
     return min(max(round(share * (STEPS - 1)), 0), STEPS - 1)

@@ -130,13 +130,13 @@ def test_why_a_map_fails_is_read_off_the_rows(retention, words):
     assert words in failure.why
 
 
-def test_unlike_spaces_are_named():
+def test_dissimilar_spaces_are_named():
     made = changed(public=0.7, all=0.75)
     similarity = tuple(
         dataclasses.replace(r, value=0.21) if r.measure == "r2" else r for r in made.similarity
     )
     (failure,) = analysis.failures(dataclasses.replace(made, similarity=similarity))
-    assert failure.why == "the two spaces are unlike: held-out R² on public texts 0.21"
+    assert failure.why == "the two spaces are dissimilar: held-out R² on public texts 0.21"
     assert analysis.failures(changed(public=0.8)) == []
 
 

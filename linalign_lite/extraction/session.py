@@ -26,7 +26,7 @@ from linalign_lite.extraction.model_card import (
     ModelCard,
     load_card,
 )
-from linalign_lite.extraction.tokenizer import load_tokenizer, read_ends
+from linalign_lite.extraction.tokenizer import encode_batch, load_tokenizer, read_ends
 
 Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)
@@ -69,15 +69,10 @@ class Model:
         Raises InputError when max_length is more than the model's context.
         """
         length = self.context(max_length)
-        try:
-            found = self.tokenizer.encode_batch(list(texts))
-        except Exception as e:  # the tokenizers library raises plain Exception
-            raise FormatError(
-                f"{self.folder}: its tokenizer fails on these texts", got=str(e)[:160]
-            ) from e
+        encodings = encode_batch(self.tokenizer, texts, self.folder)
         return [
             _encoded(text, encoding, length, places=places)
-            for text, encoding in zip(texts, found, strict=True)
+            for text, encoding in zip(texts, encodings, strict=True)
         ]
 
     def context(self, max_length: int | None) -> int:

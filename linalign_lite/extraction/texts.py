@@ -96,12 +96,6 @@ def read_rows(
     kind = _kind(path, fmt)
     if separator is not None:
         _require_separator(separator, kind)
-    return _checked(path, kind, limit, separator)
-
-
-def _checked(
-    path: str, kind: str, limit: int | None, separator: str | None
-) -> Iterator[tuple[str | None, str | None]]:
     count, labelled = 0, False
     with _rows(path, kind, separator) as rows:
         for line, text, label in rows:

@@ -11,6 +11,7 @@ from linalign_lite.errors import FormatError
 from linalign_lite.storage.atomic import PathLike, open_regular
 
 MAX_TOKENIZER = 256 << 20  # bytes of a tokenizer.json; the largest known are about 35 MB
+FALLBACK_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a token of byte fallback
 # quotes inside a JSON string are escaped, so this matches only a key of the file itself
 _TRIMMED = re.compile(rb'("trim_offsets"\s*:\s*)true\b')
 
@@ -40,6 +41,14 @@ def load_tokenizer(path: PathLike) -> Any:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def encode_batch(tokenizer: Any, texts: Sequence[str], name: object) -> list[Any]:
+    """Encodings of the texts. Raises FormatError with ``name`` when the tokenizer fails."""
+    try:
+        return list(tokenizer.encode_batch(list(texts)))
+    except Exception as e:  # the library raises plain Exception
+        raise FormatError(f"{name}: its tokenizer fails on these texts", got=str(e)[:160]) from e
 
 
 def byte_alphabet() -> dict[str, int]:

@@ -6,7 +6,6 @@ share of such positions, and of tokens that both cut alike, depends on `tokenize
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +18,18 @@ from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.token_alignment import boundary_rows, pair_positions
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.model_card import TOKENIZER_FILE
-from linalign_lite.extraction.tokenizer import byte_alphabet, load_tokenizer, read_ends
+from linalign_lite.extraction.tokenizer import (
+    FALLBACK_BYTE,
+    byte_alphabet,
+    encode_batch,
+    load_tokenizer,
+    read_ends,
+)
 from linalign_lite.storage.atomic import PathLike
 
 GOOD_MATCH = 0.67  # arXiv 2603.18908: exact-token match of pairs that generated well
 GOOD_BILLIONS = 4  # parameters of their sources
 WINDOW = 1024  # texts tokenised at a time
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 Int64 = npt.NDArray[np.int64]
 
@@ -185,13 +189,8 @@ def locate(tokenizer: Any, texts: Sequence[str], name: str = "the tokenizer") ->
     index: list[Int64] = []
     positions: list[Int64] = []
     for start in range(0, len(texts), WINDOW):
-        window = list(texts[start : start + WINDOW])
-        try:
-            found = tokenizer.encode_batch(window)
-        except Exception as e:  # the tokenizers library raises plain Exception
-            raise FormatError(
-                f"{name}: its tokenizer fails on these texts", got=str(e)[:160]
-            ) from e
+        window = texts[start : start + WINDOW]
+        found = encode_batch(tokenizer, window, name)
         for i, (text, encoding) in enumerate(zip(window, found, strict=True), start):
             ends = read_ends(text, encoding)
             kept = [
@@ -299,7 +298,7 @@ def _from_word_piece(token: str, mark: str) -> bytes:
 
 
 def _from_metaspace(token: str) -> bytes:
-    byte = _BYTE.fullmatch(token)
+    byte = FALLBACK_BYTE.fullmatch(token)
     if byte:
         return bytes([int(byte[1], 16)])
     return token.replace("▁", " ").encode("utf-8", "surrogatepass")

@@ -171,10 +171,7 @@ def generate(
     if max_tokens < 1:
         raise InputError("max_tokens must be at least 1", got=str(max_tokens))
     sample, stops = make_sampler(temperature, top_p, seed), StopStrings(stop)
-    if affine is not None:
-        _require_map(affine, source, target)
-    else:
-        require_one_model(source, target)
+    require_map(affine, source, target)
     head = target.token_head() if head is None else require_token_head(target, head)
     decoder = _Decoder(
         source=CachedModel(source),
@@ -190,16 +187,6 @@ def generate(
         return Generation(decoder.alone(ids), decoder.source, stops)
     decoder.token_bytes.require_streaming(target.card.name)
     return Generation(decoder.hybrid(prompt), decoder.source, stops)
-
-
-def require_one_model(source: Model, target: Model) -> None:
-    """Raise InputError unless source and target, used without a map, are the same model."""
-    if source is not target and source.card.digest != target.card.digest:
-        raise InputError(
-            "two models need a map between them",
-            got=f"{source.card.name} and {target.card.name} without a map",
-            hint="fit one on states extracted with --pooling tokens",
-        )
 
 
 def _prompt_ids(tokenizer: IncrementalTokenizer, prompt: str, context: int) -> list[int]:
@@ -219,7 +206,16 @@ def _prompt_ids(tokenizer: IncrementalTokenizer, prompt: str, context: int) -> l
     return ids
 
 
-def _require_map(affine: AffineMap, source: Model, target: Model) -> None:
+def require_map(affine: AffineMap | None, source: Model, target: Model) -> None:
+    """Raise MismatchError unless the map leads from source to target; None: they are one model."""
+    if affine is None:
+        if source is not target and source.card.digest != target.card.digest:
+            raise InputError(
+                "two models need a map between them",
+                got=f"{source.card.name} and {target.card.name} without a map",
+                hint="fit one on states extracted with --pooling tokens",
+            )
+        return
     for space, model, end in ((affine.source, source, "source"), (affine.target, target, "target")):
         if space.pooling not in ("", "tokens"):
             raise MismatchError(

@@ -331,8 +331,8 @@ def test_parts_that_do_not_fit_are_refused():
     birch, ash = model("birch"), model("ash")
     good = a_map(birch, ash)
     cases = [
-        ((birch, ash, a_map(ash, birch)), {}, MismatchError, "does not read the source's"),
-        ((birch, ash, a_map(birch, birch)), {}, MismatchError, "does not lead to the target's"),
+        ((birch, ash, a_map(ash, birch)), {}, MismatchError, "does not belong to the source model"),
+        ((birch, ash, a_map(birch, birch)), {}, MismatchError, "does not belong to the target model"),
         ((birch, ash, a_map(birch, ash, pooling="mean")), {}, MismatchError, "tokens"),
         ((birch, ash, None), {}, InputError, "two models need a map"),
         ((birch, ash, good), {"head": birch.token_head()}, MismatchError, "this head"),
@@ -426,7 +426,7 @@ def test_the_command_without_a_map_and_with_wrong_ones(tmp_path, capsys):
     wrong = ("--source", birch, "--target", ash, tmp_path / "t.txt")
     for more, words in (
         ((), "two models need a map"),
-        (("--map", tmp_path / "m.map.npz"), "does not read the source's"),
+        (("--map", tmp_path / "m.map.npz"), "does not belong to the source model"),
         (("--map", tmp_path / "gone"), "gone"),
         (("--separator", ""), "separator is not usable"),
         (("--format", "jsonl", "--separator", "x"), "a separator is for txt only"),

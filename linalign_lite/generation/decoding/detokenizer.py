@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import re
 from typing import Any
 
 import numpy as np
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
-from linalign_lite.extraction.tokenizer import byte_alphabet
+from linalign_lite.extraction.tokenizer import FALLBACK_BYTE, byte_alphabet
 from linalign_lite.generation.decoding.tokenizer_config import special_ids, steps
 
-BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 LOCAL = {"Replace", "Metaspace", "WordPiece", "ByteFallback", "Strip", "Fuse"}
 CONTINUATION_BYTES = range(0x80, 0xC0)  # of UTF-8: no character begins with one
 
@@ -51,7 +49,7 @@ class TokenBytes:
         """Return True if the token is a byte of byte fallback."""
         if not self._fallback or token in self.special:
             return False
-        return BYTE.fullmatch(self.tokenizer.id_to_token(token) or "") is not None
+        return FALLBACK_BYTE.fullmatch(self.tokenizer.id_to_token(token) or "") is not None
 
     def _compute_bytes(self, token: int) -> bytes:
         name = self.tokenizer.id_to_token(token)

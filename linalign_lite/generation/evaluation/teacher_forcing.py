@@ -23,7 +23,7 @@ from linalign_lite.generation.evaluation.token_metrics import (
     compare,
     negative_log_likelihood,
 )
-from linalign_lite.generation.hybrid import require_one_model, require_token_head
+from linalign_lite.generation.hybrid import require_map, require_token_head
 
 WINDOW = 256  # texts whose token states are held at once
 STATES = 256 << 20  # bytes of token states held at once, by estimate
@@ -49,12 +49,7 @@ def make_hybrid(
     Raises InputError when something is missing, MismatchError when the parts do not belong
     together.
     """
-    source_space, space = (m.card.space("tokens", normalize=False) for m in (source, target))
-    if affine is not None:
-        source_space.require(affine.source, "this map does not read the source's token states")
-        space.require(affine.target, "this map does not lead to the target's token states")
-    else:
-        require_one_model(source, target)
+    require_map(affine, source, target)
     head = require_token_head(target, target.token_head() if head is None else head)
     source_head = None
     if HEAD_FILE in source.card.files:

@@ -1,8 +1,8 @@
-"""Ridge maps from one source to several targets, for the price of one.
+"""Fit ridge maps from one source to several targets with one eigendecomposition per fold.
 
-All that is dear in a ridge fit, the source's X_cᵀX_c and its eigendecomposition in every fold, does
-not depend on the target. So targets stand side by side in one product X_cᵀ[Y₁ Y₂ …], and each
-chooses its penalty from its own columns. Every map and report is what `fit` gives alone.
+X_cᵀX_c and its eigendecomposition do not depend on the target. So the targets are stacked in one
+product X_cᵀ[Y₁ Y₂ …], and the penalty of each is chosen from its own columns. Every map and report
+equals that of `fit`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from linalign_lite.alignment.least_squares import FitReport, report_of, spread
+from linalign_lite.alignment.least_squares import FitReport, make_map, report_of
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments, folded
 from linalign_lite.alignment.ridge import (
     PENALTIES,
@@ -22,6 +22,7 @@ from linalign_lite.alignment.ridge import (
     ridge,
     spectrum,
 )
+from linalign_lite.alignment.solvers import Solution, best_penalty, r2
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
@@ -29,7 +30,7 @@ from linalign_lite.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """Which columns of the stacked targets are one target's."""
+    """The columns of one target among the stacked targets."""
 
     at: slice
 
@@ -47,7 +48,7 @@ def fit_several(
     folds: int = 5,
     seed: int = 0,
 ) -> dict[str, tuple[AffineMap, FitReport]]:
-    """The ridge map from the source into each target's space, penalties by K-fold cross-validation.
+    """Fit the ridge map from the source to each target, penalties by K-fold cross-validation.
 
     source: (n, d_source), each target: (n, d_target), row i of all the same text. Raises what `fit`
     does, and InputError when there is no target.
@@ -70,16 +71,12 @@ def fit_several(
     found = {}
     for name, y in ys.items():
         part = FoldedMoments(tuple(columns[name].moments(m) for m in moments.folds))
-        scores = 1.0 - errors[name] / spread(part.total)
-        best, basis = int(np.argmax(scores)), columns[name].basis(total)
-        curve = tuple((float(p), float(s)) for p, s in zip(PENALTIES, scores, strict=True))
-        weight, bias = ridge(basis, curve[best][0])
-        report = report_of(part, "ridge", *curve[best], curve, basis)
-        card = {**report.as_card(), "text_digest": x.text_digest or y.text_digest}
-        found[name] = (
-            AffineMap(weight.astype("f4"), bias.astype("f4"), x.space, y.space, card),
-            report,
-        )
+        basis = columns[name].basis(total)
+        penalty, score, curve = best_penalty(PENALTIES, r2(errors[name], part))
+        weight, bias = ridge(basis, penalty)
+        solution = Solution(weight, bias, score, penalty, curve, basis)
+        report = report_of(part, "ridge", solution)
+        found[name] = make_map(weight, bias, (x, y), report), report
     return found
 
 

@@ -11,7 +11,7 @@ from functools import reduce
 
 import numpy as np
 
-from linalign_lite.alignment.least_squares import FitReport, solve
+from linalign_lite.alignment.least_squares import FitReport, fit_moments
 from linalign_lite.alignment.moments import FoldedMoments, merge_folds
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.space import Space
@@ -135,7 +135,7 @@ def fit_paired(
     """
     if sum(f.n > 0 for f in moments.moments.folds) < 2:
         raise InputError("all pairs are in one fold, so no map can be judged", hint="more texts")
-    weight, bias, report = solve(moments.moments, method=method, penalty=penalty)
+    weight, bias, report = fit_moments(moments.moments, method=method, penalty=penalty)
     digest = moments.parts[0].text_digest if len(moments.parts) == 1 else ""
     card = {**report.as_card(), "text_digest": digest}
     if len(moments.parts) > 1:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.alignment.moments import Float64, Moments
+from linalign_lite.errors import InputError
 
 PENALTIES = np.logspace(-8, 2, 61)
 
@@ -84,3 +85,18 @@ def penalty_errors(
     f = np.stack([basis.shrink(float(penalty)) for penalty in penalties])
     errors: Float64 = part.yy.sum() - 2 * f @ linear + np.einsum("ij,ij->i", f @ quadratic, f)
     return errors
+
+
+def usable_penalty(value: float | str, *, limit: float = float("inf")) -> float | None:
+    """Return the penalty as a number of at least 0, or None for "auto". Else raise InputError."""
+    if value == "auto":
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = -1.0
+    if not 0 <= found < limit:
+        raise InputError(
+            "the penalty is not usable", got=str(value)[:40], expected="auto, or 0 or more"
+        )
+    return found

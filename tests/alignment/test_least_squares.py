@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge
 from support import aligned_states
 
-from linalign_lite.alignment.least_squares import fit, fit_moments, procrustes
+from linalign_lite.alignment.least_squares import fit, fit_moments
 from linalign_lite.alignment.moments import Moments, fold_index, folded, measure, merge
 from linalign_lite.alignment.ridge import PENALTIES
+from linalign_lite.alignment.solvers import procrustes
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.metrics import r2
 from linalign_lite.errors import InputError, MismatchError

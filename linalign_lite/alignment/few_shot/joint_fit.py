@@ -21,9 +21,8 @@ from linalign_lite.alignment.kl.objective import Teaching, distillation_data, re
 from linalign_lite.alignment.kl.optimizer import expand_map
 from linalign_lite.alignment.kl.report import Watch
 from linalign_lite.alignment.kl.validation import is_classifier, next_token_outputs, usable_teaching
-from linalign_lite.alignment.least_squares import usable_penalty
 from linalign_lite.alignment.moments import fold_index, folded, measure
-from linalign_lite.alignment.ridge import PENALTIES, ridge
+from linalign_lite.alignment.ridge import PENALTIES, ridge, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
@@ -65,7 +64,7 @@ def fit_with_few(
     few = as_states(few_source), as_states(few_target)
     _require_comparable(public, few)
     weights = usable_weight(weight)
-    given = None if penalty == "auto" else usable_penalty(penalty)
+    given = usable_penalty(penalty)
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
     if head is None:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from linalign_lite.alignment.few_shot.weighting import FewShotTrial, merged
-from linalign_lite.alignment.least_squares import spread
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
 from linalign_lite.alignment.ridge import Spectrum, held_out_errors, spectrum
+from linalign_lite.alignment.solvers import spread
 
 
 def trials(

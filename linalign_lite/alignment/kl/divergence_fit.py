@@ -31,13 +31,12 @@ from linalign_lite.alignment.kl.optimizer import (
 from linalign_lite.alignment.kl.report import KlReport, Step, Watch
 from linalign_lite.alignment.kl.validation import (
     next_token_outputs,
-    usable_penalty,
     usable_teaching,
     usable_weights,
 )
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import Float64, fold_index, measure
-from linalign_lite.alignment.ridge import ridge, spectrum
+from linalign_lite.alignment.ridge import ridge, spectrum, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
@@ -46,6 +45,7 @@ from linalign_lite.errors import InputError
 from linalign_lite.storage.arrays import drop_pages
 
 PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
+MAX_PENALTY = 1e100  # so that its product with the variance of the source is finite
 PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
 TRIED = 6  # penalties looked at in any case: the strongest differ by noise alone
 HELD_OUT = 10  # every tenth text judges
@@ -90,7 +90,7 @@ def fit_kl(
     head.space.require(y.space, "this head does not read the target's states")
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
-    given = usable_penalty(penalty)
+    given = usable_penalty(penalty, limit=MAX_PENALTY)
     taught = usable_teaching(teaching, y, head)
     mass = usable_weights(weights, len(x))
     if not mass.all():  # such rows might as well not be there

@@ -30,21 +30,6 @@ def usable_weights(weights: npt.ArrayLike | None, n: int) -> Float32:
     return shares
 
 
-def usable_penalty(value: float | str) -> float | None:
-    """λ, or None for "auto"."""
-    if value == "auto":
-        return None
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        found = -1.0
-    if not 0 <= found < 1e100:  # times the variance of the source, and a number still
-        raise InputError(
-            "the penalty is not usable", got=str(value)[:40], expected="auto, or 0 or more"
-        )
-    return found
-
-
 def next_token_outputs(target: HiddenStates, head: Head) -> Ints | None:
     """The output that follows each row in its text, (n,), -1 where none is known."""
     if target.next_token is None:

@@ -15,10 +15,8 @@ SAY = f"import sys, json; print(json.dumps([m for m in {HEAVY} if m in sys.modul
 
 def loaded(code, cwd):
     """Return the modules of HEAVY that a process has loaded after running ``code``."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{SAY}"],
-        cwd=cwd, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    command = [sys.executable, "-c", f"{code}\n{SAY}"]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

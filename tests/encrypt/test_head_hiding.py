@@ -210,8 +210,9 @@ def test_another_seal_implementation_can_ask_and_read(profile):
 
     def framed(kind, key, payload, meta, records=1):
         text = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
-        raw = struct.pack("<8sHHHHQQII32s", b"LINALIGN", 2, kind, profile.id, 0, records,
-                          len(payload), len(text), 0, key) + text  # fmt: skip
+        sizes = records, len(payload), len(text)
+        raw = struct.pack("<8sHHHHQQII32s", b"LINALIGN", 2, kind, profile.id, 0, *sizes, 0, key)
+        raw += text
         digest = hashlib.sha256(raw).digest()
         last = hashlib.sha256(digest + bytes(8) + payload).digest()
         return raw + digest + payload + last, digest, last
@@ -232,8 +233,8 @@ def test_another_seal_implementation_can_ask_and_read(profile):
     api.CKKSEncoder(context).encode(slots, 2.0**bits, plain)
     payload = seeded(encryptor.encrypt_symmetric(plain), primes)
     space = {"dim": 30, "model": "", "name": "", "normalize": False, "pooling": ""}
-    meta = {"batch": 1, "chunks": 1, "identity": "00" * 16, "n": 1, "norm_bits": 1,
-            "profile": profile.name, "space": space}  # fmt: skip
+    shape = {"batch": 1, "chunks": 1, "n": 1, "norm_bits": 1}
+    meta = shape | {"identity": "00" * 16, "profile": profile.name, "space": space}
     query, query_digest, record_digest = framed(3, key, payload, meta)
 
     provider = Provider(head, accept=[profile], keys=[PublicKey.load(public_file)])

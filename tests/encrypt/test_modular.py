@@ -119,12 +119,12 @@ def test_an_error_on_the_second_component_would_drown_in_its_rounding():
         (v + int(e)) % PRIVATE.modulus
         for v, e in zip(whole, rng.integers(-21, 22, 4096), strict=True)
     ]
-    words_of = [
-        switch_modulus(modulus_fractions([np.array([v % p for v in values], dtype=np.uint64)
-                            for p in PRIVATE.data_primes], PRIVATE.data_primes))
-        for values in (whole, moved)
-    ]  # fmt: skip
-    assert np.array_equal(*words_of)
+    switched = []
+    for values in (whole, moved):
+        primes = PRIVATE.data_primes
+        rows = [np.array([v % p for v in values], dtype=np.uint64) for p in primes]
+        switched.append(switch_modulus(modulus_fractions(rows, primes)))
+    assert np.array_equal(*switched)
 
 
 def test_flooding_is_drawn_anew():

@@ -673,13 +673,13 @@ def test_paths_that_are_no_budget(tmp_path, path):
     (tmp_path / "text").write_text("not a budget" * 50, encoding="utf-8")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
-    for bad in (tmp_path, path, tmp_path / "dangling", tmp_path / "pipe", tmp_path / "text",
-                tmp_path / "text" / "x", "a\0b"):  # fmt: skip
+    text = tmp_path / "text"
+    unusable = [tmp_path, tmp_path / "dangling", tmp_path / "pipe", text, text / "x", "a\0b"]
+    for bad in (path, *unusable):
         with pytest.raises(InputError) as error:
             Budget(bad)
         assert error.value.hint
-    for bad in (tmp_path, tmp_path / "dangling", tmp_path / "pipe", tmp_path / "text",
-                tmp_path / "text" / "x", tmp_path / "none" / "x", "a\0b"):  # fmt: skip
+    for bad in (tmp_path / "none" / "x", *unusable):
         with pytest.raises(InputError):
             Budget(bad, 5)
     assert names(tmp_path) == ["dangling", "pipe", "text"]

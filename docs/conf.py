@@ -1,8 +1,8 @@
-"""The site: `sphinx-build -W -c docs . docs/_site`, from the repository's root.
+"""Sphinx configuration: run `sphinx-build -W -c docs . docs/_site` in the repository's root.
 
-The sources are the Markdown files where they are, so that one link serves on the site and off it.
-API.md and COMMANDS.md get what is made of docstrings and of `--help` when they are read; nothing
-generated is left among the sources.
+The sources are the repository's Markdown files, so that links work on the site and off it. API.md
+and COMMANDS.md are completed from docstrings and `--help` while they are read; no generated file
+is left among the sources.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _finish(app: Any, failed: Exception | None) -> None:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Sphinx calls this."""
+    """Connect the event handlers."""
     app.connect("source-read", _read)
     app.connect("build-finished", _finish)
     return {"parallel_read_safe": True}

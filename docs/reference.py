@@ -1,4 +1,4 @@
-"""Markdown from docstrings and from the command line: the bodies of API.md and COMMANDS.md."""
+"""Generate the bodies of API.md and COMMANDS.md from docstrings and from the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 import linalign_lite
 from linalign_lite import commands as command_line
 
-# which chapter a public name is in, by the module where it lives
+# chapter of a public name, by its module
 CHAPTERS = {
     "States": ("extraction", "core.hidden_states", "core.shards", "core.token_alignment"),
     "Maps": ("alignment", "core.affine_map", "core.space"),
@@ -63,7 +63,7 @@ def _section(name: str) -> str:
 
 
 def _class_head(name: str, cls: type) -> str:
-    """The constructor; of a data class the fields as they are written, with their shapes."""
+    """Signature of the constructor; for a data class its fields with their comments."""
     if not is_dataclass(cls):
         bases = ", ".join(b.__name__ for b in cls.__bases__ if b is not object)
         head = f"class {name}({bases})" if bases else f"class {name}"
@@ -109,7 +109,7 @@ def _type(annotation: Any) -> str:
 
 
 def _signature(name: str, thing: Any, *, bound: bool = False) -> str:
-    """`name(a: type = default, ...) -> type`, one parameter a line where it is long."""
+    """`name(a: type = default, ...) -> type`, one parameter per line if long."""
     signature = inspect.signature(thing)
     rows: list[str] = []
     keyword = False
@@ -146,7 +146,7 @@ def _code(text: str) -> str:
 
 
 def _prose(thing: Any) -> str:
-    """A docstring as Markdown: what a parameter is begins a paragraph; names of ours are links."""
+    """A docstring as Markdown: one paragraph per parameter; public names are links."""
     lines: list[str] = []
     for line in (inspect.getdoc(thing) or "").splitlines():
         starts = re.match(r"(Raises|Returns|[a-z_]+(, [a-z_]+)*:) ", line)
@@ -178,7 +178,7 @@ def commands() -> str:
 
 
 def walk(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, command) of every command; a group comes before its own."""
+    """(name, command) of every command; a group precedes its commands."""
     for name, command in getattr(group, "commands", {}).items():
         yield before + name, command
         yield from walk(command, f"{before}{name} ")
@@ -203,7 +203,7 @@ def _command(name: str, command: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Plain words as Markdown: nothing in them is markup but what stands in backticks."""
+    """Escape Markdown outside of backticks."""
     parts = re.split(r"(`[^`\n]+`)", text)
     return "".join(p if p.startswith("`") else re.sub(r"([\\*_<>\[\]])", r"\\\1", p) for p in parts)
 

@@ -1,4 +1,4 @@
-"""A survey's results, made up with care: three models, four data sets, every section filled."""
+"""Synthetic results of a survey: three models, four data sets, every section filled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DETECTORS = ("mahalanobis", "knn", "energy", "msp")
 
 
 def made_results(seed: int = 3) -> rows.Results:
-    """Seeded: the same every time."""
+    """Deterministic for a seed."""
     rng = np.random.default_rng(seed)
     models = (
         rows.ModelRow(PALE, "1f" * 32, "BertModel", "embed", 384, 30522, 256),
@@ -183,7 +183,7 @@ def _points(array):
 
 
 def small_results() -> rows.Results:
-    """One row of each kind, every figure different: what the golden file holds."""
+    """One row of each kind, all numbers different; the golden file holds these."""
     a, b = "ash", "birch é"
     return rows.Results(
         title="Two | <models>",

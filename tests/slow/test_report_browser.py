@@ -1,4 +1,4 @@
-"""The page in a real Chromium, headless: drawn, sorted, in both themes, on a phone, offline."""
+"""The page in headless Chromium: pictures, sorting, both themes, narrow screens, offline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_names(tmp_path_factory):
-    """The same page, of models and data whose names are long."""
+    """The same page with long names of models and data sets."""
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
     save_results(path, made_results())
     text = path.read_text()
@@ -50,7 +50,7 @@ def browser(tmp_path_factory):
 
 
 def seen(browser, address, width=1280, scheme="light"):
-    """The page, loaded anew in a window so wide, for a reader who prefers a scheme."""
+    """Load the page in a window of a width, with a preferred colour scheme."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
@@ -65,7 +65,7 @@ def seen(browser, address, width=1280, scheme="light"):
 
 
 def requests(browser):
-    """Addresses asked for since the page was loaded."""
+    """Addresses requested since the page was loaded."""
     events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
     return [
         e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
@@ -124,7 +124,7 @@ def test_the_policy_stops_what_somebody_puts_in(browser, address):
 
 @pytest.mark.parametrize("names", ["address", "long_names"])
 def test_text_of_pictures_stays_within_them(browser, names, request):
-    """Names and labels are laid out with another font than the reader's; nothing is cut off."""
+    """Text stays inside although layout measures another font than the browser's."""
     seen(browser, request.getfixturevalue(names))
     opened(browser)
     assert css(browser, "document.documentElement.scrollWidth") <= 1280
@@ -258,7 +258,7 @@ def test_the_readers_scheme_is_taken_and_the_button_turns_it(browser, address):
 
 
 def test_cells_and_their_numbers_change_with_the_theme(browser, address):
-    """Every printed value of a heat map keeps its contrast as the browser computes it."""
+    """Every value in a heat map has enough contrast as the browser computes it."""
     for scheme in ("light", "dark"):
         seen(browser, address, scheme=scheme)
         pairs = css(

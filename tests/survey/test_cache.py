@@ -1,4 +1,4 @@
-"""Nothing is made twice, nothing half-made is taken for whole, and nothing stale for fresh."""
+"""The cache computes nothing twice, and never uses incomplete or stale entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a survey is asked to do, and what it says of a config that cannot be used."""
+"""Configurations of a survey: fields, defaults, and the errors of unusable ones."""
 
 from __future__ import annotations
 

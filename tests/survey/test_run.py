@@ -1,4 +1,4 @@
-"""A survey of the bundled models, whole: rows are what the library says, and nothing is lost."""
+"""A whole survey of the bundled models: rows equal the library's results, and it resumes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def command(*args):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """The folder of a survey that was run by the command, and what the command said."""
+    """Folder and output of a survey that the command ran."""
     folder = tmp_path_factory.mktemp("survey")
     small_config(folder)
     run = command("survey", folder / "survey.toml", folder)

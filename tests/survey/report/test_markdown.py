@@ -1,4 +1,4 @@
-"""Markdown tables: the numbers of the rows, names that cannot break out of them, nothing heavy."""
+"""Markdown tables: numbers of the rows, escaped names, no heavy imports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from linalign_lite.survey.results import ModelRow, Results
 
 
 def tables(text):
-    """Heading → rows of cells of the tables below it."""
+    """Heading → rows of cells of its tables."""
     found, heading = {}, ""
     for line in text.splitlines():
         if line.startswith("#"):
@@ -101,7 +101,7 @@ def test_markdown_needs_no_extra(package):
 
 
 def changed(**retention):
-    """The classification rows with the retention of each kind of texts set, for one pair alone."""
+    """Classification rows of one pair with the given retention of each kind of texts."""
     made = made_results()
     rows = tuple(
         dataclasses.replace(r, retention=retention[r.texts.replace("+", "_")])

@@ -1,4 +1,4 @@
-"""The page as text: whole, inert, the same bytes, nothing outside, words for every picture."""
+"""The page as text: complete, inert, reproducible, self-contained, with a text per picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VOID = {"meta", "br", "link"}
 
 
 class Page(HTMLParser):
-    """Every element with its attributes and text; tags must close in order."""
+    """All elements with attributes and text; tags must be closed in order."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -296,7 +296,7 @@ def test_results_that_do_not_hang_together_are_refused(tmp_path):
 
 
 def themes_of(text):
-    """The custom properties as they stand in the page, light and dark."""
+    """Custom properties in the page, light and dark."""
     blocks = re.findall(r"\{color-scheme:(light|dark);([^}]*)\}", text)
     return {name: dict(re.findall(r"--(\w+):(#[0-9a-f]{6})", block)) for name, block in blocks}
 

@@ -1,4 +1,4 @@
-"""results.json: the same bytes, every field, and nothing let in that is not as documented."""
+"""results.json: stable bytes, every field, and errors for anything undocumented."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ ANYTHING = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_value_in_any_place_is_a_result_or_a_named_error(tmp_path_factory, data):
-    """One place of the golden file, whichever, holds something else."""
+    """Replace the value at any place of the golden file."""
     content = golden()
     places = list(_places(content))
     container, key = data.draw(st.sampled_from(places))

@@ -89,7 +89,5 @@ def _compared(texts: Path | None) -> list[str]:
     from linalign_lite.demo import public_texts
     from linalign_lite.extraction.texts import read_texts
 
-    most = 300
-    if texts is None:
-        return list(public_texts().texts[:most])
-    return list(read_texts(str(texts), limit=most).texts)
+    read = public_texts() if texts is None else read_texts(str(texts), limit=300)
+    return list(read.texts[:300])

@@ -82,16 +82,15 @@ def moments(
     with delivered(out) as path:
         save_moments(path, found, reveal=reveal)
         size = path.stat().st_size
-    console.result(
-        {"out": str(out), "pairs": found.n, "folds": folds, "fewest_in_a_fold": found.fewest,
-         "d_source": found.source.dim, "d_target": found.target.dim, "bytes": size},
-        pair_lines([
-            ("moments", out),
-            ("pairs", f"{found.n} in {folds} folds"),
-            ("dimensions", f"{found.source.dim} to {found.target.dim}"),
-            ("size", f"{size / 1e6:.1f} MB"),
-        ]),
-    )  # fmt: skip
+    sizes = {"d_source": found.source.dim, "d_target": found.target.dim, "bytes": size}
+    rows: list[tuple[str, object]] = [
+        ("moments", out),
+        ("pairs", f"{found.n} in {folds} folds"),
+        ("dimensions", f"{found.source.dim} to {found.target.dim}"),
+        ("size", f"{size / 1e6:.1f} MB"),
+    ]
+    counts = {"pairs": found.n, "folds": folds, "fewest_in_a_fold": found.fewest}
+    console.result({"out": str(out), **counts, **sizes}, pair_lines(rows))
 
 
 def fit_moments(

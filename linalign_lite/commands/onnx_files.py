@@ -151,13 +151,12 @@ def from_onnx(
     require_output(out, file)
     thing = read(file, None if kind is None else kind.value)
     save(out, thing)
-    what = "affine map" if isinstance(thing, AffineMap) else "head"
-    rows, width = thing.weight.shape
+    (outputs, dim), dtype = thing.weight.shape, str(thing.weight.dtype)
+    kind_name = "affine map" if isinstance(thing, AffineMap) else "head"
     Console(as_json).result(
-        {"out": str(out), "kind": what, "dim": width, "outputs": rows,
-         "dtype": str(thing.weight.dtype)},
-        [f"{out}: {what}, {width} dimensions to {rows}, {thing.weight.dtype}"],
-    )  # fmt: skip
+        {"out": str(out), "kind": kind_name, "dim": dim, "outputs": outputs, "dtype": dtype},
+        [f"{out}: {kind_name}, {dim} dimensions to {outputs}, {dtype}"],
+    )
 
 
 def _load(path: Path) -> AffineMap | Head:

@@ -250,8 +250,8 @@ def decrypt(
                 pairs = dict(zip(names, (float(x) for x in row), strict=True))
                 f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")
     digits = scores.decimals
-    data: dict[str, Any] = {"queries": len(best), "decimals": digits, "error": scores.error,
-            "best": [[{"label": n, "score": s} for n, s in row] for row in best]}  # fmt: skip
+    data: dict[str, Any] = {"queries": len(best), "decimals": digits, "error": scores.error}
+    data["best"] = [[{"label": n, "score": s} for n, s in row] for row in best]
     lines = ["\t".join(f"{n} {value:.{min(digits, 4)}f}" for n, value in row) for row in best]
     if by is not None:
         values = scores.outlyingness(by)

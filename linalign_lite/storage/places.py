@@ -124,8 +124,7 @@ def delivered(path: Place) -> Iterator[Path]:
 def listing(folder: Place) -> dict[str, int]:
     """Return name and size of each file in a folder, -1 for anything else; empty if no folder."""
     if isinstance(folder, Path):
-        found = [(p.name, p.lstat()) for p in folder.iterdir()] if folder.is_dir() else []
-        return {name: s.st_size if stat.S_ISREG(s.st_mode) else -1 for name, s in found}
+        return {p.name: _local_size(p) for p in folder.iterdir()} if folder.is_dir() else {}
     with filesystem(folder, "read") as (fs, path):
         try:
             entries = fs.ls(path, detail=True)
@@ -137,6 +136,14 @@ def listing(folder: Place) -> dict[str, int]:
                 size = entry["size"] if entry["type"] == "file" else -1
                 sizes[PurePosixPath(entry["name"]).name] = size if type(size) is int else -1
         return sizes
+
+
+def _local_size(path: Path) -> int:
+    try:
+        status = path.lstat()
+    except OSError:  # removed meanwhile
+        return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 def make_folder(folder: Place) -> None:

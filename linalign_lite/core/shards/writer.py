@@ -123,11 +123,10 @@ def unfinished(out: Place, plan: FolderPlan) -> Iterator[FolderWriter]:
     InputError when another process writes it (local folders only).
     """
     require_name(out)
-    names = listing(out)
-    begun = UNFINISHED not in names
+    begun = not _is_marked(out)
     existed = isinstance(out, Path) and out.is_dir()
     if not begun:
-        writer = _resume(out, plan, names)
+        writer = _resume(out, plan)
     else:
         require_free(out)
         writer = _begin(out, plan, existed=existed)
@@ -142,7 +141,13 @@ def unfinished(out: Place, plan: FolderPlan) -> Iterator[FolderWriter]:
 
 def is_unfinished(out: Place) -> bool:
     """Return True if ``out`` is a folder that a run left unfinished."""
-    return UNFINISHED in listing(out) and not (isinstance(out, Path) and out.is_symlink())
+    return _is_marked(out) and (isinstance(out, Remote) or not out.is_symlink())
+
+
+def _is_marked(out: Place) -> bool:
+    if isinstance(out, Remote):
+        return UNFINISHED in listing(out)
+    return os.path.lexists(out / UNFINISHED)
 
 
 def _begin(out: Place, plan: FolderPlan, *, existed: bool) -> FolderWriter:
@@ -159,8 +164,9 @@ def _begin(out: Place, plan: FolderPlan, *, existed: bool) -> FolderWriter:
     return FolderWriter(out, plan, log)
 
 
-def _resume(out: Place, plan: FolderPlan, names: Mapping[str, int]) -> FolderWriter:
+def _resume(out: Place, plan: FolderPlan) -> FolderWriter:
     if isinstance(out, Remote):
+        names = listing(out)
         with fetched(out / UNFINISHED, MAX_MANIFEST) as local, local.open("rb") as f:
             plan.require_same(out, f.readline())
         _require_names(out, names, plan.n_shards)
@@ -175,7 +181,7 @@ def _resume(out: Place, plan: FolderPlan, names: Mapping[str, int]) -> FolderWri
     try:
         plan.require_same(out, log.readline(MAX_MANIFEST))
         shards, end = plan.read_entries(path, log)
-        _require_names(out, names, len(shards) + 1)  # one shard may have no entry yet
+        _require_names(out, listing(out), len(shards) + 1)  # one shard may have no entry yet
         log.truncate(end)
         log.seek(end)
     except BaseException:

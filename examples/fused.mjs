@@ -4,7 +4,7 @@
 
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
-/** What the artefact says of itself: the metadata entry "linalign" of an ONNX file. */
+/** The card of an artefact: the metadata entry "linalign" of an ONNX file. */
 export function readCard(bytes) {
   for (const [field, value] of fields(bytes)) {
     if (field !== 14) continue; // ModelProto.metadata_props
@@ -18,7 +18,7 @@ export function readCard(bytes) {
   throw new Error("this ONNX file has no card of linalign-lite");
 }
 
-/** [number, content] of each field with a length of a protobuf message. */
+/** [number, content] of each length-delimited field of a protobuf message. */
 function* fields(bytes) {
   let at = 0;
   const number = () => {
@@ -42,13 +42,13 @@ function* fields(bytes) {
   }
 }
 
-/** A text model with its pooling, and the map and head that were fused to it. */
+/** A text model with its pooling, map and head in one graph. */
 export class Fused {
   constructor(ort, session, tokenizer, card) {
     Object.assign(this, { ort, session, tokenizer, card });
   }
 
-  /** model: the bytes of the artefact; tokenizer: those of its tokenizer.json. */
+  /** model: bytes of the artefact; tokenizer: bytes of its tokenizer.json. */
   static async load(ort, Tokenizer, model, tokenizer, options = {}) {
     const card = readCard(model);
     if (card.kind !== "model") throw new Error(`this artefact is a ${card.kind}, not a model`);
@@ -56,15 +56,15 @@ export class Fused {
     const hex = [...digest].map((b) => b.toString(16).padStart(2, "0")).join("");
     if (hex !== card.model.tokenizer) throw new Error("this tokenizer.json is another model's");
     const session = await ort.InferenceSession.create(model, options);
-    const reads = new Tokenizer(JSON.parse(decoder.decode(tokenizer)), {});
-    return new Fused(ort, session, reads, card);
+    const parsed = new Tokenizer(JSON.parse(decoder.decode(tokenizer)), {});
+    return new Fused(ort, session, parsed, card);
   }
 
   get labels() {
     return this.card.scores?.labels ?? [];
   }
 
-  /** Token ids of a text, cut to the model's context as the Python library cuts it. */
+  /** Token ids of a text, truncated to the model's context as in the Python library. */
   encode(text) {
     const ids = this.tokenizer.encode(text).ids;
     const most = this.card.model.max_length;
@@ -75,7 +75,7 @@ export class Fused {
     return [...ids.slice(0, before), ...bare.slice(0, most - before - after.length), ...after];
   }
 
-  /** Outputs by name ("states", "mapped", "scores"), each a list of rows, one a text. */
+  /** Outputs by name ("states", "mapped", "scores"): a list with one row per text. */
   async run(texts, batch = 16) {
     const found = Object.fromEntries(this.session.outputNames.map((name) => [name, []]));
     for (let start = 0; start < texts.length; start += batch) {

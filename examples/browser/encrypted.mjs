@@ -1,5 +1,5 @@
-// Encrypted queries: states in, a query out; a response in, scores out. The secret key is made here
-// and never leaves. docs/FORMAT.md, section 3, in the profile "private".
+// Encrypted queries: from states to a query, and from a response to scores. The secret key is made
+// here and never disclosed. docs/FORMAT.md, section 3, in the profile "private".
 
 import { DIGEST, KIND, frame, hex, same, sha256, unframe } from "./frame.mjs";
 import { DATA, DEGREE, Key } from "./seal.mjs";
@@ -14,7 +14,7 @@ const PRINTABLE = /^(?:[^\p{C}\p{Z}]| ){1,256}$/u;
 const FIELDS = ["batch", "chunks", "dim", "flood_bits", "head_scale", "labels", "n", "n_outputs",
   "norm_bits", "query", "softcap"];
 
-/** How n states of d dimensions share polynomials: as many as fit in one. */
+/** Layout of n states of d dimensions in polynomials, with as many states in each as fit. */
 export function layoutOf(dim, n) {
   const batch = Math.max(1, Math.min(n, Math.floor(DEGREE / dim)));
   const chunks = Math.ceil(dim / Math.floor(DEGREE / batch));
@@ -23,7 +23,7 @@ export function layoutOf(dim, n) {
   return { batch, chunks, width, rows };
 }
 
-/** The least B, 1 or more, with every state's norm at most 2^B. */
+/** The least B ≥ 1 such that the norm of every state is at most 2^B. */
 function normBits(states) {
   const largest = Math.max(...states.map((z) => Math.sqrt(z.reduce((sum, x) => sum + x * x, 0))));
   let bits = 1;
@@ -32,7 +32,7 @@ function normBits(states) {
   return bits;
 }
 
-/** Bound on the error of a score: precision.score_error of the Python library. */
+/** Bound on the error of a score, as precision.score_error in the Python library. */
 function scoreError(fold, bound, scale, flood) {
   const a = QUERY_BITS - bound;
   const row = 2 ** (DATA_BITS - 2 - a - scale - bound);
@@ -43,12 +43,12 @@ function scoreError(fold, bound, scale, flood) {
   return flooding + 6 * Math.hypot(fresh, rounding, words);
 }
 
-/** A key pair, and the queries that were asked under it. */
+/** A key pair, and the queries encrypted under it. */
 export class Asker {
   #key;
-  #asked = new Map(); // by the digest of the query's header
+  #asked = new Map(); // by the digest of a query's header
 
-  /** `seal`: what node-seal's initialize() gives. */
+  /** `seal`: the result of node-seal's initialize(). */
   static async create(seal) {
     const asker = new Asker();
     asker.#key = new Key(seal);
@@ -60,8 +60,8 @@ export class Asker {
   }
 
   /**
-   * The bytes of a query. states: rows of numbers; space: of them, as an artefact's card has it;
-   * names: what `decrypt` is to call them, which stays here.
+   * The bytes of a query. states: rows of numbers; space: their space, as in an artefact's card;
+   * names: of the rows in the result of `decrypt`, which are not sent.
    */
   async encrypt(states, space, names = []) {
     const { length: n } = states;
@@ -99,7 +99,7 @@ export class Asker {
     return record;
   }
 
-  /** {names, scores (a row for each), labels, decimals, error} of a response to a query of ours. */
+  /** {names, scores (one row per name), labels, decimals, error} of a response to a query. */
   async decrypt(bytes) {
     const { key, meta, records } = await unframe(bytes, KIND.response);
     if (!same(key, this.digest)) throw new Error("this response belongs to another key");
@@ -123,7 +123,7 @@ export class Asker {
     return { names, scores: values, labels: meta.labels, decimals: places, error };
   }
 
-  /** The query that a response answers. Throws unless its description and size fit. */
+  /** The query that a response answers. Throws unless its description and size are usable. */
   #answered(meta, records) {
     const wrong = (what) => new Error(`the ${what} of this response is not usable`);
     if (Object.keys(meta).sort().join() !== FIELDS.join()) throw wrong("description");
@@ -153,7 +153,7 @@ export class Asker {
     return asked;
   }
 
-  /** Scores of one record's states, in units of q/2^32 over the scale. */
+  /** Scores of the states in one record, in units of q/2^32 over the scale. */
   #scores(bytes, { batch, width, rows }, outputs, live) {
     const words = new DataView(bytes.buffer);
     const found = Array.from({ length: live }, () => []);

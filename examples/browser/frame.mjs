@@ -33,7 +33,7 @@ export function uint64(...values) {
   return new Uint8Array(out.buffer);
 }
 
-/** Keys sorted, no spaces, ASCII: as Python writes it. */
+/** JSON with sorted keys, no spaces and only ASCII, as Python writes it. */
 function canonical(value) {
   const sorted = (_, x) =>
     x && typeof x === "object" && !Array.isArray(x)
@@ -43,10 +43,10 @@ function canonical(value) {
   return JSON.stringify(value, sorted).replace(/[^ -~]/g, escaped);
 }
 
-/** A record's digest: of the header's digest, its place and itself. */
+/** The digest of a record: over the header's digest, its index and its bytes. */
 const bound = (digest, i, record) => sha256(digest, uint64(i), record);
 
-/** A file: {bytes, digest (of its header), records (digests)}. `key`: digest of the public key. */
+/** A framed file: {bytes, digest (of the header), records (digests)}. key: of the public key. */
 export async function frame(kind, key, records, meta) {
   const text = encoder.encode(canonical({ ...meta, profile: PROFILE.name }));
   const head = new Uint8Array(HEAD);
@@ -62,11 +62,11 @@ export async function frame(kind, key, records, meta) {
   return { bytes: joined(head, text, digest, ...body), digest, records: digests };
 }
 
-/** What a file of this kind holds: {key, meta, records}. Throws when any byte is not as it was. */
+/** The contents {key, meta, records} of a file of this kind. Throws if any byte was altered. */
 export async function unframe(bytes, kind) {
   const refused = (why) => new Error(`this file ${why}`);
   if (bytes.length < HEAD + DIGEST || MAGIC.some((b, i) => bytes[i] !== b)) {
-    throw refused("is not one of ours");
+    throw refused("is not a file of linalign-lite");
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const [version, found, profile, zero] = [8, 10, 12, 14].map((at) => view.getUint16(at, true));
@@ -98,7 +98,7 @@ export async function unframe(bytes, kind) {
   return { key: bytes.subarray(40, HEAD), meta, records };
 }
 
-/** The description, in no other form than `canonical` gives it. */
+/** The description, which must be in the form that `canonical` gives. */
 function described(bytes, refused) {
   const text = new TextDecoder().decode(bytes);
   let meta;

@@ -1,5 +1,5 @@
 // The page: loads ARTEFACT/model.onnx and ARTEFACT/tokenizer.json (?artefact=ARTEFACT, a folder on
-// this server, default "artefact") and scores what is typed.
+// this server, default "artefact") and scores the texts in the form.
 
 import { Tokenizer } from "./node_modules/@huggingface/tokenizers/dist/tokenizers.min.mjs";
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
@@ -7,7 +7,7 @@ import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 import { Fused, best } from "../fused.mjs";
 import { Asker } from "./encrypted.mjs";
 
-ort.env.wasm.numThreads = 1; // more need a server that isolates origins
+ort.env.wasm.numThreads = 1; // more threads need cross-origin isolation
 
 const $ = (id) => document.getElementById(id);
 const folder = new URLSearchParams(location.search).get("artefact") ?? "artefact";
@@ -69,12 +69,12 @@ let asker;
 
 const load = guarded(async () => {
   const [model, tokenizer] = [bytes("model.onnx"), bytes("tokenizer.json")];
-  tokenizer.catch(() => {}); // where both are missing, it is the model that is named
+  tokenizer.catch(() => {}); // if both are missing, the error names the model
   fused = await Fused.load(ort, Tokenizer, await model, await tokenizer);
   const { model: named, scores } = fused.card;
   $("score").disabled = !scores;
   $("encrypt").disabled = false;
-  say("ready", `${named.name}, ${scores ? `${scores.n} scores a text` : "no head: encrypt"}`);
+  say("ready", `${named.name}, ${scores ? `${scores.n} scores per text` : "no head: encrypt"}`);
 });
 
 const score = guarded(async () => {
@@ -87,7 +87,7 @@ const score = guarded(async () => {
   say("done", `${texts.length} texts, ${each.toFixed(1)} ms each`);
 });
 
-// Encrypted: a head that is somebody else's. The secret key is gone when the page is closed.
+// Encrypt for a provider's head. The secret key is lost when the page is closed.
 const encrypt = guarded(async () => {
   const texts = typed();
   if (!texts.length) throw new Error("no text to encrypt");
@@ -114,10 +114,10 @@ const decrypt = guarded(async () => {
   const [file] = $("response").files;
   if (!file) return;
   const bytes = new Uint8Array(await file.arrayBuffer());
-  $("response").value = ""; // so that the same file may be chosen again
+  $("response").value = ""; // so that the same file can be chosen again
   const { names, scores, labels } = await asker.decrypt(bytes);
   show(names, scores, labels);
-  say("decrypted", `${scores.length} texts, scores of a head that is not here`);
+  say("decrypted", `${scores.length} texts, scores of the provider's head`);
 });
 
 $("encrypt").addEventListener("click", encrypt);

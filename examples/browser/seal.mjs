@@ -1,9 +1,8 @@
-// What our parameter set "private" needs of node-seal (https://github.com/s0l0ist/node-seal): keys,
-// seeded encryption, SEAL's transform. docs/FORMAT.md, section 3, has the numbers.
+// The parameter set "private" through node-seal (https://github.com/s0l0ist/node-seal): keys, seeded
+// encryption, SEAL's transform. docs/FORMAT.md, section 3, has the numbers.
 //
-// SEAL's own encoder is not used: it takes real slots only, and a query is a real polynomial. The
-// polynomial goes to SEAL as residues instead, in a ciphertext that SEAL transforms and a plaintext
-// that SEAL encrypts.
+// SEAL's encoder is not used: it takes real slots only, and a query is a real polynomial. Residues of
+// the polynomial are loaded as a ciphertext that SEAL transforms, then as a plaintext that it encrypts.
 
 import { joined, uint64 } from "./frame.mjs";
 
@@ -12,15 +11,15 @@ export const DATA = [1099511480321n, 9007199254429697n];
 const PRIMES = [...DATA, 40961n];
 const BITS = new Int32Array([40, 53, 16]);
 
-const HEADER = 16; // SEAL's: magic, its size, version (2), compression, reserved (2), size
+const HEADER = 16; // of SEAL: magic, its size, version (2), compression, reserved (2), size
 const CIPHER = 73; // parms_id, transformed?, components, degree, primes, scale, correction factor
 const PLAIN = 48; // parms_id, coefficients, scale
 const NUMBERS = 24; // a header and the count of the words that follow
 const SEED = 64;
 const BLAKE2XB = 1;
-const SCALE = new Uint8Array(new Float64Array([1]).buffer); // scales are kept by our own headers
+const SCALE = new Uint8Array(new Float64Array([1]).buffer); // the scale is stored in the header of the file
 
-/** SEAL's uncompressed form of an object. */
+/** An object in SEAL's uncompressed form. */
 function object(...body) {
   const size = body.reduce((sum, part) => sum + part.length, HEADER);
   return joined([0x5e, 0xa1, HEADER, 4, 1, 0, 0, 0], uint64(size), ...body);
@@ -31,14 +30,14 @@ const numbers = (rows) => {
   return object(uint64(rows.reduce((sum, row) => sum + row.length, 0)), ...words);
 };
 
-/** `count` polynomials of a saved object, whose words start behind `before` bytes of its body. */
+/** `count` polynomials of a saved object; its words start after `before` bytes of its body. */
 function rowsOf(saved, before, count) {
   const start = HEADER + before + NUMBERS;
   const words = new BigUint64Array(saved.slice(start, start + 8 * DEGREE * count).buffer);
   return Array.from({ length: count }, (_, i) => words.subarray(i * DEGREE, (i + 1) * DEGREE));
 }
 
-/** Residues in as many bits as the prime has: whole low bytes, then the bits left, by plane. */
+/** Residues in as many bits as the prime has: whole low bytes, then the other bits by plane. */
 export function packed(row, prime) {
   const bits = prime.toString(2).length;
   const [whole, left] = [bits >> 3, bits & 7];
@@ -58,13 +57,13 @@ export function packed(row, prime) {
 function seeded(saved, primes) {
   const end = HEADER + CIPHER + NUMBERS + 8 * DEGREE * primes.length;
   if (saved.length !== end + HEADER + 1 + SEED || saved[end + HEADER] !== BLAKE2XB) {
-    throw new Error("this SEAL saves encryptions in a form that is not known here");
+    throw new Error("this SEAL saves encryptions in an unknown form");
   }
   const rows = rowsOf(saved, CIPHER, primes.length);
   return joined(...rows.map((row, i) => packed(row, primes[i])), saved.subarray(-SEED));
 }
 
-/** A fresh secret key: it is in this object and SEAL's memory, and nowhere else. */
+/** A new secret key, kept only in this object and in SEAL's memory. */
 export class Key {
   #seal;
   #context;
@@ -76,10 +75,10 @@ export class Key {
   /** The secret's coefficients, -1, 0 and 1. */
   coefficients;
 
-  /** A seeded pair over all primes, which encrypts zero: the record of a public key. */
+  /** The record of a public key: a seeded pair over all primes that encrypts zero. */
   publicRecord;
 
-  /** `seal`: what node-seal's initialize() gives. */
+  /** `seal`: the result of node-seal's initialize(). */
   constructor(seal) {
     this.#seal = seal;
     const settings = new seal.EncryptionParameters(seal.SchemeType.ckks);
@@ -96,7 +95,7 @@ export class Key {
 
     const generator = new seal.KeyGenerator(this.#context);
     this.#secret = generator.secretKey();
-    const made = generator.createPublicKey(); // the constructor wants one; it is not used
+    const made = generator.createPublicKey(); // required by the constructor, but not used
     this.#encryptor = new seal.Encryptor(this.#context, made, this.#secret);
     const zero = generator.createPublicKeySerializable();
     this.publicRecord = seeded(zero.saveToArray(seal.ComprModeType.none), PRIMES);
@@ -130,7 +129,7 @@ export class Key {
     return pair;
   }
 
-  /** Residues into SEAL's number-theoretic form, or `back`, as a ciphertext's first component. */
+  /** Transform residues to SEAL's NTT form or `back`, as the first component of a ciphertext. */
   #transformed(rows, back) {
     const one = DATA.map(() => new BigUint64Array(DEGREE).fill(1n, 0, 1)); // SEAL refuses zeros
     const shape = uint64(2, DEGREE, DATA.length);

@@ -1,7 +1,7 @@
 // node score.mjs MODEL.onnx TEXTS.txt [--json]
 //
-// TEXTS has one text a line; tokenizer.json stands beside MODEL. Prints the best label and its
-// score for each text, or with --json all outputs.
+// TEXTS has one text per line; tokenizer.json is in the folder of MODEL. Prints the best label and
+// its score for each text, or with --json all outputs.
 
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";

@@ -1,8 +1,8 @@
-"""Rows in float64 and near their mean, ready for products, in memory that is used again.
+"""Convert rows to float64, shifted near their mean, in buffers that are reused.
 
-Widening costs as much as the products that follow when whole blocks go through memory three times
-over and into fresh pages each time. Here a strip of rows is gathered, widened, shifted and summed
-while it is in the cache, and the block that strips make up is overwritten by the next one.
+Conversion costs as much as the products that follow if whole blocks pass through memory three times
+and into new pages each time. Here a strip of rows is gathered, converted, shifted and summed while
+it is in the cache. The next block overwrites the one that the strips fill.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import Array
 
 Indices = npt.NDArray[np.intp]
-STRIP = 1 << 17  # numbers of a side that go through the cache together: about a MiB
-BLOCK = 4096  # rows widened before they are used, at most
-BLOCK_BYTES = 32 << 20  # of one side, so that large states take fewer rows
-LEAST = 256  # rows of a block, however large they are
-ALONE = 1 << 20  # numbers of a block that are widened sooner than a thread has begun
+STRIP = 1 << 17  # numbers of one side in the cache together: about 1 MiB
+BLOCK = 4096  # maximum rows in a block
+BLOCK_BYTES = 32 << 20  # of one side: blocks of large states have fewer rows
+LEAST = 256  # minimum rows in a block, whatever their size
+ALONE = 1 << 20  # smaller blocks are converted faster than a thread starts
 
 
 @dataclass(frozen=True, eq=False)
 class Float64Rows:
-    """Rows about ``shift``, which is near their mean: that of the first strip of them.
+    """Rows minus ``shift``, the mean of their first strip, which is near their own mean.
 
     With n rows in a block and m in a strip, ‖rows‖² is at most 1 + n/m times what it would be about
     the mean itself, column by column: at most 33, so that taking the difference off afterwards
@@ -37,25 +37,24 @@ class Float64Rows:
     rows: Array  # shape: (n, d), C order; valid until the next block is asked for
     shift: Array  # shape: (d,)
     sums: Array  # shape: (d,)  Σ rows
-    squares: Array  # shape: (d,)  Σ rows², column by column; of a source nobody asks
+    squares: Array  # shape: (d,)  Σ rows², column by column; not computed for the source
 
 
 class BlockReader:
-    """Where pairs of rows are widened, a block at a time."""
+    """Converts pairs of rows to float64, a block at a time."""
 
     def __init__(self, d_source: int, d_target: int) -> None:
         widest = max(d_source, d_target)
         self._most = min(BLOCK, max(LEAST, BLOCK_BYTES // (8 * widest)))
         self._x, self._y = np.empty((0, d_source)), np.empty((0, d_target))
-        self._thread = ThreadPoolExecutor(1)  # begins with its first task, ends with the desk
+        self._thread = ThreadPoolExecutor(1)  # starts with its first task, ends with this object
 
     def blocks(
         self, x: Array, y: Array, runs: Sequence[Indices]
     ) -> Iterator[tuple[int, Float64Rows, Float64Rows]]:
-        """The rows of x and y that each run numbers: (the run, source, target), in order.
+        """Yield the rows of x and y that each run indexes: (run, source, target), in order.
 
-        As many rows are widened at a time as the desk holds, of several runs where they are short;
-        a block has rows of one of them.
+        The buffers hold rows of several runs where these are short; each block has rows of one run.
         """
         for parts in _filled(runs, self._most):
             rows = sum(len(part) for _, part in parts)
@@ -75,7 +74,7 @@ class BlockReader:
 
 
 def _filled(runs: Sequence[Indices], most: int) -> Iterator[list[tuple[int, Indices]]]:
-    """The runs one after the other, cut so that no more than ``most`` rows stand together."""
+    """Yield the runs in order, cut into groups of at most ``most`` rows."""
     parts: list[tuple[int, Indices]] = []
     room = most
     for run, rows in enumerate(runs):
@@ -94,7 +93,7 @@ def _filled(runs: Sequence[Indices], most: int) -> Iterator[list[tuple[int, Indi
 def _widen(
     states: Array, pieces: Sequence[Indices], out: Array, *, squared: bool = False
 ) -> list[Float64Rows]:
-    """Each piece's rows, one piece after the other in ``out``."""
+    """Convert the rows of each piece, one piece after the other in ``out``."""
     found, at = [], 0
     for rows in pieces:
         found.append(_widen_rows(states, rows, out[at : at + len(rows)], squared=squared))

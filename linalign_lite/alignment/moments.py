@@ -1,9 +1,9 @@
 """Sufficient statistics of pairs (x, y), kept per fold, in float64.
 
-What least squares needs to know of n pairs of rows fits in O(d²) numbers whatever n is, and two
-parts of the data merge exactly. Sums of squares are kept about the fold's own mean (Chan, Golub
+Least squares needs O(d²) numbers of n pairs of rows, whatever n is, and the moments of two parts of
+the data merge exactly. Sums of squares are kept about the fold's own mean (Chan, Golub
 and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979),
-so that a mean far from zero costs no digits.
+so a mean far from zero costs no digits.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PRODUCT = 1024  # rows in one product: few enough to be in a cache for the secon
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of n pairs: means, and sums of squares and products about the means. ``a + b`` merges.
+    """Means of n pairs, and sums of squares and products about the means. ``a + b`` merges.
 
-    n is what they weigh together where pairs count for more or less than one each.
+    n is the total weight of the pairs where these have weights.
     """
 
     n: float
@@ -40,7 +40,7 @@ class Moments:
     yy: Float64  # shape: (d_target,)  sums of squares of each target dimension
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of both parts together: exact up to rounding, whatever the order."""
+        """Merge the moments of two parts: exact up to rounding, in any order."""
         if (self.xy.shape) != (other.xy.shape):
             raise InputError(
                 "moments of other dimensions cannot be merged",
@@ -62,7 +62,7 @@ class Moments:
         )
 
     def scaled(self, factor: float) -> Moments:
-        """Moments of the same pairs, each counting ``factor`` times: 0 or more, not infinite."""
+        """Multiply the weight of every pair by ``factor``, which is finite and at least 0."""
         if not 0 <= factor < float("inf"):
             raise InputError("pairs cannot count so often", got=str(factor), expected="0 or more")
         return Moments(
@@ -75,7 +75,7 @@ class Moments:
         )
 
     def about(self, mean_x: Float64, mean_y: Float64) -> Moments:
-        """The same data with squares and products taken about other means."""
+        """Return squares and products of the same data about other means."""
         gap_x, gap_y = self.mean_x - mean_x, self.mean_y - mean_y
         xx, xy = (np.outer(self.n * gap_x, gap) for gap in (gap_x, gap_y))
         xx += self.xx
@@ -96,11 +96,11 @@ def empty_moments(d_source: int, d_target: int) -> Moments:
 
 
 class Accumulator:
-    """Moments under way: blocks go in, and nothing of size d² is copied until the end.
+    """Accumulates moments of blocks; nothing of size d² is copied until the end.
 
     With B_i the rows of block i about some s_i near their mean m_i, ΣᵢB_iᵀB_i grows in place (BLAS
-    syrk and gemm). What the s_i are off, Σᵢ nᵢ(m_i − s_i)(m_i − s_i)ᵀ, is taken off at the end, and
-    how the blocks' means differ, Σᵢ nᵢ(m_i − m)(m_i − m)ᵀ, added: products of few rows.
+    syrk and gemm). At the end Σᵢ nᵢ(m_i − s_i)(m_i − s_i)ᵀ is subtracted, which corrects for the
+    shifts, and Σᵢ nᵢ(m_i − m)(m_i − m)ᵀ added, which merges the blocks: products of few rows.
     """
 
     def __init__(self, d_source: int, d_target: int) -> None:
@@ -112,7 +112,7 @@ class Accumulator:
         self._gaps: list[tuple[Float64, Float64]] = []
 
     def add(self, a: Float64Rows, b: Float64Rows) -> None:
-        """Take in a block of source rows and the target's."""
+        """Add a block of source rows and the target rows of the same pairs."""
         from scipy.linalg.blas import dgemm, dsyrk
 
         n = len(a.rows)
@@ -127,7 +127,7 @@ class Accumulator:
         self._means.append((a.shift + a.sums / n, b.shift + b.sums / n))
 
     def moments(self) -> Moments:
-        """Moments of all that was taken in. Nothing may be added afterwards."""
+        """Return the moments of all rows added. Nothing may be added afterwards."""
         if not self._counts:
             return empty_moments(*self._xy.shape)
         _mirror(self._xx)
@@ -142,7 +142,7 @@ class Accumulator:
 
 
 def measure(x: Array, y: Array) -> Moments:
-    """Moments of the rows of x and y.
+    """Compute the moments of the rows of x and y.
 
     x: (n, d_source), y: (n, d_target), any float dtype; products are made in float64.
     """
@@ -182,7 +182,7 @@ class FoldedMoments:
 
 
 def merge(parts: Iterable[Moments]) -> Moments:
-    """Moments of all parts together. Raises InputError when there is none."""
+    """Merge the moments of all parts. Raises InputError when there is none."""
     parts = list(parts)
     if not parts:
         raise InputError("there are no moments to merge")
@@ -214,7 +214,7 @@ def _merged(
     xy: Float64,
     yy: Float64,
 ) -> Moments:
-    """Moments of parts whose squares about their own means sum to xx, xy and yy: added to here."""
+    """Merge parts whose squares about their own means sum to xx, xy and yy, in place."""
     n = counts.sum().item()
     share = (counts / n)[:, None]
     mean_x, mean_y = (share * means_x).sum(axis=0), (share * means_y).sum(axis=0)
@@ -227,7 +227,7 @@ def _merged(
 
 
 def _add_product(total: Float64, a: Float64, b: Float64) -> None:
-    """total += aᵀb, without a third array of that size where total's rows lie one by one."""
+    """total += aᵀb, without a temporary array where total is contiguous."""
     from scipy.linalg.blas import dgemm
 
     if total.flags.c_contiguous and total.flags.writeable:
@@ -246,7 +246,7 @@ def _mirror(square: Float64, size: int = 256) -> None:
 
 
 def merge_folds(a: FoldedMoments, b: FoldedMoments) -> FoldedMoments:
-    """Fold k of both together, for every k. Raises InputError when they have other folds."""
+    """Merge fold k of both, for every k. Raises InputError when their numbers of folds differ."""
     if len(a.folds) != len(b.folds):
         raise InputError(
             "moments in other folds", got=str(len(b.folds)), expected=str(len(a.folds))
@@ -257,7 +257,7 @@ def merge_folds(a: FoldedMoments, b: FoldedMoments) -> FoldedMoments:
 def folded(
     x: Array, y: Array, folds: int, groups: npt.NDArray[np.int64] | None = None, seed: int = 0
 ) -> FoldedMoments:
-    """Moments of K folds. Rows of one group (a document) share a fold.
+    """Compute the moments of K folds. Rows of one group (a document) share a fold.
 
     Raises InputError unless 2 ≤ folds ≤ the number of groups.
     """
@@ -268,32 +268,32 @@ def folded(
 
 
 class FoldAccumulator:
-    """Moments of K folds under way, an accumulator each."""
+    """Accumulates the moments of K folds."""
 
     def __init__(self, folds: int, d_source: int, d_target: int) -> None:
         self._desk = BlockReader(d_source, d_target)
         self._folds = [Accumulator(d_source, d_target) for _ in range(folds)]
 
     def add(self, x: Array, y: Array, index: npt.NDArray[np.integer[Any]]) -> None:
-        """Take in the rows of x and y; index: the fold of each, (n,)."""
+        """Add the rows of x and y; index: the fold of each, (n,)."""
         runs = [np.flatnonzero(index == k) for k in range(len(self._folds))]
         for k, a, b in self._desk.blocks(x, y, runs):
             self._folds[k].add(a, b)
 
     def moments(self) -> FoldedMoments:
-        """Of all that was taken in. Nothing may be added afterwards."""
+        """Return the moments of all rows added. Nothing may be added afterwards."""
         return FoldedMoments(tuple(fold.moments() for fold in self._folds))
 
 
 def fold_index(groups: npt.NDArray[np.int64], folds: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """The fold of each row, (n,): groups are shuffled and dealt out evenly."""
+    """Assign a fold to each row, (n,): groups are shuffled and divided evenly."""
     names, inverse = np.unique(groups, return_inverse=True)
     result: npt.NDArray[np.int64] = assign_folds(len(names), folds, seed)[inverse].astype(np.int64)
     return result
 
 
 def assign_folds(n: int, folds: int, seed: int = 0) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """The fold of each of n texts, (n,): dealt out evenly and shuffled, a byte a text."""
+    """Assign a fold to each of n texts, (n,): even, shuffled, one byte per text."""
     if seed < 0:
         raise InputError("the seed is not usable", got=str(seed), expected="0 or more")
     if not 2 <= folds <= n:

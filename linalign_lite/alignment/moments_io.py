@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
-from linalign_lite.alignment.paired_moments import (
-    MAX_DIGESTS,
-    MAX_PARTS,
-    MomentsPart,
-    PairedMoments,
-)
+from linalign_lite.alignment.paired_moments import MAX_PARTS, MAX_ROWS, MomentsPart, PairedMoments
 from linalign_lite.core.space import Space
 from linalign_lite.core.token_alignment import RULES
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
+from linalign_lite.storage.schema import Choice, Range, Size, format_errors, parse
 from linalign_lite.version import __version__
 
 FORMAT = "linalign-moments"
 VERSION = 1
 MAX_FOLDS = 1000
-_MAX_ROWS = 1 << 48
 _MAX_SEED = (1 << 63) - 1
 _F8 = ("<f8",)
 _SCHEMA = {
@@ -38,17 +33,15 @@ _SCHEMA = {
     "xy": (_F8, 3),
     "yy": (_F8, 2),
 }
-_CARD = {"format", "version", "source", "target", "rule", "seed", "pairing", "parts", "library"}
-_DIGEST = re.compile("|[0-9a-f]{64}")
-_RIDGE = 1e-9  # of the trace: what is added before a Cholesky factor must exist
-_SLACK = 1e-6  # how far above yy what is explained of it may come, by rounding
+_RIDGE = 1e-9  # share of the trace that is added before the Cholesky factorisation
+_SLACK = 1e-6  # relative excess over yy that rounding explains
 
 
 def save_moments(path: PathLike, moments: PairedMoments, *, reveal: bool = False) -> None:
     """Write moments to ``path``, whole or not at all.
 
-    Raises InputError when a fold has so few pairs that the moments give the states away
-    (`PairedMoments.telling`), unless ``reveal``: whoever reads the file may have the states.
+    Raises InputError when a fold has so few pairs that the moments reveal the states
+    (`PairedMoments.telling`), unless ``reveal``: readers of the file may have the states.
     """
     if moments.telling and not reveal:
         raise InputError(
@@ -72,34 +65,34 @@ def save_moments(path: PathLike, moments: PairedMoments, *, reveal: bool = False
         "rule": "dealt",
         "seed": moments.seed,
         "pairing": moments.pairing,
-        "parts": [{**dataclasses.asdict(p), "shards": list(p.shards)} for p in moments.parts],
+        "parts": [dataclasses.asdict(p) for p in moments.parts],
         "library": __version__,
     }
     save_npz(path, FORMAT, VERSION, {name: arrays[name] for name in _SCHEMA}, card)
 
 
+@dataclass(frozen=True)
+class _MomentsCard:
+    source: Space
+    target: Space
+    rule: Literal["dealt"]
+    seed: Annotated[int, Range(0, _MAX_SEED)]
+    pairing: Annotated[str, Choice(("", *RULES))]
+    parts: Annotated[tuple[MomentsPart, ...], Size(MAX_PARTS, 1)]
+    library: Any
+
+
 def load_moments(path: PathLike, *, cap: int = DEFAULT_CAP) -> PairedMoments:
     """Read a `.moments.npz`. Raises FormatError, or InputError when it is not there."""
     path = Path(path)
-    arrays, card = load_npz(path, FORMAT, VERSION, _SCHEMA, cap=cap)
-    missing = set(_SCHEMA) - set(arrays)
-    if missing or set(card) != _CARD:
-        raise FormatError(f"{path} has unknown or missing members or fields")
+    arrays, card = load_npz(path, FORMAT, VERSION, _SCHEMA, cap=cap, required=_SCHEMA)
     folds = _folds(path, arrays)
-    seed, pairing = card["seed"], card["pairing"]
-    if card["rule"] != "dealt" or type(seed) is not int or not 0 <= seed <= _MAX_SEED:
-        raise FormatError(f"{path} has folds made by a rule or a seed that is not known")
-    if type(pairing) is not str or pairing not in ("", *RULES):
-        raise FormatError(f"{path}: 'pairing' in the card is not usable")
-    try:
+    with format_errors(path, "file of moments"):
+        fields = {name: v for name, v in card.items() if name not in {"format", "version"}}
+        found = parse(_MomentsCard, fields, "card")
         return PairedMoments(
-            FoldedMoments(folds), Space.parse(card["source"]), Space.parse(card["target"]), seed,
-            _parts(path, card["parts"]), pairing,
-        )  # fmt: skip
-    except FormatError:
-        raise
-    except InputError as e:
-        raise FormatError(f"{path}: {e}") from e
+            FoldedMoments(folds), found.source, found.target, found.seed, found.parts, found.pairing
+        )
 
 
 def _folds(path: Path, arrays: Mapping[str, AnyArray]) -> tuple[Moments, ...]:
@@ -117,7 +110,7 @@ def _folds(path: Path, arrays: Mapping[str, AnyArray]) -> tuple[Moments, ...]:
                 got=str(arrays[name].shape),
                 expected=str(shape),
             )
-    if counts.min() < 0 or counts.max() > _MAX_ROWS or not counts.any():
+    if counts.min() < 0 or counts.max() > MAX_ROWS or not counts.any():
         raise FormatError(f"{path} has counts of pairs that are not usable")
     found = []
     for k in range(folds):
@@ -157,36 +150,13 @@ def _possible(m: Moments) -> bool:
         return bool(((explained**2).sum(axis=0) <= most).all())
 
 
-def _parts(path: Path, raw: Any) -> tuple[MomentsPart, ...]:
-    if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_PARTS:
-        raise FormatError(f"{path}: 'parts' in the card is not usable")
-    parts = []
-    for entry in raw:
-        sound = (
-            isinstance(entry, dict)
-            and set(entry) == {"text_digest", "rows", "shards"}
-            and type(entry["rows"]) is int
-            and 0 <= entry["rows"] <= _MAX_ROWS
-            and isinstance(entry["shards"], list)
-            and len(entry["shards"]) <= MAX_DIGESTS
-            and all(
-                type(d) is str and _DIGEST.fullmatch(d)
-                for d in (entry["text_digest"], *entry["shards"])
-            )
-        )
-        if not sound:
-            raise FormatError(f"{path}: a part in the card is not usable")
-        parts.append(MomentsPart(entry["text_digest"], entry["rows"], tuple(entry["shards"])))
-    return tuple(parts)
-
-
 def _packed(xx: Float64) -> Float64:
-    """The lower triangle row by row."""
+    """Return the lower triangle row by row."""
     return np.concatenate([row[: i + 1] for i, row in enumerate(xx)])
 
 
 def _unpacked(packed: Float64, d: int) -> Float64:
-    """The symmetric matrix (d, d) whose lower triangle this is."""
+    """Return the symmetric matrix (d, d) with this lower triangle."""
     xx = np.zeros((d, d))
     start = 0
     for i in range(d):

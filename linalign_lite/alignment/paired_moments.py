@@ -1,6 +1,6 @@
-"""Moments of two models' states with their provenance: measured apart, put together, fitted.
+"""Moments of two models' states with their provenance: sufficient statistics of fixed size.
 
-Parts of a text set, on other machines or in other houses, exchange these instead of states.
+Machines or organisations measure parts of a text set, merge the moments and fit a map.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from typing import Annotated
 
 import numpy as np
 
@@ -16,28 +17,32 @@ from linalign_lite.alignment.moments import FoldedMoments, merge_folds
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.storage.schema import Range, Size, Text, all_required
 
 MAX_PARTS = 4096
 MAX_DIGESTS = 1 << 17
+MAX_ROWS = 1 << 48
+Digest = Annotated[str, Text(64, 0, "|[0-9a-f]{64}")]  # SHA-256, or "" where unknown
 
 
+@all_required
 @dataclass(frozen=True)
 class MomentsPart:
-    """What was measured at one time. ``shards``: the text digest of each shard, of a folder."""
+    """Texts of one measurement. ``shards``: the text digest of each shard of a folder."""
 
-    text_digest: str
-    rows: int
-    shards: tuple[str, ...] = ()
+    text_digest: Digest
+    rows: Annotated[int, Range(0, MAX_ROWS)]
+    shards: Annotated[tuple[Digest, ...], Size(MAX_DIGESTS)] = ()
 
     @property
     def digests(self) -> frozenset[str]:
-        """What stands for its texts, in whole and by the shard; "" stands for nothing."""
+        """Digests of the texts as a whole and of each shard, without ""."""
         return frozenset((self.text_digest, *self.shards)) - {""}
 
 
 @dataclass(frozen=True, eq=False)
 class PairedMoments:
-    """Moments of (source, target) pairs in folds, and whose they are. ``a + b`` puts them together.
+    """Moments of (source, target) pairs in folds, with their spaces and parts. ``a + b`` merges.
 
     seed: of the folds. pairing: the rule by which token states were paired, or "". Raises
     InputError when the parts do not fit together, MismatchError when texts would count twice.
@@ -84,7 +89,7 @@ class PairedMoments:
 
     @property
     def telling(self) -> bool:
-        """Whether a fold has so few pairs that its moments give the states away up to a rotation.
+        """Return True if some fold's moments reveal its states up to a rotation, for want of pairs.
 
         n rows of d dimensions have n·d numbers, their centred squares d(d+1)/2: with n − 1 ≤ d the
         rows follow from them up to a rotation of the rows among themselves (docs/SECURITY.md).
@@ -92,7 +97,7 @@ class PairedMoments:
         return self.fewest <= max(self.source.dim, self.target.dim) + 1
 
     def __add__(self, other: PairedMoments) -> PairedMoments:
-        """Both put together. Raises MismatchError where they do not go together."""
+        """Merge both. Raises MismatchError when folds, seed, pairing or spaces differ."""
         self.source.require(other.source, "the moments have other sources")
         self.target.require(other.target, "the moments have other targets")
         for name, mine, theirs in (
@@ -118,7 +123,7 @@ class PairedMoments:
 
 
 def put_together(parts: Iterable[PairedMoments]) -> PairedMoments:
-    """All of them as one, added in the order given. InputError when there is none."""
+    """Merge all, in the order given. Raises InputError when there is none."""
     parts = list(parts)
     if not parts:
         raise InputError("there are no moments to put together")
@@ -128,7 +133,7 @@ def put_together(parts: Iterable[PairedMoments]) -> PairedMoments:
 def fit_paired(
     moments: PairedMoments, *, method: str = "ridge", penalty: float | str = "auto"
 ) -> tuple[AffineMap, FitReport]:
-    """The map that `fit` makes of the states, from their moments alone.
+    """Fit the map that `fit` makes of the states, from their moments alone.
 
     method: "ridge" or "procrustes". Raises InputError for another one ("lstsq" needs the states),
     for an unusable penalty, and for fewer than two folds with pairs.

@@ -1,7 +1,7 @@
 """Ridge from one eigendecomposition: every penalty, every target, and every held-out error.
 
-In the eigenbasis of X_cᵀX_c = Q diag(s) Qᵀ a ridge map is W = (Q diag(1/(s+λ)) QᵀX_cᵀY_c)ᵀ, so what
-depends on the penalty is diagonal, and what depends on the target is a product.
+In the eigenbasis of X_cᵀX_c = Q diag(s) Qᵀ a ridge map is W = (Q diag(1/(s+λ)) QᵀX_cᵀY_c)ᵀ, so only
+a diagonal factor depends on the penalty, and only a product on the target.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PENALTIES = np.logspace(-8, 2, 61)
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """X_cᵀX_c = Q diag(s) Qᵀ, and QᵀX_cᵀY_c: all that any penalty needs."""
+    """X_cᵀX_c = Q diag(s) Qᵀ, and QᵀX_cᵀY_c, which serve every penalty."""
 
     values: Float64  # shape: (d_source,)  s, none below 0
     vectors: Float64  # shape: (d_source, d_source)  Q
@@ -34,11 +34,11 @@ class Spectrum:
 
     @property
     def unit(self) -> float:
-        """trace / d_source: what a relative penalty of 1 stands for."""
+        """trace / d_source: λ of a relative penalty of 1."""
         return float(self.values.sum()) / len(self.values)
 
     def shrink(self, penalty: float) -> Float64:
-        """1 / (s + λ), (d_source,); 0 where that would divide by nothing (the pseudo-inverse)."""
+        """1 / (s + λ), (d_source,); 0 at or below the cutoff (the pseudo-inverse)."""
         shifted = self.values + penalty * self.unit
         safe = shifted > self.cutoff
         return np.divide(1.0, shifted, out=np.zeros_like(shifted), where=safe)
@@ -53,7 +53,7 @@ def spectrum(moments: Moments) -> Spectrum:
 
 
 def ridge(spectrum: Spectrum, penalty: float) -> tuple[Float64, Float64]:
-    """W = (Q diag(1/(s+λ)) QᵀX_cᵀY_c)ᵀ and the bias that makes the means meet."""
+    """W = (Q diag(1/(s+λ)) QᵀX_cᵀY_c)ᵀ and the bias mean(Y) − W mean(X)."""
     weight = (spectrum.vectors @ (spectrum.shrink(penalty)[:, None] * spectrum.projected)).T
     return weight, spectrum.mean_y - weight @ spectrum.mean_x
 

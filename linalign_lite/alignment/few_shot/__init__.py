@@ -1,6 +1,7 @@
-"""Maps from many public texts and few texts of the kind that the map is for.
+"""Fit maps from many public texts and few in-domain texts.
 
-squares (least squares, from merged moments), aware (for a head), judging (how good a map is on the
-few), choice (what was tried and what came of it), report, fitting (the door). docs/DESIGN.md,
-section "Few texts of the right kind".
+`weighted_least_squares` merges moments, `head_aware` minimises a head's divergence, `validation`
+measures it on held-out few texts, `weighting` has the weights to try, `joint_fit` the public
+function. States of both sets go in; a map and a `FewReport` come out. docs/DESIGN.md, section "Few
+texts of the right kind".
 """

@@ -2,11 +2,10 @@
 
     minimise  Σ_few KL(pᵢ ‖ qᵢ)/n_few + λu/2 · ‖F^½ (W − W₀)‖²,
 
-as in kl, but W₀, where the map is held, is the ridge map of public and few moments merged with a
-weight: what the public texts say of the two models comes in there, and what the head looks at is
-learnt from the few alone, because on public texts a head of another trade says little that is of
-use (docs/DESIGN.md has the figures). Weight, W₀'s penalty and λ are chosen by cross-validation on
-the few (few.judging): first the start, at one λ, then λ.
+as in kl, but W₀ is the ridge map of public and few moments merged with a weight. The public texts
+enter through W₀; the divergence is of the few texts alone, because a head of another domain is
+uninformative on public texts (figures in docs/DESIGN.md). Weight, W₀'s penalty and λ are chosen by
+cross-validation on the few texts (few_shot.validation): first the start, at one λ, then λ.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from linalign_lite.core.metrics import error_of_mean
 START_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
 FIRST = 3.0  # λ at which starts are compared
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-TRIED = 7  # λ looked at in any case: where the start is of no use, the loss first rises, then falls
+TRIED = 7  # minimum λ tried: from a useless start the loss first rises, then falls
 ITERATIONS = 60  # in the search
-WORK, FEWEST_ROWS = 3e8, 512  # multiplications of a pass in the search, rows it has in any case
+WORK, FEWEST_ROWS = 3e8, 512  # multiplications of a pass in the search, minimum rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ class FoldData:
 
 @dataclass(frozen=True, eq=False)
 class FewShotProblem:
-    """The few texts as the head sees them, and the moments of both sides."""
+    """Distillation data of the few texts, and moments of public and few texts."""
 
     softmax: Softmax
     data: DistillationData
@@ -70,19 +69,19 @@ class FewShotProblem:
         return len(self.moments.folds)
 
     def training(self, fold: int) -> npt.NDArray[np.intp]:
-        """Rows that are fitted on when a fold is held out: as many as a pass may have."""
+        """Return the training rows when a fold is held out, at most as many as a pass may have."""
         rows = np.flatnonzero(self.index != fold)
         outputs, rank = self.softmax.factor.shape
         most = int(max(FEWEST_ROWS, 2 * self.data.source.shape[1], WORK / (2 * outputs * rank)))
         return rows if len(rows) <= most else np.random.default_rng(fold).permutation(rows)[:most]
 
     def fold_data(self) -> list[FoldData]:
-        """What is fitted on when each fold is held out in turn; every λ and start shares it."""
+        """Return the training data of each fold, which every λ and start share."""
         data_sets = [self.data.rows(self.training(fold)) for fold in range(self.folds)]
         return [FoldData(data, eigenbases_of(data, self.curvature)) for data in data_sets]
 
     def bases(self, weight: float) -> list[Spectrum]:
-        """Of the merged moments, each fold held out in turn."""
+        """Decompose the merged moments, each fold held out in turn."""
         return [spectrum(merged(self.public, train, weight)) for train, _ in self.moments.splits()]
 
     def start(self, basis: Spectrum, penalty: float) -> AffineMap:
@@ -92,9 +91,9 @@ class FewShotProblem:
 def trials(
     few: FewShotProblem, weights: tuple[float, ...], penalties: tuple[float, ...]
 ) -> list[FewShotTrial]:
-    """Divergence on held-out few texts: of every start, then of every λ for the best start.
+    """Compute the divergence on held-out few texts of every start, then of every λ for the best.
 
-    The best start of the few alone is given every λ as well, so that it is judged at its best.
+    The best start of the few alone is tried with every λ as well.
     """
     first = (FIRST,) if FIRST in penalties else penalties[:1]
     found: list[FewShotTrial] = []
@@ -122,7 +121,7 @@ def _penalty_path(
     start: float,
     penalties: tuple[float, ...],
 ) -> list[FewShotTrial]:
-    """From the strongest λ to the weakest, each begun where the last ended, the folds abreast."""
+    """Try λ from the strongest to the weakest, each from the minimum of the last, in all folds."""
     n = len(few.data)
     origins = [reduce_map(few.softmax, few.start(basis, start)) for basis in bases]
     ends, found = list(origins), list[FewShotTrial]()
@@ -149,7 +148,7 @@ def _penalty_path(
 
 
 def _rising(found: list[FewShotTrial]) -> bool:
-    """Whether the last λ but one did worse than the one before, and the last one still worse."""
+    """Return True if the loss rose with each of the last two λ."""
     before, last_but_one, last = (t.loss for t in found[-3:])
     return before < last_but_one < last
 
@@ -157,7 +156,7 @@ def _rising(found: list[FewShotTrial]) -> bool:
 def score_map(
     few: FewShotProblem, affine: AffineMap, weight: float, penalty: float
 ) -> FewShotTrial:
-    """A map that was made without the few, on all of them."""
+    """Evaluate on all few texts a map that was fitted without them."""
     everything = np.arange(len(few.data))
     each = at_best_scale(few.judge.losses(everything, reduce_map(few.softmax, affine)))
     return FewShotTrial(weight, penalty, float(each.mean()), error_of_mean(each, few.groups))
@@ -166,7 +165,7 @@ def score_map(
 def refine_few_shot(
     few: FewShotProblem, best: FewShotTrial, iterations: int
 ) -> tuple[AffineMap, ReducedMap, ReducedMap]:
-    """The start of what was chosen, where it lies, and the minimum, on all the few."""
+    """Chosen start, the start in reduced coordinates, and the minimum on all few texts."""
     basis = spectrum(merged(few.public, few.moments.total, best.weight))
     start = few.start(basis, best.start_penalty)
     origin = reduce_map(few.softmax, start)

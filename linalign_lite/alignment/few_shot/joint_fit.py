@@ -1,4 +1,4 @@
-"""Fit a map from many public texts and few texts of the kind that it is for."""
+"""Fit a map from many public texts and few in-domain texts."""
 
 from __future__ import annotations
 
@@ -46,16 +46,17 @@ def fit_with_few(
     teaching: Teaching | None = None,
     watch: Watch | None = None,
 ) -> tuple[AffineMap, FewReport]:
-    """Fit the affine map from public texts and a few of the kind that the map is for.
+    """Fit an affine map from public texts and a few in-domain texts.
 
-    Without a head: least squares on merged moments (few.squares). With one: what the head says on
-    the few (few.aware), held at the least-squares map of both. public_source, few_source:
+    Without a head: least squares on merged moments (few_shot.weighted_least_squares). With one:
+    divergence on the few texts, penalised towards the least-squares map of both
+    (few_shot.head_aware). public_source, few_source:
     (n, d_source); public_target, few_target: (n, d_target); row i of both sides the same text.
-    weight: what the few count for together, over what the public texts do; 0 is the public texts
-    alone (with a head, what fit_kl makes of them), inf the few alone. "auto" tries both and what
-    lies between, and takes what does best on the few, by K-fold cross-validation.
+    weight: total weight of the few texts relative to that of the public texts; 0 is the public
+    texts alone (with a head, by fit_kl), inf the few alone. "auto" tries both and weights between,
+    and takes the best on the few texts, by K-fold cross-validation.
     penalty: relative to the mean variance of the source, or "auto": chosen in the same way.
-    No label is looked at.
+    No label is used.
 
     Raises MismatchError when states or head do not belong together, InputError for fewer than
     8 few texts, and for a weight, a penalty or folds that cannot be used.
@@ -97,7 +98,7 @@ StatePair = tuple[HiddenStates, HiddenStates]
 
 
 def _require_comparable(public: StatePair, few: StatePair) -> None:
-    """Both pairs are of the same two spaces, and the few are enough to judge."""
+    """Require that both pairs have the same spaces, and that there are enough few texts."""
     for x, y in (public, few):
         x.require_same_texts(y)
     for many, some, side in zip(public, few, ("source", "target"), strict=True):
@@ -233,7 +234,7 @@ def _report(
 def _best(
     tried: list[FewShotTrial], least: float, most: float
 ) -> tuple[float | None, float | None]:
-    """Loss and error of the best trial within a range of weights, None where there is none."""
+    """Return loss and error of the best trial in a range of weights, None without a trial."""
     mine = [t for t in tried if least <= t.weight <= most]
     if not mine:
         return None, None

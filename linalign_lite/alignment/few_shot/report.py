@@ -1,4 +1,4 @@
-"""What a fit with few texts found."""
+"""Report of a few-shot fit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from linalign_lite.core.text_tables import Pairs
 
 @dataclass(frozen=True)
 class FewReport:
-    """Which weight and penalty won, and how public, few and both did on held-out few texts.
+    """Chosen weight and penalty; losses of public, few and both on held-out few texts.
 
-    ``few_weight`` is what the few count for together, over what the public texts do: 0 is the
-    public texts alone, inf the few alone. A loss is the mean over the few texts, each judged by a
-    map that never saw it: 1 − R² for least squares, the divergence in nats for kl (of a classifier
+    ``few_weight`` is the total weight of the few texts relative to that of the public texts: 0 is
+    the public texts alone, inf the few alone. A loss is the mean over the few texts, evaluated
+    by cross-validation: 1 − R² for least squares, the divergence in nats for kl (of a classifier
     at the scale of the mapped scores that suits them best). ``loss`` is that of what was chosen;
     ``public_``, ``few_`` and ``both_`` that of the best of each kind, None where it was not tried.
     ``start_penalty`` is that of the ridge map which a kl map begins with; ``penalty`` is inf where
@@ -47,7 +47,7 @@ class FewReport:
     curve: tuple[tuple[float, float, float, float], ...] = field(default=(), repr=False)
 
     def as_card(self) -> dict[str, Any]:
-        """For the map file: everything but the curve, infinities as null."""
+        """Return the report for the map file: all but the curve, infinities as null."""
         card = asdict(self)
         del card["curve"]
         for name, value in card.items():

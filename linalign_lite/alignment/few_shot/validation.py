@@ -1,4 +1,4 @@
-"""How far a map is from making the head say on held-out few texts what it should."""
+"""Divergence of a map from the teacher on held-out few texts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from linalign_lite.alignment.moments import Float64
 from linalign_lite.core.affine_map import Array
 
 SCALES = tuple(float(s) for s in np.logspace(-1.5, 0.5, 17))
-MOST = 1 << 26  # numbers that a classifier may say on the few
+MOST = 1 << 26  # maximum probabilities that are held of a classifier
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOutDivergence:
     """The divergence of each row, for a classifier at several scales of the mapped scores.
 
-    A map from few texts is surer than it should be, or less sure; its first choices, for which a
-    classifier is there, do not depend on that. So maps are compared at the scale of their scores
-    that suits each best. A token head, whose probabilities are used, is judged at scale 1.
+    A map from few texts is miscalibrated; the top classes of a classifier do not depend on that.
+    So each map is compared at the best scale of its scores. A token head, whose probabilities are
+    used, is compared at scale 1.
     """
 
     softmax: Softmax
@@ -47,7 +47,7 @@ class HeldOutDivergence:
 def held_out_divergence(
     softmax: Softmax, data: DistillationData, target: Array, *, classifier: bool
 ) -> HeldOutDivergence:
-    """target: (n, d) states of the few."""
+    """Return the measure of divergence. target: (n, d) states of the few texts."""
     if not classifier or len(data) * len(softmax.factor) > MOST:
         return HeldOutDivergence(softmax, data, None)
     said, _ = softmax.probabilities(softmax.coordinates(target), data.teaching.temperature)

@@ -2,7 +2,7 @@
 
     minimise  Σ_public ‖W x + b − y‖²/n_public + w Σ_few ‖W x + b − y‖²/n_few + λ ‖W‖²,
 
-w and λ chosen by K-fold cross-validation on the few, exactly and without touching a row: for every
+w and λ chosen by K-fold cross-validation on the few, exactly, from moments alone: for every
 weight and fold the merged moments have one eigendecomposition, which serves every penalty.
 """
 
@@ -21,9 +21,9 @@ from linalign_lite.alignment.solvers import spread
 def trials(
     public: Moments, few: FoldedMoments, weights: tuple[float, ...], penalties: Float64
 ) -> Iterator[FewShotTrial]:
-    """Held-out 1 − R² on the few of every weight and penalty. Its error is that over the folds.
+    """Compute the held-out 1 − R² on the few texts of every weight and penalty, error over folds.
 
-    Raises InputError when the few target states never change.
+    Raises InputError when the few target states are all equal.
     """
     whole = spread(few.total)
     sizes = np.array([held_out.n for _, held_out in few.splits()])
@@ -42,5 +42,5 @@ def trials(
 
 
 def basis_of(public: Moments, few: FoldedMoments, weight: float) -> Spectrum:
-    """What the map itself is made from: all the few."""
+    """Decompose the merged moments of the public texts and all few texts."""
     return spectrum(merged(public, few.total, weight))

@@ -1,4 +1,4 @@
-"""How much the few texts count: what may be tried, and how well it did on those held out."""
+"""Weights of the few texts relative to the public ones, and the trial of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from linalign_lite.alignment.moments import Moments
 from linalign_lite.errors import InputError
 
-PUBLIC_ONLY, FEW_ONLY = 0.0, float("inf")  # the weights at which one side is alone
+PUBLIC_ONLY, FEW_ONLY = 0.0, float("inf")  # weights at which only one side counts
 WEIGHTS = (PUBLIC_ONLY, 0.1, 0.3, 1.0, 3.0, FEW_ONLY)
 
 
@@ -27,14 +27,14 @@ class FewShotTrial:
 
 
 def merged(public: Moments, few: Moments, weight: float) -> Moments:
-    """Moments of both, the few weighing ``weight`` times what the public texts weigh together."""
+    """Merge both; ``weight``: total weight of the few texts relative to the public texts."""
     if weight == FEW_ONLY:
         return few
     return public.scaled(1 / public.n) + few.scaled(weight / few.n)
 
 
 def usable_weight(value: float | str) -> tuple[float, ...]:
-    """The weights to try: all for "auto", else the one that was given."""
+    """Return the weights to try: all for "auto", else the given one."""
     if value == "auto":
         return WEIGHTS
     try:
@@ -51,5 +51,5 @@ def usable_weight(value: float | str) -> tuple[float, ...]:
 
 
 def lowest(trials: Iterable[FewShotTrial]) -> FewShotTrial:
-    """The trial of the lowest loss, the first of equals."""
+    """Return the trial of the lowest loss, the first of equals."""
     return min(trials, key=lambda t: t.loss)

@@ -1,6 +1,6 @@
-"""Head-aware maps: what the target's head says after the map should be what it says without it.
+"""Fit maps that keep the predictions of the target's head, by KL divergence.
 
-objective (what is to be learnt, row by row; the loss and its gradient), descent (the minimisation),
-fitting (penalty, held-out texts, growing parts, the map), checkpoint (what a stopped job goes on
-from). docs/DESIGN.md, section 5.
+`objective` has the loss and its gradient, `optimizer` the minimisation, `divergence_fit` the search
+for a penalty and the fit, `checkpoint` its resumption. Source and target states and a head go in; a
+map and a `KlReport` come out. docs/DESIGN.md, section 5.
 """

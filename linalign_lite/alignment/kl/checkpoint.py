@@ -1,4 +1,4 @@
-"""What a long fit has done so far, in a file, so that a job that was stopped goes on from there."""
+"""Save the progress of a long fit in a file, so that an interrupted fit resumes there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PenaltyTrial:
 
 
 class Checkpoint:
-    """Maps found on the way, by penalty and by number of rows; nowhere when ``path`` is None."""
+    """Intermediate maps by penalty and by number of rows; not saved when ``path`` is None."""
 
     def __init__(self, path: PathLike | None) -> None:
         self._path = None if path is None else Path(path)
@@ -44,9 +44,9 @@ class Checkpoint:
         self._found: list[tuple[float, float, float, float, ReducedMap]] = []
 
     def open(self, key: str, shape: tuple[int, int]) -> None:
-        """Take up what a job with the same inputs left. shape: that of a map's weight, (r, d).
+        """Load the progress of a fit with the same inputs. shape: that of a map's weight, (r, d).
 
-        FormatError for a file of another job, InputError where none could be written.
+        Raises FormatError for a file of another fit, InputError where none can be written.
         """
         self._key, self._found = key, []
         if self._path is None:
@@ -69,29 +69,29 @@ class Checkpoint:
         self._found = [(*map(float, n), ReducedMap(w, b)) for n, w, b in rows]  # type: ignore[misc]
 
     def trial(self, penalty: float) -> PenaltyTrial | None:
-        """What was found with this penalty, None when it was not tried."""
+        """Return the trial of this penalty, None when it was not tried."""
         for kind, which, divergence, count, affine in self._found:
             if kind == 0 and which == penalty:
                 return PenaltyTrial(penalty, divergence, int(count), affine)
         return None
 
     def subset(self, size: int) -> tuple[ReducedMap, int] | None:
-        """The map of the first ``size`` rows and its number of steps, if it was found."""
+        """Return the map of the first ``size`` rows and its number of iterations, if saved."""
         for kind, which, _, count, affine in self._found:
             if kind == 1 and which == size:
                 return affine, int(count)
         return None
 
     def remember(self, trial: PenaltyTrial) -> None:
-        """Write down what was found with a penalty."""
+        """Save the trial of a penalty."""
         self._add(0, trial.penalty, trial.divergence, trial.iterations, trial.affine)
 
     def remember_subset(self, size: int, affine: ReducedMap, count: int) -> None:
-        """Write down the map of the first ``size`` rows."""
+        """Save the map of the first ``size`` rows."""
         self._add(1, size, 0.0, count, affine)
 
     def close(self) -> None:
-        """The job is done: nothing is left to go on from."""
+        """Remove the file after the fit is complete."""
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ class Checkpoint:
 
 
 def fingerprint(x: HiddenStates, y: HiddenStates, head: Head, mass: Array, settings: str) -> str:
-    """Names a job: the same states, head, weights and settings give the same."""
+    """Compute the digest of a fit's states, head, weights and settings."""
     sha = hashlib.sha256(settings.encode())
     for states in (x, y):
         values = states.states
@@ -128,7 +128,7 @@ def fingerprint(x: HiddenStates, y: HiddenStates, head: Head, mass: Array, setti
 
 
 def digest_of(head: Head) -> str:
-    """SHA-256 of a head's weight and bias as float32, and its soft cap."""
+    """Compute the SHA-256 of a head's weight and bias as float32, and its soft cap."""
     sha = hashlib.sha256(repr((head.weight.shape, head.softcap)).encode())
     for array in (head.weight, head.bias):
         for start in range(0, len(array), 8192):

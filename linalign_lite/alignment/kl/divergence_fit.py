@@ -1,4 +1,4 @@
-"""Fit a map for a head: penalty chosen on held-out texts, then all texts, in growing parts."""
+"""Fit a map for a head: choose a penalty on held-out texts, then fit all, in growing subsets."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from linalign_lite.storage.arrays import drop_pages
 
 PENALTIES = tuple(float(p) for p in np.logspace(1, -5, 13))
 MAX_PENALTY = 1e100  # so that its product with the variance of the source is finite
-PATIENCE = 2  # penalties in a row that did worse than the best, after which weaker ones are left
-TRIED = 6  # penalties looked at in any case: the strongest differ by noise alone
-HELD_OUT = 10  # every tenth text judges
+PATIENCE = 2  # penalties in a row worse than the best that end the search
+TRIED = 6  # minimum penalties tried: the strongest differ by noise alone
+HELD_OUT = 10  # every tenth text is held out
 SLACK = 0.5  # standard errors by which a stronger penalty may do worse than the best
 WORK = 3e9  # multiplications of a pass in the search, which has as many rows as that allows
 FEWEST_ROWS, GROWTH = 1024, 6
 ITERATIONS = 200
-EVALUATE_EVERY = 5  # iterations between two looks at the held-out rows
+EVALUATE_EVERY = 5  # iterations between two evaluations on held-out rows
 SEARCH_TOLERANCE = 1e-4  # relative decrease at which a minimisation of the search ends
 FINAL_TOLERANCE = 1e-6
 
@@ -71,7 +71,7 @@ def fit_kl(
     checkpoint: Checkpoint | None = None,
     teaching: Teaching | None = None,
 ) -> tuple[AffineMap, KlReport]:
-    """Fit the affine map for which ``head`` says on mapped states what it says on true ones.
+    """Fit the affine map under which ``head`` predicts on mapped states what it does on true ones.
 
     minimise Σ wᵢ KL(pᵢ ‖ qᵢ)/Σwᵢ + λu/2 ‖F^½(W − W₀)‖² (kl.objective, kl.descent), W₀ the ridge
     map. source: (n, d_source), target: (n, d_target), row i of both the same text or token.
@@ -93,16 +93,16 @@ def fit_kl(
     given = usable_penalty(penalty, limit=MAX_PENALTY)
     taught = usable_teaching(teaching, y, head)
     mass = usable_weights(weights, len(x))
-    if not mass.all():  # such rows might as well not be there
+    if not mass.all():  # rows of weight 0 have no effect
         kept = np.flatnonzero(mass)
         x, y, mass = x.rows(kept), y.rows(kept), mass[kept]
     following = next_token_outputs(y, head) if taught.truth else None
     softmax, memory = reduce_head(head), checkpoint or Checkpoint(None)
     job_key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {taught}")
     memory.open(job_key, (softmax.rank, x.space.dim))
-    drop_pages(head.weight)  # ``softmax`` has what is needed of it
+    drop_pages(head.weight)  # ``softmax`` holds what is needed
     start, least_squares = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
-    order = np.random.default_rng(seed).permutation(len(x))  # any part is a sample of all
+    order = np.random.default_rng(seed).permutation(len(x))  # any subset is a sample of all
     judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
     order = np.concatenate([order[~judged], order[judged]])
     data, curvature = distillation_data(
@@ -119,7 +119,7 @@ def fit_kl(
                iterations, watch or (lambda _: None))  # fmt: skip
     grid = PENALTIES if given is None else (given * len(x) / job.sample,)
     tried = search_penalties(job, grid, memory)
-    origin = reduce_map(softmax, start)  # of all rows, the judging ones included
+    origin = reduce_map(softmax, start)  # of all rows, held-out ones included
     begun = PenaltyTrial(float("inf"), job.judge(job.origin), 0, job.origin)
     best = tried[0]
     if len(tried) > 1:
@@ -191,7 +191,7 @@ class KlProblem:
         return value
 
     def losses(self, tried: list[PenaltyTrial]) -> tuple[Float64, npt.NDArray[np.int64]]:
-        """Of each trial on each held-out row, weighted; and the rows' texts."""
+        """Weighted loss of each trial on each held-out row, and the texts of the rows."""
         rows = self.held_out
         maps = [t.affine for t in tried]
         each = np.array([divergences(self.softmax, rows, a.weight, a.bias) for a in maps])
@@ -202,7 +202,7 @@ class KlProblem:
 def search_penalties(
     job: KlProblem, grid: tuple[float, ...], memory: Checkpoint
 ) -> list[PenaltyTrial]:
-    """From the strongest penalty to the weakest, each begun where the last ended."""
+    """Try penalties from the strongest to the weakest, each from the minimum of the last."""
     tried: list[PenaltyTrial] = []
     data = job.data.rows(slice(0, job.sample))
     eigenbases = eigenbases_of(data, job.curvature)  # every penalty has these rows
@@ -240,10 +240,10 @@ def search_penalties(
 
 
 def select_penalty(penalties: list[float], losses: Float64, groups: npt.NDArray[np.int64]) -> int:
-    """The strongest penalty that does no worse on held-out rows than the best, but for noise.
+    """Select the strongest penalty that is within noise of the best on held-out rows.
 
     losses: (n_penalties, n), groups: (n,) texts. Noise: SLACK standard errors, over texts, of the
-    mean difference. Where few rows judge, the weakest penalty is often the lowest by chance.
+    mean difference. With few held-out rows the weakest penalty is often the best by chance.
     """
     best = int(losses.mean(axis=1).argmin())
     for k in sorted(range(len(penalties)), key=lambda k: -penalties[k]):
@@ -256,12 +256,12 @@ def select_penalty(penalties: list[float], losses: Float64, groups: npt.NDArray[
 def refine(
     job: KlProblem, penalty: float, at: ReducedMap, memory: Checkpoint
 ) -> tuple[ReducedMap, int]:
-    """The minimum on all rows, held-out ones included, by way of growing parts of them."""
+    """Minimise on all rows, held-out ones included, through growing subsets."""
     n, total = len(job.data), 0
     sizes = [n]
     while sizes[0] > GROWTH * job.sample:
         sizes.insert(0, sizes[0] // GROWTH)
-    everything = np.random.default_rng(n).permutation(n)  # the held-out rows stand last: mix
+    everything = np.random.default_rng(n).permutation(n)  # the held-out rows come last: mix
     for size in sizes:
         known = memory.subset(size)
         if known is None:
@@ -295,17 +295,17 @@ def refine(
 
 
 def _ridge(x: Array, y: Array, penalty: float) -> AffineMap:
-    """The ridge map of these rows alone: what judges it must not have taught it."""
+    """Fit a ridge map on training rows alone, so that held-out rows stay unseen."""
     return AffineMap(*ridge(spectrum(measure(x, y)), penalty))
 
 
 def _moved(affine: ReducedMap, old: ReducedMap, new: ReducedMap) -> ReducedMap:
-    """As far from the new start as it was from the old one."""
+    """Move a map by the difference of the two starts."""
     return ReducedMap(affine.weight - old.weight + new.weight, affine.bias - old.bias + new.bias)
 
 
 def head_name(head: Head) -> dict[str, Any]:
-    """What a map's card says of the head it was fitted for."""
+    """Return the card's description of the head that a map was fitted for."""
     return {"digest": digest_of(head), "outputs": head.n_outputs, "space": head.space.describe()}
 
 

@@ -7,11 +7,11 @@ texts, p = softmax(V y + c) and q = softmax(V (W x + b) + c):
 
 z = W x + b. It is convex in (W, b), and of p it needs only the vector Vᵀp and two numbers: a pass
 costs a product with V and one with Vᵀ, exact over the whole vocabulary, a block of rows at a time.
-A head with a soft cap is not linear in z, so there p is made again in every pass; L is not convex.
+A head with a soft cap is not linear in z, so p is computed in every pass; L is not convex.
 
-What the head says may be sharpened, p = softmax((V y + c)/t) with a temperature t below 1, so that
-its first choice counts for more, and mixed with what is true, (1 − a)·p + a·e, e being 1 at the
-token that follows in the text.
+The target distribution may be sharpened, p = softmax((V y + c)/t) with a temperature t below 1, so
+that its mode has more weight, and mixed with the truth, (1 − a)·p + a·e, e being 1 at the next
+token of the text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOWEST = np.float32(-60)  # of a score below the highest: e^LOWEST is as good as
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
-    """A head as a softmax sees it: scores are factor·ζ + bias for ζ = basisᵀz.
+    """Head in reduced coordinates: scores are factor·ζ + bias for ζ = basisᵀz.
 
     Where a head has fewer outputs than dimensions, ζ has as many coordinates as the scores have
     freedom: adding the same number to every score changes nothing, so the rows of V are centred.
@@ -53,19 +53,19 @@ class Softmax:
         return int(self.factor.shape[1])
 
     def blocks(self, n: int, outputs: int | None = None) -> Iterator[slice]:
-        """Rows to take together where scores of so many outputs are held; by default of all."""
+        """Yield blocks of rows whose scores of so many outputs fit in the cache; default: all."""
         step = int(np.clip(BLOCK // (4 * (outputs or len(self.factor))), FEWEST, MOST))
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
 
     def parts(self) -> Iterator[tuple[slice, Float32]]:
-        """The factor in float32, CHUNK outputs at a time."""
+        """Yield the factor in float32, CHUNK outputs at a time."""
         for start in range(0, len(self.factor), CHUNK):
             outputs = slice(start, start + CHUNK)
             yield outputs, np.asarray(self.factor[outputs], dtype=np.float32)
 
     def summed(self, shares: Float32) -> Float32:
-        """Shares (n, n_outputs) of the factor's rows: (n, r)."""
+        """Multiply shares (n, n_outputs) with the factor: (n, r)."""
         found: Float32 = np.zeros((len(shares), self.rank), dtype=np.float32)
         for outputs, part in self.parts():
             found += shares[:, outputs] @ part
@@ -129,9 +129,9 @@ class Softmax:
 
 
 def _exponential(scores: Float32, top: Float32) -> None:
-    """exp(scores − top) in place; nothing so small that products with it are slow.
+    """exp(scores − top) in place; scores are clipped so that none is a slow subnormal.
 
-    A processor takes a hundred times as long for numbers below 1e-38.
+    Processors are about a hundred times slower with numbers below 1e-38.
     """
     scores -= top
     np.maximum(scores, LOWEST, out=scores)
@@ -140,7 +140,7 @@ def _exponential(scores: Float32, top: Float32) -> None:
 
 @dataclass(frozen=True)
 class Teaching:
-    """What mapped states should make the head say: see the module. ``truth`` is a."""
+    """Teacher distribution of a fit: ``temperature`` t, share a (``truth``) of the true token."""
 
     temperature: float = 1.0
     truth: float = 0.0
@@ -148,7 +148,7 @@ class Teaching:
 
 @dataclass(frozen=True, eq=False)
 class DistillationData:
-    """What mapped states should make the head say: n rows, each with its weight.
+    """Source states and teacher statistics of n rows, each with its weight.
 
     ``summary`` is Vᵀp in ζ's coordinates, ``constant`` pᵀlog p − pᵀc. With a soft cap, ``target``
     holds ζ of the target's states instead, and ``following`` the true tokens (-1: none).
@@ -166,7 +166,7 @@ class DistillationData:
         return len(self.source)
 
     def rows(self, keep: slice | npt.NDArray[np.intp]) -> DistillationData:
-        """Some of the rows; their weights are as they were."""
+        """Return some of the rows with their weights."""
         return DistillationData(
             self.source[keep],
             self.summary[keep],
@@ -179,7 +179,7 @@ class DistillationData:
 
 
 def reduce_head(head: Head) -> Softmax:
-    """A head in the coordinates that its softmax looks at. Exact up to float32 rounding."""
+    """Reduce a head to the coordinates that its softmax depends on, up to float32 rounding."""
     bias = head.bias.astype(np.float32)
     if head.softcap is not None or head.n_outputs > head.weight.shape[1]:
         large = head.n_outputs > CHUNK  # read in parts, so it need not be held in float32
@@ -203,10 +203,10 @@ def distillation_data(
     teaching: Teaching = Teaching(),
     following: Ints | None = None,
 ) -> tuple[DistillationData, Float64]:
-    """What the head says on the target's own states, and its mean curvature (r, r).
+    """Compute the teacher statistics on the target's own states, and the mean curvature (r, r).
 
-    The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z where q = p: which
-    directions of the target's space the head looks at, and how closely. following: (n,), the true
+    The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z where q = p: the
+    sensitivity of the head to directions of the target's space. following: (n,), the true
     outputs, -1 where none is known.
     Raises InputError when float32 cannot hold the scores.
     """
@@ -308,7 +308,7 @@ def _block(softmax: Softmax, part: DistillationData, zeta: Float32) -> tuple[Flo
 
 
 def _width(softmax: Softmax) -> int:
-    """Outputs whose scores ``_block`` holds at once."""
+    """Count the outputs whose scores ``_block`` holds at once."""
     outputs = len(softmax.factor)
     return outputs if softmax.softcap is not None else min(outputs, CHUNK)
 
@@ -316,7 +316,7 @@ def _width(softmax: Softmax) -> int:
 def divergences(
     softmax: Softmax, data: DistillationData, weight: Float64, bias: Float64
 ) -> Float64:
-    """KL of each row, (n,), whatever it weighs; ζ = weight·x + bias."""
+    """Compute the KL of each row, (n,), unweighted; ζ = weight·x + bias."""
     narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
     found = np.empty(len(data))
     for rows in softmax.blocks(len(data), _width(softmax)):
@@ -328,7 +328,7 @@ def divergences(
 def agreement(
     softmax: Softmax, data: DistillationData, target: Array, weight: Float64, bias: Float64
 ) -> float:
-    """Share of rows whose highest score is the same on target and on mapped states."""
+    """Compute the share of rows whose highest score is the same on target and on mapped states."""
     narrow, offset, same = weight.astype(np.float32), bias.astype(np.float32), 0
     for rows in softmax.blocks(len(data)):
         mapped = np.asarray(data.source[rows], dtype=np.float32) @ narrow.T + offset

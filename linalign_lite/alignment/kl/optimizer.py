@@ -1,9 +1,9 @@
-"""Minimising the divergence plus a penalty on the distance from the starting map.
+"""Minimise the divergence plus a penalty on the distance from the starting map.
 
     minimise  L(W, b) + λu/2 · ‖F^½ (W − W₀)‖²,
 
-F being the head's curvature and u the mean variance of the source's dimensions, so that λ means the
-same at every scale of states and head. It is solved in the coordinates Θ = F^½ (W − W₀) (Σ + λu)^½,
+F being the head's curvature and u the mean variance of the source's dimensions, so λ means the same
+at every scale of states and head. It is solved in the coordinates Θ = F^½ (W − W₀) (Σ + λu)^½,
 Σ the source's covariance, where the curvature is close to the identity: L-BFGS (SciPy's) then needs
 tens of iterations instead of thousands.
 """
@@ -20,14 +20,14 @@ from linalign_lite.alignment.kl.objective import DistillationData, Softmax, dive
 from linalign_lite.alignment.moments import Float64, measure
 from linalign_lite.core.affine_map import AffineMap, row_blocks
 
-FLOOR = 1e-4  # of the largest curvature: directions that the head hardly looks at
+FLOOR = 1e-4  # of the largest curvature: smaller curvatures are raised to it
 NOISE = 1e-13  # of the largest variance or the mean's square: no more than float32's rounding
-MEMORY = 1 << 29  # bytes for what L-BFGS remembers
-# iteration, loss, where it is → whether to stop
+MEMORY = 1 << 29  # bytes for the history of L-BFGS
+# iteration, loss, function that returns the current map → True to stop
 Watch = Callable[[int, float, "CurrentMap"], bool]
 CurrentMap = Callable[[], "ReducedMap"]
 Objective = Callable[[Float64], tuple[float, Float64]]
-WINDOW = 5  # iterations that are looked back on to see whether it still descends
+WINDOW = 5  # iterations over which the decrease is measured
 LOCAL = 1 << 26  # bytes of rows and head in the reparametrization's own coordinates
 
 
@@ -40,7 +40,7 @@ class ReducedMap:
 
 
 def reduce_map(softmax: Softmax, affine: AffineMap) -> ReducedMap:
-    """A map in the head's coordinates."""
+    """Return a map in the head's coordinates."""
     weight, bias = affine.weight.astype(np.float64), affine.bias.astype(np.float64)
     if softmax.basis is None:
         return ReducedMap(weight, bias)
@@ -50,7 +50,7 @@ def reduce_map(softmax: Softmax, affine: AffineMap) -> ReducedMap:
 def expand_map(
     softmax: Softmax, start: AffineMap, origin: ReducedMap, found: ReducedMap
 ) -> tuple[Float64, Float64]:
-    """The map itself: where the head does not look, as it started."""
+    """Return weight and bias of the map; directions that the head ignores keep the start's."""
     step, shift = found.weight - origin.weight, found.bias - origin.bias
     if softmax.basis is not None:
         step, shift = softmax.basis @ step, softmax.basis @ shift
@@ -59,9 +59,9 @@ def expand_map(
 
 @dataclass(frozen=True, eq=False)
 class Reparametrization:
-    """The coordinates Θ around a starting map, and the penalty in them.
+    """Coordinates Θ around a starting map, and the penalty in them.
 
-    Directions in which the source does not vary are left as they start.
+    Directions in which the source does not vary keep their starting values.
     """
 
     start: ReducedMap
@@ -71,7 +71,7 @@ class Reparametrization:
     charge: Float64  # shape: (k,)  what the penalty asks of each column of Θ
 
     def affine(self, theta: Float64) -> ReducedMap:
-        """The map at Θ, whose last part moves the image of the mean."""
+        """Return the map at Θ. The last part of Θ shifts the image of the mean."""
         inside, shift = self.parts(theta)
         weight = self.left @ inside @ self.right.T
         bias = self.start.bias + self.left @ shift - weight @ self.mean
@@ -79,17 +79,16 @@ class Reparametrization:
         return ReducedMap(weight, bias)
 
     def theta(self, affine: ReducedMap) -> Float64:
-        """Where a map lies, or the nearest point to it: the inverse of ``affine``."""
+        """Θ of a map, or of the nearest map that Θ can express: the inverse of ``affine``."""
         step = affine.weight - self.start.weight
         back = _inverse(self.left)
         shift = back @ (affine.bias - self.start.bias + step @ self.mean)
         return np.concatenate([(back @ step @ _inverse(self.right).T).ravel(), shift])
 
     def gradient(self, slope: Float64, shift: Float64, theta: Float64) -> Float64:
-        """From the gradient in (weight, bias) to that in Θ, the penalty's included.
+        """Convert the gradient in (weight, bias) to that in Θ, and add that of the penalty.
 
-        ``slope`` is used up. A large map's matrices are the most memory that a fit needs, so none
-        is made that is not needed.
+        ``slope`` is overwritten: the matrices of a large map take most memory of a fit.
         """
         inside, _ = self.parts(theta)
         for rows in row_blocks(slope):
@@ -108,13 +107,13 @@ class Reparametrization:
         return 0.5 * float(sums @ self.charge)
 
     def parts(self, theta: Float64) -> tuple[Float64, Float64]:
-        """Views of Θ's matrix (r, d_source) and of its last part (r,)."""
+        """Return views of Θ's matrix (r, d_source) and of its last part (r,)."""
         r = len(self.left)
         return theta[:-r].reshape(r, -1), theta[-r:]
 
 
 def _inverse(columns: Float64) -> Float64:
-    """The pseudo-inverse of a matrix whose columns are orthogonal."""
+    """Compute the pseudo-inverse of a matrix with orthogonal columns."""
     squares = np.einsum("ij,ij->j", columns, columns)
     found: Float64 = np.divide(columns, squares, out=np.zeros_like(columns), where=squares > 0).T
     return found
@@ -138,18 +137,18 @@ def compute_eigenbases(mean: Float64, covariance: Float64, curvature: Float64) -
 
 
 def eigenbases_of(data: DistillationData, curvature: Float64) -> Eigenbases:
-    """The eigenbases of the data's source rows and of a head's curvature."""
+    """Compute the eigenbases of the data's source rows and of a head's curvature."""
     moments = measure(data.source, np.zeros((len(data), 1)))
     return compute_eigenbases(moments.mean_x, moments.xx / len(data), curvature)
 
 
 def reparametrize(eigenbases: Eigenbases, start: ReducedMap, penalty: float) -> Reparametrization:
-    """The coordinates around ``start``. penalty: λ."""
+    """Return the coordinates around ``start``. penalty: λ."""
     s, mean = eigenbases.variances, eigenbases.mean
     unit = float(s.sum()) / len(mean) or 1.0
     alive = s > NOISE * max(s[-1], float(mean @ mean) / len(mean))
     wide = np.maximum(s, 0) + (penalty + 1e-9) * unit
-    # where nothing varies rounding would be taken for a slope
+    # in constant directions the gradient would be rounding
     kept = alive if alive.any() else np.arange(len(s)) == len(s) - 1
     right = np.where(alive[kept], eigenbases.directions[:, kept] / np.sqrt(wide[kept]), 0.0)
     return Reparametrization(start, mean, eigenbases.left, right, penalty * unit / wide[kept])
@@ -158,10 +157,10 @@ def reparametrize(eigenbases: Eigenbases, start: ReducedMap, penalty: float) -> 
 def _reparametrized_objective(
     softmax: Softmax, data: DistillationData, reparam: Reparametrization
 ) -> Objective:
-    """The objective with rows, head and teacher transformed to the coordinates Θ once.
+    """Return the objective with rows, head and teacher transformed to the coordinates Θ once.
 
-    ζ = left·(ζ₀ + Θ x̃ + shift) with x̃ = rightᵀ(x − mean) and ζ₀ the start's, so that a pass need
-    not make the map of Θ, which for few rows is nearly all the work. Needs the rows twice.
+    ζ = left·(ζ₀ + Θ x̃ + shift) with x̃ = rightᵀ(x − mean) and ζ₀ the start's, so a pass does not
+    compute the map of Θ, nearly all the work for few rows. The rows are held twice.
     """
     x = np.asarray(data.source, dtype=np.float64) - reparam.mean
     rows = (x @ reparam.right).astype(np.float32)
@@ -180,7 +179,7 @@ def _reparametrized_objective(
 
 
 def _converged(losses: list[float], tolerance: float) -> bool:
-    """Whether the last WINDOW iterations gained less than ``tolerance`` each."""
+    """Return True if the last WINDOW iterations gained less than ``tolerance`` each."""
     if len(losses) <= WINDOW:
         return False
     gained = losses[-1 - WINDOW] - losses[-1]
@@ -197,11 +196,11 @@ def minimise_divergence(
     tolerance: float,
     watch: Watch,
 ) -> tuple[ReducedMap, float]:
-    """The minimum, or where ``watch`` said to stop, and the objective there.
+    """Return the minimum, or the map at which ``watch`` stopped, and the objective there.
 
-    tolerance: relative decrease of the objective, an iteration over the last WINDOW, at which it
-    ends. One slow step says nothing: where a descent begins near the end of another, the first
-    ones, before L-BFGS knows the curvature, are all slow.
+    tolerance: relative decrease of the objective per iteration, over the last WINDOW, at which it
+    ends. One slow step is no criterion: before L-BFGS has estimated the curvature, the first
+    steps from a point near the minimum are all slow.
     """
     from scipy.optimize import minimize
 

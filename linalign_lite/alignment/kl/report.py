@@ -1,4 +1,4 @@
-"""What a head-aware fit tells: while it works, and what it found."""
+"""Progress and report of a head-aware fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from linalign_lite.core.text_tables import Pairs
 
 @dataclass(frozen=True)
 class Step:
-    """Where a descent is. ``held_out`` is nan where it was not measured in this step."""
+    """Progress of a minimisation. ``held_out`` is nan where it was not measured."""
 
     stage: str
     iteration: int
@@ -24,11 +24,11 @@ Watch = Callable[[Step], None]
 
 @dataclass(frozen=True)
 class KlReport:
-    """What a head-aware fit found.
+    """Report of a head-aware fit.
 
     Divergences are mean KL in nats on held-out texts, ``agreement`` the share of held-out rows
     where the head's first choice is the same on true and on mapped states; ``start_`` figures are
-    those of the least-squares map that it began with. The map itself is then fitted on all texts.
+    those of the least-squares map that is the starting point. The map is then fitted on all texts.
     ``penalty`` is inf where no penalty did better than that map, which is then the result.
     """
 
@@ -51,7 +51,7 @@ class KlReport:
     curve: tuple[tuple[float, float], ...] = field(default=(), repr=False)
 
     def as_card(self) -> dict[str, Any]:
-        """For the map file: everything but the curve, an infinite penalty as null."""
+        """Return the report for the map file: all but the curve, an infinite penalty as null."""
         card = asdict(self)
         del card["curve"]
         if self.penalty == float("inf"):

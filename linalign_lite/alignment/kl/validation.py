@@ -1,4 +1,4 @@
-"""What a head-aware fit is given, looked at before any work is done."""
+"""Check the arguments of a head-aware fit before any work is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKEN_TEACHING = Teaching(temperature=0.5, truth=0.2)
 
 
 def usable_weights(weights: npt.ArrayLike | None, n: int) -> Float32:
-    """Weights of the rows, (n,); those above 0 have mean 1."""
+    """Scale the weights of the rows, (n,), so that those above 0 have mean 1."""
     if weights is None:
         return np.ones(n, dtype=np.float32)
     found = np.asarray(weights, dtype=np.float64)
@@ -31,7 +31,7 @@ def usable_weights(weights: npt.ArrayLike | None, n: int) -> Float32:
 
 
 def next_token_outputs(target: HiddenStates, head: Head) -> Ints | None:
-    """The output that follows each row in its text, (n,), -1 where none is known."""
+    """Return the output of the next token of each row, (n,), -1 where none is known."""
     if target.next_token is None:
         return None
     if target.next_token.max() >= head.n_outputs:
@@ -49,7 +49,7 @@ def default_teaching(target: HiddenStates, head: Head) -> Teaching:
 
 
 def is_classifier(target: HiddenStates, head: Head) -> bool:
-    """Whether first choices are what counts: a token head's states know their next tokens."""
+    """Return True if the head is a classifier: with labels, or states without next tokens."""
     return bool(head.labels) or target.next_token is None
 
 
@@ -64,7 +64,7 @@ def usable_teaching(given: Teaching | None, target: HiddenStates, head: Head) ->
         )
     if given.truth and target.next_token is None:
         raise InputError(
-            "the target's states do not know their next tokens",
+            "the target's states have no next tokens",
             hint="extract them with --pooling tokens, or leave the truth out",
         )
     return given

@@ -1,6 +1,6 @@
-"""How alike two models' hidden states are, and how alike they would be by chance.
+"""Measure the similarity of models' hidden states, and its level by chance.
 
-results (what a comparison gives), views (what can be told from one model alone, once), pairs (the
-products of two models), measures and maps (each figure), neighbours (the only one that needs
-distances), comparing (N models, with the null of shuffled pairs). docs/DESIGN.md, "Similarity".
+States of the same texts go in, `Similarities` come out (`results`). `model_statistics` are computed
+once per model, `pair_statistics` per pair; `measures`, `cross_validation` and `neighbours` have the
+formulas, `comparison` the null of shuffled pairs. docs/DESIGN.md, "Similarity".
 """

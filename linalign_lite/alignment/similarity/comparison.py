@@ -1,4 +1,4 @@
-"""Compare the hidden states of two models, or of N, against pairs that were shuffled."""
+"""Compare the hidden states of two or more models, with a null of shuffled pairs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from linalign_lite.errors import InputError
 
 NULL_ROWS = 1_000
 KNN_ROWS = 10_000
-LEAST = 4  # rows: with fewer there is no unbiased HSIC
+LEAST = 4  # minimum rows of unbiased HSIC
 MAX_PERMUTATIONS = 1_000_000
-_TIE = 1e-8  # values nearer than this to the observed one are the same but for rounding
+_TIE = 1e-8  # relative difference that is rounding
 
 
 def compare(
@@ -44,7 +44,7 @@ def compare(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Similarity:
-    """How alike two models' states of the same texts are: x (n, d_x), y (n, d_y), row i of both.
+    """Compare two models' states of the same texts: x (n, d_x), y (n, d_y), row i of both.
 
     See `compare_all` for measures, null and options. The two are called "first" and "second".
     """
@@ -68,9 +68,9 @@ def compare_all(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Similarities:
-    """Every pair of N models, on states of the same texts, by name.
+    """Compare every pair of N models, on states of the same texts, by name.
 
-    Measures, each exact from sums of products but where rows are named:
+    Measures, exact from sums of products except where rows are named:
 
     - ``cka``: ‖X_cᵀY_c‖² / (‖X_cᵀX_c‖ ‖Y_cᵀY_c‖) (Kornblith et al. 2019, linear).
     - ``cka_debiased``: with unbiased HSIC in all three places (Song et al. 2012, Murphy et al.
@@ -82,11 +82,11 @@ def compare_all(
     - ``r2``: held-out R² of the ridge map, as `fit` reports it, over ``folds`` folds.
     - ``cosine``: mean cosine of mapped and true held-out states (rows); means count, so even
       unrelated models have a high one where states share a direction: read it beside its null.
-    - ``cycle``: ‖X − B A X‖² / ‖X_c‖² held out, A and B the ridge maps there and back; small is
-      alike.
+    - ``cycle``: ‖X − B A X‖² / ‖X_c‖² held out, A and B the ridge maps there and back; small when
+      similar.
 
-    Null: ``permutations`` times, pairs are shuffled within each fold, so that no model's own sums
-    change, and the measure is made anew, penalty search included. It takes one row of each text
+    Null: ``permutations`` times, pairs are shuffled within each fold, so no model's own sums
+    change, and the measure is computed again with its penalty search. It takes one row of each text
     (token states have many, which are not independent), at most ``null_rows`` texts, drawn by
     ``seed``; p compares with the measure on the same rows (`Null.observed`). 0 makes no null.
 
@@ -137,7 +137,7 @@ class _Options:
         unknown = [name for name in self.measures if name not in MEASURES]
         if unknown or not self.measures:
             raise InputError(
-                "unknown measure" if unknown else "no measure is asked for",
+                "unknown measure" if unknown else "no measure is given",
                 got=str(unknown[0])[:40] if unknown else "",
                 expected=f"some of {', '.join(MEASURES)}",
             )
@@ -182,12 +182,12 @@ def _check(sets: Mapping[str, HiddenStates]) -> None:
 
 
 def _some(n: int, most: int, seed: int) -> Ints:
-    """At most ``most`` of n rows, in order."""
+    """Draw at most ``most`` of n rows, in order."""
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])
 
 
 def _independent(groups: Ints, most: int, seed: int) -> Ints:
-    """One row of each group, of at most ``most`` groups, in order."""
+    """Draw one row of each group, of at most ``most`` groups, in order."""
     shuffled = np.random.default_rng(seed).permutation(len(groups))
     _, place = np.unique(groups[shuffled], return_index=True)
     rows = shuffled[place]
@@ -212,7 +212,7 @@ def _values(
     near: tuple[ModelStatistics, ModelStatistics],
     options: _Options,
 ) -> tuple[MeasureValues, MeasureValues]:
-    """The measures on all rows; neighbours on those of ``near``."""
+    """Compute the measures on all rows; neighbours on those of ``near``."""
     rest = [name for name in options.measures if name != "mutual_knn"]
     forth, back = pair_measures(*full, rest)
     if "mutual_knn" in options.measures:
@@ -221,7 +221,7 @@ def _values(
 
 
 def shuffles(folds: Sequence[Ints], permutations: int, seed: int) -> Iterator[Ints]:
-    """Orders of the rows that keep each in its fold."""
+    """Yield permutations of the rows within their folds."""
     rng = np.random.default_rng([seed, 1])
     for _ in range(permutations):
         order = np.empty(sum(map(len, folds)), dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Measures of the ridge map between two models, each fold predicted by a map that never saw it.
+"""Cross-validated measures of the ridge map between two models.
 
-As `fit` does it: the same folds, the same penalties, the one with the best held-out R².
+Folds, penalties and the choice of the penalty are those of `fit`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class SplitProducts:
 
     @property
     def turned(self) -> SplitProducts:
-        """Those of Y and X."""
+        """The products of Y and X."""
         return SplitProducts(self.training.transpose(0, 2, 1), self.held.transpose(0, 2, 1))
 
 
 def splits(x: ModelStatistics, y: ModelStatistics, cross: Float64) -> SplitProducts:
-    """From X_cᵀY_c of each fold about the means of all rows, (folds, d_x, d_y)."""
+    """Split products from X_cᵀY_c of each fold about the means of all rows, (folds, d_x, d_y)."""
     training, held = without_each(cross), cross.copy()
     for i, fold in enumerate(x.folds):
         gap_x, gap_y = x.gaps[i], y.gaps[i]
@@ -63,7 +63,7 @@ class SplitMaps:
 
 
 def fit_maps(x: ModelStatistics, y: ModelStatistics, products: SplitProducts) -> SplitMaps:
-    """The maps from x to y at the penalty of the best held-out R².
+    """Fit the maps from x to y at the penalty of the best held-out R².
 
     With f = 1/(s + λ), A = VᵀX_cᵀY_c of the training rows, B and G the held-out XᵀY and XᵀX in that
     basis, ‖X Wᵀ − Y‖² = ‖Y‖² − 2 fᵀ(A∘B)1 + fᵀ(G ∘ AAᵀ)f on the held-out fold.
@@ -102,7 +102,7 @@ def held_out_cosine(maps: SplitMaps, order: Ints | None = None) -> float:
 
 
 def cycle_error(forth: SplitMaps, back: SplitMaps) -> float:
-    """‖X − B A X‖² / ‖X_c‖² on held-out rows: there and back with maps that never saw them.
+    """‖X − B A X‖² / ‖X_c‖² on held-out rows: there and back with maps of the other folds.
 
     Both maps of a split lead through the training means, so about those a row x becomes x M, with
     M = W_AᵀW_Bᵀ, and the error is tr((1 − M)ᵀ G (1 − M)), G the held-out XᵀX.

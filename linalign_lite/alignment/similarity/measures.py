@@ -1,4 +1,4 @@
-"""Measures that sums of products are enough for."""
+"""Similarity measures that are functions of sums of products."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from linalign_lite.alignment.moments import Float64
 
 
 def hsic(cross: float, both: float, spread_x: float, spread_y: float, n: int) -> float:
-    """Unbiased HSIC of linear kernels times n(n − 3), without a kernel matrix.
+    """Compute the unbiased HSIC of linear kernels times n(n − 3), without a kernel matrix.
 
     Song et al. 2012 (JMLR 13, eq. 5): with K̃, L̃ the kernel matrices without their diagonals,
     tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1 / ((n − 1)(n − 2)) − 2·1ᵀK̃L̃1 / (n − 2). Centring the states changes none of
@@ -22,7 +22,7 @@ def hsic(cross: float, both: float, spread_x: float, spread_y: float, n: int) ->
 
 
 def kept_directions(values: Float64, share: float, cutoff: float) -> int:
-    """How many leading directions hold ``share`` of the variance; those of rounding never count.
+    """Count the leading directions that hold ``share`` of the variance, without rounding noise.
 
     values: (d,) eigenvalues, ascending.
     """

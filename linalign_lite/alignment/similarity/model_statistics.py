@@ -1,4 +1,4 @@
-"""What can be told of one model's states alone, each made once however many it is compared with."""
+"""Statistics of one model's states, computed once for all comparisons with other models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from linalign_lite.alignment.similarity.neighbours import nearest
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
 
-_NOTHING = 1e-12  # of the square of ‖X_cᵀX_c‖: what rounding leaves of an HSIC of 0
+_NOTHING = 1e-12  # share of ‖X_cᵀX_c‖² that an HSIC of 0 may have by rounding
 Ints = npt.NDArray[np.integer[Any]]
 
 
@@ -37,10 +37,10 @@ class SplitBasis:
     values: Float64  # shape: (d,)  s, none below 0
     vectors: Float64  # shape: (d, d)  V
     held: Float64  # shape: (d, d)  Vᵀ XᵀX V of the held-out rows about the training mean
-    unit: float  # what a relative penalty of 1 stands for
+    unit: float  # λ of a relative penalty of 1
 
     def shrink(self, penalties: npt.ArrayLike) -> Float64:
-        """1 / (s + λ), (n_penalties, d); 0 where that would divide by nothing."""
+        """1 / (s + λ), (n_penalties, d); 0 at or below the cutoff."""
         shifted = self.values + np.atleast_1d(np.asarray(penalties))[:, None] * self.unit
         safe = shifted > cutoff(self.values)
         return np.divide(1.0, shifted, out=np.zeros_like(shifted), where=safe)
@@ -48,7 +48,7 @@ class SplitBasis:
 
 @dataclass(frozen=True, eq=False)
 class ModelStatistics:
-    """Some rows of a model's states, cut into folds. What is cached depends on nothing else.
+    """Some rows of a model's states, cut into folds. Caches depend on these fields alone.
 
     ``dim`` is the model's: ``states`` have fewer columns where they were rotated.
     """
@@ -68,12 +68,12 @@ class ModelStatistics:
         return np.asarray(self.states.mean(axis=0, dtype=np.float64))
 
     def rows(self, index: Ints) -> Float64:
-        """The rows that ``index`` numbers, in float64, less the mean of all."""
+        """Return rows ``index`` in float64, minus the mean of all."""
         return self.states[index].astype(np.float64) - self.mean
 
     @cached_property
     def own(self) -> FoldProducts:
-        """One pass over the rows."""
+        """Sums and products, in one pass over the rows."""
         d = self.states.shape[1]
         sums, grams = np.zeros((len(self.folds), d)), np.zeros((len(self.folds), d, d))
         squares = np.zeros(len(self))
@@ -99,7 +99,7 @@ class ModelStatistics:
     def hsic(self) -> float:
         """Unbiased HSIC of the states with themselves, not divided by n(n − 3).
 
-        Raises InputError when it is nothing, as where all rows but one are equal.
+        Raises InputError when it is zero, as where all rows but one are equal.
         """
         a = self.own.squares
         found = hsic(self.gram_norm**2, float(a @ a), float(a.sum()), float(a.sum()), len(self))
@@ -113,7 +113,7 @@ class ModelStatistics:
 
     @cached_property
     def whitener(self) -> Float64:
-        """Takes centred rows to uncorrelated directions that hold ``share`` of the variance."""
+        """Matrix from centred rows to uncorrelated directions with ``share`` of the variance."""
         values, vectors = eigen(self.gram)
         return whitener(values, vectors, kept_directions(values, self.share, cutoff(values)))
 
@@ -137,7 +137,7 @@ class ModelStatistics:
 
     @cached_property
     def bases(self) -> tuple[SplitBasis, ...]:
-        """An eigendecomposition a fold: it serves every penalty and every other model."""
+        """One eigendecomposition per fold, for every penalty and every other model."""
         found = []
         training = without_each(self.own.grams)
         for i, fold in enumerate(self.folds):
@@ -156,7 +156,7 @@ def statistics_of(
     """Check the rows and rotate them to as few columns as they need.
 
     With fewer rows than columns, X = RᵀQᵀ (a QR of Xᵀ): Rᵀ has the same inner products, and every
-    measure here knows of the states no more than those. Raises InputError when all rows are equal.
+    measure here depends on those alone. Raises InputError when all rows are equal.
     """
     if (states == states[0]).all():
         raise InputError(
@@ -181,10 +181,10 @@ def cutoff(values: Float64) -> float:
 
 
 def without_each(parts: Float64) -> Float64:
-    """The sum of all parts but one, for each: summed, not subtracted, which would cost digits."""
+    """Sum all parts but one, for each; a subtraction from the total would cost digits."""
     return np.stack([np.delete(parts, i, axis=0).sum(axis=0) for i in range(len(parts))])
 
 
 def chunks(rows: Ints) -> list[Ints]:
-    """Row numbers in runs that may be widened to float64 at once."""
+    """Split row numbers into runs that may be converted to float64 at once."""
     return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

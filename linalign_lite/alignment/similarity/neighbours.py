@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine, and how many of them two models share."""
+"""Nearest neighbours by cosine, and the share that two models have in common."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = 1 << 22  # similarities held at a time
 
 
 def nearest(states: Array, k: int) -> npt.NDArray[np.int32]:
-    """The k rows of largest cosine to each row, itself left out; (n, k), in no order.
+    """Find the k rows of largest cosine to each row, without itself; (n, k), in no order.
 
     states: (n, d), 1 ≤ k < n. A zero row has cosine 0 to all others. Among equals any may be
     taken. O(n d) memory: similarities are made in blocks of rows.
@@ -35,7 +35,7 @@ def nearest(states: Array, k: int) -> npt.NDArray[np.int32]:
 
 
 def overlap(first: Ints, second: Ints, order: Ints | None = None) -> float:
-    """Mean share of common neighbours (Huh et al. 2024, arXiv 2405.07987, mutual k-NN).
+    """Compute the mean share of common neighbours (Huh et al. 2024, arXiv 2405.07987, mutual k-NN).
 
     first and second: (n, k), distinct within a row. ``order`` pairs row i of the first with row
     order[i] of the second; a neighbour is common when the two are a pair.

@@ -1,4 +1,4 @@
-"""All measures of one pair, from what each model's view holds and from the products of the two."""
+"""All measures of one pair of models, from the statistics of each and the products of both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CrossProducts:
 def cross_products(
     x: ModelStatistics, y: ModelStatistics, order: Ints | None = None
 ) -> CrossProducts:
-    """One pass over the rows of both; row i of x is paired with row order[i] of y.
+    """Compute the products in one pass; row i of x is paired with row order[i] of y.
 
     ``order`` must keep every row in its fold, or y's own products would change with it.
     """
@@ -43,7 +43,7 @@ def cross_products(
 def pair_measures(
     x: ModelStatistics, y: ModelStatistics, wanted: Collection[str], order: Ints | None = None
 ) -> tuple[MeasureValues, MeasureValues]:
-    """Every wanted measure; and the directed ones from y to x."""
+    """Compute every wanted measure, and the directed ones from y to x."""
     forth: MeasureValues = {}
     back: MeasureValues = {}
     if "mutual_knn" in wanted:

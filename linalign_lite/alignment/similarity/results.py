@@ -1,4 +1,4 @@
-"""What a comparison gives."""
+"""Results of a comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linalign_lite.errors import InputError, printable
 SYMMETRIC = ("cka", "cka_debiased", "svcca", "mutual_knn")
 DIRECTED = ("r2", "cosine", "cycle")  # of the map from the first to the second, and back
 MEASURES = (*SYMMETRIC, *DIRECTED)
-ERRORS = ("cycle",)  # small when the models are alike
+ERRORS = ("cycle",)  # small when the models are similar
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Null:
     """The measure on pairs shuffled within folds, on ``n`` rows.
 
     ``observed`` is the measure on these rows as they are paired, ``mean`` its mean over the
-    permutations, ``extreme`` the most alike that any of them was (the largest; of an error the
-    smallest). p = (1 + permutations at least as alike as observed) / (1 + permutations).
+    permutations, ``extreme`` the most similar of them (the largest; of an error the smallest).
+    p = (1 + permutations at least as similar as observed) / (1 + permutations).
     """
 
     observed: float
@@ -84,7 +84,7 @@ class Similarity:
         return column_lines(rows)
 
     def swapped(self) -> Similarity:
-        """The same with the second model first."""
+        """Return the same comparison with the second model first."""
         return replace(
             self,
             first=self.second,
@@ -110,7 +110,7 @@ class Similarities:
         return iter(self.pairs)
 
     def between(self, first: str, second: str) -> Similarity:
-        """The pair, seen from ``first``. Raises InputError for names that are not a pair here."""
+        """Pair with ``first`` first. Raises InputError for names that are not a pair here."""
         for pair in self.pairs:
             if (pair.first, pair.second) == (first, second):
                 return pair

@@ -1,4 +1,4 @@
-"""A dask.distributed scheduler as an executor. The extra `dask`."""
+"""Use a dask.distributed scheduler as an executor. Needs the extra `dask`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TIMEOUT = 20  # seconds to reach the scheduler in
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[tuple[Executor, int]]:
-    """The workers of the scheduler at ``address`` ("tcp://host:8786"), and tasks to keep in flight.
+    """Workers of the scheduler at ``address`` ("tcp://host:8786"), and the tasks to keep in flight.
 
     A task whose worker ends is run again by another. Workers run what the scheduler sends them and
     trust it: docs/SECURITY.md. Raises MissingExtraError without dask.distributed, InputError when
-    no scheduler or no worker answers, LinalignError when a task ends one worker after the other.
+    no scheduler or no worker answers, LinalignError when a task ends several workers.
     """
     distributed = import_extra("distributed", extra="dask", purpose="--scheduler")
     try:

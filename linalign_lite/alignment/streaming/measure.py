@@ -1,9 +1,8 @@
-"""Moments of states that are too many for memory: shard by shard, by one process or many workers.
+"""Compute moments of states larger than memory: shard by shard, in one process or many workers.
 
-The work is cut into leaves, runs of shards, and the moments of leaves are added up in a tree. Both
-depend on the folders alone. So the result is the same bit for bit whoever does the work, wherever
-products come out the same: on processors of one kind, with the same number of BLAS threads. On
-others it agrees to rounding.
+The work is cut into leaves, runs of shards, and the moments of leaves are merged in a tree. Both
+depend on the folders alone. So any number of workers gives the same bits, on processors of one kind
+with the same number of BLAS threads. On others the result agrees up to rounding.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from linalign_lite.core.shards.states_folder import StatesFolder
 from linalign_lite.core.token_alignment import RULES
 from linalign_lite.errors import InputError, MismatchError
 
-LEAF_ROWS = 1 << 16  # rows of a leaf, at least
-LEAF_ROWS_A_DIMENSION = 64  # so that moments stay small beside the states they are of
+LEAF_ROWS = 1 << 16  # minimum rows of a leaf
+LEAF_ROWS_A_DIMENSION = 64  # so that moments are small relative to their states
 MOST_TASKS = 1024
 
 Progress = Callable[[int], None]
@@ -31,7 +30,7 @@ Progress = Callable[[int], None]
 def measure_pair(
     source: HiddenStates, target: HiddenStates, *, folds: int = 5, seed: int = 0, pairing: str = ""
 ) -> PairedMoments:
-    """Moments of states in memory, row i of both the same text or, paired before, token position.
+    """Compute moments of states in memory, row i of both the same text or paired token position.
 
     pairing: the rule by which token states were paired. Raises MismatchError when they were made
     from different texts, InputError for folds that do not fit.
@@ -58,19 +57,19 @@ def measure_shards(
     verify: bool = True,
     progress: Progress | None = None,
 ) -> PairedMoments:
-    """Moments of two folders of states of the same texts, a shard of each in memory at a time.
+    """Compute moments of two folders of states of the same texts, one shard of each in memory.
 
     Text i has the fold that `fit` gives it; folds take one byte per text. Where both folders have
     the same cuts, each shard is read once. pairing: rule that pairs token states (`pair_states`).
     executor: runs the tasks, any `concurrent.futures.Executor`; its workers must find the folders
-    under the same paths or URLs. Without one the work is done here.
-    in_flight: tasks handed out and not yet added up, each of whose results is moments of all folds.
-    leaf_rows: rows of a task; part of what the last bits depend on.
+    under the same paths or URLs. Without one this process does the work.
+    in_flight: tasks submitted and not yet merged; the result of each is moments of all folds.
+    leaf_rows: rows of a task; the last bits of the result depend on it.
     verify: compare each shard with its SHA-256, or only with its CRC. progress: called with the
     number of texts done since the last call.
 
     Raises MismatchError when the folders are not of the same texts, FormatError when a shard was
-    altered, InputError for options that do not fit, LinalignError when the executor breaks down.
+    altered, InputError for options that do not fit, LinalignError when a worker process ends.
     """
     _require_alike(source, target, pairing)
     if leaf_rows is not None and leaf_rows < 1:
@@ -94,14 +93,14 @@ def measure_shards(
 
 
 def default_leaf_rows(d_source: int, d_target: int) -> int:
-    """Rows of a task: 65,536, or 64 for each dimension where that is more."""
+    """Return the rows of a task: 65,536, or 64 per dimension where that is more."""
     return max(LEAF_ROWS, LEAF_ROWS_A_DIMENSION * max(d_source, d_target))
 
 
 def _spread(
     whole: LeafTask, executor: Executor, in_flight: int, tally: Progress
 ) -> tuple[MomentTree, tuple[str, ...]]:
-    """As _run, by the workers of the executor. A task is a leaf, or a subtree of many."""
+    """Run the task by an executor. A subtask is one leaf, or a subtree of many."""
     level, size = 0, 1
     while len(whole.leaves) > MOST_TASKS * size:
         level, size = level + 1, size * FAN
@@ -118,7 +117,7 @@ def _spread(
 
 
 def _measured(task: LeafTask) -> tuple[FoldedMoments, tuple[str, ...], int]:
-    """What a worker sends back: moments, the shards' text digests, the number of texts."""
+    """Return moments, the text digests of the shards and the number of texts."""
     tree, digests = _run(task, lambda _: None)
     return tree.total(), digests, len(task.fold_of_text)
 
@@ -143,7 +142,7 @@ def _totals(task: LeafTask) -> FoldAccumulator:
 
 
 def _leaves(source: StatesFolder, rows: int) -> tuple[tuple[int, int], ...]:
-    """Runs of shards with at least ``rows`` rows each, but for the last."""
+    """Cut shards into runs of at least ``rows`` rows, except the last."""
     found, first, count = [], 0, 0
     for i, shard in enumerate(source.shards, 1):
         count += shard.rows
@@ -154,7 +153,7 @@ def _leaves(source: StatesFolder, rows: int) -> tuple[tuple[int, int], ...]:
 
 
 def _require_alike(source: StatesFolder, target: StatesFolder, pairing: str) -> None:
-    """Both folders are of the same texts, in the same form."""
+    """Require that both folders have the same texts and the same kind of pooling."""
     if (source.text_digest, source.n_texts) != (target.text_digest, target.n_texts):
         raise MismatchError(
             "these states were made from different texts",

@@ -1,17 +1,17 @@
-"""Moments added up in a fixed shape, whoever made them and whenever they came."""
+"""Merge moments in a fixed order, independent of the workers that computed them."""
 
 from __future__ import annotations
 
 from linalign_lite.alignment.moments import FoldedMoments, merge_folds
 
-FAN = 32  # moments that are added up one after the other, before they go up the tree
+FAN = 32  # moments merged in sequence at one level of the tree
 
 
 class MomentTree:
-    """Moments added up in a shape that depends on their number alone.
+    """Merges moments in an order that depends on their number alone.
 
-    FAN of a level are added one after the other, and the sum goes up a level. A subtree made
-    elsewhere and put in at its own level gives what its leaves would have given here.
+    FAN of a level are merged in sequence, and the sum moves up a level. A subtree computed
+    elsewhere and added at its own level gives the same bits as its leaves.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class MomentTree:
             self.add(summed, level + 1)
 
     def total(self) -> FoldedMoments:
-        """All of them. What is left of a level goes up, so the top has everything."""
+        """Return the sum. Remainders of each level move up, so that the top has all."""
         for level in range(len(self._levels) - 1):
             _, left = self._levels[level]
             if left is not None:

@@ -1,4 +1,4 @@
-"""The rows of two folders that belong together, a shard of each in memory at a time."""
+"""Read matching rows of two folders, with one shard of each in memory at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Folds = npt.NDArray[np.unsignedinteger[Any]]
 
 @dataclass(frozen=True, eq=False)
 class LeafTask:
-    """Leaves to measure, one after the other. Picklable."""
+    """Leaves to measure in sequence. Picklable."""
 
     source: StatesFolder
     target: StatesFolder
@@ -35,10 +35,10 @@ class LeafTask:
     folds: int
     pairing: str
     verify: bool
-    leaves: tuple[tuple[int, int], ...]  # of each the first of its source shards, and the end
+    leaves: tuple[tuple[int, int], ...]  # first source shard of each, and the end
 
     def of(self, leaves: tuple[tuple[int, int], ...]) -> LeafTask:
-        """The same for some of the leaves: only their texts' folds are sent along."""
+        """Return the task of some of the leaves, with the folds of their texts alone."""
         shards = self.source.shards
         first = shards[leaves[0][0]].first_text
         last = shards[leaves[-1][1] - 1]
@@ -46,12 +46,12 @@ class LeafTask:
         return replace(self, fold_of_text=fold_of_text, first_text=first, leaves=leaves)
 
 
-PairedRows = tuple[Array, Array, Folds]  # rows that belong together, and the fold of each
+PairedRows = tuple[Array, Array, Folds]  # matching rows, and the fold of each
 
 
 @dataclass(frozen=True, eq=False)
 class PairedShard:
-    """A source shard with what belongs to it of the target."""
+    """A source shard with the matching rows of the target."""
 
     text_digest: str
     n_texts: int
@@ -60,11 +60,11 @@ class PairedShard:
 
 
 def paired_shards(task: LeafTask) -> Iterator[PairedShard]:
-    """The source's shards, one after the other, with what belongs to each.
+    """Yield the source's shards in order, with the matching rows of the target.
 
-    Both sides are read at once, a thread each, and not beside the products that are made of them:
-    hashing would take a core from those. What they would wait for, the disk, works meanwhile: a
-    thread has the system read the next files. What lies under a URL is fetched ahead instead.
+    Both sides are read at once, a thread each, but not while products are computed: hashing would
+    take a core from those. Meanwhile a thread asks the system to read the next files from disk.
+    Shards under a URL are fetched ahead instead.
     """
     if isinstance(task.source.folder, Path) and isinstance(task.target.folder, Path):
         return _read_shards(task)
@@ -86,11 +86,11 @@ def _read_shards(task: LeafTask) -> Iterator[PairedShard]:
                 for there in theirs.needed(coming):
                     warmer.submit(task.target.warm, there)
             yield PairedShard(x.text_digest, shard.n_texts, ends, pairs)
-            del x, pairs  # or they stay while the next ones are read
+            del x, pairs  # free memory before the next ones are read
 
 
 class _TargetReader:
-    """The target's shards beside the source's. The last one read is kept: cuts may differ."""
+    """Reads the target's shards that match the source's. Keeps the last one: cuts may differ."""
 
     def __init__(self, task: LeafTask, thread: ThreadPoolExecutor) -> None:
         self._task = task
@@ -98,21 +98,21 @@ class _TargetReader:
         self._starts = [s.first_text for s in task.target.shards]
         self._at = -1
         self._states: HiddenStates | None = None
-        self._coming: Future[HiddenStates] | None = None  # the shard at hand, being read
+        self._coming: Future[HiddenStates] | None = None  # the current shard, being read
 
     def needed(self, shard: Shard) -> list[Shard]:
-        """Those that a source shard needs, but for the one that is at hand."""
+        """List the shards that a source shard needs, without the current one."""
         return [self._task.target.shards[at] for at in self._covering(shard) if at != self._at]
 
     def begin(self, shard: Shard) -> None:
-        """Begin to read the first that a source shard needs, if it is not at hand."""
+        """Start to read the first shard that a source shard needs, unless it is the current one."""
         for at in self._covering(shard)[:1]:
             if at != self._at:
                 self._states = None  # before the next one is read
                 self._at, self._coming = at, self._thread.submit(self._load, at)
 
     def beside(self, shard: Shard, x: HiddenStates) -> Iterator[PairedRows]:
-        """The rows of a source shard with those of the target that belong to them."""
+        """Yield the rows of a source shard with the matching rows of the target."""
         first, stop = shard.first_text, shard.first_text + shard.n_texts
         for at in self._covering(shard):
             there = self._task.target.shards[at]
@@ -142,7 +142,7 @@ class _TargetReader:
         return target.read(target.shards[at], verify=self._task.verify)
 
     def _pairs(self, x: _NumberedShard, y: _NumberedShard, low: int, high: int) -> PairedRows:
-        """Of the texts from ``low`` to ``high``."""
+        """Return the pairs of the texts from ``low`` to ``high``."""
         task = self._task
         a, b = x.rows(low, high), y.rows(low, high)
         if not task.pairing:
@@ -159,13 +159,13 @@ class _TargetReader:
 
 @dataclass(frozen=True, eq=False)
 class _NumberedShard:
-    """A shard's states, the first of their texts having the number ``first``."""
+    """States of a shard; ``first`` is the number of its first text."""
 
     states: HiddenStates
     first: int
 
     def rows(self, low: int, high: int) -> slice:
-        """The rows of the texts from ``low`` to ``high``."""
+        """Return the rows of the texts from ``low`` to ``high``."""
         index = self.states.text_index
         if index is None:
             return slice(low - self.first, high - self.first)
@@ -174,7 +174,9 @@ class _NumberedShard:
 
     def positions(self, rows: slice) -> Positions:
         index, ends = self.states.text_index, self.states.char_end
-        assert index is not None  # the folder says tokens, and its shards were compared with it
+        assert (
+            index is not None
+        )  # the manifest has pooling "tokens", and its shards were checked against it
         assert ends is not None
         return index[rows], ends[rows]
 

@@ -174,7 +174,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(made, here, capsys):
         ((*with_head, "--method", "procrustes"), "kl starts from ridge"),
         ((*with_head, "--temperature", "0"), "temperature or the share"),
         ((*with_head, "--truth", "1.5"), "temperature or the share"),
-        ((*with_head, "--truth", "0.5"), "do not know their next tokens"),
+        ((*with_head, "--truth", "0.5"), "have no next tokens"),
         ((*with_head, "--iterations", "0"), "number of iterations is not usable"),
         ((*with_head, "--penalty", "much"), "penalty is not usable: got much"),
         ((*with_head, "--penalty", "nan"), "penalty is not usable: got nan"),

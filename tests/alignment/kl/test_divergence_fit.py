@@ -525,7 +525,7 @@ def test_temperatures_next_to_nothing_or_beyond_everything_do_no_harm(temperatur
 def test_truth_needs_next_tokens_that_are_outputs_of_the_head(rng):
     x, y, head = token_states(rng, outputs=11)
     bare = dataclasses.replace(y, next_token=None)
-    with pytest.raises(InputError, match="do not know their next tokens"):
+    with pytest.raises(InputError, match="have no next tokens"):
         fit_kl(x, bare, head, teaching=Teaching(1.0, 0.2))
     largest = int(y.next_token.max())
     narrow = Head(head.weight[:largest], head.bias[:largest], space=head.space)

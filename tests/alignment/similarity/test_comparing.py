@@ -243,7 +243,7 @@ def test_token_states_meet_where_every_models_tokens_end():
     ("options", "words"),
     [
         ({"measures": ["cca"]}, "unknown measure: got cca, expected some of cka, cka_debiased"),
-        ({"measures": []}, "no measure is asked for"),
+        ({"measures": []}, "no measure is given"),
         ({"permutations": -1}, "permutations is not usable: got -1"),
         ({"permutations": 10**7}, "permutations is not usable: got 10000000, expected 0 to"),
         ({"seed": -1}, "seed is not usable"),

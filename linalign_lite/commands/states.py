@@ -1,4 +1,4 @@
-"""extract: texts to hidden states."""
+"""extract: hidden states of texts; extraction for the other commands."""
 
 from __future__ import annotations
 

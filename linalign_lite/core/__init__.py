@@ -3,6 +3,6 @@
 A `Space` names the model and the pooling of hidden states; `hidden_states`, `affine_map` and `head`
 hold arrays of a space, or map from one space to another; `serialization` reads and writes them,
 `shards` does so for folders larger than memory. `metrics` are functions of arrays,
-`token_alignment` pairs the tokens of two models, `executor` runs tasks in order, `choices` lists the
+`token_alignment` pairs the tokens of two models, `executor` runs tasks in order, `choices` lists
 values of options, `text_tables` formats rows. Nothing here runs a model or fits anything.
 """

@@ -174,8 +174,8 @@ class StreamingDetokenizer:
     def push(self, token: int) -> str:
         """Add a token; return the text that is now final, often that of the token."""
         table = self._bytes
-        if token in table.special:
-            return ""
+        if token in table.special or table.tokenizer.id_to_token(token) is None:
+            return ""  # as in the tokenizer's decode, it does not end a run of fallback bytes
         if table.kind == "bytes":
             return self._utf8.decode(table.bytes_of(token))
         held = table.kind == "whole" or table.is_fallback_byte(token)

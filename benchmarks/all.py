@@ -70,7 +70,7 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Done:
-    """How a script ended: its exit code, None when it was left out."""
+    """Result of a script: its exit code, None when it was left out."""
 
     script: str
     code: int | None

@@ -1,4 +1,4 @@
-"""What every benchmark shares: where the data is, what the machine is, where results go."""
+"""Shared by all benchmarks: paths of the data, description of the machine, paths of results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def exported(name: str) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine of the measurements."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -77,7 +77,7 @@ def measured(figures: dict[str, Any], wanted: Sequence[str], n: int, rounds: int
 
 
 def kept() -> dict[str, Any]:
-    """What was measured before, if it is of this form."""
+    """Return the results of an earlier run, if their format is current."""
     path = RESULTS / "extract.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     sets = [r for r in found.get("sets", []) if "per_second" in r]

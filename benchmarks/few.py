@@ -98,7 +98,7 @@ def head_of(model: str, name: str) -> Head:
 
 @cache
 def public_map(source: str, target: str, name: str) -> tuple[AffineMap, AffineMap]:
-    """What the public texts alone give: by least squares, and for the head."""
+    """Evaluate maps of the public texts alone: by least squares, and for the head."""
     x, y = (states(m, f"generic{PUBLIC}") for m in (source, target))
     return fit(x, y)[0], fit_kl(x, y, head_of(target, name))[0]
 
@@ -111,7 +111,7 @@ def sample(model: str, name: str, count: int) -> HiddenStates:
 
 
 def right(head: Head, test: HiddenStates, affine: AffineMap | None = None) -> Any:
-    """Which test texts the head names as they are labelled, (n,)."""
+    """Return True for each test text that the head classifies correctly, (n,)."""
     assert test.label_ids is not None
     guess = head.predict(test.states if affine is None else affine(test.states))
     return np.array(head.labels)[guess] == np.array(test.labels)[test.label_ids]

@@ -127,7 +127,7 @@ def with_metric(
 
 
 def density(case: Case, penalty: float) -> Float64:
-    """How much likelier a public text is among the few, by logistic regression on the source."""
+    """Estimate the density ratio of few to public texts, by logistic regression on the source."""
     from scipy.optimize import minimize
 
     x = np.vstack([case.few[0], case.public[0]])

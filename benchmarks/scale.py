@@ -139,7 +139,7 @@ def measured(found: Sequence[Reader]) -> str:
 
 
 def elsewhere(extract: Mapping[str, Any] | None) -> str:
-    """What the same model does on other text sets."""
+    """Tabulate the same model on other text sets."""
     sets = [s for s in (extract or {}).get("sets", []) if "per_second" in s]
     if not sets:
         return "Not measured yet: `python benchmarks/extract.py`."

@@ -1,4 +1,4 @@
-"""How alike three real models are on generic sentences, with p; agreement with dense peers.
+"""Measure the similarity of three real models on generic sentences, with p, and dense peers.
 
     python benchmarks/similarity.py [--quick] [--permutations 199] [--peer FOLDER]
 

@@ -1,4 +1,4 @@
-"""What the commands of a small machine take: peak memory, time, processor time.
+"""Measure commands on a small machine: peak memory, time, processor time.
 
     python benchmarks/small.py [--texts 500] [--rounds 3] [--quick]
 

@@ -1,4 +1,4 @@
-"""What the peers share: how a head lies in the slots, and how a query is timed.
+"""Shared by all peers: the packing of a head in the slots, and the timing of a query.
 
 The state is repeated as often as the slots hold it, and each copy serves classes of its own: one
 generalised diagonal of the head a class of a copy, summed by baby and giant steps, then by
@@ -38,7 +38,7 @@ class Packing:
         self.where = copy * self.width + row  # the slots of the scores
 
     def repeat(self, state: Any) -> Any:
-        """What the ciphertexts of a state hold, a row each."""
+        """Return the contents of the ciphertexts of a state, one row per ciphertext."""
         padded = np.zeros((self.parts, self.width))
         padded.flat[: len(state)] = state
         return np.tile(padded, self.copies)

@@ -1,4 +1,4 @@
-"""What every table needs: results by name, the models' names, and rows to Markdown."""
+"""Shared by all tables: results by name, names of models, and rows to Markdown."""
 
 from __future__ import annotations
 

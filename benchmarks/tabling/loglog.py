@@ -73,7 +73,7 @@ def _style(count: int) -> str:
 
 
 def _at(picture: Picture, x: float, y: float) -> tuple[float, float]:
-    """Where (x, y) lies in the picture."""
+    """Return the position of (x, y) in the picture."""
     (left, right), (low, high) = picture.x_range, picture.y_range
     across = (math.log10(x) - left) / (right - left)
     up = (math.log10(y) - low) / (high - low)

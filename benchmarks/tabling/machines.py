@@ -127,7 +127,7 @@ def small() -> str:
 
 
 def small_client() -> str:
-    """What needs no model on that machine."""
+    """Return the measurements that need no model on that machine."""
     found = load("small")
     part, python = found["client"], found["client"]["python"]
     runs = {

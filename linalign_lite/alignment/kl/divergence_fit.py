@@ -80,7 +80,7 @@ def fit_kl(
     others alike.
     teaching: the temperature of p and the share of the truth in it; by default 0.5 and 0.2 for a
     token head, where the target's states know their next tokens, else 0.7 and 0.
-    The result's card names the head. ``checkpoint``: a job that was stopped goes on from it.
+    The result's card names the head. ``checkpoint``: an interrupted fit resumes from it.
 
     Raises MismatchError when head and states do not belong together, InputError for weights or a
     penalty that cannot be used.

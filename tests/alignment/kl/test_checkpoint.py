@@ -1,4 +1,4 @@
-"""A fit that was stopped goes on where it was, and no file makes it go anywhere else."""
+"""An interrupted fit resumes from its checkpoint, and no file changes its result."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_probabilities_and_log_partition_of_scores_out_of_range():
     softmax = Softmax(factor, np.zeros(3, np.float32))
     p, partition = softmax.probabilities(np.array([[500.0], [-500.0]], dtype=np.float32))
     np.testing.assert_allclose(p, [[1, 0, 0], [0, 0, 1]], atol=1e-25)
-    assert p.min() > np.finfo(np.float32).tiny * 1e6  # products with smaller ones take for ever
+    assert p.min() > np.finfo(np.float32).tiny * 1e6  # products with subnormal numbers are slow
     np.testing.assert_allclose(partition, [500, 500])
 
 

@@ -77,7 +77,7 @@ def test_the_golden_file_is_read_and_written(tmp_path):
 
 
 def test_parts_put_together_are_the_whole(tmp_path):
-    """Three houses, each with texts of its own; the map is good on all of them."""
+    """Three organisations, each with its own texts; the map is good on all of them."""
     parts = [
         measure_pair(pooled("x", n, at), pooled("y", n, at))
         for at, n in ((0, 100), (100, 60), (160, 140))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,23 +13,22 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import soft_capped
 from linalign_lite.core.hidden_states import HiddenStates, as_states
-from linalign_lite.core.space import Space
 from linalign_lite.encrypt.keys import SecretKey, scheme_for
 from linalign_lite.encrypt.messages import (
+    ID_BYTES,
     Progress,
     Query,
     QueryInfo,
     Response,
     ResponseInfo,
-    new_identity,
-    require_size,
     response_size,
 )
+from linalign_lite.encrypt.modular import require_size
 from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score_positions
 from linalign_lite.encrypt.planner import choose_layout
 from linalign_lite.encrypt.precision import MAX_ERROR, decimals, least_norm_bits, query_scale
 from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
-from linalign_lite.encrypt.wire import DIGEST, Kind, Writer, open_framed
+from linalign_lite.encrypt.wire import DIGEST, Kind, open_framed, write_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.detectors import outlyingness
@@ -103,9 +103,8 @@ class Client:
         MismatchError when the map does not read these states, InputError when a state's norm is
         above the bound.
         """
-        mapped = _mapped(as_states(states), map)
-        info = self._info(mapped, norm_bound, n_outputs, layout)
-        return Query(info, tuple(self._payloads(info, mapped.values, progress)))
+        info, values = self._prepared(as_states(states), map, norm_bound, n_outputs, layout)
+        return Query(info, tuple(self._payloads(info, values, progress)))
 
     def encrypt_to(
         self,
@@ -119,13 +118,9 @@ class Client:
         progress: Progress | None = None,
     ) -> QueryInfo:
         """Encrypt as ``encrypt``, record by record into a `*.query` file, whole or not at all."""
-        mapped = _mapped(as_states(states), map)
-        info = self._info(mapped, norm_bound, n_outputs, layout)
+        info, values = self._prepared(as_states(states), map, norm_bound, n_outputs, layout)
         with atomic(path) as f:
-            writer = Writer(f, info.header())
-            for payload in self._payloads(info, mapped.values, progress):
-                writer.write(payload)
-            writer.finish()
+            write_framed(f, info.header(), self._payloads(info, values, progress))
         return info
 
     def decrypt(self, response: Response, query: Query | None = None) -> Scores:
@@ -159,14 +154,18 @@ class Client:
             payloads = (record.payload for record in reader)
             return self._scores(answer, payloads, reader.name, expected, progress)
 
-    def _info(
+    def _prepared(
         self,
-        mapped: _MappedStates,
+        states: HiddenStates,
+        map: AffineMap | None,  # noqa: A002
         norm_bound: float | None,
         n_outputs: int | None,
         layout: Layout | None,
-    ) -> QueryInfo:
-        n, space, parameters = len(mapped.values), mapped.space, self._key.parameters
+    ) -> tuple[QueryInfo, Array]:
+        """Map the states, once, and return the query's header and the mapped states, (n, d)."""
+        values, norms = _mapped(states, map)
+        n, space = len(values), states.space if map is None else map.target
+        parameters = self._key.parameters
         if layout is None:
             layout = choose_layout(parameters, space.dim, n_outputs, n).layout
         elif (layout.degree, layout.dim) != (parameters.degree, space.dim):
@@ -175,12 +174,12 @@ class Client:
                 got=f"{layout.dim} dimensions at ring degree {layout.degree}",
                 expected=f"{space.dim} at {parameters.degree}",
             )
-        largest = float(mapped.norms.max())
+        largest = float(norms.max())
         bound = least_norm_bits(largest if norm_bound is None else norm_bound)
         if not largest <= 2.0**bound:
             raise InputError(
                 "a state's norm is above the bound",
-                got=f"{int((mapped.norms > 2.0**bound).sum())} of {n} states above",
+                got=f"{int((norms > 2.0**bound).sum())} of {n} states above",
                 expected=f"norms up to {2**bound}",
                 hint="declare a larger bound, or leave it out",
             )
@@ -193,10 +192,10 @@ class Client:
             chunks=layout.chunks,
             batch=layout.batch,
             norm_bits=bound,
-            identity=new_identity(),
+            identity=os.urandom(ID_BYTES).hex(),
         )
         info.require_readable()
-        return info
+        return info, values
 
     def _payloads(
         self, info: QueryInfo, values: Array, progress: Progress | None
@@ -220,7 +219,13 @@ class Client:
         expected: _ExpectedQuery | None,
         progress: Progress | None,
     ) -> Scores:
-        self._require_own_key(info, name)
+        if info.parameters != self._key.parameters or info.key != self._key.digest:
+            raise MismatchError(
+                f"{name} belongs to another key",
+                got=f"{info.parameters.name} {info.key.hex()[:8]}",
+                expected=f"{self._key.parameters.name} {self._key.digest.hex()[:8]}",
+                hint="use the secret key that encrypted the query",
+            )
         if expected is not None:
             expected.require(info, name)
         error = info.error_bound
@@ -231,7 +236,8 @@ class Client:
                 expected=f"at most {self._max_error:.1e}",
                 hint="the response may have been altered, or the provider accepts larger errors",
             )
-        require_size(name, info.record_size, response_size(info.layout, info.n_outputs))
+        size = response_size(info.layout, info.n_outputs)
+        require_size(f"a record of {name}", info.record_size, size)
         # grown record by record: nothing is allocated from sizes that only the header states
         blocks: list[FloatArray] = []
         for i, payload in enumerate(payloads):
@@ -262,15 +268,6 @@ class Client:
             parts.append(values.reshape(-1, live).T * unit)
         return _concatenated(parts, axis=1)
 
-    def _require_own_key(self, info: ResponseInfo, name: str) -> None:
-        if info.parameters != self._key.parameters or info.key != self._key.digest:
-            raise MismatchError(
-                f"{name} belongs to another key",
-                got=f"{info.parameters.name} {info.key.hex()[:8]}",
-                expected=f"{self._key.parameters.name} {self._key.digest.hex()[:8]}",
-                hint="use the secret key that encrypted the query",
-            )
-
 
 @dataclass(frozen=True)
 class _ExpectedQuery:
@@ -286,26 +283,17 @@ class _ExpectedQuery:
             raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
 
 
-@dataclass(frozen=True)
-class _MappedStates:
-    """The states to encrypt, their space and their norms."""
-
-    values: Array  # shape: (n, d)
-    space: Space
-    norms: FloatArray  # shape: (n,)
-
-
-def _mapped(states: HiddenStates, map: AffineMap | None) -> _MappedStates:  # noqa: A002
-    """Map the states, once. Raises MismatchError when the map does not read them."""
-    space, values = states.space, states.states
+def _mapped(states: HiddenStates, map: AffineMap | None) -> tuple[Array, FloatArray]:  # noqa: A002
+    """Map the states. Returns them and their norms. MismatchError when the map reads others."""
+    values = states.states
     batches = [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
     if map is not None:
-        map.source.require(space, "this map does not read these states")
+        map.source.require(states.space, "this map does not read these states")
         batches = [map.apply(batch) for batch in batches]
-        space, values = map.target, _concatenated(batches)
+        values = _concatenated(batches)
     with np.errstate(over="ignore", invalid="ignore"):  # least_norm_bits refuses what overflows
         squares = [np.square(batch, dtype=np.float64).sum(axis=1) for batch in batches]
-        return _MappedStates(values, space, np.sqrt(_concatenated(squares)))
+        return values, np.sqrt(_concatenated(squares))
 
 
 def _concatenated(parts: list[npt.NDArray[FloatT]], axis: int = 0) -> npt.NDArray[FloatT]:

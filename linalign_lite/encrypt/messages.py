@@ -7,13 +7,11 @@ answers. docs/FORMAT.md, section 3, has the files.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-import os
-import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
 
 from linalign_lite.core.space import MAX_DIM, Space, require_labels
@@ -23,7 +21,7 @@ from linalign_lite.encrypt.parameters import MODULUS_BITS, Parameters
 from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SCORE, score_error
 from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORDS, Header, Kind, Record
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import PathLike, atomic
 from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse
 
@@ -86,6 +84,7 @@ class _Info(_Packing):
 
     KIND: ClassVar[Kind]
     DESCRIPTION: ClassVar[type]
+    DIM: ClassVar[attrgetter[int]]  # dimension of the states
     parameters: Parameters
     key: bytes
     record_size: int
@@ -93,20 +92,15 @@ class _Info(_Packing):
     @property
     def layout(self) -> Layout:
         """Layout of the states in ciphertexts."""
-        return layout_of(self.parameters.degree, self._dim, self.chunks, self.batch)
-
-    @property
-    def _dim(self) -> int:
-        raise NotImplementedError
+        return layout_of(self.parameters.degree, self.DIM(self), self.chunks, self.batch)
 
     def header(self) -> Header:
         return self._header
 
     @functools.cached_property
     def _header(self) -> Header:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self.DESCRIPTION)}
-        meta = {k: dict(vars(v)) if isinstance(v, Space) else v for k, v in values.items()}
-        blocks = self.layout.blocks(self.n)
+        names, blocks = [f.name for f in fields(self.DESCRIPTION)], self.layout.blocks(self.n)
+        meta = {name: _as_json(getattr(self, name)) for name in names}
         return Header(self.KIND, self.parameters, self.key, blocks, self.record_size, meta)
 
     @classmethod
@@ -116,24 +110,22 @@ class _Info(_Packing):
         ``name`` stands in messages.
         """
         with format_errors(name, cls.KIND.title):
-            fields = vars(parse(cls.DESCRIPTION, header.meta, "its description"))
+            described = vars(parse(cls.DESCRIPTION, header.meta, "its description"))
             common = {k: getattr(header, k) for k in ("parameters", "key", "record_size")}
-            info = cls(**common, **fields)
-            info._require_consistent()
+            info = cls(**common, **described)
             if info.layout.blocks(info.n) != header.n_records:
                 raise InputError("its number of states does not fit its records")
+            info._require_consistent()
         return info
 
     def require_readable(self) -> None:
         """Raise FormatError for what `from_header` would refuse. Called before writing."""
         title = self.KIND.title
         with format_errors(f"this {title}", title):
-            _require_fields(self.DESCRIPTION, self)
-            self._require_consistent()
+            self.from_header(self.header(), f"this {title}")
 
     def _require_consistent(self) -> None:
         """Raise InputError when fields do not agree with one another."""
-        _ = self.layout  # InputError when there is none of this shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +134,7 @@ class QueryInfo(QueryDescription, _Info):
 
     KIND = Kind.QUERY
     DESCRIPTION = QueryDescription
-
-    @property
-    def _dim(self) -> int:
-        return self.space.dim
+    DIM = attrgetter("space.dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +143,7 @@ class ResponseInfo(ResponseDescription, _Info):
 
     KIND = Kind.RESPONSE
     DESCRIPTION = ResponseDescription
-
-    @property
-    def _dim(self) -> int:
-        return self.dim
+    DIM = attrgetter("dim")
 
     @property
     def error_bound(self) -> float:
@@ -166,7 +152,6 @@ class ResponseInfo(ResponseDescription, _Info):
         return score_error(self.parameters, self.norm_bits, self.head_scale, fold, self.flood_bits)
 
     def _require_consistent(self) -> None:
-        super()._require_consistent()
         room = int(self.parameters.data_bits) - 2
         used = self.parameters.query_bits - self.norm_bits + self.head_scale
         if self.head_scale > room or not 0 <= used <= room - math.log2(MIN_SCORE):
@@ -178,36 +163,11 @@ class ResponseInfo(ResponseDescription, _Info):
         require_labels(self.labels, "a response")
 
 
-@functools.cache
-def _rules(kind: type) -> list[tuple[str, type, tuple[Any, ...], bool]]:
-    """Name, type, checks of each field of a data class, and True for those that may be None."""
-    rules = []
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        optional = typing.get_origin(hint) is typing.Union  # as of "X | None"
-        inside = typing.get_args(hint)[0] if optional else hint
-        base, *checks = (
-            typing.get_args(inside) if typing.get_origin(inside) is Annotated else (inside,)
-        )
-        rules.append((name, typing.get_origin(base) or base, tuple(checks), optional))
-    return rules
-
-
-def _require_fields(kind: type, values: Any, prefix: str = "") -> None:
-    """Raise InputError for a field whose value `parse` would refuse, before it is JSON."""
-    for name, base, checks, optional in _rules(kind):
-        value = getattr(values, name)
-        if base is Space:
-            _require_fields(Space, value, "space.")
-            continue
-        fits = type(value) is base or (optional and value is None)
-        for check in checks if value is not None else ():
-            fits = fits and check.allows(value)
-        if not fits:
-            raise InputError(
-                f"{prefix}{name} is not usable",
-                got=type(value).__name__,
-                expected=", ".join([base.__name__, *(check.expected for check in checks)]),
-            )
+def _as_json(value: Any) -> Any:
+    """Return a field as `json.loads` would: parse compares types."""
+    if isinstance(value, Space):
+        return dict(vars(value))
+    return list(value) if isinstance(value, tuple) else value
 
 
 InfoT = TypeVar("InfoT", bound=_Info)
@@ -271,17 +231,3 @@ def response_size(layout: Layout, n_outputs: int) -> int:
     """Bytes of a record of a response."""
     products = layout.products(n_outputs)
     return DIGEST + products * product_size(layout.degree, 0) + 4 * n_outputs * layout.batch
-
-
-def new_identity() -> str:
-    return os.urandom(ID_BYTES).hex()
-
-
-def require_size(name: str, size: int, expected: int) -> None:
-    """Raise FormatError unless a record has exactly the bytes that its shape needs."""
-    if size != expected:
-        raise FormatError(
-            f"{name}: its records do not have the size that their shape needs",
-            got=f"{size} bytes",
-            expected=str(expected),
-        )

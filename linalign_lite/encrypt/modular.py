@@ -25,6 +25,13 @@ _BIT_SHIFTS = np.arange(8, dtype=np.uint64)[:, None]
 _TERNARY_OF_BYTE: FloatArray = (np.arange(256) % 3 - 1).astype(np.float64)
 
 
+def require_size(what: str, size: int, expected: int) -> None:
+    """Raise FormatError unless ``what`` has the size that its shape needs, in bytes."""
+    if size != expected:
+        problem = f"{what} does not have the size that its shape needs"
+        raise FormatError(problem, got=f"{size} bytes", expected=str(expected))
+
+
 def packed_size(degree: int, prime: int) -> int:
     """Bytes of ``degree`` packed residues of ``prime``."""
     return degree * prime.bit_length() // 8
@@ -54,12 +61,7 @@ def pack_residues(words: Residues, prime: int) -> bytes:
 
 def unpack_residues(data: bytes | memoryview, degree: int, prime: int) -> Residues:
     """Undo pack_residues. Raises FormatError on a wrong length or a value not below prime."""
-    if len(data) != packed_size(degree, prime):
-        raise FormatError(
-            "a polynomial has the wrong length",
-            got=f"{len(data)} bytes",
-            expected=str(packed_size(degree, prime)),
-        )
+    require_size("a polynomial", len(data), packed_size(degree, prime))
     whole, left = divmod(prime.bit_length(), 8)
     padded = b"".join((data, bytes(8)))  # overlapping 64-bit words are read to the end
     words = np.empty(degree, dtype="<u8")

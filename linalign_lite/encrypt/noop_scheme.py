@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.encrypt.modular import switch_modulus
+from linalign_lite.encrypt.modular import require_size, switch_modulus
 from linalign_lite.encrypt.packing import FloatArray, from_slots, to_slots
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.response_encoding import Ternary, encode_product
@@ -37,14 +37,14 @@ class NoopScheme:
         return os.urandom(_KEY), os.urandom(_KEY)
 
     def secret_side(self, secret: bytes) -> NoopScheme:
-        self._require_size(secret, _KEY)
+        require_size("a secret key", len(secret), _KEY)
         return self
 
     def server_side(self) -> NoopScheme:
         return self
 
     def check_public(self, public: bytes) -> None:
-        self._require_size(public, _KEY)
+        require_size("a public key", len(public), _KEY)
 
     load_public_key = check_public
 
@@ -58,7 +58,7 @@ class NoopScheme:
         return values
 
     def load_ciphertext(self, payload: bytes | memoryview) -> FloatArray:
-        self._require_size(payload, self.query_size)
+        require_size("a polynomial", len(payload), self.query_size)
         values = np.frombuffer(payload, dtype="<f8").astype(np.float64)
         if not np.isfinite(values).all():
             raise FormatError("a polynomial holds values that are not finite")
@@ -88,8 +88,3 @@ class NoopScheme:
         first = switch_modulus(fractions - np.floor(fractions))
         second = np.zeros(self.parameters.degree, dtype=np.uint32)
         return encode_product(np.concatenate([second, first]))
-
-    @staticmethod
-    def _require_size(payload: bytes | memoryview, size: int) -> None:
-        if len(payload) != size:
-            raise FormatError("wrong length", got=f"{len(payload)} bytes", expected=str(size))

@@ -16,13 +16,13 @@ from linalign_lite.encrypt.messages import (
     QueryInfo,
     Response,
     ResponseInfo,
-    require_size,
     response_size,
 )
+from linalign_lite.encrypt.modular import require_size
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
 from linalign_lite.encrypt.scoring import Scorer
-from linalign_lite.encrypt.wire import Kind, Record, Writer, open_framed
+from linalign_lite.encrypt.wire import Kind, Record, open_framed, write_framed
 from linalign_lite.encrypt.zero_pool import Zeros
 from linalign_lite.errors import LinalignError, MismatchError, PrecisionError
 from linalign_lite.storage.atomic import PathLike, atomic
@@ -94,10 +94,8 @@ class Provider:
             asked = QueryInfo.from_header(reader.header, reader.name)
             info, scales = self._answer(asked, reader.digest.hex(), reader.name)
             with self._charged(asked, (r.digest for r in reader)), atomic(out_path) as f:
-                writer = Writer(f, info.header())
-                for payload in self._scored(asked, scales, reader, progress, workers):
-                    writer.write(payload)
-                writer.finish()
+                payloads = self._scored(asked, scales, reader, progress, workers)
+                write_framed(f, info.header(), payloads)
         return info
 
     def _answer(self, query: QueryInfo, digest: str, name: str) -> tuple[ResponseInfo, Scales]:
@@ -110,11 +108,25 @@ class Provider:
                 expected=" or ".join(p.name for p in self._accept),
             )
         head.space.require(query.space, "this query does not belong in the head's space")
-        self._require_known(query)
+        if parameters.private and query.key not in self._keys and query.key not in self._zeros:
+            raise MismatchError(
+                "the public key of this query is not among the provider's",
+                got=f"a query under key {query.key.hex()[:8]}",
+                expected="its public key, which hides the head in the response",
+                hint="ask the client for its public.key",
+            )
         scorer = self._scorer(parameters)
-        require_size(name, query.record_size, query.chunks * scorer.scheme.query_size)
+        size = query.chunks * scorer.scheme.query_size
+        require_size(f"a record of {name}", query.record_size, size)
         scales = scorer.scales(layout, query.norm_bits)
-        self._require_precise(query, scales.error)
+        if not scales.error <= self._max_error:
+            raise PrecisionError(
+                "scores of this head on these states would be too imprecise",
+                got=f"errors up to {scales.error:.1e} at state norms up to 2^{query.norm_bits}",
+                expected=f"at most {self._max_error:.1e}",
+                hint="normalise the states, or fit the head with a larger penalty: a row of large"
+                " norm is often due to a nearly constant dimension",
+            )
         info = ResponseInfo(
             parameters=parameters,
             key=query.key,
@@ -133,26 +145,6 @@ class Provider:
         )
         info.require_readable()
         return info, scales
-
-    def _require_known(self, query: QueryInfo) -> None:
-        known = query.key in self._keys or query.key in self._zeros
-        if query.parameters.private and not known:
-            raise MismatchError(
-                "the public key of this query is not among the provider's",
-                got=f"a query under key {query.key.hex()[:8]}",
-                expected="its public key, which hides the head in the response",
-                hint="ask the client for its public.key",
-            )
-
-    def _require_precise(self, query: QueryInfo, error: float) -> None:
-        if not error <= self._max_error:
-            raise PrecisionError(
-                "scores of this head on these states would be too imprecise",
-                got=f"errors up to {error:.1e} at state norms up to 2^{query.norm_bits}",
-                expected=f"at most {self._max_error:.1e}",
-                hint="normalise the states, or fit the head with a larger penalty: a row of large"
-                " norm is often due to a nearly constant dimension",
-            )
 
     @contextlib.contextmanager
     def _charged(self, query: QueryInfo, digests: Iterable[bytes]) -> Iterator[None]:

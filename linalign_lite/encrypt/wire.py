@@ -30,6 +30,7 @@ MAX_RECORD = 1 << 30
 MAX_RECORDS = 1 << 32
 # magic, version, kind, parameter id, reserved, records, record size, meta size, reserved, key
 _HEADER = struct.Struct("<8sHHHHQQII32s")
+_DAMAGED = "the file may be truncated or altered; make or copy it again"
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -42,16 +43,12 @@ class Kind(IntEnum):
     RESPONSE = 4
 
     @property
-    def max_meta(self) -> int:
-        """Largest description of a file of this kind, in bytes."""
-        return _MAX_META.get(self, 64)
-
-    @property
     def title(self) -> str:
         return self.name.lower().replace("_", " ")
 
 
-_MAX_META = {Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}
+# largest description of each kind, in bytes
+_MAX_META = {Kind.SECRET_KEY: 64, Kind.PUBLIC_KEY: 64, Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}
 
 
 @dataclass(frozen=True)
@@ -65,37 +62,25 @@ class Header:
     record_size: int
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def encode(self) -> bytes:
-        """Return the header's bytes with its digest; the same for equal headers."""
-        return self._encoded
-
     @functools.cached_property
-    def _encoded(self) -> bytes:
+    def encoded(self) -> bytes:
+        """The header's bytes with its digest; the same for equal headers."""
         meta = _json({**self.meta, "profile": self.parameters.name})
-        if len(meta) > self.kind.max_meta or not 0 < self.record_size <= MAX_RECORD:
+        most = _MAX_META[self.kind]
+        if len(meta) > most or not 0 < self.record_size <= MAX_RECORD:
             raise InputError(
                 f"this {self.kind.title} is too large for one file",
                 got=f"{self.record_size} bytes per record, {len(meta)} bytes of description",
-                expected=f"at most {MAX_RECORD} and {self.kind.max_meta}",
+                expected=f"at most {MAX_RECORD} and {most}",
                 hint="score fewer classes at once",
             )
-        head = _HEADER.pack(
-            MAGIC,
-            VERSION,
-            self.kind,
-            self.parameters.id,
-            0,
-            self.n_records,
-            self.record_size,
-            len(meta),
-            0,
-            self.key,
-        )
+        counts = self.n_records, self.record_size, len(meta)
+        head = _HEADER.pack(MAGIC, VERSION, self.kind, self.parameters.id, 0, *counts, 0, self.key)
         return head + meta + hashlib.sha256(head + meta).digest()
 
     @property
     def digest(self) -> bytes:
-        return self.encode()[-DIGEST:]
+        return self.encoded[-DIGEST:]
 
 
 @dataclass(frozen=True)
@@ -118,48 +103,32 @@ def digest_record(header_digest: bytes, index: int, payload: bytes) -> Record:
     return Record(payload, sha.digest())
 
 
-class Writer:
-    """Writes a header, then records one by one. ``finish`` checks their number."""
-
-    def __init__(self, file: IO[bytes], header: Header) -> None:
-        self._file = file
-        self._header = header
-        encoded = header.encode()
-        self.digest = encoded[-DIGEST:]
-        self._written = 0
-        file.write(encoded)
-
-    def write(self, payload: bytes) -> Record:
-        """Append a record. Raises InputError unless its size and place fit the header."""
-        if len(payload) != self._header.record_size or self._written >= self._header.n_records:
+def write_framed(file: IO[bytes], header: Header, payloads: Iterable[bytes]) -> None:
+    """Write a header and its records. Raises InputError unless number and sizes fit the header."""
+    file.write(header.encoded)
+    written = 0
+    for payload in payloads:
+        if len(payload) != header.record_size or written >= header.n_records:
             raise InputError(
-                f"a record does not fit this {self._header.kind.title}",
-                got=f"{len(payload)} bytes, record {self._written + 1}",
-                expected=f"{self._header.record_size}, {self._header.n_records} records",
+                f"a record does not fit this {header.kind.title}",
+                got=f"{len(payload)} bytes, record {written + 1}",
+                expected=f"{header.record_size}, {header.n_records} records",
             )
-        record = digest_record(self.digest, self._written, payload)
-        self._file.write(payload)
-        self._file.write(record.digest)
-        self._written += 1
-        return record
-
-    def finish(self) -> None:
-        """Raise InputError unless all records that the header states were written."""
-        if self._written != self._header.n_records:
-            raise InputError(
-                f"this {self._header.kind.title} is not complete",
-                got=f"{self._written} records",
-                expected=str(self._header.n_records),
-            )
+        file.write(payload)
+        file.write(digest_record(header.digest, written, payload).digest)
+        written += 1
+    if written != header.n_records:
+        raise InputError(
+            f"this {header.kind.title} is not complete",
+            got=f"{written} records",
+            expected=str(header.n_records),
+        )
 
 
 def framed_bytes(header: Header, payloads: Iterable[bytes]) -> bytes:
-    """Return the bytes of a file. Raises InputError unless the payloads fit the header."""
+    """Return the bytes of a file. Raises InputError as ``write_framed``."""
     buffer = io.BytesIO()
-    writer = Writer(buffer, header)
-    for payload in payloads:
-        writer.write(payload)
-    writer.finish()
+    write_framed(buffer, header, payloads)
     return buffer.getvalue()
 
 
@@ -179,7 +148,7 @@ class Reader:
                 f"{name} does not have the size that its header states",
                 got=f"{self.size} bytes",
                 expected=str(size),
-                hint="the file may be truncated or altered; make or copy it again",
+                hint=_DAMAGED,
             )
 
     def __iter__(self) -> Iterator[Record]:
@@ -190,10 +159,8 @@ class Reader:
             digest = _exactly(self._file, DIGEST, self.name)
             record = digest_record(self.digest, index, payload)
             if record.digest != digest:
-                raise FormatError(
-                    f"{self.name}: record {index} does not agree with its digest",
-                    hint="the file may be damaged; make or copy it again",
-                )
+                problem = f"{self.name}: record {index} does not agree with its digest"
+                raise FormatError(problem, hint=_DAMAGED)
             yield record
 
 
@@ -217,9 +184,7 @@ def open_framed(source: PathLike | bytes, kind: Kind) -> Iterator[Reader]:
 def _exactly(file: IO[bytes], count: int, name: str) -> bytes:
     data = file.read(count)
     if len(data) != count:
-        raise FormatError(
-            f"{name} ends early", hint="the file may be truncated; make or copy it again"
-        )
+        raise FormatError(f"{name} ends early", hint=_DAMAGED)
     return data
 
 
@@ -244,15 +209,12 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
         raise FormatError(f"{name} is another kind of file", got=found, expected=kind.title)
     if zero or zeros or record_size > MAX_RECORD or record_size < 1 or not 1 <= n <= MAX_RECORDS:
         raise FormatError(f"{name} states sizes that are not usable")
-    if length > min(kind.max_meta, size):
+    if length > min(_MAX_META[kind], size):
         raise FormatError(f"{name} states a description that is too large", got=str(length))
     meta = _exactly(file, length, name)
     digest = _exactly(file, DIGEST, name)
     if hashlib.sha256(head + meta).digest() != digest:
-        raise FormatError(
-            f"{name}: its header does not agree with its digest",
-            hint="the file may be damaged; make or copy it again",
-        )
+        raise FormatError(f"{name}: its header does not agree with its digest", hint=_DAMAGED)
     parameters, description = by_id(parameter_id), _parsed(meta, name)
     if description.pop("profile", None) != parameters.name:
         raise FormatError(f"{name} names another profile than its parameters", hint="make it again")

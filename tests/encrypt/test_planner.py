@@ -44,7 +44,7 @@ def test_bytes_are_within_two_percent(parties, dim, classes, n):
     head = Head(rng.normal(size=(classes, dim)), np.zeros(classes))
     response = Provider(head, accept=[profile], keys=[public]).score(query)
     for predicted, thing in ((plan.query_bytes, query), (plan.response_bytes, response)):
-        headers = len(thing.info.header().encode())
+        headers = len(thing.info.header().encoded)
         assert predicted + headers == len(thing.to_bytes())  # exact
         assert headers < max(0.02 * len(thing.to_bytes()), 700)
     assert plan.products == plan.layout.blocks(n) * plan.layout.products(classes)

@@ -1,9 +1,9 @@
-"""What the planner's table of costs is made from, and its predictions beside measurements.
+"""Measure the operations of the planner's table of costs, and its predictions beside the clock.
 
     python benchmarks/costs.py [--rounds 20] [--order]
 
-Milliseconds of the operations that `linalign_lite.encrypt.planner.Costs` lists, medians, taken in
-turn; printed, for the table in planner.py. --order: layouts as they are predicted and by the clock.
+Milliseconds of the operations that `linalign_lite.encrypt.planner.Costs` lists, medians,
+alternating; printed, for the table in planner.py. --order: layouts by prediction and by the clock.
 """
 
 from __future__ import annotations

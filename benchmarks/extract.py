@@ -3,11 +3,11 @@
     python benchmarks/extract.py [--texts 2000] [--rounds 7] [--only "AG News"|accuracy] [--quick]
 
 sentence-transformers (torch and ONNX), fastembed and Optimum run with their own defaults; the ONNX
-ones are given our own float32 graph. A peer that is not installed or fails is named as failed, and
-the others go on. Results are written after each text set: an interrupted run keeps what it has, and
+ones get the same float32 graph. A peer that is not installed or fails is named as failed, and the
+others continue. Results are written after each text set: an interrupted run keeps what it has, and
 ``--only`` measures one text set, or the int8 model's accuracy, and keeps the others. Needs the real
-models and data (LINALIGN_SHARED) and the extra `bench`; OMP_NUM_THREADS is best left unset, or
-torch has fewer threads than we have.
+models and data (LINALIGN_SHARED) and the extra `bench`; leave OMP_NUM_THREADS unset, or torch
+has fewer threads than this library.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def row(name: str, texts: Texts, calls: dict[str, Encode], failed: dict[str, str
 
 
 def flops(lengths: Sequence[int], model: Model) -> float:
-    """Of the products that tokens need, padding left out: 2 (12 d² + 2 n d) a token and layer."""
+    """Operations of the products, without padding: 2 (12 d² + 2 n d) per token and layer."""
     d, layers = model.card.hidden_size, 6
     return float(sum(2 * n * layers * (12 * d * d + 2 * n * d) for n in lengths))
 

@@ -118,7 +118,7 @@ def right(head: Head, test: HiddenStates, affine: AffineMap | None = None) -> An
 
 
 def gain(kinds: dict[str, Any], alone: tuple[str, ...]) -> dict[str, Any]:
-    """What kl on both sides is right in more than the best of ``alone``: mean, standard error."""
+    """Gain in accuracy of kl on both sides over the best of ``alone``: mean, standard error."""
     best = max(alone, key=lambda kind: kinds[kind].mean())
     more = kinds["kl_both"].astype(float) - kinds[best]
     return {"best": best, "mean": float(more.mean()),

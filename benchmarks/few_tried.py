@@ -1,11 +1,11 @@
-"""Maps from few texts: what else was tried, at one weight and one penalty each.
+"""Maps from few texts: variants that were tried, at one weight and one penalty each.
 
     python benchmarks/few_tried.py
 
 CLINC150 and TREC, MiniLM to TinyStories-656K, 128 texts and 20,000 public sentences, three samples
 of the few each: mean accuracy of the target's logistic head on the test texts. Every variant
 changes one thing of the first: start from the ridge map of both sides at equal mass (penalty 1),
-then what the head says on the few (penalty 3).
+then the head's distribution on the few (penalty 3).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a fit costs beside the products it cannot do without, beside scikit-learn, and from disk.
+"""Time of a fit beside its bare products, beside scikit-learn, and from disk.
 
     python benchmarks/fit.py [--quick] [--folder DIR] [--rows N] [--only memory|precision|disk]
 
 memory: n rows in memory: `fit` (61 penalties, 5 folds) against float64 XᵀX and XᵀY alone, against
 RidgeCV with 20 penalties (exact leave-one-out) and against Ridge with one. disk: rows of two
-folders of shards, read from the disk (evicted from the page cache first, where the system lets us),
+folders of shards, read from the disk (evicted from the page cache first, where possible),
 against reading alone and against the products alone; peak memory of a process of its own.
 precision: float64 moments, and float32 products summed in float64, against QR on the rows
 (scipy.linalg.lstsq in float64), on hidden states and on ill-conditioned data. Each part is written

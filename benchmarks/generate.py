@@ -2,10 +2,10 @@
 
     python benchmarks/generate.py [--tokens 100] [--prompts 4] [--rounds 7] [--threads 1]
 
-The beginnings of some validation stories, greedy, the same number of tokens, taken in turn in one
-process. The map is fitted for the speaker's token head on the training stories (`kl.py` has how
-good it is; made once and kept): what is said decides how many tokens of the reader a token of the
-speaker is, and so the speed. Needs the real models (LINALIGN_SHARED) and the extra `bench`.
+Prompts from validation stories, greedy, the same number of tokens, alternating in one process.
+The map is fitted for the target's token head on the training stories (`kl.py` measures its
+quality; made once and kept): the text decides how many source tokens one target token is, and so
+the speed. Needs the real models (LINALIGN_SHARED) and the extra `bench`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What texts and rows cost at several numbers of them: the points beside the formula of SCALE.md.
+"""Measure extraction and moments at several sizes: the points beside the formula of SCALE.md.
 
     python benchmarks/points.py [--quick] [--folder DIR]
 
 extraction: generic sentences to a folder of shards, by the demo's two models and three real ones,
-each number of texts in a process of its own, which says how much memory it took. moments: rows of
-two folders of 128 dimensions, alike. The formula's terms come from elsewhere (`extract.py`,
-`fit.py`); here is what it is compared with. Needs the real models and data (LINALIGN_SHARED).
+each number of texts in a process of its own, which reports its peak memory. moments: rows of two
+folders of 128 dimensions, likewise. The formula's terms come from `extract.py` and `fit.py`; these
+points are compared with it. Needs the real models and data (LINALIGN_SHARED).
 """
 
 from __future__ import annotations

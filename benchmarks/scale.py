@@ -1,9 +1,9 @@
-"""docs/SCALE.md's tables and plot from what was measured: results/points.json and fit.json.
+"""Write docs/SCALE.md's tables and plot from results/points.json and fit.json.
 
     python benchmarks/scale.py
 
-The formula is the one that the page states; its terms are measured on one machine. What is said of
-a cluster is arithmetic with them. With results/extract.json, rates on other text sets stand beside.
+The page states the formula; its terms are measured on one machine. Figures for a cluster are
+calculated from them. With results/extract.json, rates on other text sets stand beside.
 """
 
 from __future__ import annotations

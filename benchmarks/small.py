@@ -131,7 +131,7 @@ def measured(command: Sequence[str], work: Path) -> dict[str, Any]:
 
 
 def run(words: Sequence[Any], work: Path, rounds: int, made: Sequence[str] = ()) -> dict[str, Any]:
-    """A command of ours; what it makes is removed before each round."""
+    """Run one linalign-lite command; its output is removed before each round."""
     found = []
     for _ in range(rounds):
         for name in made:

@@ -1,10 +1,9 @@
-"""How long it takes to start: the import, `--help`, and the demo, each in a fresh process; and what
-a plain install takes on the disk.
+"""Start-up time of the import, `--help` and the demo, each in a fresh process; size of an install.
 
     python benchmarks/start.py [--rounds 15]
 
-Disk: of every distribution that the base install brings along, the bytes of its files, compiled
-ones included; Python and pip left out.
+Disk: bytes of the files of every distribution of a base install, compiled ones included, without
+Python and pip.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def installed(name: str = "linalign-lite") -> dict[str, dict[str, int]]:
 
 
 def _requires(name: str) -> list[str]:
-    """What a distribution needs here without extras, in its own order, each once."""
+    """Requirements of a distribution without extras, in its own order, each once."""
     texts = importlib.metadata.distribution(name).requires or ()
     wanted = [
         r for r in map(Requirement, texts) if not r.marker or r.marker.evaluate({"extra": ""})

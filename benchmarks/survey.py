@@ -1,11 +1,11 @@
-"""The whole survey of the three real models: what it finds, and how long it takes.
+"""The whole survey of the three real models: its findings and its time.
 
     python benchmarks/survey.py OUT [--quick]
 
 Three models, 20,000 public sentences, CLINC150, TREC, SST-2 and AG News: 6 ordered pairs, ridge and
 kl maps from public, few and in-distribution texts, every detector, generation. From text, in OUT,
-which keeps what was made: a run that was stopped goes on. Then once more the least-squares part
-alone, with states and heads from before and everything else made anew. Writes results/survey.json.
+which keeps all results: a stopped run resumes. Then once more the least-squares part
+alone, with states and heads from before and everything else made again. Writes results/survey.json.
 Needs the real models and data (LINALIGN_SHARED) and the extra `bench`.
 """
 

@@ -50,7 +50,7 @@ class Packing:
         return values
 
     def products(self) -> list[tuple[int, list[tuple[int, int, Any]]]]:
-        """Of each giant step, the baby step, ciphertext and factors of every product in it."""
+        """For each giant step: the baby step, ciphertext and factors of each of its products."""
         padded = np.zeros((self.copies * self.rows, self.parts * self.width))
         padded[: self.weight.shape[0], : self.weight.shape[1]] = self.weight
         copy, place = np.divmod(np.arange(self.slots), self.width)

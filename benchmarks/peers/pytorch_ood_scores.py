@@ -1,9 +1,9 @@
-"""What pytorch-ood says of some made states: tests/golden/pytorch_ood.npz.
+"""Write pytorch-ood's scores of generated states: tests/golden/pytorch_ood.npz.
 
     python -m venv ood && ood/bin/pip install pytorch-ood scikit-learn
     ood/bin/python benchmarks/peers/pytorch_ood_scores.py tests/golden/pytorch_ood.npz
 
-tests/heads/ood/test_peers.py compares our detectors with the file, so that the tests need no torch.
+tests/heads/ood/test_peers.py compares the detectors with the file, so that tests need no torch.
 """
 
 from __future__ import annotations

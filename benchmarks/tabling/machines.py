@@ -75,7 +75,7 @@ def fitted() -> str:
 
 
 def precision() -> str:
-    """How far a map's weights are from QR's on the rows, by what moments are made in."""
+    """Distance of a map's weights from QR's on the rows, by the precision of moments."""
     rows = [
         [r["set"], f"{r['penalty']:g}", f"{r['float64']['weight_error']:.0e}",
          f"{r['mixed']['weight_error']:.0e}", *(f"{v:.6f}" for v in (
@@ -142,7 +142,7 @@ def small_client() -> str:
 
 
 def install() -> str:
-    """What a plain install takes on the disk, and each dependency's share."""
+    """Size of a base install on disk, and each dependency's share."""
     found = load("start")["installed_bytes"]
     whole = sum(sum(parts.values()) for parts in found.values())
     rows = []

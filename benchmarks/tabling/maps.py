@@ -34,7 +34,7 @@ def aware() -> str:
 
 
 def kept() -> str:
-    """What maps from a data set's own texts keep of the lower of the two native accuracies."""
+    """Share of the lower native accuracy that maps from a data set's own texts keep."""
     rows = [
         [r["data"], r["source"], r["target"], f"{r['kl']:.3f}", f"{r['kl_keeps']:.2f}",
          f"{r['ridge']:.3f}", f"{r['ridge_keeps']:.2f}"]
@@ -80,7 +80,7 @@ CLEAR = 2  # standard errors
 
 
 def few_alone() -> str:
-    """What kl on both sides gains over maps of one side, by data set: mean, and clear cases."""
+    """Gain of kl on both sides over maps of one side, by data set: mean, and clear cases."""
     cases = load("few")["rows"]
 
     def shown(rows: list[dict[str, Any]], key: str) -> str:
@@ -99,7 +99,7 @@ def few_alone() -> str:
 
 
 def few_behind() -> str:
-    """Where the best map of one side alone is clearly better than kl on both, in either figure."""
+    """Cases in which the best map of one side is clearly better than kl on both."""
     rows = []
     for r in load("few")["rows"]:
         gains = [r["over_alone"], r["agreement_over_alone"]]
@@ -116,7 +116,7 @@ def few_behind() -> str:
 
 
 def few_tried() -> str:
-    """What else was tried with few texts: accuracy, and the difference to what is done."""
+    """Variants tried with few texts: accuracy, and the difference from the method as it is."""
     found: dict[str, list[dict[str, Any]]] = {}
     for r in load("few_tried")["rows"]:
         found.setdefault(r["variant"], []).append(r)

@@ -2,7 +2,6 @@
 
 A product (c0·w, c1·w) reveals w, because its holder knows c1. The audit first attacks such a bare
 product, which shows that the attack works; then the product as the profile masks and sends it.
-Scoring needs nothing of this module.
 """
 
 from __future__ import annotations
@@ -16,18 +15,12 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.head import Head
+from linalign_lite.encrypt import packing
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
-from linalign_lite.encrypt.modular import Residues
-from linalign_lite.encrypt.packing import (
-    FloatArray,
-    from_slots,
-    pack_rows,
-    score_positions,
-    to_slots,
-)
+from linalign_lite.encrypt.modular import Residues, centred
+from linalign_lite.encrypt.packing import FloatArray, to_slots
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.planner import choose_layout
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.response_encoding import decode_product
 from linalign_lite.encrypt.scheme import ReturnedCoefficients
@@ -115,9 +108,7 @@ def audit(
         found |= attack()
         if progress:
             progress(1)
-    return AuditReport(
-        profile=parameters.name, dim=head.space.dim, n_outputs=head.n_outputs, **found
-    )
+    return AuditReport(parameters.name, head.space.dim, head.n_outputs, **found)
 
 
 class _Query:
@@ -131,9 +122,9 @@ class _Query:
         record = query.payloads[0]
         payloads = [record[i * size : (i + 1) * size] for i in range(layout.chunks)]
         self.ciphertexts = [side.load_ciphertext(p) for p in payloads]
-        self.rows = next(pack_rows(layout, head.weight.astype(np.float64)))
+        self.rows = next(packing.pack_rows(layout, head.weight.astype(np.float64)))
         self.plaintexts = [side.encode(r, self.scales.head) for r in self.rows]
-        positions = score_positions(layout, layout.fold(head.n_outputs)).ravel()
+        positions = packing.score_positions(layout, layout.fold(head.n_outputs)).ravel()
         flood = self.scales.flood_bits
         self.returned = ReturnedCoefficients(positions, np.zeros(len(positions)), flood)
         self._side = side
@@ -158,7 +149,9 @@ class _Attacker:
         self.secret = self.client._side.secret
         self.secret_ntt = self.scheme.secret_key(secret.material)[1][0].astype(object)
         self.rng = np.random.default_rng(0)
-        self.options: dict[str, Any] = {"accept": [parameters], "max_error": np.inf}
+
+    def provider(self, head: Head) -> Provider:
+        return Provider(head, keys=[self.public], accept=[self.parameters], max_error=np.inf)
 
     def fresh_zero(self) -> Any:
         return None if self.mask is None else self.side.encrypt_zero(self.mask)
@@ -171,8 +164,9 @@ class _Attacker:
         """
         state = self.rng.normal(size=self.head.space.dim)
         query = _Query(self, state / np.linalg.norm(state))
-        known, truth = self._second(query.ciphertexts[0]), query.rows[0]
-        weights = self._divided(self._second(query.product(1)), known) / 2.0**query.scales.head
+        known, truth = self._residues(query.ciphertexts[0])[1], query.rows[0]
+        bare = self._residues(query.product(1))[1]
+        weights = self._divided(bare, known) / 2.0**query.scales.head
         largest = float(np.abs(truth).max()) or 1.0
         _, second = self.side.flooded(query.product(1), query.returned, self.fresh_zero())
         masked = self._divided(self.scheme.ntt(second[0], inverse=False), known)
@@ -200,10 +194,9 @@ class _Attacker:
             whole = np.rint(query.rows * 2.0**query.scales.head)
             pairs = zip(whole, map(self.query_noise, query.ciphertexts), strict=True)
             slots = np.sum([to_slots(w) * to_slots(e) for w, e in pairs], axis=0)
-            parts.append(from_slots(slots)[query.returned.positions])
-            bare.append(
-                self._decrypted(query.product(), replace(query.returned, flood_bits=0), None)
-            )
+            parts.append(packing.from_slots(slots)[query.returned.positions])
+            unflooded = replace(query.returned, flood_bits=0)
+            bare.append(self._decrypted(query.product(), unflooded, None))
             sent.append(self._decrypted(query.product(), query.returned, self.fresh_zero()))
         truth = np.concatenate(parts)
         return {
@@ -214,9 +207,8 @@ class _Attacker:
 
     def query_noise(self, ciphertext: Any) -> FloatArray:
         """e of an encryption of zero: c0 + c1·s modulo the first prime, centred."""
-        first, second = self._components(ciphertext)[:, 0].astype(object)
-        total = (first + second * self.secret_ntt) % self.prime
-        return self._centred(self.scheme.ntt(total.astype(np.uint64), inverse=True))
+        first, second = self._residues(ciphertext).astype(object)
+        return self._coefficients((first + second * self.secret_ntt) % self.prime)
 
     def algebra(self) -> dict[str, Any]:
         """Send zeros and every unit vector; compare the differences of scores with the head."""
@@ -224,8 +216,7 @@ class _Attacker:
         if dim <= _MAX_QUERIED_DIM:
             states = np.concatenate([np.zeros((1, dim)), np.eye(dim)])
             query = self.client.encrypt(states, n_outputs=self.head.n_outputs)
-            provider = Provider(self.head, keys=[self.public], **self.options)
-            values = self.client.decrypt(provider.score(query), query).values
+            values = self.client.decrypt(self.provider(self.head).score(query), query).values
             error = float(np.abs((values[1:] - values[0]).T - self.head.weight).max())
         return {"queries": dim + 1, "asked": dim <= _MAX_QUERIED_DIM, "algebra_error": error}
 
@@ -234,24 +225,21 @@ class _Attacker:
         dim = self.head.space.dim
         random = self.rng.normal(size=(1, dim))
         random /= np.linalg.norm(random)
-        layout = choose_layout(self.parameters, dim, self.head.n_outputs, 1).layout
-        states = (random, np.zeros((1, dim)))
-        queries = [self.client.encrypt(s, layout=layout, norm_bound=2.0) for s in states]
+        states, classes = (random, np.zeros((1, dim))), self.head.n_outputs
+        queries = [self.client.encrypt(s, n_outputs=classes, norm_bound=2.0) for s in states]
         zero_head = Head(np.zeros_like(self.head.weight), np.zeros_like(self.head.bias))
-        providers = [
-            Provider(h, keys=[self.public], **self.options) for h in (self.head, zero_head)
-        ]
+        provider, zero_provider = self.provider(self.head), self.provider(zero_head)
         cases = {
-            "random": (providers[0], queries[0]),
-            "zero query": (providers[0], queries[1]),
-            "zero head": (providers[1], queries[0]),
+            "random": (provider, queries[0]),
+            "zero query": (provider, queries[1]),
+            "zero head": (zero_provider, queries[0]),
         }
         times: dict[str, list[float]] = {name: [] for name in cases}
         sizes, replies = {len(p) for q in queries for p in q.payloads}, set()
         for _ in range(_TIMING_ROUNDS + 1):  # the first encodes the head
-            for name, (provider, query) in cases.items():
+            for name, (scorer, query) in cases.items():
                 start = time.perf_counter()
-                response = provider.score(query)
+                response = scorer.score(query)
                 times[name].append(time.perf_counter() - start)
                 replies |= {len(p) for p in response.payloads}
         median = {name: statistics.median(t[1:]) for name, t in times.items()}
@@ -261,14 +249,9 @@ class _Attacker:
             "time_of_zero_head": median["zero head"] / median["random"],
         }
 
-    def _components(self, ciphertext: Any) -> Residues:
-        """Both components in the form that they have: (2, primes, N)."""
-        return self.scheme.rns_coefficients(ciphertext, len(self.parameters.data_primes))
-
-    def _second(self, ciphertext: Any) -> Residues:
-        """The second component modulo the first prime: (N,)."""
-        second: Residues = self._components(ciphertext)[1, 0]
-        return second
+    def _residues(self, ciphertext: Any) -> Residues:
+        """Both components modulo the first prime, in the form that they have: (2, N)."""
+        return self.scheme.rns_coefficients(ciphertext, len(self.parameters.data_primes))[:, 0]
 
     def _decrypted(self, product: Any, returned: ReturnedCoefficients, zero: Any) -> FloatArray:
         """Answers, unrounded, as the key's holder decrypts them: centred integers as floats."""
@@ -292,12 +275,12 @@ class _Attacker:
         """product / known in number-theoretic form modulo the first prime, as centred integers."""
         pairs = zip(product.tolist(), known.tolist(), strict=True)
         quotient = [x * pow(y, -1, self.prime) % self.prime if y else 0 for x, y in pairs]
-        return self._centred(self.scheme.ntt(np.array(quotient, dtype=np.uint64), inverse=True))
+        return self._coefficients(quotient)
 
-    def _centred(self, residues: Residues) -> FloatArray:
-        centred = residues.astype(np.int64)
-        centred -= np.where(centred > self.prime // 2, self.prime, 0)
-        return centred.astype(np.float64)
+    def _coefficients(self, values: Any) -> FloatArray:
+        """Centred coefficients of values in number-theoretic form modulo the first prime."""
+        residues = self.scheme.ntt(np.array(values, dtype=np.uint64), inverse=True)
+        return centred(residues, self.prime).astype(np.float64)
 
 
 def _correlation(left: FloatArray, right: FloatArray) -> float:

@@ -80,6 +80,13 @@ def unpack_residues(data: bytes | memoryview, degree: int, prime: int) -> Residu
     return words
 
 
+def centred(residues: Residues, prime: int) -> npt.NDArray[np.int64]:
+    """Return the representatives of residues in (−prime/2, prime/2]."""
+    signed = residues.astype(np.int64)
+    signed -= np.where(signed > prime // 2, prime, 0)
+    return signed
+
+
 def mul_mod(a: Residues, b: int, prime: int) -> Residues:
     """Compute a·b mod prime, for a and b below prime and b below 2^40."""
     quotient = (a.astype(np.float64) * (b / prime)).astype(np.uint64)
@@ -177,11 +184,10 @@ def modulus_fractions(residues: list[Residues], primes: tuple[int, ...]) -> Floa
     if len(primes) == 1:
         return residues[0].astype(np.float64) / primes[0]
     first, second = primes
-    centred = residues[1].astype(np.int64)
-    centred -= np.where(centred > second // 2, second, 0)
-    rest = (residues[0].astype(np.int64) - centred % first) % first
+    nearest = centred(residues[1], second)
+    rest = (residues[0].astype(np.int64) - nearest % first) % first
     whole = mul_mod(rest.view(np.uint64), pow(second, -1, first), first)
-    value: FloatArray = (whole.astype(np.float64) + centred / second) / first
+    value: FloatArray = (whole.astype(np.float64) + nearest / second) / first
     return value
 
 

@@ -158,14 +158,14 @@ def test_nobody_chooses_the_second_component_of_a_public_key():
     """A key whose second component is zero would mask nothing. The file has only its seed."""
     _, public = keygen(PRIVATE)
     scheme = SealScheme(PRIVATE)
-    rows, seed = scheme.split_seeded(public.payload, PRIVATE.primes)
+    rows, seed = scheme.unpack(public.payload, PRIVATE.primes)
     assert (
         len(public.payload)
         == sum(len(pack_residues(r, p)) for r, p in zip(rows, PRIVATE.primes, strict=True)) + 64
     )
     for other in (bytes(64), b"\xff" * 64, seed):
         level = scheme.context.first_parms_id()
-        grown = scheme.load_seed(other, rows[:2], level)
+        grown = scheme.load(api.Ciphertext(), rows[:2], level, seed=other)
         second = scheme.rns_coefficients(grown, 2)[1, 0]
         assert len(np.unique(second)) > 4000  # of 4096 residues of 40 bits
 

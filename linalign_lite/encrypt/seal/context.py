@@ -9,21 +9,17 @@ from typing import Any
 import numpy as np
 import tenseal.sealapi as api
 
-from linalign_lite.encrypt.modular import Residues, pack_residues, packed_size, unpack_residues
-from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.seal.serialization import (
-    BLAKE2XB,
-    CIPHERTEXT_START,
-    HEADER_SIZE,
-    PLAINTEXT_START,
-    SEED_INFO,
-    SEED_SIZE,
-    ciphertext_body,
-    load_body,
-    save_body,
-    word_array,
+from linalign_lite.encrypt.modular import (
+    Residues,
+    pack_residues,
+    packed_size,
+    require_size,
+    unpack_residues,
 )
-from linalign_lite.errors import FormatError, LinalignError
+from linalign_lite.encrypt.parameters import Parameters
+from linalign_lite.encrypt.seal import serialization
+from linalign_lite.encrypt.seal.serialization import CIPHERTEXT_START, PLAINTEXT_START, SEED_SIZE
+from linalign_lite.errors import LinalignError
 
 
 @functools.lru_cache(maxsize=8)
@@ -57,7 +53,7 @@ class SealContext:
         """Make a secret key and a public key, which is an encryption of zero under it."""
         n, primes = self.parameters.degree, self.parameters.primes
         secret = api.KeyGenerator(self.context).secret_key()
-        body = save_body(secret, PLAINTEXT_START + 8 * n * len(primes), secret=True)
+        body = serialization.save_body(secret, PLAINTEXT_START + 8 * n * len(primes), secret=True)
         rows = np.ndarray((len(primes), n), "<u8", body, offset=PLAINTEXT_START)
         packed = b"".join(map(pack_residues, rows, primes))
         encryptor = api.Encryptor(self.context, secret)
@@ -67,15 +63,16 @@ class SealContext:
     def secret_key(self, secret: bytes) -> tuple[Any, list[Residues]]:
         """Load a secret key: SEAL's object and its residues in NTT form. Raises FormatError."""
         n, primes = self.parameters.degree, self.parameters.primes
-        rows, _ = self._unpacked(secret, primes, self.secret_size)
+        rows, _ = self.unpack(secret, primes, tail=0)
         start = struct.pack("<4QQd", *self.context.key_parms_id(), n * len(primes), 1.0)
-        body = [start, *word_array([_bytes(row) for row in rows])]
-        return load_body(api.SecretKey(), self.context, body, secret=True), rows
+        array = serialization.array_header(8 * n * len(primes))
+        body: serialization.Parts = [start, array, *map(_bytes, rows)]
+        return serialization.load_body(api.SecretKey(), self.context, body, secret=True), rows
 
     def public_key(self, public: bytes) -> Any:
         """Load a public key. Its second component grows from a seed, so nobody can choose it."""
-        level, primes = self.context.key_parms_id(), self.parameters.primes
-        return self.load_seeded(api.PublicKey(), public, level, primes)
+        rows, seed = self.unpack(public, self.parameters.primes)
+        return self.load(api.PublicKey(), rows, self.context.key_parms_id(), seed=seed)
 
     def check_public(self, public: bytes) -> None:
         self.public_key(public)
@@ -84,39 +81,50 @@ class SealContext:
         """Return the packed first component and the seed that the second grows from."""
         n = self.parameters.degree
         end = CIPHERTEXT_START + 8 * n * len(primes)
-        body = memoryview(save_body(cipher, end + SEED_INFO))
-        if body[end + HEADER_SIZE] != BLAKE2XB:
+        body = memoryview(serialization.save_body(cipher, end + serialization.SEED_INFO))
+        if body[end + serialization.HEADER_SIZE] != serialization.BLAKE2XB:
             raise LinalignError("this build of SEAL expands seeds in another way than BLAKE2Xb")
         rows = np.ndarray((len(primes), n), "<u8", body, offset=CIPHERTEXT_START)
         return b"".join([*map(pack_residues, rows, primes), body[-SEED_SIZE:]])
 
-    def split_seeded(
-        self, payload: bytes | memoryview, primes: tuple[int, ...]
+    def unpack(
+        self, payload: bytes | memoryview, primes: tuple[int, ...], tail: int = SEED_SIZE
     ) -> tuple[list[Residues], bytes]:
-        """Residues of the first component, by prime, and the seed. Raises FormatError."""
-        size = sum(packed_size(self.parameters.degree, p) for p in primes) + SEED_SIZE
-        rows, seed = self._unpacked(payload, primes, size)
-        return rows, bytes(seed)
+        """Return residues by prime, and the ``tail`` bytes after them. Raises FormatError."""
+        n = self.parameters.degree
+        sizes = [packed_size(n, prime) for prime in primes]
+        require_size("a key or ciphertext", len(payload), sum(sizes) + tail)
+        rows, view = [], memoryview(payload)
+        for prime, size in zip(primes, sizes, strict=True):
+            rows.append(unpack_residues(view[:size], n, prime))
+            view = view[size:]
+        return rows, bytes(view)
 
-    def load_seeded(
-        self, thing: Any, payload: bytes | memoryview, level: list[int], primes: tuple[int, ...]
+    def load(
+        self,
+        thing: Any,
+        rows: list[Residues],
+        level: list[int],
+        *,
+        seed: bytes = b"",
+        ntt: bool = True,
+        secret: bool = False,
     ) -> Any:
-        """Load a ciphertext or public key from its seeded form. Raises FormatError."""
-        rows, seed = self.split_seeded(payload, primes)
-        return self._load(thing, level, rows, seed=seed)
+        """Load a ciphertext or public key from residues, prime by prime. Raises FormatError.
 
-    def load_seed(self, seed: bytes, first: list[Residues], level: list[int]) -> Any:
-        """Load a ciphertext whose second component grows from a seed."""
-        return self._load(api.Ciphertext(), level, first, seed=seed)
-
-    def load_unseeded(self, rows: list[Residues], level: list[int]) -> Any:
-        """Load a ciphertext from both components in NTT form, prime by prime."""
-        return self._load(api.Ciphertext(), level, rows)
+        rows: both components, or the first and the ``seed`` that the second grows from.
+        """
+        count = len(rows) if seed else len(rows) // 2
+        n, words = self.parameters.degree, [*map(_bytes, rows)]
+        body = serialization.ciphertext_body(level, n, count, words, seed=seed, ntt=ntt)
+        return serialization.load_body(thing, self.context, body, secret=secret)
 
     def rns_coefficients(self, cipher: Any, primes: int, *, secret: bool = False) -> Residues:
         """Both components of a ciphertext in the form that it has (NTT or not): (2, primes, N)."""
         shape = 2, primes, self.parameters.degree
-        body = save_body(cipher, CIPHERTEXT_START + 8 * int(np.prod(shape)), secret=secret)
+        body = serialization.save_body(
+            cipher, CIPHERTEXT_START + 8 * int(np.prod(shape)), secret=secret
+        )
         words: Residues = np.ndarray(shape, "<u8", body, offset=CIPHERTEXT_START)
         return words
 
@@ -129,7 +137,7 @@ class SealContext:
         if not values.any():
             return values  # SEAL refuses zeros; their transform is zeros
         # the secret key is transformed here too
-        cipher = self._load(api.Ciphertext(), level, rows, ntt=inverse, secret=True)
+        cipher = self.load(api.Ciphertext(), rows, level, ntt=inverse, secret=True)
         evaluator = api.Evaluator(self.context)
         if inverse:
             evaluator.transform_from_ntt_inplace(cipher)
@@ -137,38 +145,6 @@ class SealContext:
             evaluator.transform_to_ntt_inplace(cipher)
         result: Residues = self.rns_coefficients(cipher, count, secret=True)[0, 0]
         return result
-
-    def _unpacked(
-        self, payload: bytes | memoryview, primes: tuple[int, ...], size: int
-    ) -> tuple[list[Residues], memoryview]:
-        """Residues by prime, and the bytes after them. Raises FormatError unless ``size`` long."""
-        if len(payload) != size:
-            raise FormatError(
-                "a key or ciphertext has the wrong length",
-                got=f"{len(payload)} bytes",
-                expected=str(size),
-            )
-        rows, view, n = [], memoryview(payload), self.parameters.degree
-        for prime in primes:
-            end = packed_size(n, prime)
-            rows.append(unpack_residues(view[:end], n, prime))
-            view = view[end:]
-        return rows, view
-
-    def _load(
-        self,
-        thing: Any,
-        level: list[int],
-        rows: list[Residues],
-        *,
-        seed: bytes = b"",
-        ntt: bool = True,
-        secret: bool = False,
-    ) -> Any:
-        count = len(rows) if seed else len(rows) // 2
-        words = [_bytes(row) for row in rows]
-        body = ciphertext_body(level, self.parameters.degree, count, words, seed=seed, ntt=ntt)
-        return load_body(thing, self.context, body, secret=secret)
 
 
 def _bytes(row: Residues) -> memoryview:

@@ -37,67 +37,63 @@ _ZSTD = int(api.COMPR_MODE_TYPE.ZSTD.value)
 _COMPRESSION_OVERHEAD = 1 << 12  # bytes by which compression may make an object larger: 1 in 256
 _MEMORY_FOLDER = "/dev/shm"  # noqa: S108 (a private folder, mode 0700, is made in it)
 _HAS_ANONYMOUS_MEMORY = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
-_per_thread = threading.local()  # one piece of anonymous memory for each thread, made once
-if hasattr(os, "register_at_fork"):  # a child must not write to its parent's
-    os.register_at_fork(after_in_child=lambda: _per_thread.__dict__.pop("memory", None))
 
 
-class _Scratch:
-    """An open descriptor and a path to it: anonymous memory, or a private file that is wiped.
+class _PerThread(threading.local):
+    """Pieces that each thread makes once: anonymous memory, and a decompressor, unsafe to share."""
+
+    memory: tuple[int, str] | None = None
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_per_thread = _PerThread()
+if hasattr(os, "register_at_fork"):  # a child must not write to its parent's memory
+    os.register_at_fork(after_in_child=lambda: setattr(_per_thread, "memory", None))
+
+
+@contextlib.contextmanager
+def _scratch(*, wipe: bool) -> Iterator[tuple[int, str]]:
+    """Yield an open descriptor and a path to it: anonymous memory, or a private file, wiped after.
 
     Anonymous memory is kept by its thread and used again; ``wipe`` gives its pages back, so that
     nothing of a key stays in it.
     """
-
-    def __init__(self, *, wipe: bool) -> None:
-        self._wipe = wipe
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-
-    def __enter__(self) -> tuple[int, str]:
-        if _HAS_ANONYMOUS_MEMORY:
-            memory = getattr(_per_thread, "memory", None) or _anonymous()
-            self._handle = memory[0]
-            return memory
-        self._folder = tempfile.TemporaryDirectory(
-            dir=_MEMORY_FOLDER if Path(_MEMORY_FOLDER).is_dir() else None
-        )
-        path = Path(self._folder.name) / "object"
-        self._handle = os.open(
-            path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
-        )
-        return self._handle, str(path)
-
-    def __exit__(self, *_: object) -> None:
-        if self._folder is None:
-            if self._wipe:
-                os.ftruncate(self._handle, 0)
-            return
+    if _HAS_ANONYMOUS_MEMORY:
+        if _per_thread.memory is None:
+            handle = os.memfd_create("linalign", os.MFD_CLOEXEC)
+            _per_thread.memory = handle, f"/proc/self/fd/{handle}"
         try:
-            size = os.fstat(self._handle).st_size
-            os.lseek(self._handle, 0, os.SEEK_SET)
-            os.write(self._handle, bytes(size))
-            os.fsync(self._handle)  # the zeros must reach the disk before the name goes
-            os.close(self._handle)
+            yield _per_thread.memory
         finally:
-            self._folder.cleanup()
-
-
-def _anonymous() -> tuple[int, str]:
-    handle = os.memfd_create("linalign", os.MFD_CLOEXEC)
-    _per_thread.memory = handle, f"/proc/self/fd/{handle}"
-    memory: tuple[int, str] = _per_thread.memory
-    return memory
+            if wipe:
+                os.ftruncate(_per_thread.memory[0], 0)
+        return
+    parent = _MEMORY_FOLDER if Path(_MEMORY_FOLDER).is_dir() else None
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        path = Path(folder) / "object"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        handle = os.open(path, flags, 0o600)
+        try:
+            yield handle, str(path)
+        finally:
+            size = os.fstat(handle).st_size
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, bytes(size))
+            os.fsync(handle)  # the zeros must reach the disk before the name goes
+            os.close(handle)
 
 
 def save_body(thing: Any, size: int, *, secret: bool = False) -> bytes | memoryview:
     """Save an object and return its body: ``size`` bytes after decompression."""
-    with _Scratch(wipe=secret) as (handle, path):
+    with _scratch(wipe=secret) as (handle, path):
         thing.save(path)
         saved = _read(handle, HEADER_SIZE + size + _COMPRESSION_OVERHEAD)
     mode = saved[5]
     body: bytes | memoryview = memoryview(saved)[HEADER_SIZE:]
     if mode == _ZSTD:
-        body = _decompressor().decompress(body, max_output_size=size)
+        body = _per_thread.decompressor.decompress(body, max_output_size=size)
     if mode not in (0, _ZSTD) or len(body) != size:
         raise LinalignError(
             "this build of SEAL saves its objects in an unknown form",
@@ -118,19 +114,11 @@ def seal_errors() -> Iterator[None]:
 def load_body(thing: Any, context: Any, body: Parts, *, secret: bool = False) -> Any:
     """Load an object from the parts of an uncompressed body. Raises FormatError if SEAL refuses."""
     parts = [seal_header(sum(map(len, body))), *body]
-    with _Scratch(wipe=secret) as (handle, path):
+    with _scratch(wipe=secret) as (handle, path):
         _write(handle, parts)
         with seal_errors():
             thing.load(context, path)
     return thing
-
-
-def _decompressor() -> zstandard.ZstdDecompressor:
-    """This thread's decompressor: one is not safe to share."""
-    if not hasattr(_per_thread, "decompressor"):
-        _per_thread.decompressor = zstandard.ZstdDecompressor()
-    found: zstandard.ZstdDecompressor = _per_thread.decompressor
-    return found
 
 
 def seal_header(size: int) -> bytes:
@@ -138,12 +126,8 @@ def seal_header(size: int) -> bytes:
     return _version() + b"\0\0\0" + struct.pack("<Q", HEADER_SIZE + size)
 
 
-def word_array(words: Parts) -> Parts:
-    """An array of 64-bit words, in parts, as SEAL nests it in an object."""
-    return [_array_header(sum(map(len, words))), *words]
-
-
-def _array_header(size: int) -> bytes:
+def array_header(size: int) -> bytes:
+    """The bytes before an array of 64-bit words, of ``size`` bytes, that an object holds."""
     return seal_header(8 + size) + struct.pack("<Q", size // 8)
 
 
@@ -162,13 +146,13 @@ def _ciphertext_start(
     level: tuple[int, ...], degree: int, primes: int, ntt: bool, size: int
 ) -> bytes:
     """The bytes before the ``size`` bytes of a ciphertext's words. Scale and correction are 1."""
-    return struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, 1.0, 1) + _array_header(size)
+    return struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, 1.0, 1) + array_header(size)
 
 
 @functools.cache
 def _version() -> bytes:
     """The first five bytes of every object that this SEAL saves: magic, header size, version."""
-    with _Scratch(wipe=False) as (handle, path):
+    with _scratch(wipe=False) as (handle, path):
         api.Plaintext().save(path)
         return _read(handle, HEADER_SIZE)[:5]
 

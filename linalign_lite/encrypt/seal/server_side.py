@@ -45,8 +45,8 @@ class SealServerSide:
         return plain
 
     def load_ciphertext(self, payload: bytes | memoryview) -> Any:
-        seal = self._seal
-        return seal.load_seeded(api.Ciphertext(), payload, self._level, self._primes)
+        rows, seed = self._seal.unpack(payload, self._primes)
+        return self._seal.load(api.Ciphertext(), rows, self._level, seed=seed)
 
     def inner_product(self, queries: Sequence[Any], rows: Sequence[Any]) -> Any:
         total, term = api.Ciphertext(), api.Ciphertext()
@@ -79,7 +79,7 @@ class SealServerSide:
                     totals[component, i] = add_mod(totals[component, i], product, prime)
         for k in range(len(weight)):
             rows = list(totals[:, :, k].reshape(-1, n))
-            yield self._seal.load_unseeded(rows, self._level)
+            yield self._seal.load(api.Ciphertext(), rows, self._level)
 
     def _expanded(self, payload: bytes | memoryview) -> Residues:
         """Both components of a query's ciphertext: (2, primes, N).
@@ -87,9 +87,8 @@ class SealServerSide:
         SEAL grows the second from its seed; zeros stand for the first, as they are quick to save.
         """
         seal = self._seal
-        rows, seed = seal.split_seeded(payload, self._primes)
-        level = self._level
-        grown = seal.load_seed(seed, self._zero_residues, level)
+        rows, seed = seal.unpack(payload, self._primes)
+        grown = seal.load(api.Ciphertext(), self._zero_residues, self._level, seed=seed)
         return np.stack([np.stack(rows), seal.rns_coefficients(grown, len(self._primes))[1]])
 
     def load_public_key(self, public: bytes) -> Any:
@@ -97,7 +96,7 @@ class SealServerSide:
         seal = self._seal
         rows = seal.rns_coefficients(seal.public_key(public), len(seal.parameters.primes))
         data = rows[:, : len(self._primes)].reshape(-1, seal.parameters.degree)
-        return seal.load_unseeded(list(data), self._level)
+        return seal.load(api.Ciphertext(), list(data), self._level)
 
     def encrypt_zero(self, public_key: Any) -> Any:
         """Compute (u·p0, u·p1) for a fresh ternary u.

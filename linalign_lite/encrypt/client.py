@@ -13,16 +13,9 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import soft_capped
 from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.encrypt import messages
 from linalign_lite.encrypt.keys import SecretKey, scheme_for
-from linalign_lite.encrypt.messages import (
-    ID_BYTES,
-    Progress,
-    Query,
-    QueryInfo,
-    Response,
-    ResponseInfo,
-    response_size,
-)
+from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
 from linalign_lite.encrypt.modular import require_size
 from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score_positions
 from linalign_lite.encrypt.planner import choose_layout
@@ -192,7 +185,7 @@ class Client:
             chunks=layout.chunks,
             batch=layout.batch,
             norm_bits=bound,
-            identity=os.urandom(ID_BYTES).hex(),
+            identity=os.urandom(messages.ID_BYTES).hex(),
         )
         info.require_readable()
         return info, values
@@ -236,7 +229,7 @@ class Client:
                 expected=f"at most {self._max_error:.1e}",
                 hint="the response may have been altered, or the provider accepts larger errors",
             )
-        size = response_size(info.layout, info.n_outputs)
+        size = messages.response_size(info.layout, info.n_outputs)
         require_size(f"a record of {name}", info.record_size, size)
         # grown record by record: nothing is allocated from sizes that only the header states
         blocks: list[FloatArray] = []

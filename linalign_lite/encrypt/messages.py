@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
 
 from linalign_lite.core.space import MAX_DIM, Space, require_labels
 from linalign_lite.encrypt import wire
-from linalign_lite.encrypt.packing import Layout, layout_of
+from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import MODULUS_BITS, Parameters
 from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SCORE, score_error
 from linalign_lite.encrypt.response_encoding import product_size
@@ -89,10 +89,10 @@ class _Info(_Packing):
     key: bytes
     record_size: int
 
-    @property
+    @functools.cached_property
     def layout(self) -> Layout:
         """Layout of the states in ciphertexts."""
-        return layout_of(self.parameters.degree, self.DIM(self), self.chunks, self.batch)
+        return Layout(self.parameters.degree, self.DIM(self), self.chunks, self.batch)
 
     def header(self) -> Header:
         return self._header

@@ -1,8 +1,8 @@
 """The twin of the real scheme that encrypts NOTHING: for fast tests of everything around it.
 
-Payloads are coefficients in clear. As in the real scheme they wrap around modulo q, so that tests
-notice an overflow, and responses are flooded and rounded modulo 2^32; there is no other noise.
-Only ``parameters.INSECURE_NOOP`` leads here.
+Payloads are coefficients in clear, which wrap around modulo q, so that tests notice an overflow.
+Responses are flooded and rounded modulo 2^32; there is no other noise. Only
+``parameters.INSECURE_NOOP`` leads here.
 """
 
 from __future__ import annotations

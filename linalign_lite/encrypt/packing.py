@@ -98,12 +98,6 @@ class Layout:
         return min(self.batch, n - block * self.batch)
 
 
-@functools.lru_cache(maxsize=1024)
-def layout_of(degree: int, dim: int, chunks: int, batch: int) -> Layout:
-    """Return the layout, the same object each time: messages look theirs up repeatedly."""
-    return Layout(degree, dim, chunks, batch)
-
-
 def fewest_chunks(degree: int, dim: int, batch: int) -> int:
     """Return the fewest chunks whose width times ``batch`` fits in the ring."""
     return -(-dim // (degree // batch))
@@ -179,7 +173,6 @@ def to_slots(coefficients: FloatArray) -> ComplexArray:
     folded = np.empty(half, dtype=np.complex128)
     folded.real, folded.imag = coefficients[:half], coefficients[half:]
     folded *= twist
-    # the inverse without its factor
     slots: ComplexArray = np.fft.ifft(folded, norm="forward")[index]
     np.conjugate(slots[1::2], out=slots[1::2])
     return slots

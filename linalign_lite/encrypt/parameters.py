@@ -45,12 +45,11 @@ class Parameters:
             raise InputError("at most two data primes", got=str(len(self.data_primes)))
         if not self.data_primes or any(p % (2 * self.degree) != 1 for p in self.primes):
             raise InputError("primes must be 1 modulo twice the ring degree", got=self.name)
-        if sum(self.prime_bits) > MODULUS_BITS[self.degree]:
-            raise InputError(
-                "the coefficient modulus is too wide for 128 bits of security",
-                got=f"{sum(self.prime_bits)} bits at ring degree {self.degree}",
-                expected=f"at most {MODULUS_BITS[self.degree]}",
-            )
+        bits, most = sum(self.prime_bits), MODULUS_BITS[self.degree]
+        if bits > most:
+            what = "the coefficient modulus is too wide for 128 bits of security"
+            got = f"{bits} bits at ring degree {self.degree}"
+            raise InputError(what, got=got, expected=f"at most {most}")
 
     @property
     def primes(self) -> tuple[int, ...]:
@@ -90,19 +89,14 @@ _BY_ID = {p.id: p for p in (PRIVATE, TRUSTED, INSECURE_NOOP)}
 
 def by_id(number: int) -> Parameters:
     """Return the profile that a file names by number. Raises FormatError for an unknown one."""
-    try:
-        return _BY_ID[number]
-    except KeyError:
-        raise FormatError(
-            "unknown parameter set", got=str(number), expected="3 (private) or 4 (trusted)"
-        ) from None
+    if number not in _BY_ID:
+        expected = "3 (private) or 4 (trusted)"
+        raise FormatError("unknown parameter set", got=str(number), expected=expected)
+    return _BY_ID[number]
 
 
 def by_name(name: str) -> Parameters:
     """Return a secure profile by name. Raises InputError for an unknown one."""
-    try:
-        return PROFILES[name]
-    except KeyError:
-        raise InputError(
-            "unknown profile", got=repr(name[:40]), expected=" or ".join(PROFILES)
-        ) from None
+    if name not in PROFILES:
+        raise InputError("unknown profile", got=repr(name[:40]), expected=" or ".join(PROFILES))
+    return PROFILES[name]

@@ -6,9 +6,10 @@ makes its own encryptions of zero. No secret is sent to them: a provider has non
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
@@ -37,36 +38,29 @@ class ScoringJob:
 
 
 class _Worker:
-    """State of one worker process, made once when the process starts."""
+    """State of one worker process: Scorer.score for the job's query."""
 
-    current: ClassVar[_Worker]
-
-    def __init__(self, job: ScoringJob) -> None:
-        self._job = job
-        self._zeros = None if job.key is None else Zeros(job.key)
-        self._scorer = Scorer(job.head, job.query.parameters, job.cache_bytes)
-
-    def score(self, index: int, record: Record) -> bytes:
-        return self._scorer.score(self._job.query, self._job.scales, index, record, self._zeros)
+    score: ClassVar[Callable[[int, Record], bytes]]
 
 
 def score_records(job: ScoringJob, records: Iterable[Record], workers: int) -> Iterator[bytes]:
     """Yield Scorer.score of each record, in order. Raises LinalignError when a process ends."""
-    context = multiprocessing.get_context("spawn")
+    context, at_once = multiprocessing.get_context("spawn"), _IN_FLIGHT * workers
     pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
     hint = "was there too little memory? --threads 1 needs least"
     try:
-        yield from map_in_order(
-            pool, _score_record, enumerate(records), in_flight=_IN_FLIGHT * workers, hint=hint
-        )
+        tasks = enumerate(records)
+        yield from map_in_order(pool, _score_record, tasks, in_flight=at_once, hint=hint)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker(job: ScoringJob) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops this process
-    _Worker.current = _Worker(job)
+    zeros = None if job.key is None else Zeros(job.key)
+    scorer = Scorer(job.head, job.query.parameters, job.cache_bytes)
+    _Worker.score = functools.partial(scorer.score, job.query, job.scales, zeros=zeros)
 
 
 def _score_record(task: tuple[int, Record]) -> bytes:
-    return _Worker.current.score(*task)
+    return _Worker.score(*task)

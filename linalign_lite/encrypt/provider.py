@@ -9,15 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from linalign_lite.core.head import Head
+from linalign_lite.encrypt import messages
 from linalign_lite.encrypt.keys import PublicKey
-from linalign_lite.encrypt.messages import (
-    Progress,
-    Query,
-    QueryInfo,
-    Response,
-    ResponseInfo,
-    response_size,
-)
+from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
 from linalign_lite.encrypt.modular import require_size
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
@@ -130,7 +124,7 @@ class Provider:
         info = ResponseInfo(
             parameters=parameters,
             key=query.key,
-            record_size=response_size(layout, head.n_outputs),
+            record_size=messages.response_size(layout, head.n_outputs),
             query=digest,
             n=query.n,
             dim=query.space.dim,
@@ -175,7 +169,12 @@ class Provider:
         workers: int = 1,
     ) -> Iterator[bytes]:
         scorer = self._scorer(query.parameters)
-        zeros = self._zeros_of(query.key) if query.parameters.private else None
+        zeros = None
+        if query.parameters.private:
+            with self._lock:
+                if query.key not in self._zeros:
+                    self._zeros[query.key] = Zeros(self._keys[query.key])
+                zeros = self._zeros[query.key]
         if workers > 1 and query.layout.blocks(query.n) > 1:
             from linalign_lite.encrypt.process_pool import ScoringJob, score_records
 
@@ -183,23 +182,14 @@ class Provider:
             job = ScoringJob(self._head, self._cache_bytes, key, query, scales)
             payloads = score_records(job, records, workers)
         else:
-            payloads = (
-                scorer.score(query, scales, i, record, zeros) for i, record in enumerate(records)
-            )
+            payloads = (scorer.score(query, scales, i, r, zeros) for i, r in enumerate(records))
         for index, payload in enumerate(payloads):
             yield payload
             if progress:
                 progress(query.layout.live(query.n, index))
 
-    def _zeros_of(self, key: bytes) -> Zeros:
-        with self._lock:
-            if key not in self._zeros:
-                self._zeros[key] = Zeros(self._keys[key])
-            return self._zeros[key]
-
     def _scorer(self, parameters: Parameters) -> Scorer:
         with self._lock:
             if parameters.id not in self._scorers:
-                scorer = Scorer(self._head, parameters, self._cache_bytes)
-                self._scorers[parameters.id] = scorer
+                self._scorers[parameters.id] = Scorer(self._head, parameters, self._cache_bytes)
             return self._scorers[parameters.id]

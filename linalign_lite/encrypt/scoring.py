@@ -14,15 +14,10 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.head import Head
+from linalign_lite.encrypt import packing
 from linalign_lite.encrypt.keys import scheme_for
 from linalign_lite.encrypt.messages import QueryInfo
-from linalign_lite.encrypt.packing import (
-    FloatArray,
-    Layout,
-    pack_rows,
-    product_norm,
-    score_positions,
-)
+from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import Scales, choose_scales, query_scale
 from linalign_lite.encrypt.response_encoding import pad_product
@@ -64,7 +59,7 @@ class Scorer:
             norm_bits,
             row_norm=self._row_norm,
             bias=self._largest_bias,
-            product_norm=product_norm(layout, self._weight),
+            product_norm=packing.product_norm(layout, self._weight),
         )
 
     def score(
@@ -78,7 +73,7 @@ class Scorer:
         parts = [record.digest]
         for k, product in enumerate(self._products(query, scales.head, record.payload)):
             bias = self._bias[k * layout.rows : (k + 1) * layout.rows]
-            positions = score_positions(layout, len(bias))[:, :live]
+            positions = packing.score_positions(layout, len(bias))[:, :live]
             offsets = np.repeat(bias * unit, live)
             returned = ReturnedCoefficients(positions.ravel(), offsets, scales.flood_bits)
             zero = None if zeros is None else zeros.take()
@@ -93,7 +88,9 @@ class Scorer:
         view = memoryview(payload)
         chunks = [view[i * size : (i + 1) * size] for i in range(query.chunks)]
         if layout.columns:
-            yield from self._side.matrix_products(chunks, _integers(self._weight, scale))
+            whole = np.rint(self._weight * 2.0**scale)
+            whole[~whole.any(axis=1), 0] = 1.0  # below rounding: SEAL refuses rows of zeros
+            yield from self._side.matrix_products(chunks, whole)
             return
         loaded = [self._side.load_ciphertext(chunk) for chunk in chunks]
         for rows in self._plaintexts(layout, scale):
@@ -101,26 +98,17 @@ class Scorer:
 
     def _plaintexts(self, layout: Layout, scale: int) -> Iterable[Plaintexts]:
         """The head encoded for a layout and scale, from the cache if it fits."""
+        products = packing.pack_rows(layout, self._weight)
+        encoded = ([self._side.encode(c, scale) for c in chunks] for chunks in products)
         plaintexts = layout.products(len(self._bias)) * layout.chunks
         size = plaintexts * self.scheme.plaintext_size
         if size > self._cache_bytes:
-            return self._encoded(layout, scale)
+            return encoded
         key = (layout.chunks, layout.batch, scale)
         with self._lock:
             if key not in self._cache:
-                self._cache[key] = size, list(self._encoded(layout, scale))
+                self._cache[key] = size, list(encoded)
             self._cache.move_to_end(key)
             while sum(used for used, _ in self._cache.values()) > self._cache_bytes:
                 self._cache.popitem(last=False)
             return self._cache[key][1]
-
-    def _encoded(self, layout: Layout, scale: int) -> Iterator[Plaintexts]:
-        for chunks in pack_rows(layout, self._weight):
-            yield [self._side.encode(c, scale) for c in chunks]
-
-
-def _integers(weight: FloatArray, scale: int) -> FloatArray:
-    """Round rows to integers. A row of zeros gets one unit, below rounding: SEAL refuses zeros."""
-    whole: FloatArray = np.rint(weight * 2.0**scale)
-    whole[~whole.any(axis=1), 0] = 1.0
-    return whole

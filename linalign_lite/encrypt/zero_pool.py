@@ -16,10 +16,7 @@ from linalign_lite.encrypt.keys import PublicKey, scheme_for
 
 
 class Zeros:
-    """A stock of encryptions of zero under ``key``; further ones are made on demand.
-
-    Safe to share among threads.
-    """
+    """A stock of encryptions of zero under ``key``, more on demand. Safe to share among threads."""
 
     def __init__(self, key: PublicKey, count: int = 0) -> None:
         self.key = key

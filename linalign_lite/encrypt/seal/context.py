@@ -9,13 +9,8 @@ from typing import Any
 import numpy as np
 import tenseal.sealapi as api
 
-from linalign_lite.encrypt.modular import (
-    Residues,
-    pack_residues,
-    packed_size,
-    require_size,
-    unpack_residues,
-)
+from linalign_lite.encrypt import modular
+from linalign_lite.encrypt.modular import Residues, packed_size
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.seal import serialization
 from linalign_lite.encrypt.seal.serialization import CIPHERTEXT_START, PLAINTEXT_START, SEED_SIZE
@@ -55,7 +50,7 @@ class SealContext:
         secret = api.KeyGenerator(self.context).secret_key()
         body = serialization.save_body(secret, PLAINTEXT_START + 8 * n * len(primes), secret=True)
         rows = np.ndarray((len(primes), n), "<u8", body, offset=PLAINTEXT_START)
-        packed = b"".join(map(pack_residues, rows, primes))
+        packed = b"".join(map(modular.pack_residues, rows, primes))
         encryptor = api.Encryptor(self.context, secret)
         zero = encryptor.encrypt_zero_symmetric(self.context.key_parms_id())
         return packed, self.save_seeded(zero, primes)
@@ -85,7 +80,7 @@ class SealContext:
         if body[end + serialization.HEADER_SIZE] != serialization.BLAKE2XB:
             raise LinalignError("this build of SEAL expands seeds in another way than BLAKE2Xb")
         rows = np.ndarray((len(primes), n), "<u8", body, offset=CIPHERTEXT_START)
-        return b"".join([*map(pack_residues, rows, primes), body[-SEED_SIZE:]])
+        return b"".join([*map(modular.pack_residues, rows, primes), body[-SEED_SIZE:]])
 
     def unpack(
         self, payload: bytes | memoryview, primes: tuple[int, ...], tail: int = SEED_SIZE
@@ -93,10 +88,10 @@ class SealContext:
         """Return residues by prime, and the ``tail`` bytes after them. Raises FormatError."""
         n = self.parameters.degree
         sizes = [packed_size(n, prime) for prime in primes]
-        require_size("a key or ciphertext", len(payload), sum(sizes) + tail)
+        modular.require_size("a key or ciphertext", len(payload), sum(sizes) + tail)
         rows, view = [], memoryview(payload)
         for prime, size in zip(primes, sizes, strict=True):
-            rows.append(unpack_residues(view[:size], n, prime))
+            rows.append(modular.unpack_residues(view[:size], n, prime))
             view = view[size:]
         return rows, bytes(view)
 

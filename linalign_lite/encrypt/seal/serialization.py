@@ -135,18 +135,11 @@ def ciphertext_body(
     level: list[int], degree: int, primes: int, words: Parts, *, seed: bytes = b"", ntt: bool = True
 ) -> Parts:
     """The body of a ciphertext, in parts: both components, or the first and a seed."""
-    start = _ciphertext_start(tuple(level), degree, primes, ntt, sum(map(len, words)))
-    if not seed:
-        return [start, *words]
-    return [start, *words, seal_header(1 + SEED_SIZE) + BLAKE2XB.to_bytes(1, "little") + seed]
-
-
-@functools.lru_cache(maxsize=64)
-def _ciphertext_start(
-    level: tuple[int, ...], degree: int, primes: int, ntt: bool, size: int
-) -> bytes:
-    """The bytes before the ``size`` bytes of a ciphertext's words. Scale and correction are 1."""
-    return struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, 1.0, 1) + array_header(size)
+    start = struct.pack("<4QBQQQdQ", *level, ntt, 2, degree, primes, 1.0, 1)  # scale, correction
+    body = [start, array_header(sum(map(len, words))), *words]
+    if seed:
+        body.append(seal_header(1 + SEED_SIZE) + BLAKE2XB.to_bytes(1, "little") + seed)
+    return body
 
 
 @functools.cache

@@ -35,8 +35,7 @@ _BATCH = 256  # states mapped at once
 class Scores:
     """Decrypted scores of a head, (n, n_outputs), rounded to ``decimals`` places.
 
-    One unit of the last place is at least the bound on the error. Never send scores
-    back to the provider: docs/SECURITY.md gives the reason.
+    A unit of the last place is at least the error. Never send scores back (docs/SECURITY.md).
     """
 
     values: FloatArray = field(repr=False)  # shape: (n, n_outputs)
@@ -56,9 +55,9 @@ class Scores:
     def outlyingness(self, by: str | Detector = "energy", temperature: float = 1.0) -> FloatArray:
         """Score how far each state lies from the head's training data, (n,); higher is farther.
 
-        by: "energy", "msp" or "max-logit" (ood.scores) at ``temperature``; or a detector of these,
-        with its own temperature. Raises InputError when it does not read scores or has other
-        outputs, MismatchError when its labels are not these scores'.
+        by: "energy", "msp" or "max-logit" at ``temperature``; or a detector of these, with its own.
+        Raises InputError when it does not read scores or has other outputs, MismatchError when its
+        labels are not these scores'.
         """
         if isinstance(by, str):
             return outlyingness(self.values, by, temperature)
@@ -66,10 +65,7 @@ class Scores:
 
 
 class Client:
-    """Encrypts hidden states and decrypts scores with one secret key.
-
-    Scores whose stated error is above ``max_error`` are refused.
-    """
+    """Encrypts states and decrypts scores; refuses scores of an error above ``max_error``."""
 
     def __init__(self, secret_key: SecretKey, *, max_error: float = MAX_ERROR) -> None:
         self._max_error = max_error
@@ -89,12 +85,11 @@ class Client:
     ) -> Query:
         """Encrypt map(state), or the states as they are.
 
-        states: (n, d). ``norm_bound`` is rounded up to a power of two and becomes public; without
-        it the largest norm is, but never below 2. The planner chooses the layout, best when
-        ``n_outputs`` is given, the number of scores of the provider's head; ``layout`` overrides
-        it. ``progress`` is called with the number of states done since its last call. Raises
-        MismatchError when the map does not read these states, InputError when a state's norm is
-        above the bound.
+        states: (n, d). norm_bound: rounded up to a power of two and public; by default the largest
+        norm, at least 2. n_outputs: scores of the provider's head, for the choice of a layout.
+        layout: overrides that choice. progress: called with the number of states done since its
+        last call. Raises MismatchError when the map does not read these states, InputError when a
+        state's norm is above the bound.
         """
         info, values = self._prepared(as_states(states), map, norm_bound, n_outputs, layout)
         return Query(info, tuple(self._payloads(info, values, progress)))
@@ -220,7 +215,9 @@ class Client:
                 hint="use the secret key that encrypted the query",
             )
         if expected is not None:
-            expected.require(info, name)
+            shapes = [(i.parameters, i.n, i.layout, i.norm_bits) for i in (info, expected.info)]
+            if info.query != expected.info.header().digest.hex() or shapes[0] != shapes[1]:
+                raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
         error = info.error_bound
         if not error <= self._max_error:
             raise PrecisionError(
@@ -268,12 +265,6 @@ class _ExpectedQuery:
 
     info: QueryInfo
     digests: list[bytes] = field(repr=False)
-
-    def require(self, info: ResponseInfo, name: str) -> None:
-        """Raise MismatchError when the response answers another query."""
-        shapes = [(i.parameters, i.n, i.layout, i.norm_bits) for i in (info, self.info)]
-        if info.query != self.info.header().digest.hex() or shapes[0] != shapes[1]:
-            raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
 
 
 def _mapped(states: HiddenStates, map: AffineMap | None) -> tuple[Array, FloatArray]:  # noqa: A002

@@ -1,8 +1,8 @@
 """Queries and responses: their descriptions, and the checks on them.
 
-A query holds n encrypted states, ``batch`` to a record, and the space of the states. A response
-holds their encrypted scores; each of its records carries the digest of the query record that it
-answers. docs/FORMAT.md, section 3, has the files.
+A query holds n encrypted states, ``batch`` per record. A response holds their encrypted scores;
+each of its records carries the digest of the query record that it answers. docs/FORMAT.md,
+section 3.
 """
 
 from __future__ import annotations
@@ -53,10 +53,7 @@ class _Packing:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryDescription(_Packing):
-    """JSON fields of a query's header.
-
-    ``identity`` is 32 random hexadecimal digits, so that no two queries have the same digest.
-    """
+    """JSON fields of a query's header. ``identity``: random, so that no two digests are equal."""
 
     space: Space
     identity: Annotated[str, Text(2 * ID_BYTES, 2 * ID_BYTES, "[0-9a-f]*")]
@@ -64,15 +61,12 @@ class QueryDescription(_Packing):
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseDescription(_Packing):
-    """JSON fields of a response's header. ``query`` is the digest of the query's header.
+    """JSON fields of a response's header."""
 
-    ``head_scale`` is b of precision.head_scale, ``flood_bits`` k of precision.flood_bits.
-    """
-
-    query: Sha256
+    query: Sha256  # digest of the query's header
     dim: Annotated[int, Range(1, MAX_DIM)]
-    head_scale: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
-    flood_bits: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
+    head_scale: Annotated[int, Range(0, max(MODULUS_BITS.values()))]  # b of precision.head_scale
+    flood_bits: Annotated[int, Range(0, max(MODULUS_BITS.values()))]  # k of precision.flood_bits
     n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
     labels: tuple[str, ...]
     softcap: Annotated[float, _PositiveFloat()] | None
@@ -105,10 +99,7 @@ class _Info(_Packing):
 
     @classmethod
     def from_header(cls, header: Header, name: str) -> Self:
-        """Parse the description. Raises FormatError when a field is missing, unknown or unusable.
-
-        ``name`` stands in messages.
-        """
+        """Parse the description of the file ``name``. Raises FormatError for an unusable field."""
         with format_errors(name, cls.KIND.title):
             described = vars(parse(cls.DESCRIPTION, header.meta, "its description"))
             common = {k: getattr(header, k) for k in ("parameters", "key", "record_size")}

@@ -7,7 +7,6 @@ overflows, as long as the float64 quotient is within one of the exact one.
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any
 
@@ -20,6 +19,11 @@ from linalign_lite.errors import FormatError
 Residues = npt.NDArray[np.uint64]
 _LIMB_BITS = 24  # 2^23 of a row's norm times √MAX_FEATURES times 2^24 stays below 2^52
 MAX_FEATURES = 512  # features multiplied at once
+# types for the n low bytes of 64-bit words, by n: each copied as one piece
+_LOW_BYTES = {
+    n: np.dtype({"names": ["low"], "formats": [f"V{n}"], "offsets": [0], "itemsize": 8})
+    for n in range(1, 9)
+}
 _BIT_SHIFTS = np.arange(8, dtype=np.uint64)[:, None]
 # by byte: a table is faster than a division
 _TERNARY_OF_BYTE: FloatArray = (np.arange(256) % 3 - 1).astype(np.float64)
@@ -37,12 +41,6 @@ def packed_size(degree: int, prime: int) -> int:
     return degree * prime.bit_length() // 8
 
 
-@functools.cache
-def _low_bytes(count: int) -> np.dtype[Any]:
-    """A type for the ``count`` low bytes of 64-bit words: each copied as one piece."""
-    return np.dtype({"names": ["low"], "formats": [f"V{count}"], "offsets": [0], "itemsize": 8})
-
-
 def pack_residues(words: Residues, prime: int) -> bytes:
     """Pack residues in as many bits as the prime has: whole low bytes, then bit planes.
 
@@ -51,7 +49,7 @@ def pack_residues(words: Residues, prime: int) -> bytes:
     """
     whole, left = divmod(prime.bit_length(), 8)
     words = np.ascontiguousarray(words, dtype="<u8")
-    low = words.view(_low_bytes(whole))["low"].tobytes()
+    low = words.view(_LOW_BYTES[whole])["low"].tobytes()
     if not left:
         return low
     top = np.ascontiguousarray(words.view(np.uint8)[whole::8])
@@ -111,25 +109,21 @@ def matmul_mod(weight: FloatArray, residues: Residues, prime: int) -> Residues:
     """Compute weight @ residues modulo prime, exactly, by float64 matrix products.
 
     weight: (n, f) integers, each row of norm at most 2^23. residues: (f, N), each below prime, f at
-    most MAX_FEATURES. Residues are cut into limbs of 24 bits; every partial sum then stays below
-    2^23·√512·2^24 < 2^52 by Cauchy–Schwarz, so float64 is exact.
+    most MAX_FEATURES. Residues are cut into limbs of 24 bits, so that every partial sum is below
+    2^23·√512·2^24 < 2^52 by Cauchy–Schwarz and float64 is exact.
     """
     total = np.zeros((weight.shape[0], residues.shape[1]), dtype=np.uint64)
     limbs = -(-prime.bit_length() // _LIMB_BITS)
     mask = np.uint64((1 << _LIMB_BITS) - 1)
     for k in reversed(range(limbs)):
         limb = ((residues >> np.uint64(k * _LIMB_BITS)) & mask).astype(np.float64)
-        part = _reduce(weight @ limb, prime)
+        values = weight @ limb  # integers below 2^52
+        quotient = np.floor(values * (1 / prime)).astype(np.int64)
+        part = _into_range((values.astype(np.int64) - quotient * prime).view(np.uint64), prime)
         total = (
             part if k == limbs - 1 else add_mod(shift_mod(total, _LIMB_BITS, prime), part, prime)
         )
     return total
-
-
-def _reduce(values: FloatArray, prime: int) -> Residues:
-    """Reduce integers of magnitude below 2^52 modulo prime."""
-    quotient = np.floor(values * (1 / prime)).astype(np.int64)
-    return _into_range((values.astype(np.int64) - quotient * prime).view(np.uint64), prime)
 
 
 def add_mod(a: Residues, b: Residues, prime: int) -> Residues:

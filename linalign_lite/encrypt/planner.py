@@ -1,8 +1,7 @@
 """Predict the cost of layouts and choose the layout of a query.
 
 A layout is m, the number of states that share ciphertexts, and the chunks that a state is cut into.
-Bytes follow from the formats and are exact. Time is a sum over a layout's operations, each at its
-time on one core (benchmarks/costs.py): good for comparing layouts, not for promising milliseconds.
+Bytes are exact. Time, the sum over operations on one core (benchmarks/costs.py), compares layouts.
 The best layout has the least time plus bytes over bandwidth.
 """
 
@@ -28,10 +27,7 @@ _SEED = 64
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds of one operation, as `benchmarks/costs.py` measures them.
-
-    In columns, ``matmul``: one feature for one class; ``reduce``: one class, for all features.
-    """
+    """Milliseconds of one operation; of ``matmul`` per feature and class, ``reduce`` per class."""
 
     encrypt: float
     load: float
@@ -51,7 +47,6 @@ COSTS = {
     4096: Costs(2.20, 0.70, 1.60, 0.65, 0.12, 0.0055, 0.80, 2.30, 0.70, 0.12, 0.57),
     2048: Costs(1.04, 0.36, 0.61, 0.31, 0.034, 0.0020, 0.23, 0.85, 0.00, 0.12, 0.48),
 }
-
 
 HEADINGS = ["packing", "together", "chunks", "products", "query kB", "response kB", "ms", "total s"]
 
@@ -174,12 +169,11 @@ def alternative_layouts(
 ) -> tuple[Prediction, ...]:
     """The chosen layout, then the best of each other kind: single states, several, columns."""
     best = choose_layout(parameters, dim, n_outputs, n, bandwidth)
-    kinds: dict[tuple[str, bool], Prediction] = {}
     found = candidate_layouts(parameters, dim, n_outputs, n)
+    kinds: dict[tuple[str, bool], Prediction] = {}  # the fastest first
     for p in sorted(found, key=lambda p: p.seconds(bandwidth)):
         kinds.setdefault((p.layout.packing, p.layout.batch > 1), p)
-    rest = sorted(kinds.values(), key=lambda p: p.seconds(bandwidth))
-    return (best, *(p for p in rest if p.layout != best.layout))
+    return (best, *(p for p in kinds.values() if p.layout != best.layout))
 
 
 def relative_error(parameters: Parameters, layout: Layout, n_outputs: int) -> float:

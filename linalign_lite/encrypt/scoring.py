@@ -1,7 +1,4 @@
-"""One head under one profile: encoded once, applied to records of queries.
-
-`provider` adds files, keys and budgets.
-"""
+"""One head under one profile: encoded once, applied to records of queries."""
 
 from __future__ import annotations
 
@@ -32,8 +29,8 @@ Plaintexts = list[Any]  # of one product: encoded head rows by chunk
 class Scorer:
     """Scores records of queries of one profile with one head. Safe to share among threads.
 
-    Encoded heads (one for each layout and scale of queries) are cached, the least recently used
-    dropped first, in ``cache_bytes`` in total; one that is larger is encoded anew for each record.
+    Encoded heads, one per layout and scale, are cached in ``cache_bytes``, the least recently used
+    dropped first; a larger one is encoded anew for each record.
     """
 
     def __init__(self, head: Head, parameters: Parameters, cache_bytes: int) -> None:

@@ -1,8 +1,7 @@
 """The framed binary form of keys, queries and responses. docs/FORMAT.md, section 3.
 
-A header with a digest of itself, then records of one size, each with a digest that binds it to the
-header and to its place. Any truncated, altered, added or reordered byte is a FormatError, and no
-length is used before it agrees with the size of the file.
+A header with a digest, then records of one size, each with a digest that binds it to the header and
+to its place. No length is used before it agrees with the size of the file.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
 from typing import IO, Any
 
 from linalign_lite.encrypt.parameters import Parameters, by_id
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.atomic import PathLike, open_regular
 
 MAGIC = b"LINALIGN"
 VERSION = 2  # 1 was never released: it did not hide the head
@@ -170,15 +168,8 @@ def open_framed(source: PathLike | bytes, kind: Kind) -> Iterator[Reader]:
     if isinstance(source, bytes):
         yield Reader(io.BytesIO(source), kind, f"this {kind.title}")
         return
-    path = Path(source)
-    if path.exists() and not path.is_file():  # opening a pipe could block
-        raise InputError(f"cannot read {path}", got="not a file")
-    try:
-        file = path.open("rb")
-    except OSError as e:
-        raise InputError(f"cannot read {path}", got=e.strerror or str(e)) from e
-    with file:
-        yield Reader(file, kind, str(path))
+    with open_regular(source) as file:
+        yield Reader(file, kind, str(source))
 
 
 def _exactly(file: IO[bytes], count: int, name: str) -> bytes:

@@ -1,7 +1,6 @@
 """Secret and public keys: separate types, separate kinds of file.
 
-`secret.key` is created with mode 0600, never overwritten, and refused when others can read it. No
-code of the provider takes a SecretKey.
+A `secret.key` has mode 0600 and is never overwritten. No code of the provider takes a SecretKey.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ def scheme_for(parameters: Parameters) -> Scheme:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The public half of a key pair, which ``digest`` (SHA-256 of the payload) names."""
+    """The public half of a key pair."""
 
     parameters: Parameters
     payload: bytes = field(repr=False)
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the key: its name in queries and responses."""
+        """SHA-256 of the payload: the key's name in queries and responses."""
         return hashlib.sha256(self.payload).digest()
 
     def to_bytes(self) -> bytes:
@@ -64,8 +63,7 @@ class PublicKey:
 class SecretKey:
     """The half of a key pair that decrypts. ``digest`` is that of its public key.
 
-    No text form and no error shows the key. It cannot be pickled, so it does not reach another
-    process by accident: use ``save`` and ``load``.
+    No text form and no error shows the key, and it cannot be pickled.
     """
 
     parameters: Parameters
@@ -85,10 +83,9 @@ class SecretKey:
 
     @classmethod
     def load(cls, path: PathLike) -> SecretKey:
-        """Read a `secret.key`.
+        """Read a `secret.key`. Raises FormatError unless it is an intact secret key.
 
-        Raises FormatError unless it is an intact secret key, InputError when it is missing or when
-        others than its owner may read or write it.
+        Raises InputError when it is missing or when others may read or write it.
         """
         parameters, digest, material, _ = _from_file(path, Kind.SECRET_KEY)
         require_private(Path(path))

@@ -22,7 +22,7 @@ from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SC
 from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORDS, Header, Kind, Record
 from linalign_lite.errors import InputError
-from linalign_lite.storage.atomic import PathLike, atomic
+from linalign_lite.storage.atomic import PathLike, write_atomic
 from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse
 
 Progress = Callable[[int], None]  # called with the number of states done since the last call
@@ -181,8 +181,7 @@ class _Message(Generic[InfoT]):
 
     def save(self, path: PathLike) -> None:
         """Write ``path``, whole or not at all."""
-        with atomic(path) as f:
-            f.write(self.to_bytes())
+        write_atomic(path, self.to_bytes())
 
     @classmethod
     def load(cls, source: PathLike | bytes) -> Self:

@@ -1,8 +1,7 @@
 """The twin of the real scheme that encrypts NOTHING: for fast tests of everything around it.
 
 Payloads are coefficients in clear, which wrap around modulo q, so that tests notice an overflow.
-Responses are flooded and rounded modulo 2^32; there is no other noise. Only
-``parameters.INSECURE_NOOP`` leads here.
+Responses are flooded and rounded modulo 2^32. Only ``parameters.INSECURE_NOOP`` leads here.
 """
 
 from __future__ import annotations
@@ -76,12 +75,7 @@ class NoopScheme:
     def encrypt_zero(self, public_key: Any) -> Any:  # noqa: ARG002 (twin)
         return 0.0
 
-    def finalize(
-        self,
-        product: Any,
-        returned: ReturnedCoefficients,
-        zero: Any | None,  # noqa: ARG002 (twin)
-    ) -> bytes:
+    def finalize(self, product: Any, returned: ReturnedCoefficients, zero: Any | None) -> bytes:  # noqa: ARG002 (twin)
         noise = np.frombuffer(os.urandom(8 * len(returned.positions)), "<u8") / 2.0**64 - 0.5
         width = 2.0**returned.flood_bits if returned.flood_bits else 0.0
         fractions = (product[returned.positions] + noise * width) / self._modulus + returned.bias

@@ -1,8 +1,7 @@
 """Parameter sets for encrypted scoring.
 
-A query is a ring element modulo q, the product of the data primes. Key primes occur in keys only:
-SEAL requires one beside two data primes, for rotations, which are not used here. So the private
-profile gives it the fewest bits that the ring allows and the data primes the rest.
+A query is a ring element modulo q, the product of the data primes. SEAL requires a key prime beside
+two data primes, for rotations, which are not used here: it gets the fewest bits possible.
 """
 
 from __future__ import annotations

@@ -136,16 +136,15 @@ def candidate_layouts(
     degree = parameters.degree
     even = -(-n // -(-n // degree))
     batches = {even} | {1 << k for k in range(degree.bit_length()) if 1 << k <= n}
-    layouts = []
+    found = []
     for batch in sorted(batches):
         fewest = fewest_chunks(degree, dim, batch)
         most = min(dim, max(MAX_CHUNKS, fewest + 8))
-        layouts += [Layout(degree, dim, k, batch) for k in range(fewest, most + 1)]
+        found += [Layout(degree, dim, k, batch) for k in range(fewest, most + 1)]
         if most < dim and batch == even:  # columns gain from full ciphertexts
-            layouts.append(Layout(degree, dim, dim, batch))
+            found.append(Layout(degree, dim, dim, batch))
     size = _query_size(parameters)
-    records = ((x, max(x.chunks * size, response_size(x, n_outputs))) for x in layouts)
-    fitting = [layout for layout, record in records if record <= MAX_RECORD]
+    fitting = [x for x in found if max(x.chunks * size, response_size(x, n_outputs)) <= MAX_RECORD]
     return tuple(predict_cost(parameters, layout, n, n_outputs) for layout in fitting)
 
 

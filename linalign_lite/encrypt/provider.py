@@ -80,9 +80,8 @@ class Provider:
         """Score as ``score``, record by record from a `*.query` to a `*.response` file.
 
         The query is read twice: all of it is checked before anything is charged or scored.
-        ``progress`` is called with the number of states done since its last call. With
-        ``workers`` above 1, as many spawned processes (which import the main module again, as
-        multiprocessing does) score the records, without the pool of zeros.
+        progress: called with the number of states done since its last call. workers: above 1, as
+        many spawned processes, which import the main module again, score without the pool of zeros.
         """
         with open_framed(query_path, Kind.QUERY) as reader:
             asked = QueryInfo.from_header(reader.header, reader.name)

@@ -1,8 +1,7 @@
 """A provider's query budget: a limit on the number of states scored for each public key.
 
-A small SQLite file holds the counts. A charge is on the disk before anything is scored, so a crash
-may cost a client states and never gives it any. Deleting the file, or restoring an older copy,
-gives back what was used.
+A SQLite file holds the counts. A charge is on the disk before anything is scored, so a crash never
+gives a client states. Deleting the file, or restoring an older copy, gives back what was used.
 """
 
 from __future__ import annotations
@@ -45,9 +44,8 @@ _LOCK = threading.RLock()
 
 # Detection of dead processes: a process locks one random byte of each budget file, far beyond those
 # that SQLite locks, and its pending rows name that byte. The kernel releases it however the process
-# dies; process numbers, restarts and containers do not matter. SQLite needs the same kind of lock,
-# so wherever a file can be shared, the test is right. A process that gets no such lock writes
-# _UNKNOWN: its rows always count as alive, and are charged again.
+# dies. SQLite needs the same kind of lock, so wherever a file can be shared, the test is right. The
+# rows of a process that gets no such lock, _UNKNOWN, always count as alive and are charged again.
 _HELD: dict[tuple[int, int], tuple[int, int]] = {}  # (device, inode): (descriptor, byte)
 _UNKNOWN = 0
 _FLOCK = struct.Struct("hhqqi0q")  # C's struct flock: type, whence, start, length, process

@@ -1,7 +1,4 @@
-"""Interfaces of an encryption scheme: real CKKS and its twin without encryption implement them.
-
-Both run the same scoring code and the same tests.
-"""
+"""Interfaces of an encryption scheme: real CKKS and its twin without encryption implement them."""
 
 from __future__ import annotations
 
@@ -19,15 +16,11 @@ from linalign_lite.encrypt.response_encoding import Ternary
 
 @dataclass(frozen=True)
 class ReturnedCoefficients:
-    """Coefficients of a product that a response returns.
+    """Coefficients of a product that a response returns."""
 
-    ``positions``: their indices, (m,). ``bias``: added to them, as fractions of the modulus, (m,).
-    ``flood_bits``: bits of flooding.
-    """
-
-    positions: npt.NDArray[np.intp]
-    bias: FloatArray
-    flood_bits: int
+    positions: npt.NDArray[np.intp]  # their indices, (m,)
+    bias: FloatArray  # added to them, as fractions of the modulus, (m,)
+    flood_bits: int  # bits of flooding
 
 
 class SecretSide(Protocol):
@@ -54,10 +47,7 @@ class ServerSide(Protocol):
     def matrix_products(
         self, payloads: Sequence[bytes | memoryview], weight: FloatArray
     ) -> Iterator[Any]:
-        """Compute Σ_i payloads[i]·weight[k, i], one product for each k.
-
-        weight: (n, len(payloads)) integers, no row zero.
-        """
+        """Compute Σ_i payloads[i]·weight[k, i] for each k. weight: (n, m) integers, no row 0."""
 
     def load_public_key(self, public: bytes) -> Any:
         """Load a public key for ``encrypt_zero``. Raises FormatError."""

@@ -1,8 +1,7 @@
 """Encryptions of zero under a client's public key, made ahead of its queries.
 
-They are most of the cost that the private profile adds to a score, and depend on the key alone.
-Each masks one product and must never mask two: the difference of two products under one mask
-reveals the head. So they stay in memory, each is used once, and a forked process starts without.
+They are most of the private profile's cost. Each must mask one product only: the difference of two
+under one mask reveals the head. So they stay in memory, and a forked process starts without.
 """
 
 from __future__ import annotations

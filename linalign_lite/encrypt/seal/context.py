@@ -24,10 +24,8 @@ def _context(parameters: Parameters) -> Any:
     settings.set_coeff_modulus([api.Modulus(p) for p in parameters.primes])
     context = api.SEALContext(settings, True, api.SEC_LEVEL_TYPE.TC128)
     if not context.parameters_set():
-        raise LinalignError(
-            f"SEAL refuses the parameter set {parameters.name!r}",
-            got=context.parameters_error_message(),
-        )
+        problem = f"SEAL refuses the parameter set {parameters.name!r}"
+        raise LinalignError(problem, got=context.parameters_error_message())
     return context
 
 

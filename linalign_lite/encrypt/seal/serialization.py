@@ -1,9 +1,8 @@
 """Save SEAL's objects to bytes and load them.
 
 SEAL's objects save to and load from paths only, compressed. Here they pass through anonymous memory
-(never the disk, where the system has it). Files hold this library's own form of fixed size: without
-compression nothing can unpack to more than its length. Every length and value is checked before
-SEAL reads it; SEAL then checks again.
+where the system has it, never the disk. Files hold an uncompressed form of fixed size, whose every
+length and value is checked before SEAL reads it and checks it again.
 """
 
 from __future__ import annotations

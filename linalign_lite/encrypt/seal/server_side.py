@@ -31,8 +31,7 @@ class SealServerSide:
         self._primes = seal.parameters.data_primes
         first, *more = self._primes
         self._inverse = pow(more[0], -1, first) if more else 1  # of the second prime, by the first
-        zeros = np.zeros(seal.parameters.degree, dtype=np.uint64)
-        self._zero_residues = [zeros] * len(self._primes)
+        self._zeros = [np.zeros(seal.parameters.degree, dtype=np.uint64)] * len(self._primes)
 
     def encode(self, coefficients: FloatArray, scale: int) -> Any:
         if np.max(np.abs(coefficients)) * 2.0**scale < 1:
@@ -88,7 +87,7 @@ class SealServerSide:
         """
         seal = self._seal
         rows, seed = seal.unpack(payload, self._primes)
-        grown = seal.load(api.Ciphertext(), self._zero_residues, self._level, seed=seed)
+        grown = seal.load(api.Ciphertext(), self._zeros, self._level, seed=seed)
         return np.stack([np.stack(rows), seal.rns_coefficients(grown, len(self._primes))[1]])
 
     def load_public_key(self, public: bytes) -> Any:
@@ -137,11 +136,10 @@ class SealServerSide:
     def _rescaled(
         self, product: Any, returned: ReturnedCoefficients, zero: Any | None
     ) -> tuple[list[float], FloatArray]:
-        """The same for a few coefficients: SEAL saves half as much, which is its slowest step.
+        """The same for a few coefficients, as fractions of the modulus: SEAL saves half as much.
 
         SEAL divides the second component by the second prime and rounds. Wanted residues of the
-        first are read, combined and flooded one by one. Returns (returned first, whole second),
-        both as fractions of the modulus.
+        first are read, combined and flooded one by one.
         """
         n, rescaled = self._seal.parameters.degree, api.Ciphertext()
         self._mask(product, zero)

@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from readme import README, block, in_a_shell
 from support import ROOT
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def block(mark: str) -> str:
-    """All blocks under this mark, in order."""
-    found = re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found, mark
-    return "".join(found)
-
-
-def in_a_shell(script, cwd):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path},
-    )  # fmt: skip
-
-
-def test_the_longer_example_runs_word_by_word(tmp_path):
-    done = in_a_shell(block("run"), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^(\w+ -?\d+\.\d{4}\t\w+ -?\d+\.\d{4}\n){3}", done.stdout, re.MULTILINE)
-    assert "affine map" in done.stdout
 
 
 def test_the_python_example_runs_and_knows_a_puppy_from_snow(tmp_path):

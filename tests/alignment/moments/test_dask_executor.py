@@ -52,6 +52,7 @@ def test_a_cluster_gives_the_bits_of_one_process(cluster, folders, tmp_path):
     same(load_moments(tmp_path / "u.moments.npz"), load_moments(out))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_only_its_tasks(cluster, folders):
     alone = measure_shards(*folders, leaf_rows=40)
     with connected(cluster.scheduler_address) as (executor, _):

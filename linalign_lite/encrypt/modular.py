@@ -18,6 +18,7 @@ from linalign_lite.errors import FormatError
 
 Residues = npt.NDArray[np.uint64]
 _LIMB_BITS = 24  # 2^23 of a row's norm times √MAX_FEATURES times 2^24 stays below 2^52
+SEED_SIZE = 64  # bytes
 MAX_FEATURES = 512  # features multiplied at once
 # types for the n low bytes of 64-bit words, by n: each copied as one piece
 _LOW_BYTES = {
@@ -39,6 +40,11 @@ def require_size(what: str, size: int, expected: int) -> None:
 def packed_size(degree: int, prime: int) -> int:
     """Bytes of ``degree`` packed residues of ``prime``."""
     return degree * prime.bit_length() // 8
+
+
+def seeded_size(degree: int, primes: tuple[int, ...]) -> int:
+    """Bytes of packed residues of each prime and of the seed that the second component needs."""
+    return sum(packed_size(degree, prime) for prime in primes) + SEED_SIZE
 
 
 def pack_residues(words: Residues, prime: int) -> bytes:

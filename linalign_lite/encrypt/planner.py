@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linalign_lite.encrypt.messages import response_size
-from linalign_lite.encrypt.modular import MAX_FEATURES, packed_size
+from linalign_lite.encrypt.modular import MAX_FEATURES, seeded_size
 from linalign_lite.encrypt.packing import MAX_CHUNKS, Layout, fewest_chunks
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import MIN_NORM_BITS, choose_scales
@@ -22,7 +22,6 @@ from linalign_lite.errors import InputError
 
 ASSUMED_OUTPUTS = 10  # classes of the provider's head, when the client does not know them
 BANDWIDTH = 12.5e6  # bytes per second: 100 Mbit/s
-_SEED = 64
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def predict_cost(parameters: Parameters, layout: Layout, n: int, n_outputs: int)
     """Predict bytes of records and digests (without headers, below 2 KB), and milliseconds."""
     costs = COSTS[parameters.degree]
     blocks, products = layout.blocks(n), layout.products(n_outputs)
-    record = layout.chunks * _query_size(parameters)
+    record = layout.chunks * seeded_size(parameters.degree, parameters.data_primes)
     score = products * (costs.reply + (costs.zero if parameters.private else 0))
     encode = 0.0
     if layout.columns:
@@ -143,7 +142,7 @@ def candidate_layouts(
         found += [Layout(degree, dim, k, batch) for k in range(fewest, most + 1)]
         if most < dim and batch == even:  # columns gain from full ciphertexts
             found.append(Layout(degree, dim, dim, batch))
-    size = _query_size(parameters)
+    size = seeded_size(degree, parameters.data_primes)
     fitting = [x for x in found if max(x.chunks * size, response_size(x, n_outputs)) <= MAX_RECORD]
     return tuple(predict_cost(parameters, layout, n, n_outputs) for layout in fitting)
 
@@ -182,7 +181,3 @@ def relative_error(parameters: Parameters, layout: Layout, n_outputs: int) -> fl
         parameters, layout, n_outputs, MIN_NORM_BITS, row_norm=1.0, bias=0.0, product_norm=norm
     )
     return scales.error / 2.0**MIN_NORM_BITS
-
-
-def _query_size(parameters: Parameters) -> int:
-    return sum(packed_size(parameters.degree, p) for p in parameters.data_primes) + _SEED

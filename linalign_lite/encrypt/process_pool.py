@@ -45,12 +45,11 @@ class _Worker:
 
 def score_records(job: ScoringJob, records: Iterable[Record], workers: int) -> Iterator[bytes]:
     """Yield Scorer.score of each record, in order. Raises LinalignError when a process ends."""
-    context, at_once = multiprocessing.get_context("spawn"), _IN_FLIGHT * workers
+    context, ahead = multiprocessing.get_context("spawn"), _IN_FLIGHT * workers
     pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
     hint = "was there too little memory? --threads 1 needs least"
     try:
-        tasks = enumerate(records)
-        yield from map_in_order(pool, _score_record, tasks, in_flight=at_once, hint=hint)
+        yield from map_in_order(pool, _score_record, enumerate(records), in_flight=ahead, hint=hint)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

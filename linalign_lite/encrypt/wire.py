@@ -116,11 +116,8 @@ def write_framed(file: IO[bytes], header: Header, payloads: Iterable[bytes]) -> 
         file.write(digest_record(header.digest, written, payload).digest)
         written += 1
     if written != header.n_records:
-        raise InputError(
-            f"this {header.kind.title} is not complete",
-            got=f"{written} records",
-            expected=str(header.n_records),
-        )
+        problem = f"this {header.kind.title} is not complete"
+        raise InputError(problem, got=f"{written} records", expected=str(header.n_records))
 
 
 def framed_bytes(header: Header, payloads: Iterable[bytes]) -> bytes:
@@ -142,12 +139,8 @@ class Reader:
         self._start = file.tell()
         size = self._start + self.header.n_records * (self.header.record_size + DIGEST)
         if size != self.size:
-            raise FormatError(
-                f"{name} does not have the size that its header states",
-                got=f"{self.size} bytes",
-                expected=str(size),
-                hint=_DAMAGED,
-            )
+            problem, got = f"{name} does not have the size that its header states", self.size
+            raise FormatError(problem, got=f"{got} bytes", expected=str(size), hint=_DAMAGED)
 
     def __iter__(self) -> Iterator[Record]:
         """Yield every record from the first. Raises FormatError when a digest does not agree."""

@@ -10,10 +10,10 @@ import numpy as np
 import tenseal.sealapi as api
 
 from linalign_lite.encrypt import modular
-from linalign_lite.encrypt.modular import Residues, packed_size
+from linalign_lite.encrypt.modular import SEED_SIZE, Residues, packed_size
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.seal import serialization
-from linalign_lite.encrypt.seal.serialization import CIPHERTEXT_START, PLAINTEXT_START, SEED_SIZE
+from linalign_lite.encrypt.seal.serialization import CIPHERTEXT_START, PLAINTEXT_START
 from linalign_lite.errors import LinalignError
 
 
@@ -36,10 +36,9 @@ class SealContext:
         self.parameters = parameters
         self.context = _context(parameters)
         n = parameters.degree
-        polynomials = [packed_size(n, p) for p in parameters.primes]
-        self.query_size = sum(polynomials[: len(parameters.data_primes)]) + SEED_SIZE
-        self.secret_size = sum(polynomials)
-        self.public_size = self.secret_size + SEED_SIZE
+        self.query_size = modular.seeded_size(n, parameters.data_primes)
+        self.public_size = modular.seeded_size(n, parameters.primes)
+        self.secret_size = self.public_size - SEED_SIZE
         self.plaintext_size = 8 * n * len(parameters.data_primes)
 
     def keygen(self) -> tuple[bytes, bytes]:

@@ -20,6 +20,7 @@ from typing import Any
 import tenseal.sealapi as api
 import zstandard
 
+from linalign_lite.encrypt.modular import SEED_SIZE
 from linalign_lite.errors import FormatError, LinalignError
 
 # Sizes in bytes.
@@ -28,7 +29,6 @@ _ARRAY_HEADER = HEADER_SIZE + 8  # a header before the words of an object, and t
 # words of a ciphertext start after parms_id, NTT?, components, degree, primes, scale, correction
 CIPHERTEXT_START = 32 + 1 + 8 * 5 + _ARRAY_HEADER
 PLAINTEXT_START = 32 + 8 + 8 + _ARRAY_HEADER  # after parms_id, coefficients, scale
-SEED_SIZE = 64
 SEED_INFO = HEADER_SIZE + 1 + SEED_SIZE
 Parts = Sequence[bytes | memoryview]  # an object's bytes in several pieces
 BLAKE2XB = int(api.prng_type.blake2xb.value)

@@ -68,9 +68,8 @@ class SealServerSide:
         n, primes = self._seal.parameters.degree, self._primes
         totals = np.zeros((2, len(primes), len(weight), n), dtype=np.uint64)
         for start in range(0, len(payloads), MAX_FEATURES):
-            block = np.stack(
-                [self._expanded(p) for p in payloads[start : start + MAX_FEATURES]], axis=2
-            )
+            chosen = payloads[start : start + MAX_FEATURES]
+            block = np.stack([self._expanded(p) for p in chosen], axis=2)
             part = weight[:, start : start + block.shape[2]]
             for component in range(2):
                 for i, prime in enumerate(primes):

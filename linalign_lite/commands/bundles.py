@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, make_key_folder, require_output
+from linalign_lite.commands.console import Console, in_folder, make_key_folder, require_output
 from linalign_lite.commands.options import AsJson, Quiet
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import check_free
@@ -16,7 +16,6 @@ from linalign_lite.storage.atomic import check_free
 if TYPE_CHECKING:
     from linalign_lite.bundle.reading import BundleInfo
     from linalign_lite.bundle.signing import VerifyingKey
-    from linalign_lite.bundle.wheels import Platform
 
 SECRET, PUBLIC = "signing.key", "signing.pub"
 
@@ -57,15 +56,12 @@ def keygen(
 
     console = Console(as_json, quiet)
     key = SigningKey.generate()
-    paths = make_key_folder(folder, SECRET, PUBLIC)
-    key.save(paths[0])
-    key.verifying.save(paths[1])
-    console.note(f"{paths[0]} stays with you; {paths[1]} goes to your recipients")
-    fingerprint = key.verifying.fingerprint
-    console.result(
-        {"secret": str(paths[0]), "public": str(paths[1]), "fingerprint": fingerprint},
-        [f"fingerprint {fingerprint}"],
-    )
+    secret, public = make_key_folder(folder, SECRET, PUBLIC)
+    key.save(secret)
+    key.verifying.save(public)
+    console.note(f"{secret} stays with you; {public} goes to your recipients")
+    data = {"secret": str(secret), "public": str(public), "fingerprint": key.verifying.fingerprint}
+    console.result(data, [f"fingerprint {key.verifying.fingerprint}"])
 
 
 @app.command()
@@ -103,6 +99,7 @@ def create(
       linalign-lite bundle create out.bundle model --key signing --wheelhouse wheels
     """
     from linalign_lite.bundle.signing import SigningKey
+    from linalign_lite.bundle.wheels import Platform
     from linalign_lite.bundle.writing import create_bundle, total_size
 
     console = Console(as_json, quiet)
@@ -110,8 +107,13 @@ def create(
         raise InputError("no signer, or two", expected="either --key SIGNING or --unsigned")
     given = things or []
     require_output(out, *given)
-    wanted = _platform(platform, python, wheelhouse)
-    signer = SigningKey.load(_inside(key, SECRET)) if key else None
+    wanted = None
+    if wheelhouse is not None:
+        here = Platform.here()
+        wanted = Platform(python or here.python, platform or here.tag)
+    elif platform or python:
+        raise InputError("--platform and --python need wheels", hint="add --wheelhouse")
+    signer = SigningKey.load(in_folder(key, SECRET)) if key else None
     with console.progress("packing", total_size(given, wheelhouse)) as tally:
         info = create_bundle(
             out, given, key=signer, wheelhouse=wheelhouse, platform=wanted, note=note,
@@ -171,15 +173,14 @@ def install(
     check_free(out)
     with console.progress("checking", _size(bundle)) as tally:
         info = install_bundle(bundle, out, keys=_keys(key), unsigned=unsigned, progress=tally)
-    pip = (
-        f"pip install --no-index --find-links {out / 'wheelhouse'} --require-hashes"
-        f" -r {out / REQUIREMENTS}"
-    )
-    has_wheels = info.manifest.platform is not None
-    console.result(
-        {**info.as_dict(), "out": str(out), "pip": pip if has_wheels else ""},
-        [*_lines(out, info), *([pip] if has_wheels else [])],
-    )
+    data, lines = {**info.as_dict(), "out": str(out), "pip": ""}, _lines(out, info)
+    if info.manifest.platform is not None:
+        data["pip"] = (
+            f"pip install --no-index --find-links {out / 'wheelhouse'} --require-hashes"
+            f" -r {out / REQUIREMENTS}"
+        )
+        lines.append(data["pip"])
+    console.result(data, lines)
 
 
 def _lines(path: Path, info: BundleInfo) -> list[str]:
@@ -187,25 +188,10 @@ def _lines(path: Path, info: BundleInfo) -> list[str]:
     return [f"{path}: {summary}", *files]
 
 
-def _platform(tag: str | None, python: str | None, wheelhouse: Path | None) -> Platform | None:
-    from linalign_lite.bundle.wheels import Platform
-
-    if not wheelhouse:
-        if tag or python:
-            raise InputError("--platform and --python need wheels", hint="add --wheelhouse")
-        return None
-    here = Platform.here()
-    return Platform(python or here.python, tag or here.tag)
-
-
 def _keys(paths: list[Path] | None) -> list[VerifyingKey]:
     from linalign_lite.bundle.signing import VerifyingKey
 
-    return [VerifyingKey.load(_inside(path, PUBLIC)) for path in paths or []]
-
-
-def _inside(path: Path, name: str) -> Path:
-    return path / name if path.is_dir() else path
+    return [VerifyingKey.load(in_folder(path, PUBLIC)) for path in paths or []]
 
 
 def _size(path: Path) -> int:

@@ -61,7 +61,6 @@ class Console:
 
     @property
     def _live(self) -> bool:
-        """True if progress is shown: standard error is a terminal, and not --quiet."""
         return not self.quiet and sys.stderr is not None and sys.stderr.isatty()
 
     @contextlib.contextmanager
@@ -131,12 +130,17 @@ def require_output(path: Place, *inputs: Place | str | None) -> None:
     """Raise InputError, before any work, if ``path`` cannot be written or is one of the inputs."""
     if isinstance(path, Remote):
         require_writable(path)
+    elif path.is_dir():
+        raise InputError(f"{path} is a folder", expected="the name of a file to write")
     else:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder", expected="the name of a file to write")
-        if not path.parent.is_dir():
-            raise InputError(f"the folder {path.parent} is not there", hint="make it first")
         require_replaceable(path)
+    require_elsewhere(path, *inputs)
+
+
+def require_elsewhere(path: Place, *inputs: Place | str | None) -> None:
+    """Raise InputError if ``path`` is one of the inputs or its folder is not there."""
+    if isinstance(path, Path) and not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} is not there", hint="make it first")
     for given in inputs:
         if given is not None and same_place(path, place(given)):
             raise InputError(f"{path} is an input of this command", hint="write to another file")
@@ -147,14 +151,18 @@ def make_key_folder(folder: Path, *names: str) -> list[Path]:
     paths = [folder / name for name in names]
     for path in paths:  # before any work is done; the keys' save() checks again
         if path.exists():
-            raise OutputExistsError(
-                f"{path} is already there and is never overwritten", hint="choose another folder"
-            )
+            text = f"{path} is already there and is never overwritten"
+            raise OutputExistsError(text, hint="choose another folder")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"cannot make the folder {folder}", got=e.strerror or str(e)) from e
     return paths
+
+
+def in_folder(path: Path, name: str) -> Path:
+    """Return the file ``name`` in ``path`` if that is a folder, else ``path``."""
+    return path / name if path.is_dir() else path
 
 
 def load_optional_map(path: Path | None) -> AffineMap | None:

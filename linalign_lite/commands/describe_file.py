@@ -60,19 +60,18 @@ def _archive(path: Path) -> Facts:
     return next(facts(content) for kind, facts in _BY_CLASS.items() if isinstance(content, kind))
 
 
-def _states(x: HiddenStates) -> Facts:
-    return _states_facts("hidden states", x, len(x), str(x.states.dtype))
-
-
 def _folder(path: Path) -> Facts:
     x = open_folder(path)
     for part in x:  # checks every shard against the manifest
         del part  # so that one shard is in memory at a time
-    facts = _states_facts("folder of hidden states", x, x.rows, x.dtype)
-    return facts | {"shards": len(x.shards)}
+    return _states(x) | {"shards": len(x.shards)}
 
 
-def _states_facts(kind: str, x: HiddenStates | StatesFolder, rows: int, dtype: str) -> Facts:
+def _states(x: HiddenStates | StatesFolder) -> Facts:
+    if isinstance(x, StatesFolder):
+        kind, rows, dtype = "folder of hidden states", x.rows, x.dtype
+    else:
+        kind, rows, dtype = "hidden states", len(x), str(x.states.dtype)
     return {
         "kind": kind,
         "rows": rows,
@@ -153,11 +152,9 @@ def _artefact(path: Path) -> Facts:
     card = read_card(path)
     facts: Facts = {"kind": f"ONNX {card['kind']}"}
     facts |= {k: Space.parse(card[k]).describe() for k in ("states", "mapped") if k in card}
-    scores, model = card.get("scores"), card.get("model")
-    if isinstance(scores, dict):
-        facts |= {"outputs": scores.get("n"), "labels": scores.get("labels")}
-        facts["softcap"] = scores.get("softcap")
-    if isinstance(model, dict):
+    if isinstance(scores := card.get("scores"), dict):
+        facts |= {"outputs": scores.get("n")} | {k: scores.get(k) for k in ("labels", "softcap")}
+    if isinstance(model := card.get("model"), dict):
         facts |= {k: model.get(k) for k in ("name", "max_length", "tokenizer")}
     return facts | _present(card, "dtype opset folded")
 
@@ -177,7 +174,7 @@ def _framed(path: Path, number: int) -> Facts:
             query = QueryInfo.from_header(header, reader.name)
             facts |= {"queries": query.n, "space": query.space.describe()}
             facts |= _layout(query.layout, reader.size / query.n)
-            facts |= {"norm_bound": 2**query.norm_bits}
+            facts["norm_bound"] = 2**query.norm_bits
         elif kind is Kind.RESPONSE:
             response = ResponseInfo.from_header(header, reader.name)
             facts |= {"queries": response.n, "outputs": response.n_outputs}
@@ -235,12 +232,10 @@ _BY_CLASS: dict[type, Callable[[Any], Facts]] = {
     Head: _head,
     Detector: _detector,
 }
-_BY_START: dict[
-    bytes, Callable[[Path], Facts]
-] = {  # the first bytes; ONNX has its IR version there
+_BY_START: dict[bytes, Callable[[Path], Facts]] = {
     b"SQLite forma": _budget,
     b"PK": _archive,
-    b"\x08": _artefact,
+    b"\x08": _artefact,  # the field of ONNX's IR version
 }
 _BY_NUMBER: dict[int, Callable[[Path, int], Facts]] = {
     file_format.KIND: _bundle,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,11 +145,8 @@ def score(
     }
     lines = [f"{value:.6g}" for value in scores.tolist()]
     if detector.threshold is not None:
-        out = detector.above(scores).tolist()
-        data["outlying"] = out
-        lines = [
-            f"{line}\t{'out' if above else 'in'}" for line, above in zip(lines, out, strict=True)
-        ]
+        data["outlying"] = detector.above(scores).tolist()
+        lines = mark_outlying(lines, data["outlying"])
     Console(as_json).result(data, lines)
 
 
@@ -174,12 +172,8 @@ def evaluate(
     from linalign_lite.heads.ood.report import evaluate_detector
     from linalign_lite.heads.ood.serialization import load_detector
 
-    found = evaluate_detector(
-        load_detector(detector_file),
-        states_of(inlying),
-        states_of(outlying),
-        load_optional_map(map_file),
-    )
+    detector, affine = load_detector(detector_file), load_optional_map(map_file)
+    found = evaluate_detector(detector, states_of(inlying), states_of(outlying), affine)
     Console(as_json).result(found.as_card(), pair_lines(found.rows()))
 
 
@@ -211,12 +205,15 @@ def threshold(
     scores = detector.scores(states_of(states), load_optional_map(map_file))
     detector = detector.with_threshold(scores, tpr)
     save_detector(out, detector)
-    _tell(console, out, detector)
+    _tell(console, out, detector, {})
 
 
-def _tell(
-    console: Console, out: Path, detector: Detector, tried: dict[str, float] | None = None
-) -> None:
+def mark_outlying(lines: list[str], outlying: list[bool]) -> list[str]:
+    """Append "out" or "in" to each line."""
+    return [f"{text}\t{'out' if x else 'in'}" for text, x in zip(lines, outlying, strict=True)]
+
+
+def _tell(console: Console, out: Path, detector: Detector, tried: Mapping[str, float]) -> None:
     from linalign_lite.commands.describe_file import describe
 
     facts = describe(out)

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, load_optional_map
-from linalign_lite.commands.options import (
-    AsJson,
-    Format,
-    Limit,
-    Quiet,
-    Separator,
-    TextsFile,
-    Threads,
-)
 from linalign_lite.commands.states import load_limited
 from linalign_lite.core.choices import TextFormat
 from linalign_lite.errors import InputError
@@ -56,9 +48,9 @@ def generate(
     stop: Annotated[
         list[str] | None, Option(help="Stop before this text; may be given again.")
     ] = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    threads: shared.Threads = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Continue a text with two models joined by a map.
 
@@ -115,19 +107,19 @@ def generate(
 
 
 def evaluate_generation(
-    texts: TextsFile,
+    texts: shared.TextsFile,
     source: SourceModel,
     target: TargetModel,
     map_file: MapBetween = None,
-    fmt: Format = TextFormat.auto,
-    limit: Limit = None,
-    separator: Separator = None,
+    fmt: shared.Format = TextFormat.auto,
+    limit: shared.Limit = None,
+    separator: shared.Separator = None,
     samples: Annotated[int, Option(help="Number of texts to continue.", min=0)] = 16,
     sample_tokens: Annotated[int, Option(help="Tokens of a sample.", min=1)] = 64,
     seed: Annotated[int, Option(help="Seed that selects these texts.", min=0)] = 0,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    threads: shared.Threads = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Measure how well two joined models predict texts.
 

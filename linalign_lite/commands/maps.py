@@ -9,20 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, require_output
 from linalign_lite.commands.moment_files import MomentsOptions, measure_states
-from linalign_lite.commands.options import (
-    AsJson,
-    Folds,
-    MapOut,
-    Pairing,
-    Penalty,
-    Quiet,
-    Scheduler,
-    Seed,
-    SourceStates,
-    TargetStates,
-)
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
@@ -56,11 +45,11 @@ class _FitOptions:
 
     def check(self, head_file: Path | None, *, fold: bool) -> None:
         """Raise InputError for options that do not go together."""
-        given = [self.temperature, self.truth, self.checkpoint]
+        method = self.method.value
         if self.few is None and self.few_weight is not None:
             raise InputError("--few-weight goes with --with-few FEW_SOURCE FEW_TARGET")
         if self.few is not None and self.method is not MapMethod.ridge:
-            hint, method = "leave --method out", self.method.value
+            hint = "leave --method out"
             raise InputError("--with-few is for ridge or kl", got=method, hint=hint)
         if self.few is not None and self.checkpoint is not None:
             raise InputError("--with-few keeps no checkpoint", hint="leave --checkpoint out")
@@ -71,17 +60,16 @@ class _FitOptions:
             )
         if head_file is not None and not (self.kl or fold):
             raise InputError("--head goes with --objective kl or --fold")
-        if not self.kl and any(value is not None for value in given):
+        if not self.kl and (self.temperature, self.truth, self.checkpoint) != (None, None, None):
             raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
         if self.kl and self.method is not MapMethod.ridge:
-            hint, method = "leave --method out", self.method.value
-            raise InputError("kl starts from ridge", got=method, hint=hint)
+            raise InputError("kl starts from ridge", got=method, hint="leave --method out")
 
 
 def fit(
-    source_at: SourceStates,
-    target_at: TargetStates,
-    out_at: MapOut,
+    source_at: shared.SourceStates,
+    target_at: shared.TargetStates,
+    out_at: shared.MapOut,
     objective: Annotated[
         Objective, Option(help="Quantity that the fit minimises; kl needs --head.")
     ] = Objective.least_squares,
@@ -90,8 +78,8 @@ def fit(
         Option("--head", help="The head, or model folder with one, that the map serves."),
     ] = None,
     method: Annotated[MapMethod, Option(help="Method of the fit.")] = MapMethod.ridge,
-    penalty: Penalty = "auto",
-    pair: Pairing = PairingRule.exact,
+    penalty: shared.Penalty = "auto",
+    pair: shared.Pairing = PairingRule.exact,
     fold: Annotated[
         bool, Option("--fold", help="Write head∘map, a head for source states, to OUT.")
     ] = False,
@@ -116,11 +104,11 @@ def fit(
     few_weight: Annotated[
         str | None, Option(help="auto, or their weight relative to the others: 0 to inf.")
     ] = None,
-    folds: Folds = 5,
-    seed: Seed = 0,
-    scheduler: Scheduler = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    folds: shared.Folds = 5,
+    seed: shared.Seed = 0,
+    scheduler: shared.Scheduler = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Fit a map from one model's states to another's.
 
@@ -173,35 +161,25 @@ def _fit(
     console: Console, source: Place, target: Place, head: Head | None, options: _FitOptions
 ) -> Fitted:
     """Fit on the moments of two folders, or on the states: with few texts, for a head, plainly."""
+    from linalign_lite.alignment.least_squares import fit as fit_states
+    from linalign_lite.alignment.paired_moments import fit_paired
+
+    moments, method, penalty = options.moments, options.method.value, options.penalty
     plain = not options.kl and options.few is None and options.method is not MapMethod.lstsq
     if plain and source.is_dir() and target.is_dir():
-        return _fit_shards(console, source, target, options)
-    if options.moments.scheduler is not None:
+        measured = measure_states(console, source, target, moments)
+        return fit_paired(measured, method=method, penalty=penalty)
+    if moments.scheduler is not None:
         raise InputError("--scheduler goes with two folders of states, ridge or procrustes")
-    states = _load_pair(source, target, options.moments.pairing)
+    states = _load_pair(source, target, moments.pairing)
     served = head if options.kl else None
     if options.few is not None:
-        few = _load_pair(*options.few, options.moments.pairing)
+        few = _load_pair(*options.few, moments.pairing)
         return _fit_with_few(console, states, few, served, options)
     if served is not None:
         return _fit_kl(console, states, served, options)
-    return _fit_least_squares(states, options)
-
-
-def _fit_shards(console: Console, source: Place, target: Place, options: _FitOptions) -> Fitted:
-    from linalign_lite.alignment.paired_moments import fit_paired
-
-    measured = measure_states(console, source, target, options.moments)
-    return fit_paired(measured, method=options.method.value, penalty=options.penalty)
-
-
-def _fit_least_squares(states: Sides, options: _FitOptions) -> Fitted:
-    from linalign_lite.alignment.least_squares import fit as fit_states
-
-    folds, seed = options.moments.folds, options.moments.seed
-    return fit_states(
-        *states, method=options.method.value, penalty=options.penalty, folds=folds, seed=seed
-    )
+    folds, seed = moments.folds, moments.seed
+    return fit_states(*states, method=method, penalty=penalty, folds=folds, seed=seed)
 
 
 def _fit_kl(console: Console, states: Sides, head: Head, options: _FitOptions) -> Fitted:

@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, require_output
-from linalign_lite.commands.options import (
-    AsJson,
-    MapOut,
-    Pairing,
-    Penalty,
-    Quiet,
-    Scheduler,
-    Seed,
-    SourceStates,
-    TargetStates,
-)
 from linalign_lite.core.choices import MomentsMethod, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
@@ -43,21 +33,21 @@ class MomentsOptions:
 
 
 def moments(
-    source_at: SourceStates,
-    target_at: TargetStates,
+    source_at: shared.SourceStates,
+    target_at: shared.TargetStates,
     out_at: Annotated[str, Argument(metavar="out", help="The moments to write (.moments.npz).")],
     folds: Annotated[int, Option(help="Folds for the cross-validation in fit-moments.")] = 5,
-    seed: Seed = 0,
-    pair: Pairing = PairingRule.exact,
+    seed: shared.Seed = 0,
+    pair: shared.Pairing = PairingRule.exact,
     reveal: Annotated[
         bool, Option("--reveal", help="Write them even if the states can be recovered from them.")
     ] = False,
     verify: Annotated[
         bool, Option("--verify/--no-verify", help="Compare shards with their SHA-256.")
     ] = True,
-    scheduler: Scheduler = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    scheduler: shared.Scheduler = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Summarise two models' states in a file of fixed size.
 
@@ -97,11 +87,11 @@ def fit_moments(
     files: Annotated[
         list[str], Argument(help="Moments (.moments.npz), one or more; paths or URLs.")
     ],
-    out_at: MapOut,
+    out_at: shared.MapOut,
     method: Annotated[MomentsMethod, Option(help="Method of the fit.")] = MomentsMethod.ridge,
-    penalty: Penalty = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    penalty: shared.Penalty = "auto",
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Fit a map from one or more files of moments.
 

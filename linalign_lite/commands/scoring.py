@@ -10,10 +10,12 @@ from typer import Argument, Option
 
 from linalign_lite.commands.console import (
     Console,
+    in_folder,
     load_optional_map,
     make_key_folder,
     require_output,
 )
+from linalign_lite.commands.detectors import mark_outlying
 from linalign_lite.commands.options import AsJson, MapFile, Quiet
 from linalign_lite.commands.states import ModelOptions, extract_texts
 from linalign_lite.core.choices import Profile
@@ -22,11 +24,10 @@ from linalign_lite.errors import InputError
 if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.hidden_states import HiddenStates
-    from linalign_lite.encrypt.keys import PublicKey, SecretKey
+    from linalign_lite.encrypt.keys import PublicKey
     from linalign_lite.heads.ood.detector import Detector
 
 SECRET, PUBLIC = "secret.key", "public.key"
-
 
 MaxError = Annotated[float, Option(help="Refuse scores whose error may be larger.", min=0.0)]
 Key = Annotated[Path, Option("--key", help="The secret key, or its folder.")]
@@ -54,20 +55,14 @@ def keygen(
     from linalign_lite.encrypt.parameters import by_name
 
     console = Console(as_json, quiet)
-    paths = make_key_folder(folder, SECRET, PUBLIC)
+    secret_file, public_file = make_key_folder(folder, SECRET, PUBLIC)
     secret, public = make_keys(by_name(profile.value))
-    secret.save(paths[0])
-    public.save(paths[1])
-    console.note(f"{paths[0]} stays with you; {paths[1]} goes to the provider")
-    console.result(
-        {
-            "secret": str(paths[0]),
-            "public": str(paths[1]),
-            "key": public.digest.hex(),
-            "profile": profile.value,
-        },
-        [f"key {public.digest.hex()[:16]}"],
-    )
+    secret.save(secret_file)
+    public.save(public_file)
+    console.note(f"{secret_file} stays with you; {public_file} goes to the provider")
+    digest = public.digest.hex()
+    data = {"secret": str(secret_file), "public": str(public_file)}
+    console.result({**data, "key": digest, "profile": profile.value}, [f"key {digest[:16]}"])
 
 
 def encrypt(
@@ -93,10 +88,11 @@ def encrypt(
       echo "is it raining?" | linalign-lite encrypt - mine.query --model ash --key keys --map m.npz
     """
     from linalign_lite.encrypt.client import Client
+    from linalign_lite.encrypt.keys import SecretKey
 
     console = Console(as_json, quiet)
     require_output(out, queries, map_file)
-    client = Client(_secret(key))
+    client = Client(SecretKey.load(in_folder(key, SECRET)))
     affine = load_optional_map(map_file)
     states = _states(queries, model, affine, console)
     with console.progress("encrypting", len(states)) as tally:
@@ -161,9 +157,7 @@ def score(
     require_output(out, query, head, map_file, budget, *(public or ()))
     if limit is not None and budget is None:
         raise InputError("--limit needs a budget", hint="add --budget FILE")
-    loaded = load_head(head)
-    if map_file:
-        loaded = loaded @ load_map(map_file)
+    loaded = load_head(head) if map_file is None else load_head(head) @ load_map(map_file)
     with open_framed(query, Kind.QUERY) as reader:
         asked = QueryInfo.from_header(reader.header, reader.name)
     provider = Provider(
@@ -179,18 +173,11 @@ def score(
     with console.progress("scoring", asked.n) as tally:
         info = provider.score_file(query, out, tally, workers=threads)
     size = out.stat().st_size
+    n, outputs = info.n, info.n_outputs
+    data = {"out": str(out), "queries": n, "outputs": outputs, "bytes": size}
     console.result(
-        {
-            "out": str(out),
-            "queries": info.n,
-            "outputs": info.n_outputs,
-            "bytes": size,
-            "profile": info.parameters.name,
-        },
-        [
-            f"{out}: {info.n} queries scored for {info.n_outputs} classes, "
-            f"{size / info.n / 1e3:.1f} kB each"
-        ],
+        {**data, "profile": info.parameters.name},
+        [f"{out}: {n} queries scored for {outputs} classes, {size / n / 1e3:.1f} kB each"],
     )
 
 
@@ -226,6 +213,7 @@ def decrypt(
     import numpy as np
 
     from linalign_lite.encrypt.client import Client
+    from linalign_lite.encrypt.keys import SecretKey
     from linalign_lite.encrypt.wire import Kind, open_framed
     from linalign_lite.storage.atomic import atomic
 
@@ -233,21 +221,19 @@ def decrypt(
     if out is not None:
         require_output(out, response, query)
     by = _load_scorer(ood)
-    client = Client(_secret(key), max_error=max_error)
+    client = Client(SecretKey.load(in_folder(key, SECRET)), max_error=max_error)
     with open_framed(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
         scores = client.decrypt_from(response, query, progress=tally)
     names = scores.labels or tuple(str(i) for i in range(scores.values.shape[1]))
     order = np.argsort(-scores.values, axis=1, kind="stable")[:, :top]
-    best = [
-        [(names[i], float(row[i])) for i in ids]
-        for row, ids in zip(scores.values, order, strict=True)
-    ]
+    rows = scores.values.tolist()
+    best = [[(names[i], row[i]) for i in ids] for row, ids in zip(rows, order, strict=True)]
     if out is not None:
         with atomic(out, private=True) as f:  # scores are not for the provider
-            for row in scores.values:
-                pairs = dict(zip(names, (float(x) for x in row), strict=True))
+            for row in rows:
+                pairs = dict(zip(names, row, strict=True))
                 f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")
     digits = scores.decimals
     data: dict[str, Any] = {"queries": len(best), "decimals": digits, "error": scores.error}
@@ -260,8 +246,7 @@ def decrypt(
         ends = [f"{name} {value:.4f}" for value in values]
         if not isinstance(by, str) and by.threshold is not None:
             data["outlying"] = by.above(values).tolist()
-            marks = ["out" if above else "in" for above in data["outlying"]]
-            ends = [f"{end}\t{mark}" for end, mark in zip(ends, marks, strict=True)]
+            ends = mark_outlying(ends, data["outlying"])
         lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
     console.result(data, lines)
 
@@ -276,12 +261,6 @@ def _load_scorer(ood: str | None) -> str | Detector | None:
     detector = load_detector(ood)
     detector.require_scores()
     return detector
-
-
-def _secret(key: Path) -> SecretKey:
-    from linalign_lite.encrypt.keys import SecretKey
-
-    return SecretKey.load(key / SECRET if key.is_dir() else key)
 
 
 def _public(paths: list[Path]) -> list[PublicKey]:
@@ -306,11 +285,8 @@ def _states(
 
     if model is None:
         if not queries.endswith(".npz"):
-            raise InputError(
-                f"cannot encrypt {queries} as it is",
-                expected="a file of states (.npz)",
-                hint="add --model FOLDER to read texts",
-            )
+            what, hint = f"cannot encrypt {queries} as it is", "add --model FOLDER to read texts"
+            raise InputError(what, expected="a file of states (.npz)", hint=hint)
         return load_states(queries)
     from linalign_lite.extraction.texts import read_texts
 

@@ -12,20 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, Interrupted, require_output
+from linalign_lite.commands import options as shared
+from linalign_lite.commands.console import Console, Interrupted, require_elsewhere, require_output
 from linalign_lite.commands.moment_files import workers
-from linalign_lite.commands.options import (
-    AsJson,
-    Format,
-    Limit,
-    ModelFolder,
-    Normalize,
-    Quiet,
-    Scheduler,
-    Separator,
-    StoredDtype,
-    Threads,
-)
 from linalign_lite.core.choices import FloatDtype, Pooling, TextFormat
 from linalign_lite.errors import InputError
 from linalign_lite.storage.places import (
@@ -34,7 +23,6 @@ from linalign_lite.storage.places import (
     place,
     require_folder_writable,
     require_free,
-    same_place,
 )
 from linalign_lite.storage.remote import Remote
 
@@ -46,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def extract(
-    model: ModelFolder,
+    model: shared.ModelFolder,
     texts: Annotated[
         str, Argument(help="A .txt, .jsonl, .csv or .parquet file or URL, or - for stdin.")
     ],
@@ -60,20 +48,20 @@ def extract(
     pooling: Annotated[
         Pooling | None, Option(help="How token states become a text's state; default: the model's.")
     ] = None,
-    normalize: Normalize = None,
+    normalize: shared.Normalize = None,
     max_length: Annotated[int | None, Option(help="Cut texts to this many tokens.")] = None,
     batch_tokens: Annotated[int | None, Option(help="Tokens in one batch.")] = None,
-    threads: Threads = None,
-    fmt: Format = TextFormat.auto,
-    limit: Limit = None,
-    separator: Separator = None,
-    dtype: StoredDtype = FloatDtype.fp32,
+    threads: shared.Threads = None,
+    fmt: shared.Format = TextFormat.auto,
+    limit: shared.Limit = None,
+    separator: shared.Separator = None,
+    dtype: shared.StoredDtype = FloatDtype.fp32,
     shard_texts: Annotated[
         int | None, Option(help="Texts in one file of a folder; default 4096.", min=1)
     ] = None,
-    scheduler: Scheduler = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    scheduler: shared.Scheduler = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
 ) -> None:
     """Run a model on texts and save its hidden states.
 
@@ -107,31 +95,30 @@ def extract(
     )
     made: HiddenStates | StatesFolder
     if out.suffix.lower() != ".npz":
-        _require_folder(out, texts)
         folder, blank = _write_folder(console, job, shard_texts, scheduler)
         made, rows, shards = folder, folder.rows, {"shards": len(folder.shards)}
-    elif scheduler is not None:
-        raise InputError("--scheduler is for a folder", got=str(out), hint="drop the .npz")
-    elif shard_texts is not None:
-        raise InputError("--shard-texts is for a folder", got=str(out), hint="drop the .npz")
+    elif scheduler is not None or shard_texts is not None:
+        option = "--shard-texts" if scheduler is None else "--scheduler"
+        raise InputError(f"{option} is for a folder", got=str(out), hint="drop the .npz")
     else:
         require_output(out, texts)
         states, blank = _write_file(console, job)
         made, rows, shards = states, len(states), {}
+    space, n_labels = made.space, len(made.labels)
     data = {
         "out": str(out),
         "rows": rows,
-        "dim": made.space.dim,
+        "dim": space.dim,
         "texts": made.n_texts,
         "cut": made.n_cut,
         "blank": blank,
-        "pooling": made.space.pooling,
-        "labels": len(made.labels),
+        "pooling": space.pooling,
+        "labels": n_labels,
         "text_digest": made.text_digest,
         **shards,
     }
-    line = f"{out}: {rows} states of {made.space.dim} dimensions, {made.space.pooling} pooling"
-    line += f", {len(made.labels)} labels" if made.labels else ""
+    line = f"{out}: {rows} states of {space.dim} dimensions, {space.pooling} pooling"
+    line += f", {n_labels} labels" if n_labels else ""
     line += f", {shards['shards']} shards" if shards else ""
     console.result(data, [line])
 
@@ -161,22 +148,6 @@ class _Job:
     dtype: str
 
 
-def _require_folder(out: Place, texts: str) -> None:
-    """Raise InputError, before any work, if ``out`` cannot be made."""
-    from linalign_lite.core.shards.states_folder import require_name
-    from linalign_lite.core.shards.writer import is_unfinished
-
-    require_name(out)
-    if same_place(out, place(texts)):
-        raise InputError(f"{out} is an input of this command", hint="write to another file")
-    if isinstance(out, Path) and not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} is not there", hint="make it first")
-    if not is_unfinished(out):
-        require_free(out)
-    if isinstance(out, Remote):
-        require_folder_writable(out)
-
-
 def _write_file(console: Console, job: _Job) -> tuple[HiddenStates, int]:
     """Extract to one file; returns the states and the number of blank lines."""
     from linalign_lite.extraction.pipeline import narrow
@@ -194,11 +165,18 @@ def _write_folder(
     console: Console, job: _Job, shard_texts: int | None, scheduler: str | None
 ) -> tuple[StatesFolder, int]:
     """Extract to a folder, one shard in memory at a time; returns it and the blank lines."""
+    from linalign_lite.core.shards.states_folder import require_name
     from linalign_lite.core.shards.writer import is_unfinished
     from linalign_lite.extraction.compressed_text import kept
     from linalign_lite.extraction.corpus import read_corpus
     from linalign_lite.extraction.pipeline import SHARD_TEXTS, extract_to
 
+    require_name(job.out)
+    require_elsewhere(job.out, job.texts)
+    if not is_unfinished(job.out):
+        require_free(job.out)
+    if isinstance(job.out, Remote):
+        require_folder_writable(job.out)
     reading = dict(job.reading)
     if job.texts == "-" and reading["fmt"] == "auto":
         reading["fmt"] = "txt"

@@ -1,16 +1,25 @@
-"""Paths, and states made for tests. LINALIGN_SHARED: real models and data."""
+"""Paths, a fake model, and states made for tests. LINALIGN_SHARED: real models and data."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.space import Space
+from linalign_lite.extraction.session import Encoded
+from linalign_lite.extraction.texts import Texts
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LINALIGN_SHARED") or ROOT.parent / "shared")
+TEXTS = Texts(
+    tuple(f"{who} {what}." for who in ("Tom", "The little dog", "A very old and tired cat")
+          for what in ("ran", "went to the big house by the sea", "ate a cake")),
+    tuple("cabcabcab"),
+)  # fmt: skip
 
 
 def aligned_states(
@@ -27,3 +36,37 @@ def aligned_states(
         view = causes @ rng.normal(size=(6, dim)) + rng.normal(size=(n, dim)) * noise
         views.append(HiddenStates((view + rng.normal(size=dim) * 5).astype(np.float32)))
     return views[0], views[1]
+
+
+@dataclass
+class Fake:
+    """A model without onnxruntime: a character is a token, its state is its code point."""
+
+    dim: int = 4
+    scale: float = 1.0
+    callers: int = 1
+
+    @property
+    def card(self):
+        return self
+
+    def space(self, pooling, normalize):
+        return Space(self.dim, "cd" * 32, "fake", pooling or "tokens", bool(normalize))
+
+    def context(self, max_length):
+        return max_length or 4096
+
+    def encode(self, texts, max_length, *, places):
+        length = self.context(max_length)
+        return [
+            Encoded([0, *map(ord, t[:length])], [0, *range(1, len(t[:length]) + 1)],
+                    [1] + [int(c == "_") for c in t[:length]], len(t) > length)
+            for t in texts
+        ]  # fmt: skip
+
+    def run(self, ids, mask):
+        assert mask.shape == ids.shape
+        return np.repeat(ids[..., None] * np.float32(self.scale), self.dim, axis=2)
+
+    def runner(self, n_batches):
+        return self.run, self.callers

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ROOT
-from test_shards import Fake
+from support import ROOT, Fake
 
 from linalign_lite import demo
 from linalign_lite.commands import main

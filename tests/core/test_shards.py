@@ -7,13 +7,14 @@ import os
 import shutil
 import tracemalloc
 import weakref
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import TEXTS, Fake
 
 from linalign_lite import demo, load_model
 from linalign_lite.commands import main
@@ -32,18 +33,12 @@ from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
 from linalign_lite.extraction import inference, pipeline
 from linalign_lite.extraction.pipeline import extract, extract_shards, extract_to, narrow
-from linalign_lite.extraction.session import Encoded
 from linalign_lite.extraction.texts import Texts
 from linalign_lite.heads.serialization import save
 from linalign_lite.storage import atomic, npz
 from linalign_lite.storage.hashing import hash_file
 
 ASH = str(demo.model_folder("ash"))
-TEXTS = Texts(
-    tuple(f"{who} {what}." for who in ("Tom", "The little dog", "A very old and tired cat")
-          for what in ("ran", "went to the big house by the sea", "ate a cake")),
-    tuple("cabcabcab"),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["ash", "birch"])
@@ -86,40 +81,6 @@ def states(n: int, *, model: str = "ab" * 32, pooling: str = "tokens", first: in
 def made(folder: Path, *parts: HiddenStates) -> StatesFolder:
     digest = text_digest(map(str, range(sum(p.n_texts for p in parts))))
     return write_shards(folder, parts, text_digest=digest)
-
-
-@dataclass
-class Fake:
-    """A model without onnxruntime: a character is a token, its state is its code point."""
-
-    dim: int = 4
-    scale: float = 1.0
-    callers: int = 1
-
-    @property
-    def card(self):
-        return self
-
-    def space(self, pooling, normalize):
-        return Space(self.dim, "cd" * 32, "fake", pooling or "tokens", bool(normalize))
-
-    def context(self, max_length):
-        return max_length or 4096
-
-    def encode(self, texts, max_length, *, places):
-        length = self.context(max_length)
-        return [
-            Encoded([0, *map(ord, t[:length])], [0, *range(1, len(t[:length]) + 1)],
-                    [1] + [int(c == "_") for c in t[:length]], len(t) > length)
-            for t in texts
-        ]  # fmt: skip
-
-    def run(self, ids, mask):
-        assert mask.shape == ids.shape
-        return np.repeat(ids[..., None] * np.float32(self.scale), self.dim, axis=2)
-
-    def runner(self, n_batches):
-        return self.run, self.callers
 
 
 # --- the same states ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from test_shards import TEXTS, Fake
+from support import TEXTS, Fake
 from tokenizers import processors
 
 from linalign_lite import demo, load_model

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_shards import Fake
+from support import Fake
 
 from linalign_lite import demo
 from linalign_lite.alignment.moments_io import load_moments

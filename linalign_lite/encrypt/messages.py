@@ -113,7 +113,10 @@ class _Info(_Packing):
         """Raise FormatError for what `from_header` would refuse. Called before writing."""
         title = self.KIND.title
         with format_errors(f"this {title}", title):
-            self.from_header(self.header(), f"this {title}")
+            meta = self.header().meta
+            labels: dict[str, Any] = {"labels": []} if "labels" in meta else {}  # faster below
+            parse(self.DESCRIPTION, {**meta, **labels}, "its description")
+            self._require_consistent()
 
     def _require_consistent(self) -> None:
         """Raise InputError when fields do not agree with one another."""

@@ -25,9 +25,8 @@ from linalign_lite.commands.generation import evaluate_generation, generate
 from linalign_lite.commands.getting_started import demo, inspect
 from linalign_lite.commands.heads import evaluate, head
 from linalign_lite.commands.maps import fit
-from linalign_lite.commands.models import export
 from linalign_lite.commands.moment_files import fit_moments, moments
-from linalign_lite.commands.onnx_files import from_onnx, fuse, onnx
+from linalign_lite.commands.onnx_files import export, from_onnx, fuse, onnx
 from linalign_lite.commands.privacy import audit, budget, plan
 from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
 from linalign_lite.commands.states import extract

@@ -42,16 +42,15 @@ def demo(
     if out is None:
         with tempfile.TemporaryDirectory(prefix="linalign-demo-") as folder:
             figures = run(Path(folder), say)
+        ends = ["Run it with --out DIR to keep the files and look at them."]
     else:
         with whole_folder(out) as folder:
             figures = run(folder, say)
-    lines = [f"Done in {time.perf_counter() - started:.1f} s."]
-    if out is not None:
-        lines.append(f"The files are in {out}; look at one with")
-        lines.append(f"  linalign-lite inspect {out / 'client' / 'client-to-provider.map.npz'}")
-    else:
-        lines.append("Run it with --out DIR to keep the files and look at them.")
-    console.result(figures, lines)
+        ends = [
+            f"The files are in {out}; look at one with",
+            f"  linalign-lite inspect {out / 'client' / 'client-to-provider.map.npz'}",
+        ]
+    console.result(figures, [f"Done in {time.perf_counter() - started:.1f} s.", *ends])
 
 
 def inspect(

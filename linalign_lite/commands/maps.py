@@ -11,7 +11,7 @@ from typer import Option
 
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, require_output
-from linalign_lite.commands.moment_files import MomentsOptions, measure_states
+from linalign_lite.commands.moment_files import MomentsOptions, load_pair, measure_states
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
@@ -171,10 +171,10 @@ def _fit(
         return fit_paired(measured, method=method, penalty=penalty)
     if moments.scheduler is not None:
         raise InputError("--scheduler goes with two folders of states, ridge or procrustes")
-    states = _load_pair(source, target, moments.pairing)
+    states = load_pair(source, target, moments.pairing)
     served = head if options.kl else None
     if options.few is not None:
-        few = _load_pair(*options.few, moments.pairing)
+        few = load_pair(*options.few, moments.pairing)
         return _fit_with_few(console, states, few, served, options)
     if served is not None:
         return _fit_kl(console, states, served, options)
@@ -226,15 +226,6 @@ def _teaching(target: HiddenStates, head: Head, options: _FitOptions) -> Teachin
     given = {"temperature": options.temperature, "truth": options.truth}
     set_ones = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(default_teaching(target, head), **set_ones)
-
-
-def _load_pair(source: Place, target: Place, rule: str) -> Sides:
-    """Load the states of both sides; row i of both is the same text or position."""
-    from linalign_lite.core.shards.states_folder import states_of
-    from linalign_lite.core.token_alignment import pair_states
-
-    x, y = states_of(source), states_of(target)
-    return (x, y) if x.text_index is None or y.text_index is None else pair_states(x, y, rule)
 
 
 def _load_head(path: Path) -> Head:

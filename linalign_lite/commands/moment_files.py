@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from linalign_lite.storage.places import Place, delivered, fetched, place
 
 if TYPE_CHECKING:
     from linalign_lite.alignment.paired_moments import PairedMoments
+    from linalign_lite.core.hidden_states import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ def measure_states(
 ) -> PairedMoments:
     """Measure the moments of two files, or of two folders shard by shard."""
     from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
-    from linalign_lite.core.shards.states_folder import open_folder, states_of
-    from linalign_lite.core.token_alignment import pair_states
+    from linalign_lite.core.shards.states_folder import open_folder
 
     if source.is_dir() and target.is_dir():
         x, y = open_folder(source), open_folder(target)
@@ -152,11 +151,18 @@ def measure_states(
             )
     if options.scheduler is not None:
         raise InputError("--scheduler goes with folders of states", hint="extract to folders")
-    a, b, pairing = states_of(source), states_of(target), ""
-    if a.text_index is not None and b.text_index is not None:
-        pairing = options.pairing
-        a, b = pair_states(a, b, pairing)
+    a, b = load_pair(source, target, options.pairing)
+    pairing = "" if a.text_index is None or b.text_index is None else options.pairing
     return measure_pair(a, b, folds=options.folds, seed=options.seed, pairing=pairing)
+
+
+def load_pair(source: Place, target: Place, rule: str) -> tuple[HiddenStates, HiddenStates]:
+    """Load the states of both sides; row i of both is the same text or position."""
+    from linalign_lite.core.shards.states_folder import states_of
+    from linalign_lite.core.token_alignment import pair_states
+
+    x, y = states_of(source), states_of(target)
+    return (x, y) if x.text_index is None or y.text_index is None else pair_states(x, y, rule)
 
 
 @contextlib.contextmanager
@@ -167,6 +173,5 @@ def workers(scheduler: str | None) -> Iterator[dict[str, Any]]:
         return
     from linalign_lite.alignment.streaming.dask_executor import connected
 
-    executor: Executor
     with connected(scheduler) as (executor, in_flight):
         yield {"executor": executor, "in_flight": in_flight}

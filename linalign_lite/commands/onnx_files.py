@@ -1,26 +1,103 @@
-"""onnx, fuse, from-onnx: maps, heads and whole models as ONNX, for use without Python."""
+"""export, onnx, fuse, from-onnx: models, maps and heads as ONNX."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, load_optional_map, require_output
-from linalign_lite.commands.options import AsJson, ModelFolder, Normalize, Quiet
-from linalign_lite.core.choices import ArtefactKind, TextPooling, WeightDtype
+from linalign_lite.commands.options import AsJson, ModelFolder, Normalize, Quiet, StoredDtype
+from linalign_lite.core.choices import (
+    ArtefactKind,
+    ExportTask,
+    FloatDtype,
+    TextPooling,
+    WeightDtype,
+)
 from linalign_lite.errors import FormatError, InputError
-
-if TYPE_CHECKING:
-    from linalign_lite.core.affine_map import AffineMap
-    from linalign_lite.core.head import Head
-
 
 Stored = Annotated[
     WeightDtype, Option(help="Type of the stored weights; fp16 is computed in float32.")
 ]
 Limit = Annotated[float | None, Option(help="Largest relative error of int8 outputs; default 0.2.")]
+
+
+def export(
+    model: Annotated[str, Argument(help="A Hugging Face model: a folder or a hub id.")],
+    out: Annotated[Path, Argument(help="The folder to make.")],
+    task: Annotated[
+        ExportTask, Option(help="Purpose of the model; auto reads its config.")
+    ] = ExportTask.auto,
+    dtype: StoredDtype = FloatDtype.fp32,
+    opset: Annotated[int | None, Option(help="ONNX opset; default: Optimum's own.")] = None,
+    from_onnx: Annotated[
+        bool,
+        Option("--from-onnx", help="MODEL is a folder already exported to ONNX; needs no torch."),
+    ] = False,
+    quantize: Annotated[
+        bool,
+        Option(
+            "--quantize", help="8-bit weights and products: faster, smaller, a little less exact."
+        ),
+    ] = False,
+    texts: Annotated[
+        Path | None, Option(help="Texts to compare int8 with float32 on; default: bundled ones.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a Hugging Face model to an ONNX model folder.
+
+    The folder needs only onnxruntime to run. Its graph returns the final hidden states; the token
+    head of a causal LM is a file of its own. Computation is always in float32. The export is
+    compared with the torch model on the same inputs, and nothing is written when the two differ.
+    Needs the extra `export`.
+
+    \b
+    Examples:
+      linalign-lite export sentence-transformers/all-MiniLM-L6-v2 minilm
+      linalign-lite export ./my-llama my-llama-onnx --dtype fp16
+      linalign-lite export ./somebodys-onnx mine --from-onnx
+      linalign-lite export ./minilm minilm-int8 --quantize --texts questions.jsonl
+    """
+    console, compared = Console(as_json, quiet), None
+    if quantize:
+        from linalign_lite.demo import public_texts
+        from linalign_lite.extraction.texts import read_texts
+
+        read = public_texts() if texts is None else read_texts(str(texts), limit=300)
+        compared = list(read.texts[:300])
+    elif texts is not None:
+        raise InputError("--texts needs --quantize", hint="give both, or neither")
+    if from_onnx:
+        from linalign_lite.onnx.import_exported import split_exported
+
+        if task is not ExportTask.auto or opset is not None:
+            raise InputError("--from-onnx takes the graph as it is: no --task, no --opset")
+        card = split_exported(
+            Path(model), out, dtype=dtype.value, progress=console.note, quantize=compared
+        )
+    else:
+        from linalign_lite.onnx.model_export import export_model
+
+        card = export_model(
+            model,
+            out,
+            task=task.value,
+            dtype=dtype.value,
+            opset=opset,
+            progress=console.note,
+            quantize=compared,
+        )
+    size = sum(int(f["size"]) for f in card.files.values())
+    dim, task_name = card.hidden_size, card.task
+    data = {"out": str(out), "digest": card.digest, "task": task_name, "parity": dict(card.parity)}
+    console.result(
+        {**data, "hidden_size": dim, "bytes": size},
+        [f"{out}: {card.architecture}, {task_name}, {dim} dimensions, {size / 1e6:.1f} MB"],
+    )
 
 
 def onnx(
@@ -49,11 +126,15 @@ def onnx(
       linalign-lite onnx topics.head.npz small.onnx --dtype int8 --states test.states.npz
     """
     from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.head import Head
     from linalign_lite.core.serialization import load_map, load_states
+    from linalign_lite.heads.serialization import load
     from linalign_lite.onnx.export_linear import to_onnx
 
     require_output(out, file, map_file, states_file)
-    thing = _load(file)
+    thing = load(file)
+    if not isinstance(thing, AffineMap | Head):
+        raise FormatError(f"{file} is something else", expected="a map or a head")
     if map_file is not None:
         if isinstance(thing, AffineMap):
             raise InputError(f"{file} is a map", expected="a head, for a map to be folded into")
@@ -157,14 +238,3 @@ def from_onnx(
         {"out": str(out), "kind": kind_name, "dim": dim, "outputs": outputs, "dtype": dtype},
         [f"{out}: {kind_name}, {dim} dimensions to {outputs}, {dtype}"],
     )
-
-
-def _load(path: Path) -> AffineMap | Head:
-    from linalign_lite.core.affine_map import AffineMap
-    from linalign_lite.core.head import Head
-    from linalign_lite.heads.serialization import load
-
-    thing = load(path)
-    if not isinstance(thing, AffineMap | Head):
-        raise FormatError(f"{path} is something else", expected="a map or a head")
-    return thing

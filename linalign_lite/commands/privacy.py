@@ -45,15 +45,9 @@ def plan(
     rows = [o.as_dict(rate, relative_error(parameters, o.layout, classes)) for o in options]
     best, layout = rows[0], options[0].layout
     together = f", {layout.batch} states per ciphertext" if layout.batch > 1 else ""
+    data = {"profile": profile.value, "dim": dim, "classes": classes, "queries": queries}
     console.result(
-        {
-            "profile": profile.value,
-            "dim": dim,
-            "classes": classes,
-            "queries": queries,
-            "chosen": best,
-            "alternatives": rows[1:],
-        },
+        {**data, "chosen": best, "alternatives": rows[1:]},
         [
             f"{layout.packing}{together}, {layout.chunks} chunk(s) per state, "
             f"{best['products']} product(s); error at most {best['error_over_range']:.1e} "

@@ -84,19 +84,15 @@ def report(
     from linalign_lite.survey.results_file import load_results
 
     console = Console(as_json)
-    if out is None and markdown is None:
+    wanted = [(p, make) for p, make in ((out, render), (markdown, to_markdown)) if p is not None]
+    if not wanted:
         raise InputError("nothing to write", hint="name a page, or --markdown FILE, or both")
     if out is not None and markdown is not None and out.absolute() == markdown.absolute():
         raise InputError(f"{out} cannot be the page and the Markdown file")
-    for path in (out, markdown):
-        if path is not None:
-            require_output(path, results)
+    for path, _ in wanted:
+        require_output(path, results)
     found = load_results(results)
-    made = {  # before anything is written
-        path: make(found).encode()
-        for path, make in ((out, render), (markdown, to_markdown))
-        if path is not None
-    }
+    made = {path: make(found).encode() for path, make in wanted}  # before anything is written
     for path, content in made.items():
         write_atomic(path, content)
     data = {
@@ -113,9 +109,7 @@ def report(
 def _summary(results: Results) -> list[str]:
     """Table of the best map of every pair and data set, and of the two models' own accuracies."""
     native = {(r.model, r.data): r.accuracy for r in results.native}
-    rows: list[list[str]] = [
-        ["source", "target", "data", "map", "accuracy", "target alone", "source alone"]
-    ]
+    rows = [["source", "target", "data", "map", "accuracy", "target alone", "source alone"]]
     for source, target in results.pairs():
         for data in results.data:
             key = (source, target, data.name)

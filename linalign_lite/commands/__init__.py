@@ -19,7 +19,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 from linalign_lite.commands.bundles import app as bundle
-from linalign_lite.commands.comparison import compat, similarity
+from linalign_lite.commands.comparison import compat, report, similarity, survey
 from linalign_lite.commands.detectors import app as ood
 from linalign_lite.commands.generation import evaluate_generation, generate
 from linalign_lite.commands.getting_started import demo, inspect
@@ -30,7 +30,6 @@ from linalign_lite.commands.onnx_files import export, from_onnx, fuse, onnx
 from linalign_lite.commands.privacy import audit, budget, plan
 from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
 from linalign_lite.commands.states import extract
-from linalign_lite.commands.surveys import report, survey
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
 

@@ -137,13 +137,10 @@ def score(
 
     detector = load_detector(detector_file)
     scores = detector.scores(states_of(states), load_optional_map(map_file))
-    data: dict[str, Any] = {
-        "method": detector.method,
-        "n": len(scores),
-        "scores": scores.tolist(),
-        "threshold": detector.threshold,
-    }
-    lines = [f"{value:.6g}" for value in scores.tolist()]
+    values = scores.tolist()
+    data: dict[str, Any] = {"method": detector.method, "n": len(values), "scores": values}
+    data["threshold"] = detector.threshold
+    lines = [f"{value:.6g}" for value in values]
     if detector.threshold is not None:
         data["outlying"] = detector.above(scores).tolist()
         lines = mark_outlying(lines, data["outlying"])

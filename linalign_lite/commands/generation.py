@@ -176,10 +176,9 @@ def _collect(generation: Generation, *, show: bool) -> tuple[str, list[int]]:
     pieces, tokens = [], []
     with _line() if show else contextlib.nullcontext():
         for piece in generation:
-            if piece.text:
-                pieces.append(piece.text)
-                if show:
-                    _write(piece.text)
+            pieces.append(piece.text)
+            if show and piece.text:
+                _write(piece.text)
             if piece.token is not None:
                 tokens.append(piece.token)
     return "".join(pieces), tokens
@@ -214,8 +213,9 @@ def _write(text: str) -> None:
 def _stdin() -> str:
     raw = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_PROMPT + 1)
     if len(raw) > MAX_PROMPT:
-        most = f"at most {MAX_PROMPT} bytes"
-        raise InputError("the prompt is too long", got="more", expected=most)
+        raise InputError(
+            "the prompt is too long", got="more", expected=f"at most {MAX_PROMPT} bytes"
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:

@@ -11,7 +11,7 @@ from linalign_lite.commands.console import Console
 from linalign_lite.commands.options import AsJson, Quiet
 from linalign_lite.core.choices import Profile
 from linalign_lite.core.text_tables import column_lines
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, LinalignError
 
 
 def plan(
@@ -110,7 +110,6 @@ def audit(
     from linalign_lite.core.serialization import load_head
     from linalign_lite.encrypt.leakage_audit import audit as run
     from linalign_lite.encrypt.parameters import by_name
-    from linalign_lite.errors import LinalignError
 
     console = Console(as_json, quiet)
     loaded = load_head(head)

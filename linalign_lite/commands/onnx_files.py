@@ -21,7 +21,9 @@ from linalign_lite.errors import FormatError, InputError
 Stored = Annotated[
     WeightDtype, Option(help="Type of the stored weights; fp16 is computed in float32.")
 ]
-Limit = Annotated[float | None, Option(help="Largest relative error of int8 outputs; default 0.2.")]
+ErrorLimit = Annotated[
+    float | None, Option(help="Largest relative error of int8 outputs; default 0.2.")
+]
 
 
 def export(
@@ -110,7 +112,7 @@ def onnx(
     states_file: Annotated[
         Path | None, Option("--states", help="States to check it on; default: random ones.")
     ] = None,
-    limit: Limit = None,
+    limit: ErrorLimit = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a map or a head as an ONNX file.
@@ -161,7 +163,7 @@ def fuse(
     fold: Annotated[
         bool, Option("--fold", help="Merge map and head: smaller, and the map is not in the file.")
     ] = False,
-    limit: Limit = None,
+    limit: ErrorLimit = None,
     with_tokenizer: Annotated[
         bool, Option("--with-tokenizer", help="Copy tokenizer.json beside OUT.")
     ] = False,

@@ -71,14 +71,9 @@ def corpus_of(texts: Corpus | Texts | Sequence[str]) -> Corpus:
     if isinstance(texts, Corpus):
         return texts
     held = texts_of(texts)
-    labels = held.labels or (None,) * len(held.texts)
-    return Corpus(
-        lambda: zip(held.texts, labels, strict=True),
-        held.digest,
-        len(held.texts),
-        tuple(sorted(set(held.labels))),
-        held.n_blank,
-    )
+    n, names = len(held.texts), tuple(sorted(set(held.labels)))
+    labels = held.labels or (None,) * n
+    return Corpus(lambda: zip(held.texts, labels, strict=True), held.digest, n, names, held.n_blank)
 
 
 def texts_of(texts: Texts | Sequence[str]) -> Texts:

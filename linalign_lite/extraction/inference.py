@@ -160,14 +160,10 @@ def _positions(texts: list[Encoded], start: int) -> dict[str, Ints]:
     sizes = [len(rows) for rows in kept]
     ids = [np.asarray(e.ids, dtype=np.int32)[rows] for e, rows in zip(texts, kept, strict=True)]
     ends = [np.asarray(e.char_end, np.int32)[rows] for e, rows in zip(texts, kept, strict=True)]
+    following = np.roll(np.concatenate(ids), -1)
+    following[np.cumsum(sizes)[np.flatnonzero(sizes)] - 1] = NO_TOKEN  # at each text's end
     return {
         "text_index": np.repeat(np.arange(start, start + len(texts), dtype=np.int32), sizes),
         "char_end": np.concatenate(ends),
-        "next_token": np.concatenate([_next_tokens(row) for row in ids]),
+        "next_token": following,
     }
-
-
-def _next_tokens(ids: Ints) -> Ints:
-    after = np.full_like(ids, NO_TOKEN)
-    after[:-1] = ids[1:]
-    return after

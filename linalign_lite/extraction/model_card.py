@@ -86,12 +86,8 @@ def folder_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 def seal_card(folder: Path, card: ModelCard) -> ModelCard:
     """Hash the folder's files, fill in ``files`` and ``digest``, and write `card.json` last."""
-    names = [*DIGESTED, HEAD_FILE]
-    files = {
-        name: {"sha256": hash_file(folder / name), "size": (folder / name).stat().st_size}
-        for name in names
-        if (folder / name).exists()
-    }
+    paths = [folder / name for name in (*DIGESTED, HEAD_FILE) if (folder / name).exists()]
+    files = {p.name: {"sha256": hash_file(p), "size": p.stat().st_size} for p in paths}
     card = dataclasses.replace(card, files=files, digest=folder_digest(files))
     raw = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(card)}
     raw["seal"] = seal_of(raw)

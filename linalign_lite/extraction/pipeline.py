@@ -1,10 +1,8 @@
 """Extract hidden states: length-sorted batches under a token budget, results in input order.
 
-Sorting by length leaves almost no padding, and a budget in tokens instead of rows keeps every
-batch the same amount of work, small enough to stay in a processor's cache.
-
-Texts too many for memory are extracted one shard at a time. A shard's states are those that
-`extract` gives for its texts alone; other neighbours in a batch may change a state's last bit.
+Sorting by length leaves almost no padding; a budget in tokens keeps every batch small enough for a
+processor's cache. Texts too many for memory are extracted one shard at a time. A shard's states are
+those that `extract` gives for its texts alone; other neighbours in a batch may change the last bit.
 """
 
 from __future__ import annotations
@@ -66,12 +64,7 @@ def extract(
     held = texts_of(texts)
     n = len(held.texts)
     options = _options(
-        model,
-        n,
-        pooling=pooling,
-        normalize=normalize,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
+        model, n, pooling, normalize, max_length=max_length, batch_tokens=batch_tokens
     )
     windows = (Chunk(start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
     parts = [part for _, part in inference.parts(model, windows, options, progress)]
@@ -104,8 +97,8 @@ def extract_shards(
     options = _options(
         model,
         corpus.n_texts,
-        pooling=pooling,
-        normalize=normalize,
+        pooling,
+        normalize,
         max_length=max_length,
         batch_tokens=batch_tokens,
         dtype=dtype,
@@ -149,8 +142,8 @@ def extract_to(
     options = _options(
         model,
         corpus.n_texts,
-        pooling=pooling,
-        normalize=normalize,
+        pooling,
+        normalize,
         max_length=max_length,
         batch_tokens=batch_tokens,
         dtype=dtype,
@@ -235,9 +228,9 @@ def _require_dtype(dtype: str) -> None:
 def _options(
     model: Model,
     n_texts: int,
-    *,
     pooling: str | None,
     normalize: bool | None,
+    *,
     max_length: int | None,
     batch_tokens: int,
     dtype: str = "fp32",
@@ -275,8 +268,7 @@ def _shards(
     tokens, and values that float16 cannot hold.
     """
     # no variable refers to a part or a shard, so that it is freed before the next one is computed
-    store = partial(_stored, options)
-    yield from starmap(store, inference.parts(model, chunks, options, progress))
+    yield from starmap(partial(_stored, options), inference.parts(model, chunks, options, progress))
 
 
 def _missing(

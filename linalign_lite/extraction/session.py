@@ -69,11 +69,8 @@ class Model:
         Raises InputError when max_length is more than the model's context.
         """
         length = self.context(max_length)
-        encodings = encode_batch(self.tokenizer, texts, self.folder)
-        return [
-            _encoded(text, encoding, length, places=places)
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+        pairs = zip(texts, encode_batch(self.tokenizer, texts, self.folder), strict=True)
+        return [_encoded(text, encoding, length, places=places) for text, encoding in pairs]
 
     def context(self, max_length: int | None) -> int:
         """Check ``max_length`` against the model's context; default: the card's."""
@@ -102,9 +99,8 @@ class Model:
         other, two threads on one batch wait at every node. This needs a second session, so it is
         not done when the weights are large.
         """
-        size = sum(
-            int(self.card.files[name]["size"]) for name in DIGESTED[:2] if name in self.card.files
-        )
+        files = self.card.files
+        size = sum(int(files[name]["size"]) for name in DIGESTED[:2] if name in files)
         if self.threads == 1 or n_batches < BATCHES_PER_THREAD * self.threads or size > MAX_DOUBLED:
             return self.run, 1
         return partial(self._run, self._single_threaded), self.threads
@@ -133,8 +129,7 @@ class Model:
         if "position_ids" in self.inputs:
             feeds["position_ids"] = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
         for past in self.card.past:
-            shape = (len(ids), past.heads, 0, past.head_dim)
-            feeds[past.name] = np.zeros(shape, dtype=np.float32)
+            feeds[past.name] = np.zeros((len(ids), past.heads, 0, past.head_dim), dtype=np.float32)
         return feeds
 
     def token_head(self) -> Head:

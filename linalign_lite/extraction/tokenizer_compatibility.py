@@ -38,12 +38,10 @@ Int64 = npt.NDArray[np.int64]
 class Compatibility:
     """Report of a comparison of two tokenizers. Special tokens are not counted.
 
-    ``paired_target`` and ``paired_source``: the share of one side's tokens that have an exact pair
-    (`pair_positions`) on the other. ``exact_match``: the share of the target's tokens for which
-    the source has a token with the same start and end; tokens that share a character count as one
-    piece, which both must cut into as many tokens. ``vocabulary_jaccard``: the size of the
-    vocabularies' intersection over that of their union; see `vocabulary`. Fertility: tokens per
-    word; words are separated by white space.
+    ``pairs``: of tokens, exact (`pair_positions`). ``matches``: the target's tokens for which the
+    source has a token with the same start and end; tokens that share a character count as one
+    piece, which both must cut into as many tokens. ``vocabulary_jaccard``: see `vocabulary` and
+    `jaccard`. Fertility: tokens per word; words are separated by white space.
     """
 
     n_texts: int
@@ -149,20 +147,20 @@ def check_compatibility(source: PathLike, target: PathLike, texts: Sequence[str]
     if not words:
         raise InputError("no words to compare tokenizers on", got=f"{len(texts)} texts")
     tokenizers = [read_tokenizer(folder) for folder in (source, target)]
-    mine, theirs = (
-        locate(tokenizer, texts, str(folder))
-        for tokenizer, folder in zip(tokenizers, (source, target), strict=True)
-    )
+    mine = locate(tokenizers[0], texts, str(source))
+    theirs = locate(tokenizers[1], texts, str(target))
     rows, partners = pair_positions(
         (mine.text_index, mine.char_end), (theirs.text_index, theirs.char_end)
     )
+    # pairs end at the same character; equal pieces also begin at the same one, of as many tokens
+    other, own = _pieces(mine)[:, rows], _pieces(theirs)[:, partners]
     return Compatibility(
         n_texts=len(texts),
         words=words,
         source_tokens=len(mine),
         target_tokens=len(theirs),
         pairs=len(rows),
-        matches=_matches(_pieces(mine)[:, rows], _pieces(theirs)[:, partners]),
+        matches=int(own[1, (own == other).all(axis=0)].sum()),
         vocabulary_jaccard=jaccard(*map(vocabulary, tokenizers)),
     )
 
@@ -212,15 +210,6 @@ def locate(tokenizer: Any, texts: Sequence[str], name: str = "the tokenizer") ->
             expected="a tokenizer that gives offsets",
         )
     return Located(np.concatenate(index), where[:, 0], where[:, 1])
-
-
-def _matches(source: Int64, target: Int64) -> int:
-    """Count the tokens of pieces that both sides have. source, target: `_pieces` of pairs, (2, m).
-
-    Pairs end at the same character; equal pieces also begin at the same one, with equal numbers of
-    tokens.
-    """
-    return int(target[1, (source == target).all(axis=0)].sum())
 
 
 def _pieces(located: Located) -> Int64:

@@ -75,10 +75,9 @@ class TokenBytes:
         """A token to decode before others, so that they are not the first, and its length."""
         for token in range(self.tokenizer.get_vocab_size()):
             name = self.tokenizer.id_to_token(token)
-            if name and name.isascii() and name.isalnum() and token not in self.special:
-                text = self.tokenizer.decode([token])
-                if text == name:
-                    return token, len(text)
+            usable = name and name.isascii() and name.isalnum() and token not in self.special
+            if usable and self.tokenizer.decode([token]) == name:
+                return token, len(name)
         return None
 
     def append(self, pending: bytes, token: int) -> tuple[str, bytes] | None:

@@ -115,15 +115,12 @@ class CachedModel:
     def _run(self, new: Sequence[int], past: _Cache) -> tuple[Array, list[Any]]:
         total = past.length + len(new)
         ids = np.array([new], dtype=np.int64)
-        feeds = {
-            "input_ids": _ort_value(ids),
-            "attention_mask": _ort_value(np.ones((1, total), dtype=np.int64)),
-        }
+        arrays = {"input_ids": ids, "attention_mask": np.ones((1, total), dtype=np.int64)}
         if "position_ids" in self.model.inputs:
-            positions = np.arange(past.length, total, dtype=np.int64)[None]
-            feeds["position_ids"] = _ort_value(positions)
+            arrays["position_ids"] = np.arange(past.length, total, dtype=np.int64)[None]
         if "token_type_ids" in self.model.inputs:
-            feeds["token_type_ids"] = _ort_value(np.zeros_like(ids))
+            arrays["token_type_ids"] = np.zeros_like(ids)
+        feeds = {name: _ort_value(array) for name, array in arrays.items()}
         feeds.update(zip(self._pasts, past.values, strict=True))
         states, *values = self.model.session.run_with_ort_values(self._outputs, feeds)
         if values[0].shape()[2] != total:

@@ -32,11 +32,7 @@ def make_sampler(temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) ->
     if temperature == 0:
         return _argmax
     rng = np.random.default_rng(seed)
-
-    def draw(scores: Array) -> int:
-        return _nucleus(scores, _argmax(scores), temperature, top_p, rng.random())
-
-    return draw
+    return lambda scores: _nucleus(scores, _argmax(scores), temperature, top_p, rng.random())
 
 
 def _argmax(scores: Array) -> int:

@@ -9,7 +9,6 @@ target continue the beginnings of some of the texts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
@@ -156,7 +155,13 @@ def judge(
     prompts = draw_prompts(texts.texts, samples, prompt_characters, seed)
     sampled = sample(hybrid, prompts, sample_tokens, progress)
     progress(samples - len(prompts))
-    warnings = _warnings(source, texts.texts)
+    warnings: tuple[str, ...] = ()
+    longest = max(texts.texts[:PROBED], key=len, default="")
+    if longest and reads_ahead(source, longest):
+        warnings += (
+            f"{source.card.name} reads a text whole: its states depend on later tokens, and only "
+            "the samples are meaningful",
+        )
     if samples and not prompts:
         warnings += (f"no text is longer than {prompt_characters} characters: no samples",)
     sums = Sums()
@@ -204,13 +209,3 @@ def _judgement(
         examples=sampled.examples,
         warnings=warnings,
     )
-
-
-def _warnings(source: Model, texts: Sequence[str]) -> tuple[str, ...]:
-    longest = max(texts[:PROBED], key=len, default="")
-    if longest and reads_ahead(source, longest):
-        return (
-            f"{source.card.name} reads a text whole: its states depend on later tokens, and only "
-            "the samples are meaningful",
-        )
-    return ()

@@ -108,10 +108,8 @@ def _continue(hybrid: Hybrid, prompt: str, tokens: int, affine: AffineMap | None
 
 
 def _mean_repetition(continuations: list[Continuation]) -> float | None:
-    shares = []
-    for text, tokens in continuations:
-        words: Sequence[object] = text.split()
-        shares.append(repetition(words if len(words) >= FEWEST_WORDS else tokens))
+    split = [(text.split(), tokens) for text, tokens in continuations]
+    shares = [repetition(w if len(w) >= FEWEST_WORDS else tokens) for w, tokens in split]
     known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else None
 

@@ -30,7 +30,7 @@ def atomic(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
     """
     target = Path(path)
     require_replaceable(target)
-    temporary = _beside(target)
+    temporary = target.with_name(temporary_name())
     try:
         with _created(temporary, target, private=private) as f:
             yield f
@@ -106,7 +106,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     when ``out`` is there and is not an empty folder.
     """
     check_free(out)
-    temporary = _beside(out)
+    temporary = out.with_name(temporary_name())
     make_local_folder(temporary, out)
     try:
         yield temporary
@@ -161,9 +161,9 @@ def open_regular(path: PathLike) -> Iterator[IO[bytes]]:
         yield f
 
 
-def _beside(target: Path) -> Path:
-    # of a fixed length: the name of the target may already have the greatest length
-    return target.with_name(f".linalign-{secrets.token_hex(6)}.tmp")
+def temporary_name() -> str:
+    """Return a new file name; its length is fixed, as that of the target may be the greatest."""
+    return f".linalign-{secrets.token_hex(6)}.tmp"
 
 
 @contextlib.contextmanager

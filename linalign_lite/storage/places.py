@@ -30,15 +30,9 @@ from linalign_lite.storage.atomic import (
     make_local_folder,
     not_empty,
     open_regular,
-)
-from linalign_lite.storage.remote import (
-    Remote,
-    filesystem,
-    is_object_store,
-    open_remote,
-    put_file,
     temporary_name,
 )
+from linalign_lite.storage.remote import Remote, filesystem, is_object_store, open_remote, put_file
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BLOCK = 1 << 20  # bytes

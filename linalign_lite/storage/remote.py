@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from linalign_lite.errors import (
     import_extra,
     without_secrets,
 )
+from linalign_lite.storage.atomic import temporary_name
 
 # object stores: an object appears once it is complete, and renaming it would copy it
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "tos"}
@@ -151,11 +151,6 @@ class _RemoteFile(io.RawIOBase):
 def is_object_store(fs: Any) -> bool:
     """Return True if objects appear once complete, and folders are only parts of names."""
     return bool(_OBJECT_STORES & {*([fs.protocol] if type(fs.protocol) is str else fs.protocol)})
-
-
-def temporary_name() -> str:
-    """Return a new name for a temporary file."""
-    return f".linalign-{secrets.token_hex(6)}.tmp"
 
 
 def _text(e: Exception) -> str:

@@ -42,6 +42,7 @@ from linalign_lite.extraction import model_card
 from linalign_lite.extraction.texts import read_texts
 from linalign_lite.heads.ood import detectors
 from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.ood.serialization import load_detector
 from linalign_lite.heads.serialization import load, save
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.storage import npz
@@ -324,7 +325,7 @@ def run_head(data: bytes, folder: Path) -> None:
 
 
 def run_ood(data: bytes, folder: Path) -> None:
-    detector = serialization.load_detector(_file(folder, "x.npz", data))
+    detector = load_detector(_file(folder, "x.npz", data))
     _printable(detector.labels, "labels")
     with np.errstate(all="ignore"), contextlib.suppress(InputError):
         scores = detector.scores(np.zeros((2, detector.space.dim), np.float32))
@@ -332,7 +333,7 @@ def run_ood(data: bytes, folder: Path) -> None:
             raise Broken("scores that are not finite")
     with np.errstate(all="ignore"), contextlib.suppress(InputError):
         detector.of_scores(np.zeros((2, 2)))
-    _again(detector, serialization.load_detector, folder)
+    _again(detector, load_detector, folder)
 
 
 def _again(thing: Any, load: Callable[[Path], Any], folder: Path) -> None:

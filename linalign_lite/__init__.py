@@ -5,8 +5,6 @@ module is imported when the name is first used, and onnxruntime, tokenizers, Sci
 the first call that needs them. `__init__.pyi` lists the same names for type checkers.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -4,8 +4,6 @@ A message states the problem, the value found, the value expected and a hint. It
 state, a query, a text or a key: names, shapes, types and digests only.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from typing import Any

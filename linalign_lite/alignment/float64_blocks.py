@@ -5,8 +5,6 @@ and into new pages each time. Here a strip of rows is gathered, converted, shift
 it is in the cache. The next block overwrites the one that the strips fill.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ X_c and Y_c being the centred source (n, d_source) and target (n, d_target). λ 
 trace(X_cᵀX_c) / d_source, so that a penalty means the same at every scale of the states.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Save and load moments. docs/FORMAT.md, section 1."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

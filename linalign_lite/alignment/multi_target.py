@@ -5,8 +5,6 @@ product X_cᵀ[Y₁ Y₂ …], and the penalty of each is chosen from its own co
 equals that of `fit`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

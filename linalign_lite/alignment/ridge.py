@@ -4,8 +4,6 @@ In the eigenbasis of X_cᵀX_c = Q diag(s) Qᵀ a ridge map is W = (Q diag(1/(s+
 a diagonal factor depends on the penalty, and only a product on the target.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

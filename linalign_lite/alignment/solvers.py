@@ -4,8 +4,6 @@ A new method is a function from `Problem` and penalty to `Solution` in this file
 `SOLVERS`, and a value of `MapMethod`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Recognise the kinds of files that go into a bundle by their content, never by their name."""
 
-from __future__ import annotations
-
 import struct
 import zipfile
 import zlib

@@ -1,7 +1,5 @@
 """Create bundles: recognise the files, hash and copy them in one pass, sign."""
 
-from __future__ import annotations
-
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

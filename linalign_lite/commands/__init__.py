@@ -4,8 +4,6 @@ In: files, folders, texts and options. Out: files, and text or one JSON object o
 progress, notes and errors on standard error. `COMMANDS` is the one list of all commands.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import signal

@@ -1,7 +1,5 @@
 """Describe any file or folder of the library as pairs of name and value, without secrets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

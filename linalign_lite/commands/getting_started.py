@@ -1,7 +1,5 @@
 """demo, inspect: the exchange on two bundled models, and the content of any file."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from pathlib import Path

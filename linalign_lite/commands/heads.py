@@ -1,7 +1,5 @@
 """head, evaluate: classifiers on a model's own or mapped states."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """export, onnx, fuse, from-onnx: models, maps and heads as ONNX."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """plan, budget, audit: cost, query limits and leakage of an encrypted exchange."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

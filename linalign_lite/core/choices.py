@@ -3,8 +3,6 @@
 This module imports only `enum`, so that `--help` needs no NumPy.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 TextPooling = StrEnum("TextPooling", "mean last cls")  # one state per text

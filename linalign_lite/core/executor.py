@@ -3,8 +3,6 @@
 Results come in the order of the tasks, so nothing made from them depends on which task was faster.
 """
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

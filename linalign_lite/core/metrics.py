@@ -1,7 +1,5 @@
 """Metrics: plain functions of arrays."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Save and load hidden states, affine maps and heads. docs/FORMAT.md, section 1."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

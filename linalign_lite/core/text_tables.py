@@ -1,7 +1,5 @@
 """Tables of plain text for terminals."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from linalign_lite.errors import printable

@@ -5,8 +5,6 @@ characters of its text up to the end of the token. Two positions match when both
 character boundary.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -4,8 +4,6 @@
 architecture, tokenizer, width, seed and training text. `walkthrough` plays both parties with them.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

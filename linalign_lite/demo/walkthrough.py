@@ -1,7 +1,5 @@
 """Steps of `linalign-lite demo`: both parties of an exchange, on the bundled models."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ Primes have up to 60 bits, so a product of residues does not fit in 64. ``mul_mo
 overflows, as long as the float64 quotient is within one of the exact one.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -11,8 +11,6 @@ feature of up to N queries and w(X) is a number: the packing called *columns*, w
 a matrix product modulo the primes (modular.matmul_mod). Every other layout is called *inner*.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A query is a ring element modulo q, the product of the data primes. SEAL require
 two data primes, for rotations, which are not used here: it gets the fewest bits possible.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ Bytes are exact. Time, the sum over operations on one core (benchmarks/costs.py)
 The best layout has the least time plus bytes over bandwidth.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

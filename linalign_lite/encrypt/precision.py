@@ -12,8 +12,6 @@ k = 41 + log2 δ hides noise of at most δ to 2^-41; that the noise is larger ha
 at most. docs/SECURITY.md has the derivation.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

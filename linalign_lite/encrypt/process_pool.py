@@ -4,8 +4,6 @@ Processes are spawned, never forked, so they share no mask and no generator with
 makes its own encryptions of zero. No secret is sent to them: a provider has none.
 """
 
-from __future__ import annotations
-
 import functools
 import multiprocessing
 import signal

@@ -4,8 +4,6 @@ A SQLite file holds the counts. A charge is on the disk before anything is score
 gives a client states. Deleting the file, or restoring an older copy, gives back what was used.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

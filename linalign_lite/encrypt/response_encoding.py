@@ -7,8 +7,6 @@ Decryption is y0 + (y1·s) in wrap-around arithmetic; s is ternary, so rounding 
 standard deviation √(N/18) units of 2^-32 or so, within the stated one (precision.score_error).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

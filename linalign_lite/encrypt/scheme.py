@@ -1,7 +1,5 @@
 """Interfaces of an encryption scheme: real CKKS and its twin without encryption implement them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

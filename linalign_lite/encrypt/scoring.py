@@ -1,7 +1,5 @@
 """One head under one profile: encoded once, applied to records of queries."""
 
-from __future__ import annotations
-
 import functools
 import threading
 from collections import OrderedDict

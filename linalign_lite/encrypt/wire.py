@@ -4,8 +4,6 @@ A header with a digest, then records of one size, each with a digest that binds 
 to its place. No length is used before it agrees with the size of the file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -4,8 +4,6 @@ They are most of the private profile's cost. Each must mask one product only: th
 under one mask reveals the head. So they stay in memory, and a forked process starts without.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections import deque

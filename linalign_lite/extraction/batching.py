@@ -1,7 +1,5 @@
 """Group texts into batches, and pool the token states of each text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A small compressed file can unpack to any size. So a file is unpacked only as it
 window has at most 128 MiB, and the length of a line is limited.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

@@ -1,7 +1,5 @@
 """Texts that need not fit in memory: counted and hashed once, then read again in chunks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice

@@ -1,7 +1,5 @@
 """Read and write the card of an exported model folder. docs/FORMAT.md, section 2."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

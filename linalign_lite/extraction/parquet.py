@@ -1,7 +1,5 @@
 """Columns `text` and `label` of a Parquet file, a few rows at a time. Needs the extra `parquet`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

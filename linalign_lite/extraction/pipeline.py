@@ -5,8 +5,6 @@ processor's cache. Texts too many for memory are extracted one shard at a time. 
 those that `extract` gives for its texts alone; other neighbours in a batch may change the last bit.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor

@@ -1,7 +1,5 @@
 """Load and run an exported model folder: onnxruntime and a tokenizer, nothing else."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A file is read as a stream of rows, `.gz` and `.zst` unpacked: `read_texts` keep
 `corpus.read_corpus` none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -1,7 +1,5 @@
 """Load a `tokenizer.json`, and compute how much of a text each token has read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

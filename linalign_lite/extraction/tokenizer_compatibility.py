@@ -4,8 +4,6 @@ A map for generation is fitted on positions at which both tokenizations have rea
 share of such positions, and of tokens that both cut alike, depends on `tokenizer.json` alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

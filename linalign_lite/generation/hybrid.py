@@ -14,8 +14,6 @@ The source reads text, so a token's text must be known before the next token is 
   they were (a tokenizer that ignores line ends) is not chosen twice in a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

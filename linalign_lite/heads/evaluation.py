@@ -1,7 +1,5 @@
 """Evaluate a head on labelled states, alone or after a map."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Save and load any of the `.npz` files: states, maps, heads and detectors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

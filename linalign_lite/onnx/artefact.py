@@ -3,8 +3,6 @@
 docs/FORMAT.md, section 8. The same graph and card give the same bytes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile

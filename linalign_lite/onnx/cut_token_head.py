@@ -1,7 +1,5 @@
 """Cut the token head off the graph of a causal LM. Needs only `onnx` and NumPy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Export maps and heads as ONNX: one Gemm, and a Tanh if the head has a soft cap."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ They are the same for a graph that Optimum makes from a torch model (`model_expo
 that somebody else exported (`import_exported`). Nothing is left on disk when one of them fails.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.metadata
 import shutil

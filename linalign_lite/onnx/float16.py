@@ -4,8 +4,6 @@ Weights are first rounded to float16 values. Every stored float32 tensor with su
 becomes a float16 tensor and a Cast, which onnxruntime folds when it loads the graph.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

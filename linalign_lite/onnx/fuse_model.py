@@ -1,7 +1,5 @@
 """Fuse a text model, its pooling, a map and a head: token ids in, states and scores out."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Models and nodes are the protobuf objects of the `onnx` package and are changed in place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

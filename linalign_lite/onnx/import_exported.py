@@ -3,8 +3,6 @@
 Needs `onnx`, onnxruntime and NumPy; neither torch nor transformers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Import maps and heads from ONNX: files of `to_onnx`, or any single Gemm or MatMul and Add."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Adapt an exported model's graph: inputs are ids and mask alone, the output is pooled states."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

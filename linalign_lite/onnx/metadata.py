@@ -4,8 +4,6 @@ docs/FORMAT.md, section 8. Only the outermost fields of the protobuf message are
 hashed, not parsed, so that damage is found whatever its size.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Export a Hugging Face model, through torch and Optimum, to a folder for onnxruntime alone."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -9,8 +9,6 @@ Largest absolute differences, over positions that are not padding:
   token with the cache; the same limit as for states.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

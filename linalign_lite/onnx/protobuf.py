@@ -3,8 +3,6 @@
 Every length is compared with what is left of the message before anything is read or allocated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 

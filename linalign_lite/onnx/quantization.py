@@ -5,8 +5,6 @@ channel. (all-MiniLM-L6-v2, 300 CLINC150 queries: smallest cosine to the float32
 scale per weight, .97 with one per channel.) Attention scores stay float32.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import tempfile

@@ -4,8 +4,6 @@ Parsed protobuf messages may be a hundred times larger than the file; weights ar
 weights must be small, and weights must be stored in a form that needs no unpacking.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ They are collected from the logits back to the projection, then folded, in order
 softcap · tanh((weight·z + bias) / softcap), or weight·z + bias without a soft cap.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Write `tokenizer.json`, and compare its ids with those of the original tokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Needs the `export` extra; every heavy import is inside a function. These librari
 type, so all that they raise becomes an InputError that quotes it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

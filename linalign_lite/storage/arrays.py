@@ -1,7 +1,5 @@
 """Helpers for arrays of any size, in memory or mapped from a file."""
 
-from __future__ import annotations
-
 import mmap
 from typing import Any
 

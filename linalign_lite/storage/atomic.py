@@ -1,7 +1,5 @@
 """Write files and folders whole or not at all, and open ordinary files only."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

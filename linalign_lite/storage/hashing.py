@@ -1,7 +1,5 @@
 """Compute SHA-256 digests of files and of JSON documents. docs/FORMAT.md."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

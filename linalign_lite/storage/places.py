@@ -4,8 +4,6 @@ A remote file is read from a temporary copy of bounded size, and written to a te
 moved to its URL once it is complete. `file://` is the local disk itself.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

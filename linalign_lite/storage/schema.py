@@ -5,8 +5,6 @@ fields, whose annotations state the allowed values; `format_errors` turns the er
 FormatErrors that name the file.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Models, texts, states, heads and maps that the jobs of a survey share, each computed once."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Callable

@@ -5,8 +5,6 @@ its rows. States, maps and heads are files of the project's own formats beside i
 resumes from there; one with another model or data set computes only what is new.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

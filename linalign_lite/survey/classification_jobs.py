@@ -1,7 +1,5 @@
 """Classification jobs: accuracy of each model's head on its own states and on mapped ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

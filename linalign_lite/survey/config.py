@@ -1,7 +1,5 @@
 """Configuration of a survey: `CONFIG.toml`. docs/FORMAT.md, section 6."""
 
-from __future__ import annotations
-
 import dataclasses
 import tomllib
 from collections.abc import Mapping

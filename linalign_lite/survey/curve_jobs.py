@@ -1,7 +1,5 @@
 """Jobs of curves over penalty and number of texts, and of projections of mapped states."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

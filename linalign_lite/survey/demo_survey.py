@@ -1,7 +1,5 @@
 """Survey of the two bundled models on the bundled texts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

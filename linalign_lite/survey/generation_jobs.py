@@ -1,7 +1,5 @@
 """Jobs of tokenizer compatibility and of generation across two models."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

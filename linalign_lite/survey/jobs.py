@@ -1,7 +1,5 @@
 """Jobs of a survey; each computes rows of one table of the results."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints

@@ -1,7 +1,5 @@
 """Out-of-distribution jobs: detectors of each model on its own states and on mapped ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

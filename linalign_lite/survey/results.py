@@ -1,7 +1,5 @@
 """Results of a survey: the rows of `results.json`. docs/FORMAT.md, section 6."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Write and read `results.json`. docs/FORMAT.md, section 6."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """Run a survey: every job in turn; the result of each is kept at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Similarity jobs: all measures between the states of all pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

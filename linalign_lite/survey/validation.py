@@ -1,7 +1,5 @@
 """Consistency of a survey's results, on which reports rely."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Hashable, Sequence
 from functools import cache
 from typing import Any, get_args, get_type_hints

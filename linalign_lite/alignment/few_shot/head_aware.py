@@ -8,8 +8,6 @@ uninformative on public texts (figures in docs/DESIGN.md). Weight, W₀'s penalt
 cross-validation on the few texts (few_shot.validation): first the start, at one λ, then λ.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fit a map from many public texts and few in-domain texts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

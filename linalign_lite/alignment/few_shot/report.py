@@ -1,7 +1,5 @@
 """Report of a few-shot fit."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Divergence of a map from the teacher on held-out few texts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -6,8 +6,6 @@ w and λ chosen by K-fold cross-validation on the few, exactly, from moments alo
 weight and fold the merged moments have one eigendecomposition, which serves every penalty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

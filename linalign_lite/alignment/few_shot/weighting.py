@@ -1,7 +1,5 @@
 """Weights of the few texts relative to the public ones, and the trial of each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Save the progress of a long fit in a file, so that an interrupted fit resumes there."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Fit a map for a head: choose a penalty on held-out texts, then fit all, in growing subsets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

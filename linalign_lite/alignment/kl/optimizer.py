@@ -8,8 +8,6 @@ at every scale of states and head. It is solved in the coordinates Θ = F^½ (W 
 tens of iterations instead of thousands.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

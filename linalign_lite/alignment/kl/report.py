@@ -1,7 +1,5 @@
 """Progress and report of a head-aware fit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any

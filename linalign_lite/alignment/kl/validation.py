@@ -1,7 +1,5 @@
 """Check the arguments of a head-aware fit before any work is done."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """Compare the hidden states of two or more models, with a null of shuffled pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

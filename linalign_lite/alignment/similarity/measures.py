@@ -1,7 +1,5 @@
 """Similarity measures that are functions of sums of products."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from linalign_lite.alignment.moments import Float64

@@ -1,7 +1,5 @@
 """Statistics of one model's states, computed once for all comparisons with other models."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

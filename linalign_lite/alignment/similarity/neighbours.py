@@ -1,7 +1,5 @@
 """Nearest neighbours by cosine, and the share that two models have in common."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """All measures of one pair of models, from the statistics of each and the products of both."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Rows that N models have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from linalign_lite.core.hidden_states import HiddenStates

@@ -1,7 +1,5 @@
 """Use a dask.distributed scheduler as an executor. Needs the extra `dask`."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor

@@ -5,8 +5,6 @@ depend on the folders alone. So any number of workers gives the same bits, on pr
 with the same number of BLAS threads. On others the result agrees up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Executor
 

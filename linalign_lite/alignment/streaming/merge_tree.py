@@ -1,7 +1,5 @@
 """Merge moments in a fixed order, independent of the workers that computed them."""
 
-from __future__ import annotations
-
 from linalign_lite.alignment.moments import FoldedMoments, merge_folds
 
 FAN = 32  # moments merged in sequence at one level of the tree

@@ -1,7 +1,5 @@
 """The manifest of a folder of states, and the entries of its shards. docs/FORMAT.md, section 5."""
 
-from __future__ import annotations
-
 import json
 import stat
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 The first line of the log is the plan; each other line is the entry of a finished shard.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

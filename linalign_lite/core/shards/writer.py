@@ -6,8 +6,6 @@ adds its entry. Nothing can be appended to a remote object, but there a shard ge
 once it is complete; so each shard found there is fetched and compared with the plan and the texts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

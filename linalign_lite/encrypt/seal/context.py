@@ -1,7 +1,5 @@
 """SEAL's context for one parameter set: its keys, and ciphertexts as bytes."""
 
-from __future__ import annotations
-
 import functools
 import struct
 from typing import Any

@@ -1,7 +1,5 @@
 """CKKS by SEAL as a `scheme.Scheme`, and its side with the secret key."""
 
-from __future__ import annotations
-
 import numpy as np
 import tenseal.sealapi as api
 

@@ -5,8 +5,6 @@ where the system has it, never the disk. Files hold an uncompressed form of fixe
 length and value is checked before SEAL reads it and checks it again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

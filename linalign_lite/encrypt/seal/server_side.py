@@ -1,7 +1,5 @@
 """The side without a secret key, by SEAL: implements scheme.ServerSide."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

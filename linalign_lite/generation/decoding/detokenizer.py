@@ -1,7 +1,5 @@
 """Convert token ids to text, token by token, through the bytes of each token."""
 
-from __future__ import annotations
-
 import codecs
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Run a causal model on a growing sequence of tokens, with a KV cache."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

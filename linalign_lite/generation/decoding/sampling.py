@@ -1,7 +1,5 @@
 """Choose the next token, and end a text at a stop string."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

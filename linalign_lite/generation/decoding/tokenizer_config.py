@@ -1,7 +1,5 @@
 """Read a tokenizer's configuration: the steps of its parts and its special tokens."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -6,8 +6,6 @@ the same texts: those where both tokenizations have read the same characters
 target continue the beginnings of some of the texts.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, astuple, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Sample continuations from the hybrid and the target alone, and measure their quality."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

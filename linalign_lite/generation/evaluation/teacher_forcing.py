@@ -1,7 +1,5 @@
 """Teacher-forced metrics: two models' token states of the same texts, at shared positions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Class means, shared covariance, Ledoit-Wolf shrinkage, whitening."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Fit a detector on in-distribution states; outlying states are never used."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from linalign_lite.core.head import Head

@@ -1,7 +1,5 @@
 """Compare detectors without outlying texts: some labels are held out in their place."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Evaluate how well a detector separates outlying states from in-distribution ones."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Save and load detectors (`*.ood.npz`). docs/FORMAT.md, section 1."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any

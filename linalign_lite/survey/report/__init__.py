@@ -4,8 +4,6 @@ In: `Results`. analysis summarises rows, columns names tables; sections build co
 pictures (matplotlib), svg and page.html (jinja2; both of the extra `report`) write the page.
 """
 
-from __future__ import annotations
-
 from linalign_lite.survey.report.markdown import to_markdown
 from linalign_lite.survey.report.page import render, write_report
 

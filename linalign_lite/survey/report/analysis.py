@@ -3,8 +3,6 @@
 Every number is one of a row, or a median or difference of these.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Classification section: accuracy of heads on native and on mapped states."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from linalign_lite.survey.report import content

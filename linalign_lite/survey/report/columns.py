@@ -1,7 +1,5 @@
 """Columns of the tables that the page and the Markdown file share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

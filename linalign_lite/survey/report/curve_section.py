@@ -1,7 +1,5 @@
 """Curves of held-out R² and accuracy over the ridge penalty and the number of public texts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

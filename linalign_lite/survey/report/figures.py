@@ -1,7 +1,5 @@
 """Figures of a page: each panel is a picture with a title and a text alternative."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

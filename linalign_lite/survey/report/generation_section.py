@@ -1,7 +1,5 @@
 """Generation across two models, and the tokenizers that it depends on."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from linalign_lite.extraction.tokenizer_compatibility import GOOD_MATCH

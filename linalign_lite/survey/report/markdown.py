@@ -1,7 +1,5 @@
 """Results of a survey as Markdown tables, without pictures or further packages."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The page of a survey: one HTML file that loads nothing and runs one script, named by its hash."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from importlib import resources

@@ -1,7 +1,5 @@
 """Kinds of pictures: each function draws plain numbers into a matplotlib figure of fixed size."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Similarity of the models' states, and native beside mapped states on two axes."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Colours and marks of models and texts, the same on the whole page; names made to fit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

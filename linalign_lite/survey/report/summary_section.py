@@ -1,7 +1,5 @@
 """Summary of a survey (best pairs, retention, failures), and its models and data."""
 
-from __future__ import annotations
-
 import statistics
 
 from linalign_lite.survey.report import content

@@ -4,8 +4,6 @@ Text stays text; the same figure gives the same bytes; nothing refers to another
 (extra `report`) is imported only when a picture is drawn.
 """
 
-from __future__ import annotations
-
 import contextlib
 import html
 import io

@@ -4,8 +4,6 @@ Text has a contrast of at least 4.5 and lines of 3 on both backgrounds (WCAG 2.2
 it. Models differ by mark as well as by colour. The colour scale varies in lightness only.
 """
 
-from __future__ import annotations
-
 LIGHT = {
     "ground": "#fbfaf7", "card": "#ffffff", "ink": "#1b1f24", "muted": "#59606b",
     "line": "#8a9099", "rule": "#e2dfd8", "accent": "#0b63a5", "wash": "#f2f0ea",

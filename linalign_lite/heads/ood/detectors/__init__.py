@@ -4,8 +4,6 @@ To add a method, write a subclass of `base.Rule` (its method, fit, score, arrays
 list it in `_CLASSES`; fitting, files and `METHODS` follow. docs/FORMAT.md, section 1, lists them.
 """
 
-from __future__ import annotations
-
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.detectors.base import Float64, Rule

@@ -1,7 +1,5 @@
 """The interface of scoring rules, the data that they are fitted on, and shared checks."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Cosine to whitened class means."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 from linalign_lite.heads.ood.detectors.base import (

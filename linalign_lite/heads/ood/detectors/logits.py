@@ -3,8 +3,6 @@
 scores: (n, n_outputs), n ≥ 1, two outputs or more; functions return (n,).
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self

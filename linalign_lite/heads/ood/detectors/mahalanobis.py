@@ -1,7 +1,5 @@
 """Squared distances to class means under a shared covariance."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 

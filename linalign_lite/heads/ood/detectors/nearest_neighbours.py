@@ -1,7 +1,5 @@
 """Distance to the k-th nearest neighbour, in blocks: memory does not grow with the bank."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 

@@ -1,7 +1,5 @@
 """ViM: a virtual logit from the residual of the principal directions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,7 @@ class ArtefactStore:
         self.cache = cache
         self.tell = tell
         self.cards: dict[str, ModelCard] = {n: load_card(p) for n, p in config.models.items()}
+        self.data: dict[str, DataSet] = {d.name: d for d in config.data}
         self._model = lru_cache(maxsize=2)(self._load_model)
         self.texts = lru_cache(maxsize=None)(TextFile.read)
         self._text_digest = lru_cache(maxsize=None)(self._compute_text_digest)
@@ -50,10 +51,6 @@ class ArtefactStore:
         self.head = lru_cache(maxsize=KEPT_STATES)(self._make_head)
         self.native = lru_cache(maxsize=None)(self._evaluate_native)
         self.detector = lru_cache(maxsize=KEPT_DETECTORS)(self._fit_detector)
-
-    @cached_property
-    def data(self) -> dict[str, DataSet]:
-        return {d.name: d for d in self.config.data}
 
     def model(self, name: str) -> Model:
         """A loaded model; two are kept, source and target of generation."""
@@ -91,18 +88,14 @@ class ArtefactStore:
 
     def _make_states(self, model: str, file: TextFile, pooling: str) -> HiddenStates:
         texts = self.texts(file)
-        inputs = {
-            "of": self.model_digests(model),
-            "texts": self._text_digest(file),
-            "pooling": pooling,
-        }
+        digests = {"of": self.model_digests(model), "texts": self._text_digest(file)}
         step = f"{model} reads {file.texts.name}" + (", tokens" if pooling == "tokens" else "")
 
         def make() -> HiddenStates:
             self.tell(step)
             return extract(self.model(model), texts, pooling=pooling)
 
-        return self.cache.states(step, inputs, make)
+        return self.cache.states(step, {**digests, "pooling": pooling}, make)
 
     def _make_head(self, model: str, data: str) -> Head:
         """Train the native head: logistic, on the model's own states."""

@@ -83,8 +83,7 @@ def _evaluate_mapped(
     own = min(store.native(m, data).accuracy.value for m in (source, target))
     n_public = 0 if settings.texts in {"all", "few"} else len(store.public(source))
     n_own = len(store.train(source, data)) if settings.texts == "all" else settings.n_few
-    row = ClassRow(
+    return [ClassRow(
         source, target, data, settings.texts, settings.objective, n_public, n_own,
         found.value, found.low, found.high, found.value / own if own else 0.0,
-    )  # fmt: skip
-    return [row]
+    )]  # fmt: skip

@@ -23,8 +23,7 @@ def list_curves(store: ArtefactStore) -> Iterator[Job]:
     texts = store.text_digests(public)
     for source in models:
         inputs = job_inputs(store, models, source=source, texts=texts)
-        label = f"penalties: from {source}"
-        yield Job("curves", label, inputs, partial(_penalties, store, source))
+        yield Job("curves", f"penalties: from {source}", inputs, partial(_penalties, store, source))
     tests = store.text_digests(
         public, *(file for d in store.data.values() for file in (d.train, d.test))
     )
@@ -96,12 +95,11 @@ def _project(
     share = singular[:2] ** 2 / max(float((singular**2).sum()), np.finfo(float).tiny)
     ids = native.label_ids
     labels = () if ids is None else tuple(native.labels[i] for i in ids[shown])
-    row = Projection(
+    return [Projection(
         source, target, data, objective, (float(share[0]), float(share[1])),
         _points((own - centre) @ axes.T), _points((affine(other.states[shown]) - centre) @ axes.T),
         labels,
-    )  # fmt: skip
-    return [row]
+    )]  # fmt: skip
 
 
 def _shown(states: HiddenStates, seed: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -31,11 +31,10 @@ def _compare(store: ArtefactStore, source: str, target: str, file: TextFile) -> 
     folders = store.config.models
     texts = store.texts(file).texts[:MAX_COMPARED]
     found = check_compatibility(folders[source], folders[target], texts)
-    row = TokenizerRow(
+    return [TokenizerRow(
         source, target, found.paired_target, found.exact_match, found.vocabulary_jaccard,
         found.fertility_ratio, "good" if found.promising else "poor",
-    )  # fmt: skip
-    return [row]
+    )]  # fmt: skip
 
 
 def list_generation(store: ArtefactStore) -> Iterator[Job]:
@@ -62,11 +61,10 @@ def _evaluate(
     found = judge(
         store.model(source), store.model(target), affine, store.texts(files.test), samples=0
     )
-    row = GenerationRow(
+    return [GenerationRow(
         source, target, objective, found.agreement, found.top_overlap,
         found.hybrid.cross_entropy, found.target.cross_entropy, found.positions,
-    )  # fmt: skip
-    return [row]
+    )]  # fmt: skip
 
 
 def _fit_map(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from functools import partial
 
-from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.heads.ood.detectors import METHODS
 from linalign_lite.heads.ood.report import evaluate_detector
 from linalign_lite.survey.artefacts import ArtefactStore
@@ -39,9 +38,7 @@ def _detect(
     store: ArtefactStore, pair: tuple[str, str], data: str, outside: TextFile, settings: MapSettings
 ) -> list[OodRow]:
     source, target = pair
-    affine: AffineMap | None = None
-    if settings is not NATIVE:
-        affine = fit_map(store, source, target, data, settings)
+    affine = None if settings is NATIVE else fit_map(store, source, target, data, settings)
     inside, beyond = store.test(source, data), store.states(source, outside)
     rows = []
     for method in METHODS:

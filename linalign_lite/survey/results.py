@@ -1,7 +1,7 @@
 """Results of a survey: the rows of `results.json`. docs/FORMAT.md, section 6."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from linalign_lite.storage.schema import Range
@@ -207,7 +207,7 @@ class Results:
     tokenizers: tuple[TokenizerRow, ...] = ()
     generation: tuple[GenerationRow, ...] = ()
     projections: tuple[Projection, ...] = ()
-    times: tuple[TimeRow, ...] = field(default=())
+    times: tuple[TimeRow, ...] = ()
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every ordered pair of models."""

@@ -204,9 +204,8 @@ def best_generation(results: Results) -> list[GenerationRow]:
     """The row with the highest agreement of each pair, the best pair first."""
     found: dict[tuple[str, str], GenerationRow] = {}
     for r in results.generation:
-        key = r.pair
-        if key not in found or r.agreement > found[key].agreement:
-            found[key] = r
+        if r.pair not in found or r.agreement > found[r.pair].agreement:
+            found[r.pair] = r
     return sorted(found.values(), key=lambda r: -r.agreement)
 
 

@@ -16,9 +16,6 @@ class Column:
     field: str = ""  # the column's own name unless given
     convert: Callable[[Any], Any] = lambda value: value
 
-    def value(self, name: str, row: Any) -> Any:
-        return self.convert(getattr(row, self.field or name))
-
 
 def _or_none(value: float) -> float | None:
     return value or None
@@ -86,4 +83,5 @@ def titles(names: str) -> list[str]:
 
 def values(names: str, row: Any) -> list[tuple[Any, int | None]]:
     """(value, digits) of each column of a row."""
-    return [(COLUMNS[name].value(name, row), COLUMNS[name].digits) for name in names.split()]
+    columns = [(name, COLUMNS[name]) for name in names.split()]
+    return [(c.convert(getattr(row, c.field or name)), c.digits) for name, c in columns]

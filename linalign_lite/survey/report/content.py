@@ -155,8 +155,5 @@ def cell(value: float | None, digits: int = 3) -> Cell:
 
 def decimal(value: float, digits: int = 3) -> str:
     """Format with ``digits`` decimals and a minus sign; very large or small with an exponent."""
-    if value and not 10**-digits / 2 <= abs(value) < 1e6:
-        text = f"{value:.3g}"
-    else:
-        text = f"{value:,.{digits}f}"
-    return text.replace("-", "−")
+    extreme = value and not 10**-digits / 2 <= abs(value) < 1e6
+    return format(value, ".3g" if extreme else f",.{digits}f").replace("-", "−")

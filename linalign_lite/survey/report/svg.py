@@ -70,9 +70,8 @@ def canvas(width: float, height: float) -> Any:
 def axes(figure: Any, left: float, top: float, right: float, bottom: float) -> Any:
     """Axes inside margins given in CSS pixels."""
     width, height = (v * 72 for v in figure.get_size_inches())
-    place = ((left / width), bottom / height, (width - left - right) / width,
-             (height - top - bottom) / height)  # fmt: skip
-    return figure.add_axes(place)
+    inner = (width - left - right) / width, (height - top - bottom) / height
+    return figure.add_axes((left / width, bottom / height, *inner))
 
 
 def blank(figure: Any) -> Any:

@@ -126,7 +126,7 @@ def _folds(path: Path, arrays: Mapping[str, AnyArray]) -> tuple[Moments, ...]:
 
 
 def _possible(m: Moments) -> bool:
-    """Whether n pairs can have these moments: XᵀX is no less than 0, and no R² is above 1."""
+    """Return True if n pairs can have these moments: XᵀX ⪰ 0, and no R² above 1."""
     from scipy.linalg import solve_triangular
 
     if m.n < 2:

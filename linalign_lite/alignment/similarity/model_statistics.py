@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, eq=False)
 class FoldProducts:
-    """Of each fold, about the mean of all rows: sums and XᵀX; and every row's squared length."""
+    """Sums and XᵀX of each fold about the mean of all rows, and every row's squared length."""
 
     sums: Float64  # shape: (folds, d)
     grams: Float64  # shape: (folds, d, d)

@@ -261,7 +261,7 @@ def test_one_slow_step_is_not_the_end():
 
 
 def test_a_descent_that_goes_on_from_another_penalty_gets_as_far_as_one_of_its_own():
-    """Where the first steps are small, as they are near the end of another descent."""
+    """First steps are small near the minimum of another penalty."""
     rng = np.random.default_rng(0)
     n, wide, deep, outputs = 200, 32, 64, 60
     y = rng.normal(size=(n, deep)).astype(np.float32)

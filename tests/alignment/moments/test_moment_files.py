@@ -142,7 +142,7 @@ def test_moments_that_give_the_states_away_are_not_written_unless_told_to(tmp_pa
 
 
 def test_so_few_rows_follow_from_their_squares():
-    """What `telling` warns of: the rows up to a rotation among themselves, by an eigenbasis."""
+    """Rows follow from few squares up to a rotation, which `telling` warns of."""
     rows = np.random.default_rng(0).normal(size=(5, 8))
     centred = rows - rows.mean(axis=0)
     values, vectors = np.linalg.eigh(centred.T @ centred)

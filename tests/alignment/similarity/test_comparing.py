@@ -174,7 +174,7 @@ def test_all_pairs_are_what_two_alone_would_be(rng):
 
 
 def test_each_model_is_measured_once(rng, monkeypatch):
-    """Of N models: N passes for XᵀX, N(K + 1) eigendecompositions; as many for the null's rows."""
+    """N models take N passes for XᵀX and N(K + 1) eigendecompositions, and the null as many."""
     counts = {"eigen": 0, "own": 0, "nearest": 0}
 
     def counted(name, call):

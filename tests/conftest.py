@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -34,8 +35,10 @@ from support import SHARED, aligned_states
 from linalign_lite.core.hidden_states import HiddenStates
 
 # the files that take longest, first: one that comes last leaves the other cores idle
-LONG = ("test_real.py", "rehearsal/", "test_tutorial.py", "tests/survey/", "test_commands.py",
-        "test_readme.py")  # fmt: skip
+LONG = (
+    "test_real.py", "rehearsal/", "test_tutorial.py", "test_survey_run.py", "test_scenarios.py",
+    "test_commands.py", "test_page.py", "test_readme.py",
+)  # fmt: skip
 MARKED = {
     "fuzz/": "fuzz", "rehearsal/": "rehearsal", "upgrade/": "upgrade", "browser": "browser",
     "_page.py": "browser",
@@ -100,3 +103,22 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def pair(rng: np.random.Generator) -> tuple[HiddenStates, HiddenStates]:
     return aligned_states(rng)
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `demo --out` writes. Tests read it and write elsewhere."""
+    from command_line import run
+
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    done = run("demo", "--out", folder, "--json")
+    figures = json.loads(done.stdout)
+    assert figures == json.loads((folder / "figures.json").read_text())
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -155,7 +155,11 @@ def _begin(out: Place, plan: FolderPlan, *, existed: bool) -> FolderWriter:
         _write(out / UNFINISHED, header)
         log = None if isinstance(out, Remote) else _locked(out)
     except BaseException:
-        FolderWriter(out, plan, None).discard(folder=not existed)
+        if isinstance(out, Remote):
+            FolderWriter(out, plan, None).discard(folder=True)
+        elif not existed:
+            with contextlib.suppress(OSError):
+                out.rmdir()  # only if empty: another process may have begun the same folder
         raise
     if log is not None:
         log.seek(0, os.SEEK_END)

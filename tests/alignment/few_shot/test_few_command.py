@@ -50,12 +50,6 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def ran(capsys, *args, code=0):
     assert main([str(a) for a in args]) == code
     captured = capsys.readouterr()

@@ -57,12 +57,6 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_fit_score_evaluate(made, here):
     done = run("ood", "fit", made / "ash.train.npz", "d.npz", "--validation", made / "ash.test.npz",
                "--method", "cosine")  # fmt: skip

@@ -147,7 +147,12 @@ def _tables(raw: Any, *names: str) -> Any:
 def _absolute(value: Any, base: Path) -> Any:
     """Copy a value with the paths in it taken from ``base``."""
     if isinstance(value, Path):
-        return base / value.expanduser()
+        try:
+            return base / value.expanduser()
+        except RuntimeError as e:  # ~NAME of a user that does not exist
+            raise InputError(
+                "a path begins with an unknown user's home", got=str(value)[:80]
+            ) from e
     if isinstance(value, dict):
         return {k: _absolute(v, base) for k, v in value.items()}
     if isinstance(value, tuple):

@@ -6,7 +6,7 @@ import contextlib
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from linalign_lite.errors import FormatError, InputError
@@ -160,6 +160,7 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from(sorted(tomllib.loads(WHOLE))), VALUES)
+@example("public", "~0")  # a home that cannot be found
 @settings(max_examples=300, deadline=None)
 def test_any_value_in_any_place_is_a_config_or_a_named_error(tmp_path_factory, key, value):
     base = tmp_path_factory.getbasetemp()

@@ -332,6 +332,7 @@ def command(*args) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_a_killed_command_goes_on(tmp_path, capsys, number):
     """The command is killed after three of forty shards, long before it ends."""
     (tmp_path / "t.txt").write_text("".join(f"the cat sat on mat {i}\n" for i in range(4000)))

@@ -93,6 +93,7 @@ def test_references_inside_pictures_are_their_own(page):
     assert used > 1000
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes_in_any_process(text):
     assert render(made_results()) == text
     code = (
@@ -184,6 +185,7 @@ def test_text_in_pictures_is_text_and_colours_are_the_pages(page, text):
     assert set(THEMES["light"]) == set(THEMES["dark"])
 
 
+@pytest.mark.slow
 def test_hostile_names_are_inert(tmp_path):
     made = made_results()
     renamed = {PALE: EVIL, TINY: "$\\frac{" + "w" * 240, SMALL: "a</title></svg><b>"}

@@ -9,8 +9,8 @@ so a mean far from zero costs no digits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, reduce
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,38 +41,14 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Merge the moments of two parts: exact up to rounding, in any order."""
-        if (self.xy.shape) != (other.xy.shape):
-            raise InputError(
-                "moments of other dimensions cannot be merged",
-                got=str(other.xy.shape),
-                expected=str(self.xy.shape),
-            )
-        if not self.n or not other.n:
-            return other if not self.n else self
-        n = self.n + other.n
-        gap_x, gap_y = other.mean_x - self.mean_x, other.mean_y - self.mean_y
-        share = self.n * other.n / n
-        return Moments(
-            n,
-            self.mean_x + gap_x * (other.n / n),
-            self.mean_y + gap_y * (other.n / n),
-            self.xx + other.xx + share * np.outer(gap_x, gap_x),
-            self.xy + other.xy + share * np.outer(gap_x, gap_y),
-            self.yy + other.yy + share * gap_y**2,
-        )
+        return merge((self, other))
 
     def scaled(self, factor: float) -> Moments:
         """Multiply the weight of every pair by ``factor``, which is finite and at least 0."""
         if not 0 <= factor < float("inf"):
             raise InputError("pairs cannot count so often", got=str(factor), expected="0 or more")
-        return Moments(
-            self.n * factor,
-            self.mean_x,
-            self.mean_y,
-            self.xx * factor,
-            self.xy * factor,
-            self.yy * factor,
-        )
+        products = {name: getattr(self, name) * factor for name in ("n", "xx", "xy", "yy")}
+        return replace(self, **products)
 
     def about(self, mean_x: Float64, mean_y: Float64) -> Moments:
         """Return squares and products of the same data about other means."""
@@ -81,18 +57,6 @@ class Moments:
         xx += self.xx
         xy += self.xy
         return Moments(self.n, mean_x, mean_y, xx, xy, self.yy + self.n * gap_y**2)
-
-
-def empty_moments(d_source: int, d_target: int) -> Moments:
-    """Moments of no pairs: the neutral element of +."""
-    return Moments(
-        0,
-        np.zeros(d_source),
-        np.zeros(d_target),
-        np.zeros((d_source, d_source)),
-        np.zeros((d_source, d_target)),
-        np.zeros(d_target),
-    )
 
 
 class Accumulator:
@@ -129,7 +93,8 @@ class Accumulator:
     def moments(self) -> Moments:
         """Return the moments of all rows added. Nothing may be added afterwards."""
         if not self._counts:
-            return empty_moments(*self._xy.shape)
+            no_x, no_y = map(np.zeros, self._xy.shape)
+            return Moments(0, no_x, no_y, self._xx, self._xy, self._yy)
         _mirror(self._xx)
         counts = np.array(self._counts)
         root = np.sqrt(counts)[:, None]
@@ -137,8 +102,8 @@ class Accumulator:
         _add_product(self._xx, -gap_x, gap_x)
         _add_product(self._xy, -gap_x, gap_y)
         self._yy = np.maximum(self._yy - (gap_y**2).sum(axis=0), 0.0)
-        means = [np.stack(column) for column in zip(*self._means, strict=True)]
-        return _merged(counts, means[0], means[1], self._xx, self._xy, self._yy)
+        means_x, means_y = (np.stack(column) for column in zip(*self._means, strict=True))
+        return _merged(counts, means_x, means_y, self._xx, self._xy, self._yy)
 
 
 def measure(x: Array, y: Array) -> Moments:
@@ -172,8 +137,7 @@ class FoldedMoments:
     def splits(self) -> Iterator[tuple[Moments, Moments]]:
         """(training moments, held-out moments) of each fold that holds any pair.
 
-        Training moments are summed from the other folds, not subtracted from the total: a
-        difference of nearly equal numbers would cost digits.
+        Training moments are summed: a difference of nearly equal numbers would cost digits.
         """
         for k, held_out in enumerate(self.folds):
             rest = [f for i, f in enumerate(self.folds) if i != k and f.n]
@@ -182,13 +146,20 @@ class FoldedMoments:
 
 
 def merge(parts: Iterable[Moments]) -> Moments:
-    """Merge the moments of all parts. Raises InputError when there is none."""
+    """Merge the moments of all parts. Raises InputError for none, and for other dimensions."""
     parts = list(parts)
     if not parts:
         raise InputError("there are no moments to merge")
+    for p in parts:
+        if p.xy.shape != parts[0].xy.shape:
+            raise InputError(
+                "moments of other dimensions cannot be merged",
+                got=str(p.xy.shape),
+                expected=str(parts[0].xy.shape),
+            )
     filled = [p for p in parts if p.n]
-    if len(filled) < 2 or any(p.xy.shape != filled[0].xy.shape for p in parts):
-        return reduce(lambda a, b: a + b, parts)
+    if len(filled) < 2:
+        return filled[0] if filled else parts[-1]
     first, second, *rest = filled
     xx, xy, yy = first.xx + second.xx, first.xy + second.xy, first.yy + second.yy
     for p in rest:
@@ -196,14 +167,8 @@ def merge(parts: Iterable[Moments]) -> Moments:
         xy += p.xy
         yy += p.yy
     counts = np.array([p.n for p in filled])
-    return _merged(
-        counts,
-        np.stack([p.mean_x for p in filled]),
-        np.stack([p.mean_y for p in filled]),
-        xx,
-        xy,
-        yy,
-    )
+    means_x, means_y = (np.stack([getattr(p, m) for p in filled]) for m in ("mean_x", "mean_y"))
+    return _merged(counts, means_x, means_y, xx, xy, yy)
 
 
 def _merged(

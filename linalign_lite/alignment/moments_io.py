@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
+from linalign_lite.alignment.moments import FoldedMoments, Moments
 from linalign_lite.alignment.paired_moments import MAX_PARTS, MAX_ROWS, MomentsPart, PairedMoments
 from linalign_lite.core.space import Space
 from linalign_lite.core.token_alignment import RULES
@@ -48,25 +49,13 @@ def save_moments(path: PathLike, moments: PairedMoments, *, reveal: bool = False
             expected=f"more than {max(moments.source.dim, moments.target.dim) + 1}",
             hint="more texts or fewer folds; or --reveal, if the reader may have the states",
         )
-    folds = moments.moments.folds
-    arrays: dict[str, AnyArray] = {
-        "n": np.array([f.n for f in folds], dtype="<i8"),
-        "xx": np.stack([_packed(f.xx) for f in folds]),
-        **{
-            name: np.stack([getattr(f, name) for f in folds])
-            for name in ("mean_x", "mean_y", "xy", "yy")
-        },
-    }
-    card = {
-        "source": dataclasses.asdict(moments.source),
-        "target": dataclasses.asdict(moments.target),
-        "rule": "dealt",
-        "seed": moments.seed,
-        "pairing": moments.pairing,
-        "parts": [dataclasses.asdict(p) for p in moments.parts],
-        "library": __version__,
-    }
-    save_npz(path, FORMAT, VERSION, {name: arrays[name] for name in _SCHEMA}, card)
+    folds, m = moments.moments.folds, moments
+    lower = _lower(m.source.dim)
+    arrays: dict[str, AnyArray] = {"n": np.array([f.n for f in folds], dtype="<i8")}
+    for name in ("mean_x", "mean_y", "xx", "xy", "yy"):
+        arrays[name] = np.stack([f.xx[lower] if name == "xx" else getattr(f, name) for f in folds])
+    card = _MomentsCard(m.source, m.target, "dealt", m.seed, m.pairing, m.parts, __version__)
+    save_npz(path, FORMAT, VERSION, arrays, dataclasses.asdict(card))
 
 
 @dataclass(frozen=True)
@@ -111,8 +100,11 @@ def _folds(path: Path, arrays: Mapping[str, AnyArray]) -> tuple[Moments, ...]:
     if counts.min() < 0 or counts.max() > MAX_ROWS or not counts.any():
         raise FormatError(f"{path} has counts of pairs that are not usable")
     found = []
+    lower = _lower(d_source)
     for k in range(folds):
-        xx = _unpacked(arrays["xx"][k], d_source)
+        xx = np.zeros((d_source, d_source))
+        xx[lower] = arrays["xx"][k]
+        xx += np.tril(xx, -1).T
         mean_x, mean_y, xy, yy = (arrays[m][k] for m in ("mean_x", "mean_y", "xy", "yy"))
         fold = Moments(int(counts[k]), mean_x, mean_y, xx, xy, yy)
         if not _possible(fold):
@@ -148,17 +140,6 @@ def _possible(m: Moments) -> bool:
         return bool(((explained**2).sum(axis=0) <= most).all())
 
 
-def _packed(xx: Float64) -> Float64:
-    """Return the lower triangle row by row."""
-    return np.concatenate([row[: i + 1] for i, row in enumerate(xx)])
-
-
-def _unpacked(packed: Float64, d: int) -> Float64:
-    """Return the symmetric matrix (d, d) with this lower triangle."""
-    xx = np.zeros((d, d))
-    start = 0
-    for i in range(d):
-        xx[i, : i + 1] = packed[start : start + i + 1]
-        start += i + 1
-    xx += np.tril(xx, -1).T
-    return xx
+def _lower(d: int) -> npt.NDArray[np.bool_]:
+    """Return the mask of the lower triangle, (d, d): files hold XᵀX packed row by row."""
+    return np.tri(d, dtype=np.bool_)

@@ -6,12 +6,12 @@ equals that of `fit`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from linalign_lite.alignment.least_squares import FitReport, make_map, report_of
-from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments, folded
+from linalign_lite.alignment.moments import FoldedMoments, Moments, folded
 from linalign_lite.alignment.ridge import (
     PENALTIES,
     Spectrum,
@@ -24,19 +24,6 @@ from linalign_lite.alignment.solvers import Solution, best_penalty, r2
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
-
-
-@dataclass(frozen=True, eq=False)
-class _Columns:
-    """The columns of one target among the stacked targets."""
-
-    at: slice
-
-    def moments(self, m: Moments) -> Moments:
-        return replace(m, mean_y=m.mean_y[self.at], xy=m.xy[:, self.at], yy=m.yy[self.at])
-
-    def basis(self, s: Spectrum) -> Spectrum:
-        return replace(s, projected=s.projected[:, self.at], mean_y=s.mean_y[self.at])
 
 
 def fit_several(
@@ -59,34 +46,31 @@ def fit_several(
         x.require_same_texts(y)
     stacked = np.concatenate([y.states.astype(np.float32, copy=False) for y in ys.values()], axis=1)
     moments = folded(x.states, stacked, folds, x.groups, seed)
-    stops = np.cumsum([y.space.dim for y in ys.values()])
-    columns = {
-        name: _Columns(slice(stop - y.space.dim, stop))
-        for (name, y), stop in zip(ys.items(), stops, strict=True)
-    }
-    errors = _errors(moments, columns)
-    total = spectrum(moments.total)
-    found = {}
-    for name, y in ys.items():
-        part = FoldedMoments(tuple(columns[name].moments(m) for m in moments.folds))
-        basis = columns[name].basis(total)
-        penalty, score, curve = best_penalty(PENALTIES, r2(errors[name], part))
-        weight, bias = ridge(basis, penalty)
-        solution = Solution(weight, bias, score, penalty, curve, basis)
-        report = report_of(part, "ridge", solution)
-        found[name] = make_map(weight, bias, (x, y), report), report
-    return found
-
-
-def _errors(moments: FoldedMoments, columns: Mapping[str, _Columns]) -> dict[str, Float64]:
-    """Held-out squared error of every penalty, summed over folds, for each target."""
-    errors = {name: np.zeros(len(PENALTIES)) for name in columns}
+    widths = [y.space.dim for y in ys.values()]
+    columns = [slice(stop - d, stop) for d, stop in zip(widths, np.cumsum(widths), strict=True)]
+    errors = np.zeros((len(columns), len(PENALTIES)))
     for train, held_out in moments.splits():
         basis = spectrum(train)
         part = held_out.about(train.mean_x, train.mean_y)
         inner = in_basis(basis, part)
-        for name, these in columns.items():
-            errors[name] += penalty_errors(
-                these.basis(basis), these.moments(part), inner, PENALTIES
-            )
-    return errors
+        for i, at in enumerate(columns):
+            errors[i] += penalty_errors(_basis(basis, at), _moments(part, at), inner, PENALTIES)
+    total = spectrum(moments.total)
+    found = {}
+    for (name, y), at, error in zip(ys.items(), columns, errors, strict=True):
+        own = FoldedMoments(tuple(_moments(m, at) for m in moments.folds))
+        basis = _basis(total, at)
+        penalty, score, curve = best_penalty(PENALTIES, r2(error, own))
+        weight, bias = ridge(basis, penalty)
+        report = report_of(own, "ridge", Solution(weight, bias, score, penalty, curve, basis))
+        found[name] = make_map(weight, bias, (x, y), report), report
+    return found
+
+
+def _moments(m: Moments, at: slice) -> Moments:
+    """Return the moments of the target in the stacked columns ``at``."""
+    return replace(m, mean_y=m.mean_y[at], xy=m.xy[:, at], yy=m.yy[at])
+
+
+def _basis(s: Spectrum, at: slice) -> Spectrum:
+    return replace(s, projected=s.projected[:, at], mean_y=s.mean_y[at])

@@ -6,7 +6,7 @@ Machines or organisations measure parts of a text set, merge the moments and fit
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Annotated
 
@@ -112,14 +112,8 @@ class PairedMoments:
                     expected=str(mine),
                     hint="measure one of them again",
                 )
-        return PairedMoments(
-            merge_folds(self.moments, other.moments),
-            self.source,
-            self.target,
-            self.seed,
-            (*self.parts, *other.parts),
-            self.pairing,
-        )
+        moments = merge_folds(self.moments, other.moments)
+        return replace(self, moments=moments, parts=(*self.parts, *other.parts))
 
 
 def put_together(parts: Iterable[PairedMoments]) -> PairedMoments:

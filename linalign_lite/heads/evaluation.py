@@ -66,14 +66,13 @@ def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) 
             expected=", ".join(head.labels[:3])[:80],
         )
     guess = head.predict(states.states if affine is None else affine(states.states))
-    recall = recall_per_class(truth[known], guess[known], head.n_outputs)
-    per_class = dict(zip(head.labels, recall.tolist(), strict=True))
+    recall = recall_per_class(truth[known], guess[known], head.n_outputs).tolist()
     return Evaluation(
         accuracy=bootstrap_accuracy(truth, guess),
         n=len(states),
         majority=float(np.bincount(truth[known]).max() / len(states)),
         unknown=int((~known).sum()),
-        per_class={name: value for name, value in per_class.items() if not np.isnan(value)},
+        per_class={n: r for n, r in zip(head.labels, recall, strict=True) if not np.isnan(r)},
     )
 
 
@@ -88,8 +87,7 @@ def label_outputs(head: Head, states: HiddenStates) -> npt.NDArray[np.intp]:
         raise InputError("these states have no labels", hint="extract from a file with labels")
     output = {name: i for i, name in enumerate(head.labels)}
     to_head = np.array([output.get(name, -1) for name in states.labels], dtype=np.intp)
-    outputs: npt.NDArray[np.intp] = to_head[states.label_ids]
-    return outputs
+    return np.asarray(to_head[states.label_ids])
 
 
 def require_readable(

@@ -3,17 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from linalign_lite.core import serialization as files
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.core.serialization import (
-    load_head,
-    load_map,
-    load_states,
-    save_head,
-    save_map,
-    save_states,
-)
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.serialization import load_detector, save_detector
@@ -21,9 +14,9 @@ from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, peek_npz
 
 _KINDS: dict[str, tuple[type, Callable[..., Any], Callable[..., Any]]] = {
-    "linalign-states": (HiddenStates, save_states, load_states),
-    "linalign-map": (AffineMap, save_map, load_map),
-    "linalign-head": (Head, save_head, load_head),
+    "linalign-states": (HiddenStates, files.save_states, files.load_states),
+    "linalign-map": (AffineMap, files.save_map, files.load_map),
+    "linalign-head": (Head, files.save_head, files.load_head),
     "linalign-ood": (Detector, save_detector, load_detector),
 }
 

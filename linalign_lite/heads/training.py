@@ -153,14 +153,11 @@ def _hits(data: _Data, weight: Float64, bias: Float64) -> int:
 
 
 def _path(method: str, data: _Data, penalties: tuple[float, ...], tolerance: float) -> Solutions:
-    """Yield one solution per penalty."""
+    """Compute one solution per penalty."""
     if method == "logistic":
-        yield from _logistic_path(data, penalties, tolerance)
-        return
-    onehot = np.eye(data.classes)[data.ids]
-    basis = spectrum(measure(data.states, onehot))  # one eigendecomposition for every penalty
-    for penalty in penalties:
-        yield ridge(basis, penalty)
+        return _logistic_path(data, penalties, tolerance)
+    basis = spectrum(measure(data.states, np.eye(data.classes)[data.ids]))  # for every penalty
+    return (ridge(basis, penalty) for penalty in penalties)
 
 
 def _logistic_path(data: _Data, penalties: tuple[float, ...], tolerance: float) -> Solutions:
@@ -205,8 +202,7 @@ def _logistic(x: Array, ids: Ids, penalty: float, start: Float64, tolerance: flo
 
     options = {"maxiter": MAX_ITERATIONS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-7}
     result = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    solution: Float64 = result.x.reshape(start.shape)
-    return solution
+    return np.asarray(result.x).reshape(start.shape)
 
 
 def _labelled(states: HiddenStates) -> _Data:

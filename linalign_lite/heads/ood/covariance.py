@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.moments import CHUNK
+from linalign_lite.alignment.moments import CHUNK, Float64
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
 
-Float64 = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.integer[Any]]
 MIN_DEVIATION = 1e-6  # share of the largest deviation below which a dimension is not used
 MIN_VARIANCE = 1e-10  # share of the largest variance below which a direction is left out
@@ -30,8 +29,7 @@ def class_means(states: Array, ids: Ids, classes: int) -> Float64:
     sums = np.zeros((classes, states.shape[1]))
     for start in range(0, len(states), CHUNK):
         np.add.at(sums, ids[start : start + CHUNK], states[start : start + CHUNK].astype(float))
-    result: Float64 = sums / np.bincount(ids, minlength=classes)[:, None]
-    return result
+    return np.asarray(sums / np.bincount(ids, minlength=classes)[:, None])
 
 
 def covariance_about(states: Array, centres: Float64, ids: Ids | None = None) -> Covariance:
@@ -61,9 +59,7 @@ def ledoit_wolf(about: Covariance) -> float:
     squares = float(np.einsum("ij,ij->", c, c))
     delta = squares / d - (np.trace(c) / d) ** 2
     beta = (about.fourth_moment - squares) / (d * about.n)
-    if delta <= 0 or beta <= 0:
-        return 0.0
-    return float(min(beta / delta, 1.0))
+    return float(min(beta / delta, 1.0)) if delta > 0 and beta > 0 else 0.0
 
 
 def whitening_matrix(about: Covariance, shrinkage: float | None = None) -> tuple[Float64, float]:

@@ -5,16 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.core import metrics
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.core.metrics import (
-    Interval,
-    aupr_in,
-    aupr_out,
-    auroc_interval,
-    fpr_at,
-    roc_curve,
-)
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.heads.ood.detector import Detector
 
@@ -30,7 +23,7 @@ class DetectionReport:
     """
 
     method: str
-    auroc: Interval
+    auroc: metrics.Interval
     aupr_in: float
     aupr_out: float
     fpr_at_95: float
@@ -48,10 +41,10 @@ class DetectionReport:
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""
         area = self.auroc
-        interval = f"{area.low:.4f} to {area.high:.4f}, {area.confidence:.0%}"
+        interval = f"({area.low:.4f} to {area.high:.4f}, {area.confidence:.0%})"
         rows: Pairs = [
             ("method", self.method),
-            ("AUROC", f"{area.value:.4f} ({interval})"),
+            ("AUROC", f"{area.value:.4f} {interval}"),
             ("FPR at 95 %", f"{self.fpr_at_95:.4f}"),
             ("AUPR in, out", f"{self.aupr_in:.4f}, {self.aupr_out:.4f}"),
             ("states in, out", f"{self.n_in}, {self.n_out}"),
@@ -72,16 +65,16 @@ def report_scores(
     low, high = (np.asarray(a, dtype=np.float64) for a in (inlying, outlying))
     return DetectionReport(
         method=method,
-        auroc=auroc_interval(low, high),
-        aupr_in=aupr_in(low, high),
-        aupr_out=aupr_out(low, high),
-        fpr_at_95=fpr_at(low, high, 0.95),
+        auroc=metrics.auroc_interval(low, high),
+        aupr_in=metrics.aupr_in(low, high),
+        aupr_out=metrics.aupr_out(low, high),
+        fpr_at_95=metrics.fpr_at(low, high, 0.95),
         n_in=len(low),
         n_out=len(high),
         threshold=threshold,
         kept=None if threshold is None else float((low <= threshold).mean()),
         caught=None if threshold is None else float((high > threshold).mean()),
-        roc=tuple(roc_curve(low, high)),
+        roc=tuple(metrics.roc_curve(low, high)),
     )
 
 

@@ -13,7 +13,7 @@ from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.detectors import RULES
 from linalign_lite.heads.ood.detectors.logits import LogitRule
 from linalign_lite.storage.atomic import PathLike
-from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
+from linalign_lite.storage.npz import DEFAULT_CAP, load_npz, save_npz
 from linalign_lite.storage.schema import format_errors, parse, parse_known
 from linalign_lite.version import __version__
 
@@ -60,7 +60,11 @@ def save_detector(path: PathLike, detector: Detector) -> None:
         "settings": {name: getattr(rule, name) for name in rule.settings},
         "info": {**detector.card, "library": __version__},
     }
-    save_npz(path, KIND, VERSION, {name: _stored(array) for name, array in arrays.items()}, card)
+    stored = {  # as float32 or float64, little-endian
+        name: np.asarray(a, dtype=np.result_type(a.dtype, np.float32).newbyteorder("<"))
+        for name, a in arrays.items()
+    }
+    save_npz(path, KIND, VERSION, stored, card)
 
 
 def load_detector(path: PathLike, *, cap: int = DEFAULT_CAP) -> Detector:
@@ -91,9 +95,3 @@ def load_detector(path: PathLike, *, cap: int = DEFAULT_CAP) -> Detector:
             head = Head(weight, bias, card.labels, card.space, card.softcap)
         built = rule.rebuild(arrays, settings, head)
         return Detector(built, card.space, card.threshold, card.tpr, card.labels, card.info)
-
-
-def _stored(array: AnyArray) -> AnyArray:
-    """The array as float32 or float64, little-endian."""
-    wide = np.result_type(array.dtype, np.float32)
-    return np.asarray(array, dtype=wide.newbyteorder("<"))

@@ -16,7 +16,6 @@ from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.covariance import class_means, covariance_about, whitening_matrix
 
 Float64 = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.intp]
 _UNIT_TOLERANCE = 1e-3  # of the length of a row that should have length 1
 
 
@@ -37,13 +36,8 @@ class FitData:
     shrinkage: float | None
     seed: int
 
-    @property
-    def states(self) -> Array:
-        """The states, (n, d)."""
-        return self.training.states
-
     @cached_property
-    def classes(self) -> tuple[Ids, int, str]:
+    def classes(self) -> tuple[npt.NDArray[np.intp], int, str]:
         """Class of each state (n,) from 0 without gaps, their number, and where they come from.
 
         The states' labels; without labels, the head's predictions; without a head, one class.
@@ -51,9 +45,9 @@ class FitData:
         if self.training.label_ids is not None:
             raw, source = self.training.label_ids.astype(np.intp), "labels"
         elif self.head is not None:
-            raw, source = self.head.top(self.states, 1)[0][:, 0], "head"
+            raw, source = self.head.top(self.training.states, 1)[0][:, 0], "head"
         else:
-            raw, source = np.zeros(len(self.states), dtype=np.intp), "none"
+            raw, source = np.zeros(len(self.training), dtype=np.intp), "none"
         present, ids = np.unique(raw, return_inverse=True)
         return ids, len(present), source
 
@@ -69,11 +63,10 @@ class FitData:
 
     def whitening(self) -> tuple[Float64, Float64, Float64, float]:
         """Mean of all (d,), centred class means (K, d), whitening matrix (r, d), shrinkage."""
-        ids, n, _ = self.classes
-        centres = class_means(self.states, ids, n)
+        states, (ids, n, _) = self.training.states, self.classes
+        centres = class_means(states, ids, n)
         mean: Float64 = np.bincount(ids, minlength=n) @ centres / len(ids)
-        within = covariance_about(self.states, centres, ids)
-        matrix, used = whitening_matrix(within, self.shrinkage)
+        matrix, used = whitening_matrix(covariance_about(states, centres, ids), self.shrinkage)
         return mean, centres - mean, matrix, used
 
 
@@ -142,8 +135,7 @@ def unit(rows: Array) -> Float64:
     """Divide each row by its length, (n, d) → (n, d) float64; a row of length 0 stays 0."""
     wide = as_float64(rows)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    result: Float64 = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
-    return result
+    return as_float64(np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0))
 
 
 def require_whitening(mean: Array, whitening: Array, points: Array) -> None:

@@ -95,8 +95,7 @@ class Energy(LogitRule):
     def of_logits(scores: Array, temperature: float = 1.0) -> Float64:
         z = _usable(scores) / parse(Temperature, float(temperature), "the temperature")
         top = z.max(axis=1, keepdims=True)
-        log_sum: Float64 = np.log(np.exp(z - top).sum(axis=1)) + top[:, 0]
-        return -temperature * log_sum
+        return as_float64(-temperature * (np.log(np.exp(z - top).sum(axis=1)) + top[:, 0]))
 
     @staticmethod
     def fit_temperature(data: FitData, head: Head) -> float:
@@ -125,8 +124,7 @@ class MaxSoftmax(LogitRule):
     @staticmethod
     def of_logits(scores: Array, temperature: float = 1.0) -> Float64:
         z = _usable(scores) / parse(Temperature, float(temperature), "the temperature")
-        odds: Float64 = np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)
-        return -1.0 / odds
+        return as_float64(-1.0 / np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1))
 
 
 class MaxLogit(LogitRule):
@@ -139,8 +137,7 @@ class MaxLogit(LogitRule):
 
     @staticmethod
     def of_logits(scores: Array, temperature: float = 1.0) -> Float64:  # noqa: ARG004
-        highest: Float64 = _usable(scores).max(axis=1)
-        return -highest
+        return as_float64(-_usable(scores).max(axis=1))
 
     @staticmethod
     def fit_temperature(_data: FitData, _head: Head) -> float:

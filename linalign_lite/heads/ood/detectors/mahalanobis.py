@@ -7,16 +7,10 @@ import numpy as np
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.heads.ood.covariance import covariance_about, whitening_matrix
-from linalign_lite.heads.ood.detectors.base import (
-    ClassMeansRule,
-    FitData,
-    Float64,
-    as_float64,
-    require_shape,
-)
+from linalign_lite.heads.ood.detectors import base
 
 
-class Mahalanobis(ClassMeansRule):
+class Mahalanobis(base.ClassMeansRule):
     """minₖ ‖W(z − m) − cₖ‖²: squared distance to the nearest class mean, covariance (WᵀW)⁻¹.
 
     Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
@@ -26,21 +20,20 @@ class Mahalanobis(ClassMeansRule):
     method = "mahalanobis"
 
     @classmethod
-    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+    def fit(cls, data: base.FitData) -> tuple[Self, dict[str, Any]]:
         """Fit class means and covariance within classes; without classes, of all states."""
         mean, centres, white, used = data.whitening()
         return cls(mean, white, centres @ white.T), {"shrinkage": used}
 
-    def score(self, states: Float64) -> Float64:
+    def score(self, states: base.Float64) -> base.Float64:
         return self._nearest(states - self.mean)
 
-    def _nearest(self, moved: Float64) -> Float64:
+    def _nearest(self, moved: base.Float64) -> base.Float64:
         """Squared distance of states less the mean (n, d) to the nearest centre, (n,)."""
-        rows, centres = moved @ as_float64(self.whitening).T, as_float64(self.centres)
+        rows, centres = moved @ base.as_float64(self.whitening).T, base.as_float64(self.centres)
         inner = np.einsum("ij,ij->i", centres, centres) - 2.0 * (rows @ centres.T)
-        least: Float64 = inner.min(axis=1) + np.einsum("ij,ij->i", rows, rows)
-        floored: Float64 = np.maximum(least, 0.0)
-        return floored
+        least = inner.min(axis=1) + np.einsum("ij,ij->i", rows, rows)
+        return base.as_float64(np.maximum(least, 0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,25 +46,23 @@ class RelativeMahalanobis(Mahalanobis):
     background: Array  # shape: (q, d)
 
     method = "relative-mahalanobis"
-    arrays: ClassVar = {**ClassMeansRule.arrays, "background": 2}
+    arrays: ClassVar = {**base.ClassMeansRule.arrays, "background": 2}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_shape("background", self.background, (None, len(self.mean)))
+        base.require_shape("background", self.background, (None, len(self.mean)))
 
     @classmethod
-    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+    def fit(cls, data: base.FitData) -> tuple[Self, dict[str, Any]]:
         """Fit as Mahalanobis, and the covariance of all states about their mean."""
         data.require_classes(cls.method)
         mean, centres, white, used = data.whitening()
-        everything = covariance_about(data.states, mean)
-        background, share = whitening_matrix(everything, data.shrinkage)
+        around = covariance_about(data.training.states, mean)
+        background, share = whitening_matrix(around, data.shrinkage)
         rule = cls(mean, white, centres @ white.T, background)
         return rule, {"shrinkage": used, "background_shrinkage": share}
 
-    def score(self, states: Float64) -> Float64:
+    def score(self, states: base.Float64) -> base.Float64:
         moved = states - self.mean
-        nearest = self._nearest(moved)
-        away = moved @ as_float64(self.background).T
-        relative: Float64 = nearest - np.einsum("ij,ij->i", away, away)
-        return relative
+        away = moved @ base.as_float64(self.background).T
+        return base.as_float64(self._nearest(moved) - np.einsum("ij,ij->i", away, away))

@@ -7,21 +7,13 @@ import numpy as np
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
-from linalign_lite.heads.ood.detectors.base import (
-    FitData,
-    Float64,
-    Rule,
-    as_float64,
-    require_unit_rows,
-    require_whitening,
-    unit,
-)
+from linalign_lite.heads.ood.detectors import base
 
 QUERIES, BANK = 256, 8192  # rows of a block of each: 16 MB of distances
 
 
 @dataclass(frozen=True, eq=False)
-class NearestNeighbours(Rule):
+class NearestNeighbours(base.Rule):
     """‖u − b₍ₖ₎‖, u = z/‖z‖: the distance to the k-th nearest of the bank's normalised states.
 
     Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors", section 3.
@@ -35,7 +27,7 @@ class NearestNeighbours(Rule):
     settings: ClassVar = {"k": int}
 
     def __post_init__(self) -> None:
-        require_unit_rows("bank", self.bank)
+        base.require_unit_rows("bank", self.bank)
         if not 1 <= self.k <= len(self.bank):
             raise InputError(
                 "the number of neighbours does not fit the bank",
@@ -44,7 +36,7 @@ class NearestNeighbours(Rule):
             )
 
     @classmethod
-    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+    def fit(cls, data: base.FitData) -> tuple[Self, dict[str, Any]]:
         """Keep at most ``data.bank`` of the states."""
         return cls(_bank(_drawn(data)), data.k), {}
 
@@ -52,8 +44,8 @@ class NearestNeighbours(Rule):
     def width(self) -> int:
         return self.dim or 0  # distances have blocks of their own
 
-    def score(self, states: Float64) -> Float64:
-        return kth_distance(self.bank, unit(states), self.k)
+    def score(self, states: base.Float64) -> base.Float64:
+        return kth_distance(self.bank, base.unit(states), self.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,31 +60,30 @@ class WhitenedNearestNeighbours(NearestNeighbours):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_whitening(self.mean, self.whitening, self.bank)
+        base.require_whitening(self.mean, self.whitening, self.bank)
 
     @classmethod
-    def fit(cls, data: FitData) -> tuple[Self, dict[str, Any]]:
+    def fit(cls, data: base.FitData) -> tuple[Self, dict[str, Any]]:
         """Whiten within classes and keep at most ``data.bank`` of the states."""
-        some = _drawn(data)
         mean, _, white, used = data.whitening()
-        rows = (some.astype(np.float64) - mean) @ white.T
+        rows = (base.as_float64(_drawn(data)) - mean) @ white.T
         return cls(_bank(rows), data.k, mean, white), {"shrinkage": used}
 
-    def score(self, states: Float64) -> Float64:
-        return super().score((states - self.mean) @ as_float64(self.whitening).T)
+    def score(self, states: base.Float64) -> base.Float64:
+        return super().score((states - self.mean) @ base.as_float64(self.whitening).T)
 
 
-def kth_distance(bank: Array, queries: Array, k: int) -> Float64:
+def kth_distance(bank: Array, queries: Array, k: int) -> base.Float64:
     """Euclidean distance of each query to its k-th nearest row of the bank, (n,).
 
     bank: (m, d), k ≤ m; queries: (n, d). ‖q − b‖² = ‖q‖² − 2 q·b + ‖b‖², products in float64.
     """
     result = np.empty(len(queries))
     for start in range(0, len(queries), QUERIES):
-        block = as_float64(queries[start : start + QUERIES])
+        block = base.as_float64(queries[start : start + QUERIES])
         nearest = np.empty((len(block), 0))
         for first in range(0, len(bank), BANK):
-            part = as_float64(bank[first : first + BANK])
+            part = base.as_float64(bank[first : first + BANK])
             squares = np.einsum("ij,ij->i", part, part) - 2.0 * (block @ part.T)
             nearest = np.hstack([nearest, squares])
             if nearest.shape[1] > k:
@@ -102,17 +93,18 @@ def kth_distance(bank: Array, queries: Array, k: int) -> Float64:
     return result
 
 
-def _drawn(data: FitData) -> Array:
+def _drawn(data: base.FitData) -> Array:
     """Draw at most ``bank`` of the states with the seed; their order is kept."""
-    if len(data.states) <= data.bank:
-        return data.states
-    chosen = np.random.default_rng(data.seed).permutation(len(data.states))[: data.bank]
-    return data.states[np.sort(chosen)]
+    states = data.training.states
+    if len(states) <= data.bank:
+        return states
+    chosen = np.random.default_rng(data.seed).permutation(len(states))[: data.bank]
+    return states[np.sort(chosen)]
 
 
 def _bank(rows: Array) -> Array:
     """Normalise the rows, without those of length 0; float32."""
-    normalised = unit(rows)
+    normalised = base.unit(rows)
     kept = normalised[normalised.any(axis=1)].astype(np.float32)
     if not len(kept):
         raise InputError("every state has length 0")

@@ -58,22 +58,22 @@ class VirtualLogit(Rule):
 
         α = Σ maxₖ sₖ / Σ ‖R(z − m)‖ over the states. Wang et al. 2022, section 4.
         """
-        head = data.head
+        head, states = data.head, data.training.states
         assert head is not None
         weight, bias = as_float64(head.weight), as_float64(head.bias)
         # a ridge head's scores add up to a constant: its smallest singular value is float32 noise
         smallest = max(weight.shape) * float(np.finfo(np.float32).eps)
         mean = np.asarray(-np.linalg.lstsq(weight, bias, rcond=smallest)[0], dtype=np.float64)
-        values, vectors = np.linalg.eigh(covariance_about(data.states, mean).covariance)
+        values, vectors = np.linalg.eigh(covariance_about(states, mean).covariance)
         varying = vectors[:, values > MIN_MOMENT * values[-1]]  # smallest first
         count = data.components or max(1, varying.shape[1] // PRINCIPAL_SHARE)
         if not 1 <= count < varying.shape[1]:
             problem = "the number of components leaves no residual"
             raise InputError(problem, got=str(count), expected=f"1 to {varying.shape[1] - 1}")
         residual = np.ascontiguousarray(varying[:, : varying.shape[1] - count].T)
-        highest, lengths = 0.0, 0.0
-        for start in range(0, len(data.states), ROWS):
-            rows = data.states[start : start + ROWS].astype(np.float64)
+        highest = lengths = 0.0
+        for start in range(0, len(states), ROWS):
+            rows = states[start : start + ROWS].astype(np.float64)
             highest += float(head(rows).max(axis=1).sum())
             lengths += float(np.linalg.norm((rows - mean) @ residual.T, axis=1).sum())
         if not (lengths > 0 and highest > 0):
@@ -94,5 +94,4 @@ class VirtualLogit(Rule):
 
     def score(self, states: Float64) -> Float64:
         left = np.linalg.norm((states - self.mean) @ as_float64(self.residual).T, axis=1)
-        score: Float64 = self.alpha * left + Energy.of_logits(self.head(states))
-        return score
+        return as_float64(self.alpha * left + Energy.of_logits(self.head(states)))

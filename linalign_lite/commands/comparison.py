@@ -118,7 +118,7 @@ def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:
     """Load the states by name: that of the file, or its path if two files share a name."""
     import numpy as np
 
-    from linalign_lite.alignment.similarity.token_positions import common_rows
+    from linalign_lite.alignment.similarity.comparison import common_rows
     from linalign_lite.core.shards.states_folder import states_of
 
     if len(paths) < 2:

@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 
 from linalign_lite.alignment.moments import Float64, fold_index
-from linalign_lite.alignment.similarity.model_statistics import Ints, ModelStatistics, statistics_of
+from linalign_lite.alignment.similarity.measures import Ints
+from linalign_lite.alignment.similarity.model_statistics import ModelStatistics, statistics_of
 from linalign_lite.alignment.similarity.pair_statistics import MeasureValues, pair_measures
 from linalign_lite.alignment.similarity.results import (
     ERRORS,
@@ -19,6 +20,7 @@ from linalign_lite.alignment.similarity.results import (
 )
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import InputError
 
 NULL_ROWS = 1_000
@@ -26,6 +28,7 @@ KNN_ROWS = 10_000
 LEAST = 4  # minimum rows of unbiased HSIC
 MAX_PERMUTATIONS = 1_000_000
 _TIE = 1e-8  # relative difference that is rounding
+_Nulls = tuple[dict[str, Null], dict[str, Null]]  # there and back
 
 
 def compare(
@@ -94,30 +97,60 @@ def compare_all(
     """
     options = _Options(tuple(measures), permutations, k, share, folds, null_rows, knn_rows, seed)
     sets = {name: as_states(value) for name, value in states.items()}
-    _check(sets)
-    first = next(iter(sets.values()))
-    options.check_rows(len(first))
-    drawn = _independent(first.groups, null_rows, seed)
-    full = _statistics(sets, fold_index(first.groups, folds, seed), None, options)
+    if len(sets) < 2:
+        raise InputError("a comparison needs states of two models", got=str(len(sets)))
+    first, *others = sets.values()
+    for other in others:
+        first.require_same_texts(other)
+    n = len(first)
+    if n < LEAST:
+        raise InputError("these are too few rows to compare", got=str(n), expected="4 or more")
+    options.require_fitting_k(min(n, knn_rows))
+    full = _statistics(sets, fold_index(first.groups, folds, seed), slice(None), options)
     near = full
-    if "mutual_knn" in measures and knn_rows < len(first):
-        some = _some(len(first), knn_rows, seed)
+    if "mutual_knn" in measures and knn_rows < n:
+        some = _some(n, knn_rows, seed)
         near = _statistics(sets, np.zeros(len(some), int), some, options)  # needs no folds
     null: dict[str, ModelStatistics] = {}
     if permutations:
-        if k >= len(drawn) and "mutual_knn" in measures:
-            raise _unfit_k(k, len(drawn))
-        whole = len(drawn) == len(first)
+        drawn = _independent(first.groups, null_rows, seed)
+        options.require_fitting_k(len(drawn))
         index = fold_index(np.arange(len(drawn)), folds, seed)
-        null = full if whole else _statistics(sets, index, drawn, options)
+        null = full if len(drawn) == n else _statistics(sets, index, drawn, options)
     tally = progress or (lambda _: None)
     pairs = []
     for a, b in combinations(sets, 2):
-        value = _values((full[a], full[b]), (near[a], near[b]), options)
-        same = null and null[a] is full[a] and near[a] is full[a]
-        nulls = _nulls(null[a], null[b], options, value if same else None, tally) if null else None
-        pairs.append(_similarity((a, b), value, nulls, (full, near), options))
+        values = pair_measures(full[a], full[b], [m for m in measures if m != "mutual_knn"])
+        if "mutual_knn" in measures:
+            values[0].update(pair_measures(near[a], near[b], ["mutual_knn"])[0])
+        nulls: _Nulls = ({}, {})
+        if permutations:
+            observed = values if null is full and near is full else None
+            nulls = _nulls(null[a], null[b], options, observed, tally)
+        rows = {name: len((near if name == "mutual_knn" else full)[a]) for name in measures}
+        forth, back = (
+            {m: Measured(found[m], rows[m], chance.get(m)) for m in measures if m in found}
+            for found, chance in zip(values, nulls, strict=True)
+        )
+        warnings = _warnings(full[a], full[b]) if "svcca" in measures else ()
+        pairs.append(Similarity(a, b, forth, back, warnings))
     return Similarities(tuple(sets), tuple(pairs))
+
+
+def common_rows(states: Mapping[str, HiddenStates]) -> dict[str, HiddenStates]:
+    """Token states at the positions where a token of every model ends; other states as they are.
+
+    Raises MismatchError when some have token positions and some have not, or texts differ,
+    InputError when no position is common.
+    """
+    sets = dict(states)
+    if all(value.text_index is None for value in sets.values()):
+        return sets
+    name, *others = sets
+    anchor = sets[name]
+    for other in others:
+        anchor, _ = pair_states(anchor, sets[other])
+    return {name: anchor, **{other: pair_states(anchor, sets[other])[1] for other in others}}
 
 
 @dataclass(frozen=True)
@@ -145,38 +178,22 @@ class _Options:
                 got=str(self.share),
                 expected="above 0, at most 1",
             )
-        for name, most in (("permutations", MAX_PERMUTATIONS), ("seed", None)):
+        for name, least, most in (
+            ("permutations", 0, MAX_PERMUTATIONS),
+            ("seed", 0, None),
+            ("null_rows", LEAST, None),
+            ("knn_rows", LEAST, None),
+        ):
             value = getattr(self, name)
-            if value < 0 or (most is not None and value > most):
-                limits = "0 or more" if most is None else f"0 to {most}"
+            if value < least or (most is not None and value > most):
+                limits = f"{least} or more" if most is None else f"{least} to {most}"
                 raise InputError(f"{name} is not usable", got=str(value), expected=limits)
-        for name in ("null_rows", "knn_rows"):
-            if getattr(self, name) < LEAST:
-                raise InputError(
-                    f"{name} is not usable",
-                    got=str(getattr(self, name)),
-                    expected=f"{LEAST} or more",
-                )
 
-    def check_rows(self, n: int) -> None:
-        if n < LEAST:
-            raise InputError("these are too few rows to compare", got=str(n), expected="4 or more")
-        if "mutual_knn" in self.measures and not 1 <= self.k < min(n, self.knn_rows):
-            raise _unfit_k(self.k, min(n, self.knn_rows))
-
-
-def _unfit_k(k: int, rows: int) -> InputError:
-    return InputError(
-        "the number of neighbours does not fit the rows", got=str(k), expected=f"1 to {rows - 1}"
-    )
-
-
-def _check(sets: Mapping[str, HiddenStates]) -> None:
-    if len(sets) < 2:
-        raise InputError("a comparison needs states of two models", got=str(len(sets)))
-    first, *others = sets.values()
-    for other in others:
-        first.require_same_texts(other)
+    def require_fitting_k(self, n: int) -> None:
+        """Raise InputError unless a row of n has k neighbours, where they are wanted."""
+        if "mutual_knn" in self.measures and not 1 <= self.k < n:
+            problem = "the number of neighbours does not fit the rows"
+            raise InputError(problem, got=str(self.k), expected=f"1 to {n - 1}")
 
 
 def _some(n: int, most: int, seed: int) -> Ints:
@@ -193,29 +210,15 @@ def _independent(groups: Ints, most: int, seed: int) -> Ints:
 
 
 def _statistics(
-    sets: Mapping[str, HiddenStates], index: Ints, rows: Ints | None, options: _Options
+    sets: Mapping[str, HiddenStates], index: Ints, rows: Ints | slice, options: _Options
 ) -> dict[str, ModelStatistics]:
     folds = [np.flatnonzero(index == i) for i in range(options.folds)]
     return {
         name: statistics_of(
-            name, value.states if rows is None else value.states[rows], folds,
-            dim=value.space.dim, k=options.k, share=options.share,
+            name, x.states[rows], folds, dim=x.space.dim, k=options.k, share=options.share
         )
-        for name, value in sets.items()
-    }  # fmt: skip
-
-
-def _values(
-    full: tuple[ModelStatistics, ModelStatistics],
-    near: tuple[ModelStatistics, ModelStatistics],
-    options: _Options,
-) -> tuple[MeasureValues, MeasureValues]:
-    """Compute the measures on all rows; neighbours on those of ``near``."""
-    rest = [name for name in options.measures if name != "mutual_knn"]
-    forth, back = pair_measures(*full, rest)
-    if "mutual_knn" in options.measures:
-        forth |= pair_measures(*near, ["mutual_knn"])[0]
-    return forth, back
+        for name, x in sets.items()
+    }
 
 
 def shuffles(folds: Sequence[Ints], permutations: int, seed: int) -> Iterator[Ints]:
@@ -234,20 +237,20 @@ def _nulls(
     options: _Options,
     observed: tuple[MeasureValues, MeasureValues] | None,
     tally: Callable[[int], None],
-) -> tuple[dict[str, Null], dict[str, Null]]:
-    found = pair_measures(x, y, options.measures) if observed is None else observed
+) -> _Nulls:
+    found = observed or pair_measures(x, y, options.measures)
     drawn = []
     for order in shuffles(x.folds, options.permutations, options.seed):
         drawn.append(pair_measures(x, y, options.measures, order))
         tally(1)
-    sides = [
+    forth, back = (
         {
             name: _null(name, value, np.array([one[side][name] for one in drawn]), len(x))
-            for name, value in found[side].items()
+            for name, value in values.items()
         }
-        for side in (0, 1)
-    ]
-    return sides[0], sides[1]
+        for side, values in enumerate(found)
+    )
+    return forth, back
 
 
 def _null(name: str, observed: float, drawn: Float64, n: int) -> Null:
@@ -263,32 +266,11 @@ def _null(name: str, observed: float, drawn: Float64, n: int) -> Null:
     )
 
 
-def _similarity(
-    names: tuple[str, str],
-    values: tuple[MeasureValues, MeasureValues],
-    nulls: tuple[dict[str, Null], dict[str, Null]] | None,
-    views: tuple[Mapping[str, ModelStatistics], Mapping[str, ModelStatistics]],
-    options: _Options,
-) -> Similarity:
-    full, near = views
-
-    def side(i: int) -> dict[str, Measured]:
-        return {
-            name: Measured(
-                values[i][name],
-                len((near if name == "mutual_knn" else full)[names[0]]),
-                nulls[i][name] if nulls else None,
-            )
-            for name in options.measures
-            if name in values[i]
-        }
-
-    warnings = []
-    if "svcca" in options.measures:
-        kept = [full[name].whitener.shape[1] for name in names]
-        if sum(kept) >= len(full[names[0]]) - 1:
-            warnings.append(
-                f"svcca keeps {kept[0]} and {kept[1]} directions of {len(full[names[0]])} rows: "
-                "so many correlate whatever the states"
-            )
-    return Similarity(*names, side(0), side(1), tuple(warnings))
+def _warnings(x: ModelStatistics, y: ModelStatistics) -> tuple[str, ...]:
+    kept = [side.whitener.shape[1] for side in (x, y)]
+    if sum(kept) < len(x) - 1:
+        return ()
+    return (
+        f"svcca keeps {kept[0]} and {kept[1]} directions of {len(x)} rows: "
+        "so many correlate whatever the states",
+    )

@@ -13,29 +13,19 @@ import numpy as np
 
 from linalign_lite.alignment.moments import Float64
 from linalign_lite.alignment.ridge import PENALTIES
+from linalign_lite.alignment.similarity.measures import Ints
 from linalign_lite.alignment.similarity.model_statistics import (
-    Ints,
     ModelStatistics,
     chunks,
     without_each,
 )
 
 
-@dataclass(frozen=True, eq=False)
-class SplitProducts:
-    """X_cᵀY_c of each split, about the training means."""
+def splits(x: ModelStatistics, y: ModelStatistics, cross: Float64) -> tuple[Float64, Float64]:
+    """Compute XᵀY of each split's training and held-out rows about the training means.
 
-    training: Float64  # shape: (folds, d_x, d_y)
-    held: Float64  # shape: (folds, d_x, d_y)
-
-    @property
-    def turned(self) -> SplitProducts:
-        """The products of Y and X."""
-        return SplitProducts(self.training.transpose(0, 2, 1), self.held.transpose(0, 2, 1))
-
-
-def splits(x: ModelStatistics, y: ModelStatistics, cross: Float64) -> SplitProducts:
-    """Split products from X_cᵀY_c of each fold about the means of all rows, (folds, d_x, d_y)."""
+    cross, and both results: (folds, d_x, d_y); cross: XᵀY of each fold about the means of all rows.
+    """
     training, held = without_each(cross), cross.copy()
     for i, fold in enumerate(x.folds):
         gap_x, gap_y = x.gaps[i], y.gaps[i]
@@ -43,7 +33,7 @@ def splits(x: ModelStatistics, y: ModelStatistics, cross: Float64) -> SplitProdu
         training[i] -= (len(x) - len(fold)) * both
         held[i] += len(fold) * both
         held[i] -= np.outer(x.own.sums[i], gap_y) + np.outer(gap_x, y.own.sums[i])
-    return SplitProducts(training, held)
+    return training, held
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +43,6 @@ class SplitMaps:
     x: ModelStatistics
     y: ModelStatistics
     slopes: Sequence[Float64]  # each (d_x, d_y): diag(1/(s + λ)) VᵀX_cᵀY_c of the training rows
-    penalty: float
     r2: float
 
     @cached_property
@@ -62,25 +51,26 @@ class SplitMaps:
         return [b.vectors @ slope for b, slope in zip(self.x.bases, self.slopes, strict=True)]
 
 
-def fit_maps(x: ModelStatistics, y: ModelStatistics, products: SplitProducts) -> SplitMaps:
-    """Fit the maps from x to y at the penalty of the best held-out R².
+def fit_maps(x: ModelStatistics, y: ModelStatistics, training: Float64, held: Float64) -> SplitMaps:
+    """Fit the maps from x to y at the penalty of the best held-out R². Products: see `splits`.
 
     With f = 1/(s + λ), A = VᵀX_cᵀY_c of the training rows, B and G the held-out XᵀY and XᵀX in that
     basis, ‖X Wᵀ − Y‖² = ‖Y‖² − 2 fᵀ(A∘B)1 + fᵀ(G ∘ AAᵀ)f on the held-out fold.
     """
-    errors = np.full(len(PENALTIES), y.held_spread.sum())
+    errors = np.full(len(PENALTIES), sum(np.trace(basis.held) for basis in y.bases))
     projected = []
     for i, basis in enumerate(x.bases):
-        a = basis.vectors.T @ products.training[i]
-        linear = np.einsum("ij,ij->i", a, basis.vectors.T @ products.held[i])
+        a = basis.vectors.T @ training[i]
+        linear = np.einsum("ij,ij->i", a, basis.vectors.T @ held[i])
         quadratic = basis.held * (a @ a.T)
         f = basis.shrink(PENALTIES)
         errors += np.einsum("ij,ij->i", f @ quadratic - 2 * linear, f)
         projected.append(a)
     best = int(np.argmin(errors))
-    penalty = float(PENALTIES[best])
-    slopes = [b.shrink(penalty)[0][:, None] * a for b, a in zip(x.bases, projected, strict=True)]
-    return SplitMaps(x, y, slopes, penalty, float(1 - errors[best] / y.own.squares.sum()))
+    slopes = [
+        b.shrink(PENALTIES[best])[0][:, None] * a for b, a in zip(x.bases, projected, strict=True)
+    ]
+    return SplitMaps(x, y, slopes, float(1 - errors[best] / y.own.squares.sum()))
 
 
 def held_out_cosine(maps: SplitMaps, order: Ints | None = None) -> float:

@@ -1,8 +1,15 @@
-"""Similarity measures that are functions of sums of products."""
+"""Formulas of the symmetric measures: from sums of products, and from nearest neighbours."""
+
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from linalign_lite.alignment.moments import Float64
+from linalign_lite.core.affine_map import Array
+
+Ints = npt.NDArray[np.integer[Any]]
+BLOCK = 1 << 22  # similarities held at a time
 
 
 def hsic(cross: float, both: float, spread_x: float, spread_y: float, n: int) -> float:
@@ -19,20 +26,16 @@ def hsic(cross: float, both: float, spread_x: float, spread_y: float, n: int) ->
     return cross - both * n / (n - 2) + spread_x * spread_y / ((n - 1) * (n - 2))
 
 
-def kept_directions(values: Float64, share: float, cutoff: float) -> int:
-    """Count the leading directions that hold ``share`` of the variance, without rounding noise.
+def whitener(values: Float64, vectors: Float64, share: float, cutoff: float) -> Float64:
+    """V s^−½ of the leading directions that hold ``share`` of the variance, (d, kept).
 
-    values: (d,) eigenvalues, ascending.
+    It makes centred rows uncorrelated. values: (d,) eigenvalues, ascending, at most ``cutoff``
+    where they are rounding noise; vectors: (d, d).
     """
     leading = values[::-1]
-    rank = int((leading > cutoff).sum())
     held = np.cumsum(leading)
     enough = int(np.searchsorted(held, share * held[-1])) + 1
-    return min(enough, rank)
-
-
-def whitener(values: Float64, vectors: Float64, kept: int) -> Float64:
-    """V s^−½ of the ``kept`` leading directions, (d, kept): makes centred rows uncorrelated."""
+    kept = min(enough, int((leading > cutoff).sum()))
     return np.asarray(vectors[:, -kept:] / np.sqrt(values[-kept:]))
 
 
@@ -44,3 +47,40 @@ def mean_correlation(white_x: Float64, cross: Float64, white_y: Float64) -> floa
     """
     found = np.linalg.svd(white_x.T @ cross @ white_y, compute_uv=False)
     return float(np.minimum(found, 1.0).mean())
+
+
+def nearest(states: Array, k: int) -> npt.NDArray[np.int32]:
+    """Find the k rows of largest cosine to each row, without itself; (n, k), in no order.
+
+    states: (n, d), 1 ≤ k < n. A zero row has cosine 0 to all others. Among equals any may be
+    taken. O(n d) memory: similarities are made in blocks of rows.
+    """
+    n = len(states)
+    unit: Float64 = states.astype(np.float64)
+    norms = np.linalg.norm(unit, axis=1, keepdims=True)
+    np.divide(unit, norms, out=unit, where=norms > 0)
+    found = np.empty((n, k), dtype=np.int32)
+    step = max(1, BLOCK // n)
+    for start in range(0, n, step):
+        close = unit[start : start + step] @ unit.T
+        rows = np.arange(len(close))
+        close[rows, start + rows] = -np.inf
+        found[start : start + step] = np.argpartition(close, n - k, axis=1)[:, n - k :]
+    return found
+
+
+def overlap(first: Ints, second: Ints, order: Ints | None = None) -> float:
+    """Compute the mean share of common neighbours (Huh et al. 2024, arXiv 2405.07987, mutual k-NN).
+
+    first and second: (n, k), distinct within a row. ``order`` pairs row i of the first with row
+    order[i] of the second; a neighbour is common when the two are a pair.
+    """
+    n, k = first.shape
+    if order is not None:
+        place = np.empty(n, dtype=np.int64)
+        place[order] = np.arange(n)
+        second = place[second[order]]
+    # one number for each (row, neighbour): shared ones come twice
+    base = np.arange(n, dtype=np.int64)[:, None] * n
+    both = np.sort(np.concatenate([(base + first).ravel(), (base + second).ravel()]))
+    return float((both[1:] == both[:-1]).sum() / (n * k))

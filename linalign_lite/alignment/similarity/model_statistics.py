@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.alignment.moments import CHUNK, Float64
-from linalign_lite.alignment.similarity.measures import hsic, kept_directions, whitener
-from linalign_lite.alignment.similarity.neighbours import nearest
+from linalign_lite.alignment.similarity.measures import Ints, hsic, nearest, whitener
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
 
 _NOTHING = 1e-12  # share of ‖X_cᵀX_c‖² that an HSIC of 0 may have by rounding
-Ints = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +28,6 @@ class FoldProducts:
 class SplitBasis:
     """One split: the training rows' X_cᵀX_c = V diag(s) Vᵀ, the held-out XᵀX in that basis."""
 
-    gap: Float64  # shape: (d,)  mean of the training rows, less that of all rows
     values: Float64  # shape: (d,)  s, none below 0
     vectors: Float64  # shape: (d, d)  V
     held: Float64  # shape: (d, d)  Vᵀ XᵀX V of the held-out rows about the training mean
@@ -113,7 +109,7 @@ class ModelStatistics:
     def whitener(self) -> Float64:
         """Matrix from centred rows to uncorrelated directions with ``share`` of the variance."""
         values, vectors = eigen(self.gram)
-        return whitener(values, vectors, kept_directions(values, self.share, cutoff(values)))
+        return whitener(values, vectors, self.share, cutoff(values))
 
     @cached_property
     def neighbours(self) -> npt.NDArray[np.int32]:
@@ -126,25 +122,17 @@ class ModelStatistics:
         return np.asarray(without_each(self.own.sums) / left[:, None])
 
     @cached_property
-    def held_spread(self) -> Float64:
-        """Sum of squares of each fold's rows about the mean of the others; (folds,)."""
-        sizes = np.array([len(fold) for fold in self.folds])
-        own = np.trace(self.own.grams, axis1=1, axis2=2)
-        shift = np.einsum("ij,ij->i", self.gaps, sizes[:, None] * self.gaps - 2 * self.own.sums)
-        return np.asarray(own + shift)
-
-    @cached_property
     def bases(self) -> tuple[SplitBasis, ...]:
         """One eigendecomposition per fold, for every penalty and every other model."""
         found = []
         training = without_each(self.own.grams)
         for i, fold in enumerate(self.folds):
-            gap, total = self.gaps[i], self.own.sums[i]
-            values, vectors = eigen(training[i] - (len(self) - len(fold)) * np.outer(gap, gap))
-            cross = np.outer(total, gap)
-            held = self.own.grams[i] - cross - cross.T + len(fold) * np.outer(gap, gap)
+            square = np.outer(self.gaps[i], self.gaps[i])
+            values, vectors = eigen(training[i] - (len(self) - len(fold)) * square)
+            cross = np.outer(self.own.sums[i], self.gaps[i])
+            held = self.own.grams[i] - cross - cross.T + len(fold) * square
             unit = float(values.sum()) / self.dim
-            found.append(SplitBasis(gap, values, vectors, vectors.T @ held @ vectors, unit))
+            found.append(SplitBasis(values, vectors, vectors.T @ held @ vectors, unit))
         return tuple(found)
 
 

@@ -75,12 +75,9 @@ class Similarity:
             if name not in self.back:
                 rows.append([name, *found.cells()])
                 continue
-            back = " and back" if name == "cycle" else ""
-            for a, b, one in (
-                (self.first, self.second, found),
-                (self.second, self.first, self.back[name]),
-            ):
-                rows.append([printable(f"{name} {a} to {b}{back}"), *one.cells()])
+            a, b, back = self.first, self.second, " and back" if name == "cycle" else ""
+            rows.append([printable(f"{name} {a} to {b}{back}"), *found.cells()])
+            rows.append([printable(f"{name} {b} to {a}{back}"), *self.back[name].cells()])
         return column_lines(rows)
 
     def swapped(self) -> Similarity:
@@ -95,7 +92,7 @@ class Similarity:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(replace(self, measures=dict(self.measures), back=dict(self.back)))
+        return asdict(self)
 
 
 @dataclass(frozen=True)

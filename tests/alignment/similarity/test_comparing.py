@@ -12,10 +12,9 @@ from support import aligned_states
 from linalign_lite import HiddenStates, InputError, MismatchError, compare, compare_all
 from linalign_lite.alignment.moments import fold_index
 from linalign_lite.alignment.similarity import model_statistics
-from linalign_lite.alignment.similarity.comparison import shuffles
+from linalign_lite.alignment.similarity.comparison import common_rows, shuffles
 from linalign_lite.alignment.similarity.pair_statistics import pair_measures
 from linalign_lite.alignment.similarity.results import DIRECTED, ERRORS, MEASURES, SYMMETRIC
-from linalign_lite.alignment.similarity.token_positions import common_rows
 
 scipy_stats = pytest.importorskip("scipy.stats")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from linalign_lite import HiddenStates, compare_all, demo, extract, load_model, load_states, save
+from linalign_lite.alignment.similarity.comparison import common_rows
 from linalign_lite.alignment.similarity.results import DIRECTED, MEASURES, SYMMETRIC
-from linalign_lite.alignment.similarity.token_positions import common_rows
 from linalign_lite.commands import main
 from linalign_lite.core.shards.states_folder import states_of
 from linalign_lite.extraction.pipeline import extract_to

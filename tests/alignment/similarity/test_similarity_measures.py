@@ -11,11 +11,10 @@ from support import aligned_states
 
 from linalign_lite import compare
 from linalign_lite.alignment.moments import fold_index
-from linalign_lite.alignment.similarity import neighbours
+from linalign_lite.alignment.similarity import measures
 from linalign_lite.alignment.similarity.comparison import shuffles
-from linalign_lite.alignment.similarity.measures import hsic
+from linalign_lite.alignment.similarity.measures import hsic, nearest, overlap
 from linalign_lite.alignment.similarity.model_statistics import ModelStatistics, statistics_of
-from linalign_lite.alignment.similarity.neighbours import nearest, overlap
 from linalign_lite.alignment.similarity.pair_statistics import pair_measures
 from linalign_lite.alignment.similarity.results import DIRECTED, MEASURES, SYMMETRIC
 
@@ -228,7 +227,7 @@ def test_with_few_rows_states_are_rotated_and_nothing_else_changes():
 def test_neighbours_in_blocks_are_the_same(rng, monkeypatch):
     states = rng.normal(size=(101, 4))
     whole = np.sort(nearest(states, 7), axis=1)
-    monkeypatch.setattr(neighbours, "BLOCK", 101 * 9)
+    monkeypatch.setattr(measures, "BLOCK", 101 * 9)
     assert np.array_equal(np.sort(nearest(states, 7), axis=1), whole)
     assert not (whole == np.arange(101)[:, None]).any()
 

@@ -7,23 +7,14 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
-from typing import Annotated, Any
+from itertools import accumulate, pairwise
+from typing import Annotated
 
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import CARD_FILE, DIGESTED, HEAD_FILE
-from linalign_lite.storage.schema import (
-    Choice,
-    Range,
-    Sha256,
-    Size,
-    Text,
-    format_errors,
-    parse,
-    strict_json,
-)
+from linalign_lite.storage import schema
 
 FORMAT = "linalign-bundle"
 VERSION = 1
@@ -53,10 +44,10 @@ _MODEL_FILES = {CARD_FILE, *DIGESTED, HEAD_FILE}
 class File:
     """One file of a bundle. Raises InputError for a path that its kind may not have."""
 
-    kind: Annotated[str, Choice(tuple(FOLDERS))]
+    kind: Annotated[str, schema.Choice(tuple(FOLDERS))]
     path: str
-    sha256: Sha256
-    size: Annotated[int, Range(0, MAX_FILE)]
+    sha256: schema.Sha256
+    size: Annotated[int, schema.Range(0, MAX_FILE)]
 
     def __post_init__(self) -> None:
         _require_path(self.kind, self.path)
@@ -69,8 +60,8 @@ class Manifest:
     Raises InputError when paths, models or wheels contradict each other.
     """
 
-    files: Annotated[tuple[File, ...], Size(MAX_FILES, 1)]
-    note: Annotated[str, Text(MAX_NOTE)]
+    files: Annotated[tuple[File, ...], schema.Size(MAX_FILES, 1)]
+    note: Annotated[str, schema.Text(MAX_NOTE)]
     platform: Platform | None
 
     def __post_init__(self) -> None:
@@ -98,10 +89,11 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The canonical bytes. Raises InputError when there are more than MAX_MANIFEST."""
-        text = _canonical({**asdict(self), "format": FORMAT, "version": VERSION})
+        fields = {**asdict(self), "format": FORMAT, "version": VERSION}
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         if len(text) > MAX_MANIFEST:
             raise InputError("the manifest is too large", expected=f"at most {MAX_MANIFEST} bytes")
-        return text
+        return text.encode("ascii")
 
     def _require_wheels(self) -> None:
         projects: set[str] = set()
@@ -118,15 +110,11 @@ class Manifest:
 
 def parse_manifest(raw: bytes, name: str) -> Manifest:
     """A manifest from the bytes of the bundle ``name``. Raises FormatError."""
-    with format_errors(f"{name}: the manifest", "JSON document"):
-        fields = strict_json(raw)
-    with format_errors(name, "bundle"):
-        if not isinstance(fields, dict) or _canonical(fields) != raw:
+    fields = schema.read_document(raw, name, "bundle", kind=FORMAT, version=VERSION)
+    with schema.format_errors(name, "bundle"):
+        manifest: Manifest = schema.parse(Manifest, fields, "manifest")
+        if manifest.encode() != raw:
             raise InputError("the manifest is not in canonical form")
-        version = fields.pop("version", None)
-        if fields.pop("format", None) != FORMAT or type(version) is not int or version != VERSION:
-            raise InputError("the manifest has another format or version")
-        manifest: Manifest = parse(Manifest, fields, "manifest")
         return manifest
 
 
@@ -159,8 +147,8 @@ def _require_path(kind: str, path: str) -> None:
     for part in parts[1:]:
         require_name(part)
     if kind == "model" and parts[2] not in _MODEL_FILES:
-        names = ", ".join(_MODEL_FILES)
-        raise InputError("a file does not belong to a model", got=path, expected=names)
+        expected = ", ".join(_MODEL_FILES)
+        raise InputError("a file does not belong to a model", got=path, expected=expected)
     if kind == "wheel":
         Wheel.parse(parts[1])
 
@@ -173,9 +161,7 @@ def _require_order(paths: list[str]) -> None:
             raise InputError(f"{b} {problem}", expected="paths in increasing order")
     seen: dict[str, str] = {}
     for path in paths:
-        parts = path.split("/")
-        for i in range(1, len(parts) + 1):
-            whole = "/".join(parts[:i])
+        for whole in accumulate(path.split("/"), "{}/{}".format):
             if seen.setdefault(whole.lower(), whole) != whole:
                 raise InputError(f"{whole} and {seen[whole.lower()]} differ only in case")
 
@@ -186,7 +172,3 @@ def _require_cards(files: tuple[File, ...]) -> None:
     for folder in sorted({path.rpartition("/")[0] for path in paths}):
         if f"{folder}/{CARD_FILE}" not in paths:
             raise InputError(f"the model {folder.rpartition('/')[2]} has no {CARD_FILE}")
-
-
-def _canonical(raw: Any) -> bytes:
-    return json.dumps(raw, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")

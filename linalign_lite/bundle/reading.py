@@ -170,7 +170,9 @@ class _Opened:
             for file in self._each():
                 path = folder.joinpath(*file.path.split("/"))
                 for parent in reversed(path.relative_to(folder).parents):
-                    _make_folder(folder / parent)
+                    if not (folder / parent).is_dir():
+                        (folder / parent).mkdir()
+                        (folder / parent).chmod(0o755)
                 with _new_file(path) as out:
                     self._copy(copying, file, out.write)
                 if file.kind == "model":
@@ -219,9 +221,7 @@ def _read_start(
         raise FormatError(f"{name} is not a bundle")
     _, version, kind, length, public = file_format.HEADER.unpack(header)
     if kind != file_format.KIND:
-        raise FormatError(
-            f"{name} is another kind of file", got=f"kind {kind}", expected="a bundle"
-        )
+        raise FormatError(f"{name} is another kind of file", got=f"kind {kind}", expected="bundle")
     if version != file_format.VERSION:
         raise FormatError(
             f"{name} has a version that this library does not read",
@@ -259,9 +259,7 @@ def _trusted(
     if unsigned or not keys:
         return None
     if not any(public):
-        raise SignatureError(
-            f"{name} is not signed", hint="get a signed one, or accept it with --unsigned"
-        )
+        raise SignatureError(f"{name} is not signed", hint="get a signed one, or use --unsigned")
     for key in keys:
         if key.public == public:
             return key
@@ -281,15 +279,8 @@ def _require_space(out: Path, size: int) -> None:
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(out.absolute().parent).free
         if free < size:
-            raise InputError(
-                f"not enough disk space for {out}", got=f"{free} bytes", expected=str(size)
-            )
-
-
-def _make_folder(path: Path) -> None:
-    if not path.is_dir():
-        path.mkdir()
-        path.chmod(0o755)
+            problem = f"not enough disk space for {out}"
+            raise InputError(problem, got=f"{free} bytes", expected=str(size))
 
 
 def _new_file(path: Path) -> IO[bytes]:

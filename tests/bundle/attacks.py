@@ -160,7 +160,8 @@ def _torn(p: Parts) -> None:
     p.put(i, bytes(torn))
 
 
-SAME, CANONICAL, JSON = "does not have the digest", "canonical form", "not a usable JSON document"
+SAME, CANONICAL, JSON = "does not have the digest", "canonical form", "is not a usable bundle: got"
+KIND_OF = "is not a bundle: expected format linalign-bundle"
 INVALID = "does not have a valid signature"
 AWAY, NAME = "a path outside its folder", "name is not one that a bundle may have"
 NOTE, PATH = r"manifest\.note is not usable", r"manifest\.files\[\d\]\.path is not usable"
@@ -243,16 +244,16 @@ ATTACKS = {
     "manifest of huge digits": Attack(
         raw(lambda t: t.replace(b'"version":1', b'"version":' + b"9" * 5000)), JSON
     ),
-    "manifest that is a list": Attack(raw(lambda t: b"[]"), CANONICAL),
-    "manifest that is a number": Attack(raw(lambda t: b"7"), CANONICAL),
+    "manifest that is a list": Attack(raw(lambda t: b"[]"), KIND_OF),
+    "manifest that is a number": Attack(raw(lambda t: b"7"), KIND_OF),
     "manifest with letters unescaped": Attack(
         raw(lambda t: t.replace(b'"note":""', '"note":"é"'.encode())), CANONICAL
     ),
     # the manifest's fields
-    "another format": Attack(top(format="linalign-map"), "another format or version"),
-    "version as text": Attack(top(version="1"), "another format or version"),
-    "version that is true": Attack(top(version=True), "another format or version"),
-    "version that is 1.0": Attack(top(version=1.0), "another format or version"),
+    "another format": Attack(top(format="linalign-map"), KIND_OF),
+    "version as text": Attack(top(version="1"), "unknown version: got 1, expected 1 to 1"),
+    "version that is true": Attack(top(version=True), "unknown version: got True, expected 1 to 1"),
+    "version that is 1.0": Attack(top(version=1.0), "unknown version: got 1.0, expected 1 to 1"),
     "a field more": Attack(top(scripts=["rm -rf"]), FIELDS),
     "a field less": Attack(lambda p: p.manifest.pop("note"), FIELDS),
     "files by name": Attack(top(files={"a": 1}), "manifest.files is not a list"),

@@ -75,8 +75,7 @@ def load_moments(path: PathLike, *, cap: int = DEFAULT_CAP) -> PairedMoments:
     arrays, card = load_npz(path, FORMAT, VERSION, _SCHEMA, cap=cap, required=_SCHEMA)
     folds = _folds(path, arrays)
     with format_errors(path, "file of moments"):
-        fields = {name: v for name, v in card.items() if name not in {"format", "version"}}
-        found = parse(_MomentsCard, fields, "card")
+        found = parse(_MomentsCard, card, "card")
         return PairedMoments(
             FoldedMoments(folds), found.source, found.target, found.seed, found.parts, found.pairing
         )

@@ -24,6 +24,7 @@ from linalign_lite.heads.serialization import load
 from linalign_lite.onnx.metadata import read_card
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import peek_npz
+from linalign_lite.storage.schema import parse
 
 Facts = dict[str, Any]
 
@@ -66,10 +67,10 @@ def _folder(path: Path) -> Facts:
 
 
 def _states(x: HiddenStates | StatesFolder) -> Facts:
-    if isinstance(x, StatesFolder):
-        kind, rows, dtype = "folder of hidden states", x.rows, x.dtype
-    else:
+    if isinstance(x, HiddenStates):
         kind, rows, dtype = "hidden states", len(x), str(x.states.dtype)
+    else:
+        kind, rows, dtype = "folder of hidden states", x.rows, x.dtype
     return {
         "kind": kind,
         "rows": rows,
@@ -149,7 +150,9 @@ def _model(folder: Path) -> Facts:
 def _artefact(path: Path) -> Facts:
     card = read_card(path)
     facts: Facts = {"kind": f"ONNX {card['kind']}"}
-    facts |= {k: Space.parse(card[k]).describe() for k in ("states", "mapped") if k in card}
+    facts |= {
+        k: parse(Space, card[k], "space").describe() for k in ("states", "mapped") if k in card
+    }
     if isinstance(scores := card.get("scores"), dict):
         facts |= {"outputs": scores.get("n")} | {k: scores.get(k) for k in ("labels", "softcap")}
     if isinstance(model := card.get("model"), dict):

@@ -19,26 +19,11 @@ ExportTask = StrEnum("ExportTask", "auto embed generate")
 ArtefactKind = StrEnum("ArtefactKind", "map head")  # of linear ONNX files
 
 
-class Objective(StrEnum):
-    """Quantities that the fit of a map minimises."""
-
-    least_squares = "least-squares"
-    kl = "kl"
-
-
-class DetectorMethod(StrEnum):
-    """Methods of out-of-distribution detection."""
-
-    auto = "auto"
-    energy = "energy"
-    msp = "msp"
-    max_logit = "max-logit"
-    mahalanobis = "mahalanobis"
-    relative_mahalanobis = "relative-mahalanobis"
-    cosine = "cosine"
-    knn = "knn"
-    whitened_knn = "whitened-knn"
-    vim = "vim"
+Objective = StrEnum("Objective", {"least_squares": "least-squares", "kl": "kl"})  # of a map's fit
+DetectorMethod = StrEnum(
+    "DetectorMethod",
+    "auto energy msp max-logit mahalanobis relative-mahalanobis cosine knn whitened-knn vim",
+)
 
 
 def values_of(choices: type[StrEnum]) -> tuple[str, ...]:

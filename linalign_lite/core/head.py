@@ -10,15 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.core.affine_map import (
-    AffineMap,
-    Array,
-    apply_affine,
-    checked_space,
-    checked_weights,
-    compose,
-    row_blocks,
-)
+from linalign_lite.core import affine_map
+from linalign_lite.core.affine_map import AffineMap, Array, apply_affine, checked_space
 from linalign_lite.core.space import UNKNOWN, Space, require_labels
 from linalign_lite.errors import InputError
 
@@ -39,7 +32,7 @@ class Head:
     card: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        weight, bias = checked_weights(self.weight, self.bias, "head")
+        weight, bias = affine_map.checked_weights(self.weight, self.bias, "head")
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "bias", bias)
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -92,7 +85,7 @@ class Head:
             )
         best = np.empty((len(states), 0), dtype=np.intp)
         scores: Array = np.empty((len(states), 0), dtype=np.float16)  # hstack widens it
-        for rows in row_blocks(self.weight):
+        for rows in affine_map.row_blocks(self.weight):
             part = apply_affine(self.weight[rows], self.bias[rows], states, "head")
             index = np.broadcast_to(np.arange(rows.start, rows.stop), part.shape)
             best, scores = _best(np.hstack([best, index]), np.hstack([scores, part]), k)
@@ -103,7 +96,7 @@ class Head:
         if not isinstance(first, AffineMap):
             return NotImplemented
         self.space.require(first.target, "this map does not lead into this head's space")
-        weight, bias = compose(self.weight, self.bias, first)
+        weight, bias = affine_map.compose(self.weight, self.bias, first)
         card = {"method": "composed", "of": [dict(self.card), dict(first.card)]}
         return dataclasses.replace(self, weight=weight, bias=bias, space=first.source, card=card)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 from linalign_lite.core.choices import Pooling, values_of
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.storage.schema import Choice, Range, Text, all_required, parse
+from linalign_lite.storage.schema import Choice, Range, Text, all_required
 
 POOLINGS = values_of(Pooling)
 MAX_DIM = 1 << 20
@@ -39,18 +39,11 @@ class Space:
         # for arrays that a caller brought it is unknown whether they were normalised
         return self.normalize == other.normalize or not (self.model and other.model)
 
-    @classmethod
-    def parse(cls, raw: object) -> Space:
-        """Parse a space from a file's JSON. Raises InputError unless all fields are usable."""
-        return cast(Space, parse(cls, raw, "space"))
-
     def describe(self) -> str:
         """Return name, short digest, pooling and dimension, for messages."""
-        name = self.name or "unnamed"
-        digest = f" {self.model[:8]}" if self.model else ""
-        how = f" {self.pooling}" if self.pooling else ""
-        unit = " normalized" if self.normalize else ""
-        return f"{name}{digest}{how}{unit} ({self.dim} dimensions)"
+        unit = "normalized" if self.normalize else ""
+        known = filter(None, (self.name or "unnamed", self.model[:8], self.pooling, unit))
+        return f"{' '.join(known)} ({self.dim} dimensions)"
 
     def require(self, other: Space, what: str) -> None:
         """Raise MismatchError(what) unless states of ``other`` belong in this space."""

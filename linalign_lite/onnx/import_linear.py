@@ -17,8 +17,7 @@ from linalign_lite.onnx.metadata import check_card, read_metadata
 from linalign_lite.onnx.safe_parse import parse_model, read_tensor
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP
-from linalign_lite.storage.schema import format_errors
-from linalign_lite.storage.schema import parse as parse_field
+from linalign_lite.storage.schema import format_errors, parse
 
 _FORM = "one Gemm, or MatMul and Add, of the input; after it x / c, Tanh, · c for a soft cap"
 
@@ -47,11 +46,14 @@ def from_onnx(
             if kind == "map":
                 return AffineMap(weight, bias, card=found)
             return Head(weight, bias, softcap=softcap, card=found)
-        info, states = parse_field(dict, card.get("info"), "info"), Space.parse(card.get(STATES))
+        info, states = (
+            parse(dict, card.get("info"), "info"),
+            parse(Space, card.get(STATES), "space"),
+        )
         if kind == "map":
-            return AffineMap(weight, bias, states, Space.parse(card.get(MAPPED)), info)
-        scores = parse_field(dict, card.get(SCORES), SCORES)
-        labels = parse_field(tuple[str, ...], scores.get("labels"), "labels")
+            return AffineMap(weight, bias, states, parse(Space, card.get(MAPPED), "space"), info)
+        scores = parse(dict, card.get(SCORES), SCORES)
+        labels = parse(tuple[str, ...], scores.get("labels"), "labels")
         return Head(weight, bias, labels, states, softcap, info)
 
 

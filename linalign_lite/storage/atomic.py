@@ -12,8 +12,7 @@ from typing import IO
 from linalign_lite.errors import InputError, OutputExistsError
 
 PathLike = str | os.PathLike[str]
-# first bytes of a secret.key or signing.key of any version, without bytes 8 and 9 (docs/FORMAT.md,
-# sections 3 and 7)
+# first bytes of a secret.key or signing.key, but for the version (docs/FORMAT.md, sections 3 and 7)
 _MAGIC, _SECRETS = b"LINALIGN", (b"\x01\x00", b"\x05\x00")
 _BINARY = getattr(os, "O_BINARY", 0)  # else Windows rewrites line ends
 
@@ -73,8 +72,13 @@ def require_replaceable(target: Path) -> None:
     if not stat.S_ISREG(mode):
         raise InputError(f"cannot write {target}", got="a folder, a link or a device is there")
     with contextlib.suppress(OSError), target.open("rb") as f:
-        if is_secret(f.read(12)):
-            raise OutputExistsError(f"{target} is a secret key and is never overwritten")
+        refuse_secret(target, f.read(12))
+
+
+def refuse_secret(path: object, start: bytes) -> None:
+    """Raise OutputExistsError if the file ``path``, which begins so, is a secret key."""
+    if is_secret(start):
+        raise OutputExistsError(f"{path} is a secret key and is never overwritten")
 
 
 def is_secret(start: bytes) -> bool:
@@ -171,12 +175,11 @@ def _created(path: Path, target: Path, *, private: bool) -> Iterator[IO[bytes]]:
     Raises FileExistsError when something has that name, InputError naming ``target`` when the file
     cannot be created.
     """
-    mode = 0o600 if private else 0o666
+    mode, flags = 0o600 if private else 0o666, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
     try:
         if os.path.lexists(path):
             raise FileExistsError
         unnamed = _create_unnamed(path.parent, mode)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
         handle = os.open(path, flags, mode) if unnamed is None else unnamed
     except FileExistsError:
         raise

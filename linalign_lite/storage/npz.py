@@ -26,7 +26,7 @@ import numpy.typing as npt
 from linalign_lite.errors import FormatError
 from linalign_lite.storage.arrays import BLOCK, count_nonfinite
 from linalign_lite.storage.atomic import PathLike, atomic, open_regular
-from linalign_lite.storage.schema import strict_json
+from linalign_lite.storage.schema import format_errors, parse, read_document, strict_json
 
 AnyArray = npt.NDArray[Any]
 Spec = tuple[tuple[str, ...], int]  # allowed dtypes, dimensions
@@ -44,6 +44,7 @@ _HEADER = re.compile(
 _LOCAL = 30  # bytes of the header before each member, its name left out
 _STEP = 1 << 20  # bytes that are read and summed together
 _END = 22  # bytes of a ZIP end record without a comment
+_HINT = "the file may be truncated or altered; make or copy it again"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -97,8 +98,9 @@ def load_npz(
 
 def peek_npz(path: PathLike) -> dict[str, Any]:
     """Read the card alone, of any kind of `.npz` file of this library. FormatError if none."""
-    with _opened(Path(path), "linalign") as archive:
-        return archive.card()
+    with _opened(Path(path), "linalign") as archive, format_errors(path, "card"):
+        card: dict[str, Any] = parse(dict[str, Any], strict_json(archive.card()), "the card")
+    return card
 
 
 @contextlib.contextmanager
@@ -116,7 +118,7 @@ def _opened(path: Path, kind: str) -> Iterator[_Archive]:
             raise FormatError(
                 f"{path} is not a readable {kind} file",
                 got=f"{type(e).__name__}: {str(e)[:120]}",
-                hint="the file may be truncated or altered; make or copy it again",
+                hint=_HINT,
             ) from e
 
 
@@ -125,10 +127,7 @@ def _require_end(path: Path, f: IO[bytes]) -> None:
     f.seek(-min(_END, os.fstat(f.fileno()).st_size), os.SEEK_END)
     end = f.read()
     if len(end) != _END or not end.startswith(b"PK\5\6") or end[-2:] != b"\0\0":
-        raise FormatError(
-            f"{path} does not end with the end record of a .npz file",
-            hint="the file may be truncated or altered; make or copy it again",
-        )
+        raise FormatError(f"{path} does not end with the end record of a .npz file", hint=_HINT)
     if int.from_bytes(end[10:12], "little") > MAX_MEMBERS:  # before the directory is parsed
         raise FormatError(f"{path} has too many members", expected=f"at most {MAX_MEMBERS}")
     if int.from_bytes(end[12:16], "little") > _MAX_DIRECTORY:  # whatever the count says
@@ -153,50 +152,31 @@ class _Archive:
         infos = self.zip.infolist()
         return {i.filename[:-4]: i for i in infos if i.filename.endswith(".npy")}
 
-    def card(self) -> dict[str, Any]:
-        """Read the JSON object in the member "card"."""
+    def card(self) -> bytes:
+        """Read the member "card", a JSON object."""
         if "card" not in self.members:
             raise FormatError(
                 f"{self.path} is not a {self.kind} file", got="no card", expected="a member 'card'"
             )
-        try:
-            card = strict_json(self.read("card", _CARD).tobytes())
-        except (ValueError, RecursionError) as e:
-            raise FormatError(f"{self.path}: its card is not JSON") from e
-        if not isinstance(card, dict):
-            raise FormatError(f"{self.path}: its card is not a JSON object")
-        return card
+        return self.read("card", _CARD).tobytes()
 
     def checked_card(self, version: int, schema: Mapping[str, Spec], cap: int) -> dict[str, Any]:
         """Read the card after checking the directory, then its format and version."""
         path, infos = self.path, self.zip.infolist()
-        names = [i.filename for i in infos]
+        names, size = [i.filename for i in infos], sum(i.file_size for i in infos)
         if not infos or min(i.header_offset for i in infos) != 0:
             raise FormatError(f"{path} has something before its first member")
         if len(infos) > MAX_MEMBERS or len(set(names)) != len(names):
             raise FormatError(f"{path} has too many or repeated members", got=str(len(infos)))
         most = min(cap, os.fstat(self.raw.fileno()).st_size)  # members are stored, so they fit
-        if sum(i.file_size for i in infos) > most:
+        if size > most:
             raise FormatError(
                 f"{path} claims more data than it may hold",
-                got=f"{sum(i.file_size for i in infos)} bytes",
+                got=f"{size} bytes",
                 expected=f"at most {most}",
             )
-        card = self.card()
-        if card.get("format") != self.kind:
-            raise FormatError(
-                f"{path} is another kind of file",
-                got=str(card.get("format"))[:60],
-                expected=self.kind,
-            )
-        found = card.get("version")
-        if type(found) is not int or not 1 <= found <= version:
-            raise FormatError(
-                f"{path} has a version that this library does not read",
-                got=str(found)[:20],
-                expected=f"1 to {version}",
-                hint="a newer linalign-lite may read it",
-            )
+        what = f"{self.kind} file"
+        card = read_document(self.card(), path, what, kind=self.kind, version=version)
         if set(self.members) - set(schema) - {"card"} or len(self.members) != len(names):
             raise FormatError(
                 f"{path} has members that do not belong",
@@ -225,15 +205,17 @@ class _Archive:
                 got=f"{dtype.str} with {len(shape)} dimension(s)",
                 expected=f"{' or '.join(dtypes)} with {ndim}",
             )
-        expected = math.prod(shape) * dtype.itemsize
-        if expected != info.file_size - start:
-            raise FormatError(
-                f"{path}: member {name!r} does not have the size that its shape needs",
-                got=f"{info.file_size - start} bytes",
-                expected=str(expected),
-            )
+        size, expected = info.file_size - start, math.prod(shape) * dtype.itemsize
+        if size != expected:
+            problem = f"{path}: member {name!r} does not have the size that its shape needs"
+            raise FormatError(problem, got=f"{size} bytes", expected=str(expected))
+        array: AnyArray
         if mapped and expected:
-            array = self._map(info, start, dtype, shape)
+            with self.zip.open(info) as f:  # compares the CRC
+                while f.read(BLOCK):
+                    pass
+            offset = _begin(self.raw, info) + start
+            array = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
         else:
             array = np.empty(shape, dtype=dtype)
             self._copy(info, start, memoryview(array.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]
@@ -252,16 +234,6 @@ class _Archive:
             crc = zlib.crc32(piece, crc)
         if crc != info.CRC:
             raise zipfile.BadZipFile(f"Bad CRC-32 for file {info.filename!r}")
-
-    def _map(
-        self, info: zipfile.ZipInfo, start: int, dtype: np.dtype[Any], shape: tuple[int, ...]
-    ) -> AnyArray:
-        """Map a member where it lies in the file, after reading it once to compare its CRC."""
-        with self.zip.open(info) as f:
-            while f.read(BLOCK):
-                pass
-        offset = _begin(self.raw, info) + start
-        return np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
 
     @property
     def raw(self) -> BufferedReader:

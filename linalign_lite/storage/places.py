@@ -14,22 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from linalign_lite.errors import (
-    FormatError,
-    InputError,
-    LinalignError,
-    MissingExtraError,
-    OutputExistsError,
-)
-from linalign_lite.storage.atomic import (
-    PathLike,
-    check_free,
-    is_secret,
-    make_local_folder,
-    not_empty,
-    open_regular,
-    temporary_name,
-)
+from linalign_lite.errors import FormatError, InputError, LinalignError, MissingExtraError
+from linalign_lite.storage import atomic
+from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.remote import Remote, filesystem, is_object_store, open_remote, put_file
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -69,11 +56,11 @@ def opened(path: str) -> Iterator[IO[bytes]]:
     """
     found = place(path)
     if isinstance(found, Path):
-        with open_regular(found) as f:
+        with atomic.open_regular(found) as f:
             yield f
-    else:
-        with open_remote(found) as remote:
-            yield cast("IO[bytes]", io.BufferedReader(remote, _BLOCK))
+        return
+    with open_remote(found) as remote:
+        yield cast("IO[bytes]", io.BufferedReader(remote, _BLOCK))
 
 
 @contextlib.contextmanager
@@ -141,7 +128,7 @@ def _local_size(path: Path) -> int:
 def make_folder(folder: Place) -> None:
     """Make a folder, where the filesystem has folders. Raises LinalignError when it refuses."""
     if isinstance(folder, Path):
-        make_local_folder(folder, folder)
+        atomic.make_local_folder(folder, folder)
         return
     with filesystem(folder, "write into") as (fs, path):
         if not is_object_store(fs):
@@ -170,23 +157,21 @@ def remove_folder(folder: Place) -> None:
 def require_free(out: Place) -> None:
     """Raise OutputExistsError unless nothing, or an empty folder, is at ``out``."""
     if isinstance(out, Path):
-        check_free(out)
+        atomic.check_free(out)
     elif listing(out) or (out.exists() and not out.is_dir()):
-        raise not_empty(out)
+        raise atomic.not_empty(out)
 
 
 def require_writable(path: Remote) -> None:
     """Raise unless a file can be written there: a trial file is written and removed.
 
-    Raises InputError for a folder or when writing fails, OutputExistsError for a secret key, which
-    is never overwritten.
+    Raises InputError for a folder or when writing fails, OutputExistsError for a secret key.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder", expected="the name of a file to write")
     if path.exists():
         with open_remote(path) as f:
-            if is_secret(f.read(12)):
-                raise OutputExistsError(f"{path} is a secret key and is never overwritten")
+            atomic.refuse_secret(path, f.read(12))
     _write_trial(path.parent)
 
 
@@ -199,9 +184,9 @@ def require_folder_writable(out: Remote) -> None:
 
 def _write_trial(folder: Remote) -> None:
     try:
-        with delivered(folder / temporary_name()) as local:
+        trial = folder / atomic.temporary_name()
+        with delivered(trial) as local:
             local.write_bytes(b"\n")
-            trial = folder / local.name
         remove(trial)
     except (InputError, MissingExtraError):
         raise

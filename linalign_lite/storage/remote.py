@@ -10,13 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from linalign_lite.errors import (
-    InputError,
-    LinalignError,
-    MissingExtraError,
-    import_extra,
-    without_secrets,
-)
+from linalign_lite import errors
+from linalign_lite.errors import InputError, LinalignError
 from linalign_lite.storage.atomic import temporary_name
 
 # object stores: an object appears once it is complete, and renaming it would copy it
@@ -30,7 +25,7 @@ class Remote:
     url: str = field(repr=False)
 
     def __str__(self) -> str:
-        return without_secrets(self.url)
+        return errors.without_secrets(self.url)
 
     def __truediv__(self, name: str) -> Remote:
         scheme, _, rest = self.url.partition("://")
@@ -95,13 +90,13 @@ def filesystem(path: Remote, verb: str) -> Iterator[tuple[Any, str]]:
 
     Raises MissingExtraError when fsspec, or its package for the URL's scheme, is not installed.
     """
-    url_to_fs = import_extra("fsspec.core", extra="remote", purpose=str(path)).url_to_fs
+    url_to_fs = errors.import_extra("fsspec.core", extra="remote", purpose=str(path)).url_to_fs
     with _errors(path, verb):
         try:
             fs, target = url_to_fs(path.url)
         except ImportError as e:
             package = getattr(e.__cause__, "name", None) or path.url.partition("://")[0]
-            raise MissingExtraError(package.partition(".")[0], "", str(path)) from e
+            raise errors.MissingExtraError(package.partition(".")[0], "", str(path)) from e
         except (ValueError, TypeError) as e:  # an unknown scheme
             raise InputError(f"{path} cannot be reached", got=_text(e)) from e
         fs.invalidate_cache()  # other processes change it too
@@ -154,4 +149,4 @@ def is_object_store(fs: Any) -> bool:
 
 
 def _text(e: Exception) -> str:
-    return without_secrets(f"{type(e).__name__}: {e}")[:160]
+    return errors.without_secrets(f"{type(e).__name__}: {e}")[:160]

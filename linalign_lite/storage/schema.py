@@ -125,12 +125,17 @@ def read_document(
     """
     with format_errors(path, what):
         fields = strict_json(raw)
-        if not isinstance(fields, dict) or fields.get("format") != kind:
-            raise FormatError(f"{path} is not a {what}", expected=f"format {kind}")
+        found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
+        if found != kind:
+            got = str(found)[:60]
+            raise FormatError(f"{path} is not a {what}", got=got, expected=f"format {kind}")
         found = fields.get("version")
         if type(found) is not int or not 1 <= found <= version:
             raise FormatError(
-                f"{path}: unknown version", got=str(found)[:20], expected=f"1 to {version}"
+                f"{path}: unknown version",
+                got=str(found)[:20],
+                expected=f"1 to {version}",
+                hint="a newer linalign-lite may read it",
             )
         if sealed and fields.pop("seal", None) != seal_of(fields):
             raise FormatError(

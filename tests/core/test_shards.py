@@ -467,7 +467,10 @@ BEFORE_READING = {
     "a missing field": (lambda f: sealed(f, lambda raw: raw.pop("rows")), "unknown or missing"),
     "a newer version": (field("version", 2), "unknown version"),
     "a version that is true": (field("version", True), "unknown version"),
-    "another format": (field("format", "linalign-model"), "is not a manifest: expected format"),
+    "another format": (
+        field("format", "linalign-model"),
+        "is not a manifest: got linalign-model, expected format linalign-states-folder",
+    ),
     "a broken seal": (lambda f: altered(f / "manifest.json"), "its own digest"),
     "no JSON": (lambda f: (f / "manifest.json").write_text("{"), "not a usable manifest"),
     "NaN": (lambda f: (f / "manifest.json").write_text('{"rows": NaN}'), "not a usable manifest"),

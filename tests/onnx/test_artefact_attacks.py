@@ -253,7 +253,7 @@ def test_cards_that_are_none(ours):
 
     changed(
         put("format", "linalign-head"),
-        "is not a card of linalign-lite: expected format linalign-onnx",
+        "is not a card of linalign-lite: got linalign-head, expected format linalign-onnx",
     )
     changed(put("version", 2), "unknown version: got 2, expected 1 to 1")
     changed(put("version", True), "unknown version")

@@ -154,9 +154,9 @@ def test_every_flipped_byte_is_named_or_harmless(kind, saved):
 
 def test_another_kind_is_named(tmp_path):
     save(tmp_path / "x.npz", example_map())
-    with pytest.raises(FormatError, match="got linalign-map, expected linalign-head"):
+    with pytest.raises(FormatError, match="got linalign-map, expected format linalign-head"):
         serialization.load_head(tmp_path / "x.npz")
-    with pytest.raises(FormatError, match="got linalign-map, expected linalign-states"):
+    with pytest.raises(FormatError, match="got linalign-map, expected format linalign-states"):
         serialization.load_states(tmp_path / "x.npz")
 
 
@@ -235,12 +235,12 @@ ATTACKS = {
     "big endian": ({"weight": npy(np.zeros((2, 3), dtype=">f4")), "bias": BIAS}, "wrong type"),
     "card is no object": (
         {"weight": WEIGHT, "bias": BIAS, "card": npy(np.frombuffer(b"[1]", dtype=np.uint8))},
-        "not a JSON object",
+        "is not a linalign-map file: got list, expected format linalign-map",
     ),
     "card is deep": (
         {"weight": WEIGHT, "bias": BIAS,
          "card": npy(np.frombuffer(b"[" * 100000, dtype=np.uint8))},
-        "not JSON",
+        "is not a usable linalign-map file: got RecursionError",
     ),
     "space with a wrong type": (
         {"weight": WEIGHT, "bias": BIAS, "card": card(source={"dim": "3"})},
@@ -263,7 +263,10 @@ ATTACKS = {
     "version is a string": ({"weight": WEIGHT, "bias": BIAS, "card": card(version="1")}, "version"),
     "version is true": ({"weight": WEIGHT, "bias": BIAS, "card": card(version=True)}, "version"),
     "version is 0": ({"weight": WEIGHT, "bias": BIAS, "card": card(version=0)}, "version"),
-    "info holds NaN": ({"weight": WEIGHT, "bias": BIAS, "card": card(info=math.nan)}, "not JSON"),
+    "info holds NaN": (
+        {"weight": WEIGHT, "bias": BIAS, "card": card(info=math.nan)},
+        "is not a usable linalign-map file: got ValueError",
+    ),
     **{
         f"header {i}": ({"weight": header(text), "bias": BIAS}, "unknown header")
         for i, text in enumerate(

@@ -5,13 +5,12 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from linalign_lite.core.space import Label, Space
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.hashing import seal_of
 from linalign_lite.storage.schema import Range, Sha256, Size, Text, parse, read_document
-from linalign_lite.version import __version__
 
 FORMAT = "linalign-states-folder"
 VERSION = 1
@@ -47,7 +46,7 @@ class Manifest:
 
     space: Space
     dtype: Literal["float32", "float16"]
-    text_digest: Sha256
+    text_digest: Sha256  # of all texts
     n_texts: Annotated[int, Range(1, MAX_TEXTS)]
     n_cut: Count
     max_length: Count
@@ -62,8 +61,8 @@ def shard_name(i: int) -> str:
 
 
 def manifest_bytes(fields: Mapping[str, Any]) -> bytes:
-    """Return the manifest of plain ``fields`` (without library). InputError if it is not usable."""
-    raw = {**fields, "format": FORMAT, "version": VERSION, "library": __version__}
+    """Return the manifest of plain ``fields``. InputError if it is not usable."""
+    raw = {**fields, "format": FORMAT, "version": VERSION}
     content = (json.dumps({**raw, "seal": seal_of(raw)}, sort_keys=True) + "\n").encode()
     if len(content) > MAX_MANIFEST:
         raise InputError("the labels and shards are too many for one folder's manifest")
@@ -74,8 +73,7 @@ def manifest_bytes(fields: Mapping[str, Any]) -> bytes:
 def parse_manifest(path: object, content: bytes) -> Manifest:
     """Parse a manifest. ``path`` is named in errors. Raises InputError or FormatError."""
     fields = read_document(content, path, "manifest", kind=FORMAT, version=VERSION, sealed=True)
-    found: Manifest = parse(Manifest, fields, "manifest")
-    return found
+    return cast(Manifest, parse(Manifest, fields, "manifest"))
 
 
 def regular_size(path: Path) -> int:

@@ -5,7 +5,6 @@ The first line of the log is the plan; each other line is the entry of a finishe
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from linalign_lite.core.hidden_states import ROWS, HiddenStates
 from linalign_lite.core.shards.manifest import MAX_MANIFEST, UNFINISHED, Shard, shard_name
-from linalign_lite.core.shards.states_folder import FRAME, StatesFolder, new_shard, shared_fields
+from linalign_lite.core.shards.states_folder import FRAME, new_shard, shared_fields
 from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.hashing import seal_of
@@ -62,12 +61,6 @@ class FolderPlan:
             raise MismatchError(f"shard {i} does not have the planned number of texts")
         return new_shard(shared_fields(self), i, i * self.shard_texts, part)
 
-    def finished(self, folder: Place, shards: Sequence[Shard]) -> StatesFolder:
-        """Return the finished folder. Raises InputError when shards are missing."""
-        if len(shards) != self.n_shards:
-            raise InputError("shards are missing", got=str(len(shards)))
-        return StatesFolder.of_shards(folder, shared_fields(self), self.text_digest, shards)
-
     def header(self) -> bytes:
         """Return the log's first line. InputError when the manifest would become too large."""
         raw = {"format": FORMAT, "version": VERSION, **self._fields()}
@@ -99,16 +92,14 @@ class FolderPlan:
 
     def read_entries(self, path: Place, log: IO[bytes]) -> tuple[list[Shard], int]:
         """Read the finished shards that follow the header, and where the last whole line ends."""
-        found: list[Shard] = []
-        end = log.tell()
+        found, end = list[Shard](), log.tell()
         for line in iter(lambda: log.readline(MAX_LINE), b""):
             if not line.endswith(b"\n") and log.tell() - end < MAX_LINE:
                 break  # the run was killed while it wrote this line
             i = len(found)
             with format_errors(f"{path}, line {i + 2}", "entry of a shard", hint=HINT):
                 shard = parse(Shard, strict_json(line), "shard")
-                first = i * self.shard_texts
-                wanted = (shard_name(i), first, self.size_of(i))
+                wanted = (shard_name(i), i * self.shard_texts, self.size_of(i))
                 if (shard.file, shard.first_text, shard.n_texts) != wanted:
                     raise InputError("it is not the entry of the next shard")
             found.append(shard)

@@ -18,18 +18,9 @@ import numpy as np
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.hidden_states import POSITIONS, HiddenStates, Ints
 from linalign_lite.core.serialization import load_states, save_states
-from linalign_lite.core.shards.manifest import (
-    HINT,
-    MANIFEST,
-    MAX_MANIFEST,
-    UNFINISHED,
-    Shard,
-    manifest_bytes,
-    parse_manifest,
-    regular_size,
-    shard_name,
-)
-from linalign_lite.core.space import Space, require_labels
+from linalign_lite.core.shards import manifest
+from linalign_lite.core.shards.manifest import HINT, MANIFEST, Shard, regular_size, shard_name
+from linalign_lite.core.space import require_labels
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import PathLike, open_regular, whole_folder, write_atomic
 from linalign_lite.storage.hashing import hash_file
@@ -37,28 +28,20 @@ from linalign_lite.storage.npz import DEFAULT_CAP, MAX_CARD
 from linalign_lite.storage.places import Place, fetched, listing, place
 from linalign_lite.storage.remote import Remote
 from linalign_lite.storage.schema import format_errors
+from linalign_lite.version import __version__
 
 _READAHEAD = 1 << 17  # bytes requested at once: of a larger request only the beginning may be read
 FRAME = 1 << 16  # most bytes of an archive that are neither its rows nor its card
 
 
 @dataclass(frozen=True)
-class StatesFolder:
+class StatesFolder(manifest.Manifest):
     """Hidden states in a folder of shards. Iterating reads and checks one shard at a time.
 
     Raises InputError when the fields do not agree.
     """
 
     folder: Place  # a shard under a URL is fetched when it is read
-    space: Space
-    dtype: str  # "float32" or "float16"
-    text_digest: str  # of all texts
-    n_texts: int
-    n_cut: int
-    max_length: int
-    labels: tuple[str, ...]
-    rows: int
-    shards: tuple[Shard, ...]
 
     def __post_init__(self) -> None:
         require_labels(self.labels, "the folder")
@@ -85,12 +68,13 @@ class StatesFolder:
     ) -> StatesFolder:
         """Return the folder of these shards. shared: see `shared_fields`."""
         return cls(
-            folder,
+            folder=folder,
             text_digest=text_digest,
             n_texts=sum(s.n_texts for s in shards),
             n_cut=sum(s.n_cut for s in shards),
             rows=sum(s.rows for s in shards),
             shards=tuple(shards),
+            library=__version__,
             **shared,
         )
 
@@ -127,7 +111,7 @@ class StatesFolder:
         """Return the content of `manifest.json`. InputError when it is too large or not usable."""
         fields = dataclasses.asdict(self)
         del fields["folder"]
-        return manifest_bytes(fields)
+        return manifest.manifest_bytes(fields)
 
     def _columns(self) -> tuple[str, ...]:
         positions = POSITIONS if self.space.pooling == "tokens" else ()
@@ -209,7 +193,7 @@ def open_folder(folder: PathLike | Remote) -> StatesFolder:
     """
     folder = place(folder)
     there = listing(folder)
-    if UNFINISHED in there:
+    if manifest.UNFINISHED in there:
         raise InputError(
             f"{folder} is unfinished: its extraction was interrupted",
             hint="run the same `linalign-lite extract` again to continue it",
@@ -220,13 +204,14 @@ def open_folder(folder: PathLike | Remote) -> StatesFolder:
             hint="make one with `linalign-lite extract MODEL TEXTS OUT`",
         )
     path = folder / MANIFEST
-    with fetched(path, MAX_MANIFEST) as local:
+    most = manifest.MAX_MANIFEST
+    with fetched(path, most) as local:
         size = regular_size(local)
-        if size > MAX_MANIFEST:
-            raise FormatError(f"{path} is too large", expected=f"at most {MAX_MANIFEST} bytes")
+        if size > most:
+            raise FormatError(f"{path} is too large", expected=f"at most {most} bytes")
         with local.open("rb") as f, format_errors(path, "manifest", hint=HINT):
-            fields = vars(parse_manifest(path, f.read(size)))
-            found = StatesFolder(folder, **{n: v for n, v in fields.items() if n != "library"})
+            fields = vars(manifest.parse_manifest(path, f.read(size)))
+            found = StatesFolder(**fields, folder=folder)
     _require_files(found, there)
     return found
 
@@ -296,12 +281,9 @@ def misfit(shared: Mapping[str, Any], shard: Shard, part: HiddenStates) -> str:
 def _require_files(found: StatesFolder, there: Mapping[str, int]) -> None:
     """Raise FormatError unless a folder holds exactly the files of its manifest."""
     named = {MANIFEST, *(shard.file for shard in found.shards)}
-    for names, problem in (
-        (there.keys() - named, "does not belong"),
-        (named - there.keys(), "is missing"),
-    ):
-        if names:
-            raise FormatError(f"{found.folder}: {min(names)[:60]} {problem}", hint=HINT)
+    if wrong := there.keys() ^ named:
+        problem = "does not belong" if min(wrong) in there else "is missing"
+        raise FormatError(f"{found.folder}: {min(wrong)[:60]} {problem}", hint=HINT)
     for shard in found.shards:
         path = found.folder / shard.file
         if isinstance(path, Path):

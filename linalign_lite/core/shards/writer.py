@@ -16,30 +16,15 @@ from typing import IO
 
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.serialization import load_states, save_states
-from linalign_lite.core.shards.manifest import (
-    MANIFEST,
-    MAX_MANIFEST,
-    MAX_SHARDS,
-    UNFINISHED,
-    Shard,
-    regular_size,
-    shard_name,
-)
+from linalign_lite.core.shards import manifest
+from linalign_lite.core.shards.manifest import MANIFEST, UNFINISHED, Shard, shard_name
 from linalign_lite.core.shards.plan import HINT, MAX_LINE, FolderPlan
-from linalign_lite.core.shards.states_folder import StatesFolder, require_name
+from linalign_lite.core.shards.states_folder import StatesFolder, require_name, shared_fields
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
+from linalign_lite.storage import places
 from linalign_lite.storage.atomic import write_atomic
 from linalign_lite.storage.hashing import hash_file
-from linalign_lite.storage.places import (
-    Place,
-    delivered,
-    fetched,
-    listing,
-    make_folder,
-    remove,
-    remove_folder,
-    require_free,
-)
+from linalign_lite.storage.places import Place, fetched, listing
 from linalign_lite.storage.remote import Remote
 
 
@@ -63,7 +48,7 @@ class FolderWriter:
             return False
         path, logged = self.folder / shard_name(i), self.earlier[i]
         with fetched(path, self.plan.most_bytes(i)) as local:
-            regular_size(local)
+            manifest.regular_size(local)
             digest = hash_file(local)
             if logged is not None and digest != logged.sha256:
                 raise FormatError(f"{path} is not the file that {UNFINISHED} lists", hint=HINT)
@@ -82,7 +67,7 @@ class FolderWriter:
     def add(self, part: HiddenStates) -> None:
         """Write the next shard, then its entry. Raises MismatchError when it does not fit."""
         shard = self.plan.entry(len(self.shards), part)
-        with delivered(self.folder / shard.file) as local:
+        with places.delivered(self.folder / shard.file) as local:
             save_states(local, part)
             shard = replace(shard, sha256=hash_file(local))
         if self.log is not None:
@@ -93,11 +78,14 @@ class FolderWriter:
 
     def finish(self) -> StatesFolder:
         """Write the manifest and remove the mark. Raises InputError when shards are missing."""
-        whole = self.plan.finished(self.folder, self.shards)
+        if len(self.shards) != self.plan.n_shards:
+            raise InputError("shards are missing", got=str(len(self.shards)))
+        shared, digest = shared_fields(self.plan), self.plan.text_digest
+        whole = StatesFolder.of_shards(self.folder, shared, digest, self.shards)
         _write(self.folder / MANIFEST, whole.manifest())
         for name in filter(_is_leftover, listing(self.folder)):
-            remove(self.folder / name)
-        remove(self.folder / UNFINISHED)
+            places.remove(self.folder / name)
+        places.remove(self.folder / UNFINISHED)
         return whole
 
     def discard(self, *, folder: bool) -> None:
@@ -105,10 +93,10 @@ class FolderWriter:
         names = [shard_name(i) for i in range(len(self.shards) + 1)]
         for name in (*names, MANIFEST, UNFINISHED):
             with contextlib.suppress(LinalignError, OSError):
-                remove(self.folder / name)
-        if folder:
-            with contextlib.suppress(LinalignError, OSError):
-                remove_folder(self.folder)
+                places.remove(self.folder / name)
+        with contextlib.suppress(LinalignError, OSError):
+            if folder:
+                places.remove_folder(self.folder)
 
 
 @contextlib.contextmanager
@@ -123,11 +111,7 @@ def unfinished(out: Place, plan: FolderPlan) -> Iterator[FolderWriter]:
     require_name(out)
     begun = not _is_marked(out)
     existed = isinstance(out, Path) and out.is_dir()
-    if not begun:
-        writer = _resume(out, plan)
-    else:
-        require_free(out)
-        writer = _begin(out, plan, existed=existed)
+    writer = _begin(out, plan, existed=existed) if begun else _resume(out, plan)
     with writer.log or contextlib.nullcontext():
         try:
             yield writer
@@ -149,9 +133,10 @@ def _is_marked(out: Place) -> bool:
 
 
 def _begin(out: Place, plan: FolderPlan, *, existed: bool) -> FolderWriter:
+    places.require_free(out)
     header = plan.header()
     try:
-        make_folder(out)
+        places.make_folder(out)
         _write(out / UNFINISHED, header)
         log = None if isinstance(out, Remote) else _locked(out)
     except BaseException:
@@ -169,19 +154,19 @@ def _begin(out: Place, plan: FolderPlan, *, existed: bool) -> FolderWriter:
 def _resume(out: Place, plan: FolderPlan) -> FolderWriter:
     if isinstance(out, Remote):
         names = listing(out)
-        with fetched(out / UNFINISHED, MAX_MANIFEST) as local, local.open("rb") as f:
+        with fetched(out / UNFINISHED, manifest.MAX_MANIFEST) as local, local.open("rb") as f:
             plan.require_same(out, f.readline())
         _require_names(out, names, plan.n_shards)
         n = next(i for i in range(plan.n_shards + 1) if shard_name(i) not in names)
         return FolderWriter(out, plan, None, [None] * n)
-    path, most = out / UNFINISHED, MAX_MANIFEST + MAX_SHARDS * MAX_LINE
+    path, most = out / UNFINISHED, manifest.MAX_MANIFEST + manifest.MAX_SHARDS * MAX_LINE
     if out.is_symlink():
         raise FormatError(f"{out} is a link", expected="a folder", hint=HINT)
-    if regular_size(path) > most:
+    if manifest.regular_size(path) > most:
         raise FormatError(f"{path} is too large", expected=f"at most {most} bytes", hint=HINT)
     log = _locked(out)
     try:
-        plan.require_same(out, log.readline(MAX_MANIFEST))
+        plan.require_same(out, log.readline(manifest.MAX_MANIFEST))
         shards, end = plan.read_entries(path, log)
         _require_names(out, listing(out), len(shards) + 1)  # one shard may have no entry yet
         log.truncate(end)
@@ -221,5 +206,5 @@ def _is_leftover(name: str) -> bool:
 
 
 def _write(path: Place, data: bytes) -> None:
-    with delivered(path) as local:
+    with places.delivered(path) as local:
         write_atomic(local, data)

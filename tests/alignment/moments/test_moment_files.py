@@ -293,7 +293,7 @@ def test_fit_of_folders_is_fit_of_their_states(tmp_path, capsys, monkeypatch):
         (("moments", "x.npz", "y.npz", "o", "--folds", "1"), "folds does not fit"),
         (("moments", "x.npz", "y.npz", "x.npz"), "is an input of this command"),
         (("moments", "x.npz", "y.npz", "o", "--folds", "30"), "give the states themselves away"),
-        (("fit-moments", "x.npz", "o"), "another kind of file"),
+        (("fit-moments", "x.npz", "o"), "not a linalign-moments file: got linalign-states"),
         (("fit-moments", "absent", "o"), "cannot read absent"),
     ],
 )

@@ -8,9 +8,13 @@ with the same number of BLAS threads. On others the result agrees up to rounding
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from linalign_lite.alignment.moments import FoldAccumulator, FoldedMoments, assign_folds
+from linalign_lite.alignment.moments import (
+    FoldAccumulator,
+    FoldedMoments,
+    assign_folds,
+    merge_folds,
+)
 from linalign_lite.alignment.paired_moments import MomentsPart, PairedMoments
-from linalign_lite.alignment.streaming.merge_tree import FAN, MomentTree
 from linalign_lite.alignment.streaming.pairs import LeafTask, paired_shards
 from linalign_lite.core.executor import IN_FLIGHT, map_in_order
 from linalign_lite.core.hidden_states import HiddenStates
@@ -21,8 +25,41 @@ from linalign_lite.errors import InputError, MismatchError
 LEAF_ROWS = 1 << 16  # minimum rows of a leaf
 LEAF_ROWS_A_DIMENSION = 64  # so that moments are small relative to their states
 MOST_TASKS = 1024
+FAN = 32  # moments merged in sequence at one level of the tree
 
 Progress = Callable[[int], None]
+
+
+class MomentTree:
+    """Merges moments in an order that depends on their number alone.
+
+    FAN of a level are merged in sequence, and the sum moves up a level. A subtree computed
+    elsewhere and added at its own level gives the same bits as its leaves.
+    """
+
+    def __init__(self) -> None:
+        self._levels: list[tuple[int, FoldedMoments | None]] = []
+
+    def add(self, moments: FoldedMoments, level: int = 0) -> None:
+        while len(self._levels) <= level:
+            self._levels.append((0, None))
+        count, there = self._levels[level]
+        summed = moments if there is None else merge_folds(there, moments)
+        self._levels[level] = (count + 1, summed)
+        if count + 1 == FAN:
+            self._levels[level] = (0, None)
+            self.add(summed, level + 1)
+
+    def total(self) -> FoldedMoments:
+        """Return the sum. Remainders of each level move up, so that the top has all."""
+        for level in range(len(self._levels) - 1):
+            _, left = self._levels[level]
+            if left is not None:
+                self._levels[level] = (0, None)
+                self.add(left, level + 1)
+        last = [moments for _, moments in self._levels if moments is not None]
+        assert len(last) == 1  # there is at least one leaf
+        return last[0]
 
 
 def measure_pair(
@@ -123,20 +160,18 @@ def _measured(task: LeafTask) -> tuple[FoldedMoments, tuple[str, ...], int]:
 def _run(task: LeafTask, tally: Progress) -> tuple[MomentTree, tuple[str, ...]]:
     tree = MomentTree()
     digests: list[str] = []
-    totals = _totals(task)
+    totals: FoldAccumulator | None = None
     for read in paired_shards(task):
+        if totals is None:
+            totals = FoldAccumulator(task.folds, task.source.space.dim, task.target.space.dim)
         for x, y, folds in read.pairs:
             totals.add(x, y, folds)
         digests.append(read.text_digest)
         tally(read.n_texts)
         if read.ends:
             tree.add(totals.moments())
-            totals = _totals(task)
+            totals = None
     return tree, tuple(digests)
-
-
-def _totals(task: LeafTask) -> FoldAccumulator:
-    return FoldAccumulator(task.folds, task.source.space.dim, task.target.space.dim)
 
 
 def _leaves(source: StatesFolder, rows: int) -> tuple[tuple[int, int], ...]:

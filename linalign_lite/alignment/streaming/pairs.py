@@ -97,8 +97,7 @@ class _TargetReader:
         self._thread = thread
         self._starts = [s.first_text for s in task.target.shards]
         self._at = -1
-        self._states: HiddenStates | None = None
-        self._coming: Future[HiddenStates] | None = None  # the current shard, being read
+        self._current: Future[HiddenStates] | None = None
 
     def needed(self, shard: Shard) -> list[Shard]:
         """List the shards that a source shard needs, without the current one."""
@@ -107,85 +106,56 @@ class _TargetReader:
     def begin(self, shard: Shard) -> None:
         """Start to read the first shard that a source shard needs, unless it is the current one."""
         for at in self._covering(shard)[:1]:
-            if at != self._at:
-                self._states = None  # before the next one is read
-                self._at, self._coming = at, self._thread.submit(self._load, at)
+            self._read(at)
 
     def beside(self, shard: Shard, x: HiddenStates) -> Iterator[PairedRows]:
         """Yield the rows of a source shard with the matching rows of the target."""
-        first, stop = shard.first_text, shard.first_text + shard.n_texts
+        task, first, stop = self._task, shard.first_text, shard.first_text + shard.n_texts
         for at in self._covering(shard):
-            there = self._task.target.shards[at]
-            y = self._read(at)
-            if (there.first_text, there.n_texts) == (first, shard.n_texts):
-                _require_same(shard.file, x, y)
+            there = task.target.shards[at]
+            y = self._read(at).result()
+            same_cut = (there.first_text, there.n_texts) == (first, shard.n_texts)
+            if same_cut and x.text_digest != y.text_digest:
+                raise MismatchError(
+                    f"the shards {shard.file} were made from different texts",
+                    got=f"text digest {y.text_digest[:8]}",
+                    expected=x.text_digest[:8],
+                    hint="extract both models on the same file",
+                )
             low = max(first, there.first_text)
             high = min(stop, there.first_text + there.n_texts)
-            yield self._pairs(
-                _NumberedShard(x, first), _NumberedShard(y, there.first_text), low, high
-            )
+            a, b = _rows(x, first, low, high), _rows(y, there.first_text, low, high)
+            if task.pairing:
+                mine, theirs = _positions(x, a), _positions(y, b)
+                i, j = pair_positions(mine, theirs, task.pairing)
+                folds = task.fold_of_text[mine[0][i] - task.first_text]
+                yield x.states[a][i], y.states[b][j], folds
+            else:
+                folds = task.fold_of_text[low - task.first_text : high - task.first_text]
+                yield x.states[a], y.states[b], folds
 
     def _covering(self, shard: Shard) -> range:
         first, stop = shard.first_text, shard.first_text + shard.n_texts
         return range(bisect_right(self._starts, first) - 1, bisect_left(self._starts, stop))
 
-    def _read(self, at: int) -> HiddenStates:
-        if at == self._at and self._coming is not None:
-            self._states, self._coming = self._coming.result(), None
-        if at != self._at or self._states is None:
-            self._states = None  # before the next one is read
-            self._states, self._at = self._load(at), at
-        return self._states
-
-    def _load(self, at: int) -> HiddenStates:
-        target = self._task.target
-        return target.read(target.shards[at], verify=self._task.verify)
-
-    def _pairs(self, x: _NumberedShard, y: _NumberedShard, low: int, high: int) -> PairedRows:
-        """Return the pairs of the texts from ``low`` to ``high``."""
-        task = self._task
-        a, b = x.rows(low, high), y.rows(low, high)
-        if not task.pairing:
-            folds = task.fold_of_text[low - task.first_text : high - task.first_text]
-            return x.states.states[a], y.states.states[b], folds
-        mine, theirs = pair_positions(x.positions(a), y.positions(b), task.pairing)
-        texts = x.positions(a)[0][mine]
-        return (
-            x.states.states[a][mine],
-            y.states.states[b][theirs],
-            task.fold_of_text[texts - task.first_text],
-        )
+    def _read(self, at: int) -> Future[HiddenStates]:
+        if self._current is None or at != self._at:
+            self._at, self._current = at, None  # free memory before the next one is read
+            target, verify = self._task.target, self._task.verify
+            self._current = self._thread.submit(target.read, target.shards[at], verify=verify)
+        return self._current
 
 
-@dataclass(frozen=True, eq=False)
-class _NumberedShard:
-    """States of a shard; ``first`` is the number of its first text."""
-
-    states: HiddenStates
-    first: int
-
-    def rows(self, low: int, high: int) -> slice:
-        """Return the rows of the texts from ``low`` to ``high``."""
-        index = self.states.text_index
-        if index is None:
-            return slice(low - self.first, high - self.first)
-        start, stop = np.searchsorted(index, [low, high])
-        return slice(int(start), int(stop))
-
-    def positions(self, rows: slice) -> Positions:
-        index, ends = self.states.text_index, self.states.char_end
-        assert (
-            index is not None
-        )  # the manifest has pooling "tokens", and its shards were checked against it
-        assert ends is not None
-        return index[rows], ends[rows]
+def _rows(states: HiddenStates, first: int, low: int, high: int) -> slice:
+    """Return the rows of the texts from ``low`` to ``high`` in a shard whose first is ``first``."""
+    if states.text_index is None:
+        return slice(low - first, high - first)
+    start, stop = np.searchsorted(states.text_index, [low, high])
+    return slice(int(start), int(stop))
 
 
-def _require_same(file: str, x: HiddenStates, y: HiddenStates) -> None:
-    if x.text_digest != y.text_digest:
-        raise MismatchError(
-            f"the shards {file} were made from different texts",
-            got=f"text digest {y.text_digest[:8]}",
-            expected=x.text_digest[:8],
-            hint="extract both models on the same file",
-        )
+def _positions(states: HiddenStates, rows: slice) -> Positions:
+    # the manifest has pooling "tokens", and its shards were checked against it
+    assert states.text_index is not None
+    assert states.char_end is not None
+    return states.text_index[rows], states.char_end[rows]

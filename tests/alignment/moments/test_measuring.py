@@ -19,8 +19,7 @@ from moment_cases import digest, folder, pooled, rows, token_folder
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import FoldedMoments, assign_folds, fold_index, folded, measure
 from linalign_lite.alignment.paired_moments import PairedMoments, fit_paired
-from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
-from linalign_lite.alignment.streaming.merge_tree import FAN, MomentTree
+from linalign_lite.alignment.streaming.measure import FAN, MomentTree, measure_pair, measure_shards
 from linalign_lite.core.shards.states_folder import open_folder
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
@@ -185,7 +184,6 @@ def test_many_leaves_become_few_tasks_and_no_bit_changes(folders, monkeypatch):
 
     monkeypatch.setattr(measuring, "MOST_TASKS", 4)
     monkeypatch.setattr(measuring, "FAN", 3)
-    monkeypatch.setattr("linalign_lite.alignment.streaming.merge_tree.FAN", 3)
     alone = measure_shards(*folders, leaf_rows=1)  # ten leaves, so four tasks
     seen = []
     with ThreadPoolExecutor(2) as executor:

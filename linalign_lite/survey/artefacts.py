@@ -2,8 +2,9 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,6 @@ from linalign_lite.heads.training import train_head
 from linalign_lite.survey.cache import DiskCache, Inputs
 from linalign_lite.survey.config import DataSet, SurveyConfig, TextFile
 
-Notify = Callable[[str], None]
 PUBLIC = "public"
 KEPT_STATES = 24  # sets of states kept in memory
 KEPT_DETECTORS = 32
@@ -36,15 +36,11 @@ class ArtefactStore:
     Raises InputError for an unusable model folder or file of texts.
     """
 
-    def __init__(
-        self, config: SurveyConfig, cache: DiskCache, tell: Notify = lambda _: None
-    ) -> None:
-        self.config = config
-        self.cache = cache
-        self.tell = tell
+    def __init__(self, config: SurveyConfig, cache: DiskCache) -> None:
+        self.config, self.cache = config, cache
         self.cards: dict[str, ModelCard] = {n: load_card(p) for n, p in config.models.items()}
         self.data: dict[str, DataSet] = {d.name: d for d in config.data}
-        self._model = lru_cache(maxsize=2)(self._load_model)
+        self.model = lru_cache(maxsize=2)(self._load_model)  # source and target of generation
         self.texts = lru_cache(maxsize=None)(TextFile.read)
         self._text_digest = lru_cache(maxsize=None)(self._compute_text_digest)
         self._states = lru_cache(maxsize=KEPT_STATES)(self._make_states)
@@ -52,15 +48,9 @@ class ArtefactStore:
         self.native = lru_cache(maxsize=None)(self._evaluate_native)
         self.detector = lru_cache(maxsize=KEPT_DETECTORS)(self._fit_detector)
 
-    def model(self, name: str) -> Model:
-        """A loaded model; two are kept, source and target of generation."""
-        found: Model = self._model(name)
-        return found
-
     def states(self, model: str, file: TextFile, pooling: str | None = None) -> HiddenStates:
         """Hidden states of a model on a file of texts."""
-        found: HiddenStates = self._states(model, file, pooling or self.config.pooling)
-        return found
+        return self._states(model, file, pooling or self.config.pooling)
 
     def train(self, model: str, data: str) -> HiddenStates:
         return self.states(model, self.data[data].train)
@@ -72,12 +62,14 @@ class ArtefactStore:
         """States of the public texts without labels, which only name their sources."""
         return without_labels(self.states(model, self.config.public))
 
-    def model_digests(self, *models: str) -> list[str]:
-        return [self.cards[m].digest for m in models]
-
     def text_digests(self, *files: TextFile) -> list[str]:
         """SHA-256 of the texts and labels of each file."""
         return [self._text_digest(r) for r in files]
+
+    def inputs(self, models: Sequence[str], **more: Any) -> Inputs:
+        """Inputs of a result: models, settings of the survey, and ``more``."""
+        common = {"seed": self.config.seed, "pooling": self.config.pooling}
+        return {"of": [self.cards[m].digest for m in models], **common, **more}
 
     def _compute_text_digest(self, file: TextFile) -> str:
         texts = self.texts(file)
@@ -88,25 +80,23 @@ class ArtefactStore:
 
     def _make_states(self, model: str, file: TextFile, pooling: str) -> HiddenStates:
         texts = self.texts(file)
-        digests = {"of": self.model_digests(model), "texts": self._text_digest(file)}
+        digests = {"of": [self.cards[model].digest], "texts": self._text_digest(file)}
         step = f"{model} reads {file.texts.name}" + (", tokens" if pooling == "tokens" else "")
-
-        def make() -> HiddenStates:
-            self.tell(step)
-            return extract(self.model(model), texts, pooling=pooling)
-
-        return self.cache.states(step, {**digests, "pooling": pooling}, make)
+        return self.cache.artefact(
+            "states", step, {**digests, "pooling": pooling},
+            lambda: extract(self.model(model), texts, pooling=pooling), step,
+        )  # fmt: skip
 
     def _make_head(self, model: str, data: str) -> Head:
         """Train the native head: logistic, on the model's own states."""
         states = self.train(model, data)
-        inputs = {**self._of(self.data[data].train, model), "head": "logistic"}
-
-        def make() -> Head:
-            self.tell(f"training {model}'s head for {data}")
-            return train_head(states, method="logistic", seed=self.config.seed)[0]
-
-        return self.cache.head(f"head of {model} for {data}", inputs, make)
+        texts = self.text_digests(self.data[data].train)
+        inputs = self.inputs((model,), texts=texts, head="logistic")
+        return self.cache.artefact(
+            "head", f"head of {model} for {data}", inputs,
+            lambda: train_head(states, method="logistic", seed=self.config.seed)[0],
+            f"training {model}'s head for {data}",
+        )  # fmt: skip
 
     def _evaluate_native(self, model: str, data: str) -> Evaluation:
         return evaluate(self.head(model, data), self.test(model, data))
@@ -115,10 +105,6 @@ class ArtefactStore:
         """Fit a detector to the model's own training states; too fast to be worth a file."""
         train, head = self.train(model, data), self.head(model, data)
         return fit_detector(train, method=method, head=head, seed=self.config.seed)
-
-    def _of(self, file: TextFile, *models: str) -> Inputs:
-        return {"of": self.model_digests(*models), "texts": self.text_digests(file),
-                "pooling": self.config.pooling, "seed": self.config.seed}  # fmt: skip
 
     def map_states(self, model: str, texts: str) -> HiddenStates:
         """States of the texts of a map: "public", or the training texts of a data set."""
@@ -129,40 +115,36 @@ class ArtefactStore:
 
     def ridge(self, source: str, target: str, texts: str) -> AffineMap:
         """The ridge map fitted on ``texts``; maps to all targets are fitted together."""
-        file = self.training_file(texts)
-
-        def inputs(to: str) -> Inputs:
-            return {**self._of(file, source, to), "map": "ridge"}
-
-        def step(to: str) -> str:
-            return f"ridge, {source} to {to}, {texts}"
+        digests = self.text_digests(self.training_file(texts))
+        key = {
+            to: (f"ridge, {source} to {to}, {texts}",
+                 self.inputs((source, to), texts=digests, map="ridge"))
+            for to in self.cards if to != source
+        }  # fmt: skip
 
         def make() -> AffineMap:
-            missing = [m for m in self.cards if m != source
-                       and not self.cache.has(step(m), inputs(m))]  # fmt: skip
-            self.tell(f"ridge, from {source}, {texts}")
+            missing = [to for to in key if not self.cache.has(*key[to])]
             sides = {m: self.map_states(m, texts) for m in missing}
             found = fit_several(self.map_states(source, texts), sides, seed=self.config.seed)
-            for other in missing:
-                if other != target:
-                    self.cache.map(step(other), inputs(other), lambda o=other: found[o][0])  # type: ignore[misc]
+            for to in missing:
+                if to != target:
+                    self.cache.artefact("map", *key[to], lambda to=to: found[to][0])  # type: ignore[misc]
             return found[target][0]
 
-        return self.cache.map(step(target), inputs(target), make)
+        return self.cache.artefact("map", *key[target], make, f"ridge, from {source}, {texts}")
 
     def kl(self, source: str, target: str, texts: str, data: str) -> AffineMap:
         """The kl map for the target's head on ``data``, fitted on ``texts``."""
-        head = self.head(target, data)
-        inputs = {**self._of(self.training_file(texts), source, target), "map": "kl",
-                  "head": self.text_digests(self.data[data].train)}  # fmt: skip
+        head, training = self.head(target, data), self.text_digests(self.data[data].train)
+        digests = self.text_digests(self.training_file(texts))
+        inputs = self.inputs((source, target), texts=digests, map="kl", head=training)
         step = f"kl, {source} to {target}, {texts}, for {data}"
 
         def make() -> AffineMap:
-            self.tell(step)
             sides = self.map_states(source, texts), self.map_states(target, texts)
             return fit_kl(*sides, head, seed=self.config.seed)[0]
 
-        return self.cache.map(step, inputs, make)
+        return self.cache.artefact("map", step, inputs, make, step)
 
     def few(self, data: str, n: int) -> npt.NDArray[np.intp]:
         """Draw ``n`` training texts by the seed; smaller sets are parts of larger ones."""
@@ -184,9 +166,7 @@ def without_labels(states: HiddenStates) -> HiddenStates:
 
 def require_files(config: SurveyConfig) -> None:
     """Raise InputError before any work if a file of texts is missing."""
-    files: list[TextFile | None] = [config.public]
-    for d in config.data:
-        files += [d.train, d.test, d.outside]
+    files = [config.public, *(f for d in config.data for f in (d.train, d.test, d.outside))]
     if config.generation:
         files += [config.generation.train, config.generation.test]
     for file in files:

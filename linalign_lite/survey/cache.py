@@ -15,9 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from linalign_lite.core.affine_map import AffineMap
-from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.serialization import load_head, load_map, load_states
 from linalign_lite.errors import InputError
 from linalign_lite.heads.serialization import save
@@ -26,11 +23,11 @@ from linalign_lite.storage.schema import parse, strict_json
 from linalign_lite.survey.results import TimeRow
 
 MADE_BY = 1  # changes when the same inputs would give another result
-ENDS = {"states": ".states.npz", "map": ".map.npz", "head": ".head.npz"}
+LOADERS: dict[str, Any] = {"states": load_states, "map": load_map, "head": load_head}
 
 T = TypeVar("T")
-Artefact = TypeVar("Artefact", HiddenStates, AffineMap, Head)
 Inputs = dict[str, Any]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class DiskCache:
-    """A folder of earlier results. ``times``: seconds of each step, in the order of first use."""
+    """A folder of earlier results. ``times``: seconds of each step, in the order of first use.
+
+    ``tell`` is called with the name of each step that is computed.
+    """
 
     folder: Path
+    tell: Notify = lambda _: None
     times: list[TimeRow] = field(default_factory=list)
 
     def rows(
@@ -58,40 +59,29 @@ class DiskCache:
             rows: tuple[T, ...] = parse(tuple[kind, ...], list(entry.rows))  # type: ignore[valid-type]
             return rows
 
-        return self._get(step, inputs, lambda: tuple(compute()), load, lambda _, rows: rows)
+        return self._get(step, inputs, lambda: tuple(compute()), load, lambda _, rows: rows, step)
 
-    def states(
-        self, step: str, inputs: Inputs, compute: Callable[[], HiddenStates]
-    ) -> HiddenStates:
-        return self._file("states", step, inputs, compute, load_states)
+    def artefact(
+        self, kind: str, step: str, inputs: Inputs, compute: Callable[[], T], told: str = ""
+    ) -> T:
+        """Load or compute "states", a "map" or a "head", which has a file of its own.
 
-    def map(self, step: str, inputs: Inputs, compute: Callable[[], AffineMap]) -> AffineMap:
-        return self._file("map", step, inputs, compute, load_map)
+        ``told``: text for ``tell`` before it is computed, if any.
+        """
 
-    def head(self, step: str, inputs: Inputs, compute: Callable[[], Head]) -> Head:
-        return self._file("head", step, inputs, compute, load_head)
+        def load(key: str, _: Entry) -> T:
+            found: T = LOADERS[kind](self.folder / f"{key}.{kind}.npz")
+            return found
+
+        def write(key: str, value: T) -> tuple[()]:
+            save(self.folder / f"{key}.{kind}.npz", value)  # type: ignore[arg-type]
+            return ()
+
+        return self._get(step, inputs, compute, load, write, told)
 
     def has(self, step: str, inputs: Inputs) -> bool:
         """Return True if there is a complete entry."""
         return self._entry(digest({"step": step, **inputs})) is not None
-
-    def _file(
-        self,
-        kind: str,
-        step: str,
-        inputs: Inputs,
-        compute: Callable[[], Artefact],
-        load: Callable[[Path], Artefact],
-    ) -> Artefact:
-        """Load or compute a value that has a file of its own."""
-
-        def write(key: str, value: Artefact) -> tuple[Any, ...]:
-            save(self.folder / (key + ENDS[kind]), value)
-            return ()
-
-        return self._get(
-            step, inputs, compute, lambda key, _: load(self.folder / (key + ENDS[kind])), write
-        )
 
     def _get(
         self,
@@ -100,6 +90,7 @@ class DiskCache:
         compute: Callable[[], T],
         load: Callable[[str, Entry], T],
         write: Callable[[str, T], Sequence[Any]],
+        told: str,
     ) -> T:
         """Load a value by its key, or compute and write it; ``write`` returns the entry's rows."""
         key = digest({"step": step, **inputs})
@@ -109,6 +100,8 @@ class DiskCache:
                 value = load(key, entry)
                 self._note(step, entry.seconds, cached=True)
                 return value
+        if told:
+            self.tell(told)
         began = time.perf_counter()
         value = compute()
         rows = [dataclasses.asdict(row) for row in write(key, value)]
@@ -122,12 +115,10 @@ class DiskCache:
         path = self.folder / f"{key}.json"
         if not path.is_file():
             return None
-        try:
-            with open_regular(path) as f:
-                entry: Entry = parse(Entry, strict_json(f.read()))
-        except (InputError, ValueError, RecursionError):
-            return None
-        return entry
+        with contextlib.suppress(InputError, ValueError, RecursionError), open_regular(path) as f:
+            entry: Entry = parse(Entry, strict_json(f.read()))
+            return entry
+        return None
 
     def _note(self, step: str, seconds: float, *, cached: bool) -> None:
         if not any(t.step == step for t in self.times):  # a value may be used more than once
@@ -140,10 +131,10 @@ def digest(inputs: Inputs) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def open_cache(folder: Path) -> DiskCache:
+def open_cache(folder: Path, tell: Notify = lambda _: None) -> DiskCache:
     """Open the cache in ``folder``, which is made if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"cannot write {folder}", got=e.strerror or str(e)) from e
-    return DiskCache(folder)
+    return DiskCache(folder, tell)

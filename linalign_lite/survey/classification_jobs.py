@@ -37,7 +37,8 @@ def fit_map(
         texts=store.text_digests(store.config.public, store.data[data].train),
     )  # fmt: skip
     step = f"{settings.label}: {source} to {target}, {data}"
-    return store.cache.map(step, inputs, lambda: _few(store, source, target, data, settings))
+    fit_few = partial(_few, store, source, target, data, settings)
+    return store.cache.artefact("map", step, inputs, fit_few)
 
 
 def _few(
@@ -57,17 +58,16 @@ def list_classification(store: ArtefactStore) -> Iterator[Job]:
     for data, files in store.data.items():
         texts = store.text_digests(files.train, files.test)
         for model in store.cards:
-            inputs = job_inputs(store, (model,), texts=texts)
             compute = partial(_evaluate_native, store, model, data)
-            yield Job("native", f"native: {model}, {data}", inputs, compute)
+            yield Job("native", f"native: {model}, {data}", (model,), {"texts": texts}, compute)
     for data, files in store.data.items():
         texts = store.text_digests(store.config.public, files.train, files.test)
         for settings in map_settings(store):
             for pair in store.config.pairs():
                 label = f"{pair[0]} to {pair[1]}, {data}: {settings.label}"
-                inputs = job_inputs(store, pair, texts=texts, way=settings.label)
+                inputs = {"texts": texts, "way": settings.label}
                 mapped = partial(_evaluate_mapped, store, *pair, data, settings)
-                yield Job("classification", label, inputs, mapped)
+                yield Job("classification", label, pair, inputs, mapped)
 
 
 def _evaluate_native(store: ArtefactStore, model: str, data: str) -> list[NativeRow]:

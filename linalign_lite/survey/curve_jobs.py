@@ -9,8 +9,9 @@ from linalign_lite.alignment.multi_target import fit_several
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.heads.evaluation import evaluate
 from linalign_lite.survey.artefacts import ArtefactStore
+from linalign_lite.survey.cache import Inputs
 from linalign_lite.survey.classification_jobs import fit_map
-from linalign_lite.survey.jobs import Job, job_inputs
+from linalign_lite.survey.jobs import Job
 from linalign_lite.survey.results import CurveRow, MapSettings, Point, Projection
 
 SIZES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
@@ -22,18 +23,16 @@ def list_curves(store: ArtefactStore) -> Iterator[Job]:
     public, models = store.config.public, tuple(store.cards)
     texts = store.text_digests(public)
     for source in models:
-        inputs = job_inputs(store, models, source=source, texts=texts)
-        yield Job("curves", f"penalties: from {source}", inputs, partial(_penalties, store, source))
+        inputs, compute = {"source": source, "texts": texts}, partial(_penalties, store, source)
+        yield Job("curves", f"penalties: from {source}", models, inputs, compute)
     tests = store.text_digests(
         public, *(file for d in store.data.values() for file in (d.train, d.test))
     )
     for source in models:
         for n in sizes(len(store.texts(public).texts)):
-            inputs = job_inputs(
-                store, models, source=source, texts=tests, n=n, data=list(store.data)
-            )
             label = f"{n} public texts: from {source}"
-            yield Job("curves", label, inputs, partial(_of_size, store, source, n))
+            of_size: Inputs = {"source": source, "texts": tests, "n": n, "data": list(store.data)}
+            yield Job("curves", label, models, of_size, partial(_of_size, store, source, n))
 
 
 def sizes(n: int) -> list[int]:
@@ -75,9 +74,9 @@ def list_projections(store: ArtefactStore) -> Iterator[Job]:
         for objective in store.config.objectives:
             for pair in store.config.pairs():
                 label = f"projection: {pair[0]} to {pair[1]}, {objective}"
-                inputs = job_inputs(store, pair, texts=texts, objective=objective)
+                inputs = {"texts": texts, "objective": objective}
                 compute = partial(_project, store, *pair, data, objective)
-                yield Job("projections", label, inputs, compute)
+                yield Job("projections", label, pair, inputs, compute)
 
 
 def _project(

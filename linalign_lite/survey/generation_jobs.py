@@ -21,10 +21,10 @@ def list_tokenizers(store: ArtefactStore) -> Iterator[Job]:
     """Jobs that compare the tokenizers of every pair, on generation texts or else public ones."""
     generation = store.config.generation
     file = generation.test if generation else store.config.public
+    inputs = {"texts": store.text_digests(file)}
     for pair in store.config.pairs():
-        inputs = job_inputs(store, pair, texts=store.text_digests(file))
         label = f"tokenizers: {pair[0]} and {pair[1]}"
-        yield Job("tokenizers", label, inputs, partial(_compare, store, *pair, file))
+        yield Job("tokenizers", label, pair, inputs, partial(_compare, store, *pair, file))
 
 
 def _compare(store: ArtefactStore, source: str, target: str, file: TextFile) -> list[TokenizerRow]:
@@ -49,9 +49,9 @@ def list_generation(store: ArtefactStore) -> Iterator[Job]:
             if able.issuperset(pair):
                 # the label names entries of the cache: another one would compute all again
                 label = f"{pair[0]} reads, {pair[1]} speaks: {objective}"
-                inputs = job_inputs(store, pair, texts=texts, objective=objective)
+                inputs = {"texts": texts, "objective": objective}
                 compute = partial(_evaluate, store, files, *pair, objective)
-                yield Job("generation", label, inputs, compute)
+                yield Job("generation", label, pair, inputs, compute)
 
 
 def _evaluate(
@@ -70,16 +70,15 @@ def _evaluate(
 def _fit_map(
     store: ArtefactStore, files: GenerationTexts, source: str, target: str, objective: str
 ) -> AffineMap:
-    inputs = job_inputs(
-        store, (source, target), texts=store.text_digests(files.train), objective=objective
-    )
+    texts = store.text_digests(files.train)
+    inputs = job_inputs(store, (source, target), texts=texts, objective=objective)
 
     def make() -> AffineMap:
-        x, y = pair_states(
-            store.states(source, files.train, "tokens"), store.states(target, files.train, "tokens")
-        )
+        a, b = (store.states(m, files.train, "tokens") for m in (source, target))
+        x, y = pair_states(a, b)
         if objective == "ridge":
             return fit(x, y, seed=store.config.seed)[0]
         return fit_kl(x, y, store.model(target).token_head(), seed=store.config.seed)[0]
 
-    return store.cache.map(f"{objective} for generation: {source} to {target}", inputs, make)
+    step = f"{objective} for generation: {source} to {target}"
+    return store.cache.artefact("map", step, inputs, make)

@@ -8,7 +8,7 @@ from linalign_lite.heads.ood.report import evaluate_detector
 from linalign_lite.survey.artefacts import ArtefactStore
 from linalign_lite.survey.classification_jobs import fit_map
 from linalign_lite.survey.config import TextFile
-from linalign_lite.survey.jobs import Job, job_inputs
+from linalign_lite.survey.jobs import Job
 from linalign_lite.survey.results import MapSettings, OodRow
 
 NATIVE = MapSettings("native", "native")
@@ -24,14 +24,12 @@ def list_ood(store: ArtefactStore) -> Iterator[Job]:
         texts = store.text_digests(config.public, files.train, files.test, files.outside)
         for model in store.cards:
             compute = partial(_detect, store, (model, model), data, files.outside, NATIVE)
-            inputs = job_inputs(store, (model,), texts=texts)
-            yield Job("ood", f"outside {data}: {model}", inputs, compute)
+            yield Job("ood", f"outside {data}: {model}", (model,), {"texts": texts}, compute)
         for settings in maps:
             for pair in config.pairs():
                 label = f"outside {data}: {pair[0]} to {pair[1]}, {settings.label}"
                 compute = partial(_detect, store, pair, data, files.outside, settings)
-                inputs = job_inputs(store, pair, texts=texts, way=settings.label)
-                yield Job("ood", label, inputs, compute)
+                yield Job("ood", label, pair, {"texts": texts, "way": settings.label}, compute)
 
 
 def _detect(

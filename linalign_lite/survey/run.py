@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import OutputExistsError
-from linalign_lite.survey.artefacts import ArtefactStore, Notify, require_files
-from linalign_lite.survey.cache import open_cache
+from linalign_lite.survey.artefacts import ArtefactStore, require_files
+from linalign_lite.survey.cache import Notify, open_cache
 from linalign_lite.survey.classification_jobs import list_classification
 from linalign_lite.survey.config import SurveyConfig
 from linalign_lite.survey.curve_jobs import list_curves, list_projections
@@ -20,6 +20,15 @@ from linalign_lite.survey.similarity_jobs import list_similarity
 from linalign_lite.version import __version__
 
 CACHE = "cache"
+JOBS: tuple[tuple[str, Callable[[ArtefactStore], Iterator[Job]]], ...] = (
+    ("tokenizers", list_tokenizers),
+    ("similarity", list_similarity),
+    ("classification", list_classification),
+    ("", list_curves),
+    ("classification", list_projections),
+    ("ood", list_ood),
+    ("generation", list_generation),
+)  # task that wants them, if not all do
 Progress = Callable[[int, int], None]  # jobs done, jobs in all
 
 
@@ -42,11 +51,11 @@ def run_survey(
     """
     require_survey_folder(out)
     require_files(config)
-    store = ArtefactStore(config, open_cache(out / CACHE), tell)
+    store = ArtefactStore(config, open_cache(out / CACHE, tell))
     for data in config.data:
         for n in config.few:
             store.few(data.name, n)  # raises before any work if a data set is too small
-    jobs = list(_jobs(store))
+    jobs = [job for task, listed in JOBS if not task or config.wants(task) for job in listed(store)]
     found: dict[str, list[Any]] = {}
     progress(0, len(jobs))
     for done, job in enumerate(jobs, 1):
@@ -58,7 +67,10 @@ def run_survey(
         seed=config.seed,
         pooling=config.pooling,
         public=len(store.texts(config.public).texts),
-        models=tuple(_model_row(store, name) for name in store.cards),
+        models=tuple(
+            ModelRow(n, c.digest, c.architecture, c.task, c.hidden_size, c.vocab_size, c.max_length)
+            for n, c in store.cards.items()
+        ),
         data=tuple(_data_row(store, name) for name in store.data),
         times=tuple(store.cache.times),
         **{table: tuple(rows) for table, rows in found.items()},
@@ -74,29 +86,6 @@ def require_survey_folder(out: Path) -> None:
     raise OutputExistsError(
         f"{out} exists and is not the folder of a survey", hint="choose another folder"
     )
-
-
-def _jobs(store: ArtefactStore) -> Iterator[Job]:
-    wants = store.config.wants
-    if wants("tokenizers"):
-        yield from list_tokenizers(store)
-    if wants("similarity"):
-        yield from list_similarity(store)
-    if wants("classification"):
-        yield from list_classification(store)
-    yield from list_curves(store)
-    if wants("classification"):
-        yield from list_projections(store)
-    if wants("ood"):
-        yield from list_ood(store)
-    if wants("generation"):
-        yield from list_generation(store)
-
-
-def _model_row(store: ArtefactStore, name: str) -> ModelRow:
-    card = store.cards[name]
-    return ModelRow(name, card.digest, card.architecture, card.task, card.hidden_size,
-                    card.vocab_size, card.max_length)  # fmt: skip
 
 
 def _data_row(store: ArtefactStore, name: str) -> DataRow:

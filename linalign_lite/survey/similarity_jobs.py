@@ -5,17 +5,17 @@ from functools import partial
 
 from linalign_lite.alignment.similarity.comparison import compare_all
 from linalign_lite.survey.artefacts import PUBLIC, ArtefactStore
-from linalign_lite.survey.jobs import Job, job_inputs
+from linalign_lite.survey.jobs import Job
 from linalign_lite.survey.results import SimilarityRow
 
 
 def list_similarity(store: ArtefactStore) -> Iterator[Job]:
     """One job per set of texts, so that sums over one model are computed once."""
-    permutations, models = store.config.permutations, tuple(store.cards)
     for which in (PUBLIC, *store.data):
         texts = store.text_digests(store.training_file(which))
-        inputs = job_inputs(store, models, texts=texts, which=which, permutations=permutations)
-        yield Job("similarity", f"similarity, {which}", inputs, partial(_compare, store, which))
+        inputs = {"texts": texts, "which": which, "permutations": store.config.permutations}
+        compute = partial(_compare, store, which)
+        yield Job("similarity", f"similarity, {which}", tuple(store.cards), inputs, compute)
 
 
 def _compare(store: ArtefactStore, texts: str) -> list[SimilarityRow]:

@@ -1,6 +1,6 @@
 """Consistency of a survey's results, on which reports rely."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
@@ -42,10 +42,16 @@ def check_results(results: Results) -> None:
         for i, row in enumerate(found):
             _numbers(f"{part}[{i}]", row)
             _references(f"{part}[{i}]", row, models, data)
-        if part in KEYS:
-            _distinct(part, [tuple(getattr(r, k) for k in KEYS[part]) for r in found])
+        fields = KEYS.get(part, ())
+        if fields and len({tuple(getattr(r, f) for f in fields) for r in found}) != len(found):
+            raise InputError(
+                f"two rows of {part} have the same key", expected="distinct " + ", ".join(fields)
+            )
         for name in _NAMED:
-            _few(f"{part}: {name}", {getattr(r, name) for r in found if hasattr(r, name)})
+            kinds = len({getattr(r, name) for r in found if hasattr(r, name)})
+            if kinds > MOST_KINDS:
+                problem = f"{part}: {name} takes too many values"
+                raise InputError(problem, got=str(kinds), expected=f"at most {MOST_KINDS}")
     for i, p in enumerate(results.projections):
         if not len(p.native) == len(p.mapped) == len(p.labels) or len(p.native) < 2:
             raise InputError(
@@ -93,20 +99,6 @@ def _checks(kind: type) -> dict[str, Range]:
         for check in getattr(k, "__metadata__", ())
         if isinstance(check, Range)
     }
-
-
-def _distinct(part: str, keys: list[tuple[Hashable, ...]]) -> None:
-    if len(set(keys)) != len(keys):
-        raise InputError(
-            f"two rows of {part} have the same key", expected="distinct " + ", ".join(KEYS[part])
-        )
-
-
-def _few(where: str, values: Collection[object]) -> None:
-    if len(values) > MOST_KINDS:
-        raise InputError(
-            f"{where} takes too many values", got=str(len(values)), expected=f"at most {MOST_KINDS}"
-        )
 
 
 def _points(where: str, points: Sequence[tuple[float, float]], least: float, most: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -67,7 +69,7 @@ def test_things_are_kept_in_the_projects_own_formats(disk_cache, kind):
         "head": Head(np.ones((2, 3), "f4"), np.ones(2, "f4"), ("x", "y")),
     }[kind]
     make = Counter(thing)
-    ask = getattr(disk_cache, kind)
+    ask = partial(disk_cache.artefact, kind)
     assert ask("step", {}, make) is thing
     found = ask("step", {}, make)
     assert type(found) is type(thing)
@@ -91,7 +93,7 @@ def test_what_fails_leaves_nothing(disk_cache):
 
     for ask in (
         lambda: disk_cache.rows("s", {}, NativeRow, fail),
-        lambda: disk_cache.map("m", {}, fail),
+        lambda: disk_cache.artefact("map", "m", {}, fail),
     ):
         with pytest.raises(KeyboardInterrupt):
             ask()

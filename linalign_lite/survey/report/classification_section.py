@@ -1,5 +1,6 @@
 """Classification section: accuracy of heads on native and on mapped states."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from linalign_lite.survey.report import content
@@ -18,32 +19,25 @@ from linalign_lite.survey.results import ClassRow, names
 MOST_DOT_ROWS = 12  # in one picture
 
 
-def classification(builder: ReportBuilder) -> content.Section | None:
-    r = builder.results
-    if not r.classification and not r.native:
-        return None
-    blocks: list[content.Block] = [
-        content.Paragraph(
-            "The target's head reads the source's mapped states. Native is a head on its own "
-            "model's states. Intervals: 95 %, bootstrap."
-        )
-    ]
-    if r.classification:
-        blocks += [content.Heading("Native against mapped"), _native_against_mapped(builder)]
-    for data in r.data:
-        blocks += _of_data(builder, data.name, data.majority)
-    return content.Section("classification", "Classification", blocks)
+def classification(builder: ReportBuilder) -> Iterator[content.Block]:
+    yield (
+        "The target's head reads the source's mapped states. Native is a head on its own "
+        "model's states. Intervals: 95 %, bootstrap."
+    )
+    if builder.results.classification:
+        yield content.Heading("Native against mapped")
+        yield _native_against_mapped(builder)
+    for data in builder.results.data:
+        yield from _of_data(builder, data.name, data.majority)
 
 
-def _of_data(builder: ReportBuilder, data: str, majority: float) -> list[content.Block]:
+def _of_data(builder: ReportBuilder, data: str, majority: float) -> Iterator[content.Block]:
     own = [x for x in builder.results.native if x.data == data]
     rows = by_settings(x for x in builder.results.classification if x.data == data)
     if not own and not rows:
-        return []
-    blocks: list[content.Block] = [
-        content.Heading(data),
-        content.Paragraph(f"Always predicting the commonest label is right for {majority:.3f}."),
-    ]
+        return
+    yield content.Heading(data)
+    yield f"Always predicting the commonest label is right for {majority:.3f}."
     if rows:
         native = {x.model: x.accuracy for x in own}
         grids = {
@@ -51,14 +45,14 @@ def _of_data(builder: ReportBuilder, data: str, majority: float) -> list[content
             for key, found in rows.items()
         }
         alt, caption = f"Accuracy on {data}, map from ", f"Accuracy on {data}; framed: native."
-        blocks.append(builder.heat_maps(grids, alt, caption))
+        yield builder.heat_maps(grids, alt, caption)
     native_rows = [
         ClassRow(x.model, x.model, data, "native", "–", 0, 0, x.accuracy, x.low, x.high, 1.0)
         for x in own
     ]
     names = "pair texts objective n_public n_few accuracy low high retention"
     body = [*native_rows, *(x for found in rows.values() for x in found)]
-    return [*blocks, builder.table(f"accuracy on {data}", names, body, collapsed=True)]
+    yield builder.table(f"accuracy on {data}", names, body, collapsed=True)
 
 
 def _native_against_mapped(builder: ReportBuilder) -> content.Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,6 @@ class Marker:
     mark: str
     colour: str = "ink"
     filled: bool = True
-    kind: ClassVar[str] = "marker"
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class LineSample:
     colour: str = "ink"
     dashed: bool = False
     upright: bool = False
-    kind: ClassVar[str] = "line_sample"
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,6 @@ class ModelName:
 
     marker: Marker
     name: str
-    kind: ClassVar[str] = "model_name"
 
 
 @dataclass(frozen=True)
@@ -42,15 +38,14 @@ class Pair:
 
     source: ModelName
     target: ModelName
-    kind: ClassVar[str] = "pair"
 
 
 @dataclass(frozen=True)
 class Styled:
-    """Text in the HTML element ``kind``."""
+    """Text in the HTML element ``element``."""
 
     text: str
-    kind: str
+    element: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,6 @@ class Cell:
 
     shown: str
     value: float | None = None
-    kind: ClassVar[str] = "cell"
 
 
 Part = str | Marker | LineSample | ModelName | Pair | Styled
@@ -70,19 +64,11 @@ Row = Sequence[Inline | Cell]
 @dataclass(frozen=True)
 class Heading:
     text: str
-    kind: ClassVar[str] = "heading"
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    text: str
-    kind: ClassVar[str] = "paragraph"
 
 
 @dataclass(frozen=True)
 class Bullets:
     items: Sequence[Inline]
-    kind: ClassVar[str] = "bullets"
 
 
 @dataclass(frozen=True)
@@ -90,7 +76,6 @@ class Tiles:
     """Large figures. ``items``: (title, figure, explanation)."""
 
     items: Sequence[tuple[str, str, str]]
-    kind: ClassVar[str] = "tiles"
 
 
 @dataclass(frozen=True)
@@ -101,7 +86,6 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Row]
     collapsed: bool = False
-    kind: ClassVar[str] = "table"
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,6 @@ class Panel:
     svg: str = ""
     width: int = 0
     height: int = 0
-    kind: ClassVar[str] = "panel"
 
 
 @dataclass(frozen=True)
@@ -126,7 +109,6 @@ class Figure:
     legend: Sequence[Inline] = ()
     tables: Sequence[Table] = ()
     ends: tuple[float, float] | None = None
-    kind: ClassVar[str] = "figure"
 
 
 @dataclass(frozen=True)
@@ -135,17 +117,9 @@ class Details:
 
     summary: str
     blocks: Sequence[Block]
-    kind: ClassVar[str] = "details"
 
 
-Block = Heading | Paragraph | Bullets | Tiles | Table | Figure | Details
-
-
-@dataclass(frozen=True)
-class Section:
-    ident: str
-    title: str
-    blocks: Sequence[Block]
+Block = str | Heading | Bullets | Tiles | Table | Figure | Details  # str: a paragraph
 
 
 def cell(value: float | None, digits: int = 3) -> Cell:

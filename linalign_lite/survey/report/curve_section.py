@@ -1,6 +1,6 @@
 """Curves of held-out R² and accuracy over the ridge penalty and the number of public texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from linalign_lite.survey.report import content
@@ -12,23 +12,17 @@ from linalign_lite.survey.results import CurveRow, names
 
 LOWEST_R2 = -0.25  # of what penalty curves show
 
-Curve = list[tuple[float, float]]
-Curves = dict[str, Curve]  # by source
+Curves = dict[str, list[tuple[float, float]]]  # by source
 
 
-def fitting(builder: ReportBuilder) -> content.Section | None:
+def fitting(builder: ReportBuilder) -> Iterator[content.Block]:
     """R² against the penalty, R² and accuracy against the number of public texts."""
-    r = builder.results
-    if not r.curves:
-        return None
-    penalty = [c for c in r.curves if c.kind == "penalty"]
-    size = [c for c in r.curves if c.kind == "size"]
-    blocks: list[content.Block] = []
-    if penalty:
-        blocks += [content.Heading("Penalty"), _penalties(builder, penalty)]
-    if size:
-        blocks += [content.Heading("Number of public texts"), *_sizes(builder, size)]
-    return content.Section("fitting", "How a map depends on its fitting", blocks)
+    if penalty := [c for c in builder.results.curves if c.kind == "penalty"]:
+        yield content.Heading("Penalty")
+        yield _penalties(builder, penalty)
+    if size := [c for c in builder.results.curves if c.kind == "size"]:
+        yield content.Heading("Number of public texts")
+        yield from _sizes(builder, size)
 
 
 def _curves(builder: ReportBuilder, rows: Sequence[CurveRow], target: str, value: str) -> Curves:
@@ -46,18 +40,18 @@ def _panels(
     rows: Sequence[CurveRow],
     value: str,
     frame: Frame,
-    *,
     title: str,
     alt: Callable[[str, Curves], str],
 ) -> list[content.Panel]:
     """One panel per target that has curves; ``title`` precedes "into" and its name."""
     styles, panels = builder.styles, []
     for target in styles.names:
-        curves = _curves(builder, rows, target, value)
-        drawn = [Line(tuple(c), styles.colour(n), styles.mark(n)) for n, c in curves.items()]
-        draw = partial(lines, drawn, frame)
-        if curves:
-            panels.append(builder.panel(draw, f"{title}into {target}", alt(target, curves)))
+        if curves := _curves(builder, rows, target, value):
+            drawn = [Line(tuple(c), styles.colour(n), styles.mark(n)) for n, c in curves.items()]
+            text = alt(target, curves)
+            panels.append(
+                builder.panel(partial(lines, drawn, frame), f"{title}into {target}", text)
+            )
     return panels
 
 
@@ -72,14 +66,14 @@ def _penalties(builder: ReportBuilder, rows: list[CurveRow]) -> content.Figure:
         text = "; ".join(f"{n} {decimal(y, 2)} at {x:g}" for n, x, y in best)
         return f"Held-out R² against the ridge penalty, into {target}. Best: {text}."
 
-    panels = _panels(builder, rows, "r2", frame, title="", alt=alt)
+    panels = _panels(builder, rows, "r2", frame, "", alt)
     table = builder.table("R² and penalty", "pair penalty r2", rows, collapsed=True)
     cut = " Lower values are cut off." if min(c.r2 for c in rows) < low else ""
     caption = "Held-out R² on public texts, by source." + cut
     return content.Figure(panels, caption, builder.styles.legend(), [table])
 
 
-def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[content.Block]:
+def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> Iterator[content.Block]:
     styles, own = builder.styles, native_accuracy(builder.results)
     low, high = min(c.r2 for c in rows), max(c.r2 for c in rows)
     slack = max((high - low) * 0.06, 0.01)
@@ -88,12 +82,11 @@ def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[content.Block]:
     def r2_alt(target: str, curves: Curves) -> str:
         return f"Held-out R² against public texts, into {target}: {_ends(curves)}."
 
-    panels = _panels(builder, rows, "r2", frame, title="R², ", alt=r2_alt)
-    blocks: list[content.Block] = [
-        content.Figure(panels, "Held-out R² by source.", styles.legend())
-    ]
+    panels = _panels(builder, rows, "r2", frame, "R², ", r2_alt)
+    yield content.Figure(panels, "Held-out R² by source.", styles.legend())
     for data in names(rows, "data"):
-        seen = [c.accuracy for c in rows if c.data == data and c.accuracy is not None]
+        of_data = [c for c in rows if c.data == data]
+        seen = [c.accuracy for c in of_data if c.accuracy is not None]
         if not seen:
             continue
         native = {n: own[n, data] for n in styles.names if (n, data) in own}
@@ -102,20 +95,17 @@ def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> list[content.Block]:
             "public texts", "accuracy", True, (min(seen) - 0.03, max(seen) + 0.03),
             tuple((accuracy, styles.colour(n)) for n, accuracy in native.items()),
         )  # fmt: skip
-
-        def accuracy_alt(
-            target: str, curves: Curves, data: str = data, native: dict[str, float] = native
-        ) -> str:
-            end = f"; {target}'s native {native[target]:.3f}" if target in native else ""
-            return f"Accuracy on {data} against public texts, into {target}: {_ends(curves)}{end}."
-
-        of_data = [c for c in rows if c.data == data]
-        panels = _panels(builder, of_data, "accuracy", frame, title=f"{data}, ", alt=accuracy_alt)
+        alt = partial(_accuracy_alt, data, native)
+        panels = _panels(builder, of_data, "accuracy", frame, f"{data}, ", alt)
         legend = styles.legend((content.LineSample(dashed=True), "native, in the model's colour"))
-        blocks.append(content.Figure(panels, f"Accuracy on {data} by source.", legend))
+        yield content.Figure(panels, f"Accuracy on {data} by source.", legend)
     columns = "pair data size r2 accuracy"
-    table = builder.table("R² and accuracy by public texts", columns, rows, collapsed=True)
-    return [*blocks, table]
+    yield builder.table("R² and accuracy by public texts", columns, rows, collapsed=True)
+
+
+def _accuracy_alt(data: str, native: Mapping[str, float], target: str, curves: Curves) -> str:
+    end = f"; {target}'s native {native[target]:.3f}" if target in native else ""
+    return f"Accuracy on {data} against public texts, into {target}: {_ends(curves)}{end}."
 
 
 def _ends(curves: Curves) -> str:

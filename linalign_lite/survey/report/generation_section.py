@@ -1,5 +1,6 @@
 """Generation across two models, and the tokenizers that it depends on."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from linalign_lite.extraction.tokenizer_compatibility import GOOD_MATCH
@@ -9,7 +10,7 @@ from linalign_lite.survey.report.columns import GENERATION, TOKENIZERS
 from linalign_lite.survey.report.content import cell, decimal
 from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.plots import DotRow, Estimate, Frame, dots, scatter
-from linalign_lite.survey.results import names
+from linalign_lite.survey.results import GenerationRow, names
 
 MOST_NAMED = 12  # points with a name beside them
 OBJECTIVES: tuple[content.Inline, ...] = (
@@ -18,43 +19,35 @@ OBJECTIVES: tuple[content.Inline, ...] = (
 )
 
 
-def generation(builder: ReportBuilder) -> content.Section | None:
-    if not builder.results.generation:
-        return None
-    text = (
+def generation(builder: ReportBuilder) -> Iterator[content.Block]:
+    yield (
         "The source reads, the map carries its state over, the target's token head predicts. "
         "Agreement: how often the first choice is the one that the target makes by itself, "
         "at positions where both have read the same characters."
     )
-    figures = _agreement(builder), _cross_entropy(builder)
-    table = builder.table("generation", GENERATION, builder.results.generation, collapsed=True)
-    blocks: list[content.Block] = [content.Paragraph(text), *figures, table]
-    return content.Section("generation", "Generation", blocks)
-
-
-def tokenizers(builder: ReportBuilder) -> content.Section | None:
-    r = builder.results
-    if not r.tokenizers:
-        return None
-    text = (
-        "Exact match: the share of the target's tokens that the source cuts alike. Paired: "
-        "the share at whose end a token of the source ends too. Jaccard: of the "
-        "vocabularies. Fertility ratio: the source's tokens over the target's."
-    )
-    table = builder.table("Agreement of tokenizers on the same texts", TOKENIZERS, r.tokenizers)
-    figure = _match_against_agreement(builder)
-    blocks: list[content.Block] = [content.Paragraph(text), *([figure] if figure else []), table]
-    return content.Section("tokenizers", "Tokenizers", blocks)
-
-
-def _agreement(builder: ReportBuilder) -> content.Figure:
     rows = builder.results.generation
     grids = {
         objective: builder.matrix({x.pair: x.agreement for x in rows if x.objective == objective})
         for objective in names(rows, "objective")
     }
     caption = "Agreement on the next token, by the map's objective."
-    return builder.heat_maps(grids, "Next-token agreement, ", caption)
+    yield builder.heat_maps(grids, "Next-token agreement, ", caption)
+    yield _cross_entropy(builder)
+    yield builder.table("generation", GENERATION, rows, collapsed=True)
+
+
+def tokenizers(builder: ReportBuilder) -> Iterator[content.Block]:
+    yield (
+        "Exact match: the share of the target's tokens that the source cuts alike. Paired: "
+        "the share at whose end a token of the source ends too. Jaccard: of the "
+        "vocabularies. Fertility ratio: the source's tokens over the target's."
+    )
+    rows = builder.results.tokenizers
+    exact = {x.pair: x.exact for x in rows}
+    found = [x for x in builder.results.generation if x.pair in exact]
+    if found:
+        yield _match_against_agreement(builder, exact, found)
+    yield builder.table("Agreement of tokenizers on the same texts", TOKENIZERS, rows)
 
 
 def _cross_entropy(builder: ReportBuilder) -> content.Figure:
@@ -83,21 +76,17 @@ def _cross_entropy(builder: ReportBuilder) -> content.Figure:
     return content.Figure([panel], caption, legend)
 
 
-def _match_against_agreement(builder: ReportBuilder) -> content.Figure | None:
+def _match_against_agreement(
+    builder: ReportBuilder, exact: dict[tuple[str, str], float], found: list[GenerationRow]
+) -> content.Figure:
     """Exact-token match against agreement, of pairs that have both."""
-    r, styles = builder.results, builder.styles
-    exact = {x.pair: x.exact for x in r.tokenizers}
-    found = [x for x in r.generation if x.pair in exact]
-    if not found:
-        return None
-    pairs = {x.pair for x in found}
+    styles, pairs = builder.styles, {x.pair for x in found}
     best = {p: max(x.agreement for x in found if x.pair == p) for p in pairs}
     points = []
     for x in found:
-        pair = x.pair
-        label = pair if x.agreement == best[pair] and len(pairs) <= MOST_NAMED else ()
+        label = x.pair if x.agreement == best[x.pair] and len(pairs) <= MOST_NAMED else ()
         colour, mark = styles.colour(x.source), styles.mark(x.source)
-        points.append((exact[pair], x.agreement, colour, mark, x.objective != "ridge", label))
+        points.append((exact[x.pair], x.agreement, colour, mark, x.objective != "ridge", label))
     good = sum(exact[p] >= GOOD_MATCH for p in pairs)
     texts = (
         f"{s} → {t}: match {exact[s, t]:.2f}, agreement {best[s, t]:.2f}" for s, t in sorted(pairs)
@@ -115,10 +104,8 @@ def _match_against_agreement(builder: ReportBuilder) -> content.Figure | None:
         f"{GOOD_MATCH}: the paper's good pairs",
     )
     numbers = [
-        (styles.pair(x.pair), x.objective, cell(exact[x.pair]),
-         cell(x.agreement))
-        for x in found
-    ]  # fmt: skip
+        (styles.pair(x.pair), x.objective, cell(exact[x.pair]), cell(x.agreement)) for x in found
+    ]
     head = ("pair", "objective", "exact match", "agreement")
     table = content.Table("match and agreement", head, numbers, collapsed=True)
     legend = styles.legend(*OBJECTIVES, line)

@@ -1,5 +1,6 @@
 """Out-of-distribution section: detectors on native and on mapped states."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from linalign_lite.survey.report import content
@@ -13,24 +14,22 @@ MOST_DRAWN = 200  # points of a curve
 RATES = (0.01, 0.05, 0.1, 0.2, 0.5)  # false positive rates of the table behind curves
 
 
-def out_of_distribution(builder: ReportBuilder) -> content.Section | None:
-    r = builder.results
-    if not r.ood:
-        return None
-    blocks: list[content.Block] = [
-        content.Paragraph(
-            "Which texts are not of the data set? AUROC: how often a text of it scores as more "
-            "usual than one from outside. Pictures show the target's best native detector, on "
-            "its own states and on mapped ones; the tables have all detectors."
-        )
-    ]
-    for data in names(r.ood, "data"):
-        losses = [x for x in ood_losses(r) if x.mapped.data == data]
-        blocks.append(content.Heading(data))
+def ood(builder: ReportBuilder) -> Iterator[content.Block]:
+    yield (
+        "Which texts are not of the data set? AUROC: how often a text of it scores as more "
+        "usual than one from outside. Pictures show the target's best native detector, on "
+        "its own states and on mapped ones; the tables have all detectors."
+    )
+    for data in names(builder.results.ood, "data"):
+        losses = [x for x in ood_losses(builder.results) if x.mapped.data == data]
+        yield content.Heading(data)
         if losses:
-            blocks += [_heat_maps(builder, data, losses), *_rocs(builder, data, losses)]
-        blocks.append(_numbers(builder, data))
-    return content.Section("ood", "Out-of-distribution detection", blocks)
+            yield _heat_maps(builder, data, losses)
+            yield from _rocs(builder, data, losses)
+        rows = [x for x in builder.results.ood if x.data == data]
+        caption = f"detectors on {data}, AUROC up to {decimal(max(x.auroc for x in rows))}"
+        columns = "pair texts objective detector auroc aupr_in aupr_out fpr95"
+        yield builder.table(caption, columns, rows, collapsed=True)
 
 
 def _heat_maps(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> content.Figure:
@@ -46,14 +45,14 @@ def _heat_maps(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> cont
     return builder.heat_maps(grids, f"AUROC on {data}, ", caption)
 
 
-def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[content.Block]:
+def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> Iterator[content.Block]:
     """ROC curves, one panel per target, for each kind of texts."""
     styles = builder.styles
     legend = styles.legend(
         (content.LineSample(), "native, thick, in the target's colour"),
         (content.LineSample(dashed=True), "mapped, in the source's"),
     )
-    blocks: list[content.Block] = []
+    drawn = False
     for texts in dict.fromkeys(x.mapped.texts for x in losses):
         panels = []
         for target in styles.names:
@@ -62,7 +61,10 @@ def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[cont
                 panels.append(_roc(builder, data, found))
         if panels:
             caption = f"ROC curves on {data}, map from {texts_label(texts)}."
-            blocks.append(content.Figure(panels, caption, legend))
+            yield content.Figure(panels, caption, legend)
+            drawn = True
+    if not drawn:
+        return
     rows: list[content.Row] = [
         (
             styles.pair(x.pair), texts_label(x.texts), x.objective, x.detector,
@@ -73,9 +75,7 @@ def _rocs(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> list[cont
     ]  # fmt: skip
     rates = (f"TPR at FPR {rate:g}" for rate in RATES)
     head = ("pair", "map fitted on", "objective", "detector", *rates)
-    if blocks:
-        blocks.append(content.Table(f"ROC curves on {data}", head, rows, collapsed=True))
-    return blocks
+    yield content.Table(f"ROC curves on {data}", head, rows, collapsed=True)
 
 
 def _roc(builder: ReportBuilder, data: str, losses: list[OodLoss]) -> content.Panel:
@@ -112,10 +112,3 @@ def _at(row: OodRow, rate: float) -> float:
     if after[0] <= before[0]:
         return before[1]
     return before[1] + (after[1] - before[1]) * (rate - before[0]) / (after[0] - before[0])
-
-
-def _numbers(builder: ReportBuilder, data: str) -> content.Table:
-    rows = [x for x in builder.results.ood if x.data == data]
-    caption = f"detectors on {data}, AUROC up to {decimal(max(x.auroc for x in rows))}"
-    columns = "pair texts objective detector auroc aupr_in aupr_out fpr95"
-    return builder.table(caption, columns, rows, collapsed=True)

@@ -2,38 +2,52 @@
 
 import base64
 import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib import resources
 
 from linalign_lite.errors import import_extra
 from linalign_lite.storage.atomic import PathLike, write_atomic
-from linalign_lite.survey.report import (
-    classification_section,
-    curve_section,
-    generation_section,
-    ood_section,
-    similarity_section,
-    summary_section,
-)
 from linalign_lite.survey.report.analysis import plural
-from linalign_lite.survey.report.content import Table, cell, decimal
+from linalign_lite.survey.report.classification_section import classification
+from linalign_lite.survey.report.content import Block, Table, cell, decimal
+from linalign_lite.survey.report.curve_section import fitting
 from linalign_lite.survey.report.figures import ReportBuilder
+from linalign_lite.survey.report.generation_section import generation, tokenizers
+from linalign_lite.survey.report.ood_section import ood
+from linalign_lite.survey.report.similarity_section import projections, similarity
 from linalign_lite.survey.report.style import POLYGONS, ModelStyles
+from linalign_lite.survey.report.summary_section import participants, summary
 from linalign_lite.survey.report.svg import drawing
 from linalign_lite.survey.report.theme import STEPS, variables
 from linalign_lite.survey.results import Results
 from linalign_lite.survey.validation import check_results
 
-SECTIONS = {  # name in the navigation → builder
-    "In short": summary_section.summary,
-    "Models and data": summary_section.participants,
-    "Classification": classification_section.classification,
-    "Out of distribution": ood_section.out_of_distribution,
-    "Generation": generation_section.generation,
-    "Tokenizers": generation_section.tokenizers,
-    "Similarity": similarity_section.similarity,
-    "Projections": similarity_section.projections,
-    "Fitting": curve_section.fitting,
-}
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page, shown if one of ``tables`` has rows or none is named."""
+
+    name: str  # in the navigation
+    ident: str
+    title: str
+    build: Callable[[ReportBuilder], Iterable[Block]]
+    tables: tuple[str, ...] = ()
+
+
+SECTIONS = (
+    Section("In short", "summary", "In short", summary),
+    Section("Models and data", "participants", "Models and data", participants),
+    Section("Classification", "classification", "Classification", classification,
+            ("classification", "native")),
+    Section("Out of distribution", "ood", "Out-of-distribution detection", ood, ("ood",)),
+    Section("Generation", "generation", "Generation", generation, ("generation",)),
+    Section("Tokenizers", "tokenizers", "Tokenizers", tokenizers, ("tokenizers",)),
+    Section("Similarity", "similarity", "Similarity of states", similarity, ("similarity",)),
+    Section("Projections", "projections", "Native and mapped states", projections,
+            ("projections",)),
+    Section("Fitting", "fitting", "How a map depends on its fitting", fitting, ("curves",)),
+)  # fmt: skip
 
 
 def write_report(path: PathLike, results: Results) -> None:
@@ -54,15 +68,15 @@ def render(results: Results) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     builder = ReportBuilder(results, ModelStyles(tuple(m.name for m in results.models)))
+    shown = [s for s in SECTIONS if not s.tables or any(getattr(results, t) for t in s.tables)]
     with drawing():
-        sections = {name: build(builder) for name, build in SECTIONS.items()}
+        sections = [(section, list(section.build(builder))) for section in shown]
     script = _read("page.js")
     times = [(t.step, cell(t.seconds, 1), "yes" if t.cached else "no") for t in results.times]
     page: str = environment.from_string(_read("page.html").lstrip()).render(
         results=results,
-        sections=[section for section in sections.values() if section],
-        links=[(section.ident, name) for name, section in sections.items() if section],
-        absent=", ".join(name for name, section in sections.items() if not section).lower(),
+        sections=sections,
+        absent=", ".join(s.name for s in SECTIONS if s not in shown).lower(),
         times=Table(
             "Seconds of each step; cached: an earlier run's", ("step", "seconds", "cached"), times
         ),
@@ -74,6 +88,7 @@ def render(results: Results) -> str:
         plural=plural,
         decimal=decimal,
         sort_key=lambda value: repr(float(value)),
+        kind=lambda part: type(part).__name__,
     )
     return page.strip() + "\n"
 

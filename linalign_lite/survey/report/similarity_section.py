@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,21 +22,19 @@ MOST_DRAWN = 300  # texts of a projection
 MOST_LISTED = 40  # texts of a projection in its table
 
 
-def similarity(builder: ReportBuilder) -> content.Section | None:
-    r = builder.results
-    if not r.similarity:
-        return None
-    blocks: list[content.Block] = [
-        content.Paragraph(
-            "Every measure on the same texts for all pairs. In the tables: what pairs of texts "
-            "shuffled at random give, beside the measure on the same texts as they are paired, "
-            "and how often shuffled pairs look as much alike (p)."
-        )
-    ]
-    for i, texts in enumerate(names(r.similarity, "texts")):
+def similarity(builder: ReportBuilder) -> Iterator[content.Block]:
+    yield (
+        "Every measure on the same texts for all pairs. In the tables: what pairs of texts "
+        "shuffled at random give, beside the measure on the same texts as they are paired, "
+        "and how often shuffled pairs look as much alike (p)."
+    )
+    for i, texts in enumerate(names(builder.results.similarity, "texts")):
         title, figure = f"On {texts} texts", _measures(builder, texts)
-        blocks += [content.Heading(title), figure] if i == 0 else [content.Details(title, [figure])]
-    return content.Section("similarity", "Similarity of states", blocks)
+        if i:
+            yield content.Details(title, [figure])
+        else:
+            yield content.Heading(title)
+            yield figure
 
 
 def _measures(builder: ReportBuilder, texts: str) -> content.Figure:
@@ -53,19 +51,14 @@ def _measures(builder: ReportBuilder, texts: str) -> content.Figure:
     return content.Figure(panels, caption, tables=[table])
 
 
-def projections(builder: ReportBuilder) -> content.Section | None:
-    r = builder.results
-    if not r.projections:
-        return None
-    blocks: list[content.Block] = [
-        content.Paragraph(
-            "The two principal axes are the native states'; a thin line joins the two states of "
-            "one text. Words stand at the native centre of their label."
-        )
-    ]
-    for data in names(r.projections, "data"):
-        blocks += [content.Heading(data), _projected(builder, data)]
-    return content.Section("projections", "Native and mapped states", blocks)
+def projections(builder: ReportBuilder) -> Iterator[content.Block]:
+    yield (
+        "The two principal axes are the native states'; a thin line joins the two states of "
+        "one text. Words stand at the native centre of their label."
+    )
+    for data in names(builder.results.projections, "data"):
+        yield content.Heading(data)
+        yield _projected(builder, data)
 
 
 def _projected(builder: ReportBuilder, data: str) -> content.Figure:

@@ -1,6 +1,7 @@
 """Summary of a survey (best pairs, retention, failures), and its models and data."""
 
 import statistics
+from collections.abc import Iterator
 
 from linalign_lite.survey.report import content
 from linalign_lite.survey.report.analysis import (
@@ -28,29 +29,28 @@ NAME = 112  # CSS pixels that a name may take beside a grid of pairs
 SHOWN = 12  # failures in the summary; all are in the table
 
 
-def summary(builder: ReportBuilder) -> content.Section:
-    r = builder.results
-    blocks: list[content.Block] = []
-    if tiles := _tiles(r):
-        blocks.append(content.Tiles(tiles))
-    if best := _best(builder):
-        blocks += [content.Heading("The best pair for each task"), content.Bullets(best)]
-    if r.classification:
-        blocks += [content.Heading("What maps keep"), _retention(builder), *_failures(builder)]
-    return content.Section("summary", "In short", blocks)
+def summary(builder: ReportBuilder) -> Iterator[content.Block]:
+    if tiles := _tiles(builder.results):
+        yield content.Tiles(tiles)
+    if best := list(_best(builder)):
+        yield content.Heading("The best pair for each task")
+        yield content.Bullets(best)
+    if builder.results.classification:
+        yield content.Heading("What maps keep")
+        yield _retention(builder)
+        yield from _failures(builder)
 
 
-def participants(builder: ReportBuilder) -> content.Section:
+def participants(builder: ReportBuilder) -> Iterator[content.Block]:
     r = builder.results
     head, body = [*titles(MODELS), "digest"], []
     for m in r.models:
         cells = builder.cells(MODELS, m)
         name, digest = builder.styles.model(m.name), content.Styled(m.digest[:12], "code")
         body.append([name, *cells[1:], digest])
-    models = content.Table("Models", head, body)
-    data = builder.table("Data sets", DATA, r.data)
-    tables = [models, data] if r.data else [models]
-    return content.Section("participants", "Models and data", tables)
+    yield content.Table("Models", head, body)
+    if r.data:
+        yield builder.table("Data sets", DATA, r.data)
 
 
 def _tiles(r: Results) -> list[tuple[str, str, str]]:
@@ -84,16 +84,15 @@ def _first(rows: tuple[object, ...]) -> str:
     return "public" if "public" in found else (found or [""])[0]
 
 
-def _best(builder: ReportBuilder) -> list[content.Inline]:
+def _best(builder: ReportBuilder) -> Iterator[content.Inline]:
     """The best pair for each data set and task, in a sentence each."""
     r, pair = builder.results, builder.styles.pair
-    items: list[content.Inline] = []
     for x in best_pairs(r):
         text = (
             f" keeps {x.retention:.2f}: accuracy {x.accuracy:.3f} with {texts_label(x.texts)} "
             f"({x.objective})."
         )
-        items.append((content.Styled(x.data, "bold"), ": ", pair(x.pair), text))
+        yield content.Styled(x.data, "b"), ": ", pair(x.pair), text
     losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
     if losses:
         least = min(losses, key=lambda x: (x.lost, x.mapped.source, x.mapped.target))
@@ -101,15 +100,13 @@ def _best(builder: ReportBuilder) -> list[content.Inline]:
             f" on {least.mapped.data}: AUROC {least.mapped.auroc:.3f} where native has "
             f"{least.native.auroc:.3f} ({least.native.detector})."
         )
-        shown = pair(least.mapped.pair)
-        items.append((content.Styled("out of distribution", "bold"), ": ", shown, text))
+        yield content.Styled("out of distribution", "b"), ": ", pair(least.mapped.pair), text
     for g in best_generation(r)[:1]:
         text = (
             f": agreement {g.agreement:.3f}, cross-entropy {g.cross_entropy:.2f} nats per token "
             f"where the target alone has {g.target_cross_entropy:.2f} ({g.objective})."
         )
-        items.append((content.Styled("generation", "bold"), ": ", pair(g.pair), text))
-    return items
+        yield content.Styled("generation", "b"), ": ", pair(g.pair), text
 
 
 def _retention(builder: ReportBuilder) -> content.Figure:
@@ -146,7 +143,7 @@ def _retention(builder: ReportBuilder) -> content.Figure:
     return content.Figure(panels, caption, tables=[table], ends=ends)
 
 
-def _failures(builder: ReportBuilder) -> list[content.Block]:
+def _failures(builder: ReportBuilder) -> Iterator[content.Block]:
     r = builder.results
     found, fixed = failures(r), fixed_by_kl(r)
     text = (
@@ -157,17 +154,14 @@ def _failures(builder: ReportBuilder) -> list[content.Block]:
         text += f" Least squares alone would fail {len(fixed)} more, which kl solves."
     if len(found) > SHOWN:
         text += f" The {SHOWN} worst:"
+    yield content.Heading("Where maps fail, and why")
+    yield text
     head = ("pair", "data", "retention", "held-out R²", "few", "public + few", "all", "why")
     rows = [_failure(builder, f) for f in found]
-    blocks: list[content.Block] = [
-        content.Heading("Where maps fail, and why"),
-        content.Paragraph(text),
-    ]
     if found:
-        blocks.append(content.Table("The worst, with public texts", head, rows[:SHOWN]))
+        yield content.Table("The worst, with public texts", head, rows[:SHOWN])
     if len(found) > SHOWN:
-        blocks.append(content.Table("all that fail", head, rows, collapsed=True))
-    return blocks
+        yield content.Table("all that fail", head, rows, collapsed=True)
 
 
 def _failure(builder: ReportBuilder, f: Failure) -> content.Row:

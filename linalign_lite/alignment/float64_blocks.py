@@ -60,13 +60,11 @@ class BlockReader:
                 self._x = np.empty((rows, self._x.shape[1]))
                 self._y = np.empty((rows, self._y.shape[1]))
             pieces = [part for _, part in parts]
-            if rows * max(x.shape[1], y.shape[1]) < ALONE:
-                source = _widen(x, pieces, self._x)
-                target = _widen(y, pieces, self._y, squared=True)
-            else:
+            beside = None
+            if rows * max(x.shape[1], y.shape[1]) >= ALONE:
                 beside = self._thread.submit(_widen, x, pieces, self._x)
-                target = _widen(y, pieces, self._y, squared=True)
-                source = beside.result()
+            target = _widen(y, pieces, self._y, squared=True)
+            source = beside.result() if beside else _widen(x, pieces, self._x)
             for (run, _), a, b in zip(parts, source, target, strict=True):
                 yield run, a, b
 

@@ -13,17 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from linalign_lite.alignment import solvers
 from linalign_lite.alignment.moments import Float64, FoldedMoments, fold_index, folded
 from linalign_lite.alignment.ridge import spectrum
-from linalign_lite.alignment.solvers import (
-    SOLVERS,
-    Curve,
-    Problem,
-    Rows,
-    Solution,
-    needs_rows,
-    row_cutoff,
-)
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MapMethod, values_of
 from linalign_lite.core.hidden_states import HiddenStates, as_states
@@ -54,7 +46,7 @@ class FitReport:
     rank: int
     freedom: float
     warnings: tuple[str, ...] = ()
-    curve: Curve = field(default=(), repr=False)
+    curve: solvers.Curve = field(default=(), repr=False)
 
     def as_card(self) -> dict[str, Any]:
         """Return the report for the map file: all but the curve, infinities as null."""
@@ -105,8 +97,8 @@ def fit(
     if method not in METHODS:
         raise InputError("unknown method", got=method, expected=", ".join(METHODS))
     moments = folded(x.states, y.states, folds, x.groups, seed)
-    rows = Rows(x.states, y.states, fold_index(x.groups, folds, seed))
-    weight, bias, report = _solve(Problem(moments, rows), method, penalty)
+    rows = solvers.Rows(x.states, y.states, fold_index(x.groups, folds, seed))
+    weight, bias, report = _solve(solvers.Problem(moments, rows), method, penalty)
     return make_map(weight, bias, (x, y), report), report
 
 
@@ -128,25 +120,25 @@ def fit_moments(
     "lstsq", which needs the rows, for an unknown method and for a penalty that is not usable.
     """
     if method not in METHODS:
-        raise needs_rows(method)
-    return _solve(Problem(moments), method, penalty)
+        raise solvers.needs_rows(method)
+    return _solve(solvers.Problem(moments), method, penalty)
 
 
 def _solve(
-    problem: Problem, method: str, penalty: float | str
+    problem: solvers.Problem, method: str, penalty: float | str
 ) -> tuple[Float64, Float64, FitReport]:
-    found = SOLVERS[method](problem, penalty)
+    found = solvers.SOLVERS[method](problem, penalty)
     report = report_of(problem.moments, method, found)
     if found.singular is not None:  # rank and condition of the rows are more exact
         singular, d_source = found.singular, report.d_source
-        kept = singular[singular > row_cutoff((problem.moments.n, d_source)) * singular[0]]
+        kept = singular[singular > solvers.row_cutoff((problem.moments.n, d_source)) * singular[0]]
         full = len(kept) == d_source
         condition = float((kept[0] / kept[-1]) ** 2) if full else float("inf")
         report = replace(report, rank=len(kept), freedom=float(len(kept)), condition=condition)
     return found.weight, found.bias, report
 
 
-def report_of(moments: FoldedMoments, method: str, found: Solution) -> FitReport:
+def report_of(moments: FoldedMoments, method: str, found: solvers.Solution) -> FitReport:
     """Report on a solution. Raises InputError when all source states are equal."""
     total = found.spectrum or spectrum(moments.total)
     d_source, d_target = total.projected.shape
@@ -170,7 +162,7 @@ def report_of(moments: FoldedMoments, method: str, found: Solution) -> FitReport
     )
 
 
-def _warnings(n: int, d_source: int, penalty: float, curve: Curve) -> tuple[str, ...]:
+def _warnings(n: int, d_source: int, penalty: float, curve: solvers.Curve) -> tuple[str, ...]:
     found = []
     if n < LOW_ROWS * d_source:
         found.append(

@@ -4,6 +4,7 @@ In the eigenbasis of X_cᵀX_c = Q diag(s) Qᵀ a ridge map is W = (Q diag(1/(s+
 a diagonal factor depends on the penalty, and only a product on the target.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,14 +88,20 @@ def penalty_errors(
 
 def usable_penalty(value: float | str, *, limit: float = float("inf")) -> float | None:
     """Return the penalty as a number of at least 0, or None for "auto". Else raise InputError."""
+    expected = "auto, or 0 or more"
+    return number_or_auto(value, "the penalty", lambda number: 0 <= number < limit, expected)
+
+
+def number_or_auto(
+    value: float | str, what: str, usable: Callable[[float], bool], expected: str
+) -> float | None:
+    """Return an option as a usable number, or None for "auto". Else raise InputError."""
     if value == "auto":
         return None
     try:
         found = float(value)
     except (TypeError, ValueError):
-        found = -1.0
-    if not 0 <= found < limit:
-        raise InputError(
-            "the penalty is not usable", got=str(value)[:40], expected="auto, or 0 or more"
-        )
+        found = float("nan")
+    if not usable(found):
+        raise InputError(f"{what} is not usable", got=str(value)[:40], expected=expected)
     return found

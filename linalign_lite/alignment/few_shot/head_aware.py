@@ -5,7 +5,7 @@
 as in kl, but W₀ is the ridge map of public and few moments merged with a weight. The public texts
 enter through W₀; the divergence is of the few texts alone, because a head of another domain is
 uninformative on public texts (figures in docs/DESIGN.md). Weight, W₀'s penalty and λ are chosen by
-cross-validation on the few texts (few_shot.validation): first the start, at one λ, then λ.
+cross-validation on the few texts (HeldOutDivergence): first the start, at one λ, then λ.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.few_shot.validation import HeldOutDivergence, at_best_scale
 from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, FewShotTrial, lowest, merged
+from linalign_lite.alignment.kl import optimizer
 from linalign_lite.alignment.kl.divergence_fit import FINAL_TOLERANCE, SEARCH_TOLERANCE
-from linalign_lite.alignment.kl.objective import DistillationData, Softmax
-from linalign_lite.alignment.kl.optimizer import (
-    CurrentMap,
-    Eigenbases,
-    ReducedMap,
-    eigenbases_of,
-    minimise_divergence,
-    reduce_map,
-    reparametrize,
-)
+from linalign_lite.alignment.kl.objective import DistillationData, Float32, Softmax, divergences
+from linalign_lite.alignment.kl.optimizer import Eigenbases, ReducedMap
 from linalign_lite.alignment.kl.report import Step, Watch
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
 from linalign_lite.alignment.ridge import Spectrum, ridge, spectrum
-from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.metrics import error_of_mean
 
 START_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
@@ -37,15 +29,58 @@ FIRST = 3.0  # λ at which starts are compared
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 TRIED = 7  # minimum λ tried: from a useless start the loss first rises, then falls
 ITERATIONS = 60  # in the search
+# rows to be fitted on, and the eigenbases of a reparametrization of them
+FoldData = tuple[DistillationData, Eigenbases]
 WORK, FEWEST_ROWS = 3e8, 512  # multiplications of a pass in the search, minimum rows
+SCALES = tuple(float(s) for s in np.logspace(-1.5, 0.5, 17))
+MOST_PROBABILITIES = 1 << 26  # maximum probabilities that are held of a classifier
 
 
 @dataclass(frozen=True, eq=False)
-class FoldData:
-    """Rows to be fitted on, and the eigenbases of a reparametrization of them."""
+class HeldOutDivergence:
+    """The divergence of each row, for a classifier at several scales of the mapped scores.
 
+    A map from few texts is miscalibrated; the top classes of a classifier do not depend on that.
+    So each map is compared at the best scale of its scores. A token head, whose probabilities are
+    used, is compared at scale 1.
+    """
+
+    softmax: Softmax
     data: DistillationData
-    eigenbases: Eigenbases
+    teacher: Float32 | None  # shape: (n, n_outputs)  p of every row; None: scale 1 alone
+
+    def losses(self, rows: npt.NDArray[np.intp], affine: ReducedMap) -> Float64:
+        """(n_scales, len(rows))."""
+        data = self.data.rows(rows)
+        if self.teacher is None:
+            return divergences(self.softmax, data, affine.weight, affine.bias)[None]
+        mapped = np.asarray(data.source, dtype=np.float64) @ affine.weight.T + affine.bias
+        scores = self.softmax.scores(mapped.astype(np.float32)).astype(np.float64)
+        scores -= scores.max(axis=1, keepdims=True)
+        p = self.teacher[rows].astype(np.float64)
+        expected = np.einsum("ij,ij->i", p, scores)
+        negative_entropy = np.einsum(
+            "ij,ij->i", p, np.log(np.maximum(p, np.finfo(np.float32).tiny))
+        )
+        partitions = [np.log(np.exp(scores * s).sum(axis=1)) for s in SCALES]
+        terms = zip(SCALES, partitions, strict=True)
+        return np.array([z - s * expected + negative_entropy for s, z in terms])
+
+
+def held_out_divergence(
+    softmax: Softmax, data: DistillationData, target: Array, *, classifier: bool
+) -> HeldOutDivergence:
+    """Return the measure of divergence. target: (n, d) states of the few texts."""
+    if not classifier or len(data) * len(softmax.factor) > MOST_PROBABILITIES:
+        return HeldOutDivergence(softmax, data, None)
+    teacher, _ = softmax.probabilities(softmax.coordinates(target), data.teaching.temperature)
+    return HeldOutDivergence(softmax, data, teacher)
+
+
+def at_best_scale(losses: Float64) -> Float64:
+    """(n_scales, n) → (n,): at the scale whose mean is lowest."""
+    best: Float64 = losses[losses.mean(axis=1).argmin()]
+    return best
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +89,13 @@ class FewShotProblem:
 
     softmax: Softmax
     data: DistillationData
-    judge: HeldOutDivergence
+    held_out: HeldOutDivergence
     curvature: Float64
     public: Moments
     moments: FoldedMoments
     index: npt.NDArray[np.int64]  # shape: (n,)  the fold of each row
     groups: npt.NDArray[np.int64]  # shape: (n,)  the text of each row
     watch: Watch
-
-    @property
-    def folds(self) -> int:
-        return len(self.moments.folds)
 
     def training(self, fold: int) -> npt.NDArray[np.intp]:
         """Return the training rows when a fold is held out, at most as many as a pass may have."""
@@ -75,15 +106,17 @@ class FewShotProblem:
 
     def fold_data(self) -> list[FoldData]:
         """Return the training data of each fold, which every λ and start share."""
-        data_sets = [self.data.rows(self.training(fold)) for fold in range(self.folds)]
-        return [FoldData(data, eigenbases_of(data, self.curvature)) for data in data_sets]
+        folds = range(len(self.moments.folds))
+        data_sets = [self.data.rows(self.training(fold)) for fold in folds]
+        return [(data, optimizer.eigenbases_of(data, self.curvature)) for data in data_sets]
 
     def bases(self, weight: float) -> list[Spectrum]:
         """Decompose the merged moments, each fold held out in turn."""
         return [spectrum(merged(self.public, train, weight)) for train, _ in self.moments.splits()]
 
-    def start(self, basis: Spectrum, penalty: float) -> AffineMap:
-        return AffineMap(*ridge(basis, penalty))
+    def trial(self, weight: float, penalty: float, losses: Float64, start: float) -> FewShotTrial:
+        error = error_of_mean(losses, self.groups)
+        return FewShotTrial(weight, penalty, float(losses.mean()), error, start)
 
 
 def trials(
@@ -105,9 +138,8 @@ def trials(
     if len(penalties) > 1:
         for best in sorted(winners, key=lambda t: t.weight):
             bases = few.bases(best.weight)
-            found += _penalty_path(
-                few, fold_data, bases, best.weight, best.start_penalty, penalties
-            )
+            start = best.start_penalty
+            found += _penalty_path(few, fold_data, bases, best.weight, start, penalties)
     return found
 
 
@@ -120,35 +152,26 @@ def _penalty_path(
     penalties: tuple[float, ...],
 ) -> list[FewShotTrial]:
     """Try λ from the strongest to the weakest, each from the minimum of the last, in all folds."""
-    n = len(few.data)
-    origins = [reduce_map(few.softmax, few.start(basis, start)) for basis in bases]
-    ends, found = list(origins), list[FewShotTrial]()
+    n, found = len(few.data), list[FewShotTrial]()
+    origins = [optimizer.reduce_map(few.softmax, AffineMap(*ridge(b, start))) for b in bases]
+    ends = list(origins)
+    held_out = [np.flatnonzero(few.index == fold) for fold in range(len(origins))]
     for penalty in penalties:
         losses_of_folds = []
         for fold, origin in enumerate(origins):
-            held_out = np.flatnonzero(few.index == fold)
-            shared = penalty * n / len(fold_data[fold].data)
-            at = _minimise(
+            shared = penalty * n / len(fold_data[fold][0])
+            ends[fold] = _minimise(
                 few, fold_data[fold], origin, ends[fold], shared, ITERATIONS, SEARCH_TOLERANCE
             )
-            losses_of_folds.append((held_out, few.judge.losses(held_out, at)))
-            ends[fold] = at
+            losses_of_folds.append(few.held_out.losses(held_out[fold], ends[fold]))
         losses = np.empty(n)
-        losses[np.concatenate([r for r, _ in losses_of_folds])] = at_best_scale(
-            np.concatenate([each for _, each in losses_of_folds], axis=1)
-        )
-        mean = float(losses.mean())
-        few.watch(Step(f"weight {weight:g}, penalty {penalty:g}", 1, mean, mean))
-        found.append(FewShotTrial(weight, penalty, mean, error_of_mean(losses, few.groups), start))
-        if len(found) >= TRIED and _rising(found):
+        losses[np.concatenate(held_out)] = at_best_scale(np.concatenate(losses_of_folds, axis=1))
+        trial = few.trial(weight, penalty, losses, start)
+        few.watch(Step(f"weight {weight:g}, penalty {penalty:g}", 1, trial.loss, trial.loss))
+        found.append(trial)
+        if len(found) >= TRIED and found[-3].loss < found[-2].loss < trial.loss:
             break
     return found
-
-
-def _rising(found: list[FewShotTrial]) -> bool:
-    """Return True if the loss rose with each of the last two λ."""
-    before, last_but_one, last = (t.loss for t in found[-3:])
-    return before < last_but_one < last
 
 
 def score_map(
@@ -156,8 +179,8 @@ def score_map(
 ) -> FewShotTrial:
     """Evaluate on all few texts a map that was fitted without them."""
     everything = np.arange(len(few.data))
-    each = at_best_scale(few.judge.losses(everything, reduce_map(few.softmax, affine)))
-    return FewShotTrial(weight, penalty, float(each.mean()), error_of_mean(each, few.groups))
+    losses = few.held_out.losses(everything, optimizer.reduce_map(few.softmax, affine))
+    return few.trial(weight, penalty, at_best_scale(losses), float("nan"))
 
 
 def refine_few_shot(
@@ -165,28 +188,28 @@ def refine_few_shot(
 ) -> tuple[AffineMap, ReducedMap, ReducedMap]:
     """Chosen start, the start in reduced coordinates, and the minimum on all few texts."""
     basis = spectrum(merged(few.public, few.moments.total, best.weight))
-    start = few.start(basis, best.start_penalty)
-    origin = reduce_map(few.softmax, start)
-    side = FoldData(few.data, eigenbases_of(few.data, few.curvature))
-    found = _minimise(few, side, origin, origin, best.penalty, iterations, FINAL_TOLERANCE)
+    start = AffineMap(*ridge(basis, best.start_penalty))
+    origin = optimizer.reduce_map(few.softmax, start)
+    rows = few.data, optimizer.eigenbases_of(few.data, few.curvature)
+    found = _minimise(few, rows, origin, origin, best.penalty, iterations, FINAL_TOLERANCE)
     return start, origin, found
 
 
 def _minimise(
     few: FewShotProblem,
-    side: FoldData,
+    rows: FoldData,
     origin: ReducedMap,
     at: ReducedMap,
     penalty: float,
-    most: int,
+    iterations: int,
     tolerance: float,
 ) -> ReducedMap:
-    reparam = reparametrize(side.eigenbases, origin, penalty)
-
-    def watch(count: int, loss: float, _: CurrentMap) -> bool:
+    def watch(count: int, loss: float, _: optimizer.CurrentMap) -> bool:
         few.watch(Step(f"few, penalty {penalty:.2g}", count, loss, float("nan")))
         return False
 
-    return minimise_divergence(
-        few.softmax, side.data, reparam, at, iterations=most, tolerance=tolerance, watch=watch
+    data, eigenbases = rows
+    reparam = optimizer.reparametrize(eigenbases, origin, penalty)
+    return optimizer.minimise_divergence(
+        few.softmax, data, reparam, at, iterations=iterations, tolerance=tolerance, watch=watch
     )[0]

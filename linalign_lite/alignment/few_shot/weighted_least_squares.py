@@ -12,7 +12,7 @@ import numpy as np
 
 from linalign_lite.alignment.few_shot.weighting import FewShotTrial, merged
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
-from linalign_lite.alignment.ridge import Spectrum, held_out_errors, spectrum
+from linalign_lite.alignment.ridge import held_out_errors, spectrum
 from linalign_lite.alignment.solvers import spread
 
 
@@ -37,8 +37,3 @@ def trials(
         losses = errors.sum(axis=0) / whole
         for penalty, loss, error in zip(penalties, losses, noise, strict=True):
             yield FewShotTrial(weight, float(penalty), float(loss), float(error))
-
-
-def basis_of(public: Moments, few: FoldedMoments, weight: float) -> Spectrum:
-    """Decompose the merged moments of the public texts and all few texts."""
-    return spectrum(merged(public, few.total, weight))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from linalign_lite.alignment.moments import Moments
-from linalign_lite.errors import InputError
+from linalign_lite.alignment.ridge import number_or_auto
 
 PUBLIC_ONLY, FEW_ONLY = 0.0, float("inf")  # weights at which only one side counts
 WEIGHTS = (PUBLIC_ONLY, 0.1, 0.3, 1.0, 3.0, FEW_ONLY)
@@ -33,19 +33,13 @@ def merged(public: Moments, few: Moments, weight: float) -> Moments:
 
 def usable_weight(value: float | str) -> tuple[float, ...]:
     """Return the weights to try: all for "auto", else the given one."""
-    if value == "auto":
-        return WEIGHTS
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        found = -1.0
-    if not found >= 0 or 1e12 < found < FEW_ONLY:
-        raise InputError(
-            "the weight of the few texts is not usable",
-            got=str(value)[:40],
-            expected="auto, or 0 or more; 0: public texts alone, inf: the few alone",
-        )
-    return (found,)
+    found = number_or_auto(
+        value,
+        "the weight of the few texts",
+        lambda weight: 0 <= weight <= 1e12 or weight == FEW_ONLY,
+        "auto, or 0 or more; 0: public texts alone, inf: the few alone",
+    )
+    return WEIGHTS if found is None else (found,)
 
 
 def lowest(trials: Iterable[FewShotTrial]) -> FewShotTrial:

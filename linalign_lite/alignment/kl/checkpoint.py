@@ -38,15 +38,15 @@ class Checkpoint:
     def __init__(self, path: PathLike | None) -> None:
         self._path = None if path is None else Path(path)
         self._key = ""
-        # (0: a penalty, 1: a number of rows), which, divergence, iterations, map
-        self._found: list[tuple[float, float, float, float, ReducedMap]] = []
+        # by (0, penalty) or (1, number of rows, in place of the penalty)
+        self._saved: dict[tuple[float, float], PenaltyTrial] = {}
 
     def open(self, key: str, shape: tuple[int, int]) -> None:
         """Load the progress of a fit with the same inputs. shape: that of a map's weight, (r, d).
 
         Raises FormatError for a file of another fit, InputError where none can be written.
         """
-        self._key, self._found = key, []
+        self._key, self._saved = key, {}
         if self._path is None:
             return
         require_replaceable(self._path)
@@ -63,30 +63,27 @@ class Checkpoint:
         expected = {"weights": (count, *shape), "biases": (count, shape[0]), "numbers": (count, 4)}
         if {name: array.shape for name, array in arrays.items()} != expected:
             raise FormatError(f"{self._path} does not hold what it should", hint="remove it")
-        rows = zip(arrays["numbers"], arrays["weights"], arrays["biases"], strict=True)
-        self._found = [(*map(float, n), ReducedMap(w, b)) for n, w, b in rows]  # type: ignore[misc]
+        rows = zip(arrays["numbers"].tolist(), arrays["weights"], arrays["biases"], strict=True)
+        for (kind, value, divergence, iterations), weight, bias in rows:
+            trial = PenaltyTrial(value, divergence, int(iterations), ReducedMap(weight, bias))
+            self._saved.setdefault((kind, value), trial)
 
     def trial(self, penalty: float) -> PenaltyTrial | None:
         """Return the trial of this penalty, None when it was not tried."""
-        for kind, which, divergence, count, affine in self._found:
-            if kind == 0 and which == penalty:
-                return PenaltyTrial(penalty, divergence, int(count), affine)
-        return None
+        return self._saved.get((0, penalty))
 
     def subset(self, size: int) -> tuple[ReducedMap, int] | None:
         """Return the map of the first ``size`` rows and its number of iterations, if saved."""
-        for kind, which, _, count, affine in self._found:
-            if kind == 1 and which == size:
-                return affine, int(count)
-        return None
+        found = self._saved.get((1, size))
+        return None if found is None else (found.affine, found.iterations)
 
     def remember(self, trial: PenaltyTrial) -> None:
         """Save the trial of a penalty."""
-        self._add(0, trial.penalty, trial.divergence, trial.iterations, trial.affine)
+        self._save(0, trial)
 
     def remember_subset(self, size: int, affine: ReducedMap, count: int) -> None:
         """Save the map of the first ``size`` rows."""
-        self._add(1, size, 0.0, count, affine)
+        self._save(1, PenaltyTrial(size, 0.0, count, affine))
 
     def close(self) -> None:
         """Remove the file after the fit is complete."""
@@ -94,16 +91,16 @@ class Checkpoint:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
-    def _add(
-        self, kind: int, which: float, divergence: float, count: int, affine: ReducedMap
-    ) -> None:
-        self._found.append((kind, which, divergence, count, affine))
+    def _save(self, kind: int, trial: PenaltyTrial) -> None:
+        self._saved[kind, trial.penalty] = trial
         if self._path is None:
             return
+        trials = self._saved.values()
+        numbers = [(*key, t.divergence, t.iterations) for key, t in self._saved.items()]
         arrays: dict[str, Any] = {
-            "numbers": np.array([row[:4] for row in self._found], dtype="<f8"),
-            "weights": np.stack([row[4].weight for row in self._found]).astype("<f8"),
-            "biases": np.stack([row[4].bias for row in self._found]).astype("<f8"),
+            "numbers": np.array(numbers, dtype="<f8"),
+            "weights": np.stack([t.affine.weight for t in trials]).astype("<f8"),
+            "biases": np.stack([t.affine.bias for t in trials]).astype("<f8"),
         }
         try:
             save_npz(self._path, KIND, VERSION, arrays, {"job": self._key})

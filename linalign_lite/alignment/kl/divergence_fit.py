@@ -1,37 +1,17 @@
 """Fit a map for a head: choose a penalty on held-out texts, then fit all, in growing subsets."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.kl import objective, optimizer, validation
 from linalign_lite.alignment.kl.checkpoint import Checkpoint, PenaltyTrial, digest_of, fingerprint
-from linalign_lite.alignment.kl.objective import (
-    DistillationData,
-    Softmax,
-    Teaching,
-    agreement,
-    distillation_data,
-    divergence,
-    divergences,
-    reduce_head,
-)
-from linalign_lite.alignment.kl.optimizer import (
-    CurrentMap,
-    ReducedMap,
-    eigenbases_of,
-    expand_map,
-    minimise_divergence,
-    reduce_map,
-    reparametrize,
-)
+from linalign_lite.alignment.kl.objective import DistillationData, Softmax, Teaching
+from linalign_lite.alignment.kl.optimizer import ReducedMap, Reparametrization
 from linalign_lite.alignment.kl.report import KlReport, Step, Watch
-from linalign_lite.alignment.kl.validation import (
-    next_token_outputs,
-    usable_teaching,
-    usable_weights,
-)
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import Float64, fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum, usable_penalty
@@ -54,6 +34,10 @@ ITERATIONS = 200
 EVALUATE_EVERY = 5  # iterations between two evaluations on held-out rows
 SEARCH_TOLERANCE = 1e-4  # relative decrease at which a minimisation of the search ends
 FINAL_TOLERANCE = 1e-6
+NO_BETTER_PENALTY = (
+    "on held-out texts no penalty did better than least squares: the map is that of ridge"
+)
+STRONGEST_PENALTY = "no weaker penalty did better on held-out texts: the map stays close to ridge"
 
 
 def fit_kl(
@@ -71,7 +55,7 @@ def fit_kl(
 ) -> tuple[AffineMap, KlReport]:
     """Fit the affine map under which ``head`` predicts on mapped states what it does on true ones.
 
-    minimise Σ wᵢ KL(pᵢ ‖ qᵢ)/Σwᵢ + λu/2 ‖F^½(W − W₀)‖² (kl.objective, kl.descent), W₀ the ridge
+    minimise Σ wᵢ KL(pᵢ ‖ qᵢ)/Σwᵢ + λu/2 ‖F^½(W − W₀)‖² (kl.objective, kl.optimizer), W₀ the ridge
     map. source: (n, d_source), target: (n, d_target), row i of both the same text or token.
     penalty: λ, or "auto": chosen on a tenth of the texts, W₀ itself (λ = ∞) among what is tried.
     weights: (n,), how much each row counts; those of weight 0 are left out. W₀, Σ and u take the
@@ -89,73 +73,84 @@ def fit_kl(
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
     given = usable_penalty(penalty, limit=MAX_PENALTY)
-    taught = usable_teaching(teaching, y, head)
-    mass = usable_weights(weights, len(x))
+    teaching = validation.usable_teaching(teaching, y, head)
+    mass = validation.usable_weights(weights, len(x))
     if not mass.all():  # rows of weight 0 have no effect
         kept = np.flatnonzero(mass)
         x, y, mass = x.rows(kept), y.rows(kept), mass[kept]
-    following = next_token_outputs(y, head) if taught.truth else None
-    softmax, memory = reduce_head(head), checkpoint or Checkpoint(None)
-    job_key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {taught}")
-    memory.open(job_key, (softmax.rank, x.space.dim))
+    n, next_token = len(x), validation.next_token_outputs(y, head) if teaching.truth else None
+    softmax, checkpoint = objective.reduce_head(head), checkpoint or Checkpoint(None)
+    key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {teaching}")
+    checkpoint.open(key, (softmax.rank, x.space.dim))
     drop_pages(head.weight)  # ``softmax`` holds what is needed
     start, least_squares = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
-    order = np.random.default_rng(seed).permutation(len(x))  # any subset is a sample of all
-    judged = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
-    order = np.concatenate([order[~judged], order[judged]])
-    data, curvature = distillation_data(
+    order = np.random.default_rng(seed).permutation(n)  # any subset is a sample of all
+    is_held_out = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
+    training = n - int(is_held_out.sum())
+    order = np.concatenate([order[~is_held_out], order[is_held_out]])
+    data, curvature = objective.distillation_data(
         softmax,
         x.states[order],
         y.states[order],
         mass[order],
-        teaching=taught,
-        following=None if following is None else following[order],
+        teaching=teaching,
+        next_token=None if next_token is None else next_token[order],
     )
-    training = len(order) - int(judged.sum())
-    seen = _ridge(data.source[:training], y.states[order[:training]], least_squares.penalty)
-    job = KlProblem(softmax, data, curvature, reduce_map(softmax, seen), x.groups[order], training,
-               iterations, watch or (lambda _: None))  # fmt: skip
-    grid = PENALTIES if given is None else (given * len(x) / job.sample,)
-    tried = search_penalties(job, grid, memory)
-    origin = reduce_map(softmax, start)  # of all rows, held-out ones included
-    begun = PenaltyTrial(float("inf"), job.judge(job.origin), 0, job.origin)
-    best = tried[0]
+    # of training rows alone, so that held-out rows stay unseen
+    unseen = ridge(
+        spectrum(measure(data.source[:training], y.states[order[:training]])), least_squares.penalty
+    )
+    origin, watch = optimizer.reduce_map(softmax, AffineMap(*unseen)), watch or (lambda _: None)
+    problem = KlProblem(
+        softmax, data, curvature, origin, x.groups[order], training, iterations, watch
+    )
+    sample = problem.sample
+    tried = search_penalties(
+        problem, PENALTIES if given is None else (given * n / sample,), checkpoint
+    )
+    baseline = PenaltyTrial(math.inf, problem.held_out_divergence(origin), 0, origin)
+    best, warnings = tried[0], list[str]()
     if len(tried) > 1:
-        best = tried[select_penalty([t.penalty for t in tried], *job.losses(tried))]
-    fair = job.sample == job.training  # else the start has seen more rows than any trial
-    if given is None and fair and begun.divergence < best.divergence:
-        best = begun
-    if best is begun:
-        found, count = origin, 0
-    else:
-        whole = replace(job, origin=origin)
-        at = _moved(best.affine, job.origin, origin)
-        found, count = refine(whole, best.penalty * job.sample / len(x), at, memory)
-    truth = y.states[order][job.training :]
-    held_out = job.held_out
+        best = tried[select_penalty([t.penalty for t in tried], *problem.losses(tried))]
+        if best is tried[0]:
+            warnings = [STRONGEST_PENALTY]
+    # with fewer rows in the search, the start has seen more rows than any trial
+    if given is None and sample == training and baseline.divergence < best.divergence:
+        best, warnings = baseline, [NO_BETTER_PENALTY]
+    begin = found = optimizer.reduce_map(softmax, start)  # of all rows, held-out ones included
+    count = 0
+    if best is not baseline:
+        at = ReducedMap(
+            best.affine.weight - origin.weight + begin.weight,
+            best.affine.bias - origin.bias + begin.bias,
+        )
+        found, count = refine(
+            replace(problem, origin=begin), best.penalty * sample / n, at, checkpoint
+        )
+    held_out_target = y.states[order[training:]]
     report = KlReport(
-        penalty=best.penalty * job.sample / len(x),
-        n=len(x),
-        n_held_out=len(held_out),
+        penalty=best.penalty * sample / n,
+        n=n,
+        n_held_out=len(problem.held_out),
         d_source=x.space.dim,
         d_target=y.space.dim,
         n_outputs=head.n_outputs,
-        temperature=taught.temperature,
-        truth=taught.truth,
+        temperature=teaching.temperature,
+        truth=teaching.truth,
         start_method=least_squares.method,
         start_penalty=least_squares.penalty,
-        start_divergence=begun.divergence,
-        start_agreement=_agreement(job, truth, job.origin),
+        start_divergence=baseline.divergence,
+        start_agreement=problem.agreement(held_out_target, origin),
         held_out_divergence=best.divergence,
-        held_out_agreement=_agreement(job, truth, best.affine),
+        held_out_agreement=problem.agreement(held_out_target, best.affine),
         iterations=count + sum(t.iterations for t in tried),
-        warnings=_warnings(tried, best, begun),
-        curve=tuple((t.penalty * job.sample / len(x), t.divergence) for t in tried),
+        warnings=tuple(warnings),
+        curve=tuple((t.penalty * sample / n, t.divergence) for t in tried),
     )
     card = {**report.as_card(), "head": head_name(head), "text_digest": x.text_digest}
-    weight, bias = expand_map(softmax, start, origin, found)
+    weight, bias = optimizer.expand_map(softmax, start, begin, found)
     affine = AffineMap(weight.astype(np.float32), bias.astype(np.float32), x.space, y.space, card)
-    memory.close()
+    checkpoint.close()
     return affine, report
 
 
@@ -184,53 +179,75 @@ class KlProblem:
         stop = self.training + max(FEWEST_ROWS, self.sample // 4)
         return self.data.rows(slice(self.training, stop))
 
-    def judge(self, affine: ReducedMap) -> float:
-        value, _, _ = divergence(self.softmax, self.held_out, affine.weight, affine.bias)
-        return value
+    def held_out_divergence(self, affine: ReducedMap) -> float:
+        return objective.divergence(self.softmax, self.held_out, affine.weight, affine.bias)[0]
+
+    def agreement(self, target: Array, affine: ReducedMap) -> float:
+        rows = self.held_out
+        return objective.agreement(
+            self.softmax, rows, target[: len(rows)], affine.weight, affine.bias
+        )
 
     def losses(self, tried: list[PenaltyTrial]) -> tuple[Float64, npt.NDArray[np.int64]]:
         """Weighted loss of each trial on each held-out row, and the texts of the rows."""
         rows = self.held_out
         maps = [t.affine for t in tried]
-        each = np.array([divergences(self.softmax, rows, a.weight, a.bias) for a in maps])
+        losses = [objective.divergences(self.softmax, rows, a.weight, a.bias) for a in maps]
         share = rows.weight / rows.weight.mean()
-        return each * share, self.groups[self.training :][: len(rows)]
+        return np.array(losses) * share, self.groups[self.training :][: len(rows)]
+
+    def minimise(
+        self,
+        data: DistillationData,
+        reparam: Reparametrization,
+        at: ReducedMap,
+        stage: str,
+        tolerance: float,
+        *,
+        evaluate: bool = False,
+    ) -> tuple[ReducedMap, int]:
+        """Return the minimum on ``data``, from ``at``, and the number of iterations."""
+        count = 0
+
+        def watch(iteration: int, loss: float, current: optimizer.CurrentMap) -> bool:
+            nonlocal count
+            count = iteration
+            due = evaluate and iteration % EVALUATE_EVERY == 0
+            held_out = self.held_out_divergence(current()) if due else math.nan
+            self.watch(Step(stage, iteration, loss, held_out))
+            return False
+
+        found, _ = optimizer.minimise_divergence(
+            self.softmax,
+            data,
+            reparam,
+            at,
+            iterations=self.iterations,
+            tolerance=tolerance,
+            watch=watch,
+        )
+        return found, count
 
 
 def search_penalties(
-    job: KlProblem, grid: tuple[float, ...], memory: Checkpoint
+    problem: KlProblem, penalties: tuple[float, ...], checkpoint: Checkpoint
 ) -> list[PenaltyTrial]:
     """Try penalties from the strongest to the weakest, each from the minimum of the last."""
     tried: list[PenaltyTrial] = []
-    data = job.data.rows(slice(0, job.sample))
-    eigenbases = eigenbases_of(data, job.curvature)  # every penalty has these rows
-    at = job.origin
-    for penalty in grid:
-        known = memory.trial(penalty)
-        if known is None:
-            count = 0
-
-            def watch(done: int, loss: float, here: CurrentMap, penalty: float = penalty) -> bool:
-                nonlocal count
-                count = done
-                score = job.judge(here()) if done % EVALUATE_EVERY == 0 else float("nan")
-                job.watch(Step(f"penalty {penalty:.0e}", done, loss, score))
-                return False
-
-            reparam = reparametrize(eigenbases, job.origin, penalty)
-            end, _ = minimise_divergence(
-                job.softmax,
-                data,
-                reparam,
-                at,
-                iterations=job.iterations,
-                tolerance=SEARCH_TOLERANCE,
-                watch=watch,
+    data = problem.data.rows(slice(0, problem.sample))
+    eigenbases = optimizer.eigenbases_of(data, problem.curvature)  # every penalty has these rows
+    at = problem.origin
+    for penalty in penalties:
+        trial = checkpoint.trial(penalty)
+        if trial is None:
+            reparam = optimizer.reparametrize(eigenbases, problem.origin, penalty)
+            found, count = problem.minimise(
+                data, reparam, at, f"penalty {penalty:.0e}", SEARCH_TOLERANCE, evaluate=True
             )
-            known = PenaltyTrial(penalty, job.judge(end), count, end)
-            memory.remember(known)
-        tried.append(known)
-        at = known.affine
+            trial = PenaltyTrial(penalty, problem.held_out_divergence(found), count, found)
+            checkpoint.remember(trial)
+        tried.append(trial)
+        at = trial.affine
         lowest = min(t.divergence for t in tried)
         if len(tried) >= TRIED and all(t.divergence > lowest for t in tried[-PATIENCE:]):
             break
@@ -252,73 +269,29 @@ def select_penalty(penalties: list[float], losses: Float64, groups: npt.NDArray[
 
 
 def refine(
-    job: KlProblem, penalty: float, at: ReducedMap, memory: Checkpoint
+    problem: KlProblem, penalty: float, at: ReducedMap, checkpoint: Checkpoint
 ) -> tuple[ReducedMap, int]:
     """Minimise on all rows, held-out ones included, through growing subsets."""
-    n, total = len(job.data), 0
+    n, total = len(problem.data), 0
     sizes = [n]
-    while sizes[0] > GROWTH * job.sample:
+    while sizes[0] > GROWTH * problem.sample:
         sizes.insert(0, sizes[0] // GROWTH)
-    everything = np.random.default_rng(n).permutation(n)  # the held-out rows come last: mix
+    tolerance = FINAL_TOLERANCE if len(sizes) == 1 else SEARCH_TOLERANCE
+    mixed = np.random.default_rng(n).permutation(n)  # the held-out rows come last
     for size in sizes:
-        known = memory.subset(size)
-        if known is None:
-            data = job.data.rows(everything[:size]) if size < n else job.data
-            count = 0
-
-            def watch(count_: int, loss: float, _: CurrentMap, size: int = size) -> bool:
-                nonlocal count
-                count = count_
-                job.watch(Step(f"{size} rows", count, loss, float("nan")))
-                return False
-
-            reparam = reparametrize(
-                eigenbases_of(data, job.curvature), job.origin, penalty * n / size
+        saved = checkpoint.subset(size)
+        if saved is None:
+            data = problem.data.rows(mixed[:size]) if size < n else problem.data
+            reparam = optimizer.reparametrize(
+                optimizer.eigenbases_of(data, problem.curvature), problem.origin, penalty * n / size
             )
-            tolerance = FINAL_TOLERANCE if n <= job.sample * GROWTH else SEARCH_TOLERANCE
-            at, _ = minimise_divergence(
-                job.softmax,
-                data,
-                reparam,
-                at,
-                iterations=job.iterations,
-                tolerance=tolerance,
-                watch=watch,
-            )
-            memory.remember_subset(size, at, count)
-            known = at, count
-        at, count = known
+            saved = problem.minimise(data, reparam, at, f"{size} rows", tolerance)
+            checkpoint.remember_subset(size, *saved)
+        at, count = saved
         total += count
     return at, total
-
-
-def _ridge(x: Array, y: Array, penalty: float) -> AffineMap:
-    """Fit a ridge map on training rows alone, so that held-out rows stay unseen."""
-    return AffineMap(*ridge(spectrum(measure(x, y)), penalty))
-
-
-def _moved(affine: ReducedMap, old: ReducedMap, new: ReducedMap) -> ReducedMap:
-    """Move a map by the difference of the two starts."""
-    return ReducedMap(affine.weight - old.weight + new.weight, affine.bias - old.bias + new.bias)
 
 
 def head_name(head: Head) -> dict[str, Any]:
     """Return the card's description of the head that a map was fitted for."""
     return {"digest": digest_of(head), "outputs": head.n_outputs, "space": head.space.describe()}
-
-
-def _agreement(job: KlProblem, truth: Array, affine: ReducedMap) -> float:
-    held_out = job.held_out
-    return agreement(job.softmax, held_out, truth[: len(held_out)], affine.weight, affine.bias)
-
-
-def _warnings(
-    tried: list[PenaltyTrial], best: PenaltyTrial, begun: PenaltyTrial
-) -> tuple[str, ...]:
-    if best is begun:
-        return (
-            "on held-out texts no penalty did better than least squares: the map is that of ridge",
-        )
-    if len(tried) > 1 and best is tried[0]:
-        return ("no weaker penalty did better on held-out texts: the map stays close to ridge",)
-    return ()

@@ -17,7 +17,8 @@ token of the text.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -151,31 +152,26 @@ class DistillationData:
     """Source states and teacher statistics of n rows, each with its weight.
 
     ``summary`` is Vᵀp in ζ's coordinates, ``constant`` pᵀlog p − pᵀc. With a soft cap, ``target``
-    holds ζ of the target's states instead, and ``following`` the true tokens (-1: none).
+    holds ζ of the target's states instead, and ``next_token`` the true tokens (-1: none).
     """
 
     source: Array  # shape: (n, d_source)
     summary: Float32  # shape: (n, r)
     constant: Float64  # shape: (n,)
     weight: Float32  # shape: (n,), of mean 1
-    teaching: Teaching = field(default_factory=Teaching)
-    target: Float32 | None = None  # shape: (n, r)
-    following: Ints | None = None  # shape: (n,)
+    target: Float32 | None  # shape: (n, r)
+    next_token: Ints | None  # shape: (n,)
+    teaching: Teaching
 
     def __len__(self) -> int:
         return len(self.source)
 
     def rows(self, keep: slice | npt.NDArray[np.intp]) -> DistillationData:
         """Return some of the rows with their weights."""
-        return DistillationData(
-            self.source[keep],
-            self.summary[keep],
-            self.constant[keep],
-            self.weight[keep],
-            self.teaching,
-            None if self.target is None else self.target[keep],
-            None if self.following is None else self.following[keep],
-        )
+        known = self.source, self.summary, self.constant, self.weight
+        arrays = (*known, self.target, self.next_token)
+        kept: Any = [None if array is None else array[keep] for array in arrays]
+        return DistillationData(*kept, self.teaching)
 
 
 def reduce_head(head: Head) -> Softmax:
@@ -201,12 +197,12 @@ def distillation_data(
     weight: Float32 | None = None,
     *,
     teaching: Teaching = Teaching(),
-    following: Ints | None = None,
+    next_token: Ints | None = None,
 ) -> tuple[DistillationData, Float64]:
     """Compute the teacher statistics on the target's own states, and the mean curvature (r, r).
 
     The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z where q = p: the
-    sensitivity of the head to directions of the target's space. following: (n,), the true
+    sensitivity of the head to directions of the target's space. next_token: (n,), the true
     outputs, -1 where none is known.
     Raises InputError when float32 cannot hold the scores.
     """
@@ -219,7 +215,7 @@ def distillation_data(
     kept = np.empty((n, r), dtype=np.float32) if capped else None
     for rows in softmax.blocks(n):
         zeta = softmax.coordinates(target[rows])
-        true = None if following is None else following[rows]
+        true = None if next_token is None else next_token[rows]
         p = _target_distribution(softmax, zeta, teaching, true)
         summary[rows] = softmax.summed(p)
         logs = np.log(np.maximum(p, np.finfo(np.float32).tiny))
@@ -236,20 +232,20 @@ def distillation_data(
             "this head gives scores that float32 cannot hold on these states",
             hint="scale its weight down, or take a higher temperature",
         )
-    true = following if capped else None
-    data = DistillationData(source, summary, constant, weight, teaching, kept, true)
+    true = next_token if capped else None
+    data = DistillationData(source, summary, constant, weight, kept, true, teaching)
     return data, curvature / float(weight.sum())
 
 
 def _target_distribution(
-    softmax: Softmax, zeta: Float32, teaching: Teaching, following: Ints | None
+    softmax: Softmax, zeta: Float32, teaching: Teaching, next_token: Ints | None
 ) -> Float32:
     """(1 − a)·p + a·e: (n, n_outputs)."""
     p, _ = softmax.probabilities(zeta, teaching.temperature)
-    if teaching.truth and following is not None:
-        known = np.flatnonzero(following >= 0)
+    if teaching.truth and next_token is not None:
+        known = np.flatnonzero(next_token >= 0)
         p[known] *= np.float32(1 - teaching.truth)
-        p[known, following[known]] += np.float32(teaching.truth)
+        p[known, next_token[known]] += np.float32(teaching.truth)
     return p
 
 
@@ -267,20 +263,17 @@ def divergence(
     data: DistillationData,
     weight: Float64,
     bias: Float64,
-    begun: Float32 | None = None,
+    offset: Float32 | None = None,
 ) -> tuple[float, Float64, Float64]:
     """L and its gradient in weight (r, d_source) and bias (r,), ζ = weight·x + bias.
 
-    begun: (n, r), is added to ζ.
+    offset: (n, r), is added to ζ.
     """
     slope, shift = np.zeros(weight.shape), np.zeros(bias.shape)
-    narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
     total = 0.0
-    for rows in softmax.blocks(len(data), _width(softmax)):
-        x = np.asarray(data.source[rows], dtype=np.float32)
-        zeta = x @ narrow.T + offset
-        if begun is not None:
-            zeta += begun[rows]
+    for rows, x, zeta in _mapped_blocks(softmax, data, weight, bias):
+        if offset is not None:
+            np.add(zeta, offset[rows], out=zeta)
         each, gap = _block(softmax, data.rows(rows), zeta)
         gap *= data.weight[rows, None]
         total += float(np.dot(data.weight[rows].astype(np.float64), each))
@@ -299,7 +292,7 @@ def _block(softmax: Softmax, part: DistillationData, zeta: Float32) -> tuple[Flo
         gap -= part.summary
     else:
         q, partition = softmax.probabilities(zeta)
-        p = _target_distribution(softmax, part.target, part.teaching, part.following)
+        p = _target_distribution(softmax, part.target, part.teaching, part.next_token)
         scores = softmax.scores(zeta)
         each = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
         cap = np.float32(softmax.softcap or 1.0)
@@ -307,21 +300,29 @@ def _block(softmax: Softmax, part: DistillationData, zeta: Float32) -> tuple[Flo
     return each + part.constant, gap
 
 
-def _width(softmax: Softmax) -> int:
-    """Count the outputs whose scores ``_block`` holds at once."""
+def _mapped_blocks(
+    softmax: Softmax, data: DistillationData, weight: Float64, bias: Float64, *, whole: bool = False
+) -> Iterator[tuple[slice, Float32, Float32]]:
+    """Yield blocks of rows with their x and ζ = weight·x + bias.
+
+    whole: the scores of all outputs are held at once, as with a soft cap; else those of CHUNK.
+    """
     outputs = len(softmax.factor)
-    return outputs if softmax.softcap is not None else min(outputs, CHUNK)
+    if softmax.softcap is None and not whole:
+        outputs = min(outputs, CHUNK)
+    narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
+    for rows in softmax.blocks(len(data), outputs):
+        x = np.asarray(data.source[rows], dtype=np.float32)
+        yield rows, x, x @ narrow.T + offset
 
 
 def divergences(
     softmax: Softmax, data: DistillationData, weight: Float64, bias: Float64
 ) -> Float64:
     """Compute the KL of each row, (n,), unweighted; ζ = weight·x + bias."""
-    narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
     found = np.empty(len(data))
-    for rows in softmax.blocks(len(data), _width(softmax)):
-        x = np.asarray(data.source[rows], dtype=np.float32)
-        found[rows] = _block(softmax, data.rows(rows), x @ narrow.T + offset)[0]
+    for rows, _, zeta in _mapped_blocks(softmax, data, weight, bias):
+        found[rows] = _block(softmax, data.rows(rows), zeta)[0]
     return found
 
 
@@ -329,10 +330,9 @@ def agreement(
     softmax: Softmax, data: DistillationData, target: Array, weight: Float64, bias: Float64
 ) -> float:
     """Compute the share of rows whose highest score is the same on target and on mapped states."""
-    narrow, offset, same = weight.astype(np.float32), bias.astype(np.float32), 0
-    for rows in softmax.blocks(len(data)):
-        mapped = np.asarray(data.source[rows], dtype=np.float32) @ narrow.T + offset
-        guess = softmax.scores(mapped).argmax(axis=1)
+    same = 0
+    for rows, _, zeta in _mapped_blocks(softmax, data, weight, bias, whole=True):
+        guess = softmax.scores(zeta).argmax(axis=1)
         choice = softmax.scores(softmax.coordinates(target[rows])).argmax(axis=1)
         same += int((choice == guess).sum())
     return same / len(data)

@@ -11,6 +11,7 @@ tens of iterations instead of thousands.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -163,13 +164,15 @@ def _reparametrized_objective(
     x = np.asarray(data.source, dtype=np.float64) - reparam.mean
     rows = (x @ reparam.right).astype(np.float32)
     middle = reparam.start.weight @ reparam.mean + reparam.start.bias
-    begun = ((x @ reparam.start.weight.T + middle) @ _inverse(reparam.left).T).astype(np.float32)
-    turned = replace(softmax, factor=(softmax.factor @ reparam.left).astype(np.float32), basis=None)
-    taught = replace(data, source=rows, summary=(data.summary @ reparam.left).astype(np.float32))
+    offset = ((x @ reparam.start.weight.T + middle) @ _inverse(reparam.left).T).astype(np.float32)
+    rotated = replace(
+        softmax, factor=(softmax.factor @ reparam.left).astype(np.float32), basis=None
+    )
+    reduced = replace(data, source=rows, summary=(data.summary @ reparam.left).astype(np.float32))
 
     def objective(theta: Float64) -> tuple[float, Float64]:
         inside, shift = reparam.parts(theta)
-        value, slope, moved = divergence(turned, taught, inside, shift, begun)
+        value, slope, moved = divergence(rotated, reduced, inside, shift, offset)
         slope += inside * reparam.charge
         return value + reparam.penalty(theta), np.concatenate([slope.ravel(), moved])
 
@@ -212,11 +215,10 @@ def minimise_divergence(
     objective = _reparametrized_objective(softmax, data, reparam) if near else original_objective
     losses: list[float] = []
 
-    def callback(intermediate_result: object) -> None:
-        found = intermediate_result
-        losses.append(float(found.fun))  # type: ignore[attr-defined]
-        here = partial(reparam.affine, found.x)  # type: ignore[attr-defined]
-        if watch(len(losses), losses[-1], here) or _converged(losses, tolerance):
+    def callback(intermediate_result: Any) -> None:
+        losses.append(float(intermediate_result.fun))
+        current = partial(reparam.affine, intermediate_result.x)
+        if watch(len(losses), losses[-1], current) or _converged(losses, tolerance):
             raise StopIteration
 
     begin_at = reparam.theta(begin)

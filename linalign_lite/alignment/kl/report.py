@@ -63,14 +63,11 @@ class KlReport:
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""
         start, temperature = self.start_method, f"temperature {self.temperature:g}"
-        divergence, agreement = self.held_out_divergence, self.held_out_agreement
+        loss, agreement = self.held_out_divergence, self.held_out_agreement
         return [
             ("objective", f"kl, penalty {self.penalty:.3g}, {temperature}, truth {self.truth:g}"),
             ("dimensions", f"{self.d_source} to {self.d_target}, {self.n_outputs} outputs"),
             ("rows", self.n),
-            (
-                "held-out divergence",
-                f"{divergence:.4f} nats ({start}: {self.start_divergence:.4f})",
-            ),
+            ("held-out divergence", f"{loss:.4f} nats ({start}: {self.start_divergence:.4f})"),
             ("held-out agreement", f"{agreement:.4f} ({start}: {self.start_agreement:.4f})"),
         ]

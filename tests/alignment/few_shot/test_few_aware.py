@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "kl"))
 
 from kl_cases import Case, blind_spot, make_case, reference, scores_of, softmax_of, taught
 
-from linalign_lite.alignment.few_shot import head_aware, validation
+from linalign_lite.alignment.few_shot import head_aware
 from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
 from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, WEIGHTS
 from linalign_lite.alignment.kl.checkpoint import digest_of
@@ -89,28 +89,28 @@ def test_a_classifiers_losses_are_divergences_at_each_scale_of_its_scores(softca
     case = make_case(9, 6, softcap=softcap, temperature=0.7)
     softmax = reduce_head(case.head)
     data, _ = distillation_data(softmax, case.x, case.y, teaching=case.teaching)
-    judge = validation.held_out_divergence(softmax, data, case.y, classifier=True)
+    judge = head_aware.held_out_divergence(softmax, data, case.y, classifier=True)
     end, rows = ReducedMap(rng.normal(size=(6, 5)), rng.normal(size=6)), np.array([7, 0, 31])
     found = judge.losses(rows, end)
     scores, p = scores_of(case.head, case.x @ end.weight.T + end.bias)[rows], taught(case)[rows]
-    for scale, losses in zip(validation.SCALES, found, strict=True):
+    for scale, losses in zip(head_aware.SCALES, found, strict=True):
         q = softmax_of(scale * scores)
         np.testing.assert_allclose(losses, (p * np.log(p / q)).sum(axis=1), rtol=1e-4, atol=1e-6)
-    assert 1.0 in validation.SCALES
-    np.testing.assert_array_equal(validation.at_best_scale(found), min(found, key=np.mean))
-    plain = validation.held_out_divergence(softmax, data, case.y, classifier=False).losses(
+    assert 1.0 in head_aware.SCALES
+    np.testing.assert_array_equal(head_aware.at_best_scale(found), min(found, key=np.mean))
+    plain = head_aware.held_out_divergence(softmax, data, case.y, classifier=False).losses(
         rows, end
     )
     assert plain.shape == (1, 3)
-    np.testing.assert_allclose(plain[0], found[validation.SCALES.index(1.0)], rtol=1e-4)
+    np.testing.assert_allclose(plain[0], found[head_aware.SCALES.index(1.0)], rtol=1e-4)
 
 
 def test_a_classifier_that_says_too_much_to_be_kept_is_judged_as_a_token_head(monkeypatch):
     case = make_case(9, 6)
     softmax = reduce_head(case.head)
     data, _ = distillation_data(softmax, case.x, case.y)
-    monkeypatch.setattr(validation, "MOST", 9 * 40 - 1)
-    assert validation.held_out_divergence(softmax, data, case.y, classifier=True).said is None
+    monkeypatch.setattr(head_aware, "MOST_PROBABILITIES", 9 * 40 - 1)
+    assert head_aware.held_out_divergence(softmax, data, case.y, classifier=True).teacher is None
 
 
 def test_the_map_is_the_minimum_of_what_is_stated(parts, monkeypatch):
@@ -195,7 +195,7 @@ def test_weight_inf_is_the_few_alone_whatever_the_public_texts_are(parts):
 def test_losses_are_those_of_maps_that_never_saw_the_rows(parts, monkeypatch):
     """Each fold judged by a fit on the others, made by hand through the public door."""
     head, public, few, _ = parts
-    monkeypatch.setattr(validation, "SCALES", (1.0,))
+    monkeypatch.setattr(head_aware, "SCALES", (1.0,))
     monkeypatch.setattr(head_aware, "START_PENALTIES", (1.0,))
     monkeypatch.setattr(head_aware, "ITERATIONS", 500)
     monkeypatch.setattr(head_aware, "SEARCH_TOLERANCE", 1e-9)
@@ -270,13 +270,13 @@ def test_an_expensive_head_is_searched_with_a_part_of_the_rows(parts, monkeypatc
     head, public, few, _ = parts
     monkeypatch.setattr(head_aware, "WORK", 1.0)
     monkeypatch.setattr(head_aware, "FEWEST_ROWS", 20)
-    sizes, plain = [], head_aware.minimise_divergence
+    sizes, plain = [], head_aware.optimizer.minimise_divergence
 
     def minimise_divergence(softmax, data, *args, **options):
         sizes.append(len(data))
         return plain(softmax, data, *args, **options)
 
-    monkeypatch.setattr(head_aware, "minimise_divergence", minimise_divergence)
+    monkeypatch.setattr(head_aware.optimizer, "minimise_divergence", minimise_divergence)
     fit_with_few(*public, *few, head=head, weight=1.0)
     assert set(sizes[:-1]) == {24}  # twice the source's dimensions
     assert sizes[-1] == FEW_ROWS

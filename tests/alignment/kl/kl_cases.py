@@ -21,7 +21,7 @@ class Case:
     y: np.ndarray
     weight: np.ndarray | None = None
     teaching: Teaching = field(default_factory=Teaching)
-    following: np.ndarray | None = None
+    next_token: np.ndarray | None = None
 
 
 def make_case(outputs, dims, *, n=40, seed=0, softcap=None, weighted=False, **teaching) -> Case:
@@ -31,10 +31,10 @@ def make_case(outputs, dims, *, n=40, seed=0, softcap=None, weighted=False, **te
         rng.normal(size=outputs).astype(np.float32),
         softcap=softcap,
     )
-    following = None
+    next_token = None
     if "truth" in teaching:
-        following = rng.integers(0, outputs, size=n).astype(np.int32)
-        following[::3] = -1  # a text's last token has no next one
+        next_token = rng.integers(0, outputs, size=n).astype(np.int32)
+        next_token[::3] = -1  # a text's last token has no next one
     weight = None
     if weighted:
         weight = rng.exponential(size=n).astype(np.float32)
@@ -45,7 +45,7 @@ def make_case(outputs, dims, *, n=40, seed=0, softcap=None, weighted=False, **te
         rng.normal(size=(n, dims)).astype(np.float32),
         weight,
         Teaching(**teaching),
-        following,
+        next_token,
     )
 
 
@@ -79,8 +79,8 @@ def softmax_of(scores: np.ndarray) -> np.ndarray:
 def taught(case: Case) -> np.ndarray:
     """p of every row: sharpened, and mixed with what is true where that is known."""
     p = softmax_of(scores_of(case.head, case.y) / case.teaching.temperature)
-    if case.following is not None:
-        for i, token in enumerate(case.following):
+    if case.next_token is not None:
+        for i, token in enumerate(case.next_token):
             if token >= 0:
                 p[i] *= 1 - case.teaching.truth
                 p[i, token] += case.teaching.truth

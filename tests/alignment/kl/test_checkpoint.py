@@ -315,7 +315,7 @@ def test_files_that_name_no_job_are_of_another(card, tmp_path):
 
 def test_a_place_that_cannot_hold_a_checkpoint_is_named_before_the_work(tmp_path, monkeypatch):
     head, x, y = blind_spot(4, n=60)
-    monkeypatch.setattr(divergence_fit, "distillation_data", None)
+    monkeypatch.setattr(divergence_fit.objective, "distillation_data", None)
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for place in ("gone/c.npz", "folder", "link"):

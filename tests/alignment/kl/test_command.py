@@ -234,7 +234,7 @@ def test_ctrl_c_leaves_no_map_and_keeps_what_was_done(made, here, capsys, monkey
     wanted = Path("x.map.npz").read_bytes()
     Path("x.map.npz").unlink()
     assert not list(here.iterdir())
-    plain, calls = divergence_fit.minimise_divergence, []
+    plain, calls = divergence_fit.optimizer.minimise_divergence, []
 
     def pressed(*given, **options):
         calls.append(1)
@@ -242,7 +242,7 @@ def test_ctrl_c_leaves_no_map_and_keeps_what_was_done(made, here, capsys, monkey
             signal.raise_signal(signal.SIGINT)
         return plain(*given, **options)
 
-    monkeypatch.setattr(divergence_fit, "minimise_divergence", pressed)
+    monkeypatch.setattr(divergence_fit.optimizer, "minimise_divergence", pressed)
     out, err = ran(capsys, *args, code=130)
     assert out == ""
     assert "interrupted" in err

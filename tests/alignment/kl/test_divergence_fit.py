@@ -45,15 +45,15 @@ def token_states(rng, texts=30, each=6, outputs=11, dims=(5, 4), labels=()):
     """Token states of two models, a text's last token without a next one, and a head."""
     n = texts * each
     index = np.repeat(np.arange(texts, dtype=np.int32), each)
-    following = rng.integers(0, outputs, size=n).astype(np.int32)
-    following[each - 1 :: each] = NO_TOKEN
+    next_token = rng.integers(0, outputs, size=n).astype(np.int32)
+    next_token[each - 1 :: each] = NO_TOKEN
     causes = rng.normal(size=(n, 3))
     sides = [
         HiddenStates(
             (causes @ rng.normal(size=(3, d)) + 0.3 * rng.normal(size=(n, d))).astype(np.float32),
             Space(d, name * 64, name, "tokens"), text_digest(["made"]), n_texts=texts,
             text_index=index, char_end=np.tile(np.arange(1, each + 1, dtype=np.int32), texts),
-            next_token=following,
+            next_token=next_token,
         )
         for d, name in zip(dims, "ab", strict=True)
     ]  # fmt: skip
@@ -313,8 +313,8 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
     for name, value in {"FEWEST_ROWS": 30, "WORK": 1, "GROWTH": 3}.items():
         monkeypatch.setattr(divergence_fit, name, value)
     plain, plain_reparametrize, found = (
-        divergence_fit.minimise_divergence,
-        divergence_fit.reparametrize,
+        divergence_fit.optimizer.minimise_divergence,
+        divergence_fit.optimizer.reparametrize,
         [],
     )
 
@@ -327,8 +327,8 @@ def test_each_descent_begins_where_the_last_ended(spot, monkeypatch):
         found[-1] += [len(data), begin, end[0]]
         return end
 
-    monkeypatch.setattr(divergence_fit, "reparametrize", reparam)
-    monkeypatch.setattr(divergence_fit, "minimise_divergence", minimise_divergence)
+    monkeypatch.setattr(divergence_fit.optimizer, "reparametrize", reparam)
+    monkeypatch.setattr(divergence_fit.optimizer, "minimise_divergence", minimise_divergence)
     head, x, y = spot
     _, report = fit_kl(x, y, head, iterations=30)
     starts, penalties, sizes, begins, ends = zip(*found, strict=True)
@@ -490,7 +490,7 @@ def test_states_of_other_texts_are_refused(rng):
 @pytest.mark.parametrize("penalty", [-1, float("nan"), float("inf"), "nonsense", "", None, 1e200])
 def test_penalties_that_cannot_be_used_are_refused_at_once(penalty, rng, monkeypatch):
     x, y, head = token_states(rng)
-    monkeypatch.setattr(divergence_fit, "distillation_data", None)  # nor is any work done
+    monkeypatch.setattr(divergence_fit.objective, "distillation_data", None)  # nor is any work done
     with pytest.raises(InputError, match="penalty is not usable"):
         fit_kl(x, y, head, penalty=penalty)
 

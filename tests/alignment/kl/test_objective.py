@@ -30,7 +30,7 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def learnt(case: Case):
     softmax = reduce_head(case.head)
     data, curvature = distillation_data(
-        softmax, case.x, case.y, case.weight, teaching=case.teaching, following=case.following
+        softmax, case.x, case.y, case.weight, teaching=case.teaching, next_token=case.next_token
     )
     return softmax, data, curvature
 
@@ -218,7 +218,7 @@ def test_rows_without_weight_might_as_well_not_be_there():
     kept = np.flatnonzero(case.weight)
     fewer = replace(
         case, x=case.x[kept], y=case.y[kept], weight=case.weight[kept],
-        following=case.following[kept],
+        next_token=case.next_token[kept],
     )  # fmt: skip
     assert len(kept) < len(case.x)
     _, rest, bare = learnt(fewer)
@@ -256,7 +256,7 @@ def test_some_rows_are_those_rows(name):
     keep = np.array([7, 3, 30, 3])
     fewer = replace(
         case, x=case.x[keep], y=case.y[keep], weight=case.weight[keep],
-        following=case.following[keep],
+        next_token=case.next_token[keep],
     )  # fmt: skip
     affine = random_map(case)
     here = reduce_map(softmax, affine)

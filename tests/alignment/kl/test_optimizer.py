@@ -33,7 +33,7 @@ def make_problem(case: Case, penalty: float, seed: int = 3):
     """Arguments of `minimise_divergence`, and the curvature and u of its penalty."""
     softmax = reduce_head(case.head)
     data, curvature = distillation_data(
-        softmax, case.x, case.y, case.weight, teaching=case.teaching, following=case.following
+        softmax, case.x, case.y, case.weight, teaching=case.teaching, next_token=case.next_token
     )
     rng = np.random.default_rng(seed)
     dims = case.head.weight.shape[1]
@@ -107,7 +107,7 @@ def test_the_gradient_in_the_coordinates_is_that_of_the_objective(name):
     softmax, data, reparam, _, _ = make_problem(case, 0.3)
     seen = Case(
         Head(softmax.factor, softmax.bias, softcap=softmax.softcap),
-        case.x, softmax.coordinates(case.y), case.weight, case.teaching, case.following,
+        case.x, softmax.coordinates(case.y), case.weight, case.teaching, case.next_token,
     )  # fmt: skip
 
     def objective(theta):
@@ -134,7 +134,7 @@ def test_the_descent_ends_where_bfgs_ends(case, penalty):
     softmax, data, reparam, curvature, unit = make_problem(case, penalty)
     seen = Case(
         Head(softmax.factor, softmax.bias, softcap=softmax.softcap),
-        case.x, softmax.coordinates(case.y), case.weight, case.teaching, case.following,
+        case.x, softmax.coordinates(case.y), case.weight, case.teaching, case.next_token,
     )  # fmt: skip
     metric = curvature + 1e-4 * np.linalg.eigvalsh(curvature)[-1] * np.eye(len(curvature))
 

@@ -155,23 +155,22 @@ class DistillationData:
     holds ζ of the target's states instead, and ``next_token`` the true tokens (-1: none).
     """
 
+    teaching: Teaching
     source: Array  # shape: (n, d_source)
     summary: Float32  # shape: (n, r)
     constant: Float64  # shape: (n,)
     weight: Float32  # shape: (n,), of mean 1
     target: Float32 | None  # shape: (n, r)
     next_token: Ints | None  # shape: (n,)
-    teaching: Teaching
 
     def __len__(self) -> int:
         return len(self.source)
 
     def rows(self, keep: slice | npt.NDArray[np.intp]) -> DistillationData:
         """Return some of the rows with their weights."""
-        known = self.source, self.summary, self.constant, self.weight
-        arrays = (*known, self.target, self.next_token)
-        kept: Any = [None if array is None else array[keep] for array in arrays]
-        return DistillationData(*kept, self.teaching)
+        arrays = self.source, self.summary, self.constant, self.weight, self.target, self.next_token
+        kept: list[Any] = [None if array is None else array[keep] for array in arrays]
+        return DistillationData(self.teaching, *kept)
 
 
 def reduce_head(head: Head) -> Softmax:
@@ -233,7 +232,7 @@ def distillation_data(
             hint="scale its weight down, or take a higher temperature",
         )
     true = next_token if capped else None
-    data = DistillationData(source, summary, constant, weight, kept, true, teaching)
+    data = DistillationData(teaching, source, summary, constant, weight, kept, true)
     return data, curvature / float(weight.sum())
 
 

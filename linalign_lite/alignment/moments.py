@@ -125,6 +125,13 @@ class FoldedMoments:
 
     folds: tuple[Moments, ...]
 
+    def __add__(self, other: FoldedMoments) -> FoldedMoments:
+        """Merge fold k of both, for every k. Raises InputError for another number of folds."""
+        k, found = len(self.folds), len(other.folds)
+        if k != found:
+            raise InputError("moments in other folds", got=str(found), expected=str(k))
+        return FoldedMoments(tuple(map(merge, zip(self.folds, other.folds, strict=True))))
+
     @property
     def n(self) -> int:
         return round(sum(f.n for f in self.folds))
@@ -210,15 +217,6 @@ def _mirror(square: Float64, size: int = 256) -> None:
         tile += np.triu(tile, 1).T
 
 
-def merge_folds(a: FoldedMoments, b: FoldedMoments) -> FoldedMoments:
-    """Merge fold k of both, for every k. Raises InputError when their numbers of folds differ."""
-    if len(a.folds) != len(b.folds):
-        raise InputError(
-            "moments in other folds", got=str(len(b.folds)), expected=str(len(a.folds))
-        )
-    return FoldedMoments(tuple(merge(pair) for pair in zip(a.folds, b.folds, strict=True)))
-
-
 def folded(
     x: Array, y: Array, folds: int, groups: npt.NDArray[np.int64] | None = None, seed: int = 0
 ) -> FoldedMoments:
@@ -236,13 +234,13 @@ class FoldAccumulator:
     """Accumulates the moments of K folds."""
 
     def __init__(self, folds: int, d_source: int, d_target: int) -> None:
-        self._desk = BlockReader(d_source, d_target)
+        self._reader = BlockReader(d_source, d_target)
         self._folds = [Accumulator(d_source, d_target) for _ in range(folds)]
 
     def add(self, x: Array, y: Array, index: npt.NDArray[np.integer[Any]]) -> None:
         """Add the rows of x and y; index: the fold of each, (n,)."""
         runs = [np.flatnonzero(index == k) for k in range(len(self._folds))]
-        for k, a, b in self._desk.blocks(x, y, runs):
+        for k, a, b in self._reader.blocks(x, y, runs):
             self._folds[k].add(a, b)
 
     def moments(self) -> FoldedMoments:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from linalign_lite.alignment.moments import FoldedMoments, Moments
 from linalign_lite.alignment.paired_moments import MAX_PARTS, MAX_ROWS, MomentsPart, PairedMoments
@@ -28,7 +27,7 @@ _SCHEMA = {
     "n": (("<i8",), 1),
     "mean_x": (_F8, 2),
     "mean_y": (_F8, 2),
-    "xx": (_F8, 2),
+    "xx": (_F8, 2),  # of each fold the lower triangle, row by row
     "xy": (_F8, 3),
     "yy": (_F8, 2),
 }
@@ -50,7 +49,7 @@ def save_moments(path: PathLike, moments: PairedMoments, *, reveal: bool = False
             hint="more texts or fewer folds; or --reveal, if the reader may have the states",
         )
     folds, m = moments.moments.folds, moments
-    lower = _lower(m.source.dim)
+    lower = np.tri(m.source.dim, dtype=np.bool_)
     arrays: dict[str, AnyArray] = {"n": np.array([f.n for f in folds], dtype="<i8")}
     for name in ("mean_x", "mean_y", "xx", "xy", "yy"):
         arrays[name] = np.stack([f.xx[lower] if name == "xx" else getattr(f, name) for f in folds])
@@ -99,7 +98,7 @@ def _folds(path: Path, arrays: Mapping[str, AnyArray]) -> tuple[Moments, ...]:
     if counts.min() < 0 or counts.max() > MAX_ROWS or not counts.any():
         raise FormatError(f"{path} has counts of pairs that are not usable")
     found = []
-    lower = _lower(d_source)
+    lower = np.tri(d_source, dtype=np.bool_)
     for k in range(folds):
         xx = np.zeros((d_source, d_source))
         xx[lower] = arrays["xx"][k]
@@ -137,8 +136,3 @@ def _possible(m: Moments) -> bool:
         explained = solve_triangular(lower, m.xy * np.sqrt(scale), lower=True, check_finite=False)
         most = m.yy * (1 + _SLACK)
         return bool(((explained**2).sum(axis=0) <= most).all())
-
-
-def _lower(d: int) -> npt.NDArray[np.bool_]:
-    """Return the mask of the lower triangle, (d, d): files hold XᵀX packed row by row."""
-    return np.tri(d, dtype=np.bool_)

@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 
 from linalign_lite.alignment.least_squares import FitReport, fit_moments
-from linalign_lite.alignment.moments import FoldedMoments, merge_folds
+from linalign_lite.alignment.moments import FoldedMoments
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
@@ -112,8 +112,8 @@ class PairedMoments:
                     expected=str(mine),
                     hint="measure one of them again",
                 )
-        moments = merge_folds(self.moments, other.moments)
-        return replace(self, moments=moments, parts=(*self.parts, *other.parts))
+        parts = (*self.parts, *other.parts)
+        return replace(self, moments=self.moments + other.moments, parts=parts)
 
 
 def put_together(parts: Iterable[PairedMoments]) -> PairedMoments:

@@ -14,11 +14,7 @@ import numpy as np
 from linalign_lite.alignment.moments import Float64
 from linalign_lite.alignment.ridge import PENALTIES
 from linalign_lite.alignment.similarity.measures import Ints
-from linalign_lite.alignment.similarity.model_statistics import (
-    ModelStatistics,
-    chunks,
-    without_each,
-)
+from linalign_lite.alignment.similarity.model_statistics import ModelStatistics, without_each
 
 
 def splits(x: ModelStatistics, y: ModelStatistics, cross: Float64) -> tuple[Float64, Float64]:
@@ -79,15 +75,13 @@ def held_out_cosine(maps: SplitMaps, order: Ints | None = None) -> float:
     Row i of x is paired with row order[i] of y. One pass over the rows of both.
     """
     x, y, total = maps.x, maps.y, 0.0
-    for i, fold in enumerate(x.folds):
+    for i, part in x.parts():
         weight = maps.weights[i]
-        start = y.mean + y.gaps[i] - x.gaps[i] @ weight
-        for part in chunks(fold):
-            guess = x.rows(part) @ weight + start
-            truth = y.states[part if order is None else order[part]].astype(np.float64)
-            norms = np.linalg.norm(guess, axis=1) * np.linalg.norm(truth, axis=1)
-            dots = np.einsum("ij,ij->i", guess, truth)
-            total += np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0).sum()
+        guess = x.rows(part) @ weight + (y.mean + y.gaps[i] - x.gaps[i] @ weight)
+        truth = y.states[part if order is None else order[part]].astype(np.float64)
+        norms = np.linalg.norm(guess, axis=1) * np.linalg.norm(truth, axis=1)
+        dots = np.einsum("ij,ij->i", guess, truth)
+        total += np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0).sum()
     return float(total / len(x))
 
 

@@ -1,6 +1,6 @@
 """Statistics of one model's states, computed once for all comparisons with other models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -65,18 +65,23 @@ class ModelStatistics:
         """Return rows ``index`` in float64, minus the mean of all."""
         return self.states[index].astype(np.float64) - self.mean
 
+    def parts(self) -> Iterator[tuple[int, Ints]]:
+        """Yield the number of each fold with runs of its rows that may be float64 at once."""
+        for i, fold in enumerate(self.folds):
+            for start in range(0, len(fold), CHUNK):
+                yield i, fold[start : start + CHUNK]
+
     @cached_property
     def own(self) -> FoldProducts:
         """Sums and products, in one pass over the rows."""
         d = self.states.shape[1]
         sums, grams = np.zeros((len(self.folds), d)), np.zeros((len(self.folds), d, d))
         squares = np.zeros(len(self))
-        for i, fold in enumerate(self.folds):
-            for part in chunks(fold):
-                rows = self.rows(part)
-                sums[i] += rows.sum(axis=0)
-                grams[i] += rows.T @ rows
-                squares[part] = np.einsum("ij,ij->i", rows, rows)
+        for i, part in self.parts():
+            rows = self.rows(part)
+            sums[i] += rows.sum(axis=0)
+            grams[i] += rows.T @ rows
+            squares[part] = np.einsum("ij,ij->i", rows, rows)
         return FoldProducts(sums, grams, squares)
 
     @cached_property
@@ -169,8 +174,3 @@ def cutoff(values: Float64) -> float:
 def without_each(parts: Float64) -> Float64:
     """Sum all parts but one, for each; a subtraction from the total would cost digits."""
     return np.stack([np.delete(parts, i, axis=0).sum(axis=0) for i in range(len(parts))])
-
-
-def chunks(rows: Ints) -> list[Ints]:
-    """Split row numbers into runs that may be converted to float64 at once."""
-    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]

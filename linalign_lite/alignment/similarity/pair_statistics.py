@@ -7,7 +7,7 @@ import numpy as np
 from linalign_lite.alignment.moments import Float64
 from linalign_lite.alignment.similarity import cross_validation
 from linalign_lite.alignment.similarity.measures import Ints, hsic, mean_correlation, overlap
-from linalign_lite.alignment.similarity.model_statistics import ModelStatistics, chunks
+from linalign_lite.alignment.similarity.model_statistics import ModelStatistics
 from linalign_lite.alignment.similarity.results import DIRECTED
 
 MeasureValues = dict[str, float]
@@ -59,7 +59,6 @@ def pair_measures(
 def _cross_products(x: ModelStatistics, y: ModelStatistics, order: Ints | None) -> Float64:
     """Compute XᵀY of each fold about the means of all rows, (folds, d_x, d_y), in one pass."""
     found = np.zeros((len(x.folds), x.states.shape[1], y.states.shape[1]))
-    for i, fold in enumerate(x.folds):
-        for part in chunks(fold):
-            found[i] += x.rows(part).T @ y.rows(part if order is None else order[part])
+    for i, part in x.parts():
+        found[i] += x.rows(part).T @ y.rows(part if order is None else order[part])
     return found

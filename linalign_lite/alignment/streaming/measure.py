@@ -8,12 +8,7 @@ with the same number of BLAS threads. On others the result agrees up to rounding
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from linalign_lite.alignment.moments import (
-    FoldAccumulator,
-    FoldedMoments,
-    assign_folds,
-    merge_folds,
-)
+from linalign_lite.alignment.moments import FoldAccumulator, FoldedMoments, assign_folds
 from linalign_lite.alignment.paired_moments import MomentsPart, PairedMoments
 from linalign_lite.alignment.streaming.pairs import LeafTask, paired_shards
 from linalign_lite.core.executor import IN_FLIGHT, map_in_order
@@ -44,7 +39,7 @@ class MomentTree:
         while len(self._levels) <= level:
             self._levels.append((0, None))
         count, there = self._levels[level]
-        summed = moments if there is None else merge_folds(there, moments)
+        summed = moments if there is None else there + moments
         self._levels[level] = (count + 1, summed)
         if count + 1 == FAN:
             self._levels[level] = (0, None)

@@ -26,13 +26,8 @@ app = typer.Typer(
     help="Pack files as one signed bundle; verify and install it.",
 )
 
-Keys = Annotated[
-    list[Path] | None,
-    Option("--key", help="A trusted signer's public key (signing.pub); may be repeated."),
-]
-Unsigned = Annotated[
-    bool, Option("--unsigned", help="Accept an unsigned bundle, and no signed one.")
-]
+Keys = Annotated[list[Path] | None, Option("--key", help="A trusted signing.pub; may be repeated.")]
+Unsigned = Annotated[bool, Option("--unsigned", help="Accept an unsigned bundle and no other.")]
 BundleFile = Annotated[Path, Argument(metavar="BUNDLE", help="The bundle.")]
 
 
@@ -73,9 +68,7 @@ def create(
     ] = None,
     key: Annotated[Path | None, Option("--key", help="Your signing.key, or its folder.")] = None,
     unsigned: Annotated[bool, Option("--unsigned", help="Do not sign it.")] = False,
-    wheelhouse: Annotated[
-        Path | None, Option(help="A folder of wheels (`pip wheel -w FOLDER`) to include.")
-    ] = None,
+    wheelhouse: Annotated[Path | None, Option(help="A folder of wheels to include.")] = None,
     platform: Annotated[
         str | None, Option(help="Platform of the wheels, such as manylinux_2_28_x86_64.")
     ] = None,
@@ -127,9 +120,7 @@ def verify(
     bundle: BundleFile,
     key: Keys = None,
     unsigned: Unsigned = False,
-    deep: Annotated[
-        bool, Option("--deep", help="Also read every file as its kind (in a temporary folder).")
-    ] = False,
+    deep: Annotated[bool, Option("--deep", help="Also read every file as its kind.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -22,22 +22,14 @@ if TYPE_CHECKING:
 def similarity(
     states: Annotated[list[Path], Argument(help="States of two or more models, same texts.")],
     measures: Annotated[
-        str,
-        Option(
-            help="all, or some, separated by commas: cka, cka_debiased, svcca, "
-            "mutual_knn, r2, cosine, cycle."
-        ),
+        str, Option(help="all, or some of cka,cka_debiased,svcca,mutual_knn,r2,cosine,cycle.")
     ] = "all",
-    permutations: Annotated[
-        int, Option(help="Permutations for each p-value; 0 for none.", min=0)
-    ] = 100,
+    permutations: Annotated[int, Option(help="Permutations per p-value; 0 for none.", min=0)] = 100,
     k: Annotated[int, Option(help="Neighbours of mutual_knn.", min=1)] = 10,
     share: Annotated[float, Option(help="Share of variance that svcca keeps.")] = 0.99,
     folds: Annotated[int, Option(help="Folds of r2, cosine and cycle.")] = 5,
-    null_rows: Annotated[
-        int, Option(help="Maximum number of rows in the permutation test.")
-    ] = 1000,
-    knn_rows: Annotated[int, Option(help="Maximum number of rows for mutual_knn.")] = 10000,
+    null_rows: Annotated[int, Option(help="Maximum rows in the permutation test.")] = 1000,
+    knn_rows: Annotated[int, Option(help="Maximum rows for mutual_knn.")] = 10000,
     limit: Annotated[int | None, Option(help="Only the first N rows.", min=1)] = None,
     seed: Annotated[int, Option(help="Seed of folds, samples and permutations.", min=0)] = 0,
     as_json: AsJson = False,
@@ -181,9 +173,7 @@ def survey(
 def report(
     results: Annotated[Path, Argument(help="The results.json of a survey.")],
     out: Annotated[Path | None, Argument(help="The page to write (.html); extra `report`.")] = None,
-    markdown: Annotated[
-        Path | None, Option("--markdown", help="Write tables in Markdown, without pictures.")
-    ] = None,
+    markdown: Annotated[Path | None, Option("--markdown", help="Write Markdown tables.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a survey's results into a web page or Markdown.

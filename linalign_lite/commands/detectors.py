@@ -34,9 +34,7 @@ Tpr = Annotated[float, Option(help="Share of in-distribution states that the thr
 def fit(
     states: Annotated[Path, Argument(help="In-distribution states, preferably labelled.")],
     out: Annotated[Path, Argument(help="The detector to write (.ood.npz).")],
-    method: Annotated[
-        DetectorMethod, Option(help="Method of detection.")
-    ] = DetectorMethod.mahalanobis,
+    method: Annotated[DetectorMethod, Option(help="Scoring method.")] = DetectorMethod.mahalanobis,
     head_file: Annotated[
         Path | None,
         Option("--head", help="For energy, msp, max-logit, vim; or to label the states."),
@@ -53,12 +51,8 @@ def fit(
         int | None, Option(help="vim: principal directions (default: an eighth).", min=1)
     ] = None,
     bank: Annotated[int, Option(help="knn: keep at most this many states.", min=1)] = 20_000,
-    shrinkage: Annotated[
-        str, Option(help="Shrinkage of covariances: 0 to 1, or auto (Ledoit-Wolf).")
-    ] = "auto",
-    scores_only: Annotated[
-        bool, Option("--scores-only", help="Leave the head out: for decrypted scores.")
-    ] = False,
+    shrinkage: Annotated[str, Option(help="Shrinkage: 0 to 1, or auto (Ledoit-Wolf).")] = "auto",
+    scores_only: Annotated[bool, Option("--scores-only", help="Leave the head out.")] = False,
     seed: Annotated[int, Option(help="Seed of the states kept for knn.", min=0)] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -38,16 +38,10 @@ def generate(
     target: TargetModel,
     map_file: MapBetween = None,
     max_tokens: Annotated[int, Option(help="Stop after this many tokens.")] = 128,
-    temperature: Annotated[
-        float, Option(help="0 takes the likeliest token; above 0, tokens are sampled.")
-    ] = 0.0,
-    top_p: Annotated[
-        float, Option(help="Sample from the likeliest tokens with this much probability.")
-    ] = 1.0,
+    temperature: Annotated[float, Option(help="0: the likeliest token; above 0: sampled.")] = 0.0,
+    top_p: Annotated[float, Option(help="Nucleus sampling: probability of the nucleus.")] = 1.0,
     seed: Annotated[int, Option(help="Seed of the sampling.")] = 0,
-    stop: Annotated[
-        list[str] | None, Option(help="Stop before this text; may be given again.")
-    ] = None,
+    stop: Annotated[list[str] | None, Option(help="Stop before this text (repeatable).")] = None,
     threads: shared.Threads = None,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -213,9 +207,7 @@ def _write(text: str) -> None:
 def _stdin() -> str:
     raw = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_PROMPT + 1)
     if len(raw) > MAX_PROMPT:
-        raise InputError(
-            "the prompt is too long", got="more", expected=f"at most {MAX_PROMPT} bytes"
-        )
+        raise InputError("the prompt is too long", expected=f"at most {MAX_PROMPT} bytes")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:

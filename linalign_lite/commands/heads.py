@@ -54,9 +54,7 @@ def evaluate(
     head_file: Annotated[Path, Argument(metavar="HEAD", help="A head.")],
     states: LabelledStates,
     map_file: MapFile = None,
-    per_class: Annotated[
-        bool, Option("--per-class", help="Print the recall of each class.")
-    ] = False,
+    per_class: Annotated[bool, Option("--per-class", help="Print each class's recall.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a classifier's accuracy, with or without a map.

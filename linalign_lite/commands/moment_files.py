@@ -39,12 +39,8 @@ def moments(
     folds: Annotated[int, Option(help="Folds for the cross-validation in fit-moments.")] = 5,
     seed: shared.Seed = 0,
     pair: shared.Pairing = PairingRule.exact,
-    reveal: Annotated[
-        bool, Option("--reveal", help="Write them even if the states can be recovered from them.")
-    ] = False,
-    verify: Annotated[
-        bool, Option("--verify/--no-verify", help="Compare shards with their SHA-256.")
-    ] = True,
+    reveal: Annotated[bool, Option("--reveal", help="Write even if they reveal states.")] = False,
+    verify: Annotated[bool, Option("--verify/--no-verify", help="Check shards' SHA-256.")] = True,
     scheduler: shared.Scheduler = None,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -84,9 +80,7 @@ def moments(
 
 
 def fit_moments(
-    files: Annotated[
-        list[str], Argument(help="Moments (.moments.npz), one or more; paths or URLs.")
-    ],
+    files: Annotated[list[str], Argument(help="Files of moments, one or more: paths or URLs.")],
     out_at: shared.MapOut,
     method: Annotated[MomentsMethod, Option(help="Method of the fit.")] = MomentsMethod.ridge,
     penalty: shared.Penalty = "auto",
@@ -119,11 +113,8 @@ def fit_moments(
     with delivered(out) as path:
         save(path, affine)
     console.warn(report.warnings)
-    n = len(files)
-    console.result(
-        {"out": str(out), "files": n, **report.as_dict()},
-        pair_lines([("map", out), ("files", n), *report.rows()]),
-    )
+    lines = pair_lines([("map", out), ("files", len(files)), *report.rows()])
+    console.result({"out": str(out), "files": len(files), **report.as_dict()}, lines)
 
 
 def measure_states(
@@ -135,10 +126,7 @@ def measure_states(
 
     if source.is_dir() and target.is_dir():
         x, y = open_folder(source), open_folder(target)
-        with (
-            workers(options.scheduler) as spread,
-            console.progress("measuring", x.n_texts) as tally,
-        ):
+        with workers(options.scheduler) as pool, console.progress("measuring", x.n_texts) as tally:
             return measure_shards(
                 x,
                 y,
@@ -147,7 +135,7 @@ def measure_states(
                 pairing=options.pairing,
                 verify=options.verify,
                 progress=tally,
-                **spread,
+                **pool,
             )
     if options.scheduler is not None:
         raise InputError("--scheduler goes with folders of states", hint="extract to folders")

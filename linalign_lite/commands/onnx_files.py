@@ -16,20 +16,14 @@ from linalign_lite.core.choices import (
 )
 from linalign_lite.errors import FormatError, InputError
 
-Stored = Annotated[
-    WeightDtype, Option(help="Type of the stored weights; fp16 is computed in float32.")
-]
-ErrorLimit = Annotated[
-    float | None, Option(help="Largest relative error of int8 outputs; default 0.2.")
-]
+Stored = Annotated[WeightDtype, Option(help="Type of stored weights; fp16 is computed in float32.")]
+ErrorLimit = Annotated[float | None, Option(help="Largest relative error with int8; default 0.2.")]
 
 
 def export(
     model: Annotated[str, Argument(help="A Hugging Face model: a folder or a hub id.")],
     out: Annotated[Path, Argument(help="The folder to make.")],
-    task: Annotated[
-        ExportTask, Option(help="Purpose of the model; auto reads its config.")
-    ] = ExportTask.auto,
+    task: Annotated[ExportTask, Option(help="Purpose; auto reads the config.")] = ExportTask.auto,
     dtype: StoredDtype = FloatDtype.fp32,
     opset: Annotated[int | None, Option(help="ONNX opset; default: Optimum's own.")] = None,
     from_onnx: Annotated[
@@ -37,14 +31,9 @@ def export(
         Option("--from-onnx", help="MODEL is a folder already exported to ONNX; needs no torch."),
     ] = False,
     quantize: Annotated[
-        bool,
-        Option(
-            "--quantize", help="8-bit weights and products: faster, smaller, a little less exact."
-        ),
+        bool, Option("--quantize", help="8-bit weights and products: faster, smaller, less exact.")
     ] = False,
-    texts: Annotated[
-        Path | None, Option(help="Texts to compare int8 with float32 on; default: bundled ones.")
-    ] = None,
+    texts: Annotated[Path | None, Option(help="Texts to compare int8 on (else bundled).")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -103,9 +92,7 @@ def export(
 def onnx(
     file: Annotated[Path, Argument(help="A map or a head (.npz).")],
     out: Annotated[Path, Argument(help="The ONNX file to write.")],
-    map_file: Annotated[
-        Path | None, Option("--map", help="A map to fold into the head FILE.")
-    ] = None,
+    map_file: Annotated[Path | None, Option("--map", help="A map to fold into the head.")] = None,
     dtype: Stored = WeightDtype.fp32,
     states_file: Annotated[
         Path | None, Option("--states", help="States to check it on; default: random ones.")
@@ -147,12 +134,8 @@ def onnx(
 def fuse(
     model: ModelFolder,
     out: Annotated[Path, Argument(help="The ONNX file to write.")],
-    map_file: Annotated[
-        Path | None, Option("--map", help="A map that reads the model's states.")
-    ] = None,
-    head_file: Annotated[
-        Path | None, Option("--head", help="A head that reads the mapped states, or states.")
-    ] = None,
+    map_file: Annotated[Path | None, Option("--map", help="A map of the model's states.")] = None,
+    head_file: Annotated[Path | None, Option("--head", help="A head of (mapped) states.")] = None,
     pooling: Annotated[
         TextPooling | None, Option(help="Default: that of the map or head, or the model's.")
     ] = None,
@@ -210,9 +193,7 @@ def fuse(
 def from_onnx(
     file: Annotated[Path, Argument(help="An ONNX file: a map or a head.")],
     out: Annotated[Path, Argument(help="The .npz file to write.")],
-    kind: Annotated[
-        ArtefactKind | None, Option(help="Kind of FILE, if it was not written by `onnx`.")
-    ] = None,
+    kind: Annotated[ArtefactKind | None, Option(help="Kind of FILE if not made by `onnx`.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a map or a head back from an ONNX file.

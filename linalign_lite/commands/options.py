@@ -8,41 +8,27 @@ from typer import Argument, Option
 from linalign_lite.core.choices import FloatDtype, PairingRule, TextFormat
 
 AsJson = Annotated[bool, Option("--json", help="Print the result as one JSON object.")]
-Quiet = Annotated[
-    bool, Option("--quiet", "-q", help="Print nothing on standard error except errors.")
-]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only errors on standard error.")]
 
 TextsFile = Annotated[str, Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")]
 Format = Annotated[TextFormat, Option("--format", help="Format of TEXTS.")]
 Limit = Annotated[int | None, Option(help="Read only the first N texts.", min=1)]
-Separator = Annotated[
-    str | None, Option(help="In a .txt, texts are separated by lines equal to this.")
-]
+Separator = Annotated[str | None, Option(help="Line that separates the texts of a .txt.")]
 
 ModelFolder = Annotated[Path, Argument(help="An exported model folder.")]
 Threads = Annotated[int | None, Option(help="Number of threads; default: one per core.")]
-Normalize = Annotated[
-    bool | None, Option("--normalize/--no-normalize", help="Scale states to length 1.")
-]
-StoredDtype = Annotated[
-    FloatDtype, Option(help="Type of the stored numbers; fp16 takes half the disk.")
-]
+Normalize = Annotated[bool | None, Option("--normalize/--no-normalize", help="Unit-length states.")]
+StoredDtype = Annotated[FloatDtype, Option(help="Type of stored numbers; fp16 halves the size.")]
 
-SourceStates = Annotated[
-    str, Argument(metavar="source", help="States of the source model: a path or a URL.")
-]
-TargetStates = Annotated[
-    str, Argument(metavar="target", help="States of the target model, same texts.")
-]
+SourceStates = Annotated[str, Argument(metavar="source", help="The source's states: path or URL.")]
+TargetStates = Annotated[str, Argument(metavar="target", help="The target's states, same texts.")]
 LabelledStates = Annotated[Path, Argument(help="Labelled states.")]
 MapOut = Annotated[str, Argument(metavar="out", help="The map to write (.map.npz).")]
 MapFile = Annotated[Path | None, Option("--map", help="Apply this map to the states first.")]
 Folds = Annotated[int, Option(help="Folds of the cross-validation.")]
 Seed = Annotated[int, Option(help="Seed of the folds.", min=0)]
 Pairing = Annotated[PairingRule, Option(help="Token states: rule that pairs positions.")]
-Penalty = Annotated[
-    str, Option(help="auto, or a number relative to the mean variance of the source.")
-]
+Penalty = Annotated[str, Option(help="auto, or a number relative to the source's mean variance.")]
 Scheduler = Annotated[
     str | None,
     Option(

@@ -17,9 +17,7 @@ def plan(
     classes: Annotated[int, Option(help="Outputs of the provider's head.", min=1)],
     queries: Annotated[int, Option(help="States to encrypt together.", min=1)] = 1,
     profile: Annotated[Profile, Option(help="Security profile, as for keygen.")] = Profile.private,
-    bandwidth: Annotated[
-        float, Option(help="Bandwidth between the two parties, in Mbit/s.", min=0.001)
-    ] = 100.0,
+    bandwidth: Annotated[float, Option(help="Bandwidth in Mbit/s.", min=0.001)] = 100.0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,9 +56,7 @@ def plan(
 
 def budget(
     file: Annotated[Path, Argument(help="The provider's budget file.")],
-    limit: Annotated[
-        int | None, Option(help="Set the states that each key may have scored.", min=1)
-    ] = None,
+    limit: Annotated[int | None, Option(help="Set the most states per key.", min=1)] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -111,22 +111,13 @@ def score(
     query: Annotated[Path, Argument(help="A client's query file.")],
     out: Annotated[Path, Argument(help="The response file to write (.response).")],
     head: Annotated[Path, Option("--head", help="The provider's head.")],
-    public: Annotated[
-        list[Path] | None,
-        Option(help="A client's public key, or a folder of keys; may be repeated."),
-    ] = None,
-    map_file: Annotated[
-        Path | None, Option("--map", help="Fold this map into the head first.")
-    ] = None,
+    public: Annotated[list[Path] | None, Option(help="Public key or folder; repeatable.")] = None,
+    map_file: Annotated[Path | None, Option("--map", help="Fold this map into the head.")] = None,
     profile: Annotated[
         Profile, Option(help="The profile that queries may have; trusted reveals the head.")
     ] = Profile.private,
-    budget: Annotated[
-        Path | None, Option(help="Count the states scored for each key in this file.")
-    ] = None,
-    limit: Annotated[
-        int | None, Option(help="With --budget: states that each key may have scored.", min=1)
-    ] = None,
+    budget: Annotated[Path | None, Option(help="Count states per key in this file.")] = None,
+    limit: Annotated[int | None, Option(help="With --budget: most states per key.", min=1)] = None,
     max_error: MaxError = 1e-3,
     threads: Annotated[
         int | None, Option(help="Processes for many queries; default: one per core.", min=1)
@@ -184,13 +175,9 @@ def score(
 def decrypt(
     response: Annotated[Path, Argument(help="The provider's response file.")],
     key: Key,
-    query: Annotated[
-        Path | None, Option(help="The query file, to check that the response answers it.")
-    ] = None,
+    query: Annotated[Path | None, Option(help="The query file, to check the response.")] = None,
     top: Annotated[int, Option(help="Number of best labels to print.", min=1)] = 1,
-    out: Annotated[
-        Path | None, Option(help="Write all scores to this file, one JSON object per line.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="Write all scores to this file (JSONL).")] = None,
     ood: Annotated[
         str | None, Option(help="Add an outlier score: energy, msp, max-logit, or a detector file.")
     ] = None,

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
 def extract(
     model: shared.ModelFolder,
-    texts: Annotated[
-        str, Argument(help="A .txt, .jsonl, .csv or .parquet file or URL, or - for stdin.")
-    ],
+    texts: Annotated[str, Argument(help="A .txt, .jsonl, .csv, .parquet file or URL; - is stdin.")],
     out_at: Annotated[
         str,
         Argument(
@@ -56,9 +54,7 @@ def extract(
     limit: shared.Limit = None,
     separator: shared.Separator = None,
     dtype: shared.StoredDtype = FloatDtype.fp32,
-    shard_texts: Annotated[
-        int | None, Option(help="Texts in one file of a folder; default 4096.", min=1)
-    ] = None,
+    shard_texts: Annotated[int | None, Option(help="Texts per shard; default 4096.", min=1)] = None,
     scheduler: shared.Scheduler = None,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,

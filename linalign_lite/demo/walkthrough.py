@@ -108,14 +108,12 @@ class Walkthrough:
             lines = (json.dumps({"text": t, "label": label}) + "\n" for t, label in rows)
             write_atomic(path, "".join(lines).encode())
 
-    def _extract(
-        self, name: str, party: str, folder: Path, texts: tuple[Texts, ...]
-    ) -> PartyStates:
+    def _extract(self, name: str, party: str, out: Path, texts: tuple[Texts, ...]) -> PartyStates:
         with self.step(f"The {party} reads the texts with its own model, {name}") as lines:
             model = load_model(model_folder(name))
             found = [extract(model, t) for t in texts]
             for part, states in zip(("public", "train", "test"), found, strict=True):
-                save(folder / f"{part}.states.npz", states)
+                save(out / f"{part}.states.npz", states)
             card = model.card
             lines.append(
                 f"{card.architecture}, vocabulary {card.vocab_size}, {card.hidden_size} "

@@ -107,7 +107,7 @@ def train_head(
     best = max(results, key=lambda name: results[name][1])
     chosen, held_out = results[best]
     note(f"training {best}")
-    weight, bias = next(_path(best, data, (chosen,), FINE))
+    weight, bias = (a.astype(np.float32) for a in next(_path(best, data, (chosen,), FINE)))
     report = HeadReport(
         method=best,
         penalty=chosen,
@@ -119,10 +119,7 @@ def train_head(
         tried={name: accuracy for name, (_, accuracy) in results.items()},
     )
     card = {**asdict(report), "text_digest": states.text_digest}
-    head = Head(
-        weight.astype(np.float32), bias.astype(np.float32), states.labels, states.space, card=card
-    )
-    return head, report
+    return Head(weight, bias, states.labels, states.space, card=card), report
 
 
 def _choose(

@@ -52,9 +52,7 @@ def compare_detectors(
     Raises InputError when there are fewer than three labels, or a fold has no text to evaluate on.
     """
     if states.label_ids is None or len(np.unique(states.label_ids)) < 3:
-        raise InputError(
-            "comparing detectors needs states of three labels or more", hint="name a method instead"
-        )
+        raise InputError("comparing detectors needs three labels or more", hint="name a method")
     train, test = _split(states, validation, seed)
     names = np.array(states.labels)[np.unique(states.label_ids)]
     folds = min(folds, len(names) // 2 + len(names) % 2)  # at least two labels stay
@@ -93,9 +91,7 @@ def _of_labels(states: HiddenStates, names: set[str], *, inside: bool) -> Hidden
     among = np.array([name in names for name in states.labels], dtype=bool)[states.label_ids]
     rows = np.flatnonzero(among == inside)
     if not rows.size:
-        raise InputError(
-            "a fold has no text to evaluate on", hint="fewer folds, or more texts of each label"
-        )
+        raise InputError("a fold has no text to evaluate on", hint="fewer folds or more texts")
     return states.rows(rows)
 
 

@@ -1,7 +1,6 @@
 """Save and load detectors (`*.ood.npz`). docs/FORMAT.md, section 1."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,7 @@ _SCHEMA = {
     for rule in RULES.values()
     for name, dimensions in {**_HEAD_ARRAYS, **rule.arrays}.items()
 }
-_SETTINGS = {
-    name: dataclasses.make_dataclass("Settings", rule.settings.items())
-    for name, rule in RULES.items()
-}
+_SETTINGS = {name: make_dataclass("Settings", r.settings.items()) for name, r in RULES.items()}
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ def save_detector(path: PathLike, detector: Detector) -> None:
     arrays |= {name: getattr(rule, name) for name in rule.arrays}
     card = {
         "method": detector.method,
-        "space": dataclasses.asdict(detector.space),
+        "space": asdict(detector.space),
         "labels": list(detector.labels),
         "softcap": None if head is None else head.softcap,
         "threshold": detector.threshold,

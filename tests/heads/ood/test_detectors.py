@@ -25,18 +25,15 @@ from linalign_lite import (
 from linalign_lite.heads.ood import detector as detector_module
 from linalign_lite.heads.ood.covariance import covariance_about, ledoit_wolf
 from linalign_lite.heads.ood.detector import threshold_for
-from linalign_lite.heads.ood.detectors import (
-    METHODS,
-    NEEDS_HEAD,
-    Cosine,
-    Energy,
-    Mahalanobis,
+from linalign_lite.heads.ood.detectors import METHODS, NEEDS_HEAD, nearest_neighbours
+from linalign_lite.heads.ood.detectors.cosine import Cosine
+from linalign_lite.heads.ood.detectors.logits import Energy
+from linalign_lite.heads.ood.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
+from linalign_lite.heads.ood.detectors.nearest_neighbours import (
     NearestNeighbours,
-    RelativeMahalanobis,
-    VirtualLogit,
     WhitenedNearestNeighbours,
-    nearest_neighbours,
 )
+from linalign_lite.heads.ood.detectors.vim import VirtualLogit
 
 
 @pytest.fixture
@@ -430,8 +427,8 @@ def test_rules_check_their_parts():
         (lambda: WhitenedNearestNeighbours(eye, 1, one, np.eye(2)), "whitening does not fit"),
         (lambda: VirtualLogit(head, one, eye, 0.0), "alpha is not usable"),
         (lambda: VirtualLogit(head, np.ones(2), eye, 1.0), "mean does not fit"),
-        (lambda: Energy(3, 1.0, head), "n_outputs does not fit the head: got 3, expected 2"),
-        (lambda: Energy(1), "number of outputs does not fit: got 1, expected 2 or more"),
+        (lambda: Energy(3, 1.0, head), "n_outputs does not fit: got 3, expected 2"),
+        (lambda: Energy(1), "too few outputs: got 1, expected 2 or more"),
         (lambda: outlyingness(eye, "sum"), "no score of this name"),
         (lambda: Detector(Cosine(one, eye, eye), Space(4)), "space does not fit"),
         (lambda: Detector(Cosine(one, eye, eye), threshold=1.0), "threshold and tpr go together"),

@@ -12,8 +12,13 @@ from scipy.special import logsumexp, softmax
 
 from linalign_lite import InputError, outlyingness
 from linalign_lite.core.metrics import cross_entropy
-from linalign_lite.heads.ood.detectors import SCORE_METHODS, Energy, MaxLogit, MaxSoftmax
-from linalign_lite.heads.ood.detectors.logits import calibrated_temperature
+from linalign_lite.heads.ood.detectors import SCORE_METHODS
+from linalign_lite.heads.ood.detectors.logits import (
+    Energy,
+    MaxLogit,
+    MaxSoftmax,
+    calibrated_temperature,
+)
 
 SCORES = hnp.arrays(
     np.float64, st.tuples(st.integers(1, 5), st.integers(2, 6)), elements=st.floats(-300, 300)

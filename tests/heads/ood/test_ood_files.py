@@ -25,21 +25,16 @@ from linalign_lite import (
 from linalign_lite.commands.describe_file import describe
 from linalign_lite.core.choices import DetectorMethod, values_of
 from linalign_lite.heads.ood import serialization
-from linalign_lite.heads.ood.detectors import (
-    METHODS,
-    RULES,
-    Cosine,
-    Energy,
-    LogitRule,
-    Mahalanobis,
-    MaxLogit,
-    MaxSoftmax,
+from linalign_lite.heads.ood.detectors import METHODS, RULES
+from linalign_lite.heads.ood.detectors.base import Rule
+from linalign_lite.heads.ood.detectors.cosine import Cosine
+from linalign_lite.heads.ood.detectors.logits import Energy, LogitRule, MaxLogit, MaxSoftmax
+from linalign_lite.heads.ood.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
+from linalign_lite.heads.ood.detectors.nearest_neighbours import (
     NearestNeighbours,
-    RelativeMahalanobis,
-    Rule,
-    VirtualLogit,
     WhitenedNearestNeighbours,
 )
+from linalign_lite.heads.ood.detectors.vim import VirtualLogit
 from linalign_lite.storage.npz import load_npz, save_npz
 
 GOLDEN = ROOT / "tests" / "golden" / "ood"
@@ -219,11 +214,11 @@ ATTACKS = {
     "cold": (("energy", {"settings": {"temperature": 0, "n_outputs": 2}}), "temperature is not"),
     "outputs that lie": (
         ("energy", {"settings": {"temperature": 1, "n_outputs": 3}}),
-        "n_outputs does not fit the head: got 3, expected 2",
+        "n_outputs does not fit: got 3, expected 2",
     ),
     "outputs of none": (
         ("bare", {"labels": [], "settings": {"temperature": 1, "n_outputs": -2}}),
-        "number of outputs does not fit",
+        "too few outputs",
     ),
     "alpha below 0": (("vim", {"settings": {"alpha": -1, "n_outputs": 2}}), "alpha is not usable"),
     "threshold is a string": (

@@ -6,31 +6,24 @@ list it in `_CLASSES`; fitting, files and `METHODS` follow. docs/FORMAT.md, sect
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
+from linalign_lite.heads.ood.detectors import cosine, logits, mahalanobis, nearest_neighbours, vim
 from linalign_lite.heads.ood.detectors.base import Float64, Rule
-from linalign_lite.heads.ood.detectors.cosine import Cosine
-from linalign_lite.heads.ood.detectors.logits import Energy, LogitRule, MaxLogit, MaxSoftmax
-from linalign_lite.heads.ood.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
-from linalign_lite.heads.ood.detectors.nearest_neighbours import (
-    NearestNeighbours,
-    WhitenedNearestNeighbours,
-)
-from linalign_lite.heads.ood.detectors.vim import VirtualLogit
 
 _CLASSES: tuple[type[Rule], ...] = (
-    Energy,
-    MaxSoftmax,
-    MaxLogit,
-    Mahalanobis,
-    RelativeMahalanobis,
-    Cosine,
-    NearestNeighbours,
-    WhitenedNearestNeighbours,
-    VirtualLogit,
+    logits.Energy,
+    logits.MaxSoftmax,
+    logits.MaxLogit,
+    mahalanobis.Mahalanobis,
+    mahalanobis.RelativeMahalanobis,
+    cosine.Cosine,
+    nearest_neighbours.NearestNeighbours,
+    nearest_neighbours.WhitenedNearestNeighbours,
+    vim.VirtualLogit,
 )
 RULES: dict[str, type[Rule]] = {rule.method: rule for rule in _CLASSES}
 METHODS = tuple(RULES)
 NEEDS_HEAD = tuple(name for name, rule in RULES.items() if rule.needs_head)
-SCORE_METHODS = tuple(name for name, rule in RULES.items() if issubclass(rule, LogitRule))
+SCORE_METHODS = tuple(name for name, rule in RULES.items() if issubclass(rule, logits.LogitRule))
 
 
 def outlyingness(scores: Array, method: str = "energy", temperature: float = 1.0) -> Float64:
@@ -41,6 +34,6 @@ def outlyingness(scores: Array, method: str = "energy", temperature: float = 1.0
     scores that are not finite, of another shape or of fewer than two outputs.
     """
     rule = RULES.get(method)
-    if rule is None or not issubclass(rule, LogitRule):
+    if rule is None or not issubclass(rule, logits.LogitRule):
         raise InputError("no score of this name", got=method, expected=", ".join(SCORE_METHODS))
     return rule.of_logits(scores, temperature)

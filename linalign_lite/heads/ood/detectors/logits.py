@@ -37,9 +37,7 @@ class LogitRule(Rule):
     def __post_init__(self) -> None:
         parse(Temperature, float(self.temperature), "the temperature")
         if self.n_outputs < 2:
-            raise InputError(
-                "the number of outputs does not fit", got=str(self.n_outputs), expected="2 or more"
-            )
+            raise InputError("too few outputs", got=str(self.n_outputs), expected="2 or more")
         if self.head is not None:
             require_outputs(self.head, self.n_outputs)
 
@@ -174,9 +172,7 @@ def calibrated_temperature(scores: Array, truth: npt.NDArray[np.integer[Any]]) -
 def require_outputs(head: Head, n_outputs: int) -> None:
     """Raise InputError unless the head has ``n_outputs`` outputs."""
     if head.n_outputs != n_outputs:
-        raise InputError(
-            "n_outputs does not fit the head", got=str(n_outputs), expected=str(head.n_outputs)
-        )
+        raise InputError("n_outputs does not fit", got=str(n_outputs), expected=str(head.n_outputs))
 
 
 def _usable(scores: Array) -> Float64:

@@ -4,8 +4,10 @@ A message states the problem, the value found, the value expected and a hint. It
 state, a query, a text or a key: names, shapes, types and digests only.
 """
 
+import contextlib
 import importlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 _PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@")
@@ -94,6 +96,18 @@ class MissingExtraError(LinalignError):
             f"{purpose} needs the package {package!r}, which the base install leaves out",
             hint=f"pip install 'linalign-lite[{extra}]'" if extra else f"pip install {package}",
         )
+
+
+@contextlib.contextmanager
+def quote_errors(
+    problem: str, kind: type[LinalignError] = InputError, *, hint: str = ""
+) -> Iterator[None]:
+    """Turn errors of the block, of a library without an error type of its own, into a ``kind``."""
+    try:
+        yield
+    except Exception as e:
+        text = " ".join(str(e).split())[:300]
+        raise kind(problem, got=f"{type(e).__name__}: {text}", hint=hint) from e
 
 
 def import_extra(module: str, *, extra: str, purpose: str) -> Any:

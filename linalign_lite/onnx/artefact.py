@@ -18,7 +18,7 @@ from linalign_lite.errors import InputError, ParityError, import_extra
 from linalign_lite.onnx import float16, graph_edit
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.onnx.metadata import FORMAT, KEY, VERSION, data_file, read_card
-from linalign_lite.onnx.parity import TOLERANCE, open_session
+from linalign_lite.onnx.parity import TOLERANCE, open_session, require_shape
 from linalign_lite.onnx.quantization import quantize_artefact
 from linalign_lite.storage.atomic import require_replaceable, write_atomic
 from linalign_lite.storage.hashing import hash_file
@@ -67,11 +67,10 @@ class Artefact:
         }
 
     def __str__(self) -> str:
-        apart = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
-        megabytes = f"{self.size / 1e6:.2f} MB"
+        found = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
         return (
-            f"{self.path}: {self.kind}, {self.dtype}, opset {self.opset}, {megabytes}; "
-            f"difference to NumPy: {apart}"
+            f"{self.path}: {self.kind}, {self.dtype}, opset {self.opset}, "
+            f"{self.size / 1e6:.2f} MB; difference to NumPy: {found}"
         )
 
 
@@ -85,9 +84,7 @@ def check_options(dtype: str, limit: float | None, purpose: str) -> float:
     if limit is not None and (dtype != "int8" or not 0 < limit <= 1):
         raise InputError("a limit is for int8 alone, above 0 and at most 1", got=f"{limit:g}")
     import_extra("onnx", extra="onnx", purpose=purpose)
-    if dtype != "int8":
-        return TOLERANCE
-    return INT8_LIMIT if limit is None else limit
+    return limit or (INT8_LIMIT if dtype == "int8" else TOLERANCE)
 
 
 def store_as(model: Any, dtype: str, one_file_limit: int) -> Any:
@@ -126,7 +123,7 @@ def write_artefact(
         differences = _write_large(out, model, full_card, expected, min(1024, one_file_limit))
     else:
         data = _seal(model, full_card)
-        _validate(model)
+        graph_edit.check(model, ParityError)
         differences = compare(open_session(data), expected)
         write_atomic(out, data)
     size = out.stat().st_size + (data_file(out).stat().st_size if large else 0)
@@ -143,13 +140,10 @@ def _write_large(
         path = Path(folder) / out.name
         beside = data_file(path)
         graph_edit.save_external(model, path, beside.name, threshold)
-        card["data"] = {
-            "file": beside.name,
-            "sha256": hash_file(beside),
-            "size": beside.stat().st_size,
-        }
+        size = beside.stat().st_size
+        card["data"] = {"file": beside.name, "sha256": hash_file(beside), "size": size}
         path.write_bytes(_seal(model, card))
-        _validate(str(path))
+        graph_edit.check(path, ParityError)
         differences = compare(open_session(str(path)), expected)
         beside.replace(data_file(out))
         path.replace(out)
@@ -168,30 +162,14 @@ def _seal(model: Any, card: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _validate(model: Any) -> None:
-    """Run the checker and strict shape inference on a model or the path of one."""
-    import onnx
-
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-        raise ParityError("the new graph is not valid ONNX", got=str(e)[:300]) from e
-
-
 def compare(session: Any, expected: Expected) -> dict[str, float]:
     """The relative difference of each output. Raises ParityError when one is above the limit."""
     pairs: dict[str, list[tuple[AnyArray, AnyArray]]] = {}
     for feeds, outputs in zip(expected.feeds, expected.outputs, strict=True):
         names = list(outputs)
         for name, got in zip(names, session.run(names, dict(feeds)), strict=True):
-            want = outputs[name]
-            if got.shape != want.shape:
-                raise ParityError(
-                    f"the graph's {name} have another shape than NumPy's",
-                    got=str(got.shape),
-                    expected=str(want.shape),
-                )
-            pairs.setdefault(name, []).append((got.ravel(), want.ravel()))
+            require_shape(f"the graph's {name}", got, outputs[name])
+            pairs.setdefault(name, []).append((got.ravel(), outputs[name].ravel()))
     found = {name: _relative(parts, expected.mean_square) for name, parts in pairs.items()}
     for name, difference in found.items():
         if not difference <= expected.limit:  # NaN fails too

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, LinalignError, quote_errors
 from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE, PAST
 
 AnyArray = npt.NDArray[Any]
@@ -116,21 +116,18 @@ def prune(model: Any) -> None:
         else:
             needed.update(reads(node))
     alive = needed | {name for node in graph.node for name in node.output}
+    known = {v.name for v in graph.input if v.name in ID_INPUTS or v.name.startswith(PAST)}
     for fields, keep in (
         (graph.initializer, needed),
         (graph.sparse_initializer, needed),
         (graph.value_info, alive),
         (graph.quantization_annotation, alive),
+        (graph.input, (needed | known) - stored),
     ):
         for i in range(len(fields) - 1, -1, -1):
             name = getattr(fields[i], "name", None) or getattr(fields[i], "tensor_name", "")
             if name not in keep:
                 del fields[i]
-    for i in range(len(graph.input) - 1, -1, -1):
-        name = graph.input[i].name
-        known = name in ID_INPUTS or name.startswith(PAST)
-        if name in stored or (name not in needed and not known):
-            del graph.input[i]
     model.ir_version = max(model.ir_version, 4)  # older ones require every weight to be an input
 
 
@@ -149,21 +146,19 @@ def set_standard_types(model: Any) -> None:
 
     graph = model.graph
     before, after = [], []
-    for value in graph.input:
-        wanted = TensorProto.INT64 if value.name in ID_INPUTS else TensorProto.FLOAT
+    for value in [*graph.input, *graph.output]:
+        name, inner = value.name, f"{value.name}__as_found"
         found = value.type.tensor_type.elem_type
-        if found != wanted:
-            inner = f"{value.name}__as_found"
-            rename(graph, value.name, inner)
-            before.append(helper.make_node("Cast", [value.name], [inner], to=found))
-            value.type.tensor_type.elem_type = wanted
-    for value in graph.output:
-        if value.type.tensor_type.elem_type != TensorProto.FLOAT:
-            outer, inner = value.name, f"{value.name}__as_found"
-            rename(graph, outer, inner)
-            value.name = outer
-            after.append(helper.make_node("Cast", [inner], [outer], to=TensorProto.FLOAT))
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
+        wanted = TensorProto.INT64 if name in ID_INPUTS else TensorProto.FLOAT
+        if found == wanted:
+            continue
+        rename(graph, name, inner)
+        if value.name == name:  # an input; outputs are renamed too
+            before.append(helper.make_node("Cast", [name], [inner], to=found))
+        else:
+            value.name = name
+            after.append(helper.make_node("Cast", [inner], [name], to=wanted))
+        value.type.tensor_type.elem_type = wanted
     for node in reversed(before):
         graph.node.insert(0, node)
     graph.node.extend(after)
@@ -240,11 +235,12 @@ def save_external(model: Any, path: Path, location: str, threshold: int) -> None
     )
 
 
-def check(path: Path) -> None:
-    """Raise InputError unless the saved graph is valid ONNX and its shapes can be inferred."""
+def check(model: Any, error: type[LinalignError] = InputError) -> None:
+    """Raise ``error`` unless the graph is valid ONNX and its shapes can be inferred.
+
+    model: a ModelProto, or the path of one.
+    """
     import onnx
 
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-        raise InputError("the graph is not valid ONNX", got=str(e)[:300]) from e
+    with quote_errors("the graph is not valid ONNX", error):
+        onnx.checker.check_model(model, full_check=True)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.head import Head
-from linalign_lite.errors import ParityError
+from linalign_lite.errors import ParityError, quote_errors
 from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT, PastTensor
 
 TOLERANCE = 1e-4
@@ -58,13 +58,9 @@ class Graph:
             if i.name in known
         }
         names = [o.name for o in self.session.get_outputs()]
-        try:
+        problem = f"the graph does not run on ids {ids.shape} after {before} cached"
+        with quote_errors(problem, ParityError):
             return dict(zip(names, self.session.run(names, feeds), strict=True))
-        except Exception as e:  # onnxruntime has no common error type
-            raise ParityError(
-                "the graph does not run",
-                got=f"{type(e).__name__} on ids {ids.shape} after {before} cached: {str(e)[:200]}",
-            ) from e
 
 
 def open_graph(path: Path, past: tuple[PastTensor, ...] = ()) -> Graph:
@@ -83,10 +79,8 @@ def open_session(model: bytes | str, *, threads: int | None = None) -> Any:
     options.log_severity_level = 4
     if threads is not None:
         options.intra_op_num_threads = threads
-    try:
+    with quote_errors("the graph does not load", ParityError):
         return ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime has no common error type
-        raise ParityError("the graph does not load", got=str(e)[:300]) from e
 
 
 def batches(encoded: Sequence[Sequence[int]], max_length: int) -> list[Batch]:
@@ -114,69 +108,49 @@ def measure(
 
     Raises ParityError beyond the tolerance.
     """
-    worst = {"states": 0.0, "logits": 0.0, "decode": 0.0}
-    seen = set()
+    found: dict[str, list[float]] = {"decode": [], "logits": [], "states": []}
     for ids, mask in data:
         got = graph.run(ids, mask)[LAST_HIDDEN_STATE]
         states, logits = reference(ids, mask)
         if states is not None:
-            seen.add("states")
-            limit = TOLERANCE * _largest(states[mask > 0])
-            worst["states"] = max(worst["states"], _compare("states", got, states, mask, limit))
+            found["states"].append(_compare("states", got, states, mask))
         if head is not None and logits is not None:
-            seen.add("logits")
-            scores = _scores(head, got)[:, -logits.shape[1] :]
-            keep = mask[:, -logits.shape[1] :]
-            limit = TOLERANCE * max(1.0, _largest(logits[keep > 0]))
-            worst["logits"] = max(worst["logits"], _compare("logits", scores, logits, keep, limit))
+            scores = head.apply(got.reshape(-1, got.shape[-1])).reshape(*got.shape[:-1], -1)
+            scores, keep = scores[:, -logits.shape[1] :], mask[:, -logits.shape[1] :]
+            found["logits"].append(_compare("logits", scores, logits, keep, least=1.0))
     if graph.past:
-        seen.add("decode")
-        worst["decode"] = max(_decode(graph, ids[:1], mask[:1]) for ids, mask in data)
-    result: dict[str, Any] = {f"{name}_max_abs": worst[name] for name in sorted(seen)}
+        found["decode"] = [_compare_decoded(graph, ids[:1], mask[:1]) for ids, mask in data]
+    result: dict[str, Any] = {f"{name}_max_abs": max(v) for name, v in found.items() if v}
     return {**result, "tolerance": TOLERANCE, "texts": sum(len(ids) for ids, _ in data)}
 
 
-def _scores(head: Head, states: Floats) -> Floats:
-    flat = head.apply(states.reshape(-1, states.shape[-1]))
-    result: Floats = flat.reshape(*states.shape[:-1], -1)
-    return result
-
-
-def _decode(graph: Graph, ids: Int64, mask: Int64) -> float:
+def _compare_decoded(graph: Graph, ids: Int64, mask: Int64) -> float:
     ids = ids[:, : int(mask.sum())]
     ones, n = np.ones_like(ids), ids.shape[1]
     if n < 2:
         return 0.0
     whole = graph.run(ids, ones)
     first = graph.run(ids[:, :-1], ones[:, :-1])
-    second = graph.run(
-        ids[:, -1:], ones, {k: v for k, v in first.items() if k != LAST_HIDDEN_STATE}
-    )
-    got = np.concatenate([first[LAST_HIDDEN_STATE], second[LAST_HIDDEN_STATE]], axis=1)
-    limit = TOLERANCE * _largest(whole[LAST_HIDDEN_STATE])
-    worst = _compare("states decoded with the cache", got, whole[LAST_HIDDEN_STATE], ones, limit)
+    second = graph.run(ids[:, -1:], ones, first)
+    states = np.concatenate([first[LAST_HIDDEN_STATE], second[LAST_HIDDEN_STATE]], axis=1)
+    worst = _compare("states decoded with the cache", states, whole[LAST_HIDDEN_STATE], ones)
     for name in (p.name.replace(PAST, PRESENT, 1) for p in graph.past):
-        if second[name].shape != whole[name].shape:
-            raise ParityError(
-                f"the cache {name} has another shape after two steps",
-                got=str(second[name].shape),
-                expected=str(whole[name].shape),
-            )
+        require_shape(f"the tensors {name} after two steps", second[name], whole[name])
     return worst
 
 
-def _largest(values: npt.NDArray[Any]) -> float:
-    return float(np.abs(values).max(initial=0.0))
-
-
-def _compare(what: str, got: Floats, want: Floats, mask: Int64, limit: float) -> float:
+def require_shape(what: str, got: npt.NDArray[Any], want: npt.NDArray[Any]) -> None:
+    """Raise ParityError unless both arrays have the same shape."""
     if got.shape != want.shape:
-        raise ParityError(
-            f"the exported graph's {what} have another shape",
-            got=str(got.shape),
-            expected=str(want.shape),
-        )
-    difference = _largest(got[mask > 0].astype(np.float64) - want[mask > 0])
+        problem = f"{what} have another shape"
+        raise ParityError(problem, got=str(got.shape), expected=str(want.shape))
+
+
+def _compare(what: str, got: Floats, want: Floats, mask: Int64, *, least: float = 0.0) -> float:
+    require_shape(f"the exported graph's {what}", got, want)
+    got, want = got[mask > 0].astype(np.float64), want[mask > 0]
+    limit = TOLERANCE * float(np.abs(want).max(initial=least))
+    difference = float(np.abs(got - want).max(initial=0.0))
     if not difference <= limit:
         raise ParityError(
             f"the exported graph's {what} differ from the model's",

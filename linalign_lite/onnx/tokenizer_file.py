@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.errors import InputError, ParityError
+from linalign_lite.errors import InputError, ParityError, quote_errors
 from linalign_lite.extraction.model_card import TOKENIZER_FILE
 
 # Ids and states of these texts are compared. Short and long, with unusual characters.
@@ -26,29 +26,26 @@ Encode = Callable[[str], Sequence[int]]
 
 def read_tokenizer(path: Path) -> Any:
     """Load a `tokenizer.json` without its settings for truncation and padding."""
-    from tokenizers import Tokenizer
-
     if not path.is_file():
         raise InputError(f"{path.parent} has no {path.name}", hint=FAST_HINT)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as e:  # the library raises plain Exception
-        raise InputError(f"{path} is not a usable tokenizer", got=str(e)[:160]) from e
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    with quote_errors(f"{path} is not a usable tokenizer"):
+        return _parse(path.read_text(encoding="utf-8"))
 
 
 def write_tokenizer(text: str, folder: Path) -> Any:
     """Write `tokenizer.json` without settings for truncation and padding, and load it."""
+    path = folder / TOKENIZER_FILE
+    _parse(text).save(str(path), pretty=False)
+    return _parse(path.read_text(encoding="utf-8"))
+
+
+def _parse(text: str) -> Any:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(text)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    path = folder / TOKENIZER_FILE
-    tokenizer.save(str(path), pretty=False)
-    return Tokenizer.from_file(str(path))
+    return tokenizer
 
 
 def check_tokenizer(tokenizer: Any, encode: Encode, vocab_size: int) -> None:
@@ -61,7 +58,7 @@ def check_tokenizer(tokenizer: Any, encode: Encode, vocab_size: int) -> None:
                 got=f"{len(got)} tokens",
                 expected=f"{len(want)} tokens with the ids of the original tokenizer",
             )
-    largest = max((max(tokenizer.encode(t).ids, default=0) for t in TEXTS), default=0)
+    largest = max(max(tokenizer.encode(t).ids, default=0) for t in TEXTS)
     if largest >= vocab_size:
         raise InputError(
             "the tokenizer does not belong to this model",

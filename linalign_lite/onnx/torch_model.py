@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, quote_errors
 from linalign_lite.onnx import float16, parity
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.tokenizer_file import FAST_HINT
@@ -69,6 +69,13 @@ def quiet() -> Iterator[None]:
                 enable_progress_bars()
 
 
+@contextlib.contextmanager
+def _quoting(problem: str) -> Iterator[None]:
+    hint = "export/README.md lists model families that are known to work"
+    with quiet(), quote_errors(problem, hint=hint):
+        yield
+
+
 def find_model(model: str) -> Path | None:
     """The local folder ``model``, or None if it can only be a hub id.
 
@@ -91,17 +98,12 @@ def download(model: str) -> Path:
 
     local = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     settings: dict[str, Any] = {"ignore_patterns": _UNWANTED, "local_files_only": local}
-    with quiet():
-        try:
-            folder = Path(snapshot_download(model, allow_patterns=_WANTED, **settings))
-            if not list(folder.glob("*.safetensors")):
-                snapshot_download(model, allow_patterns=["pytorch_model*.bin"], **settings)
-        except Exception as e:
-            raise InputError(
-                f"{model} is not a folder, and cannot be downloaded from the model hub",
-                got=f"{type(e).__name__}: {str(e).splitlines()[0][:160] if str(e) else ''}",
-                hint="check the spelling; with HF_HUB_OFFLINE set only downloaded models are found",
-            ) from e
+    problem = f"{model} is not a folder, and cannot be downloaded from the model hub"
+    hint = "check the spelling; with HF_HUB_OFFLINE set only downloaded models are found"
+    with quiet(), quote_errors(problem, hint=hint):
+        folder = Path(snapshot_download(model, allow_patterns=_WANTED, **settings))
+        if not list(folder.glob("*.safetensors")):
+            snapshot_download(model, allow_patterns=["pytorch_model*.bin"], **settings)
     return folder
 
 
@@ -116,7 +118,8 @@ def load(folder: Path, task: str) -> Any:
         model, missing = _load_as(AutoModelForCausalLM, folder, task)
     else:
         model, missing = _load_as(AutoModel, folder, task)
-        if missing and _is_causal(folder):  # some families load their weights only as a whole
+        if missing and ModelConfig.read(folder).architecture.endswith("ForCausalLM"):
+            # some families load their weights only as a whole
             model, missing = _load_as(AutoModelForCausalLM, folder, task)
             model = model.get_decoder()
     if missing:
@@ -133,38 +136,28 @@ def _load_as(kind: Any, folder: Path, task: str) -> tuple[Any, list[str]]:
     """Load the model; return it with the names of the weights that the folder lacks."""
     import torch
 
-    with quiet():
-        try:
-            model, info = kind.from_pretrained(
-                str(folder),
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
-        except Exception as e:
-            raise _failed(f"transformers does not load {folder.name} for the task {task}", e) from e
+    with _quoting(f"transformers does not load {folder.name} for the task {task}"):
+        model, info = kind.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     # a pooler comes after the final hidden states, which do not depend on it
     lacking = [*info["missing_keys"], *(str(m[0]) for m in info["mismatched_keys"])]
     return model, sorted(name for name in lacking if "pooler" not in name)
-
-
-def _is_causal(folder: Path) -> bool:
-    return ModelConfig.read(folder).architecture.endswith("ForCausalLM")
 
 
 def load_tokenizer(folder: Path) -> Any:
     """Load the fast tokenizer. Raises InputError when the model has none."""
     from transformers import AutoTokenizer
 
-    with quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as e:
-            raise _failed(f"transformers does not load the tokenizer of {folder.name}", e) from e
+    with _quoting(f"transformers does not load the tokenizer of {folder.name}"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
+        )
     if not tokenizer.is_fast:
         raise InputError(
             f"{folder.name} has no fast tokenizer", got=type(tokenizer).__name__, hint=FAST_HINT
@@ -187,27 +180,21 @@ def export_graph(model: Any, folder: Path, task: str, opset: int | None) -> Path
     """Export `model.onnx` into ``folder`` with Optimum. Raises InputError when that fails."""
     from optimum.exporters.onnx import onnx_export_from_model
 
-    with quiet():
-        try:
-            onnx_export_from_model(
-                model=model,
-                output=folder,
-                task=_TASKS[task],
-                opset=opset,
-                do_validation=False,
-                no_post_process=True,
-                device="cpu",
-            )
-        except Exception as e:
-            raise _failed(
-                f"Optimum does not export {type(model).__name__} for the task {task}", e
-            ) from e
+    problem = f"Optimum does not export {type(model).__name__}"
+    with _quoting(f"{problem} for the task {task}"):
+        onnx_export_from_model(
+            model=model,
+            output=folder,
+            task=_TASKS[task],
+            opset=opset,
+            do_validation=False,
+            no_post_process=True,
+            device="cpu",
+        )
     path = folder / "model.onnx"
     if not path.is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("*.onnx")))
-        raise InputError(
-            f"Optimum does not export {type(model).__name__} as one graph", got=found[:200]
-        )
+        raise InputError(f"{problem} as one graph", got=found[:200])
     return path
 
 
@@ -234,12 +221,3 @@ def reference(model: Any, task: str) -> parity.Reference:
             return captured[0].numpy(), logits.numpy()
 
     return run
-
-
-def _failed(problem: str, e: BaseException) -> InputError:
-    text = " ".join(str(e).split())
-    return InputError(
-        problem,
-        got=f"{type(e).__name__}: {text[:300]}",
-        hint="export/README.md lists model families that are known to work",
-    )

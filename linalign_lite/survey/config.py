@@ -85,9 +85,6 @@ class SurveyConfig:
     )
     permutations: Count = 50  # of each p-value of a similarity
 
-    def wants(self, task: str) -> bool:
-        return task in self.tasks
-
     def pairs(self) -> list[tuple[str, str]]:
         """Every ordered pair of models."""
         return [(a, b) for a in self.models for b in self.models if a != b]

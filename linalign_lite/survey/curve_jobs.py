@@ -54,16 +54,15 @@ def _of_size(store: ArtefactStore, source: str, n: int) -> list[CurveRow]:
     """Held-out R² of maps from ``n`` texts, and accuracies of the targets' heads on test texts."""
     some = np.random.default_rng(store.config.seed).permutation(len(store.public(source)))[:n]
     others = {m: store.public(m).rows(some) for m in store.cards if m != source}
-    found = fit_several(store.public(source).rows(some), others, seed=store.config.seed)
+    maps = fit_several(store.public(source).rows(some), others, seed=store.config.seed)
     rows = []
-    for target, (affine, report) in found.items():
+    for target, (affine, report) in maps.items():
+        r2 = report.held_out_r2
         if not store.data:
-            rows.append(CurveRow(source, target, "", "size", n, report.held_out_r2))
+            rows.append(CurveRow(source, target, "", "size", n, r2))
         for data in store.data:
-            judged = evaluate(store.head(target, data), store.test(source, data), affine)
-            rows.append(
-                CurveRow(source, target, data, "size", n, report.held_out_r2, judged.accuracy.value)
-            )
+            found = evaluate(store.head(target, data), store.test(source, data), affine).accuracy
+            rows.append(CurveRow(source, target, data, "size", n, r2, found.value))
     return rows
 
 

@@ -1,7 +1,6 @@
 """Survey of the two bundled models on the bundled texts."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
@@ -42,11 +41,9 @@ def _some(texts: Texts, *, inside: bool) -> Texts:
 
 
 def _write(path: Path, texts: Texts) -> None:
-    labels: Sequence[str | None] = texts.labels or [None] * len(texts.texts)
-    rows = [
-        {"text": text} if label is None else {"text": text, "label": label}
-        for text, label in zip(texts.texts, labels, strict=True)
-    ]
+    rows = [{"text": text} for text in texts.texts]
+    if texts.labels:
+        rows = [{**row, "label": x} for row, x in zip(rows, texts.labels, strict=True)]
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 

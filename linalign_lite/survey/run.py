@@ -55,7 +55,8 @@ def run_survey(
     for data in config.data:
         for n in config.few:
             store.few(data.name, n)  # raises before any work if a data set is too small
-    jobs = [job for task, listed in JOBS if not task or config.wants(task) for job in listed(store)]
+    wanted = {"", *config.tasks}
+    jobs = [job for task, list_jobs in JOBS if task in wanted for job in list_jobs(store)]
     found: dict[str, list[Any]] = {}
     progress(0, len(jobs))
     for done, job in enumerate(jobs, 1):

@@ -6,6 +6,8 @@ Every number is one of a row, or a median or difference of these.
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from linalign_lite.survey.results import (
     ClassRow,
@@ -27,6 +29,7 @@ _WORDS = {
     "public+few": "public + few own",
     "all": "all own texts",
 }
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,11 @@ class Failure(PairRow):
         """The reason in words, by rule from the numbers."""
         better = {texts: r for texts, r in self.by_texts if r >= FAILS}
         few = max(better.get("few", 0.0), better.get("public+few", 0.0))
+        cover = "the public texts do not cover this data"
         if few:
-            return (
-                f"the public texts do not cover this data: with a few of its own texts "
-                f"{few:.2f} is kept"
-            )
-        if "all" in better:
-            return (
-                f"the public texts do not cover this data, and a few of its own are too few: "
-                f"with all of them {better['all']:.2f} is kept"
-            )
+            return f"{cover}: with a few of its own texts {few:.2f} is kept"
+        if kept := better.get("all"):
+            return f"{cover}, and a few of its own are too few: with all of them {kept:.2f} is kept"
         if self.r2 is not None and self.r2 < DISSIMILAR:
             return f"the two spaces are dissimilar: held-out R² on public texts {self.r2:.2f}"
         return "not explained by what was measured"
@@ -123,20 +121,11 @@ def native_accuracy(results: Results) -> dict[tuple[str, str], float]:
     return {(r.model, r.data): r.accuracy for r in results.native}
 
 
-def held_out_r2(results: Results) -> dict[tuple[str, str], float]:
-    """(source, target) → R² on public texts, where measured."""
-    return {
-        r.pair: r.value for r in results.similarity if r.measure == "r2" and r.texts == "public"
-    }
-
-
 def best_by_texts(results: Results) -> dict[tuple[str, str, str], dict[str, ClassRow]]:
     """(source, target, data) → texts → the row with the highest accuracy."""
     found: dict[tuple[str, str, str], dict[str, ClassRow]] = {}
-    for r in results.classification:
-        of_pair = found.setdefault((r.source, r.target, r.data), {})
-        if r.texts not in of_pair or r.accuracy > of_pair[r.texts].accuracy:
-            of_pair[r.texts] = r
+    for row in _best(results.classification, "accuracy", "pair", "data", "texts").values():
+        found.setdefault((*row.pair, row.data), {})[row.texts] = row
     return found
 
 
@@ -153,7 +142,7 @@ def retention_by_texts(results: Results) -> list[Retention]:
 
 def failures(results: Results) -> list[Failure]:
     """Pairs whose maps from public texts keep less than FAILS, the worst first."""
-    r2 = held_out_r2(results)
+    r2 = {x.pair: x.value for x in results.similarity if (x.measure, x.texts) == ("r2", "public")}
     found = [
         Failure(s, t, d, rows["public"].retention, rows["public"].objective, r2.get((s, t)),
                 tuple((texts, r.retention) for texts, r in rows.items()))
@@ -184,29 +173,31 @@ def best_pairs(results: Results) -> list[ClassRow]:
 
 def ood_losses(results: Results) -> list[OodLoss]:
     """One per pair, data set and kind of texts whose target has a native row."""
-    native: dict[tuple[str, str], OodRow] = {}
-    for r in results.ood:
-        key = (r.target, r.data)
-        if r.source == r.target and (key not in native or r.auroc > native[key].auroc):
-            native[key] = r
-    mapped: dict[tuple[str, str, str, str], OodRow] = {}
-    for r in results.ood:
-        own = native.get((r.target, r.data))
-        if r.source == r.target or own is None or own.detector != r.detector:
-            continue
-        at = (r.source, r.target, r.data, r.texts)
-        if at not in mapped or r.auroc > mapped[at].auroc:
-            mapped[at] = r
-    return [OodLoss(native[t, d], row) for (_, t, d, _), row in mapped.items()]
+    own = [r for r in results.ood if r.source == r.target]
+    native = _best(own, "auroc", "target", "data")
+    detectors = {key: row.detector for key, row in native.items()}
+    mapped = [
+        r for r in results.ood
+        if r.source != r.target and detectors.get((r.target, r.data)) == r.detector
+    ]  # fmt: skip
+    best = _best(mapped, "auroc", "pair", "data", "texts").values()
+    return [OodLoss(native[row.target, row.data], row) for row in best]
 
 
 def best_generation(results: Results) -> list[GenerationRow]:
     """The row with the highest agreement of each pair, the best pair first."""
-    found: dict[tuple[str, str], GenerationRow] = {}
-    for r in results.generation:
-        if r.pair not in found or r.agreement > found[r.pair].agreement:
-            found[r.pair] = r
-    return sorted(found.values(), key=lambda r: -r.agreement)
+    best = _best(results.generation, "agreement", "source", "target")
+    return sorted(best.values(), key=lambda r: -r.agreement)
+
+
+def _best(rows: Iterable[T], value: str, *key: str) -> dict[Any, T]:
+    """The row with the highest ``value`` by the fields ``key`` (two or more); first of equals."""
+    key_of, value_of, found = attrgetter(*key), attrgetter(value), dict[Any, T]()
+    for row in rows:
+        at = key_of(row)
+        if at not in found or value_of(row) > value_of(found[at]):
+            found[at] = row
+    return found
 
 
 def texts_label(texts: str) -> str:

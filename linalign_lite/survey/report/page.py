@@ -72,17 +72,18 @@ def render(results: Results) -> str:
     with drawing():
         sections = [(section, list(section.build(builder))) for section in shown]
     script = _read("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    caption = "Seconds of each step; cached: an earlier run's"
     times = [(t.step, cell(t.seconds, 1), "yes" if t.cached else "no") for t in results.times]
     page: str = environment.from_string(_read("page.html").lstrip()).render(
         results=results,
         sections=sections,
         absent=", ".join(s.name for s in SECTIONS if s not in shown).lower(),
-        times=Table(
-            "Seconds of each step; cached: an earlier run's", ("step", "seconds", "cached"), times
-        ),
+        times=Table(caption, ("step", "seconds", "cached"), times),
         style=variables() + _read("page.css"),
         script=script,
-        policy=_policy(script),
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'",
         polygons=POLYGONS,
         steps=STEPS,
         plural=plural,
@@ -91,15 +92,6 @@ def render(results: Results) -> str:
         kind=lambda part: type(part).__name__,
     )
     return page.strip() + "\n"
-
-
-def _policy(script: str) -> str:
-    """Content security policy that allows inline styles and the script with this hash."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _read(name: str) -> str:

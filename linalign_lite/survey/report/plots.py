@@ -9,10 +9,13 @@ from linalign_lite.survey.report.content import decimal
 from linalign_lite.survey.report.style import wrapped
 from linalign_lite.survey.report.svg import axes, blank, canvas, css_var, truncate
 from linalign_lite.survey.report.theme import step
+from linalign_lite.survey.results import Point
 
 CELL, ROW, SIDE = (66, 40), 17, 82
 PANEL = (282, 204)
-Points = Sequence[tuple[float, float]]
+Pair = tuple[str, str]
+Points = Sequence[Point]
+Dot = tuple[float, float, str, str, bool, tuple[str, ...]]  # x, y, colour, mark, filled, pair
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class DotRow:
 class Line:
     """A curve; without ``mark`` its points are not marked."""
 
-    points: tuple[tuple[float, float], ...]
+    points: tuple[Point, ...]
     colour: str
     mark: str = ""
     dashed: bool = False
@@ -56,10 +59,9 @@ class Frame:
     x: str
     y: str
     logarithmic: bool = False
-    ylim: tuple[float, float] | None = None
+    ylim: Point | None = None
     references: tuple[tuple[float, str], ...] = ()
     square: bool = False
-    ticks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,16 +86,14 @@ def heat(grid: Grid, low: float, high: float) -> Any:
     figure = canvas(side + wide * len(across) + 2, top + tall * len(down) + 2)
     ax = blank(figure)
     ax.text(0, top - 6, grid.corner, fontsize=9, color=css_var("muted"))
+    font = {"fontsize": 10, "linespacing": 1.15}
     for i, name in enumerate(down):
-        ax.text(side - 6, top + tall * (i + 0.5), name, ha="right", va="center", fontsize=10,
-                linespacing=1.15)  # fmt: skip
+        ax.text(side - 6, top + tall * (i + 0.5), name, ha="right", va="center", **font)
     for j, name in enumerate(across):
-        ax.text(side + wide * (j + 0.5), top - 6, name, ha="center", va="baseline", fontsize=10,
-                linespacing=1.15)  # fmt: skip
+        ax.text(side + wide * (j + 0.5), top - 6, name, ha="center", va="baseline", **font)
     for i in range(len(down)):
         for j in range(len(across)):
-            box = (side + wide * j, top + tall * i, wide, tall)
-            _cell(ax, box, grid.values.get((i, j)), (i, j) in grid.framed, (low, high))
+            _cell(ax, grid, (i, j), top, (low, high))
     return figure
 
 
@@ -101,14 +101,9 @@ def _lines(name: str, room: float) -> str:
     return "\n".join(truncate(line, 10, room) for line in name.split("\n"))
 
 
-def _cell(
-    ax: Any,
-    box: tuple[float, float, float, float],
-    value: float | None,
-    native: bool,
-    ends: tuple[float, float],
-) -> None:
-    x, y, wide, tall = box
+def _cell(ax: Any, grid: Grid, at: tuple[int, int], top: float, ends: Point) -> None:
+    wide, tall = grid.wide, CELL[1]
+    x, y, value = grid.side + wide * at[1], top + tall * at[0], grid.values.get(at)
     gap, place = 1.5, "muted"
     if value is not None:
         k = step(value, *ends)
@@ -116,7 +111,7 @@ def _cell(
         sides = (y + gap, y + gap, y + tall - gap, y + tall - gap)
         ax.fill(corners, sides, facecolor=css_var(f"h{k}"), edgecolor="none")
         place = f"t{k}"
-        if native:
+        if at in grid.framed:
             inset = (
                 (x + 4, x + wide - 4, x + wide - 4, x + 4, x + 4),
                 (y + 4, y + 4, y + tall - 4, y + tall - 4, y + 4),
@@ -209,11 +204,7 @@ def _short(value: float) -> str:
 
 
 def cloud(
-    native: Points,
-    mapped: Points,
-    colours: tuple[str, str],
-    centres: Mapping[str, tuple[float, float]],
-    axis_names: tuple[str, str],
+    native: Points, mapped: Points, colours: Pair, centres: Mapping[str, Point], axis_names: Pair
 ) -> Any:
     """Native states (rings) and mapped ones (crosses); a thin line joins those of one text."""
     figure = canvas(PANEL[0], 292)
@@ -234,28 +225,22 @@ def cloud(
     return figure
 
 
-def _apart(
-    centres: Mapping[str, tuple[float, float]], line: float
-) -> list[tuple[str, tuple[float, float]]]:
+def _apart(centres: Mapping[str, Point], line: float) -> list[tuple[str, Point]]:
     """Labels and their positions, moved up so that none covers another."""
-    placed: list[tuple[str, tuple[float, float]]] = []
+    placed: list[tuple[str, Point]] = []
     for label, (x, y) in sorted(centres.items(), key=lambda item: item[1][1]):
         near = [b for _, (a, b) in placed if abs(a - x) < 6 * line and abs(b - y) < line]
         placed.append((label, (x, max([y, *(b + line for b in near)]))))
     return placed
 
 
-def scatter(
-    points: Sequence[tuple[float, float, str, str, bool, tuple[str, ...]]],
-    frame: Frame,
-    upright: float,
-) -> Any:
-    """Scatter plot of (x, y, colour, mark, filled, pair to name), and a dashed vertical line."""
+def scatter(points: Sequence[Dot], frame: Frame, upright: float) -> Any:
+    """Scatter plot of dots, some with the names of their pair, and a dashed vertical line."""
     figure = canvas(520, 320)
     ax = axes(figure, 50, 12, 16, 40)
-    ax.set(xlabel=frame.x, ylabel=frame.y, xlim=(0, 1), ylim=frame.ylim or (0, 1))
+    ax.set(xlabel=frame.x, ylabel=frame.y, xlim=(0, 1), ylim=(0, 1))
     ax.axvline(upright, color=css_var("line"), linewidth=1.2, linestyle=(0, (5, 3)))
-    taken: list[tuple[float, float]] = []
+    taken: list[Point] = []
     for x, y, colour, mark, filled, label in points:
         ax.plot([x], [y], marker=mark, markersize=8, color=css_var(colour), linestyle="",
                 markerfacecolor=css_var(colour if filled else "card"), zorder=3)  # fmt: skip

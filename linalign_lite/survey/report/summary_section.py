@@ -3,21 +3,8 @@
 import statistics
 from collections.abc import Iterator
 
-from linalign_lite.survey.report import content
-from linalign_lite.survey.report.analysis import (
-    FAILS,
-    KEPT,
-    Failure,
-    best_by_texts,
-    best_generation,
-    best_pairs,
-    failures,
-    fixed_by_kl,
-    ood_losses,
-    plural,
-    retention_by_texts,
-    texts_label,
-)
+from linalign_lite.survey.report import analysis, content
+from linalign_lite.survey.report.analysis import FAILS, KEPT, plural, texts_label
 from linalign_lite.survey.report.columns import DATA, MODELS, titles
 from linalign_lite.survey.report.content import cell, decimal
 from linalign_lite.survey.report.figures import ReportBuilder, value_range
@@ -30,7 +17,7 @@ SHOWN = 12  # failures in the summary; all are in the table
 
 
 def summary(builder: ReportBuilder) -> Iterator[content.Block]:
-    if tiles := _tiles(builder.results):
+    if tiles := list(_tiles(builder.results)):
         yield content.Tiles(tiles)
     if best := list(_best(builder)):
         yield content.Heading("The best pair for each task")
@@ -53,55 +40,51 @@ def participants(builder: ReportBuilder) -> Iterator[content.Block]:
         yield builder.table("Data sets", DATA, r.data)
 
 
-def _tiles(r: Results) -> list[tuple[str, str, str]]:
-    tiles = [_retention_tile(r, texts) for texts in names(r.classification, "texts")]
-    losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
-    if losses:
+def _tiles(r: Results) -> Iterator[tuple[str, str, str]]:
+    for texts in names(r.classification, "texts"):
+        groups = [group for group in analysis.retention_by_texts(r) if group.texts == texts]
+        values = [x for group in groups for x in group.retention]
+        text = (
+            f"median retention; {sum(v >= KEPT for v in values)} of {len(values)} pairs and data "
+            f"sets keep {KEPT} or more"
+        )
+        yield f"classification, {texts_label(texts)}", f"{statistics.median(values):.2f}", text
+    if losses := _losses(r):
         median = statistics.median(x.lost for x in losses)
         text = (
             f"AUROC lost through a map from {texts_label(losses[0].mapped.texts)}, median of "
             f"{len(losses)} pairs and data sets"
         )
-        tiles.append(("out of distribution", decimal(median, 2), text))
-    for best in best_generation(r)[:1]:
+        yield "out of distribution", decimal(median, 2), text
+    for best in analysis.best_generation(r)[:1]:
         text = f"of next tokens are the target's own choice, at best: {best.source} → {best.target}"
-        tiles.append(("generation", f"{best.agreement:.2f}", text))
-    return tiles
+        yield "generation", f"{best.agreement:.2f}", text
 
 
-def _retention_tile(r: Results, texts: str) -> tuple[str, str, str]:
-    values = [x for group in retention_by_texts(r) if group.texts == texts for x in group.retention]
-    text = (
-        f"median retention; {sum(v >= KEPT for v in values)} of {len(values)} pairs and data "
-        f"sets keep {KEPT} or more"
-    )
-    return f"classification, {texts_label(texts)}", f"{statistics.median(values):.2f}", text
-
-
-def _first(rows: tuple[object, ...]) -> str:
-    """ "public" where there is such a row, else the first kind of texts that is not native."""
-    found = [t for t in names(rows, "texts") if t != "native"]
-    return "public" if "public" in found else (found or [""])[0]
+def _losses(r: Results) -> list[analysis.OodLoss]:
+    """Losses through maps from public texts, or else from the first kind of texts."""
+    found = [t for t in names(r.ood, "texts") if t != "native"]
+    first = "public" if "public" in found else (found or [""])[0]
+    return [x for x in analysis.ood_losses(r) if x.mapped.texts == first]
 
 
 def _best(builder: ReportBuilder) -> Iterator[content.Inline]:
     """The best pair for each data set and task, in a sentence each."""
     r, pair = builder.results, builder.styles.pair
-    for x in best_pairs(r):
+    for x in analysis.best_pairs(r):
         text = (
             f" keeps {x.retention:.2f}: accuracy {x.accuracy:.3f} with {texts_label(x.texts)} "
             f"({x.objective})."
         )
         yield content.Styled(x.data, "b"), ": ", pair(x.pair), text
-    losses = [x for x in ood_losses(r) if x.mapped.texts == _first(r.ood)]
-    if losses:
+    if losses := _losses(r):
         least = min(losses, key=lambda x: (x.lost, x.mapped.source, x.mapped.target))
         text = (
             f" on {least.mapped.data}: AUROC {least.mapped.auroc:.3f} where native has "
             f"{least.native.auroc:.3f} ({least.native.detector})."
         )
         yield content.Styled("out of distribution", "b"), ": ", pair(least.mapped.pair), text
-    for g in best_generation(r)[:1]:
+    for g in analysis.best_generation(r)[:1]:
         text = (
             f": agreement {g.agreement:.3f}, cross-entropy {g.cross_entropy:.2f} nats per token "
             f"where the target alone has {g.target_cross_entropy:.2f} ({g.objective})."
@@ -112,7 +95,7 @@ def _best(builder: ReportBuilder) -> Iterator[content.Inline]:
 def _retention(builder: ReportBuilder) -> content.Figure:
     """Retention of every pair on every data set, one panel per kind of texts."""
     r = builder.results
-    best = best_by_texts(r)
+    best = analysis.best_by_texts(r)
     pairs = [p for p in r.pairs() if any(key[:2] == p for key in best)]
     data = names(r.classification, "data")
     labels = tuple(f"{truncate(s, 10, NAME)} →\n{truncate(t, 10, NAME)}" for s, t in pairs)
@@ -124,32 +107,28 @@ def _retention(builder: ReportBuilder) -> content.Figure:
             for (s, t, d), found in best.items()
             if texts in found
         }
-        grids[texts] = Grid(labels, tuple(data), values, "pair ↓  data →", side=side, wide=44)
+        grids[f"Map fitted on {texts_label(texts)}"] = Grid(
+            labels, tuple(data), values, "pair ↓  data →", side=side, wide=44
+        )
     ends = value_range(grids.values())
     alt = f"Retention of {len(pairs)} pairs on {len(data)} data sets"
-    panels = [
-        builder.heat(grid, f"Map fitted on {texts_label(texts)}", alt, ends)
-        for texts, grid in grids.items()
-    ]
+    panels = [builder.heat(grid, title, alt, ends) for title, grid in grids.items()]
     caption = (
         "Retention: accuracy with the map over the lower of the two models' native "
         "accuracies, the better objective of each. Own texts: training texts of the data "
         "set itself, without their labels."
     )
     rows = [x for found in best.values() for x in found.values()]
-    table = builder.table(
-        "retention", "pair data texts objective accuracy retention", rows, collapsed=True
-    )
+    columns = "pair data texts objective accuracy retention"
+    table = builder.table("retention", columns, rows, collapsed=True)
     return content.Figure(panels, caption, tables=[table], ends=ends)
 
 
 def _failures(builder: ReportBuilder) -> Iterator[content.Block]:
     r = builder.results
-    found, fixed = failures(r), fixed_by_kl(r)
-    text = (
-        f"Of {plural(len(best_by_texts(r)), 'pair and data set', 'pairs and data sets')}, "
-        f"{len(found)} keep less than {FAILS} with public texts."
-    )
+    found, fixed = analysis.failures(r), analysis.fixed_by_kl(r)
+    pairs = plural(len(analysis.best_by_texts(r)), "pair and data set", "pairs and data sets")
+    text = f"Of {pairs}, {len(found)} keep less than {FAILS} with public texts."
     if fixed:
         text += f" Least squares alone would fail {len(fixed)} more, which kl solves."
     if len(found) > SHOWN:
@@ -157,16 +136,12 @@ def _failures(builder: ReportBuilder) -> Iterator[content.Block]:
     yield content.Heading("Where maps fail, and why")
     yield text
     head = ("pair", "data", "retention", "held-out R²", "few", "public + few", "all", "why")
-    rows = [_failure(builder, f) for f in found]
+    rows: list[content.Row] = [
+        (builder.styles.pair(f.pair), f.data, cell(f.retention, 2), cell(f.r2, 2),
+         *(cell(dict(f.by_texts).get(t), 2) for t in ("few", "public+few", "all")), f.why)
+        for f in found
+    ]  # fmt: skip
     if found:
         yield content.Table("The worst, with public texts", head, rows[:SHOWN])
     if len(found) > SHOWN:
         yield content.Table("all that fail", head, rows, collapsed=True)
-
-
-def _failure(builder: ReportBuilder, f: Failure) -> content.Row:
-    by_texts = dict(f.by_texts)
-    return (
-        builder.styles.pair(f.pair), f.data, cell(f.retention, 2), cell(f.r2, 2),
-        *(cell(by_texts.get(t), 2) for t in ("few", "public+few", "all")), f.why,
-    )  # fmt: skip

@@ -89,8 +89,7 @@ def width_of(text: str, size: float) -> float:
     from matplotlib.textpath import text_to_path
 
     font = FontProperties(family="DejaVu Sans", size=size)
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
+    with _quiet():
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
@@ -106,8 +105,7 @@ def truncate(text: str, size: float, room: float) -> str:
 def to_panel(figure: Any, ident: str, title: str, alt: str) -> Panel:
     """Convert a matplotlib figure to a panel; ids in its SVG begin with ``ident``."""
     raw = io.BytesIO()
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")  # characters that the font lacks
+    with _quiet():
         figure.savefig(raw, format="svg", metadata={"Date": None})
     root = ET.fromstring(raw.getvalue())  # noqa: S314 (written by matplotlib)
     width, height = (round(v * 72) for v in figure.get_size_inches())
@@ -117,11 +115,13 @@ def to_panel(figure: Any, ident: str, title: str, alt: str) -> Panel:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
+    """Ignore warnings and messages of matplotlib, as about characters that the font lacks."""
     log = logging.getLogger("matplotlib")
     before = log.level
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         log.setLevel(before)
 
@@ -142,7 +142,11 @@ def _clean(root: ET.Element, ident: str) -> None:
     for element in root.iter():
         for name, value in list(element.attrib.items()):
             element.attrib[name] = _attribute(name, value, ident, used)
-        _identify(element, ident, used)
+        name = element.attrib.pop("id", "")
+        if name in used:
+            element.attrib["id"] = f"{ident}-{name}"
+        elif name.startswith("class-"):  # an id that stands for a class
+            element.attrib["class"] = name.removeprefix("class-").partition(".")[0]
 
 
 def _attribute(name: str, value: str, ident: str, used: set[str]) -> str:
@@ -152,15 +156,6 @@ def _attribute(name: str, value: str, ident: str, used: set[str]) -> str:
     if name == "href" or "url(" in value:
         return _REFERENCE.sub(lambda m: f"#{ident}-{m[1]}" if m[1] in used else m[0], value)
     return " ".join(_DECIMALS.sub(r"\1", value).split()) if name in _DRAWN else value
-
-
-def _identify(element: ET.Element, ident: str, used: set[str]) -> None:
-    """Keep an id that is referred to; turn one that begins with "class-" into a class."""
-    name = element.attrib.pop("id", "")
-    if name in used:
-        element.attrib["id"] = f"{ident}-{name}"
-    elif name.startswith("class-"):
-        element.attrib["class"] = name.removeprefix("class-").partition(".")[0]
 
 
 def _serialised(element: ET.Element) -> str:

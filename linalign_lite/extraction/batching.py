@@ -38,13 +38,11 @@ def pool(states: Array, lengths: Int64, pooling: str) -> Array:
     states: (batch, length, d), padded on the right; lengths: (batch,); pooling: "mean", "last" or
     "cls".
     """
-    pooled: Array
     if pooling == "cls":
-        pooled = states[:, 0]
-    elif pooling == "last":
-        pooled = states[np.arange(len(states)), lengths - 1]
-    else:
-        inside = np.arange(states.shape[1])[None, :] < lengths[:, None]
-        weights = (inside / lengths[:, None]).astype(np.float32)
-        pooled = np.matmul(weights[:, None, :], states)[:, 0]
+        return states[:, 0]
+    if pooling == "last":
+        return states[np.arange(len(states)), lengths - 1]
+    inside = np.arange(states.shape[1])[None, :] < lengths[:, None]
+    weights = (inside / lengths[:, None]).astype(np.float32)
+    pooled: Array = np.matmul(weights[:, None, :], states)[:, 0]
     return pooled

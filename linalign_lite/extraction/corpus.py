@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -40,10 +41,10 @@ class Corpus:
     n_blank: int = 0
 
     def chunks(self, size: int) -> Iterator[Chunk]:
-        """All texts, ``size`` at a time.
-
-        Raises MismatchError when the file has changed since it was counted.
-        """
+        """All texts, ``size`` at a time. MismatchError when they changed after they were counted."""
+        changed = MismatchError(
+            "the texts changed while they were read", hint="extract again when the file is complete"
+        )
         whole, start = TextDigest(), 0
         index = {label: i for i, label in enumerate(self.labels)}
         rows = self.rows()
@@ -55,13 +56,13 @@ class Corpus:
             ids = None
             if self.labels:
                 if any(label not in index for _, label in part):
-                    raise _changed()
+                    raise changed
                 ids = np.array([index[label or ""] for _, label in part], dtype=np.int32)
             texts = tuple(text for text, _ in part)
             yield Chunk(start, texts, digest.hexdigest(), self.labels, ids)
             start += len(part)
         if (whole.hexdigest(), start) != (self.digest, self.n_texts):
-            raise _changed()
+            raise changed
 
 
 def corpus_of(texts: Corpus | Texts | Sequence[str]) -> Corpus:
@@ -94,14 +95,10 @@ def read_corpus(
     if path == "-":
         raise InputError("standard input cannot be read twice", hint="write it to a file first")
 
-    def rows() -> Iterator[Row]:
-        for text, label in read_rows(path, fmt=fmt, limit=limit, separator=separator):
-            if text is not None:
-                yield text, label
-
+    read = partial(read_rows, path, fmt=fmt, limit=limit, separator=separator)
     digest, labels = TextDigest(), set[str]()
     count = blank = size = 0
-    for text, label in read_rows(path, fmt=fmt, limit=limit, separator=separator):
+    for text, label in read():
         if text is None:
             blank += 1
             continue
@@ -114,10 +111,8 @@ def read_corpus(
                 raise InputError(
                     f"{path} has too many different labels", expected=f"at most {MAX_LABELS} bytes"
                 )
+
+    def rows() -> Iterator[Row]:
+        return ((text, label) for text, label in read() if text is not None)
+
     return Corpus(rows, digest.hexdigest(), count, tuple(sorted(labels)), blank)
-
-
-def _changed() -> MismatchError:
-    return MismatchError(
-        "the texts changed while they were read", hint="extract again when the file is complete"
-    )

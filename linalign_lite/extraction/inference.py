@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array, row_blocks
 from linalign_lite.core.executor import map_in_order
@@ -143,7 +144,7 @@ def _pooled(texts: list[Encoded], batches: Iterable[BatchStates], space: Space) 
 
 def _tokens(texts: list[Encoded], batches: Iterable[BatchStates], space: Space) -> Array:
     """One row per token that is not special, in input order, (tokens, d)."""
-    kept = [np.flatnonzero(np.asarray(e.special) == 0) for e in texts]
+    kept = _kept(texts)
     stops = np.cumsum([len(k) for k in kept])
     out: Array = np.empty((int(stops[-1]), space.dim), dtype=np.float32)
     for batch, _, states in batches:
@@ -152,9 +153,13 @@ def _tokens(texts: list[Encoded], batches: Iterable[BatchStates], space: Space) 
     return out
 
 
+def _kept(texts: list[Encoded]) -> list[npt.NDArray[np.intp]]:
+    return [np.flatnonzero(np.asarray(e.special) == 0) for e in texts]
+
+
 def _positions(texts: list[Encoded], start: int) -> dict[str, Ints]:
     """Text (counted from ``start``), end and next token of each token row, (tokens,) each."""
-    kept = [np.flatnonzero(np.asarray(e.special) == 0) for e in texts]
+    kept = _kept(texts)
     sizes = [len(rows) for rows in kept]
     ids = [np.asarray(e.ids, dtype=np.int32)[rows] for e, rows in zip(texts, kept, strict=True)]
     ends = [np.asarray(e.char_end, np.int32)[rows] for e, rows in zip(texts, kept, strict=True)]

@@ -119,15 +119,12 @@ def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCa
         if folder_digest(card.files) != card.digest:
             raise FormatError(f"{path}: its digest does not follow from its files")
     for name, entry in files.items():
-        file = folder / name
+        file, problem = folder / name, ""
         if not file.is_file() or file.stat().st_size != entry.size:
-            raise FormatError(
-                f"{folder}: {name} is missing or has another size than its card says",
-                hint="the folder may be truncated or altered; export or copy it again",
-            )
-        if verify and hash_file(file) != entry.sha256:
-            raise FormatError(
-                f"{folder}: {name} does not have the digest that its card says",
-                hint="the folder may be altered; export or copy it again",
-            )
+            problem = "is missing or has another size than its card says"
+        elif verify and hash_file(file) != entry.sha256:
+            problem = "does not have the digest that its card says"
+        if problem:
+            hint = "the folder may be truncated or altered; export or copy it again"
+            raise FormatError(f"{folder}: {name} {problem}", hint=hint)
     return card

@@ -147,15 +147,9 @@ def extract_to(
         dtype=dtype,
         shard_texts=shard_texts,
     )
+    fields = vars(options) | {"dtype": DTYPES[options.dtype]}
     plan = FolderPlan(
-        space=options.space,
-        dtype=DTYPES[options.dtype],
-        text_digest=corpus.digest,
-        n_texts=corpus.n_texts,
-        max_length=options.max_length,
-        labels=corpus.labels,
-        shard_texts=options.shard_texts,
-        batch_tokens=options.batch_tokens,
+        text_digest=corpus.digest, n_texts=corpus.n_texts, labels=corpus.labels, **fields
     )
     with unfinished(place(out), plan) as work:
         todo = _missing(work, corpus.chunks(options.shard_texts), progress)
@@ -185,10 +179,6 @@ class _Worker:
     threads: int | None
 
     def __call__(self, chunk: Chunk) -> HiddenStates:
-        (states,) = _shards(self._model(), [chunk], self.options)
-        return states
-
-    def _model(self) -> Model:
         key = (self.folder, self.digest, self.threads)
         if getattr(_loaded, "key", None) != key:
             model = load_model(self.folder, threads=self.threads)
@@ -199,8 +189,8 @@ class _Worker:
                     expected=self.digest[:8],
                 )
             _loaded.model, _loaded.key = model, key
-        found: Model = _loaded.model
-        return found
+        (states,) = _shards(_loaded.model, [chunk], self.options)
+        return states
 
 
 def narrow(states: Array, dtype: str) -> Array:

@@ -15,15 +15,8 @@ from linalign_lite.core.executor import cores
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head
 from linalign_lite.errors import FormatError, InputError, LinalignError
-from linalign_lite.extraction.model_card import (
-    DIGESTED,
-    HEAD_FILE,
-    LAST_HIDDEN_STATE,
-    MODEL_FILE,
-    TOKENIZER_FILE,
-    ModelCard,
-    load_card,
-)
+from linalign_lite.extraction import model_card
+from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, MODEL_FILE, ModelCard, load_card
 from linalign_lite.extraction.tokenizer import encode_batch, load_tokenizer, read_ends
 
 Int64 = npt.NDArray[np.int64]
@@ -98,7 +91,7 @@ class Model:
         not done when the weights are large.
         """
         files = self.card.files
-        size = sum(int(files[name]["size"]) for name in DIGESTED[:2] if name in files)
+        size = sum(int(files[name]["size"]) for name in model_card.DIGESTED[:2] if name in files)
         if self.threads == 1 or n_batches < BATCHES_PER_THREAD * self.threads or size > MAX_DOUBLED:
             return self.run, 1
         return partial(self._run, self._single_threaded), self.threads
@@ -132,9 +125,9 @@ class Model:
 
     def token_head(self) -> Head:
         """Load the token head of a causal LM. Raises InputError when the model has none."""
-        if HEAD_FILE not in self.card.files:
+        if model_card.HEAD_FILE not in self.card.files:
             raise InputError(f"{self.folder} has no token head", expected="a causal LM")
-        return load_head(self.folder / HEAD_FILE)
+        return load_head(self.folder / model_card.HEAD_FILE)
 
 
 def _encoded(text: str, encoding: Any, length: int, *, places: bool) -> Encoded:
@@ -166,15 +159,15 @@ def load_model(
     card = load_card(folder, verify=verify)
     try:
         session = _session(folder, threads)
-        tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
+        tokenizer = load_tokenizer(folder / model_card.TOKENIZER_FILE)
     except Exception as e:  # both libraries raise plain Exception
         raise FormatError(
             f"{folder} does not load", got=f"{type(e).__name__}: {str(e)[:160]}"
         ) from e
-    usable = min(cores(physical=True), MAX_THREADS)
     inputs = frozenset(i.name for i in session.get_inputs())
     _check_graph(folder, card, inputs, {o.name: o.shape for o in session.get_outputs()})
-    return Model(card, folder, session, tokenizer, inputs, threads or usable)
+    threads = threads or min(cores(physical=True), MAX_THREADS)
+    return Model(card, folder, session, tokenizer, inputs, threads)
 
 
 def _session(folder: Path, threads: int | None) -> Any:
@@ -192,9 +185,9 @@ def _session(folder: Path, threads: int | None) -> Any:
 def _check_graph(
     folder: Path, card: ModelCard, inputs: frozenset[str], outputs: Mapping[str, Any]
 ) -> None:
-    known = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
-    known |= {p.name for p in card.past}
-    if LAST_HIDDEN_STATE not in outputs or not {"input_ids", "attention_mask"} <= inputs <= known:
+    needed = {"input_ids", "attention_mask"}
+    known = needed | {"token_type_ids", "position_ids"} | {p.name for p in card.past}
+    if LAST_HIDDEN_STATE not in outputs or not needed <= inputs <= known:
         raise FormatError(
             f"{folder / MODEL_FILE} does not have the inputs and outputs of an exported model",
             got=f"inputs {', '.join(sorted(inputs))[:200]}",
@@ -202,8 +195,5 @@ def _check_graph(
         )
     width = outputs[LAST_HIDDEN_STATE][-1]
     if isinstance(width, int) and width != card.hidden_size:
-        raise FormatError(
-            f"{folder / MODEL_FILE} does not have the width of its card",
-            got=str(width),
-            expected=str(card.hidden_size),
-        )
+        problem = f"{folder / MODEL_FILE} does not have the width of its card"
+        raise FormatError(problem, got=str(width), expected=str(card.hidden_size))

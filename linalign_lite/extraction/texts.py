@@ -244,9 +244,9 @@ def _label(path: str, number: int, value: object) -> str | None:
 
 
 def _kind(path: str, fmt: str) -> str:
+    if fmt not in ("auto", *FORMATS):
+        raise InputError("unknown format", got=fmt, expected=", ".join(FORMATS))
     if fmt != "auto":
-        if fmt not in FORMATS:
-            raise InputError("unknown format", got=fmt, expected=", ".join(FORMATS))
         return fmt
     if path == "-":
         return "txt"

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.token_alignment import boundary_rows, pair_positions
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.model_card import TOKENIZER_FILE
+from linalign_lite.extraction.session import Int64
 from linalign_lite.extraction.tokenizer import (
     FALLBACK_BYTE,
     byte_alphabet,
@@ -28,8 +28,6 @@ from linalign_lite.storage.atomic import PathLike
 GOOD_MATCH = 0.67  # arXiv 2603.18908: exact-token match of pairs that generated well
 GOOD_BILLIONS = 4  # parameters of their sources
 WINDOW = 1024  # texts tokenised at a time
-
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,9 @@ class Compatibility:
         size = f"{GOOD_BILLIONS} billion parameters"
         if self.promising:
             return (
-                f"good for generation, if the source is large enough: exact-token match is at "
-                f"least {GOOD_MATCH}. In the paper such pairs generated well with a source of "
-                f"{size} or more, and poorly with a smaller one; the size of yours is not known "
-                "here."
+                "good for generation, if the source is large enough: exact-token match is at least "
+                f"{GOOD_MATCH}. In the paper such pairs generated well with a source of {size} or "
+                "more, and poorly with a smaller one; the size of yours is not known here."
             )
         return (
             f"poor for generation: exact-token match is below {GOOD_MATCH}. In the paper the pairs "
@@ -104,9 +101,8 @@ class Compatibility:
 
     def as_dict(self) -> dict[str, Any]:
         """Values of the report for JSON."""
-        derived = ("paired_target", "paired_source", "exact_match", "source_fertility",
-                   "target_fertility", "fertility_ratio", "promising", "verdict")  # fmt: skip
-        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
+        derived = [name for name, v in vars(Compatibility).items() if isinstance(v, property)]
+        return asdict(self) | {name: getattr(self, name) for name in derived}
 
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""
@@ -166,9 +162,9 @@ def check_compatibility(source: PathLike, target: PathLike, texts: Sequence[str]
 def read_tokenizer(folder: PathLike) -> Any:
     """Load a model folder's tokenizer. InputError without one, FormatError when it is broken."""
     path = Path(folder) / TOKENIZER_FILE
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} is not a folder", expected="a model folder")
     if not path.is_file():
-        if not Path(folder).is_dir():
-            raise InputError(f"{folder} is not a folder", expected="a model folder")
         raise InputError(
             f"{folder} has no {TOKENIZER_FILE}",
             hint="save one with `AutoTokenizer.from_pretrained(MODEL, use_fast=True)"
@@ -182,23 +178,17 @@ def locate(tokenizer: Any, texts: Sequence[str], name: str = "the tokenizer") ->
 
     Raises FormatError when the tokenizer fails, InputError when it gives no tokens or no offsets.
     """
-    index: list[Int64] = []
-    positions: list[Int64] = []
+    index, positions = list[Int64](), [np.empty((0, 2), dtype=np.int64)]
     for start in range(0, len(texts), WINDOW):
         window = texts[start : start + WINDOW]
         found = encode_batch(tokenizer, window, name)
         for i, (text, encoding) in enumerate(zip(window, found, strict=True), start):
             ends = read_ends(text, encoding)
-            kept = [
-                (offset[0], end)
-                for offset, end, special in zip(
-                    encoding.offsets, ends, encoding.special_tokens_mask, strict=True
-                )
-                if not special
-            ]
+            tokens = zip(encoding.offsets, ends, encoding.special_tokens_mask, strict=True)
+            kept = [(offset[0], end) for offset, end, special in tokens if not special]
             positions.append(np.array(kept, dtype=np.int64).reshape(-1, 2))
             index.append(np.full(len(kept), i, dtype=np.int64))
-    where = np.concatenate([np.empty((0, 2), dtype=np.int64), *positions])
+    where = np.concatenate(positions)
     if not len(where):
         raise InputError(f"{name}: its tokenizer gives no token for these texts")
     if not where.any():
@@ -235,9 +225,8 @@ def vocabulary(tokenizer: Any) -> frozenset[bytes]:
     the byte 10). WordPiece leaves out the space before a word: a token without the continuation
     prefix (##) that begins with a letter or a digit gets one, as in other tokenizers.
     """
-    special = {
-        added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special
-    }
+    added = tokenizer.get_added_tokens_decoder().values()
+    special = {token.content for token in added if token.special}
     try:
         spelled = _spelling(tokenizer)
     except Exception as e:  # the tokenizers library raises plain Exception
@@ -285,7 +274,6 @@ def _from_word_piece(token: str, mark: str) -> bytes:
 
 
 def _from_metaspace(token: str) -> bytes:
-    byte = FALLBACK_BYTE.fullmatch(token)
-    if byte:
+    if byte := FALLBACK_BYTE.fullmatch(token):
         return bytes([int(byte[1], 16)])
     return token.replace("▁", " ").encode("utf-8", "surrogatepass")

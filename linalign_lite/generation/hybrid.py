@@ -3,15 +3,11 @@
 The source reads the text so far with its own tokenizer; its last final hidden state is mapped; the
 target's token head scores the target's tokens; the text of the chosen token is appended.
 
-The source reads text, so a token's text must be known before the next token is chosen:
-
-- A token may end within a character (byte-level vocabularies, byte fallback). Then there is no new
-  text to read: the next token is chosen from the same scores among those that continue the
-  character as valid UTF-8. A token after which no character could be completed is never chosen.
-  Bytes that are incomplete when the generation ends are dropped.
-- A token without text (special, except the end of text) is never chosen: the source's state, and so
-  the choice, would never change. For the same reason a token that leaves the source's tokens as
-  they were (a tokenizer that ignores line ends) is not chosen twice in a row.
+- After a token that ends within a character (bytes), the next is chosen from the same scores among
+  those that continue the character as valid UTF-8; one after which no character could be completed
+  is never chosen. Bytes that are incomplete at the end are dropped.
+- A token without text (special, except the end of text) is never chosen, and one that leaves the
+  source's tokens as they were not twice in a row: the source's state would never change.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -181,10 +177,10 @@ def generate(
         max_tokens=max_tokens,
     )
     ids = _prompt_ids(decoder.tokenizer, prompt, decoder.source.context)
-    if affine is None:
-        return Generation(decoder.alone(ids), decoder.source, stops)
-    decoder.token_bytes.require_streaming(target.card.name)
-    return Generation(decoder.hybrid(prompt), decoder.source, stops)
+    if affine is not None:
+        decoder.token_bytes.require_streaming(target.card.name)
+    steps = decoder.alone(ids) if affine is None else decoder.hybrid(prompt)
+    return Generation(steps, decoder.source, stops)
 
 
 def _prompt_ids(tokenizer: IncrementalTokenizer, prompt: str, context: int) -> list[int]:

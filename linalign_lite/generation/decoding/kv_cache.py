@@ -32,6 +32,7 @@ class CachedModel:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.context = model.card.max_length  # tokens
         self.tokens_run = 0  # tokens that went through the graph
         self.crops = 0  # times that a cache was cut and copied
         self._ids: list[int] = []  # tokens of the newest cache
@@ -42,11 +43,6 @@ class CachedModel:
         self._outputs = [LAST_HIDDEN_STATE, *presents]
         self._pasts = [p.name for p in model.card.past]
 
-    @property
-    def context(self) -> int:
-        """The model's context length in tokens."""
-        return self.model.card.max_length
-
     def last_state(self, ids: Sequence[int]) -> Array:
         """Final hidden state of the last of the tokens ``ids``, (d,).
 
@@ -56,11 +52,8 @@ class CachedModel:
         """
         ids = list(ids)
         if not 1 <= len(ids) <= self.context:
-            raise InputError(
-                "the model cannot read this many tokens",
-                got=str(len(ids)),
-                expected=f"1 to {self.context}",
-            )
+            problem = "the model cannot read this many tokens"
+            raise InputError(problem, got=str(len(ids)), expected=f"1 to {self.context}")
         if not self._cached:
             self.tokens_run += len(ids)
             whole = np.array([ids], dtype=np.int64)

@@ -17,20 +17,9 @@ from linalign_lite.errors import InputError, printable
 from linalign_lite.extraction.inference import Progress
 from linalign_lite.extraction.session import Model
 from linalign_lite.extraction.texts import Texts
-from linalign_lite.generation.evaluation.sampled_texts import (
-    Sample,
-    SampleQuality,
-    Samples,
-    draw_prompts,
-    sample,
-)
-from linalign_lite.generation.evaluation.teacher_forcing import (
-    Hybrid,
-    make_hybrid,
-    reads_ahead,
-    teacher_forced,
-    windows,
-)
+from linalign_lite.generation.evaluation import sampled_texts, teacher_forcing
+from linalign_lite.generation.evaluation.sampled_texts import Sample, SampleQuality, Samples
+from linalign_lite.generation.evaluation.teacher_forcing import Hybrid
 from linalign_lite.generation.evaluation.token_metrics import TOP, Sums
 
 PROBED = 16  # texts of which the longest shows whether the source reads ahead
@@ -52,10 +41,8 @@ class Figures:
 
     def cells(self) -> list[str]:
         """Values as text, with "-" for None."""
-        digits = (4, 4, 3, 2)
-        return [
-            "-" if v is None else f"{v:.{d}f}" for v, d in zip(astuple(self), digits, strict=True)
-        ]
+        values = zip(astuple(self), (4, 4, 3, 2), strict=True)  # and their decimals
+        return ["-" if value is None else f"{value:.{n}f}" for value, n in values]
 
 
 @dataclass(frozen=True)
@@ -148,14 +135,14 @@ def judge(
         if number < least:
             raise InputError(f"{name}: no usable number", got=str(number), expected=f"{least} up")
     progress = progress or (lambda _: None)
-    hybrid = make_hybrid(source, target, affine, head)
+    hybrid = teacher_forcing.make_hybrid(source, target, affine, head)
     # samples first: a generation that fails then fails at once, not after an hour
-    prompts = draw_prompts(texts.texts, samples, prompt_characters, seed)
-    sampled = sample(hybrid, prompts, sample_tokens, progress)
+    prompts = sampled_texts.draw_prompts(texts.texts, samples, prompt_characters, seed)
+    sampled = sampled_texts.sample(hybrid, prompts, sample_tokens, progress)
     progress(samples - len(prompts))
     warnings: tuple[str, ...] = ()
     longest = max(texts.texts[:PROBED], key=len, default="")
-    if longest and reads_ahead(source, longest):
+    if longest and teacher_forcing.reads_ahead(source, longest):
         warnings += (
             f"{source.card.name} reads a text whole: its states depend on later tokens, and only "
             "the samples are meaningful",
@@ -163,8 +150,8 @@ def judge(
     if samples and not prompts:
         warnings += (f"no text is longer than {prompt_characters} characters: no samples",)
     sums = Sums()
-    for window in windows(hybrid, texts.texts):
-        sums += teacher_forced(hybrid, window, progress)
+    for window in teacher_forcing.windows(hybrid, texts.texts):
+        sums += teacher_forcing.teacher_forced(hybrid, window, progress)
     if not sums.positions:
         raise InputError(
             "these texts have no position to evaluate",

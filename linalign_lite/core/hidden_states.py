@@ -136,8 +136,8 @@ class HiddenStates:
         chosen: dict[str, Any] = {n: None if c is None else c[index] for n, c in columns.items()}
         return dataclasses.replace(self, states=self.states[index], **chosen)
 
-    def require_same_texts(self, other: HiddenStates) -> None:
-        """Raise MismatchError unless row i of both is the same text (or token position)."""
+    def require_same_digest(self, other: HiddenStates) -> None:
+        """Raise MismatchError for states of other texts, as far as both text digests are known."""
         if self.text_digest and other.text_digest and self.text_digest != other.text_digest:
             raise MismatchError(
                 "these states were made from different texts",
@@ -145,6 +145,10 @@ class HiddenStates:
                 expected=f"{self.text_digest[:8]} ({len(self)} rows)",
                 hint="extract both models on the same file",
             )
+
+    def require_same_texts(self, other: HiddenStates) -> None:
+        """Raise MismatchError unless row i of both is the same text (or token position)."""
+        self.require_same_digest(other)
         if len(self) != len(other):
             raise MismatchError(
                 "these states do not have the same number of rows",

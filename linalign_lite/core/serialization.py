@@ -90,20 +90,12 @@ def load_head(path: PathLike, *, cap: int = DEFAULT_CAP, mapped: bool | None = N
 
 def save_states(path: PathLike, states: HiddenStates) -> None:
     """Write a `.states.npz`, whole or not at all."""
-    arrays: dict[str, AnyArray] = {"states": states.states}
-    for name in ROWS:
-        rows = getattr(states, name)
-        if rows is not None:
-            arrays[name] = np.asarray(rows, dtype="<i4")
-    card = {
-        "space": dataclasses.asdict(states.space),
-        "text_digest": states.text_digest,
-        "labels": list(states.labels),
-        "library": __version__,
-        "n_texts": states.n_texts,
-        "n_cut": states.n_cut,
-        "max_length": states.max_length,
-    }
+    columns = {name: rows for name in ROWS if (rows := getattr(states, name)) is not None}
+    arrays = {"states": states.states}
+    arrays |= {name: np.asarray(rows, dtype="<i4") for name, rows in columns.items()}
+    names = ("text_digest", "labels", "n_texts", "n_cut", "max_length")
+    card = {name: getattr(states, name) for name in names}
+    card |= {"space": dataclasses.asdict(states.space), "library": __version__}
     save_npz(path, "linalign-states", VERSION, arrays, card)
 
 

@@ -16,16 +16,14 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError, MismatchError
 
 Rows = npt.NDArray[np.intp]
-Positions = tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]
+Ints = npt.NDArray[np.integer[Any]]
+Positions = tuple[Ints, Ints]
 RULES = values_of(PairingRule)
 _LARGEST = np.iinfo(np.int32).max
 
 
-def boundary_rows(
-    text_index: npt.NDArray[np.integer[Any]],  # shape: (n,)
-    char_end: npt.NDArray[np.integer[Any]],  # shape: (n,)
-) -> Rows:
-    """Return the rows whose tokens end at a character boundary, ascending.
+def boundary_rows(text_index: Ints, char_end: Ints) -> Rows:
+    """Return the rows whose tokens end at a character boundary, ascending. Both arrays: (n,).
 
     Rows are tokens in order, without special ones, grouped by text. Of tokens with the same end
     only the last one counts: a character split over byte tokens, or normalised to several, is
@@ -36,9 +34,7 @@ def boundary_rows(
     return _boundaries(text_index, char_end)[0]
 
 
-def _boundaries(
-    text_index: npt.NDArray[np.integer[Any]], char_end: npt.NDArray[np.integer[Any]]
-) -> tuple[Rows, npt.NDArray[np.int64]]:
+def _boundaries(text_index: Ints, char_end: Ints) -> tuple[Rows, npt.NDArray[np.int64]]:
     """Return `boundary_rows`, and for each a key that orders rows by text, then by end."""
     text, end = np.asarray(text_index), np.asarray(char_end)
     if text.ndim != 1 or text.shape != end.shape:
@@ -105,13 +101,7 @@ def pair_states(
     """
     target_positions = _positions(target, "target")
     source_positions = _positions(source, "source")
-    if source.text_digest and target.text_digest and source.text_digest != target.text_digest:
-        raise MismatchError(
-            "these states were made from different texts",
-            got=f"text digest {target.text_digest[:8]}",
-            expected=source.text_digest[:8],
-            hint="extract both models on the same file",
-        )
+    source.require_same_digest(target)
     source_rows, target_rows = pair_positions(source_positions, target_positions, rule)
     if not len(target_rows):
         raise InputError(

@@ -32,7 +32,6 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
     """Open ``path`` as a stream of bytes; `.gz` and `.zst` are unpacked.
 
     path: of a file, "-" for standard input, or a URL (see `remote`).
-
     Raises InputError when it cannot be opened, and, while it is read, FormatError when a packed
     file is damaged or cut short.
     """
@@ -44,7 +43,9 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
     with opened(path) as f:
         ending = Path(path).suffix.lower()
         if ending == ".gz":
-            yield _gzip(path, f)
+            pieces = iter(partial(gzip.GzipFile(fileobj=f).read, 1 << 13), b"")
+            errors = (EOFError, gzip.BadGzipFile, zlib.error)
+            yield io.BufferedReader(_Unpacked(path, pieces, errors))
         elif ending == ".zst":
             yield _zstd(path, f)
         else:
@@ -121,12 +122,6 @@ class _Unpacked(io.RawIOBase):
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
-
-
-def _gzip(path: str, f: IO[bytes]) -> IO[bytes]:
-    pieces = iter(partial(gzip.GzipFile(fileobj=f).read, 1 << 13), b"")
-    unpacked = _Unpacked(path, pieces, (EOFError, gzip.BadGzipFile, zlib.error))
-    return io.BufferedReader(unpacked)
 
 
 def _zstd(path: str, f: IO[bytes]) -> IO[bytes]:

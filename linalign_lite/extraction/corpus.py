@@ -25,10 +25,6 @@ class Chunk:
     labels: tuple[str, ...] = ()  # of the whole corpus, sorted
     label_ids: Ints | None = None  # shape: (texts,), indices into labels
 
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.texts)
-
 
 @dataclass(frozen=True)
 class Corpus:
@@ -41,7 +37,7 @@ class Corpus:
     n_blank: int = 0
 
     def chunks(self, size: int) -> Iterator[Chunk]:
-        """All texts, ``size`` at a time. MismatchError when they changed after they were counted."""
+        """All texts, ``size`` at a time. MismatchError when they changed since the count."""
         changed = MismatchError(
             "the texts changed while they were read", hint="extract again when the file is complete"
         )

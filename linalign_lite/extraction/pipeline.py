@@ -55,15 +55,14 @@ def extract(
     pooling: "mean" over the text's tokens, the "last" token, the first ("cls"), or "tokens" (one
     row per token, special tokens left out). pooling and normalize (each row to length 1) default to
     the model's card. progress is called with the number of texts done since the last call.
-
     Raises InputError for an empty list, an unknown pooling, a max_length above the context, and a
     batch_tokens below 1.
     """
     held = texts_of(texts)
     n = len(held.texts)
-    options = _options(
-        model, n, pooling, normalize, max_length=max_length, batch_tokens=batch_tokens
-    )
+    space, length = model.card.space(pooling, normalize), model.context(max_length)
+    options = ExtractionOptions(space, length, batch_tokens, "fp32", shard_texts=n)
+    _check(options, n)
     windows = (Chunk(start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
     parts = [part for _, part in inference.parts(model, windows, options, progress)]
     whole = Chunk(0, held.texts, held.digest, *held.label_ids())
@@ -87,21 +86,13 @@ def extract_shards(
     Each shard is computed when the iterator is advanced, and the one before is not kept. Its
     n_texts and text_digest are of its own texts; its text_index counts from the first text of all,
     and its label_ids index the labels of all. dtype: "fp32", or "fp16" for half the size.
-
     Raises InputError as `extract` does, and for shard_texts below 1, more than MAX_SHARDS shards,
     an unknown dtype, values that float16 cannot hold, and a shard without any row.
     """
     corpus = corpus_of(texts)
-    options = _options(
-        model,
-        corpus.n_texts,
-        pooling,
-        normalize,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        dtype=dtype,
-        shard_texts=shard_texts,
-    )
+    space, length = model.card.space(pooling, normalize), model.context(max_length)
+    options = ExtractionOptions(space, length, batch_tokens, dtype, shard_texts)
+    _check(options, corpus.n_texts)
     return _shards(model, corpus.chunks(options.shard_texts), options, progress)
 
 
@@ -131,22 +122,14 @@ def extract_to(
     executor: computes the shards, any `concurrent.futures.Executor`; each worker loads the model
     once, from the same path, with so many ``threads``, and at most ``in_flight`` shards wait to be
     written. The states are those of one process, bit for bit where onnxruntime's are the same.
-
     Raises what `extract_shards` does, OutputExistsError when ``out`` is not empty, MismatchError
     when the unfinished folder was begun with another model, other texts or other options,
     FormatError when it was altered. An InputError removes a folder that this run began.
     """
     corpus = corpus_of(texts)
-    options = _options(
-        model,
-        corpus.n_texts,
-        pooling,
-        normalize,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        dtype=dtype,
-        shard_texts=shard_texts,
-    )
+    space, length = model.card.space(pooling, normalize), model.context(max_length)
+    options = ExtractionOptions(space, length, batch_tokens, dtype, shard_texts)
+    _check(options, corpus.n_texts)
     fields = vars(options) | {"dtype": DTYPES[options.dtype]}
     plan = FolderPlan(
         text_digest=corpus.digest, n_texts=corpus.n_texts, labels=corpus.labels, **fields
@@ -194,11 +177,7 @@ class _Worker:
 
 
 def narrow(states: Array, dtype: str) -> Array:
-    """Convert states to the dtype that is stored: "fp32" or "fp16".
-
-    Raises InputError for another dtype, and for values that float16 cannot hold.
-    """
-    _require_dtype(dtype)
+    """Convert states to "fp32" or "fp16". InputError for values that float16 cannot hold."""
     with np.errstate(over="ignore"):
         stored: Array = states.astype(DTYPES[dtype], copy=False)
     if dtype == "fp16" and count_nonfinite(stored):
@@ -208,40 +187,23 @@ def narrow(states: Array, dtype: str) -> Array:
     return stored
 
 
-def _require_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
-        raise InputError("unknown dtype", got=dtype[:20], expected=" or ".join(DTYPES))
-
-
-def _options(
-    model: Model,
-    n_texts: int,
-    pooling: str | None,
-    normalize: bool | None,
-    *,
-    max_length: int | None,
-    batch_tokens: int,
-    dtype: str = "fp32",
-    shard_texts: int | None = None,
-) -> ExtractionOptions:
-    """Check the options against the model and the number of texts, and fill in its defaults."""
+def _check(options: ExtractionOptions, n_texts: int) -> None:
+    """Raise InputError unless the options can be used for so many texts."""
     if not n_texts:
         raise InputError("there are no texts")
-    space = model.card.space(pooling, normalize)
-    if space.pooling not in POOLINGS:
-        raise InputError("unknown pooling", got=space.pooling, expected=", ".join(POOLINGS))
-    if batch_tokens < 1:
-        raise InputError("the token budget is not usable", got=str(batch_tokens), expected="1 up")
-    length = model.context(max_length)
-    least = max(1, -(-n_texts // MAX_SHARDS))
-    if shard_texts is not None and shard_texts < least:
-        raise InputError(
-            "the number of texts per shard is not usable",
-            got=str(shard_texts),
-            expected=f"{least} or more",
-        )
-    _require_dtype(dtype)
-    return ExtractionOptions(space, length, batch_tokens, dtype, shard_texts or n_texts)
+    for name, value, known in (
+        ("pooling", options.space.pooling, POOLINGS),
+        ("dtype", options.dtype, tuple(DTYPES)),
+    ):
+        if value not in known:
+            raise InputError(f"unknown {name}", got=value[:20], expected=", ".join(known))
+    for name, number, least in (
+        ("token budget", options.batch_tokens, 1),
+        ("number of texts per shard", options.shard_texts, max(1, -(-n_texts // MAX_SHARDS))),
+    ):
+        if number < least:
+            got, expected = str(number), f"{least} or more"
+            raise InputError(f"the {name} is not usable", got=got, expected=expected)
 
 
 def _shards(
@@ -271,9 +233,10 @@ def _missing(
 
 
 def _stored(options: ExtractionOptions, chunk: Chunk, part: inference.Part) -> HiddenStates:
+    first = chunk.start
     if not len(part.states):
         raise InputError(
-            f"texts {chunk.start + 1} to {chunk.stop} have no token that is not special",
+            f"texts {first + 1} to {first + len(chunk.texts)} have no token that is not special",
             hint="leave them out, or put more texts in a shard",
         )
     return _hidden(options, chunk, replace(part, states=narrow(part.states, options.dtype)))

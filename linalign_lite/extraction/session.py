@@ -56,7 +56,6 @@ class Model:
         """Tokens of each text, special tokens added, cut to ``max_length`` (default: the card's).
 
         places: fill in ``char_end`` and ``special``.
-
         Raises InputError when max_length is more than the model's context.
         """
         length = self.context(max_length)

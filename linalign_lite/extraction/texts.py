@@ -66,7 +66,6 @@ def read_texts(
 
     With a ``separator``, the texts of a txt are separated by lines equal to it: line breaks inside
     a text are kept, those around it dropped, and blank texts skipped and counted.
-
     Raises InputError for an empty file, bytes that are not UTF-8, a row without usable text, and
     labels on some rows only, naming the line; and for a separator that is not one line, or that is
     given for another format.

@@ -75,8 +75,7 @@ def read_ends(text: str, encoding: Any) -> list[int]:
 
 def _whole_ends(text: str, offsets: Sequence[tuple[int, int]], special: Sequence[int]) -> list[int]:
     """Ends as in `read_ends`, from offsets (start, end) in code points."""
-    farthest = 0
-    farthest_ends = []  # of all tokens so far
+    farthest, farthest_ends = 0, []  # of all tokens so far
     for (_, end), is_special in zip(offsets, special, strict=True):
         farthest = farthest if is_special else max(farthest, end)
         farthest_ends.append(farthest)
@@ -88,16 +87,11 @@ def _whole_ends(text: str, offsets: Sequence[tuple[int, int]], special: Sequence
             continue
         start, end = offsets[i]
         if farthest_ends[i] <= later:
-            whole = _extend(text, farthest_ends[i], later)
+            whole = farthest_ends[i]
+            # add characters without a token, up to white space; at 0 there is no token to extend
+            while 0 < whole < later and not text[whole].isspace():
+                whole += 1
         ends[i] = whole
         if start < end:
             later = min(later, start)
     return ends
-
-
-def _extend(text: str, end: int, later: int) -> int:
-    """Move ``end`` over characters without a token, up to white space."""
-    if end:  # before the first token there is no token to extend
-        while end < later and not text[end].isspace():
-            end += 1
-    return end

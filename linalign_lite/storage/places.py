@@ -135,25 +135,6 @@ def make_folder(folder: Place) -> None:
             fs.makedirs(path, exist_ok=True)
 
 
-def remove(path: Place) -> None:
-    """Remove a file. Raises OSError or LinalignError when it is missing or may not be removed."""
-    if isinstance(path, Path):
-        path.unlink()
-        return
-    with filesystem(path, "remove") as (fs, target):
-        fs.rm_file(target)
-
-
-def remove_folder(folder: Place) -> None:
-    """Remove an empty folder. Raises OSError or LinalignError when it may not be removed."""
-    if isinstance(folder, Path):
-        folder.rmdir()
-        return
-    with filesystem(folder, "remove") as (fs, path):
-        if not is_object_store(fs):
-            fs.rmdir(path)
-
-
 def require_free(out: Place) -> None:
     """Raise OutputExistsError unless nothing, or an empty folder, is at ``out``."""
     if isinstance(out, Path):
@@ -187,7 +168,7 @@ def _write_trial(folder: Remote) -> None:
         trial = folder / atomic.temporary_name()
         with delivered(trial) as local:
             local.write_bytes(b"\n")
-        remove(trial)
+        trial.unlink()
     except (InputError, MissingExtraError):
         raise
     except LinalignError as e:

@@ -55,6 +55,17 @@ class Remote:
         with filesystem(self, "read") as (fs, path):
             return bool(fs.exists(path))
 
+    def unlink(self) -> None:
+        """Raises LinalignError when the file is missing or may not be removed."""
+        with filesystem(self, "remove") as (fs, path):
+            fs.rm_file(path)
+
+    def rmdir(self) -> None:
+        """Remove an empty folder, where the filesystem has folders; raises as `unlink`."""
+        with filesystem(self, "remove") as (fs, path):
+            if not is_object_store(fs):
+                fs.rmdir(path)
+
 
 def put_file(local: Path, path: Remote) -> None:
     """Move a complete file to ``path``; where possible under another name until it is there."""

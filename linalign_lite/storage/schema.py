@@ -91,11 +91,8 @@ class Choice:
 
 Check = Range | Text | Size | Choice  # in an annotation `Annotated[type, check, ...]`
 Sha256 = Annotated[str, Text(most=64, least=64, pattern="[0-9a-f]{64}")]
-_DEFAULTS: dict[type, Check] = {
-    str: Text(),
-    int: Range(-MAX_NUMBER, MAX_NUMBER),
-    float: Range(-MAX_NUMBER, MAX_NUMBER),
-}
+_NUMBER = Range(-MAX_NUMBER, MAX_NUMBER)
+_DEFAULTS: dict[type, Check] = {str: Text(), int: _NUMBER, float: _NUMBER}
 _ALL_REQUIRED: set[type] = set()
 
 

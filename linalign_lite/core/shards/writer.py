@@ -82,10 +82,11 @@ class FolderWriter:
             raise InputError("shards are missing", got=str(len(self.shards)))
         shared, digest = shared_fields(self.plan), self.plan.text_digest
         whole = StatesFolder.of_shards(self.folder, shared, digest, self.shards)
-        _write(self.folder / MANIFEST, whole.manifest())
+        with places.delivered(self.folder / MANIFEST) as local:
+            write_atomic(local, whole.manifest())
         for name in filter(_is_leftover, listing(self.folder)):
-            places.remove(self.folder / name)
-        places.remove(self.folder / UNFINISHED)
+            (self.folder / name).unlink()
+        (self.folder / UNFINISHED).unlink()
         return whole
 
     def discard(self, *, folder: bool) -> None:
@@ -93,10 +94,10 @@ class FolderWriter:
         names = [shard_name(i) for i in range(len(self.shards) + 1)]
         for name in (*names, MANIFEST, UNFINISHED):
             with contextlib.suppress(LinalignError, OSError):
-                places.remove(self.folder / name)
+                (self.folder / name).unlink()
         with contextlib.suppress(LinalignError, OSError):
             if folder:
-                places.remove_folder(self.folder)
+                self.folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -137,7 +138,8 @@ def _begin(out: Place, plan: FolderPlan, *, existed: bool) -> FolderWriter:
     header = plan.header()
     try:
         places.make_folder(out)
-        _write(out / UNFINISHED, header)
+        with places.delivered(out / UNFINISHED) as local:
+            write_atomic(local, header)
         log = None if isinstance(out, Remote) else _locked(out)
     except BaseException:
         if isinstance(out, Remote):
@@ -203,8 +205,3 @@ def _require_names(out: Place, names: Mapping[str, int], n_shards: int) -> None:
 
 def _is_leftover(name: str) -> bool:
     return name.startswith(".linalign-") and name.endswith(".tmp")
-
-
-def _write(path: Place, data: bytes) -> None:
-    with places.delivered(path) as local:
-        write_atomic(local, data)

@@ -1,16 +1,13 @@
 """Tokenize a text that grows at its end, without tokenising all of it every time.
 
 Text far from the end is *settled*: its tokens are kept, and only the text after it is tokenised.
-Two kinds of tokenizers can be split so without changing a token:
+Two kinds of tokenizers can be split so without changing a token; others run on the whole text:
 
-- tokenizers whose pre-tokenizer splits every text between a letter and a space (all words are
-  tokenised alone), at such positions between ASCII letters, where no normalisation reaches across;
-- plain byte-pair encoding over the whole text (SentencePiece's). There, a sequence of tokens is
-  the result of the merges exactly when every two neighbours are the result of the merges on the two
-  alone: a merge across a boundary depends only on the two tokens on its sides. So once the settled
-  tokens have preceded some token, they precede every text that begins with it.
-
-All other tokenizers run on the whole text each time.
+- those whose pre-tokenizer splits every text between a letter and a space, at such positions
+  between ASCII letters, where no normalisation reaches across;
+- plain byte-pair encoding over the whole text (SentencePiece's): a merge across a boundary depends
+  only on the two tokens on its sides. So once the settled tokens have preceded some token, they
+  precede every text that begins with it.
 """
 
 from __future__ import annotations

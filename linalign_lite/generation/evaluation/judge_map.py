@@ -122,7 +122,6 @@ def judge(
 
     The states of a bidirectional source (an encoder) depend on later tokens: it gets a warning, and
     only its samples are meaningful.
-
     Raises InputError for a target without a token head, numbers that are not usable, and texts of
     which none gives a position; MismatchError when models, map and head do not belong together.
     """

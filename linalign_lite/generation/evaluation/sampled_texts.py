@@ -10,12 +10,7 @@ import numpy as np
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.hidden_states import NO_TOKEN
 from linalign_lite.extraction.inference import Progress
-from linalign_lite.generation.evaluation.teacher_forcing import (
-    Hybrid,
-    next_tokens,
-    positions,
-    token_states,
-)
+from linalign_lite.generation.evaluation.teacher_forcing import Hybrid, columns, token_states
 from linalign_lite.generation.evaluation.token_metrics import negative_log_likelihood
 from linalign_lite.generation.hybrid import generate
 
@@ -122,9 +117,9 @@ def _perplexity(
     for start in range(0, len(texts), TOGETHER):
         part = texts[start : start + TOGETHER]
         states = token_states(hybrid.target, [text for _, text in part])
-        index, ends = positions(states)
+        index, ends, following = columns(states)
         after = np.roll(ends, -1) > np.array([length for length, _ in part])[index]
-        rows = np.flatnonzero((next_tokens(states) != NO_TOKEN) & after)
-        nats += negative_log_likelihood(hybrid.head, states.states[rows], next_tokens(states)[rows])
+        rows = np.flatnonzero((following != NO_TOKEN) & after)
+        nats += negative_log_likelihood(hybrid.head, states.states[rows], following[rows])
         count += len(rows)
     return math.exp(min(nats / count, MOST_NATS)) if count else None

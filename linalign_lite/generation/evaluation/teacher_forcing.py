@@ -7,9 +7,8 @@ import numpy as np
 
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import NO_TOKEN, HiddenStates
+from linalign_lite.core.hidden_states import NO_TOKEN, POSITIONS, HiddenStates
 from linalign_lite.core.token_alignment import pair_positions
-from linalign_lite.errors import InputError
 from linalign_lite.extraction.inference import Progress
 from linalign_lite.extraction.model_card import HEAD_FILE
 from linalign_lite.extraction.pipeline import extract
@@ -42,11 +41,7 @@ class Hybrid:
 def make_hybrid(
     source: Model, target: Model, affine: AffineMap | None, head: Head | None
 ) -> Hybrid:
-    """Check that models, map and head belong together, and load the heads.
-
-    Raises InputError when something is missing, MismatchError when the parts do not belong
-    together.
-    """
+    """Load the heads. InputError when a part is missing, MismatchError when one does not fit."""
     require_map(affine, source, target)
     head = require_token_head(target, target.token_head() if head is None else head)
     source_head = None
@@ -81,19 +76,21 @@ def teacher_forced(hybrid: Hybrid, texts: list[str], progress: Progress) -> Sums
     kept = [text for text, _ in found]
     x = token_states(source, kept, progress)
     y = x if source.card.digest == target.card.digest else token_states(target, kept)
+    x_text, x_end, x_next = columns(x)
+    y_text, y_end, y_next = columns(y)
     # positions at which both tokenizations have read the same characters
-    rows, partners = pair_positions(positions(x), positions(y))
-    both = (next_tokens(x)[rows] != NO_TOKEN) & (next_tokens(y)[partners] != NO_TOKEN)
+    rows, partners = pair_positions((x_text, x_end), (y_text, y_end))
+    both = (x_next[rows] != NO_TOKEN) & (y_next[partners] != NO_TOKEN)
     rows, partners = rows[both], partners[both]
     mapped = x.states[rows]
     if hybrid.affine is not None and len(rows):
         mapped = hybrid.affine(mapped)
-    sums = compare(hybrid.head, y.states[partners], mapped, next_tokens(y)[partners])
+    sums = compare(hybrid.head, y.states[partners], mapped, y_next[partners])
     cut = sum(shortened for _, shortened in found)
-    sums += Sums(cut=cut, target_characters=int(_added_characters(y)[partners].sum()))
+    sums += Sums(cut=cut, target_characters=int(_added_characters(y_end)[partners].sum()))
     if hybrid.source_head is not None:
-        nats = negative_log_likelihood(hybrid.source_head, x.states[rows], next_tokens(x)[rows])
-        sums += Sums(source_nats=nats, source_characters=int(_added_characters(x)[rows].sum()))
+        nats = negative_log_likelihood(hybrid.source_head, x.states[rows], x_next[rows])
+        sums += Sums(source_nats=nats, source_characters=int(_added_characters(x_end)[rows].sum()))
     return sums
 
 
@@ -102,25 +99,15 @@ def token_states(model: Model, texts: list[str], progress: Progress | None = Non
     return extract(model, Texts(tuple(texts)), pooling="tokens", normalize=False, progress=progress)
 
 
-def _present(rows: Ints | None) -> Ints:
-    if rows is None:  # never: token states have all three
-        raise InputError("these states have no token positions", expected="pooling tokens")
-    return rows
+def columns(token_states: HiddenStates) -> tuple[Ints, Ints, Ints]:
+    """Return the text, the end and the next token of each row, (n,) each."""
+    index, end, following = (getattr(token_states, name) for name in POSITIONS)
+    return index, end, following
 
 
-def positions(states: HiddenStates) -> tuple[Ints, Ints]:
-    """Text and end of each row, (n,) each."""
-    return _present(states.text_index), _present(states.char_end)
-
-
-def next_tokens(states: HiddenStates) -> Ints:
-    """The next token of each row, (n,)."""
-    return _present(states.next_token)
-
-
-def _added_characters(states: HiddenStates) -> Ints:
+def _added_characters(end: Ints) -> Ints:
     """Count the characters that each row's next token adds, (n,); meaningless without one."""
-    return np.maximum(np.diff(_present(states.char_end), append=0), 0)
+    return np.maximum(np.diff(end, append=0), 0)
 
 
 def reads_ahead(model: Model, text: str) -> bool:

@@ -248,8 +248,8 @@ def test_files_that_do_not_belong_together_are_named(played, here, capsys):
         (("decrypt", response, "--key", keys / "public.key"), "expected secret key"),
         (("decrypt", query, "--key", keys), "got query, expected response"),
         (("score", response, "r", "--head", head), "got response, expected query"),
-        (("score", query, "r", "--head", affine), "got linalign-map, expected linalign-head"),
-        (("evaluate", affine, client / "test.states.npz"), "expected linalign-head"),
+        (("score", query, "r", "--head", affine), "linalign-map, expected format linalign-head"),
+        (("evaluate", affine, client / "test.states.npz"), "expected format linalign-head"),
         (("head", client / "public.states.npz", "h"), "no labels"),
         (("keygen", keys), "never overwritten"),
     ]  # fmt: skip

@@ -328,6 +328,6 @@ def test_another_file_of_ours_is_not_written_over(tmp_path):
     head, x, y = blind_spot(4, n=60)
     save_npz(tmp_path / "x.map.npz", "linalign-map", 1, {}, {})
     content = (tmp_path / "x.map.npz").read_bytes()
-    with pytest.raises(FormatError, match="got linalign-map, expected linalign-fit"):
+    with pytest.raises(FormatError, match="got linalign-map, expected format linalign-fit"):
         fit_kl(x, y, head, checkpoint=Checkpoint(tmp_path / "x.map.npz"))
     assert (tmp_path / "x.map.npz").read_bytes() == content

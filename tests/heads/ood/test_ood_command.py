@@ -175,7 +175,7 @@ def test_wrong_use_is_named(made, here, capsys):
         (("ood", "fit", "gone.npz", "x.npz"), "gone.npz"),
         (("ood", "fit", train, "gone/x.npz"), "the folder gone is not there"),
         (("ood", "fit", train, train), "is an input of this command"),
-        (("ood", "score", head, train), "got linalign-head, expected linalign-ood"),
+        (("ood", "score", head, train), "got linalign-head, expected format linalign-ood"),
         (("ood", "score", "d.npz", made / "birch.test.npz"), "does not read these states"),
         (("ood", "evaluate", "d.npz", train, made / "birch.test.npz"), "does not read these"),
         (("ood", "threshold", "d.npz", train, "d.npz"), "is an input of this command"),

@@ -258,7 +258,7 @@ def test_attacks_are_refused_by_name(attack, tmp_path):
 
 def test_another_kind_and_another_head_are_named(tmp_path):
     save(tmp_path / "d.npz", examples()["knn"])
-    with pytest.raises(FormatError, match="got linalign-ood, expected linalign-head"):
+    with pytest.raises(FormatError, match="got linalign-ood, expected format linalign-head"):
         load_head(tmp_path / "d.npz")
     with pytest.raises(InputError, match="cannot read"):
         load_detector(tmp_path / "gone.npz")

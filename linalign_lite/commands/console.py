@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ from linalign_lite.storage.places import Place, place, require_writable, same_pl
 from linalign_lite.storage.remote import Remote
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
-
     from linalign_lite.alignment.kl.report import Step
     from linalign_lite.core.affine_map import AffineMap
 
@@ -66,39 +65,33 @@ class Console:
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show a bar on a terminal; yields a function that advances it by a number of steps."""
-        if not self._live:
-            yield lambda _: None
-            return
-        from rich import progress as bars
-
-        with _bar(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeRemainingColumn(),
-        ) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda count: bar.advance(task, count)
+        with self._bar(label, total) as update:
+            yield lambda count: update(advance=count)
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
         """Show a bar of many jobs; yields functions for (done, total) and for a description."""
+        with self._bar("", None) as update:
+            yield (
+                lambda done, total: update(completed=done, total=total),
+                lambda what: update(description=what),
+            )
+
+    @contextlib.contextmanager
+    def _bar(self, label: str, total: int | None) -> Iterator[Callable[..., None]]:
+        """Show a bar on a terminal; yields the function that updates it."""
         if not self._live:
-            yield lambda _done, _all: None, lambda _what: None
+            yield lambda **_: None
             return
         from rich import progress as bars
+        from rich.console import Console as Terminal
 
-        with _bar(
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-            bars.TextColumn("{task.description}"),
-        ) as bar:
-            task = bar.add_task("", total=None)
-            yield (
-                lambda done, total: bar.update(task, completed=done, total=total),
-                lambda what: bar.update(task, description=what),
-            )
+        text, counts = bars.TextColumn("{task.description}"), bars.MofNCompleteColumn()
+        columns = [bars.BarColumn(), counts, bars.TimeElapsedColumn(), text]
+        if total is not None:
+            columns = [text, bars.BarColumn(), counts, bars.TimeRemainingColumn()]
+        with bars.Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+            yield partial(bar.update, bar.add_task(label, total=total))
 
     @contextlib.contextmanager
     def fitting_steps(self) -> Iterator[Callable[[Step], None]]:
@@ -117,13 +110,6 @@ class Console:
             yield show
         finally:
             sys.stderr.write("\r\x1b[K")
-
-
-def _bar(*columns: ProgressColumn) -> Progress:
-    from rich.console import Console as Terminal
-    from rich.progress import Progress
-
-    return Progress(*columns, console=Terminal(stderr=True), transient=True)
 
 
 def require_output(path: Place, *inputs: Place | str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -162,50 +162,36 @@ def _fit(
     if moments.scheduler is not None:
         raise InputError("--scheduler goes with two folders of states, ridge or procrustes")
     states = load_pair(source, target, moments.pairing)
-    served = head if options.kl else None
-    if options.few is not None:
-        few = load_pair(*options.few, moments.pairing)
-        return _fit_with_few(console, states, few, served, options)
-    if served is not None:
-        return _fit_kl(console, states, served, options)
+    if options.kl or options.few is not None:
+        return _fit_stepwise(console, states, head if options.kl else None, options)
     folds, seed = moments.folds, moments.seed
     return fit_states(*states, method=method, penalty=penalty, folds=folds, seed=seed)
 
 
-def _fit_kl(console: Console, states: Sides, head: Head, options: _FitOptions) -> Fitted:
+def _fit_stepwise(
+    console: Console, states: Sides, head: Head | None, options: _FitOptions
+) -> Fitted:
+    """Fit for a head, with few texts, or both; the latest step is shown."""
+    from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
     from linalign_lite.alignment.kl.checkpoint import Checkpoint
     from linalign_lite.alignment.kl.divergence_fit import fit_kl
 
+    few = None if options.few is None else load_pair(*options.few, options.moments.pairing)
+    shared: dict[str, Any] = {
+        "penalty": options.penalty,
+        "iterations": options.iterations,
+        "seed": options.moments.seed,
+        "teaching": None if head is None else _teaching(states[1], head, options),
+    }
     with console.fitting_steps() as watch:
+        if few is not None:
+            weight, folds = options.few_weight or "auto", options.moments.folds
+            return fit_with_few(
+                *states, *few, head=head, weight=weight, folds=folds, watch=watch, **shared
+            )
+        assert head is not None
         return fit_kl(
-            *states,
-            head,
-            penalty=options.penalty,
-            iterations=options.iterations,
-            seed=options.moments.seed,
-            teaching=_teaching(states[1], head, options),
-            checkpoint=Checkpoint(options.checkpoint),
-            watch=watch,
-        )
-
-
-def _fit_with_few(
-    console: Console, public: Sides, few: Sides, head: Head | None, options: _FitOptions
-) -> Fitted:
-    from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
-
-    with console.fitting_steps() as watch:
-        return fit_with_few(
-            *public,
-            *few,
-            head=head,
-            weight=options.few_weight or "auto",
-            penalty=options.penalty,
-            folds=options.moments.folds,
-            seed=options.moments.seed,
-            iterations=options.iterations,
-            teaching=None if head is None else _teaching(public[1], head, options),
-            watch=watch,
+            *states, head, checkpoint=Checkpoint(options.checkpoint), watch=watch, **shared
         )
 
 

@@ -17,13 +17,7 @@ from linalign_lite.commands.console import Console, Interrupted, require_elsewhe
 from linalign_lite.commands.moment_files import workers
 from linalign_lite.core.choices import FloatDtype, Pooling, TextFormat
 from linalign_lite.errors import InputError
-from linalign_lite.storage.places import (
-    Place,
-    delivered,
-    place,
-    require_folder_writable,
-    require_free,
-)
+from linalign_lite.storage import places
 from linalign_lite.storage.remote import Remote
 
 if TYPE_CHECKING:
@@ -74,7 +68,7 @@ def extract(
       linalign-lite extract minilm s3://mine/corpus.txt.zst s3://mine/corpus-states
       echo "hello" | linalign-lite extract minilm - hello.states.npz
     """
-    console, out = Console(as_json, quiet), place(out_at)
+    console, out = Console(as_json, quiet), places.place(out_at)
     job = _Job(
         model=model,
         texts=texts,
@@ -137,7 +131,7 @@ class ModelOptions:
 class _Job:
     model: Path
     texts: str
-    out: Place
+    out: places.Place
     reading: Mapping[str, Any]  # options of read_texts and read_corpus
     options: ModelOptions
     threads: int | None
@@ -152,7 +146,7 @@ def _write_file(console: Console, job: _Job) -> tuple[HiddenStates, int]:
 
     read = read_texts(job.texts, **job.reading)
     made = extract_texts(console, job.model, read, job.options, job.threads)
-    with delivered(job.out) as path:
+    with places.delivered(job.out) as path:
         save(path, dataclasses.replace(made, states=narrow(made.states, job.dtype)))
     return made, read.n_blank
 
@@ -170,9 +164,9 @@ def _write_folder(
     require_name(job.out)
     require_elsewhere(job.out, job.texts)
     if not is_unfinished(job.out):
-        require_free(job.out)
+        places.require_free(job.out)
     if isinstance(job.out, Remote):
-        require_folder_writable(job.out)
+        places.require_folder_writable(job.out)
     reading = dict(job.reading)
     if job.texts == "-" and reading["fmt"] == "auto":
         reading["fmt"] = "txt"

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.alignment.moments import Float64, fold_index, measure
-from linalign_lite.alignment.ridge import ridge, spectrum
+from linalign_lite.alignment.ridge import number_or_auto, ridge, spectrum
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.choices import HeadMethod, values_of
 from linalign_lite.core.head import Head
@@ -97,12 +97,13 @@ def train_head(
         raise InputError("unknown method", got=method, expected="auto, ridge or logistic")
     if penalty != "auto" and method == "auto":
         raise InputError("a penalty needs a method", hint="add --method ridge or logistic")
+    given = number_or_auto(penalty, "the penalty", lambda p: 0 < p < np.inf, "above 0")
     note = progress or (lambda _: None)
     index = fold_index(states.groups, folds, seed)
     results: dict[str, tuple[float, float]] = {}
     for name in values_of(HeadMethod) if method == "auto" else (method,):
         note(f"choosing the penalty of {name}")
-        penalties = PENALTIES[name] if penalty == "auto" else (_penalty(penalty),)
+        penalties = PENALTIES[name] if given is None else (given,)
         results[name] = _choose(data, index, name, penalties)
     best = max(results, key=lambda name: results[name][1])
     chosen, held_out = results[best]
@@ -212,13 +213,3 @@ def _labelled(states: HiddenStates) -> _Data:
     if len(np.unique(states.label_ids)) < 2:
         raise InputError("a classifier needs two labels or more", got="one label")
     return _Data(states.states.astype(np.float32), states.label_ids, len(states.labels))
-
-
-def _penalty(value: float | str) -> float:
-    try:
-        penalty = float(value)
-    except ValueError:
-        penalty = -1.0
-    if not 0 < penalty < float("inf"):
-        raise InputError("the penalty is not usable", got=str(value)[:40], expected="above 0")
-    return penalty

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from linalign_lite.alignment.ridge import number_or_auto
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
@@ -86,12 +87,4 @@ def _positive(value: int, what: str) -> int:
 
 
 def _auto_or(value: float | str, what: str, allowed: Range) -> float | None:
-    """The number given; None for "auto". Raises InputError for a number that is not allowed."""
-    if value == "auto":
-        return None
-    try:
-        return float(parse(Annotated[float, allowed], float(value), what))
-    except ValueError as e:
-        raise InputError(
-            f"{what} is not usable", got=str(value)[:40], expected="auto, or a number"
-        ) from e
+    return number_or_auto(value, what, allowed.allows, f"auto, or {allowed.expected}")

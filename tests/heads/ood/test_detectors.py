@@ -375,8 +375,8 @@ def test_scores_are_states_too(rng):
     [
         ({"method": "forest"}, "unknown method: got forest, expected energy, msp"),
         *[({"method": m}, f"{m} reads a head's scores") for m in NEEDS_HEAD],
-        ({"shrinkage": 1.5}, "shrinkage is not usable: got 1.5, expected 0 to 1"),
-        ({"shrinkage": "much"}, "shrinkage is not usable: got much, expected auto"),
+        ({"shrinkage": 1.5}, "shrinkage is not usable: got 1.5, expected auto, or 0 to 1"),
+        ({"shrinkage": "much"}, "shrinkage is not usable: got much, expected auto, or 0 to 1"),
         ({"method": "knn", "k": 0}, "number of neighbours is not usable: got 0"),
         ({"method": "knn", "k": 601}, "got 601, expected 1 to 600"),
         ({"method": "knn", "bank": 0}, "size of the bank"),

@@ -1,15 +1,10 @@
-"""Choose scales and flooding so that nothing overflows, leaks or lacks precision; bound errors.
+"""Choose scales so that nothing overflows or lacks precision; bound errors.
 
 A query is encoded at scale 2^a and a head at scale 2^b, so a product holds scores at scale 2^(a+b)
 modulo q. The client keeps every state's norm below 2^B, B public; the provider knows the largest
 norm of its rows and its largest bias, and by Cauchy–Schwarz |score| ≤ 2^B·max‖w‖ + max|bias|.
 So b is chosen before anything is encrypted such that |score|·2^(a+b) ≤ q/4: half of the room is
-left for noise, and no score can wrap around.
-
-The private profile adds to each coefficient that it returns an integer drawn uniformly from 2^k
-values (flooding). Two such draws that differ by a shift of δ have statistical distance |δ|/2^k, so
-k = 41 + log2 δ hides noise of at most δ to 2^-41; that the noise is larger has probability 2^-41
-at most. docs/SECURITY.md has the derivation.
+left for noise, and no score can wrap around. `noise_flooding` has the width of the flooding.
 """
 
 import functools
@@ -20,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.encrypt.noise_flooding import NOISE_VARIANCE, flood_bits
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import RESPONSE_MODULUS_BITS, Parameters
 from linalign_lite.errors import InputError, PrecisionError
@@ -29,15 +25,7 @@ MAX_NORM_BITS = 24
 MAX_ERROR = 1e-3
 MIN_SCORE = 2.0**-20  # assumed size of the largest score at least: a head of zeros needs a scale
 MAX_DECIMALS = 15  # of float64 numbers of order 1
-HIDING_BITS = 40  # -log2 of the statistical distance of a returned coefficient
-
-# SEAL draws encryption noise from a centred binomial distribution: 21 bits minus 21 bits. That is
-# the sum of 42 times ±1/2, so by Hoeffding P(|⟨w, e⟩| > t) ≤ 2·exp(-t² / (2·10.5·‖w‖²)).
-NOISE_VARIANCE = 10.5
-MAX_NOISE = 21
 _DEVIATIONS = 6.0  # standard deviations that a stated error covers
-# 2·exp(-t²/2) = 2^-(HIDING_BITS + 1)
-_TAIL_DEVIATIONS = math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + 2)))
 
 
 def least_norm_bits(largest: float) -> int:
@@ -108,40 +96,6 @@ def choose_scales(
     flood = flood_bits(parameters, scale, product_norm, layout.terms)
     error = score_error(parameters, norm_bits, scale, layout.fold(n_outputs), flood)
     return Scales(scale, flood, error)
-
-
-def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -> float:
-    """Bound δ on the noise of a returned coefficient, exceeded with probability ≤ 2^-41.
-
-    Flooding must hide it. Two parts. The query's noise times the encoded rows, at most
-    t·√10.5·‖W‖ by Hoeffding, where W are all ``terms`` coefficients multiplied with this product's
-    ciphertexts: ``norm``·2^scale, and half a unit each for rounding. And the encryption of zero:
-    u·e_pk + e1·s, u and s ternary, |e_pk| and |e1| ≤ 21, at most 42·N: a bound that no draw
-    exceeds. (e1 is not drawn, but the argument in docs/SECURITY.md assumes it.)
-    """
-    encoded = norm * 2.0**scale + math.sqrt(terms) / 2
-    zero = 2 * MAX_NOISE * parameters.degree
-    return _TAIL_DEVIATIONS * math.sqrt(NOISE_VARIANCE) * encoded + zero
-
-
-def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> int:
-    """Return k: flooding draws from 2^k values. 0 when the profile does not hide the head.
-
-    Arguments as for product_noise. Raises PrecisionError when 2^k is above q/4: the modulus cannot
-    hold scores and flooding.
-    """
-    if not parameters.private:
-        return 0
-    noise = product_noise(parameters, scale, norm, terms)
-    bits = math.ceil(HIDING_BITS + 1 + math.log2(noise))
-    if bits > parameters.data_bits - 2:
-        raise PrecisionError(
-            "these parameters cannot hold the noise that hides this head",
-            got=f"{bits} bits of flooding",
-            expected=f"at most {int(parameters.data_bits) - 2}",
-            hint="scale the head's rows down, or cut the query into more chunks",
-        )
-    return bits
 
 
 @functools.lru_cache(maxsize=256)

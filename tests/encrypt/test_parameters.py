@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linalign_lite.encrypt.noise_flooding import HIDING_BITS, flood_bits, product_noise
 from linalign_lite.encrypt.parameters import (
     INSECURE_NOOP,
     MODULUS_BITS,
@@ -20,15 +21,12 @@ from linalign_lite.encrypt.parameters import (
     by_name,
 )
 from linalign_lite.encrypt.precision import (
-    HIDING_BITS,
     MAX_NORM_BITS,
     MIN_NORM_BITS,
     decimals,
-    flood_bits,
     head_scale,
     least_norm_bits,
     precision_bits,
-    product_noise,
     query_scale,
     score_error,
 )

@@ -66,9 +66,8 @@ class ResponseDescription(_Packing):
     query: Sha256  # digest of the query's header
     dim: Annotated[int, Range(1, MAX_DIM)]
     head_scale: Annotated[int, Range(0, max(MODULUS_BITS.values()))]  # b of precision.head_scale
-    flood_bits: Annotated[
-        int, Range(0, max(MODULUS_BITS.values()))
-    ]  # k of noise_flooding.flood_bits
+    # k of noise_flooding.flood_bits
+    flood_bits: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
     n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
     labels: tuple[str, ...]
     softcap: Annotated[float, _PositiveFloat()] | None

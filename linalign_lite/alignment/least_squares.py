@@ -8,13 +8,13 @@ X_c and Y_c being the centred source (n, d_source) and target (n, d_target). λ 
 trace(X_cᵀX_c) / d_source, so that a penalty means the same at every scale of the states.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from linalign_lite.alignment import solvers
 from linalign_lite.alignment.moments import Float64, FoldedMoments, fold_index, folded
+from linalign_lite.alignment.report import Report
 from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MapMethod, values_of
@@ -27,7 +27,7 @@ LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
 
 
 @dataclass(frozen=True)
-class FitReport:
+class FitReport(Report):
     """Report of a fit. ``held_out_r2`` is K-fold: a map of the other folds predicts each fold.
 
     ``condition`` is the ratio of the largest to the smallest eigenvalue of X_cᵀX_c (inf when it is
@@ -47,19 +47,6 @@ class FitReport:
     freedom: float
     warnings: tuple[str, ...] = ()
     curve: solvers.Curve = field(default=(), repr=False)
-
-    def as_card(self) -> dict[str, Any]:
-        """Return the report for the map file: all but the curve, infinities as null."""
-        card = asdict(self)
-        del card["curve"]
-        card["warnings"] = list(self.warnings)
-        if not np.isfinite(self.condition):
-            card["condition"] = None
-        return card
-
-    def as_dict(self) -> dict[str, Any]:
-        """Values of the report for JSON."""
-        return {**self.as_card(), "curve": self.curve}
 
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""
@@ -145,6 +132,14 @@ def report_of(moments: FoldedMoments, method: str, found: solvers.Solution) -> F
     rank = int((total.values > total.cutoff).sum())
     if rank == 0:
         raise InputError("the source states are all the same, so no map can be fitted")
+    warnings = []
+    if moments.n < LOW_ROWS * d_source:
+        warnings.append(
+            f"{moments.n} rows are few for {d_source} source dimensions; "
+            f"{LOW_ROWS * d_source} or more make a map that holds on new texts"
+        )
+    if found.curve and found.penalty in (found.curve[0][0], found.curve[-1][0]):
+        warnings.append(f"the best penalty, {found.penalty:g}, is at the edge of those tried")
     smallest = float(total.values[0])
     return FitReport(
         method=method,
@@ -157,18 +152,6 @@ def report_of(moments: FoldedMoments, method: str, found: solvers.Solution) -> F
         condition=float(total.values[-1]) / smallest if rank == d_source else float("inf"),
         rank=rank,
         freedom=float((total.values * total.shrink(found.penalty)).sum()),
-        warnings=_warnings(moments.n, d_source, found.penalty, found.curve),
+        warnings=tuple(warnings),
         curve=found.curve,
     )
-
-
-def _warnings(n: int, d_source: int, penalty: float, curve: solvers.Curve) -> tuple[str, ...]:
-    found = []
-    if n < LOW_ROWS * d_source:
-        found.append(
-            f"{n} rows are few for {d_source} source dimensions; "
-            f"{LOW_ROWS * d_source} or more make a map that holds on new texts"
-        )
-    if curve and penalty in (curve[0][0], curve[-1][0]):
-        found.append(f"the best penalty, {penalty:g}, is at the edge of those tried")
-    return tuple(found)

@@ -121,7 +121,10 @@ def solve_procrustes(problem: Problem, penalty: float | str) -> Solution:
     error = 0.0
     for train, held_out in problem.moments.splits():
         weight, _ = procrustes(train)
-        error += _squared_error(weight, held_out.about(train.mean_x, train.mean_y))
+        part = held_out.about(train.mean_x, train.mean_y)
+        # ‖X Wᵀ − Y‖² = tr(yy) − 2 tr(W xy) + tr(W xx Wᵀ)
+        cross, square = (weight * part.xy.T).sum(), ((weight @ part.xx) * weight).sum()
+        error += float(part.yy.sum() - 2 * cross + square)
     weight, bias = procrustes(problem.moments.total)
     return Solution(weight, bias, r2(error, problem.moments))
 
@@ -139,13 +142,6 @@ def procrustes(moments: Moments) -> tuple[Float64, Float64]:
     size = float(((rotation @ moments.xx) * rotation).sum())
     weight = rotation * (s.sum() / size if size > 0 else 0.0)
     return weight, moments.mean_y - weight @ moments.mean_x
-
-
-def _squared_error(weight: Float64, m: Moments) -> float:
-    """‖X Wᵀ − Y‖² from moments about the map's own means: tr(yy) − 2 tr(W xy) + tr(W xx Wᵀ)."""
-    cross = (weight * m.xy.T).sum()
-    square = ((weight @ m.xx) * weight).sum()
-    return float(m.yy.sum() - 2 * cross + square)
 
 
 Solver = Callable[[Problem, "float | str"], Solution]

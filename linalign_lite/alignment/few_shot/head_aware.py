@@ -97,18 +97,18 @@ class FewShotProblem:
     groups: npt.NDArray[np.int64]  # shape: (n,)  the text of each row
     watch: Watch
 
-    def training(self, fold: int) -> npt.NDArray[np.intp]:
-        """Return the training rows when a fold is held out, at most as many as a pass may have."""
-        rows = np.flatnonzero(self.index != fold)
+    def fold_data(self) -> list[FoldData]:
+        """Return the training data of each fold, at most as many rows as a pass may have."""
         outputs, rank = self.softmax.factor.shape
         most = int(max(FEWEST_ROWS, 2 * self.data.source.shape[1], WORK / (2 * outputs * rank)))
-        return rows if len(rows) <= most else np.random.default_rng(fold).permutation(rows)[:most]
-
-    def fold_data(self) -> list[FoldData]:
-        """Return the training data of each fold, which every λ and start share."""
-        folds = range(len(self.moments.folds))
-        data_sets = [self.data.rows(self.training(fold)) for fold in folds]
-        return [(data, optimizer.eigenbases_of(data, self.curvature)) for data in data_sets]
+        found = []
+        for fold in range(len(self.moments.folds)):
+            rows = np.flatnonzero(self.index != fold)
+            if len(rows) > most:
+                rows = np.random.default_rng(fold).permutation(rows)[:most]
+            data = self.data.rows(rows)
+            found.append((data, optimizer.eigenbases_of(data, self.curvature)))
+        return found
 
     def bases(self, weight: float) -> list[Spectrum]:
         """Decompose the merged moments, each fold held out in turn."""
@@ -183,16 +183,14 @@ def score_map(
     return few.trial(weight, penalty, at_best_scale(losses), float("nan"))
 
 
-def refine_few_shot(
-    few: FewShotProblem, best: FewShotTrial, iterations: int
-) -> tuple[AffineMap, ReducedMap, ReducedMap]:
-    """Chosen start, the start in reduced coordinates, and the minimum on all few texts."""
+def refine_few_shot(few: FewShotProblem, best: FewShotTrial, iterations: int) -> AffineMap:
+    """Minimise on all few texts from the start that was chosen."""
     basis = spectrum(merged(few.public, few.moments.total, best.weight))
     start = AffineMap(*ridge(basis, best.start_penalty))
     origin = optimizer.reduce_map(few.softmax, start)
     rows = few.data, optimizer.eigenbases_of(few.data, few.curvature)
     found = _minimise(few, rows, origin, origin, best.penalty, iterations, FINAL_TOLERANCE)
-    return start, origin, found
+    return AffineMap(*optimizer.expand_map(few.softmax, start, origin, found))
 
 
 def _minimise(

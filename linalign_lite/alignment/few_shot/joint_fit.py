@@ -5,20 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.alignment.few_shot import head_aware, weighted_least_squares
+from linalign_lite.alignment.few_shot import head_aware, weighting
 from linalign_lite.alignment.few_shot.report import FewReport
-from linalign_lite.alignment.few_shot.weighting import (
-    FEW_ONLY,
-    PUBLIC_ONLY,
-    FewShotTrial,
-    lowest,
-    merged,
-    usable_weight,
-)
+from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, FewShotTrial, lowest
 from linalign_lite.alignment.kl import validation
 from linalign_lite.alignment.kl.divergence_fit import ITERATIONS, fit_kl, head_name
 from linalign_lite.alignment.kl.objective import Teaching, distillation_data, reduce_head
-from linalign_lite.alignment.kl.optimizer import expand_map
 from linalign_lite.alignment.kl.report import Watch
 from linalign_lite.alignment.moments import fold_index, folded, measure
 from linalign_lite.alignment.ridge import PENALTIES, ridge, spectrum, usable_penalty
@@ -47,7 +39,7 @@ def fit_with_few(
 ) -> tuple[AffineMap, FewReport]:
     """Fit an affine map from public texts and a few in-domain texts.
 
-    Without a head: least squares on merged moments (few_shot.weighted_least_squares). With one:
+    Without a head: least squares on merged moments (few_shot.weighting). With one:
     divergence on the few texts, penalised towards the least-squares map of both
     (few_shot.head_aware). public_source, few_source: (n, d_source); public_target, few_target:
     (n, d_target); row i of both sides the same text.
@@ -72,7 +64,9 @@ def fit_with_few(
             got=f"{count}",
             expected=f"{FEWEST} or more",
         )
-    inputs = FewShotInputs(public, few, usable_weight(weight), usable_penalty(penalty), folds, seed)
+    inputs = FewShotInputs(
+        public, few, weighting.usable_weight(weight), usable_penalty(penalty), folds, seed
+    )
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
     if head is None:
@@ -150,9 +144,9 @@ def _fit_least_squares(inputs: FewShotInputs) -> tuple[AffineMap, FewReport]:
     public = measure(px.states, py.states)
     few = folded(x.states, y.states, inputs.folds, x.groups, inputs.seed)
     penalties = PENALTIES if inputs.penalty is None else np.array([inputs.penalty])
-    tried = list(weighted_least_squares.trials(public, few, inputs.weights, penalties))
+    tried = list(weighting.least_squares_trials(public, few, inputs.weights, penalties))
     best = lowest(tried)
-    basis = spectrum(merged(public, few.total, best.weight))
+    basis = spectrum(weighting.merged(public, few.total, best.weight))
     if not basis.values[-1] > 0:
         raise InputError("the source states are all the same, so no map can be fitted")
     return AffineMap(*ridge(basis, best.penalty)), inputs.report("least-squares", tried)
@@ -204,5 +198,4 @@ def _fit_for_head(
     report = inputs.report("kl", tried, head, teaching)
     if best.weight == PUBLIC_ONLY and alone is not None:
         return alone, report
-    start, origin, end = head_aware.refine_few_shot(problem, best, iterations)
-    return AffineMap(*expand_map(softmax, start, origin, end)), report
+    return head_aware.refine_few_shot(problem, best, iterations), report

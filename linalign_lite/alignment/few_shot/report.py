@@ -1,14 +1,15 @@
 """Report of a few-shot fit."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from linalign_lite.alignment.report import Report
 from linalign_lite.core.text_tables import Pairs
 
 
 @dataclass(frozen=True)
-class FewReport:
+class FewReport(Report):
     """Chosen weight and penalty; losses of public, few and both on held-out few texts.
 
     ``few_weight`` is the total weight of the few texts relative to that of the public texts: 0 is
@@ -45,19 +46,8 @@ class FewReport:
     curve: tuple[tuple[float, float, float, float], ...] = field(default=(), repr=False)
 
     def as_card(self) -> dict[str, Any]:
-        """Return the report for the map file: all but the curve, infinities as null."""
-        card = asdict(self)
-        del card["curve"]
-        for name, value in card.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                card[name] = None
         method = "ridge" if self.objective == "least-squares" else "kl"
-        return {"method": method, **card, "warnings": list(self.warnings)}
-
-    def as_dict(self) -> dict[str, Any]:
-        """Values of the report for JSON."""
-        curve = [[v if abs(v) < math.inf else None for v in row] for row in self.curve]
-        return {**self.as_card(), "curve": curve}
+        return {"method": method, **super().as_card()}
 
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""

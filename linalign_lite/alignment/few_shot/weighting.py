@@ -1,10 +1,18 @@
-"""Weights of the few texts relative to the public ones, and the trial of each."""
+"""Weights of the few texts relative to the public ones, and their least squares.
 
-from collections.abc import Iterable
+    minimise  Σ_public ‖W x + b − y‖²/n_public + w Σ_few ‖W x + b − y‖²/n_few + λ ‖W‖²,
+
+w and λ chosen by K-fold cross-validation on the few, exactly, from merged moments alone.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from linalign_lite.alignment.moments import Moments
-from linalign_lite.alignment.ridge import number_or_auto
+import numpy as np
+
+from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
+from linalign_lite.alignment.ridge import held_out_errors, number_or_auto, spectrum
+from linalign_lite.alignment.solvers import spread
 
 PUBLIC_ONLY, FEW_ONLY = 0.0, float("inf")  # weights at which only one side counts
 WEIGHTS = (PUBLIC_ONLY, 0.1, 0.3, 1.0, 3.0, FEW_ONLY)
@@ -45,3 +53,27 @@ def usable_weight(value: float | str) -> tuple[float, ...]:
 def lowest(trials: Iterable[FewShotTrial]) -> FewShotTrial:
     """Return the trial of the lowest loss, the first of equals."""
     return min(trials, key=lambda t: t.loss)
+
+
+def least_squares_trials(
+    public: Moments, few: FoldedMoments, weights: tuple[float, ...], penalties: Float64
+) -> Iterator[FewShotTrial]:
+    """Compute the held-out 1 − R² on the few texts of every weight and penalty, error over folds.
+
+    For every weight and fold the merged moments have one eigendecomposition, which serves every
+    penalty. Raises InputError when the few target states are all equal.
+    """
+    whole = spread(few.total)
+    sizes = np.array([held_out.n for _, held_out in few.splits()])
+    for weight in weights:
+        errors = np.array(
+            [
+                held_out_errors(spectrum(merged(public, train, weight)), held_out, penalties)
+                for train, held_out in few.splits()
+            ]
+        )  # shape: (folds, n_penalties)
+        each = errors / sizes[:, None] * (few.n / whole)
+        noise = each.std(axis=0, ddof=1) / np.sqrt(len(each))
+        losses = errors.sum(axis=0) / whole
+        for penalty, loss, error in zip(penalties, losses, noise, strict=True):
+            yield FewShotTrial(weight, float(penalty), float(loss), float(error))

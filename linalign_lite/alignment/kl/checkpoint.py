@@ -17,8 +17,7 @@ from linalign_lite.storage.atomic import PathLike, require_replaceable
 from linalign_lite.storage.npz import load_npz, save_npz
 
 KIND, VERSION = "linalign-fit", 1
-_FLOATS = (("<f8",), 3)
-_SCHEMA = {"weights": _FLOATS, "biases": (("<f8",), 2), "numbers": (("<f8",), 2)}
+_SCHEMA = {"weights": (("<f8",), 3), "biases": (("<f8",), 2), "numbers": (("<f8",), 2)}
 _SAMPLE = 64 << 20  # bytes of a side's states that are hashed, or a little more
 
 

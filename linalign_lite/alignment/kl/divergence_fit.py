@@ -83,9 +83,10 @@ def fit_kl(
     key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {teaching}")
     checkpoint.open(key, (softmax.rank, x.space.dim))
     drop_pages(head.weight)  # ``softmax`` holds what is needed
-    start, least_squares = fit(x, y, seed=seed, folds=min(5, max(2, len(np.unique(x.groups)))))
+    texts = len(np.unique(x.groups))
+    start, least_squares = fit(x, y, seed=seed, folds=min(5, max(2, texts)))
     order = np.random.default_rng(seed).permutation(n)  # any subset is a sample of all
-    is_held_out = fold_index(x.groups, min(HELD_OUT, len(np.unique(x.groups))), seed)[order] == 0
+    is_held_out = fold_index(x.groups, min(HELD_OUT, texts), seed)[order] == 0
     training = n - int(is_held_out.sum())
     order = np.concatenate([order[~is_held_out], order[is_held_out]])
     data, curvature = objective.distillation_data(

@@ -1,9 +1,10 @@
 """Progress and report of a head-aware fit."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from linalign_lite.alignment.report import Report
 from linalign_lite.core.text_tables import Pairs
 
 
@@ -21,7 +22,7 @@ Watch = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
-class KlReport:
+class KlReport(Report):
     """Report of a head-aware fit.
 
     Divergences are mean KL in nats on held-out texts, ``agreement`` the share of held-out rows
@@ -49,16 +50,7 @@ class KlReport:
     curve: tuple[tuple[float, float], ...] = field(default=(), repr=False)
 
     def as_card(self) -> dict[str, Any]:
-        """Return the report for the map file: all but the curve, an infinite penalty as null."""
-        card = asdict(self)
-        del card["curve"]
-        if self.penalty == float("inf"):
-            card["penalty"] = None
-        return {"method": "kl", **card, "warnings": list(self.warnings)}
-
-    def as_dict(self) -> dict[str, Any]:
-        """Values of the report for JSON."""
-        return {**self.as_card(), "curve": self.curve}
+        return {"method": "kl", **super().as_card()}
 
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""

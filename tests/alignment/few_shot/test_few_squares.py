@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import aligned_states
 
-from linalign_lite.alignment.few_shot import weighted_least_squares
 from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
-from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, WEIGHTS
+from linalign_lite.alignment.few_shot.weighting import (
+    FEW_ONLY,
+    PUBLIC_ONLY,
+    WEIGHTS,
+    least_squares_trials,
+)
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import fold_index, folded, measure
 from linalign_lite.core import serialization
@@ -101,7 +105,7 @@ def test_losses_are_brute_force_cross_validation_on_the_few(weight):
     public, few, _ = two_kinds()
     penalties = np.array([0.0, 1e-3, 0.1, 10.0])
     some = folded(*few, 4, seed=3)
-    found = list(weighted_least_squares.trials(measure(*public), some, (weight,), penalties))
+    found = list(least_squares_trials(measure(*public), some, (weight,), penalties))
     index = fold_index(np.arange(len(few[0])), 4, 3)
     spread = ((few[1] - few[1].mean(axis=0)) ** 2).sum()
     for penalty, trial in zip(penalties, found, strict=True):

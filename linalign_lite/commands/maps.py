@@ -197,11 +197,11 @@ def _fit_stepwise(
 
 def _teaching(target: HiddenStates, head: Head, options: _FitOptions) -> Teaching:
     """Temperature and truth of the options, or their defaults for this head."""
-    from linalign_lite.alignment.kl.validation import default_teaching
+    from linalign_lite.alignment.kl.validation import usable_teaching
 
     given = {"temperature": options.temperature, "truth": options.truth}
     set_ones = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(default_teaching(target, head), **set_ones)
+    return dataclasses.replace(usable_teaching(None, target, head), **set_ones)
 
 
 def _load_head(path: Path) -> Head:

@@ -15,10 +15,14 @@ import numpy.typing as npt
 
 from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, FewShotTrial, lowest, merged
 from linalign_lite.alignment.kl import optimizer
-from linalign_lite.alignment.kl.divergence_fit import FINAL_TOLERANCE, SEARCH_TOLERANCE
+from linalign_lite.alignment.kl.divergence_fit import (
+    FINAL_TOLERANCE,
+    SEARCH_TOLERANCE,
+    DivergenceProblem,
+)
 from linalign_lite.alignment.kl.objective import DistillationData, Float32, Softmax, divergences
 from linalign_lite.alignment.kl.optimizer import Eigenbases, ReducedMap
-from linalign_lite.alignment.kl.report import Step, Watch
+from linalign_lite.alignment.kl.report import Step
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
 from linalign_lite.alignment.ridge import Spectrum, ridge, spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
@@ -84,18 +88,14 @@ def at_best_scale(losses: Float64) -> Float64:
 
 
 @dataclass(frozen=True, eq=False)
-class FewShotProblem:
+class FewShotProblem(DivergenceProblem):
     """Distillation data of the few texts, and moments of public and few texts."""
 
-    softmax: Softmax
-    data: DistillationData
     held_out: HeldOutDivergence
-    curvature: Float64
     public: Moments
     moments: FoldedMoments
     index: npt.NDArray[np.int64]  # shape: (n,)  the fold of each row
     groups: npt.NDArray[np.int64]  # shape: (n,)  the text of each row
-    watch: Watch
 
     def fold_data(self) -> list[FoldData]:
         """Return the training data of each fold, at most as many rows as a pass may have."""
@@ -159,9 +159,12 @@ def _penalty_path(
     for penalty in penalties:
         losses_of_folds = []
         for fold, origin in enumerate(origins):
-            shared = penalty * n / len(fold_data[fold][0])
-            ends[fold] = _minimise(
-                few, fold_data[fold], origin, ends[fold], shared, ITERATIONS, SEARCH_TOLERANCE
+            data, eigenbases = fold_data[fold]
+            shared = penalty * n / len(data)
+            reparam = optimizer.reparametrize(eigenbases, origin, shared)
+            stage = f"few, penalty {shared:.2g}"
+            ends[fold], _ = few.minimise(
+                data, reparam, ends[fold], stage, ITERATIONS, SEARCH_TOLERANCE
             )
             losses_of_folds.append(few.held_out.losses(held_out[fold], ends[fold]))
         losses = np.empty(n)
@@ -188,26 +191,9 @@ def refine_few_shot(few: FewShotProblem, best: FewShotTrial, iterations: int) ->
     basis = spectrum(merged(few.public, few.moments.total, best.weight))
     start = AffineMap(*ridge(basis, best.start_penalty))
     origin = optimizer.reduce_map(few.softmax, start)
-    rows = few.data, optimizer.eigenbases_of(few.data, few.curvature)
-    found = _minimise(few, rows, origin, origin, best.penalty, iterations, FINAL_TOLERANCE)
+    reparam = optimizer.reparametrize(
+        optimizer.eigenbases_of(few.data, few.curvature), origin, best.penalty
+    )
+    stage = f"few, penalty {best.penalty:.2g}"
+    found, _ = few.minimise(few.data, reparam, origin, stage, iterations, FINAL_TOLERANCE)
     return AffineMap(*optimizer.expand_map(few.softmax, start, origin, found))
-
-
-def _minimise(
-    few: FewShotProblem,
-    rows: FoldData,
-    origin: ReducedMap,
-    at: ReducedMap,
-    penalty: float,
-    iterations: int,
-    tolerance: float,
-) -> ReducedMap:
-    def watch(count: int, loss: float, _: optimizer.CurrentMap) -> bool:
-        few.watch(Step(f"few, penalty {penalty:.2g}", count, loss, float("nan")))
-        return False
-
-    data, eigenbases = rows
-    reparam = optimizer.reparametrize(eigenbases, origin, penalty)
-    return optimizer.minimise_divergence(
-        few.softmax, data, reparam, at, iterations=iterations, tolerance=tolerance, watch=watch
-    )[0]

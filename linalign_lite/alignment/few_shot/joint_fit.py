@@ -20,6 +20,10 @@ from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
 
 FEWEST = 8  # texts
+NO_BETTER_MAP = {
+    PUBLIC_ONLY: "the few texts made no map better than that of the public texts alone",
+    FEW_ONLY: "the public texts made no map better than that of the few alone",
+}
 
 
 def fit_with_few(
@@ -110,14 +114,10 @@ class FewShotInputs:
         losses: dict[str, Any] = {}
         for side in ("public", "few", "both"):
             trials = [t for t in tried if single.get(t.weight, "both") == side]
-            lowest_of_side = lowest(trials) if trials else None
-            losses[f"{side}_loss"] = lowest_of_side and lowest_of_side.loss
-            losses[f"{side}_error"] = lowest_of_side and lowest_of_side.error
-        warnings: tuple[str, ...] = ()
-        if len({t.weight for t in tried}) > 1 and best.weight == PUBLIC_ONLY:
-            warnings = ("the few texts made no map better than that of the public texts alone",)
-        elif len({t.weight for t in tried}) > 1 and best.weight == FEW_ONLY:
-            warnings = ("the public texts made no map better than that of the few alone",)
+            losses[f"{side}_loss"] = lowest(trials).loss if trials else None
+            losses[f"{side}_error"] = lowest(trials).error if trials else None
+        several = len({t.weight for t in tried}) > 1
+        warnings = (NO_BETTER_MAP[best.weight],) if several and best.weight in single else ()
         return FewReport(
             objective=objective,
             few_weight=best.weight,
@@ -128,9 +128,9 @@ class FewShotInputs:
             folds=self.folds,
             d_source=self.few[0].space.dim,
             d_target=self.few[1].space.dim,
-            n_outputs=head.n_outputs if head else None,
-            temperature=teaching.temperature if teaching else None,
-            truth=teaching.truth if teaching else None,
+            n_outputs=None if head is None else head.n_outputs,
+            temperature=None if teaching is None else teaching.temperature,
+            truth=None if teaching is None else teaching.truth,
             loss=best.loss,
             loss_error=best.error,
             warnings=warnings,

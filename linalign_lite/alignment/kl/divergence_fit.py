@@ -1,6 +1,7 @@
 """Fit a map for a head: choose a penalty on held-out texts, then fit all, in growing subsets."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,13 +104,13 @@ def fit_kl(
     )
     origin, watch = optimizer.reduce_map(softmax, AffineMap(*unseen)), watch or (lambda _: None)
     problem = KlProblem(
-        softmax, data, curvature, origin, x.groups[order], training, iterations, watch
+        softmax, data, curvature, watch, origin, x.groups[order], training, iterations
     )
     sample = problem.sample
     tried = search_penalties(
         problem, PENALTIES if given is None else (given * n / sample,), checkpoint
     )
-    baseline = PenaltyTrial(math.inf, problem.held_out_divergence(origin), 0, origin)
+    baseline = PenaltyTrial(math.inf, problem.score(origin), 0, origin)
     best, warnings = tried[0], list[str]()
     if len(tried) > 1:
         best = tried[select_penalty([t.penalty for t in tried], *problem.losses(tried))]
@@ -128,11 +129,16 @@ def fit_kl(
         found, count = refine(
             replace(problem, origin=begin), best.penalty * sample / n, at, checkpoint
         )
-    held_out_target = y.states[order[training:]]
+    held_out = problem.held_out
+    truth = y.states[order[training:]][: len(held_out)]
+    agreements = [
+        objective.agreement(softmax, held_out, truth, a.weight, a.bias)
+        for a in (origin, best.affine)
+    ]
     report = KlReport(
         penalty=best.penalty * sample / n,
         n=n,
-        n_held_out=len(problem.held_out),
+        n_held_out=len(held_out),
         d_source=x.space.dim,
         d_target=y.space.dim,
         n_outputs=head.n_outputs,
@@ -141,9 +147,9 @@ def fit_kl(
         start_method=least_squares.method,
         start_penalty=least_squares.penalty,
         start_divergence=baseline.divergence,
-        start_agreement=problem.agreement(held_out_target, origin),
+        start_agreement=agreements[0],
         held_out_divergence=best.divergence,
-        held_out_agreement=problem.agreement(held_out_target, best.affine),
+        held_out_agreement=agreements[1],
         iterations=count + sum(t.iterations for t in tried),
         warnings=tuple(warnings),
         curve=tuple((t.penalty * sample / n, t.divergence) for t in tried),
@@ -156,17 +162,53 @@ def fit_kl(
 
 
 @dataclass(frozen=True, eq=False)
-class KlProblem:
-    """Data and options of a fit. Rows are shuffled; the held-out ones come last."""
+class DivergenceProblem:
+    """A head, the data on which the divergence is minimised, and the observer of its progress."""
 
     softmax: Softmax
     data: DistillationData
-    curvature: Float64
+    curvature: Float64  # shape: (r, r)
+    watch: Watch
+
+    def minimise(
+        self,
+        data: DistillationData,
+        reparam: Reparametrization,
+        at: ReducedMap,
+        stage: str,
+        iterations: int,
+        tolerance: float,
+        evaluate: Callable[[ReducedMap], float] | None = None,
+    ) -> tuple[ReducedMap, int]:
+        """Return the minimum on ``data``, from ``at``, and the number of iterations.
+
+        evaluate: computes the loss on held-out rows, every EVALUATE_EVERY iterations.
+        """
+        count = 0
+
+        def watch(iteration: int, loss: float, current: optimizer.CurrentMap) -> bool:
+            nonlocal count
+            count = iteration
+            held_out = math.nan
+            if evaluate is not None and iteration % EVALUATE_EVERY == 0:
+                held_out = evaluate(current())
+            self.watch(Step(stage, iteration, loss, held_out))
+            return False
+
+        found, _ = optimizer.minimise_divergence(
+            self.softmax, data, reparam, at, iterations=iterations, tolerance=tolerance, watch=watch
+        )
+        return found, count
+
+
+@dataclass(frozen=True, eq=False)
+class KlProblem(DivergenceProblem):
+    """Data and options of a fit. Rows are shuffled; the held-out ones come last."""
+
     origin: ReducedMap  # the least-squares map in the head's coordinates
     groups: npt.NDArray[np.int64]  # shape: (n,)  the text of each row
     training: int  # rows that are not held out
     iterations: int
-    watch: Watch
 
     @property
     def sample(self) -> int:
@@ -180,14 +222,8 @@ class KlProblem:
         stop = self.training + max(FEWEST_ROWS, self.sample // 4)
         return self.data.rows(slice(self.training, stop))
 
-    def held_out_divergence(self, affine: ReducedMap) -> float:
+    def score(self, affine: ReducedMap) -> float:
         return objective.divergence(self.softmax, self.held_out, affine.weight, affine.bias)[0]
-
-    def agreement(self, target: Array, affine: ReducedMap) -> float:
-        rows = self.held_out
-        return objective.agreement(
-            self.softmax, rows, target[: len(rows)], affine.weight, affine.bias
-        )
 
     def losses(self, tried: list[PenaltyTrial]) -> tuple[Float64, npt.NDArray[np.int64]]:
         """Weighted loss of each trial on each held-out row, and the texts of the rows."""
@@ -196,38 +232,6 @@ class KlProblem:
         losses = [objective.divergences(self.softmax, rows, a.weight, a.bias) for a in maps]
         share = rows.weight / rows.weight.mean()
         return np.array(losses) * share, self.groups[self.training :][: len(rows)]
-
-    def minimise(
-        self,
-        data: DistillationData,
-        reparam: Reparametrization,
-        at: ReducedMap,
-        stage: str,
-        tolerance: float,
-        *,
-        evaluate: bool = False,
-    ) -> tuple[ReducedMap, int]:
-        """Return the minimum on ``data``, from ``at``, and the number of iterations."""
-        count = 0
-
-        def watch(iteration: int, loss: float, current: optimizer.CurrentMap) -> bool:
-            nonlocal count
-            count = iteration
-            due = evaluate and iteration % EVALUATE_EVERY == 0
-            held_out = self.held_out_divergence(current()) if due else math.nan
-            self.watch(Step(stage, iteration, loss, held_out))
-            return False
-
-        found, _ = optimizer.minimise_divergence(
-            self.softmax,
-            data,
-            reparam,
-            at,
-            iterations=self.iterations,
-            tolerance=tolerance,
-            watch=watch,
-        )
-        return found, count
 
 
 def search_penalties(
@@ -242,10 +246,11 @@ def search_penalties(
         trial = checkpoint.trial(penalty)
         if trial is None:
             reparam = optimizer.reparametrize(eigenbases, problem.origin, penalty)
+            stage = f"penalty {penalty:.0e}"
             found, count = problem.minimise(
-                data, reparam, at, f"penalty {penalty:.0e}", SEARCH_TOLERANCE, evaluate=True
+                data, reparam, at, stage, problem.iterations, SEARCH_TOLERANCE, problem.score
             )
-            trial = PenaltyTrial(penalty, problem.held_out_divergence(found), count, found)
+            trial = PenaltyTrial(penalty, problem.score(found), count, found)
             checkpoint.remember(trial)
         tried.append(trial)
         at = trial.affine
@@ -286,7 +291,9 @@ def refine(
             reparam = optimizer.reparametrize(
                 optimizer.eigenbases_of(data, problem.curvature), problem.origin, penalty * n / size
             )
-            saved = problem.minimise(data, reparam, at, f"{size} rows", tolerance)
+            saved = problem.minimise(
+                data, reparam, at, f"{size} rows", problem.iterations, tolerance
+            )
             checkpoint.remember_subset(size, *saved)
         at, count = saved
         total += count

@@ -130,10 +130,7 @@ class Softmax:
 
 
 def _exponential(scores: Float32, top: Float32) -> None:
-    """exp(scores − top) in place; scores are clipped so that none is a slow subnormal.
-
-    Processors are about a hundred times slower with numbers below 1e-38.
-    """
+    """exp(scores − top) in place; clipped, for subnormals are a hundred times slower."""
     scores -= top
     np.maximum(scores, LOWEST, out=scores)
     np.exp(scores, out=scores)
@@ -210,8 +207,7 @@ def distillation_data(
     summary = np.empty((n, r), dtype=np.float32)
     constant = np.empty(n)
     usage = np.zeros(len(softmax.factor))
-    capped = softmax.softcap is not None
-    kept = np.empty((n, r), dtype=np.float32) if capped else None
+    zetas = None if softmax.softcap is None else np.empty((n, r), dtype=np.float32)
     for rows in softmax.blocks(n):
         zeta = softmax.coordinates(target[rows])
         true = None if next_token is None else next_token[rows]
@@ -219,20 +215,20 @@ def distillation_data(
         summary[rows] = softmax.summed(p)
         logs = np.log(np.maximum(p, np.finfo(np.float32).tiny))
         constant[rows] = np.einsum("ij,ij->i", p, logs, dtype=np.float64)
-        if kept is None:
+        if zetas is None:
             constant[rows] -= p @ softmax.bias
         else:
-            kept[rows] = zeta
+            zetas[rows] = zeta
         usage += (weight[rows] @ p).astype(np.float64)
-    weighted = summary * weight[:, None]
-    curvature = _gram(softmax, usage) - (weighted.T @ summary).astype(np.float64)
+    outer = (summary * weight[:, None]).T @ summary
+    curvature = _gram(softmax, usage) - outer.astype(np.float64)
     if not np.isfinite(curvature).all() or not np.isfinite(constant).all():
         raise InputError(
             "this head gives scores that float32 cannot hold on these states",
             hint="scale its weight down, or take a higher temperature",
         )
-    true = next_token if capped else None
-    data = DistillationData(teaching, source, summary, constant, weight, kept, true)
+    true = None if zetas is None else next_token
+    data = DistillationData(teaching, source, summary, constant, weight, zetas, true)
     return data, curvature / float(weight.sum())
 
 

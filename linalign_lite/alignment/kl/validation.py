@@ -41,19 +41,15 @@ def next_token_outputs(target: HiddenStates, head: Head) -> Ints | None:
     return target.next_token
 
 
-def default_teaching(target: HiddenStates, head: Head) -> Teaching:
-    """Return CLASSIFIER_TEACHING for a classifier, else TOKEN_TEACHING."""
-    return CLASSIFIER_TEACHING if is_classifier(target, head) else TOKEN_TEACHING
-
-
 def is_classifier(target: HiddenStates, head: Head) -> bool:
     """Return True if the head is a classifier: with labels, or states without next tokens."""
     return bool(head.labels) or target.next_token is None
 
 
 def usable_teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teaching:
+    """Check what is given; the default is that of a classifier or of a token head."""
     if given is None:
-        return default_teaching(target, head)
+        return CLASSIFIER_TEACHING if is_classifier(target, head) else TOKEN_TEACHING
     if not 0 < given.temperature < float("inf") or not 0 <= given.truth <= 1:
         raise InputError(
             "the temperature or the share of the truth is not usable",

@@ -8,7 +8,7 @@ X_c and Y_c being the centred source (n, d_source) and target (n, d_target). λ 
 trace(X_cᵀX_c) / d_source, so that a penalty means the same at every scale of the states.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -115,14 +115,7 @@ def _solve(
     problem: solvers.Problem, method: str, penalty: float | str
 ) -> tuple[Float64, Float64, FitReport]:
     found = solvers.SOLVERS[method](problem, penalty)
-    report = report_of(problem.moments, method, found)
-    if found.singular is not None:  # rank and condition of the rows are more exact
-        singular, d_source = found.singular, report.d_source
-        kept = singular[singular > solvers.row_cutoff((problem.moments.n, d_source)) * singular[0]]
-        full = len(kept) == d_source
-        condition = float((kept[0] / kept[-1]) ** 2) if full else float("inf")
-        report = replace(report, rank=len(kept), freedom=float(len(kept)), condition=condition)
-    return found.weight, found.bias, report
+    return found.weight, found.bias, report_of(problem.moments, method, found)
 
 
 def report_of(moments: FoldedMoments, method: str, found: solvers.Solution) -> FitReport:
@@ -132,6 +125,13 @@ def report_of(moments: FoldedMoments, method: str, found: solvers.Solution) -> F
     rank = int((total.values > total.cutoff).sum())
     if rank == 0:
         raise InputError("the source states are all the same, so no map can be fitted")
+    condition = float(total.values[-1]) / float(total.values[0]) if rank == d_source else np.inf
+    freedom = float((total.values * total.shrink(found.penalty)).sum())
+    if found.singular is not None:  # rank and condition of the rows are more exact
+        cutoff = solvers.row_cutoff((moments.n, d_source)) * found.singular[0]
+        kept = found.singular[found.singular > cutoff]
+        rank, freedom = len(kept), float(len(kept))
+        condition = float((kept[0] / kept[-1]) ** 2) if rank == d_source else np.inf
     warnings = []
     if moments.n < LOW_ROWS * d_source:
         warnings.append(
@@ -140,7 +140,6 @@ def report_of(moments: FoldedMoments, method: str, found: solvers.Solution) -> F
         )
     if found.curve and found.penalty in (found.curve[0][0], found.curve[-1][0]):
         warnings.append(f"the best penalty, {found.penalty:g}, is at the edge of those tried")
-    smallest = float(total.values[0])
     return FitReport(
         method=method,
         penalty=found.penalty,
@@ -149,9 +148,9 @@ def report_of(moments: FoldedMoments, method: str, found: solvers.Solution) -> F
         d_target=d_target,
         folds=len(moments.folds),
         held_out_r2=float(found.held_out_r2),
-        condition=float(total.values[-1]) / smallest if rank == d_source else float("inf"),
+        condition=condition,
         rank=rank,
-        freedom=float((total.values * total.shrink(found.penalty)).sum()),
+        freedom=freedom,
         warnings=tuple(warnings),
         curve=found.curve,
     )

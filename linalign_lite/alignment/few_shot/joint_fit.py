@@ -58,16 +58,13 @@ def fit_with_few(
     """
     public = as_states(public_source), as_states(public_target)
     few = as_states(few_source), as_states(few_target)
-    for x, y in (public, few):
-        x.require_same_texts(y)
+    public[0].require_same_texts(public[1])
+    few[0].require_same_texts(few[1])
     for many, some, side in zip(public, few, ("source", "target"), strict=True):
         many.space.require(some.space, f"the few texts' {side} states are not like the public ones")
-    if (count := len(np.unique(few[0].groups))) < FEWEST:
-        raise InputError(
-            "the few texts are too few to choose anything by",
-            got=f"{count}",
-            expected=f"{FEWEST} or more",
-        )
+    if (n := len(np.unique(few[0].groups))) < FEWEST:
+        problem = "the few texts are too few to choose anything by"
+        raise InputError(problem, got=str(n), expected=f"{FEWEST} or more")
     inputs = FewShotInputs(
         public, few, weighting.usable_weight(weight), usable_penalty(penalty), folds, seed
     )
@@ -162,7 +159,7 @@ def _fit_for_head(
     (px, py), (x, y) = inputs.public, inputs.few
     teaching = validation.usable_teaching(teaching, y, head)
     softmax = reduce_head(head)
-    next_token = validation.next_token_outputs(y, head) if teaching.truth else None
+    next_token = validation.next_token_outputs(y, head, teaching)
     data, curvature = distillation_data(
         softmax, x.states, y.states, teaching=teaching, next_token=next_token
     )

@@ -79,7 +79,7 @@ def fit_kl(
     if not mass.all():  # rows of weight 0 have no effect
         kept = np.flatnonzero(mass)
         x, y, mass = x.rows(kept), y.rows(kept), mass[kept]
-    n, next_token = len(x), validation.next_token_outputs(y, head) if teaching.truth else None
+    n, next_token = len(x), validation.next_token_outputs(y, head, teaching)
     softmax, checkpoint = objective.reduce_head(head), checkpoint or Checkpoint(None)
     key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {teaching}")
     checkpoint.open(key, (softmax.rank, x.space.dim))

@@ -28,9 +28,9 @@ def usable_weights(weights: npt.ArrayLike | None, n: int) -> Float32:
     return shares
 
 
-def next_token_outputs(target: HiddenStates, head: Head) -> Ints | None:
-    """Return the output of the next token of each row, (n,), -1 where none is known."""
-    if target.next_token is None:
+def next_token_outputs(target: HiddenStates, head: Head, teaching: Teaching) -> Ints | None:
+    """Return the next token of each row, (n,), -1 where none is known; None if it has no share."""
+    if target.next_token is None or not teaching.truth:
         return None
     if target.next_token.max() >= head.n_outputs:
         raise InputError(

@@ -13,18 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, FewShotTrial, lowest, merged
-from linalign_lite.alignment.kl import optimizer
-from linalign_lite.alignment.kl.divergence_fit import (
-    FINAL_TOLERANCE,
-    SEARCH_TOLERANCE,
-    DivergenceProblem,
-)
+from linalign_lite.alignment.few_shot import weighting
+from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, FewShotTrial, lowest
+from linalign_lite.alignment.kl import divergence_fit, optimizer
 from linalign_lite.alignment.kl.objective import DistillationData, Float32, Softmax, divergences
 from linalign_lite.alignment.kl.optimizer import Eigenbases, ReducedMap
 from linalign_lite.alignment.kl.report import Step
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
-from linalign_lite.alignment.ridge import Spectrum, ridge, spectrum
+from linalign_lite.alignment.ridge import Spectrum, ridge
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.metrics import error_of_mean
 
@@ -88,7 +84,7 @@ def at_best_scale(losses: Float64) -> Float64:
 
 
 @dataclass(frozen=True, eq=False)
-class FewShotProblem(DivergenceProblem):
+class FewShotProblem(divergence_fit.DivergenceProblem):
     """Distillation data of the few texts, and moments of public and few texts."""
 
     held_out: HeldOutDivergence
@@ -99,9 +95,7 @@ class FewShotProblem(DivergenceProblem):
 
     def fold_data(self) -> list[FoldData]:
         """Return the training data of each fold, at most as many rows as a pass may have."""
-        outputs, rank = self.softmax.factor.shape
-        most = int(max(FEWEST_ROWS, 2 * self.data.source.shape[1], WORK / (2 * outputs * rank)))
-        found = []
+        found, most = [], self.rows_of_pass(WORK, FEWEST_ROWS)
         for fold in range(len(self.moments.folds)):
             rows = np.flatnonzero(self.index != fold)
             if len(rows) > most:
@@ -112,7 +106,8 @@ class FewShotProblem(DivergenceProblem):
 
     def bases(self, weight: float) -> list[Spectrum]:
         """Decompose the merged moments, each fold held out in turn."""
-        return [spectrum(merged(self.public, train, weight)) for train, _ in self.moments.splits()]
+        splits = self.moments.splits()
+        return [weighting.merged_spectrum(self.public, train, weight) for train, _ in splits]
 
     def trial(self, weight: float, penalty: float, losses: Float64, start: float) -> FewShotTrial:
         error = error_of_mean(losses, self.groups)
@@ -164,7 +159,7 @@ def _penalty_path(
             reparam = optimizer.reparametrize(eigenbases, origin, shared)
             stage = f"few, penalty {shared:.2g}"
             ends[fold], _ = few.minimise(
-                data, reparam, ends[fold], stage, ITERATIONS, SEARCH_TOLERANCE
+                data, reparam, ends[fold], stage, ITERATIONS, divergence_fit.SEARCH_TOLERANCE
             )
             losses_of_folds.append(few.held_out.losses(held_out[fold], ends[fold]))
         losses = np.empty(n)
@@ -177,23 +172,23 @@ def _penalty_path(
     return found
 
 
-def score_map(
-    few: FewShotProblem, affine: AffineMap, weight: float, penalty: float
-) -> FewShotTrial:
-    """Evaluate on all few texts a map that was fitted without them."""
+def score_public_map(few: FewShotProblem, affine: AffineMap, penalty: float) -> FewShotTrial:
+    """Evaluate on all few texts a map that was fitted on public texts alone."""
     everything = np.arange(len(few.data))
     losses = few.held_out.losses(everything, optimizer.reduce_map(few.softmax, affine))
-    return few.trial(weight, penalty, at_best_scale(losses), float("nan"))
+    return few.trial(PUBLIC_ONLY, penalty, at_best_scale(losses), float("nan"))
 
 
 def refine_few_shot(few: FewShotProblem, best: FewShotTrial, iterations: int) -> AffineMap:
     """Minimise on all few texts from the start that was chosen."""
-    basis = spectrum(merged(few.public, few.moments.total, best.weight))
+    basis = weighting.merged_spectrum(few.public, few.moments.total, best.weight)
     start = AffineMap(*ridge(basis, best.start_penalty))
     origin = optimizer.reduce_map(few.softmax, start)
     reparam = optimizer.reparametrize(
         optimizer.eigenbases_of(few.data, few.curvature), origin, best.penalty
     )
     stage = f"few, penalty {best.penalty:.2g}"
-    found, _ = few.minimise(few.data, reparam, origin, stage, iterations, FINAL_TOLERANCE)
+    found, _ = few.minimise(
+        few.data, reparam, origin, stage, iterations, divergence_fit.FINAL_TOLERANCE
+    )
     return AffineMap(*optimizer.expand_map(few.softmax, start, origin, found))

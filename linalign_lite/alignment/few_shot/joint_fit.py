@@ -13,7 +13,7 @@ from linalign_lite.alignment.kl.divergence_fit import ITERATIONS, fit_kl, head_n
 from linalign_lite.alignment.kl.objective import Teaching, distillation_data, reduce_head
 from linalign_lite.alignment.kl.report import Watch
 from linalign_lite.alignment.moments import fold_index, folded, measure
-from linalign_lite.alignment.ridge import PENALTIES, ridge, spectrum, usable_penalty
+from linalign_lite.alignment.ridge import PENALTIES, ridge, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
@@ -143,7 +143,7 @@ def _fit_least_squares(inputs: FewShotInputs) -> tuple[AffineMap, FewReport]:
     penalties = PENALTIES if inputs.penalty is None else np.array([inputs.penalty])
     tried = list(weighting.least_squares_trials(public, few, inputs.weights, penalties))
     best = lowest(tried)
-    basis = spectrum(weighting.merged(public, few.total, best.weight))
+    basis = weighting.merged_spectrum(public, few.total, best.weight)
     if not basis.values[-1] > 0:
         raise InputError("the source states are all the same, so no map can be fitted")
     return AffineMap(*ridge(basis, best.penalty)), inputs.report("least-squares", tried)
@@ -187,7 +187,7 @@ def _fit_for_head(
             watch=watch,
             teaching=teaching,
         )
-        tried.append(head_aware.score_map(problem, alone, PUBLIC_ONLY, found.penalty))
+        tried.append(head_aware.score_public_map(problem, alone, found.penalty))
     if both := tuple(w for w in inputs.weights if w != PUBLIC_ONLY):
         penalties = head_aware.PENALTIES if given is None else (given,)
         tried += head_aware.trials(problem, both, penalties)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
-from linalign_lite.alignment.ridge import held_out_errors, number_or_auto, spectrum
+from linalign_lite.alignment.ridge import Spectrum, held_out_errors, number_or_auto, spectrum
 from linalign_lite.alignment.solvers import spread
 
 PUBLIC_ONLY, FEW_ONLY = 0.0, float("inf")  # weights at which only one side counts
@@ -32,11 +32,11 @@ class FewShotTrial:
     start_penalty: float = float("nan")
 
 
-def merged(public: Moments, few: Moments, weight: float) -> Moments:
-    """Merge both; ``weight``: total weight of the few texts relative to the public texts."""
+def merged_spectrum(public: Moments, few: Moments, weight: float) -> Spectrum:
+    """Decompose merged moments; ``weight``: total weight of the few texts relative to public."""
     if weight == FEW_ONLY:
-        return few
-    return public.scaled(1 / public.n) + few.scaled(weight / few.n)
+        return spectrum(few)
+    return spectrum(public.scaled(1 / public.n) + few.scaled(weight / few.n))
 
 
 def usable_weight(value: float | str) -> tuple[float, ...]:
@@ -66,12 +66,11 @@ def least_squares_trials(
     whole = spread(few.total)
     sizes = np.array([held_out.n for _, held_out in few.splits()])
     for weight in weights:
-        errors = np.array(
-            [
-                held_out_errors(spectrum(merged(public, train, weight)), held_out, penalties)
-                for train, held_out in few.splits()
-            ]
-        )  # shape: (folds, n_penalties)
+        errors_of_folds = [
+            held_out_errors(merged_spectrum(public, train, weight), held_out, penalties)
+            for train, held_out in few.splits()
+        ]
+        errors = np.array(errors_of_folds)  # shape: (folds, n_penalties)
         each = errors / sizes[:, None] * (few.n / whole)
         noise = each.std(axis=0, ddof=1) / np.sqrt(len(each))
         losses = errors.sum(axis=0) / whole

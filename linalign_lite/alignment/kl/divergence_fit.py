@@ -170,6 +170,11 @@ class DivergenceProblem:
     curvature: Float64  # shape: (r, r)
     watch: Watch
 
+    def rows_of_pass(self, work: float, fewest: int) -> int:
+        """Compute the rows of a pass of so many multiplications; fewer would fit anything."""
+        outputs, rank = self.softmax.factor.shape
+        return int(max(fewest, 2 * self.data.source.shape[1], work / (2 * outputs * rank)))
+
     def minimise(
         self,
         data: DistillationData,
@@ -212,10 +217,8 @@ class KlProblem(DivergenceProblem):
 
     @property
     def sample(self) -> int:
-        """Rows of the search: what makes a pass of WORK multiplications."""
-        outputs, rank = self.softmax.factor.shape
-        fewest = max(FEWEST_ROWS, 2 * self.data.source.shape[1])  # fewer fit anything
-        return int(min(self.training, max(fewest, WORK / (2 * outputs * rank))))
+        """Number of rows of the search."""
+        return min(self.training, self.rows_of_pass(WORK, FEWEST_ROWS))
 
     @property
     def held_out(self) -> DistillationData:

@@ -94,9 +94,9 @@ class Softmax:
     def expected(self, coordinates: Float32) -> tuple[Float32, Float64]:
         """Vᵀq, (n, r), and log-partition, (n,), of rows (n, r); without a soft cap.
 
-        A CHUNK of outputs at a time, what was summed before being scaled anew where a higher score
-        comes (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018): more rows
-        fit in memory, and each time that a large head is read it serves them all.
+        A CHUNK of outputs at a time, sums rescaled at a higher score (Milakov and Gimelshein,
+        "Online normalizer calculation for softmax", 2018): more rows fit in memory, and each time
+        that a large head is read it serves them all.
         """
         n = len(coordinates)
         top = np.full((n, 1), -np.inf, dtype=np.float32)
@@ -107,9 +107,9 @@ class Softmax:
             scores += self.bias[outputs]
             highest = np.maximum(top, scores.max(axis=1, keepdims=True))
             _exponential(scores, highest)
-            fade = np.exp(top - highest)
-            mass = mass * fade + scores.sum(axis=1, keepdims=True)
-            found *= fade
+            rescale = np.exp(top - highest)
+            mass = mass * rescale + scores.sum(axis=1, keepdims=True)
+            found *= rescale
             found += scores @ part
             top = highest
         found /= mass
@@ -269,11 +269,11 @@ def divergence(
     for rows, x, zeta in _mapped_blocks(softmax, data, weight, bias):
         if offset is not None:
             np.add(zeta, offset[rows], out=zeta)
-        each, gap = _block(softmax, data.rows(rows), zeta)
-        gap *= data.weight[rows, None]
-        total += float(np.dot(data.weight[rows].astype(np.float64), each))
-        slope += gap.T @ x
-        shift += gap.sum(axis=0, dtype=np.float64)
+        losses, gradient = _block(softmax, data.rows(rows), zeta)
+        gradient *= data.weight[rows, None]
+        total += float(np.dot(data.weight[rows].astype(np.float64), losses))
+        slope += gradient.T @ x
+        shift += gradient.sum(axis=0, dtype=np.float64)
     mass = float(data.weight.sum(dtype=np.float64))
     slope /= mass  # in place: with a large head it is one of the largest matrices
     return total / mass, slope, shift / mass
@@ -282,17 +282,17 @@ def divergence(
 def _block(softmax: Softmax, part: DistillationData, zeta: Float32) -> tuple[Float64, Float32]:
     """KL of some rows, (n,), and its gradient in ζ, (n, r)."""
     if part.target is None:
-        gap, partition = softmax.expected(zeta)
-        each = partition - np.einsum("ij,ij->i", zeta, part.summary, dtype=np.float64)
-        gap -= part.summary
+        gradient, partition = softmax.expected(zeta)
+        losses = partition - np.einsum("ij,ij->i", zeta, part.summary, dtype=np.float64)
+        gradient -= part.summary
     else:
         q, partition = softmax.probabilities(zeta)
         p = _target_distribution(softmax, part.target, part.teaching, part.next_token)
         scores = softmax.scores(zeta)
-        each = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
+        losses = partition - np.einsum("ij,ij->i", p, scores, dtype=np.float64)
         cap = np.float32(softmax.softcap or 1.0)
-        gap = softmax.summed((q - p) * (1 - (scores / cap) ** 2))
-    return each + part.constant, gap
+        gradient = softmax.summed((q - p) * (1 - (scores / cap) ** 2))
+    return losses + part.constant, gradient
 
 
 def _mapped_blocks(
@@ -305,10 +305,10 @@ def _mapped_blocks(
     outputs = len(softmax.factor)
     if softmax.softcap is None and not whole:
         outputs = min(outputs, CHUNK)
-    narrow, offset = weight.astype(np.float32), bias.astype(np.float32)
+    weight32, bias32 = weight.astype(np.float32), bias.astype(np.float32)
     for rows in softmax.blocks(len(data), outputs):
         x = np.asarray(data.source[rows], dtype=np.float32)
-        yield rows, x, x @ narrow.T + offset
+        yield rows, x, x @ weight32.T + bias32
 
 
 def divergences(

@@ -67,12 +67,12 @@ class Reparametrization:
     mean: Float64  # shape: (d_source,)
     left: Float64  # shape: (r, r)  F^-½ up to a rotation
     right: Float64  # shape: (d_source, k)  (Σ + λu)^-½, as above, on the k directions of Σ
-    charge: Float64  # shape: (k,)  what the penalty asks of each column of Θ
+    column_penalties: Float64  # shape: (k,)  penalty on each column of Θ
 
     def affine(self, theta: Float64) -> ReducedMap:
         """Return the map at Θ. The last part of Θ shifts the image of the mean."""
-        inside, shift = self.parts(theta)
-        weight = self.left @ inside @ self.right.T
+        matrix, shift = self.parts(theta)
+        weight = self.left @ matrix @ self.right.T
         bias = self.start.bias + self.left @ shift - weight @ self.mean
         weight += self.start.weight
         return ReducedMap(weight, bias)
@@ -80,30 +80,30 @@ class Reparametrization:
     def theta(self, affine: ReducedMap) -> Float64:
         """Θ of a map, or of the nearest map that Θ can express: the inverse of ``affine``."""
         step = affine.weight - self.start.weight
-        back = _inverse(self.left)
-        shift = back @ (affine.bias - self.start.bias + step @ self.mean)
-        return np.concatenate([(back @ step @ _inverse(self.right).T).ravel(), shift])
+        left_inverse = _inverse(self.left)
+        shift = left_inverse @ (affine.bias - self.start.bias + step @ self.mean)
+        return np.concatenate([(left_inverse @ step @ _inverse(self.right).T).ravel(), shift])
 
     def gradient(self, slope: Float64, shift: Float64, theta: Float64) -> Float64:
         """Convert the gradient in (weight, bias) to that in Θ, and add that of the penalty.
 
         ``slope`` is overwritten: the matrices of a large map take most memory of a fit.
         """
-        inside, _ = self.parts(theta)
+        matrix, _ = self.parts(theta)
         for rows in row_blocks(slope):
             slope[rows] -= shift[rows, None] * self.mean
         found = np.empty_like(theta)
-        into, moved = self.parts(found)
-        np.matmul(self.left.T @ slope, self.right, out=into)
+        matrix_gradient, shift_gradient = self.parts(found)
+        np.matmul(self.left.T @ slope, self.right, out=matrix_gradient)
         for rows in row_blocks(slope):
-            into[rows] += inside[rows] * self.charge
-        moved[:] = self.left.T @ shift
+            matrix_gradient[rows] += matrix[rows] * self.column_penalties
+        shift_gradient[:] = self.left.T @ shift
         return found
 
     def penalty(self, theta: Float64) -> float:
-        inside, _ = self.parts(theta)
-        sums = sum((inside[rows] ** 2).sum(axis=0) for rows in row_blocks(inside))
-        return 0.5 * float(sums @ self.charge)
+        matrix, _ = self.parts(theta)
+        sums = sum((matrix[rows] ** 2).sum(axis=0) for rows in row_blocks(matrix))
+        return 0.5 * float(sums @ self.column_penalties)
 
     def parts(self, theta: Float64) -> tuple[Float64, Float64]:
         """Return views of Θ's matrix (r, d_source) and of its last part (r,)."""
@@ -145,12 +145,12 @@ def reparametrize(eigenbases: Eigenbases, start: ReducedMap, penalty: float) -> 
     """Return the coordinates around ``start``. penalty: λ."""
     s, mean = eigenbases.variances, eigenbases.mean
     unit = float(s.sum()) / len(mean) or 1.0
-    alive = s > NOISE * max(s[-1], float(mean @ mean) / len(mean))
-    wide = np.maximum(s, 0) + (penalty + 1e-9) * unit
+    varying = s > NOISE * max(s[-1], float(mean @ mean) / len(mean))
+    shifted = np.maximum(s, 0) + (penalty + 1e-9) * unit
     # in constant directions the gradient would be rounding
-    kept = alive if alive.any() else np.arange(len(s)) == len(s) - 1
-    right = np.where(alive[kept], eigenbases.directions[:, kept] / np.sqrt(wide[kept]), 0.0)
-    return Reparametrization(start, mean, eigenbases.left, right, penalty * unit / wide[kept])
+    kept = varying if varying.any() else np.arange(len(s)) == len(s) - 1
+    right = np.where(varying[kept], eigenbases.directions[:, kept] / np.sqrt(shifted[kept]), 0.0)
+    return Reparametrization(start, mean, eigenbases.left, right, penalty * unit / shifted[kept])
 
 
 def _reparametrized_objective(
@@ -171,10 +171,10 @@ def _reparametrized_objective(
     reduced = replace(data, source=rows, summary=(data.summary @ reparam.left).astype(np.float32))
 
     def objective(theta: Float64) -> tuple[float, Float64]:
-        inside, shift = reparam.parts(theta)
-        value, slope, moved = divergence(rotated, reduced, inside, shift, offset)
-        slope += inside * reparam.charge
-        return value + reparam.penalty(theta), np.concatenate([slope.ravel(), moved])
+        matrix, shift = reparam.parts(theta)
+        value, slope, shift_gradient = divergence(rotated, reduced, matrix, shift, offset)
+        slope += matrix * reparam.column_penalties
+        return value + reparam.penalty(theta), np.concatenate([slope.ravel(), shift_gradient])
 
     return objective
 
@@ -211,8 +211,8 @@ def minimise_divergence(
         return value + reparam.penalty(theta), reparam.gradient(slope, shift, theta)
 
     size = 4 * (len(data) * (reparam.right.shape[1] + 2 * softmax.rank) + softmax.factor.size)
-    near = size <= LOCAL and data.target is None  # a soft cap needs the head as it is
-    objective = _reparametrized_objective(softmax, data, reparam) if near else original_objective
+    local = size <= LOCAL and data.target is None  # a soft cap needs the head as it is
+    objective = _reparametrized_objective(softmax, data, reparam) if local else original_objective
     losses: list[float] = []
 
     def callback(intermediate_result: Any) -> None:
@@ -222,13 +222,13 @@ def minimise_divergence(
             raise StopIteration
 
     begin_at = reparam.theta(begin)
-    remembered = int(np.clip(MEMORY // (16 * begin_at.size), 3, 20))
+    history = int(np.clip(MEMORY // (16 * begin_at.size), 3, 20))
     result = minimize(
         objective,
         begin_at,
         jac=True,
         method="L-BFGS-B",
         callback=callback,
-        options={"maxiter": iterations, "maxcor": remembered, "ftol": 0.0, "gtol": 1e-9},
+        options={"maxiter": iterations, "maxcor": history, "ftol": 0.0, "gtol": 1e-9},
     )
     return reparam.affine(result.x), float(result.fun)

@@ -85,8 +85,9 @@ def fit(
         raise InputError("unknown method", got=method, expected=", ".join(METHODS))
     moments = folded(x.states, y.states, folds, x.groups, seed)
     rows = solvers.Rows(x.states, y.states, fold_index(x.groups, folds, seed))
-    weight, bias, report = _solve(solvers.Problem(moments, rows), method, penalty)
-    return make_map(weight, bias, (x, y), report), report
+    found = solvers.SOLVERS[method](solvers.Problem(moments, rows), penalty)
+    report = report_of(moments, method, found)
+    return make_map(found.weight, found.bias, (x, y), report), report
 
 
 def make_map(
@@ -108,14 +109,8 @@ def fit_moments(
     """
     if method not in METHODS:
         raise solvers.needs_rows(method)
-    return _solve(solvers.Problem(moments), method, penalty)
-
-
-def _solve(
-    problem: solvers.Problem, method: str, penalty: float | str
-) -> tuple[Float64, Float64, FitReport]:
-    found = solvers.SOLVERS[method](problem, penalty)
-    return found.weight, found.bias, report_of(problem.moments, method, found)
+    found = solvers.SOLVERS[method](solvers.Problem(moments), penalty)
+    return found.weight, found.bias, report_of(moments, method, found)
 
 
 def report_of(moments: FoldedMoments, method: str, found: solvers.Solution) -> FitReport:

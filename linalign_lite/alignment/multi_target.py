@@ -12,14 +12,7 @@ import numpy as np
 
 from linalign_lite.alignment.least_squares import FitReport, make_map, report_of
 from linalign_lite.alignment.moments import FoldedMoments, Moments, folded
-from linalign_lite.alignment.ridge import (
-    PENALTIES,
-    Spectrum,
-    in_basis,
-    penalty_errors,
-    ridge,
-    spectrum,
-)
+from linalign_lite.alignment.ridge import PENALTIES, Spectrum, penalty_errors, ridge, spectrum
 from linalign_lite.alignment.solvers import Solution, best_penalty, r2
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates, as_states
@@ -52,7 +45,7 @@ def fit_several(
     for train, held_out in moments.splits():
         basis = spectrum(train)
         part = held_out.about(train.mean_x, train.mean_y)
-        inner = in_basis(basis, part)
+        inner = basis.vectors.T @ part.xx @ basis.vectors
         for i, at in enumerate(columns):
             errors[i] += penalty_errors(_basis(basis, at), _moments(part, at), inner, PENALTIES)
     total = spectrum(moments.total)

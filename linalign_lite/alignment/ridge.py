@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from linalign_lite.alignment.moments import Float64, Moments
 from linalign_lite.errors import InputError
@@ -60,24 +59,17 @@ def ridge(spectrum: Spectrum, penalty: float) -> tuple[Float64, Float64]:
 def held_out_errors(basis: Spectrum, held_out: Moments, penalties: Float64) -> Float64:
     """‖X Wᵀ + b − Y‖² on held-out pairs of the ridge map of every penalty, (n_penalties,)."""
     part = held_out.about(basis.mean_x, basis.mean_y)
-    return penalty_errors(basis, part, in_basis(basis, part), penalties)
+    inner = basis.vectors.T @ part.xx @ basis.vectors
+    return penalty_errors(basis, part, inner, penalties)
 
 
-def in_basis(basis: Spectrum, part: Moments) -> Float64:
-    """QᵀX_cᵀX_cQ of held-out rows: (d_source, d_source)."""
-    inner: Float64 = basis.vectors.T @ part.xx @ basis.vectors
-    return inner
-
-
-def penalty_errors(
-    basis: Spectrum, part: Moments, inner: Float64, penalties: npt.NDArray[np.float64]
-) -> Float64:
+def penalty_errors(basis: Spectrum, part: Moments, inner: Float64, penalties: Float64) -> Float64:
     """‖X Wᵀ − Y‖² on held-out rows for every penalty, (n_penalties,).
 
     In the eigenbasis of a fold's training data, with f = 1/(s+λ), A = QᵀX_cᵀY_c of the training
     part, B and G the held-out XᵀY and XᵀX (about the training means) in that basis:
     ‖X Wᵀ − Y‖² = yy − 2 fᵀ(A∘B)1 + fᵀ(G ∘ AAᵀ)f, so each penalty costs one O(d²) form.
-    part: moments about the training means; inner: G.
+    part: moments about the training means; inner: G, (d_source, d_source).
     """
     linear = np.einsum("ij,ij->i", basis.projected, basis.vectors.T @ part.xy)
     quadratic = inner * (basis.projected @ basis.projected.T)

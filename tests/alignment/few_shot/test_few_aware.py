@@ -16,6 +16,7 @@ from kl_cases import Case, blind_spot, make_case, reference, scores_of, softmax_
 from linalign_lite.alignment.few_shot import head_aware
 from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
 from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, WEIGHTS
+from linalign_lite.alignment.kl import divergence_fit
 from linalign_lite.alignment.kl.checkpoint import digest_of
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.objective import (
@@ -116,7 +117,7 @@ def test_a_classifier_that_says_too_much_to_be_kept_is_judged_as_a_token_head(mo
 def test_the_map_is_the_minimum_of_what_is_stated(parts, monkeypatch):
     """Σ_few KL/n + λu/2 ‖F^½(W − W₀)‖² with W₀ the ridge map of merged moments."""
     _, public, few, _ = parts
-    monkeypatch.setattr(head_aware, "FINAL_TOLERANCE", 1e-12)
+    monkeypatch.setattr(divergence_fit, "FINAL_TOLERANCE", 1e-12)
     head = Head(np.random.default_rng(3).normal(size=(20, 12)) / 10, np.zeros(20))
     affine, report = fit_with_few(
         *public, *few, head=head, weight=0.5, penalty=0.2, iterations=2000
@@ -198,7 +199,7 @@ def test_losses_are_those_of_maps_that_never_saw_the_rows(parts, monkeypatch):
     monkeypatch.setattr(head_aware, "SCALES", (1.0,))
     monkeypatch.setattr(head_aware, "START_PENALTIES", (1.0,))
     monkeypatch.setattr(head_aware, "ITERATIONS", 500)
-    monkeypatch.setattr(head_aware, "SEARCH_TOLERANCE", 1e-9)
+    monkeypatch.setattr(divergence_fit, "SEARCH_TOLERANCE", 1e-9)
     monkeypatch.setattr(head_aware, "FINAL_TOLERANCE", 1e-9)
     _, report = fit_with_few(*public, *few, head=head, weight=1.0, penalty=0.5, folds=3)
     index = np.arange(FEW_ROWS) % 3

@@ -200,7 +200,7 @@ def test_losses_are_those_of_maps_that_never_saw_the_rows(parts, monkeypatch):
     monkeypatch.setattr(head_aware, "START_PENALTIES", (1.0,))
     monkeypatch.setattr(head_aware, "ITERATIONS", 500)
     monkeypatch.setattr(divergence_fit, "SEARCH_TOLERANCE", 1e-9)
-    monkeypatch.setattr(head_aware, "FINAL_TOLERANCE", 1e-9)
+    monkeypatch.setattr(divergence_fit, "FINAL_TOLERANCE", 1e-9)
     _, report = fit_with_few(*public, *few, head=head, weight=1.0, penalty=0.5, folds=3)
     index = np.arange(FEW_ROWS) % 3
     np.random.default_rng(0).shuffle(index)

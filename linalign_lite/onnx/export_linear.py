@@ -19,6 +19,7 @@ from linalign_lite.onnx.graph_builder import (
     GraphBuilder,
     LinearLayer,
     add_linear,
+    set_values,
 )
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.storage.atomic import PathLike
@@ -65,16 +66,11 @@ def to_onnx(
 
 
 def _graph(layer: LinearLayer, output: str) -> Any:
-    from onnx import TensorProto, helper
+    from onnx import helper
 
-    graph = helper.make_graph(
-        [],
-        "linalign",
-        *(
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])]
-            for name, width in zip((STATES, output), layer.weight.shape, strict=True)
-        ),
-    )
+    graph = helper.make_graph([], "linalign", [], [])
+    set_values(graph.input, {STATES: layer.weight.shape[0]})
+    set_values(graph.output, {output: layer.weight.shape[1]})
     build = GraphBuilder(graph)
     add_linear(build, layer, STATES, output)
     build.finish()

@@ -4,6 +4,7 @@ They are the same for a graph that Optimum makes from a torch model (`model_expo
 that somebody else exported (`import_exported`). Nothing is left on disk when one of them fails.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import shutil
@@ -35,8 +36,6 @@ from linalign_lite.storage.atomic import whole_folder
 from linalign_lite.storage.hashing import hash_file
 
 DTYPES = values_of(FloatDtype)
-Progress = Callable[[str], None]
-_SCRATCH = "scratch"  # a folder inside the exported one
 _PACKAGES = (
     "linalign-lite",
     "optimum",
@@ -56,7 +55,7 @@ class Settings:
     dtype: str
     one_file_limit: int
     quantize: Sequence[str] | None
-    progress: Progress | None
+    progress: Callable[[str], None] | None
 
     def __post_init__(self) -> None:
         if self.quantize is not None and self.dtype != "fp32":
@@ -90,7 +89,7 @@ def export(
     graph or tokenizer gives other outputs.
     """
     with whole_folder(out) as folder:
-        scratch = folder / _SCRATCH
+        scratch = folder / "scratch"
         scratch.mkdir()
         settings.say("loading")
         source = load(scratch)
@@ -172,8 +171,6 @@ def _versions() -> dict[str, str]:
     """Installed versions of the packages that an export depends on."""
     found = {}
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

@@ -20,7 +20,7 @@ from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.onnx import artefact, float16, graph_edit, parity
 from linalign_lite.onnx.artefact import Artefact, Expected
 from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES, as_dict, scores_card
-from linalign_lite.onnx.graph_builder import MIN_OPSET, LinearLayer, add_linear
+from linalign_lite.onnx.graph_builder import MIN_OPSET, LinearLayer, add_linear, set_values
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.onnx.input_adapters import adapt_model
 from linalign_lite.onnx.tokenizer_file import TEXTS
@@ -92,10 +92,8 @@ def fuse(
         raise InputError("only a map and a head are folded into one", expected="both of them")
     loaded = model if isinstance(model, Model) else load_model(model)
     space = _space(loaded, map, head, pooling, normalize)
-    if fold and head is not None and map is not None:
-        parts = _Parts(loaded, space, None, head @ map, fold, dtype)
-    else:
-        parts = _Parts(loaded, space, map, head, fold, dtype)
+    folded = head @ map if fold and head is not None and map is not None else None
+    parts = _Parts(loaded, space, None if folded else map, folded or head, fold, dtype)
     with tempfile.TemporaryDirectory() as folder:
         say("running the model")
         graph, expected = _load(parts, limit, Path(folder), one_file_limit)
@@ -168,20 +166,13 @@ def _load(parts: _Parts, limit: float, folder: Path, one_file_limit: int) -> tup
 
 def _fuse(model: Any, parts: _Parts) -> None:
     """Add all parts to the model's own graph, in place."""
-    from onnx import TensorProto, helper
-
     build = adapt_model(model, parts.model.card, parts.space)
     widths, last = {STATES: parts.space.dim}, STATES
     for name, layer in parts.layers.items():
         add_linear(build, layer, last, name, "map." if name == MAPPED else "head.")
         widths[name], last = len(layer.bias), name
     build.finish()
-    outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
-        for name, width in widths.items()
-    ]
-    del model.graph.output[:]
-    model.graph.output.extend(outputs)
+    set_values(model.graph.output, widths)
     graph_edit.prune(model)
 
 

@@ -6,6 +6,7 @@ included, has them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,16 @@ class GraphBuilder:
     def _new_name(self) -> str:
         self._count += 1
         return f"{PREFIX}{self._count}"
+
+
+def set_values(values: Any, widths: Mapping[str, int | str], kind: str = "FLOAT") -> None:
+    """Replace a graph's inputs or outputs by tensors (batch, width) of a type in TensorProto."""
+    from onnx import TensorProto, helper
+
+    del values[:]
+    for name, width in widths.items():
+        dtype = TensorProto.DataType.Value(kind)
+        values.append(helper.make_tensor_value_info(name, dtype, ["batch", width]))
 
 
 def add_linear(

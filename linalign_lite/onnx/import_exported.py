@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.errors import InputError, import_extra
+from linalign_lite.errors import InputError, import_extra, quote_errors
 from linalign_lite.extraction.model_card import CARD_FILE, MODEL_FILE, TOKENIZER_FILE, ModelCard
 from linalign_lite.onnx import export_pipeline, float16, graph_edit, parity
 from linalign_lite.onnx.cut_token_head import LOGITS, final_output, past_inputs
@@ -71,8 +71,7 @@ def _find_graph(source: Path) -> Path:
     raise InputError(
         f"{source} has no {MODEL_FILE}",
         got=", ".join(found)[:200] or "no .onnx file",
-        expected=f"{MODEL_FILE} or onnx/{MODEL_FILE}; merged, split or quantised decoders are "
-        "not needed",
+        expected=f"{MODEL_FILE} or onnx/{MODEL_FILE}, not a merged, split or quantised decoder",
         hint="export it with Optimum for the task text-generation-with-past, or feature-extraction",
     )
 
@@ -80,12 +79,8 @@ def _find_graph(source: Path) -> Path:
 def _load(path: Path) -> Any:
     import onnx
 
-    try:
+    with quote_errors(f"{path} is not a readable ONNX model"):
         return onnx.load(str(path))
-    except Exception as e:  # errors of protobuf, of onnx and of the system
-        raise InputError(
-            f"{path} is not a readable ONNX model", got=f"{type(e).__name__}: {str(e)[:160]}"
-        ) from e
 
 
 def _reference(path: Path, model: Any, config: ModelConfig) -> parity.Reference:

@@ -13,7 +13,7 @@ from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.onnx import graph_edit
 from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES
 from linalign_lite.onnx.graph_edit import AnyArray
-from linalign_lite.onnx.metadata import check_card, read_metadata
+from linalign_lite.onnx.metadata import KEY, check_card, read_metadata
 from linalign_lite.onnx.safe_parse import parse_model, read_tensor
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP
@@ -36,7 +36,7 @@ def from_onnx(
     """
     path = Path(path)
     metadata = read_metadata(path)
-    card = check_card(path, metadata) if metadata.has_card else None
+    card = check_card(path, metadata) if KEY in metadata.entries else None
     kind = _kind(path, card, kind)
     import_extra("onnx", extra="onnx", purpose="reading ONNX")
     weight, bias, softcap = _LinearGraph(path, parse_model(path), cap).read()
@@ -68,18 +68,12 @@ def _kind(path: Path, card: Mapping[str, Any] | None, kind: str | None) -> str:
             )
         return kind
     found = str(card["kind"])
-    if found == "model":
-        raise InputError(
-            f"{path} is a whole model, which is not read back",
-            hint="keep the .npz files that it was made from",
-        )
-    if card.get("dtype") == "int8":
-        raise InputError(
-            f"{path} is int8, which is not read back",
-            hint="keep the .npz file that it was made from",
-        )
+    if found == "model" or card.get("dtype") == "int8":
+        what = "a whole model" if found == "model" else "int8"
+        hint = "keep the .npz files that it was made from"
+        raise InputError(f"{path} is {what}, which is not read back", hint=hint)
     if kind not in {None, found}:
-        raise InputError(f"{path} is of another kind", got=found, expected=kind or "")
+        raise InputError(f"{path} is of another kind", got=found, expected=str(kind))
     return found
 
 
@@ -111,9 +105,8 @@ class _LinearGraph:
 
     def _is_cast(self, node: Any) -> bool:
         """Return True for the cast of a float16 weight, whose output then names the weight too."""
-        if node.op_type != "Cast" or len(node.input) != 1:
-            return False
-        if node.input[0] not in self.initializers:
+        one_input = node.op_type == "Cast" and len(node.input) == 1
+        if not one_input or node.input[0] not in self.initializers:
             return False
         self.initializers[node.output[0]] = self.initializers[node.input[0]]
         return True

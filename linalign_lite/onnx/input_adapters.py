@@ -8,7 +8,7 @@ from linalign_lite.core.space import Space
 from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, ModelCard
 from linalign_lite.onnx import graph_edit
 from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES
-from linalign_lite.onnx.graph_builder import GraphBuilder, add_normalize, add_pooling
+from linalign_lite.onnx.graph_builder import GraphBuilder, add_normalize, add_pooling, set_values
 
 IDS, MASK = "input_ids", "attention_mask"
 
@@ -21,8 +21,9 @@ def adapt_model(model: Any, card: ModelCard, space: Space) -> GraphBuilder:
     the outputs of the graph stay the model's.
     """
     graph = model.graph
+    index = graph_edit.GraphIndex(graph)
     for name in (STATES, MAPPED, SCORES):
-        if _has_tensor(graph, name):
+        if name in index.producers or name in index.initializers:
             graph_edit.rename(graph, name, f"{name}__inner")
     del graph.value_info[:]  # its lengths of the cache no longer hold
     build = _add_inputs(graph, card)
@@ -33,14 +34,9 @@ def adapt_model(model: Any, card: ModelCard, space: Space) -> GraphBuilder:
     return build
 
 
-def _has_tensor(graph: Any, name: str) -> bool:
-    computed = any(name in node.output for node in graph.node)
-    return computed or any(t.name == name for t in graph.initializer)
-
-
 def _add_inputs(graph: Any, card: ModelCard) -> GraphBuilder:
     """Compute all inputs of the model from ids and mask."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import numpy_helper
 
     names = {value.name for value in graph.input}
     build = GraphBuilder(graph)
@@ -60,10 +56,5 @@ def _add_inputs(graph: Any, card: ModelCard) -> GraphBuilder:
         empty = numpy_helper.from_array(np.zeros(1, dtype=np.float32))
         build.node("ConstantOfShape", cache_shape, output=past.name, value=empty)
     build.finish(first=True)
-    inputs = [
-        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
-        for name in (IDS, MASK)
-    ]
-    del graph.input[:]
-    graph.input.extend(inputs)
+    set_values(graph.input, {IDS: "length", MASK: "length"}, "INT64")
     return build

@@ -32,10 +32,6 @@ class Metadata:
     graph: str
     entries: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def has_card(self) -> bool:
-        return KEY in self.entries
-
 
 @dataclass(frozen=True)
 class _DataFile:
@@ -72,7 +68,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 def check_card(path: Path, metadata: Metadata) -> dict[str, Any]:
     """Parse and check the card in the metadata of ``path``, as `read_card` does."""
-    if not metadata.has_card:
+    if KEY not in metadata.entries:
         raise FormatError(f"{path} has no card", expected="an ONNX file that linalign-lite wrote")
     raw = metadata.entries[KEY].encode()
     name, what = f"the card in {path}", "card of linalign-lite"
@@ -122,18 +118,18 @@ def _read(f: IO[bytes]) -> Metadata:
             raise ValueError("too many fields")
         if part.wire_type not in {VARINT, LENGTH_DELIMITED}:
             raise ValueError(f"a field of wire type {part.wire_type}")
-        if part.wire_type == VARINT or part.number not in {_GRAPH, _METADATA}:
+        if part.wire_type == VARINT:
             continue
         if part.number == _GRAPH:
             graphs.append(_hash(f, part.size))
-            continue
-        size += part.size
-        if size > MAX_CARD:
-            raise ValueError("more metadata than is read")
-        key, value = _entry(f, part)
-        if key in entries:
-            raise ValueError("two metadata entries of one name")
-        entries[key] = value
+        elif part.number == _METADATA:
+            size += part.size
+            if size > MAX_CARD:
+                raise ValueError("more metadata than is read")
+            key, value = _entry(f, part)
+            if key in entries:
+                raise ValueError("two metadata entries of one name")
+            entries[key] = value
     if len(graphs) != 1:
         raise ValueError(f"{len(graphs)} graphs")
     return Metadata(graphs[0], entries)

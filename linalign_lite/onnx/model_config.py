@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,13 +11,7 @@ from typing import Any
 
 from linalign_lite.errors import InputError
 
-_POSITIONS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_sequence_length",
-    "max_seq_len",
-    "n_ctx",
-)
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
 _MAX_LIMIT = 10_000_000  # tokenizers without a limit state 10^30
 _DEFAULT_LENGTH = 2048  # for models without position limit whose tokenizer states none
 # These count positions from padding_idx + 1, so that many of them are never used.
@@ -33,11 +28,7 @@ _OFFSET_TYPES = (
     "ibert",
     "luke",
 )
-_POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
-}
+_POOLING_FLAGS = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
 _POOLING_MODES = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
 
 
@@ -64,7 +55,10 @@ class ModelConfig:
     @classmethod
     def read(cls, folder: Path, name: str | None = None) -> ModelConfig:
         """Read the folder of a model. Raises InputError for an encoder-decoder model."""
-        raw = _read_object(folder / "config.json", needed=True)
+        path = folder / "config.json"
+        if not path.is_file():
+            raise InputError(f"{folder} has no {path.name}", hint="is this a model's folder?")
+        raw = _read_object(path)
         inner = raw.get("text_config")
         raw = {**raw, **inner} if isinstance(inner, dict) else raw
         config = cls(name or folder.resolve().name, folder, raw)
@@ -88,7 +82,7 @@ class ModelConfig:
     @property
     def max_length(self) -> int:
         """The least of the limits of model, tokenizer and sentence-transformers, in tokens."""
-        limits = [v for key in _POSITIONS if (v := _limit(self.raw.get(key)))][:1]
+        limits = [v for key in _LENGTHS if (v := _limit(self.raw.get(key)))][:1]
         if limits and self.raw.get("model_type") in _OFFSET_TYPES:
             padding = self.raw.get("pad_token_id")
             limits = [limits[0] - (padding if type(padding) is int else 1) - 1]
@@ -105,12 +99,8 @@ class ModelConfig:
         modules = _read_json(self.folder / "modules.json")
         if not isinstance(modules, list):
             return Pooling()
-        kinds = {
-            str(m.get("type", "")).rsplit(".", 1)[-1]: m for m in modules if isinstance(m, dict)
-        }
-        remarks = []
-        if "Dense" in kinds:
-            remarks.append("its Dense layer after pooling is left out")
+        kinds = {str(m.get("type", "")).split(".")[-1]: m for m in modules if isinstance(m, dict)}
+        remarks = ["its Dense layer after pooling is left out"] if "Dense" in kinds else []
         pooling = "mean"
         if "Pooling" in kinds:
             path = self.folder / str(kinds["Pooling"].get("path", "1_Pooling"))
@@ -139,24 +129,19 @@ class ModelConfig:
         return result
 
 
-def _read_json(path: Path, *, needed: bool = False) -> Any:
-    """The content of a JSON file, or {} if it is absent and not needed."""
-    try:
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file, or {} if it is absent."""
+    exists = False
+    with contextlib.suppress(OSError, ValueError):  # a name from another file that none can have
         exists = path.is_file()
-    except (OSError, ValueError):  # a name from another file that no file can have
-        exists = False
-    if not exists:
-        if needed:
-            raise InputError(f"{path.parent} has no {path.name}", hint="is this a model's folder?")
-        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")) if exists else {}
     except (ValueError, OSError, RecursionError) as e:
         raise InputError(f"{path} is not readable JSON", got=type(e).__name__) from e
 
 
-def _read_object(path: Path, *, needed: bool = False) -> dict[str, Any]:
-    found = _read_json(path, needed=needed)
+def _read_object(path: Path) -> dict[str, Any]:
+    found = _read_json(path)
     if not isinstance(found, dict):
         raise InputError(f"{path} is not a JSON object", got=type(found).__name__)
     return found
@@ -166,8 +151,9 @@ def _pooling_modes(settings: Mapping[str, Any]) -> list[str]:
     mode = settings.get("pooling_mode")
     if isinstance(mode, str):
         return [_POOLING_MODES.get(mode, mode)]
-    on = [k for k, v in settings.items() if k.startswith("pooling_mode_") and v is True]
-    return [_POOLING_FLAGS.get(k, k.removeprefix("pooling_mode_")) for k in on]
+    prefix = "pooling_mode_"
+    on = [k[len(prefix) :] for k, v in settings.items() if k.startswith(prefix) and v is True]
+    return [_POOLING_FLAGS.get(k, k) for k in on]
 
 
 def _limit(value: Any) -> int:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from linalign_lite.core.choices import ExportTask, values_of
 from linalign_lite.errors import InputError, import_extra
@@ -13,7 +14,6 @@ from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.storage.atomic import check_free
 
 TASKS = ("auto", *values_of(ExportTask))
-_MODULES = ("torch", "transformers", "onnx", "optimum.exporters.onnx")
 
 
 def export_model(
@@ -49,7 +49,7 @@ def export_model(
         raise InputError("the task is not known", got=repr(task), expected=", ".join(TASKS))
     folder = torch_model.find_model(model)
     check_free(out)
-    for module in _MODULES:
+    for module in ("torch", "transformers", "onnx", "optimum.exporters.onnx"):
         import_extra(module, extra="export", purpose="exporting a model")
     if folder is None:
         settings.say(f"downloading {model}")
@@ -79,10 +79,9 @@ def _load(
     if task == "generate" and not any(v.name.startswith(PAST) for v in graph.graph.input):
         raise InputError("the exported graph has no KV cache", hint="export it with --task embed")
 
-    def encode(text: str) -> Sequence[int]:
+    def encode(text: str) -> Any:
         with torch_model.quiet():
-            ids: Sequence[int] = tokenizer(text)["input_ids"]
-        return ids
+            return tokenizer(text)["input_ids"]
 
     reference = torch_model.reference(model, task)
     return Source(graph, tokenizer.backend_tokenizer.to_str(), encode, reference)

@@ -6,7 +6,6 @@ scale per weight, .97 with one per channel.) Attention scores stay float32.
 """
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.errors import InputError, ParityError, import_extra
+from linalign_lite.errors import InputError, ParityError, import_extra, quote_errors
 from linalign_lite.extraction.batching import plan_batches, pool
 from linalign_lite.extraction.model_card import DATA_FILE, LAST_HIDDEN_STATE, MODEL_FILE, PastTensor
 from linalign_lite.onnx import graph_edit, parity
@@ -22,7 +21,6 @@ from linalign_lite.onnx import graph_edit, parity
 MIN_COSINE = {"min": 0.90, "p01": 0.93, "median": 0.98}  # below these an export is refused
 MIN_TEXTS = 20
 _OPERATORS = ["MatMul", "Gather"]  # Gather: the table of token embeddings; a Gemm becomes a MatMul
-_SCRATCH = "int8"  # a folder inside the exported one
 _TOKENS = 1024  # per batch
 
 
@@ -66,14 +64,13 @@ def quantize_folder(
         import_extra(module, extra="export", purpose="quantising a model")
     before = _states(folder, past, encoded, pooling)
     large = (folder / DATA_FILE).exists()
-    scratch = folder / _SCRATCH
-    scratch.mkdir()
-    model = _quantize(str(folder / MODEL_FILE), scratch / MODEL_FILE, "QInt8", large=large)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        out = Path(scratch) / MODEL_FILE
+        model = _quantize(str(folder / MODEL_FILE), out, "QInt8", large=large)
     if not any(node.op_type == "MatMulInteger" for node in model.graph.node):
         raise InputError("the graph has no product with a weight that could be quantised")
     (folder / DATA_FILE).unlink(missing_ok=True)
     graph_edit.check(graph_edit.save(model, folder, one_file_limit))
-    shutil.rmtree(scratch)
     found = cosines(before, _states(folder, past, encoded, pooling))
     for name, least in MIN_COSINE.items():
         if not found[name] >= least:
@@ -130,20 +127,17 @@ def _quantize(source: Any, out: Path, weight_type: str, *, large: bool) -> Any:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        quantize_dynamic(
-            source,
-            out,
-            op_types_to_quantize=_OPERATORS,
-            per_channel=True,
-            weight_type=QuantType[weight_type],
-            use_external_data_format=large,
-            # of tensors that shape inference does not reach
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-    except Exception as e:  # the library has no error type of its own
-        raise InputError(
-            "onnxruntime does not quantise this graph", got=f"{type(e).__name__}: {str(e)[:200]}"
-        ) from e
+        with quote_errors("onnxruntime does not quantise this graph"):
+            quantize_dynamic(
+                source,
+                out,
+                op_types_to_quantize=_OPERATORS,
+                per_channel=True,
+                weight_type=QuantType[weight_type],
+                use_external_data_format=large,
+                # of tensors that shape inference does not reach
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            )
     finally:
         log.setLevel(level)
     return onnx.load(str(out))

@@ -5,7 +5,9 @@ weights must be small, and weights must be stored in a form that needs no unpack
 """
 
 import io
+import math
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +36,9 @@ def parse_model(path: Path) -> Any:
     if len(data) > MAX_FILE:
         raise FormatError(f"{path} is larger than an ONNX file can be")
     try:
-        _require_small(data)
+        sizes = _sizes_beside_weights(io.BytesIO(data), len(data))
+        if any(total > _MAX_OTHER for total in accumulate(sizes)):
+            raise ValueError("too much that is not weights")
         return onnx.ModelProto.FromString(data)
     except (ValueError, DecodeError) as e:
         raise FormatError(
@@ -42,14 +46,6 @@ def parse_model(path: Path) -> Any:
             got=str(e)[:120],
             expected="one Gemm, or MatMul and Add",
         ) from e
-
-
-def _require_small(data: bytes) -> None:
-    total = 0
-    for size in _sizes_beside_weights(io.BytesIO(data), len(data)):
-        total += size
-        if total > _MAX_OTHER:
-            raise ValueError("too much that is not weights")
 
 
 def _sizes_beside_weights(f: IO[bytes], end: int) -> Iterator[int]:
@@ -85,9 +81,7 @@ def read_tensor(path: Path, tensor: Any, cap: int) -> AnyArray:
     if tensor.data_type not in kinds or len(dims) > _MAX_RANK or min(dims, default=1) < 1:
         raise FormatError(f"{path} has a weight of another type or shape than is read")
     dtype = np.dtype(kinds[tensor.data_type])
-    size = dtype.itemsize
-    for dim in dims:  # Python integers do not overflow
-        size *= dim
+    size = math.prod(dims, start=dtype.itemsize)  # Python integers do not overflow
     if size > cap:
         raise FormatError(
             f"{path} has a weight that is too large", got=f"{size} bytes", expected=f"at most {cap}"

@@ -33,8 +33,9 @@ def read_token_head(graph: Any, logits: str = "logits") -> tuple[str, Head]:
     index = GraphIndex(graph)
     after, projection = _walk_back(index, logits)
     weight, bias, fed = _projection(index, projection)
-    if projection.op_type == "MatMul" and any(n.op_type in _VIEW for n in after):
-        raise _unknown(next(n for n in after if n.op_type in _VIEW))
+    views = [n for n in after if n.op_type in _VIEW]
+    if projection.op_type == "MatMul" and views:
+        raise _unknown(views[0])
     state = _state(index, fed, flat=projection.op_type == "Gemm")
     weight, bias, softcap = _fold(index, weight, bias, after)
     weight = np.ascontiguousarray(weight, dtype=np.float32)
@@ -55,23 +56,18 @@ def _walk_back(index: GraphIndex, logits: str) -> tuple[list[Any], Any]:
     """The nodes after the projection, in the order of the graph, and the projection."""
     after: list[Any] = []
     name = logits
-    while True:
-        node = index.producers.get(name)
-        if node is None:
-            raise InputError(
-                "no projection leads to the logits", got=f"{name!r}, which no node computes"
-            )
+    while (node := index.producers.get(name)) is not None:
         if node.op_type in ("MatMul", "Gemm"):
             return after[::-1], node
         name = _data_input(index, node)
         after.append(node)
+    raise InputError("no projection leads to the logits", got=f"{name!r}, which no node computes")
 
 
 def _data_input(index: GraphIndex, node: Any) -> str:
     """The input that carries the scores: the only one, or the one that is not a constant."""
-    if node.op_type in (*_PASS, *_VIEW, "Tanh"):
-        return str(node.input[0])
-    if node.op_type in _PICK and _picks_positions(index, node):
+    one_input = node.op_type in (*_PASS, *_VIEW, "Tanh")
+    if one_input or (node.op_type in _PICK and _picks_positions(index, node)):
         return str(node.input[0])
     if node.op_type in _ARITHMETIC:
         left, right = (index.constant(name) is not None for name in node.input)
@@ -86,9 +82,7 @@ def _picks_positions(index: GraphIndex, node: Any) -> bool:
     if node.op_type == "Gather":
         return int(attribute(node, "axis", 0)) in (1, -2)
     axes = index.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
-    if axes is None:
-        return False
-    return {int(a) for a in axes.reshape(-1)} <= {1, -2}
+    return axes is not None and {int(a) for a in axes.reshape(-1)} <= {1, -2}
 
 
 def _projection(index: GraphIndex, node: Any) -> tuple[Floats, Floats, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.core.choices import WeightDtype, values_of
+from linalign_lite.core.choices import WeightDtype
 from linalign_lite.errors import InputError, ParityError, import_extra
 from linalign_lite.onnx import float16, graph_edit
 from linalign_lite.onnx.graph_edit import AnyArray
@@ -24,20 +24,18 @@ from linalign_lite.storage.atomic import require_replaceable, write_atomic
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.version import __version__
 
-DTYPES = values_of(WeightDtype)
 INT8_LIMIT = 0.2  # root mean square of the difference to fp32, relative to that of the values
-Feeds = Mapping[str, AnyArray]
 
 
 @dataclass(frozen=True)
 class Expected:
     """Expected outputs by name for each of several inputs, and the largest difference allowed.
 
-    ``limit``: on the largest difference of an output over all inputs, relative to its largest
-    value; with ``mean_square``, root mean squares take the place of both.
+    limit: on the largest difference of an output over all inputs, relative to its largest value;
+    with ``mean_square``, root mean squares take the place of both.
     """
 
-    feeds: Sequence[Feeds]
+    feeds: Sequence[Mapping[str, AnyArray]]
     outputs: Sequence[Mapping[str, AnyArray]]
     limit: float = TOLERANCE
     mean_square: bool = False
@@ -79,8 +77,8 @@ def check_options(dtype: str, limit: float | None, purpose: str) -> float:
 
     Raises InputError for an unknown dtype or limit, MissingExtraError without `onnx`.
     """
-    if dtype not in DTYPES:
-        raise InputError("the dtype is not known", got=repr(dtype), expected=", ".join(DTYPES))
+    if dtype not in list(WeightDtype):
+        raise InputError("the dtype is not known", got=repr(dtype), expected=", ".join(WeightDtype))
     if limit is not None and (dtype != "int8" or not 0 < limit <= 1):
         raise InputError("a limit is for int8 alone, above 0 and at most 1", got=f"{limit:g}")
     import_extra("onnx", extra="onnx", purpose=purpose)
@@ -157,7 +155,9 @@ def _seal(model: Any, card: Mapping[str, Any]) -> bytes:
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key = KEY
-    entry.value = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    entry.value = json.dumps(  # default: for mappings that are no dict
+        sealed, sort_keys=True, separators=(",", ":"), allow_nan=False, default=dict
+    )
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

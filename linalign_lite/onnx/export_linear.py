@@ -1,7 +1,6 @@
 """Export maps and heads as ONNX: one Gemm, and a Tanh if the head has a soft cap."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +82,13 @@ def _card(thing: AffineMap | Head, dtype: str) -> dict[str, Any]:
         kind, source, output = "map", thing.source, {MAPPED: dataclasses.asdict(thing.target)}
     else:
         kind, source, output = "head", thing.space, {SCORES: scores_card(thing)}
-    states, info = dataclasses.asdict(source), as_dict(thing.card)
-    return {"kind": kind, "dtype": dtype, STATES: states, **output, "info": info}
+    states = dataclasses.asdict(source)
+    return {"kind": kind, "dtype": dtype, STATES: states, **output, "info": thing.card}
 
 
 def scores_card(head: Head) -> dict[str, Any]:
     """The entry of a card for the output `scores`."""
     return {"n": head.n_outputs, "labels": list(head.labels), "softcap": head.softcap}
-
-
-def as_dict(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy nested mappings to dictionaries, for JSON."""
-    return {
-        key: as_dict(value) if isinstance(value, Mapping) else value for key, value in card.items()
-    }
 
 
 def _batches(thing: AffineMap | Head, states: HiddenStates | None) -> list[AnyArray]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.core.choices import FloatDtype, values_of
+from linalign_lite.core.choices import FloatDtype
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import save_head
 from linalign_lite.errors import InputError
@@ -35,7 +35,6 @@ from linalign_lite.onnx.tokenizer_file import TEXTS, Encode, check_tokenizer, wr
 from linalign_lite.storage.atomic import whole_folder
 from linalign_lite.storage.hashing import hash_file
 
-DTYPES = values_of(FloatDtype)
 _PACKAGES = (
     "linalign-lite",
     "optimum",
@@ -60,8 +59,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.quantize is not None and self.dtype != "fp32":
             raise InputError("quantised weights are stored as int8", got=f"dtype {self.dtype}")
-        if self.dtype not in DTYPES:
-            expected = " or ".join(DTYPES)
+        if self.dtype not in list(FloatDtype):
+            expected = " or ".join(FloatDtype)
             raise InputError("the dtype is not known", got=repr(self.dtype), expected=expected)
 
     def say(self, step: str) -> None:
@@ -146,8 +145,7 @@ def _quantize(folder: Path, card: ModelCard, tokenizer: Any, settings: Settings)
     """Make the graph in ``folder`` int8, and add the cosines of its states to the card."""
     texts = settings.quantize or ()
     settings.say(f"quantising, and comparing {len(texts)} texts")
-    encoded = [tokenizer.encode(text).ids[: card.max_length] for text in texts]
-    kept = [ids for ids in encoded if ids]
+    kept = [ids for text in texts if (ids := tokenizer.encode(text).ids[: card.max_length])]
     found = quantize_folder(folder, card.past, kept, card.pooling, settings.one_file_limit)
     settings.say(
         f"cosine to float32 states: min {found['min']}, 1 % below {found['p01']}, "

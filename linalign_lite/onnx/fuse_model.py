@@ -15,16 +15,30 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction.batching import pool
-from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, MODEL_FILE, TOKENIZER_FILE
+from linalign_lite.extraction.model_card import (
+    LAST_HIDDEN_STATE,
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    ModelCard,
+)
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.onnx import artefact, float16, graph_edit, parity
 from linalign_lite.onnx.artefact import Artefact, Expected
-from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES, as_dict, scores_card
-from linalign_lite.onnx.graph_builder import MIN_OPSET, LinearLayer, add_linear, set_values
+from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES, scores_card
+from linalign_lite.onnx.graph_builder import (
+    MIN_OPSET,
+    GraphBuilder,
+    LinearLayer,
+    add_linear,
+    add_normalize,
+    add_pooling,
+    set_values,
+)
 from linalign_lite.onnx.graph_edit import AnyArray
-from linalign_lite.onnx.input_adapters import adapt_model
 from linalign_lite.onnx.tokenizer_file import TEXTS
 from linalign_lite.storage.atomic import PathLike
+
+IDS, MASK = "input_ids", "attention_mask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,14 +173,14 @@ def _load(parts: _Parts, limit: float, folder: Path, one_file_limit: int) -> tup
     feeds, outputs = [], []
     encoded = [e.ids for e in parts.model.encode(TEXTS)]
     for ids, mask in parity.batches(encoded, parts.model.card.max_length):
-        feeds.append({"input_ids": ids, "attention_mask": mask})
+        feeds.append({IDS: ids, MASK: mask})
         outputs.append(parts.expected(run(ids, mask), mask))
     return graph, Expected(feeds, outputs, limit, mean_square=parts.dtype == "int8")
 
 
 def _fuse(model: Any, parts: _Parts) -> None:
     """Add all parts to the model's own graph, in place."""
-    build = adapt_model(model, parts.model.card, parts.space)
+    build = _adapt_model(model, parts.model.card, parts.space)
     widths, last = {STATES: parts.space.dim}, STATES
     for name, layer in parts.layers.items():
         add_linear(build, layer, last, name, "map." if name == MAPPED else "head.")
@@ -174,6 +188,53 @@ def _fuse(model: Any, parts: _Parts) -> None:
     build.finish()
     set_values(model.graph.output, widths)
     graph_edit.prune(model)
+
+
+def _adapt_model(model: Any, card: ModelCard, space: Space) -> GraphBuilder:
+    """Change a model's graph in place so that it computes `states`, (batch, d).
+
+    All inputs but ids and mask become constants, as `extraction.session` feeds them: token types of
+    zero, positions counted by the mask, an empty cache. Returns a builder that is not finished yet;
+    the outputs of the graph stay the model's.
+    """
+    graph = model.graph
+    index = graph_edit.GraphIndex(graph)
+    for name in (STATES, MAPPED, SCORES):
+        if name in index.producers or name in index.initializers:
+            graph_edit.rename(graph, name, f"{name}__inner")
+    del graph.value_info[:]  # its lengths of the cache no longer hold
+    build = _add_inputs(graph, card)
+    pooled = "pooled" if space.normalize else STATES
+    add_pooling(build, space.pooling, LAST_HIDDEN_STATE, MASK, pooled)
+    if space.normalize:
+        add_normalize(build, pooled, STATES)
+    return build
+
+
+def _add_inputs(graph: Any, card: ModelCard) -> GraphBuilder:
+    """Compute all inputs of the model from ids and mask."""
+    from onnx import numpy_helper
+
+    names = {value.name for value in graph.input}
+    build = GraphBuilder(graph)
+    shape = build.node("Shape", IDS)
+    zero = numpy_helper.from_array(np.zeros(1, dtype=np.int64))
+    if "token_type_ids" in names:
+        build.node("ConstantOfShape", shape, output="token_type_ids", value=zero)
+    if "position_ids" in names:
+        counted = build.node("CumSum", MASK, build.constant(1))
+        positions = build.node("Sub", counted, build.constant([1]))
+        build.node("Max", positions, build.constant([0]), output="position_ids")
+    if card.past:
+        batch = build.node("Slice", shape, build.constant([0]), build.constant([1]))
+    for past in card.past:
+        sizes = build.constant([past.heads, 0, past.head_dim])
+        cache_shape = build.node("Concat", batch, sizes, axis=0)
+        empty = numpy_helper.from_array(np.zeros(1, dtype=np.float32))
+        build.node("ConstantOfShape", cache_shape, output=past.name, value=empty)
+    build.finish(first=True)
+    set_values(graph.input, {IDS: "length", MASK: "length"}, "INT64")
+    return build
 
 
 def _card(parts: _Parts) -> dict[str, Any]:
@@ -193,10 +254,10 @@ def _card(parts: _Parts) -> dict[str, Any]:
     }
     if parts.map is not None:
         found[MAPPED] = dataclasses.asdict(parts.map.target)
-        found["map_info"] = as_dict(parts.map.card)
+        found["map_info"] = parts.map.card
     if parts.head is not None:
         found[SCORES] = scores_card(parts.head)
-        found["head_info"] = as_dict(parts.head.card)
+        found["head_info"] = parts.head.card
     return found
 
 

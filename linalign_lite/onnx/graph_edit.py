@@ -14,7 +14,6 @@ from linalign_lite.errors import InputError, LinalignError, quote_errors
 from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE, PAST
 
 AnyArray = npt.NDArray[Any]
-
 ID_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; one protobuf holds 2 GiB in all
 
@@ -52,15 +51,12 @@ class GraphIndex:
 def _constant_value(node: Any) -> AnyArray | None:
     from onnx import numpy_helper
 
-    for a in node.attribute:
-        if a.name == "value":
-            array: AnyArray = numpy_helper.to_array(a.t)
-            return array
-        if a.name in ("value_float", "value_int"):
-            return np.asarray(a.f if a.name == "value_float" else a.i)
-        if a.name in ("value_floats", "value_ints"):
-            return np.asarray(list(a.floats if a.name == "value_floats" else a.ints))
-    return None
+    tensor = attribute(node, "value")
+    if tensor is not None:
+        array: AnyArray = numpy_helper.to_array(tensor)
+        return array
+    numbers = (attribute(node, f"value_{kind}") for kind in ("float", "int", "floats", "ints"))
+    return next((np.asarray(n) for n in numbers if n is not None), None)
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:
@@ -191,9 +187,8 @@ def require_known_inputs(model: Any) -> None:
 
 def opset(model: Any) -> int:
     """The version of the standard operator set that the graph uses."""
-    return max(
-        (int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0
-    )
+    versions = (int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    return max(versions, default=0)
 
 
 def weight_bytes(model: Any) -> int:

@@ -81,25 +81,24 @@ class _LinearGraph:
     """Follow the path from input to output; anything else in the graph is an error."""
 
     def __init__(self, path: Path, model: Any, cap: int) -> None:
-        self.path, self.model, self.cap = path, model, cap
-        self.initializers = {t.name: t for t in model.graph.initializer}
-        self.nodes: list[Any] = []  # those not read yet
-        self.tensor = ""  # the output of the last node that was read
+        self.path, self.cap, graph = path, cap, model.graph
+        self.initializers = {t.name: t for t in graph.initializer}
+        inputs = [v.name for v in graph.input if v.name not in self.initializers]
+        standard = all(n.domain in ("", "ai.onnx") for n in graph.node)
+        extra = len(model.functions) + len(graph.sparse_initializer)
+        if len(inputs) != 1 or len(graph.output) != 1 or not standard or extra:
+            raise self.error("other inputs, outputs or operators")
+        self.nodes = [n for n in graph.node if not self._is_cast(n)]  # those not read yet
+        self.tensor = inputs[0]  # later the output of the last node that was read
+        self.output = graph.output[0].name
+        if any(len(n.output) != 1 for n in self.nodes):
+            raise self.error("a node of several outputs")
 
     def read(self) -> tuple[AnyArray, AnyArray, float | None]:
         """Weight (out, in), bias (out,) and soft cap."""
-        graph = self.model.graph
-        inputs = [v.name for v in graph.input if v.name not in self.initializers]
-        standard = all(n.domain in ("", "ai.onnx") for n in graph.node)
-        extra = len(self.model.functions) + len(graph.sparse_initializer)
-        if len(inputs) != 1 or len(graph.output) != 1 or not standard or extra:
-            raise self.error("other inputs, outputs or operators")
-        self.nodes, self.tensor = [n for n in graph.node if not self._is_cast(n)], inputs[0]
-        if any(len(n.output) != 1 for n in self.nodes):
-            raise self.error("a node of several outputs")
         weight, bias = self._affine()
         softcap = self._softcap() if self.nodes else None
-        if self.nodes or self.tensor != graph.output[0].name:
+        if self.nodes or self.tensor != self.output:
             raise self.error("nodes beside the one path from input to output")
         return weight, bias, softcap
 

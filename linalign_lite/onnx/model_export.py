@@ -5,15 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.core.choices import ExportTask, values_of
+from linalign_lite.core.choices import ExportTask
 from linalign_lite.errors import InputError, import_extra
 from linalign_lite.extraction.model_card import PAST, ModelCard
 from linalign_lite.onnx import export_pipeline, graph_edit, torch_model
 from linalign_lite.onnx.export_pipeline import Settings, Source
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.storage.atomic import check_free
-
-TASKS = ("auto", *values_of(ExportTask))
 
 
 def export_model(
@@ -45,8 +43,8 @@ def export_model(
     """
     out = Path(out)
     settings = Settings(dtype, one_file_limit, quantize, progress)
-    if task not in TASKS:
-        raise InputError("the task is not known", got=repr(task), expected=", ".join(TASKS))
+    if task not in list(ExportTask):
+        raise InputError("the task is not known", got=repr(task), expected=", ".join(ExportTask))
     folder = torch_model.find_model(model)
     check_free(out)
     for module in ("torch", "transformers", "onnx", "optimum.exporters.onnx"):

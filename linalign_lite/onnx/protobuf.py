@@ -11,16 +11,12 @@ _FIXED = {1: 8, 5: 4}  # wire type: bytes
 
 
 class Field(NamedTuple):
-    """Number, wire type, and place of the content in the file, in bytes."""
+    """Number, wire type, and size and end of the content in the file, in bytes."""
 
     number: int
     wire_type: int
-    start: int
     size: int
-
-    @property
-    def end(self) -> int:
-        return self.start + self.size
+    end: int
 
 
 def fields(f: IO[bytes], end: int) -> Iterator[Field]:
@@ -47,8 +43,8 @@ def fields(f: IO[bytes], end: int) -> Iterator[Field]:
         if size > end - start:
             raise ValueError("a field is longer than its message")
         f.seek(start)
-        yield Field(number, wire_type, start, size)
         at = start + size
+        yield Field(number, wire_type, size, at)
 
 
 def _varint(f: IO[bytes]) -> int:

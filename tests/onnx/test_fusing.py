@@ -14,7 +14,7 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError, ParityError
-from linalign_lite.onnx import input_adapters
+from linalign_lite.onnx import fuse_model
 from linalign_lite.onnx.fuse_model import tokenizer_beside
 from linalign_lite.onnx.metadata import read_card
 
@@ -181,8 +181,8 @@ def test_a_graph_with_other_outputs_is_not_left(tmp_path, models, monkeypatch):
     def wrong(build, pooling, *rest):
         return real(build, "cls", *rest)
 
-    real = input_adapters.add_pooling
-    monkeypatch.setattr(input_adapters, "add_pooling", wrong)
+    real = fuse_model.add_pooling
+    monkeypatch.setattr(fuse_model, "add_pooling", wrong)
     with pytest.raises(ParityError, match="states differ too much from NumPy's"):
         fuse(tmp_path / "x.onnx", models["birch"])
     monkeypatch.undo()

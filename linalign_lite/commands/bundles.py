@@ -68,7 +68,9 @@ def create(
     ] = None,
     key: Annotated[Path | None, Option("--key", help="Your signing.key, or its folder.")] = None,
     unsigned: Annotated[bool, Option("--unsigned", help="Do not sign it.")] = False,
-    wheelhouse: Annotated[Path | None, Option(help="A folder of wheels to include.")] = None,
+    wheelhouse: Annotated[
+        Path | None, Option(help="A folder of wheels (`pip wheel -w FOLDER`) to include.")
+    ] = None,
     platform: Annotated[
         str | None, Option(help="Platform of the wheels, such as manylinux_2_28_x86_64.")
     ] = None,

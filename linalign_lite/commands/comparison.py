@@ -173,7 +173,9 @@ def survey(
 def report(
     results: Annotated[Path, Argument(help="The results.json of a survey.")],
     out: Annotated[Path | None, Argument(help="The page to write (.html); extra `report`.")] = None,
-    markdown: Annotated[Path | None, Option("--markdown", help="Write Markdown tables.")] = None,
+    markdown: Annotated[
+        Path | None, Option("--markdown", help="Write tables in Markdown, without pictures.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a survey's results into a web page or Markdown.

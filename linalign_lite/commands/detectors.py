@@ -51,8 +51,12 @@ def fit(
         int | None, Option(help="vim: principal directions (default: an eighth).", min=1)
     ] = None,
     bank: Annotated[int, Option(help="knn: keep at most this many states.", min=1)] = 20_000,
-    shrinkage: Annotated[str, Option(help="Shrinkage: 0 to 1, or auto (Ledoit-Wolf).")] = "auto",
-    scores_only: Annotated[bool, Option("--scores-only", help="Leave the head out.")] = False,
+    shrinkage: Annotated[
+        str, Option(help="Shrinkage of covariances: 0 to 1, or auto (Ledoit-Wolf).")
+    ] = "auto",
+    scores_only: Annotated[
+        bool, Option("--scores-only", help="Leave the head out: for decrypted scores.")
+    ] = False,
     seed: Annotated[int, Option(help="Seed of the states kept for knn.", min=0)] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -15,7 +15,9 @@ from linalign_lite.storage.atomic import whole_folder
 
 
 def demo(
-    out: Annotated[Path | None, Option(help="Keep all files in this folder.")] = None,
+    out: Annotated[
+        Path | None, Option(help="Keep all files in this folder; default: keep none.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -81,10 +81,16 @@ def fit(
     penalty: shared.Penalty = "auto",
     pair: shared.Pairing = PairingRule.exact,
     fold: Annotated[bool, Option("--fold", help="Write head∘map, a head for the source.")] = False,
-    temperature: Annotated[float | None, Option(help="kl: temperature of target outputs.")] = None,
-    truth: Annotated[float | None, Option(help="kl: share of the true next token.")] = None,
+    temperature: Annotated[
+        float | None, Option(help="kl: temperature of the head's outputs on true states.")
+    ] = None,
+    truth: Annotated[
+        float | None, Option(help="kl: share of the true next token in the training target.")
+    ] = None,
     iterations: Annotated[int, Option(help="kl: most iterations in each stage.")] = 200,
-    checkpoint: Annotated[Path | None, Option(help="kl: file to save to and resume from.")] = None,
+    checkpoint: Annotated[
+        Path | None, Option(help="kl: save progress in this file, and resume from it.")
+    ] = None,
     few: Annotated[
         tuple[Path, Path] | None,
         Option(
@@ -93,7 +99,9 @@ def fit(
             help="States of a few texts of the kind that the map is for.",
         ),
     ] = None,
-    few_weight: Annotated[str | None, Option(help="auto, or relative weight: 0 to inf.")] = None,
+    few_weight: Annotated[
+        str | None, Option(help="auto, or their weight relative to the others: 0 to inf.")
+    ] = None,
     folds: shared.Folds = 5,
     seed: shared.Seed = 0,
     scheduler: shared.Scheduler = None,

@@ -39,7 +39,9 @@ def moments(
     folds: Annotated[int, Option(help="Folds for the cross-validation in fit-moments.")] = 5,
     seed: shared.Seed = 0,
     pair: shared.Pairing = PairingRule.exact,
-    reveal: Annotated[bool, Option("--reveal", help="Write even if they reveal states.")] = False,
+    reveal: Annotated[
+        bool, Option("--reveal", help="Write them even if the states can be recovered from them.")
+    ] = False,
     verify: Annotated[bool, Option("--verify/--no-verify", help="Check shards' SHA-256.")] = True,
     scheduler: shared.Scheduler = None,
     as_json: shared.AsJson = False,

@@ -33,7 +33,9 @@ def export(
     quantize: Annotated[
         bool, Option("--quantize", help="8-bit weights and products: faster, smaller, less exact.")
     ] = False,
-    texts: Annotated[Path | None, Option(help="Texts to compare int8 on (else bundled).")] = None,
+    texts: Annotated[
+        Path | None, Option(help="Texts to compare int8 with float32 on; default: bundled ones.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

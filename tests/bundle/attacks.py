@@ -161,7 +161,7 @@ def _torn(p: Parts) -> None:
 
 
 SAME, CANONICAL, JSON = "does not have the digest", "canonical form", "is not a usable bundle: got"
-KIND_OF = "is not a bundle: expected format linalign-bundle"
+KIND_OF = r"is not a bundle: got (list|int|linalign-map), expected format linalign-bundle"
 INVALID = "does not have a valid signature"
 AWAY, NAME = "a path outside its folder", "name is not one that a bundle may have"
 NOTE, PATH = r"manifest\.note is not usable", r"manifest\.files\[\d\]\.path is not usable"

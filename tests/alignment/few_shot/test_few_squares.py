@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import aligned_states
 
@@ -65,6 +65,7 @@ def both(public, few, weight):
 # --- moments that count for more or less ---------------------------------------------------------
 
 
+@settings(deadline=None)  # the first example loads SciPy
 @given(st.integers(0, 1000), st.floats(0, 1e6), st.floats(1e-6, 1e6))
 def test_scaled_moments_merge_like_weighted_rows(seed, a, b):
     rng = np.random.default_rng(seed)

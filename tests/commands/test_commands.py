@@ -386,6 +386,7 @@ def test_a_budget_is_counted_and_refused(played, here, capsys):
     assert "290" in run("inspect", "b.db").stdout
 
 
+@pytest.mark.slow
 def test_audit_attacks_a_head(played, capsys):
     head = played / "provider" / "topics.head.npz"
     text = run("audit", "--head", head).stdout

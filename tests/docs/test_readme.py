@@ -30,6 +30,7 @@ def without_times(text):
     return re.sub(r"\d\.\de-\d+", "_", text).strip()
 
 
+@pytest.mark.slow
 def test_the_shown_output_is_the_demos(tmp_path):
     done = in_a_shell("linalign-lite demo", tmp_path)
     # accuracies may move by a text or two where another processor rounds otherwise

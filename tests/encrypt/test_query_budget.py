@@ -448,6 +448,7 @@ def test_forks_while_threads_charge(path):
     assert used(budget) == (140, 140)
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment(path):
     """Every acknowledged charge is on the disk, and at most one more, which is taken over."""
     budget = Budget(path, 1 << 40)

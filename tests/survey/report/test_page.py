@@ -267,6 +267,7 @@ def test_extreme_values_are_drawn_all_the_same():
     assert Page(render(far)).all("section")
 
 
+@pytest.mark.slow
 def test_many_models_are_drawn_up_to_a_limit(monkeypatch):
     small = small_results()
     names = [f"model {i}" for i in range(10)]

@@ -133,7 +133,9 @@ def evaluate_generation(
 
     console = Console(as_json, quiet)
     read = read_texts(texts, fmt=fmt.value, limit=limit, separator=separator)
-    affine, source_model, target_model = _load(map_file, source, target, threads)
+    affine, source_model, target_model = _load(
+        map_file, source, target, threads, decoding=samples > 0
+    )
     with console.progress("evaluating", len(read.texts) + samples) as tally:
         found = judge(
             source_model,
@@ -156,13 +158,23 @@ def evaluate_generation(
 
 
 def _load(
-    map_file: Path | None, source: Path, target: Path, threads: int | None
+    map_file: Path | None, source: Path, target: Path, threads: int | None, *, decoding: bool = True
 ) -> tuple[AffineMap | None, Model, Model]:
-    """Load the map and the two models, once if they are the same."""
-    affine = load_optional_map(map_file)
-    reader = load_limited(source, threads)
+    """Load the map and the two models, once if they are the same.
+
+    With a map and ``decoding``, the target's tokenizer is checked first, before large files.
+    """
+    from linalign_lite.extraction.model_card import TOKENIZER_FILE
+    from linalign_lite.extraction.tokenizer import load_tokenizer
+    from linalign_lite.generation.decoding.detokenizer import TokenBytes
+
+    affine, tokenizer = load_optional_map(map_file), None
+    if affine is not None and decoding and (target / TOKENIZER_FILE).is_file():
+        tokenizer = load_tokenizer(target / TOKENIZER_FILE)
+        TokenBytes(tokenizer).require_streaming(target.name)
     same = source.resolve() == target.resolve()
-    return affine, reader, reader if same else load_limited(target, threads)
+    reader = load_limited(source, threads, tokenizer if same else None)
+    return affine, reader, reader if same else load_limited(target, threads, tokenizer)
 
 
 def _collect(generation: Generation, *, show: bool) -> tuple[str, list[int]]:

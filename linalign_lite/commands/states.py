@@ -220,13 +220,16 @@ def _loaded(
         yield loaded, tally
 
 
-def load_limited(model: Path, threads: int | None) -> Model:
-    """Load a model with at most ``threads`` threads, those of its tokenizer included."""
+def load_limited(model: Path, threads: int | None, tokenizer: Any = None) -> Model:
+    """Load a model with at most ``threads`` threads, those of its tokenizer included.
+
+    tokenizer: the model's, if it is loaded already.
+    """
     from linalign_lite.extraction.session import load_model
 
     if threads is not None:  # read by the tokenizer when it first works
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
-    return load_model(model, threads=threads)
+    return load_model(model, threads=threads, tokenizer=tokenizer)
 
 
 def _note_losses(console: Console, n_blank: int, states: HiddenStates | StatesFolder) -> None:

@@ -142,13 +142,17 @@ def _encoded(text: str, encoding: Any, length: int, *, places: bool) -> Encoded:
 
 
 def load_model(
-    folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True
+    folder: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    verify: bool = True,
+    tokenizer: Any = None,
 ) -> Model:
     """Load an exported model folder; never touches the network.
 
     threads: number of threads (default: one per physical core). verify: hash the files against the
-    card. Raises InputError when the folder is not an exported model, FormatError when it was
-    altered or does not load.
+    card. tokenizer: the folder's, if it is loaded already. Raises InputError when the folder is not
+    an exported model, FormatError when it was altered or does not load.
     """
     folder = Path(folder)
     if threads is not None and not 1 <= threads <= MAX_THREADS:
@@ -158,7 +162,7 @@ def load_model(
     card = load_card(folder, verify=verify)
     try:
         session = _session(folder, threads)
-        tokenizer = load_tokenizer(folder / model_card.TOKENIZER_FILE)
+        tokenizer = tokenizer or load_tokenizer(folder / model_card.TOKENIZER_FILE)
     except Exception as e:  # both libraries raise plain Exception
         raise FormatError(
             f"{folder} does not load", got=f"{type(e).__name__}: {str(e)[:160]}"

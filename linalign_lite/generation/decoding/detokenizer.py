@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.errors import InputError
+from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.tokenizer import FALLBACK_BYTE, byte_alphabet
-from linalign_lite.generation.decoding.tokenizer_config import special_ids, steps
+from linalign_lite.generation.decoding.decoder_steps import read_decoder
+from linalign_lite.generation.decoding.tokenizer_config import special_ids
 
-LOCAL = {"Replace", "Metaspace", "WordPiece", "ByteFallback", "Strip", "Fuse"}
 CONTINUATION_BYTES = range(0x80, 0xC0)  # of UTF-8: no character begins with one
 
 
@@ -18,23 +18,23 @@ class TokenBytes:
     """UTF-8 bytes that each token of a vocabulary appends to an existing text.
 
     ``kind``: "bytes" (byte-level: every token is bytes), "pieces" (every token is text, except
-    those of byte fallback), or "whole" (a token's text depends on later tokens, or the decoder is
-    unknown).
+    those of byte fallback), or "whole" (a token's text depends on other tokens, or the decoder is
+    unknown: ``problem`` says which step).
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.special = special_ids(tokenizer)
-        decoder = steps(tokenizer.decoder)
-        self.kind = _kind(decoder)
-        self._fallback = any(s["type"] == "ByteFallback" for s in decoder or ())
+        self._decoder = read_decoder(tokenizer, self.special)
+        self.kind, self.problem = self._decoder.kind, self._decoder.problem
+        self._fallback = self._decoder.fallback
         self._alphabet = byte_alphabet()
         self._known: dict[int, bytes] = {}
         self._completable: dict[bytes, bool] = {}
         self._continuations: list[int] | None = None
         self._anchor = None if self.kind == "bytes" else self._find_anchor()
         if self._anchor is None and self.kind == "pieces":
-            self.kind = "whole"
+            self.kind, self.problem = "whole", "no token of letters that it leaves unchanged"
 
     def bytes_of(self, token: int) -> bytes:
         """Bytes of a token; empty for a special token or an id without one."""
@@ -54,10 +54,11 @@ class TokenBytes:
         if name is None or token in self.special:
             return b""
         if self.kind == "bytes":
+            letters = self._decoder.letters(name)
             try:
-                return bytes(self._alphabet[c] for c in name)
+                return bytes(self._alphabet[c] for c in letters)
             except KeyError:  # an added token is written as it is
-                return str(name).encode()
+                return letters.encode()
         if self.is_fallback_byte(token):
             return bytes([int(name[3:5], 16)])
         return self.decode([token], follows_text=True).encode()
@@ -65,16 +66,24 @@ class TokenBytes:
     def decode(self, tokens: list[int], *, follows_text: bool) -> str:
         """The tokenizer's decode, as the text's beginning or after other tokens."""
         if not follows_text or self._anchor is None:
-            return str(self.tokenizer.decode(tokens))
+            return self._decode(tokens)
         anchor, length = self._anchor
-        return str(self.tokenizer.decode([anchor, *tokens]))[length:]
+        return self._decode([anchor, *tokens])[length:]
+
+    def _decode(self, tokens: list[int]) -> str:
+        try:
+            return str(self.tokenizer.decode(tokens))
+        except BaseException as e:  # a panic of the library is no Exception
+            if type(e).__name__ != "PanicException":
+                raise
+            raise FormatError("a tokenizer's decoder fails", got=str(e)[:160]) from e
 
     def _find_anchor(self) -> tuple[int, int] | None:
         """A token to decode before others, so that they are not the first, and its length."""
         for token in range(self.tokenizer.get_vocab_size()):
             name = self.tokenizer.id_to_token(token)
             usable = name and name.isascii() and name.isalnum() and token not in self.special
-            if usable and self.tokenizer.decode([token]) == name:
+            if usable and self._decode([token]) == name:
                 return token, len(name)
         return None
 
@@ -88,7 +97,14 @@ class TokenBytes:
         found = complete_characters(pending + added) if added else None
         if found is None or (found[1] and not self._can_complete(found[1])):
             return None
-        return found
+        text, rest = found
+        if self.kind == "bytes" or self.is_fallback_byte(token):
+            text = self.finish(text)
+        return (text, rest) if text or rest else None
+
+    def finish(self, text: str, *, first: bool = False) -> str:
+        """Apply the decoder's steps on characters, those after bytes have become characters."""
+        return self._decoder.finish(text, first=first)
 
     def _can_complete(self, pending: bytes) -> bool:
         if pending not in self._completable:
@@ -123,24 +139,10 @@ class TokenBytes:
         if self.kind == "whole":
             raise InputError(
                 f"{name}'s tokenizer cannot decode token by token",
-                got=type(self.tokenizer.decoder).__name__,
-                expected="a byte-level, metaspace, byte-fallback or WordPiece decoder",
+                got=f"a decoder with {self.problem}",
+                expected="steps that decode each token alone",
+                hint="as byte-level, metaspace, byte-fallback and WordPiece decoders do",
             )
-
-
-def _kind(decoder: list[dict[str, Any]] | None) -> str:
-    if decoder is None:
-        return "whole"
-    names = [step["type"] for step in decoder]
-    if names == ["ByteLevel"]:
-        return "bytes"
-    fused = False
-    for step in decoder:
-        strips_end = step["type"] == "Strip" and step["stop"] > 0
-        if step["type"] not in LOCAL or (fused and (step["type"] != "Strip" or strips_end)):
-            return "whole"
-        fused = fused or step["type"] == "Fuse"
-    return "pieces"
 
 
 def complete_characters(data: bytes) -> tuple[str, bytes] | None:
@@ -166,6 +168,7 @@ class StreamingDetokenizer:
         self._bytes = token_bytes
         self._follows_text = follows_text
         self._held: list[int] = []  # tokens whose text is not final yet
+        self._start = ""  # characters at the beginning, of which the decoder left nothing
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
@@ -174,7 +177,7 @@ class StreamingDetokenizer:
         if token in table.special or table.tokenizer.id_to_token(token) is None:
             return ""  # as in the tokenizer's decode, it does not end a run of fallback bytes
         if table.kind == "bytes":
-            return self._utf8.decode(table.bytes_of(token))
+            return self._finish(self._utf8.decode(table.bytes_of(token)))
         held = table.kind == "whole" or table.is_fallback_byte(token)
         if self._follows_text and not self._held and not held:
             return table.bytes_of(token).decode()
@@ -190,4 +193,12 @@ class StreamingDetokenizer:
         """Return the text that was still held, as the tokenizer decodes it."""
         held, self._held = self._held, []
         rest = self._bytes.decode(held, follows_text=self._follows_text) if held else ""
-        return self._utf8.decode(b"", final=True) + rest
+        return self._finish(self._utf8.decode(b"", final=True)) + rest
+
+    def _finish(self, text: str) -> str:
+        if self._follows_text:
+            return self._bytes.finish(text)
+        self._start += text
+        found = self._bytes.finish(self._start, first=True)
+        self._follows_text = bool(found)
+        return found

@@ -64,15 +64,16 @@ export class Fused {
     return this.card.scores?.labels ?? [];
   }
 
-  /** Token ids of a text, truncated to the model's context as in the Python library. */
-  encode(text) {
+  /** Token ids of prompt and text, truncated to the model's context as in the Python library. */
+  encode(words) {
+    const text = (this.card.states.prompt ?? "") + words;
     const ids = this.tokenizer.encode(text).ids;
     const most = this.card.model.max_length;
     if (ids.length <= most) return ids;
-    const bare = this.tokenizer.encode(text, { add_special_tokens: false }).ids;
-    const before = ids.findIndex((_, i) => bare.every((id, k) => ids[i + k] === id));
-    const after = ids.slice(before + bare.length);
-    return [...ids.slice(0, before), ...bare.slice(0, most - before - after.length), ...after];
+    const own = this.tokenizer.encode(text, { add_special_tokens: false }).ids;
+    const before = ids.findIndex((_, i) => own.every((id, k) => ids[i + k] === id));
+    const after = ids.slice(before + own.length);
+    return [...ids.slice(0, before), ...own.slice(0, most - before - after.length), ...after];
   }
 
   /** Outputs by name ("states", "mapped", "scores"): a list with one row per text. */

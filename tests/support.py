@@ -50,8 +50,9 @@ class Fake:
     def card(self):
         return self
 
-    def space(self, pooling, normalize):
-        return Space(self.dim, "cd" * 32, "fake", pooling or "tokens", bool(normalize))
+    def space(self, pooling, normalize, prompt=""):
+        pooling = pooling or "tokens"
+        return Space(self.dim, "cd" * 32, "fake", pooling, bool(normalize), prompt or "")
 
     def context(self, max_length):
         return max_length or 4096

@@ -1,6 +1,5 @@
 """Save and load moments. docs/FORMAT.md, section 1."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from linalign_lite.core.token_alignment import RULES
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
-from linalign_lite.storage.schema import Choice, Range, Size, format_errors, parse
+from linalign_lite.storage.schema import Choice, Range, Size, format_errors, parse, plain
 from linalign_lite.version import __version__
 
 FORMAT = "linalign-moments"
@@ -54,7 +53,7 @@ def save_moments(path: PathLike, moments: PairedMoments, *, reveal: bool = False
     for name in ("mean_x", "mean_y", "xx", "xy", "yy"):
         arrays[name] = np.stack([f.xx[lower] if name == "xx" else getattr(f, name) for f in folds])
     card = _MomentsCard(m.source, m.target, "dealt", m.seed, m.pairing, m.parts, __version__)
-    save_npz(path, FORMAT, VERSION, arrays, dataclasses.asdict(card))
+    save_npz(path, FORMAT, VERSION, arrays, plain(card))
 
 
 @dataclass(frozen=True)

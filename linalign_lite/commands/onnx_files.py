@@ -142,6 +142,9 @@ def fuse(
         TextPooling | None, Option(help="Default: that of the map or head, or the model's.")
     ] = None,
     normalize: Normalize = None,
+    prompt: Annotated[
+        str | None, Option(help="Prompt that stands before each text, as in `extract`.")
+    ] = None,
     dtype: Stored = WeightDtype.fp32,
     fold: Annotated[
         bool, Option("--fold", help="Merge map and head: smaller, and the map is not in the file.")
@@ -182,6 +185,7 @@ def fuse(
         head=None if head_file is None else load_head(head_file),
         pooling=pooling.value if pooling else None,
         normalize=normalize,
+        prompt=prompt,
         dtype=dtype.value,
         fold=fold,
         limit=limit,

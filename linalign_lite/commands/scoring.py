@@ -281,5 +281,6 @@ def _states(
     options = ModelOptions(
         pooling=(source.pooling or None) if source else None,
         normalize=source.normalize if source and source.model else None,
+        prompt=source.prompt if source and source.model else None,
     )
     return extract_texts(console, model, read_texts(queries), options)

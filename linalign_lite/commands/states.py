@@ -41,6 +41,10 @@ def extract(
         Pooling | None, Option(help="How token states become a text's state; default: the model's.")
     ] = None,
     normalize: shared.Normalize = None,
+    prompt: Annotated[
+        str | None,
+        Option(help="Name of one of the model's prompts, or a text to put first; '' for none."),
+    ] = None,
     max_length: Annotated[int | None, Option(help="Cut texts to this many tokens.")] = None,
     batch_tokens: Annotated[int | None, Option(help="Tokens in one batch.")] = None,
     threads: shared.Threads = None,
@@ -55,7 +59,7 @@ def extract(
 ) -> None:
     """Run a model on texts and save its hidden states.
 
-    The states are saved with their provenance: the model, its pooling and a digest of the texts.
+    The states are saved with their provenance: model, pooling, prompt and a digest of the texts.
     An OUT that does not end in .npz is a folder of shards: one shard is in memory at a time, and
     the same command resumes a run that was interrupted. TEXTS may be compressed (.gz, .zst).
     TEXTS and OUT may be URLs that fsspec can open (extra `remote`).
@@ -66,6 +70,7 @@ def extract(
       linalign-lite extract minilm questions.jsonl questions.states.npz
       linalign-lite extract my-llama corpus.txt.zst corpus-states --pooling tokens --dtype fp16
       linalign-lite extract minilm s3://mine/corpus.txt.zst s3://mine/corpus-states
+      linalign-lite extract gemma questions.txt questions.states.npz --prompt query
       echo "hello" | linalign-lite extract minilm - hello.states.npz
     """
     console, out = Console(as_json, quiet), places.place(out_at)
@@ -77,6 +82,7 @@ def extract(
         options=ModelOptions(
             pooling=pooling.value if pooling else None,
             normalize=normalize,
+            prompt=prompt,
             max_length=max_length,
             batch_tokens=batch_tokens,
         ),
@@ -103,11 +109,13 @@ def extract(
         "cut": made.n_cut,
         "blank": blank,
         "pooling": space.pooling,
+        "prompt": space.prompt,
         "labels": n_labels,
         "text_digest": made.text_digest,
         **shards,
     }
     line = f"{out}: {rows} states of {space.dim} dimensions, {space.pooling} pooling"
+    line += f", prompt {space.prompt!r}" if space.prompt else ""
     line += f", {n_labels} labels" if n_labels else ""
     line += f", {shards['shards']} shards" if shards else ""
     console.result(data, [line])
@@ -119,6 +127,7 @@ class ModelOptions:
 
     pooling: str | None = None
     normalize: bool | None = None
+    prompt: str | None = None
     max_length: int | None = None
     batch_tokens: int | None = None
 

@@ -5,8 +5,10 @@ This module imports only `enum`, so that `--help` needs no NumPy.
 
 from enum import StrEnum
 
-TextPooling = StrEnum("TextPooling", "mean last cls")  # one state per text
-Pooling = StrEnum("Pooling", "mean last cls tokens")  # tokens: one state per token
+TextPooling = StrEnum("TextPooling", "mean last cls max weighted-mean mean-sqrt")
+Pooling = StrEnum(
+    "Pooling", "mean last cls max weighted-mean mean-sqrt tokens"
+)  # tokens: no pooling
 TextFormat = StrEnum("TextFormat", "auto txt jsonl csv parquet")
 FloatDtype = StrEnum("FloatDtype", "fp32 fp16")  # of stored states and exported models
 WeightDtype = StrEnum("WeightDtype", "fp32 fp16 int8")  # of weights in an ONNX file

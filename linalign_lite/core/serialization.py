@@ -1,6 +1,5 @@
 """Save and load hidden states, affine maps and heads. docs/FORMAT.md, section 1."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from linalign_lite.core.hidden_states import ROWS, HiddenStates
 from linalign_lite.core.space import Label, Space
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
-from linalign_lite.storage.schema import Range, format_errors, parse_known
+from linalign_lite.storage.schema import Range, format_errors, parse_known, plain
 from linalign_lite.version import __version__
 
 VERSION = 1
@@ -95,15 +94,15 @@ def save_states(path: PathLike, states: HiddenStates) -> None:
     arrays |= {name: np.asarray(rows, dtype="<i4") for name, rows in columns.items()}
     names = ("text_digest", "labels", "n_texts", "n_cut", "max_length")
     card = {name: getattr(states, name) for name in names}
-    card |= {"space": dataclasses.asdict(states.space), "library": __version__}
+    card |= {"space": plain(states.space), "library": __version__}
     save_npz(path, "linalign-states", VERSION, arrays, card)
 
 
 def save_map(path: PathLike, affine: AffineMap) -> None:
     """Write a `.map.npz`, whole or not at all."""
     card = {
-        "source": dataclasses.asdict(affine.source),
-        "target": dataclasses.asdict(affine.target),
+        "source": plain(affine.source),
+        "target": plain(affine.target),
         "info": {**affine.card, "library": __version__},
     }
     save_npz(path, "linalign-map", VERSION, _pair(affine), card)
@@ -112,7 +111,7 @@ def save_map(path: PathLike, affine: AffineMap) -> None:
 def save_head(path: PathLike, head: Head) -> None:
     """Write a `.head.npz`, whole or not at all."""
     card = {
-        "space": dataclasses.asdict(head.space),
+        "space": plain(head.space),
         "labels": list(head.labels),
         "softcap": head.softcap,
         "info": {**head.card, "library": __version__},

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from linalign_lite.core.choices import Pooling, values_of
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.storage.schema import Choice, Range, Text, all_required
+from linalign_lite.storage.schema import LEFT_OUT, Choice, Range, Text, all_required
 
 POOLINGS = values_of(Pooling)
 MAX_DIM = 1 << 20
 MAX_NAME = 256  # characters of a label, or of a space's name or digest
+MAX_PROMPT = 512  # characters
 Label = Annotated[str, Text(MAX_NAME, 1)]
+Prompt = Annotated[str, Text(MAX_PROMPT, lines=True)]
 
 
 @all_required
 @dataclass(frozen=True)
 class Space:
-    """The space of the final hidden states of one model under one pooling.
+    """The space of the final hidden states of one model under one pooling and one prompt.
 
     ``model`` is the digest of the exported model folder, or "" when unknown (arrays that the caller
-    brought). ``pooling`` turned a text into states: mean, last, cls, tokens or "" (unknown).
+    brought). ``pooling`` turned a text into states (one of POOLINGS), or is "" (unknown).
+    ``prompt`` stood before each text.
     """
 
     dim: Annotated[int, Range(1, MAX_DIM)]
@@ -30,29 +33,33 @@ class Space:
     name: Annotated[str, Text(MAX_NAME)] = ""
     pooling: Annotated[str, Choice(("", *POOLINGS))] = ""
     normalize: bool = False
+    prompt: Prompt = field(default="", metadata=LEFT_OUT)
 
     def agrees(self, other: Space) -> bool:
         """Return True if states of one space may be used in the other. Unknown parts agree."""
         named = [(self.model, other.model), (self.pooling, other.pooling)]
         if self.dim != other.dim or any(a != b for a, b in named if a and b):
             return False
-        # for arrays that a caller brought it is unknown whether they were normalised
-        return self.normalize == other.normalize or not (self.model and other.model)
+        # of arrays that a caller brought, normalisation and prompt are unknown
+        same = (self.normalize, self.prompt) == (other.normalize, other.prompt)
+        return same or not (self.model and other.model)
 
     def describe(self) -> str:
-        """Return name, short digest, pooling and dimension, for messages."""
+        """Return name, short digest, pooling, prompt and dimension, for messages."""
         unit = "normalized" if self.normalize else ""
-        known = filter(None, (self.name or "unnamed", self.model[:8], self.pooling, unit))
+        prompt = f"prompt {self.prompt!r}" if self.prompt else ""
+        known = filter(None, (self.name or "unnamed", self.model[:8], self.pooling, unit, prompt))
         return f"{' '.join(known)} ({self.dim} dimensions)"
 
     def require(self, other: Space, what: str) -> None:
         """Raise MismatchError(what) unless states of ``other`` belong in this space."""
         if not self.agrees(other):
+            same = "use files made from the same exported model with the same pooling"
             raise MismatchError(
                 what,
                 got=other.describe(),
                 expected=self.describe(),
-                hint="use files made from the same exported model with the same pooling",
+                hint=same if self.prompt == other.prompt else f"{same} and prompt (`--prompt`)",
             )
 
 

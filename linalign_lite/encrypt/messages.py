@@ -23,7 +23,7 @@ from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORDS, Header, Kind, Record
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import PathLike, write_atomic
-from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse
+from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse, plain
 
 Progress = Callable[[int], None]  # called with the number of states done since the last call
 MAX_OUTPUTS = 1 << 24
@@ -161,7 +161,7 @@ class ResponseInfo(ResponseDescription, _Info):
 def _as_json(value: Any) -> Any:
     """Return a field as `json.loads` would: parse compares types."""
     if isinstance(value, Space):
-        return dict(vars(value))
+        return plain(value)
     return list(value) if isinstance(value, tuple) else value
 
 

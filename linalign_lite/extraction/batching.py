@@ -33,16 +33,23 @@ def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[Batch]:
 
 
 def pool(states: Array, lengths: Int64, pooling: str) -> Array:
-    """Pool token states to one state per text, (batch, d).
+    """Pool token states z₁ … zₙ of each text to one, (batch, d), as sentence-transformers does.
 
-    states: (batch, length, d), padded on the right; lengths: (batch,); pooling: "mean", "last" or
-    "cls".
+    states: (batch, length, d), padded on the right; lengths: n, (batch,); pooling: "cls" z₁, "last"
+    zₙ, "max" of each dimension, "mean" Σ zᵢ / n, "mean-sqrt" Σ zᵢ / √n or "weighted-mean"
+    Σ i·zᵢ / Σ i.
     """
     if pooling == "cls":
         return states[:, 0]
     if pooling == "last":
         return states[np.arange(len(states)), lengths - 1]
-    inside = np.arange(states.shape[1])[None, :] < lengths[:, None]
-    weights = (inside / lengths[:, None]).astype(np.float32)
+    places = np.arange(states.shape[1])
+    inside = places[None, :] < lengths[:, None]
+    if pooling == "max":
+        largest: Array = states.max(axis=1, initial=-np.inf, where=inside[:, :, None])
+        return largest
+    weights = inside * (places + 1.0) if pooling == "weighted-mean" else inside
+    totals = weights.sum(axis=1, keepdims=True)
+    weights = (weights / (np.sqrt(totals) if pooling == "mean-sqrt" else totals)).astype(np.float32)
     pooled: Array = np.matmul(weights[:, None, :], states)[:, 0]
     return pooled

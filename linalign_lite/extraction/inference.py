@@ -65,8 +65,10 @@ def parts(
 
 def encode(model: Model, chunk: Chunk, options: ExtractionOptions) -> list[Encoded]:
     """Tokens of each text. Raises InputError for a text without tokens."""
-    positions = options.space.pooling == "tokens"
-    texts = model.encode(chunk.texts, options.max_length, places=positions)
+    positions, prompt = options.space.pooling == "tokens", options.space.prompt
+    texts = model.encode(
+        [prompt + text for text in chunk.texts], options.max_length, places=positions
+    )
     for i, encoded in enumerate(texts, chunk.start + 1):
         if not encoded.ids:
             raise InputError(f"text {i} has no token left after the tokenizer's normalisation")

@@ -4,17 +4,28 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from linalign_lite.core.choices import WeightDtype
-from linalign_lite.core.space import POOLINGS, Space
+from linalign_lite.core.space import MAX_NAME, POOLINGS, Prompt, Space
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import write_atomic
 from linalign_lite.storage.hashing import hash_file, seal_of
-from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse, read_document
+from linalign_lite.storage.schema import (
+    LEFT_OUT,
+    Range,
+    Sha256,
+    Size,
+    Text,
+    format_errors,
+    parse,
+    plain,
+    read_document,
+)
 
 FORMAT = "linalign-model"
 VERSION = 1
@@ -23,7 +34,9 @@ HEAD_FILE, CARD_FILE = "token_head.head.npz", "card.json"
 DIGESTED = (MODEL_FILE, DATA_FILE, TOKENIZER_FILE)
 LAST_HIDDEN_STATE = "last_hidden_state"  # the graph's output: (batch, length, hidden_size)
 PAST, PRESENT = "past_key_values.", "present."  # prefixes of KV-cache inputs and outputs
+MAX_PROMPTS = 256
 _MAX_CARD = 1 << 20
+_NAME = re.compile(r"[\w.-]+")  # of a prompt; a prompt's own text has a space or a colon
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class PastTensor:
 
 
 Count = Annotated[int, Range(1, (1 << 40) - 1)]
+Prompts = Annotated[Mapping[Annotated[str, Text(MAX_NAME, 1)], Prompt], Size(MAX_PROMPTS)]
 
 
 @dataclass(frozen=True)
@@ -58,16 +72,48 @@ class ModelCard:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    prompts: Prompts = field(default_factory=dict, metadata=LEFT_OUT)  # by name
+    default_prompt: str = field(default="", metadata=LEFT_OUT)  # its name
 
-    def space(self, pooling: str | None = None, normalize: bool | None = None) -> Space:
-        """The space of this model's states; ``pooling`` and ``normalize`` default to the card's."""
+    def space(
+        self, pooling: str | None = None, normalize: bool | None = None, prompt: str | None = None
+    ) -> Space:
+        """The space of this model's states; ``pooling`` and ``normalize`` default to the card's.
+
+        prompt: a name in ``prompts``, or a text; see `prompt_text`.
+        """
+        pooling = self.pooling if pooling is None else pooling
         return Space(
             dim=self.hidden_size,
             model=self.digest,
             name=self.name,
-            pooling=self.pooling if pooling is None else pooling,
+            pooling=pooling,
             normalize=self.normalize if normalize is None else normalize,
+            prompt=self.prompt_text(prompt, pooling),
         )
+
+    def prompt_text(self, prompt: str | None, pooling: str) -> str:
+        """The text that stands before each text: that of the prompt of this name, or ``prompt``.
+
+        None is the default prompt, or no prompt where pooling is "tokens". Raises InputError for a
+        name that is not there, a text that is not usable, and a prompt with pooling "tokens".
+        """
+        if prompt is None:
+            return "" if pooling == "tokens" else self.prompts.get(self.default_prompt, "")
+        if prompt and pooling == "tokens":
+            raise InputError(
+                "states of tokens take no prompt", got=repr(prompt[:60]), hint="leave --prompt out"
+            )
+        known = prompt in self.prompts or prompt in self.prompts.values()
+        if _NAME.fullmatch(prompt) and not known:
+            raise InputError(
+                f"{self.name} has no prompt of this name",
+                got=repr(prompt[:60]),
+                expected=", ".join(self.prompts) or "no name, it has no prompts",
+                hint="a prompt's own text has a space or a colon in it, such as 'query: '",
+            )
+        found: str = parse(Prompt, self.prompts.get(prompt, prompt), "the prompt")
+        return found
 
 
 @dataclass(frozen=True)
@@ -87,7 +133,7 @@ def seal_card(folder: Path, card: ModelCard) -> ModelCard:
     paths = [folder / name for name in (*DIGESTED, HEAD_FILE) if (folder / name).exists()]
     files = {p.name: {"sha256": hash_file(p), "size": p.stat().st_size} for p in paths}
     card = dataclasses.replace(card, files=files, digest=folder_digest(files))
-    raw = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(card)}
+    raw = {"format": FORMAT, "version": VERSION, **plain(card)}
     raw["seal"] = seal_of(raw)
     write_atomic(folder / CARD_FILE, (json.dumps(raw, indent=2, sort_keys=True) + "\n").encode())
     return card
@@ -116,6 +162,8 @@ def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCa
         files: dict[str, _File] = parse(dict[str, _File], dict(card.files), "files")
         if not {MODEL_FILE, TOKENIZER_FILE} <= set(files) <= {*DIGESTED, HEAD_FILE}:
             raise FormatError(f"{path} does not list the files of an exported model")
+        if card.default_prompt and card.default_prompt not in card.prompts:
+            raise FormatError(f"{path}: its default prompt is not among its prompts")
         if folder_digest(card.files) != card.digest:
             raise FormatError(f"{path}: its digest does not follow from its files")
     for name, entry in files.items():

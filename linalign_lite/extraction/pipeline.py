@@ -46,21 +46,23 @@ def extract(
     *,
     pooling: str | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
     max_length: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> HiddenStates:
     """Hidden states of texts, float32, row i being text i.
 
-    pooling: "mean" over the text's tokens, the "last" token, the first ("cls"), or "tokens" (one
-    row per token, special tokens left out). pooling and normalize (each row to length 1) default to
+    pooling: of a text's tokens (see `batching.pool`), or "tokens" (one row per token, special
+    tokens left out). prompt: the name of one of the model's prompts, or a text, that stands before
+    each text; "" for none. pooling, normalize (each row to length 1) and prompt default to those of
     the model's card. progress is called with the number of texts done since the last call.
-    Raises InputError for an empty list, an unknown pooling, a max_length above the context, and a
-    batch_tokens below 1.
+    Raises InputError for an empty list, an unknown pooling or prompt, a max_length above the
+    context, and a batch_tokens below 1.
     """
     held = texts_of(texts)
     n = len(held.texts)
-    space, length = model.card.space(pooling, normalize), model.context(max_length)
+    space, length = model.card.space(pooling, normalize, prompt), model.context(max_length)
     options = ExtractionOptions(space, length, batch_tokens, "fp32", shard_texts=n)
     _check(options, n)
     windows = (Chunk(start, held.texts[start : start + WINDOW]) for start in range(0, n, WINDOW))
@@ -76,6 +78,7 @@ def extract_shards(
     shard_texts: int = SHARD_TEXTS,
     pooling: str | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
     max_length: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     dtype: str = "fp32",
@@ -90,7 +93,7 @@ def extract_shards(
     an unknown dtype, values that float16 cannot hold, and a shard without any row.
     """
     corpus = corpus_of(texts)
-    space, length = model.card.space(pooling, normalize), model.context(max_length)
+    space, length = model.card.space(pooling, normalize, prompt), model.context(max_length)
     options = ExtractionOptions(space, length, batch_tokens, dtype, shard_texts)
     _check(options, corpus.n_texts)
     return _shards(model, corpus.chunks(options.shard_texts), options, progress)
@@ -104,6 +107,7 @@ def extract_to(
     shard_texts: int = SHARD_TEXTS,
     pooling: str | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
     max_length: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     dtype: str = "fp32",
@@ -127,7 +131,7 @@ def extract_to(
     FormatError when it was altered. An InputError removes a folder that this run began.
     """
     corpus = corpus_of(texts)
-    space, length = model.card.space(pooling, normalize), model.context(max_length)
+    space, length = model.card.space(pooling, normalize, prompt), model.context(max_length)
     options = ExtractionOptions(space, length, batch_tokens, dtype, shard_texts)
     _check(options, corpus.n_texts)
     fields = vars(options) | {"dtype": DTYPES[options.dtype]}

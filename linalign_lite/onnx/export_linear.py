@@ -1,6 +1,5 @@
 """Export maps and heads as ONNX: one Gemm, and a Tanh if the head has a soft cap."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from linalign_lite.onnx.graph_builder import (
 )
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.schema import plain
 
 STATES, MAPPED, SCORES = "states", "mapped", "scores"
 _BATCHES = (1, 7, 64)  # rows of the random inputs of a comparison
@@ -79,10 +79,10 @@ def _graph(layer: LinearLayer, output: str) -> Any:
 
 def _card(thing: AffineMap | Head, dtype: str) -> dict[str, Any]:
     if isinstance(thing, AffineMap):
-        kind, source, output = "map", thing.source, {MAPPED: dataclasses.asdict(thing.target)}
+        kind, source, output = "map", thing.source, {MAPPED: plain(thing.target)}
     else:
         kind, source, output = "head", thing.space, {SCORES: scores_card(thing)}
-    states = dataclasses.asdict(source)
+    states = plain(source)
     return {"kind": kind, "dtype": dtype, STATES: states, **output, "info": thing.card}
 
 

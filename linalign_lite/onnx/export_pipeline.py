@@ -118,6 +118,8 @@ def export(
             vocab_size=vocab_size,
             pooling=pooling.pooling,
             normalize=pooling.normalize,
+            prompts=config.prompts,
+            default_prompt=config.default_prompt,
             dtype=settings.dtype,
             opset=graph_edit.opset(graph),
             past=cut.past,

@@ -1,6 +1,5 @@
 """Fuse a text model, its pooling, a map and a head: token ids in, states and scores out."""
 
-import dataclasses
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.choices import TextPooling
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
@@ -37,6 +37,7 @@ from linalign_lite.onnx.graph_builder import (
 from linalign_lite.onnx.graph_edit import AnyArray
 from linalign_lite.onnx.tokenizer_file import TEXTS
 from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.schema import plain
 
 IDS, MASK = "input_ids", "attention_mask"
 
@@ -78,6 +79,7 @@ def fuse(
     head: Head | None = None,
     pooling: str | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
     dtype: str = "fp32",
     fold: bool = False,
     limit: float | None = None,
@@ -90,11 +92,12 @@ def fuse(
     `states` (batch, d), pooled and optionally scaled to length 1; `mapped` if there is a map;
     `scores` if there is a head, of mapped states if there is a map (docs/FORMAT.md, section 8).
 
-    pooling, normalize: default to those of the space that the map, or else the head, reads, then to
-    the model's. fold: with a map and a head, one Gemm for both: smaller, the map is not disclosed,
-    and there is no `mapped`. dtype: fp32 leaves the model's weights as they are stored; fp16 stores
-    all as float16 and computes in float32; int8 as in `to_onnx`.
-    limit: as in `to_onnx`. progress: called with a description of each step.
+    pooling, normalize, prompt: as in `extract`; they default to those of the space that the map, or
+    else the head, reads, then to the model's. The graph takes tokens of the prompt and the text;
+    the card has the prompt in the space of `states`. fold: with a map and a head, one Gemm for
+    both: smaller, the map is not disclosed, and there is no `mapped`. dtype: fp32 leaves the
+    model's weights as they are stored; fp16 stores all as float16 and computes in float32; int8 as
+    in `to_onnx`. limit: as in `to_onnx`. progress: called with a description of each step.
 
     The graph is compared with the model's own folder, pooling and NumPy on texts before it is
     written. Raises MismatchError when the parts do not belong together, ParityError when the graph
@@ -105,7 +108,7 @@ def fuse(
     if fold and (map is None or head is None):
         raise InputError("only a map and a head are folded into one", expected="both of them")
     loaded = model if isinstance(model, Model) else load_model(model)
-    space = _space(loaded, map, head, pooling, normalize)
+    space = _space(loaded, map, head, pooling, normalize, prompt)
     folded = head @ map if fold and head is not None and map is not None else None
     parts = _Parts(loaded, space, None if folded else map, folded or head, fold, dtype)
     with tempfile.TemporaryDirectory() as folder:
@@ -126,6 +129,7 @@ def _space(
     head: Head | None,
     pooling: str | None,
     normalize: bool | None,
+    prompt: str | None,
 ) -> Space:
     """The space of the output `states`, after checking that all parts belong together."""
     reader = first.source if first else head.space if head else None
@@ -133,12 +137,13 @@ def _space(
         pooling = reader.pooling or None if pooling is None else pooling
         known = normalize is None and bool(reader.model)
         normalize = reader.normalize if known else normalize
-    space = model.card.space(pooling, normalize)
-    if space.pooling not in ("mean", "last", "cls"):
+        prompt = reader.prompt if reader.model and prompt is None else prompt
+    space = model.card.space(pooling, normalize, prompt)
+    if space.pooling not in list(TextPooling):
         raise InputError(
             "this pooling does not make one state per text",
             got=repr(space.pooling),
-            expected="mean, last or cls",
+            expected=", ".join(TextPooling),
             hint="a map of tokens' states is written by `linalign-lite onnx`",
         )
     if reader is not None:
@@ -171,7 +176,7 @@ def _load(parts: _Parts, limit: float, folder: Path, one_file_limit: int) -> tup
             return rounded.run(ids, mask)[LAST_HIDDEN_STATE]
 
     feeds, outputs = [], []
-    encoded = [e.ids for e in parts.model.encode(TEXTS)]
+    encoded = [e.ids for e in parts.model.encode([parts.space.prompt + t for t in TEXTS])]
     for ids, mask in parity.batches(encoded, parts.model.card.max_length):
         feeds.append({IDS: ids, MASK: mask})
         outputs.append(parts.expected(run(ids, mask), mask))
@@ -242,7 +247,7 @@ def _card(parts: _Parts) -> dict[str, Any]:
     found: dict[str, Any] = {
         "kind": "model",
         "dtype": parts.dtype,
-        STATES: dataclasses.asdict(parts.space),
+        STATES: plain(parts.space),
         "model": {
             "name": card.name,
             "architecture": card.architecture,
@@ -253,7 +258,7 @@ def _card(parts: _Parts) -> dict[str, Any]:
         "folded": parts.folded,
     }
     if parts.map is not None:
-        found[MAPPED] = dataclasses.asdict(parts.map.target)
+        found[MAPPED] = plain(parts.map.target)
         found["map_info"] = parts.map.card
     if parts.head is not None:
         found[SCORES] = scores_card(parts.head)

@@ -120,9 +120,22 @@ def add_pooling(build: GraphBuilder, pooling: str, states: str, mask: str, outpu
         last = build.node("Sub", lengths, build.constant([1]))
         build.node("GatherND", states, last, batch_dims=1, output=output)
         return
-    inside = build.node("Cast", mask, to=TensorProto.FLOAT)
-    counts = build.node("Cast", lengths, to=TensorProto.FLOAT)
+    if pooling == "max":  # by GlobalMaxPool: opset 18 changed how ReduceMax takes its axes
+        inside = build.node("Unsqueeze", mask, build.constant([2]))
+        inside = build.node("Cast", inside, to=TensorProto.BOOL)
+        least = build.constant(np.finfo(np.float32).min, np.float32)
+        rows = build.node("Transpose", build.node("Where", inside, states, least), perm=[0, 2, 1])
+        largest = build.node("GlobalMaxPool", rows)
+        build.node("Squeeze", largest, build.constant([2]), output=output)
+        return
+    places = mask
+    if pooling == "weighted-mean":
+        places = build.node("Mul", build.node("CumSum", mask, build.constant(1)), mask)
+    inside = build.node("Cast", places, to=TensorProto.FLOAT)
+    counts = build.node("ReduceSum", inside, build.constant([1]), keepdims=1)
     counts = build.node("Max", counts, build.constant(1.0, np.float32))
+    if pooling == "mean-sqrt":
+        counts = build.node("Sqrt", counts)
     weights = build.node("Unsqueeze", build.node("Div", inside, counts), build.constant([1]))
     mean = build.node("MatMul", weights, states)
     build.node("Squeeze", mean, build.constant([1]), output=output)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from linalign_lite.errors import InputError
+from linalign_lite.extraction.model_card import Prompts
+from linalign_lite.storage.schema import parse
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
 _MAX_LIMIT = 10_000_000  # tokenizers without a limit state 10^30
@@ -28,8 +30,20 @@ _OFFSET_TYPES = (
     "ibert",
     "luke",
 )
-_POOLING_FLAGS = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
-_POOLING_MODES = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
+_PROMPTS = "config_sentence_transformers.json"
+_POOLING_MODES = {  # of sentence-transformers, in the order in which it concatenates them
+    "cls": "cls",
+    "cls_token": "cls",
+    "max": "max",
+    "max_tokens": "max",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "mean_sqrt_len_tokens": "mean-sqrt",
+    "weightedmean": "weighted-mean",
+    "weightedmean_tokens": "weighted-mean",
+    "lasttoken": "last",
+    "last": "last",
+}
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,25 @@ class ModelConfig:
                 remarks.append(f"its pooling ({', '.join(modes) or 'unknown'}) becomes mean")
         return Pooling(pooling, "Normalize" in kinds, "; ".join(remarks))
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Texts of the prompts by name. Raises InputError when they are not usable."""
+        found = _read_object(self.folder / _PROMPTS).get("prompts") or {}
+        texts: dict[str, str] = parse(Prompts, found, f"{_PROMPTS}: prompts")
+        return texts
+
+    @property
+    def default_prompt(self) -> str:
+        """Name of the prompt that `extract` uses when none is given, or ""."""
+        name = _read_object(self.folder / _PROMPTS).get("default_prompt_name") or ""
+        if not isinstance(name, str) or (name and name not in self.prompts):
+            raise InputError(
+                f"{_PROMPTS}: the default prompt is not there",
+                got=str(name)[:60],
+                expected=", ".join(self.prompts),
+            )
+        return name
+
     def special_tokens(self, token_to_id: Callable[[str], int | None]) -> dict[str, int | None]:
         """Ids of bos, eos and pad: of the tokenizer's settings, or else the model's."""
         tokens = {
@@ -153,7 +186,7 @@ def _pooling_modes(settings: Mapping[str, Any]) -> list[str]:
         return [_POOLING_MODES.get(mode, mode)]
     prefix = "pooling_mode_"
     on = [k[len(prefix) :] for k, v in settings.items() if k.startswith(prefix) and v is True]
-    return [_POOLING_FLAGS.get(k, k) for k in on]
+    return [_POOLING_MODES.get(k, k) for k in on]
 
 
 def _limit(value: Any) -> int:

@@ -44,11 +44,15 @@ class Range:
 
 @dataclass(frozen=True)
 class Text:
-    """A string of ``least`` to ``most`` characters, all printable, that matches ``pattern``."""
+    """A string of ``least`` to ``most`` characters, all printable, that matches ``pattern``.
+
+    lines: it may have line ends and tabs.
+    """
 
     most: int = MAX_TEXT
     least: int = 0
     pattern: str = ""
+    lines: bool = False
 
     @property
     def expected(self) -> str:
@@ -56,7 +60,8 @@ class Text:
         return f"{self.least} to {self.most} printable characters{named}"
 
     def allows(self, value: Any) -> bool:
-        fits = self.least <= len(value) <= self.most and (not value or value.isprintable())
+        shown = value.replace("\n", "").replace("\t", "") if self.lines else value
+        fits = self.least <= len(value) <= self.most and (not shown or shown.isprintable())
         return fits and (not self.pattern or re.fullmatch(self.pattern, value) is not None)
 
 
@@ -94,6 +99,8 @@ Sha256 = Annotated[str, Text(most=64, least=64, pattern="[0-9a-f]{64}")]
 _NUMBER = Range(-MAX_NUMBER, MAX_NUMBER)
 _DEFAULTS: dict[type, Check] = {str: Text(), int: _NUMBER, float: _NUMBER}
 _ALL_REQUIRED: set[type] = set()
+# metadata of a field that `plain` leaves out when it is empty: older files keep their bytes
+LEFT_OUT = {"left out when empty": True}
 
 
 @contextlib.contextmanager
@@ -148,9 +155,22 @@ def strict_json(raw: bytes) -> Any:
 
 
 def all_required(kind: type[T]) -> type[T]:
-    """Mark a data class all of whose fields a document must have, those with defaults included."""
+    """Mark a data class all of whose fields a document must have, those with defaults included.
+
+    All but those with the metadata LEFT_OUT.
+    """
     _ALL_REQUIRED.add(kind)
     return kind
+
+
+def plain(value: Any) -> Any:
+    """Convert data classes, also inside others, to dicts; see LEFT_OUT."""
+    if dataclasses.is_dataclass(value):
+        found = {f.name: (getattr(value, f.name), f.metadata) for f in dataclasses.fields(value)}
+        return {name: plain(v) for name, (v, meta) in found.items() if v or meta != LEFT_OUT}
+    if isinstance(value, Mapping):
+        return {name: plain(v) for name, v in value.items()}
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
 
 
 def parse_known(kind: type[T], raw: Mapping[str, Any], where: str = "it") -> T:
@@ -191,7 +211,8 @@ def _fields_parser(kind: Any) -> Parser:
     hints, needed = typing.get_type_hints(kind, include_extras=True), set()
     for f in dataclasses.fields(kind):
         has_default = (f.default, f.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
-        if kind in _ALL_REQUIRED or not has_default:
+        required = kind in _ALL_REQUIRED and f.metadata != LEFT_OUT
+        if required or not has_default:
             needed.add(f.name)
     parsers = {name: _parser(hint, ()) for name, hint in hints.items()}
 

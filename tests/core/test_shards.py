@@ -228,7 +228,7 @@ def test_shards_are_computed_on_demand():
     [
         ({"shard_texts": 0}, "texts per shard is not usable: got 0, expected 1 or more"),
         ({"dtype": "fp64"}, "unknown dtype: got fp64"),
-        ({"pooling": "max"}, "unknown pooling"),
+        ({"pooling": "median"}, "unknown pooling"),
         ({"batch_tokens": 0}, "token budget"),
     ],
 )
@@ -638,7 +638,8 @@ def test_extract_writes_and_inspect_reads_a_folder(here, capsys):
     whole = states_of("whole")
     assert data == {
         "out": "whole", "rows": len(whole), "dim": whole.space.dim, "texts": 9, "cut": whole.n_cut,
-        "blank": 1, "pooling": "tokens", "labels": 3, "text_digest": TEXTS.digest, "shards": 3,
+        "blank": 1, "pooling": "tokens", "prompt": "", "labels": 3, "text_digest": TEXTS.digest,
+        "shards": 3,
     }  # fmt: skip
     assert "1 blank line(s) skipped" in said.err
     assert f"{whole.n_cut} text(s) cut to 9 tokens" in said.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linalign_lite import demo, load_model
-from linalign_lite.errors import FormatError, InputError, LinalignError
+from linalign_lite.core.choices import TextPooling
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.serialization import load_states, save_states
+from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
 from linalign_lite.extraction.batching import plan_batches, pool
-from linalign_lite.extraction.model_card import seal_card
+from linalign_lite.extraction.model_card import load_card, seal_card
 from linalign_lite.extraction.pipeline import extract
 from linalign_lite.extraction.texts import Texts
 
@@ -49,10 +53,18 @@ def naive(model, text, pooling):
     """States of one text alone, without padding or batch."""
     ids = np.array([model.tokenizer.encode(text).ids], dtype=np.int64)
     states = model.run(ids, np.ones_like(ids))[0]
-    return {"mean": states.mean(0), "last": states[-1], "cls": states[0]}[pooling]
+    places = np.arange(1.0, len(states) + 1)
+    return {
+        "mean": states.mean(0),
+        "last": states[-1],
+        "cls": states[0],
+        "max": states.max(0),
+        "mean-sqrt": states.sum(0) / np.sqrt(len(states)),
+        "weighted-mean": places @ states / places.sum(),
+    }[pooling]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+@pytest.mark.parametrize("pooling", list(TextPooling))
 @pytest.mark.parametrize("budget", [1, 40, 4096])
 def test_batching_changes_nothing(model, pooling, budget):
     got = extract(model, TEXTS, pooling=pooling, batch_tokens=budget)
@@ -60,6 +72,73 @@ def test_batching_changes_nothing(model, pooling, budget):
         np.testing.assert_allclose(row, naive(model, text, pooling), atol=2e-5)
     assert got.states.dtype == np.float32
     assert got.space.pooling == pooling
+
+
+def with_prompts(model, default=""):
+    card = replace(model.card, prompts={"query": "Tell me: ", "none": ""}, default_prompt=default)
+    return replace(model, card=card)
+
+
+def test_a_prompt_stands_before_each_text_and_is_kept_in_the_space(model):
+    asked = with_prompts(model)
+    got = extract(asked, TEXTS, prompt="query")
+    written_out = extract(model, ["Tell me: " + text for text in TEXTS])
+    np.testing.assert_allclose(got.states, written_out.states, atol=2e-5)
+    assert got.space.prompt == "Tell me: "
+    assert got.text_digest == extract(model, TEXTS).text_digest  # of the texts alone
+    assert extract(asked, TEXTS, prompt="Tell me: ").space == got.space
+    assert extract(asked, TEXTS).space.prompt == extract(asked, TEXTS, prompt="none").space.prompt
+
+
+def test_the_default_prompt_is_the_cards_but_tokens_take_none(model):
+    asked = with_prompts(model, "query")
+    assert extract(asked, TEXTS).space.prompt == "Tell me: "
+    assert extract(asked, TEXTS, prompt="").space.prompt == ""
+    assert extract(asked, TEXTS, pooling="tokens").space.prompt == ""
+    with pytest.raises(InputError, match="states of tokens take no prompt"):
+        extract(asked, TEXTS, pooling="tokens", prompt="query")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [
+        ("document", "no prompt of this name: got 'document', expected query, none"),
+        ("a" * 513 + ": ", "the prompt is not usable: got 515 long"),
+        ("a\x00: ", "the prompt is not usable"),
+    ],
+)
+def test_prompts_that_are_not_usable(model, prompt, problem):
+    with pytest.raises(InputError) as e:
+        extract(with_prompts(model), TEXTS, prompt=prompt)
+    assert problem in str(e.value)
+
+
+def test_a_folder_keeps_its_prompts(tmp_path):
+    folder = tmp_path / "ash"
+    shutil.copytree(demo.model_folder("ash"), folder)
+    before = (folder / "card.json").read_bytes()
+    card = seal_card(folder, load_card(folder))
+    assert (folder / "card.json").read_bytes() == before  # without prompts: as before
+    seal_card(folder, replace(card, prompts={"query": "Q:\n"}, default_prompt="query"))
+    found = load_card(folder)
+    assert (found.prompts, found.default_prompt) == ({"query": "Q:\n"}, "query")
+    assert found.space().prompt == "Q:\n"
+    seal_card(folder, replace(card, default_prompt="query"))
+    with pytest.raises(FormatError, match="default prompt is not among its prompts"):
+        load_card(folder)
+
+
+def test_states_of_different_prompts_do_not_mix(model, tmp_path):
+    asked, plain = with_prompts(model), extract(model, TEXTS)
+    queries = extract(asked, TEXTS, prompt="query")
+    save_states(tmp_path / "queries.states.npz", queries)
+    assert load_states(tmp_path / "queries.states.npz").space == queries.space
+    save_states(tmp_path / "plain.states.npz", plain)
+    assert b"prompt" not in (tmp_path / "plain.states.npz").read_bytes()
+    with pytest.raises(MismatchError, match="prompt 'Tell me: '") as e:
+        queries.space.require(plain.space, "this map does not read these states")
+    assert "with the same pooling and prompt (`--prompt`)" in str(e.value)
+    queries.space.require(HiddenStates(plain.states).space, "arrays that a caller brought")
 
 
 def test_windows_change_nothing(model, monkeypatch):
@@ -132,7 +211,7 @@ def test_the_token_head_continues_a_story(model):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"pooling": "max"}, "unknown pooling: got max"),
+        ({"pooling": "median"}, "unknown pooling: got median"),
         ({"max_length": 1}, "expected 2 to 384"),
         ({"max_length": 385}, "got 385"),
         ({"batch_tokens": 0}, "token budget"),

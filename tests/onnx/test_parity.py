@@ -248,7 +248,7 @@ def test_no_fast_tokenizer(bert: Path, tmp_path: Path) -> None:
         ({"pooling_mode_mean_tokens": True}, ["Pooling"], ("mean", False, "")),
         ({"pooling_mode_lasttoken": True}, ["Pooling"], ("last", False, "")),
         ({"pooling_mode": "cls"}, ["Pooling"], ("cls", False, "")),
-        ({"pooling_mode_max_tokens": True}, ["Pooling", "Dense"], ("mean", False, "max_tokens")),
+        ({"pooling_mode_max_tokens": True}, ["Pooling", "Dense"], ("max", False, "Dense")),
     ],
 )
 def test_pooling_of_sentence_transformers(

@@ -3,7 +3,6 @@
 The first line of the log is the plan; each other line is the entry of a finished shard.
 """
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from typing import IO, Any
@@ -18,7 +17,7 @@ from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.hashing import seal_of
 from linalign_lite.storage.npz import MAX_CARD
 from linalign_lite.storage.places import Place
-from linalign_lite.storage.schema import format_errors, parse, read_document, strict_json
+from linalign_lite.storage.schema import format_errors, parse, plain, read_document, strict_json
 from linalign_lite.version import __version__
 
 FORMAT = "linalign-unfinished-states"
@@ -108,4 +107,4 @@ class FolderPlan:
 
     def _fields(self) -> dict[str, Any]:
         labels = list(self.labels)
-        return {**dataclasses.asdict(self), "labels": labels, "library": __version__}
+        return {**plain(self), "labels": labels, "library": __version__}

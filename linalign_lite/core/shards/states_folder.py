@@ -27,7 +27,7 @@ from linalign_lite.storage.hashing import hash_file
 from linalign_lite.storage.npz import DEFAULT_CAP, MAX_CARD
 from linalign_lite.storage.places import Place, fetched, listing, place
 from linalign_lite.storage.remote import Remote
-from linalign_lite.storage.schema import format_errors
+from linalign_lite.storage.schema import format_errors, plain
 from linalign_lite.version import __version__
 
 _READAHEAD = 1 << 17  # bytes requested at once: of a larger request only the beginning may be read
@@ -109,7 +109,7 @@ class StatesFolder(manifest.Manifest):
 
     def manifest(self) -> bytes:
         """Return the content of `manifest.json`. InputError when it is too large or not usable."""
-        fields = dataclasses.asdict(self)
+        fields = plain(self)
         del fields["folder"]
         return manifest.manifest_bytes(fields)
 

@@ -1,6 +1,6 @@
 """Save and load detectors (`*.ood.npz`). docs/FORMAT.md, section 1."""
 
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from linalign_lite.heads.ood.detectors import RULES
 from linalign_lite.heads.ood.detectors.logits import LogitRule
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, load_npz, save_npz
-from linalign_lite.storage.schema import format_errors, parse, parse_known
+from linalign_lite.storage.schema import format_errors, parse, parse_known, plain
 from linalign_lite.version import __version__
 
 KIND, VERSION = "linalign-ood", 1
@@ -48,7 +48,7 @@ def save_detector(path: PathLike, detector: Detector) -> None:
     arrays |= {name: getattr(rule, name) for name in rule.arrays}
     card = {
         "method": detector.method,
-        "space": asdict(detector.space),
+        "space": plain(detector.space),
         "labels": list(detector.labels),
         "softcap": None if head is None else head.softcap,
         "threshold": detector.threshold,

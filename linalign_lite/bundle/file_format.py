@@ -13,7 +13,7 @@ from typing import Annotated
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
 from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import InputError
-from linalign_lite.extraction.model_card import CARD_FILE, DIGESTED, HEAD_FILE
+from linalign_lite.extraction.model_card import CARD_FILE, DIGESTED, OPTIONAL
 from linalign_lite.storage import schema
 
 FORMAT = "linalign-bundle"
@@ -37,7 +37,7 @@ FOLDERS = {
 UNKNOWN_DIGEST = "0" * 64  # before the file is hashed
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}(?<!\.)")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin|conout|clock)(\.|$)", re.IGNORECASE)
-_MODEL_FILES = {CARD_FILE, *DIGESTED, HEAD_FILE}
+_MODEL_FILES = {CARD_FILE, *DIGESTED, *OPTIONAL}
 
 
 @dataclass(frozen=True)

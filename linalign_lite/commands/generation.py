@@ -42,6 +42,9 @@ def generate(
     top_p: Annotated[float, Option(help="Nucleus sampling: probability of the nucleus.")] = 1.0,
     seed: Annotated[int, Option(help="Seed of the sampling.")] = 0,
     stop: Annotated[list[str] | None, Option(help="Stop before this text (repeatable).")] = None,
+    chat: Annotated[
+        bool, Option("--chat", help="The text is a message; answer it by the target's template.")
+    ] = False,
     threads: shared.Threads = None,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -50,29 +53,39 @@ def generate(
 
     The source model reads the text; the map and the target's token head predict the next token.
     The text is printed as it is generated. The map must be fitted on states extracted with
-    --pooling tokens.
+    --pooling tokens. With --chat (extra `chat`), the target's template makes a dialogue of the
+    text, which the source reads too, and the answer ends with its turn.
 
     \b
     Examples:
       linalign-lite generate --source small --target large --map small-to-large.map.npz "Once upon"
       linalign-lite generate --source b --target a --map b-to-a.map.npz - --stop "End" < prompt.txt
       linalign-lite generate --source a --target a "Once upon a time" --temperature 0.8 --seed 3
+      linalign-lite generate --source chatty --target chatty --chat "What is the capital of France?"
     """
+    from linalign_lite.extraction.model_card import load_card
+    from linalign_lite.generation.decoding import chat_template
     from linalign_lite.generation.hybrid import generate as stream
 
     console = Console(as_json, quiet)
     text = _stdin() if prompt == "-" else prompt
+    if chat:  # before large files are read
+        chat_template.read_template(target, load_card(target, verify=False))
     affine, source_model, target_model = _load(map_file, source, target, threads)
+    asked = chat_template.ChatPrompt(text, frozenset())
+    if chat:
+        asked = chat_template.chat_prompt(target_model, source_model, text)
     generation = stream(
         source_model,
         target_model,
-        text,
+        asked.text,
         affine=affine,
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
         stop=tuple(stop or ()),
+        end=asked.end,
     )
     started = time.perf_counter()
     generated, tokens = _collect(generation, show=not as_json)

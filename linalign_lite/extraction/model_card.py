@@ -31,6 +31,9 @@ FORMAT = "linalign-model"
 VERSION = 1
 MODEL_FILE, DATA_FILE, TOKENIZER_FILE = "model.onnx", "model.onnx_data", "tokenizer.json"
 HEAD_FILE, CARD_FILE = "token_head.head.npz", "card.json"
+CHAT_FILE = "chat_template.jinja"
+OPTIONAL = (HEAD_FILE, CHAT_FILE)
+MAX_CHAT = 1 << 20  # bytes of a chat template
 DIGESTED = (MODEL_FILE, DATA_FILE, TOKENIZER_FILE)
 LAST_HIDDEN_STATE = "last_hidden_state"  # the graph's output: (batch, length, hidden_size)
 PAST, PRESENT = "past_key_values.", "present."  # prefixes of KV-cache inputs and outputs
@@ -130,7 +133,7 @@ def folder_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 def seal_card(folder: Path, card: ModelCard) -> ModelCard:
     """Hash the folder's files, fill in ``files`` and ``digest``, and write `card.json` last."""
-    paths = [folder / name for name in (*DIGESTED, HEAD_FILE) if (folder / name).exists()]
+    paths = [folder / name for name in (*DIGESTED, *OPTIONAL) if (folder / name).exists()]
     files = {p.name: {"sha256": hash_file(p), "size": p.stat().st_size} for p in paths}
     card = dataclasses.replace(card, files=files, digest=folder_digest(files))
     raw = {"format": FORMAT, "version": VERSION, **plain(card)}
@@ -160,12 +163,16 @@ def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCa
         )
         card: ModelCard = parse(ModelCard, raw, "the card")
         files: dict[str, _File] = parse(dict[str, _File], dict(card.files), "files")
-        if not {MODEL_FILE, TOKENIZER_FILE} <= set(files) <= {*DIGESTED, HEAD_FILE}:
+        if not {MODEL_FILE, TOKENIZER_FILE} <= set(files) <= {*DIGESTED, *OPTIONAL}:
             raise FormatError(f"{path} does not list the files of an exported model")
         if card.default_prompt and card.default_prompt not in card.prompts:
             raise FormatError(f"{path}: its default prompt is not among its prompts")
         if folder_digest(card.files) != card.digest:
             raise FormatError(f"{path}: its digest does not follow from its files")
+    if CHAT_FILE in files and files[CHAT_FILE].size > MAX_CHAT:
+        raise FormatError(
+            f"{folder / CHAT_FILE} is too large", expected=f"at most {MAX_CHAT} bytes"
+        )
     for name, entry in files.items():
         file, problem = folder / name, ""
         if not file.is_file() or file.stat().st_size != entry.size:

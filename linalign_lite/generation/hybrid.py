@@ -10,7 +10,7 @@ target's token head scores the target's tokens; the text of the chosen token is 
   source's tokens as they were not twice in a row: the source's state would never change.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +92,7 @@ class _Decoder:
     token_bytes: TokenBytes  # the target's
     score: Scorer  # a state of the source to scores of the target's tokens
     sample: Sampler
-    eos: int | None
+    end: frozenset[int]  # tokens that end the text
     max_tokens: int
 
     def alone(self, ids: list[int]) -> Iterator[_Step]:
@@ -103,7 +103,7 @@ class _Decoder:
                 reason = "context"
                 break
             token = self.sample(self.score(self.source.last_state(ids)))
-            if token == self.eos:
+            if token in self.end:
                 reason = "eos"
                 break
             ids.append(token)
@@ -127,7 +127,7 @@ class _Decoder:
             allowed = self.token_bytes.mask_to_continuations(scores) if pending else scores
             while True:
                 token = self.sample(allowed)
-                if token == self.eos:
+                if token in self.end:
                     yield _Step("", reason="eos")
                     return
                 appended = self.token_bytes.append(pending, token)
@@ -151,6 +151,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
+    end: Collection[int] = (),
     head: Head | None = None,
 ) -> Generation:
     """Continue ``prompt``: ``source`` reads, ``affine`` maps, ``target``'s token head chooses.
@@ -158,22 +159,23 @@ def generate(
     Without a map, source and target must be the same model, which then generates alone, its tokens
     never tokenised again. ``head`` replaces the target's own token head. Greedy with temperature 0;
     otherwise sampled, and the same seed gives the same text. ``stop``: the text ends before the
-    first of these strings. Raises InputError when an option is not usable, MismatchError when map,
-    head and models do not belong together; the iteration raises LinalignError when the source's
-    graph fails.
+    first of these strings. ``end``: tokens of the target that end it too, beside its end of text.
+    Raises InputError when an option is not usable, MismatchError when map, head and models do not
+    belong together; the iteration raises LinalignError when the source's graph fails.
     """
     if max_tokens < 1:
         raise InputError("max_tokens must be at least 1", got=str(max_tokens))
     sample, stops = make_sampler(temperature, top_p, seed), StopStrings(stop)
     require_map(affine, source, target)
     head = target.token_head() if head is None else require_token_head(target, head)
+    eos = target.card.special.get("eos")
     decoder = _Decoder(
         source=CachedModel(source),
         tokenizer=IncrementalTokenizer(source.tokenizer),
         token_bytes=TokenBytes(target.tokenizer),
         score=_scorer(head, affine),
         sample=sample,
-        eos=target.card.special.get("eos"),
+        end=frozenset(end if eos is None else (*end, eos)),
         max_tokens=max_tokens,
     )
     ids = _prompt_ids(decoder.tokenizer, prompt, decoder.source.context)

@@ -31,7 +31,13 @@ from linalign_lite.onnx import float16, graph_edit, parity
 from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.quantization import quantize_folder
-from linalign_lite.onnx.tokenizer_file import TEXTS, Encode, check_tokenizer, write_tokenizer
+from linalign_lite.onnx.tokenizer_file import (
+    TEXTS,
+    Encode,
+    check_tokenizer,
+    copy_chat_template,
+    write_tokenizer,
+)
 from linalign_lite.storage.atomic import whole_folder
 from linalign_lite.storage.hashing import hash_file
 
@@ -133,6 +139,7 @@ def export(
             settings.say(f"note: {pooling.remark}")
         if cut.head:
             _save_head(folder, cut.head, card)
+            copy_chat_template(config.folder, folder)
         return seal_card(folder, card)
 
 

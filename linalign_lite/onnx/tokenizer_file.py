@@ -1,11 +1,12 @@
-"""Write `tokenizer.json`, and compare its ids with those of the original tokenizer."""
+"""Write `tokenizer.json` and the chat template; compare ids with the original tokenizer's."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from linalign_lite.errors import InputError, ParityError, quote_errors
-from linalign_lite.extraction.model_card import TOKENIZER_FILE
+from linalign_lite.extraction.model_card import CHAT_FILE, MAX_CHAT, TOKENIZER_FILE
 
 # Ids and states of these texts are compared. Short and long, with unusual characters.
 TEXTS = (
@@ -37,6 +38,28 @@ def write_tokenizer(text: str, folder: Path) -> Any:
     path = folder / TOKENIZER_FILE
     _parse(text).save(str(path), pretty=False)
     return _parse(path.read_text(encoding="utf-8"))
+
+
+def copy_chat_template(model: Path, folder: Path) -> None:
+    """Write `chat_template.jinja` if the model has a template, in a file or its settings.
+
+    Of several templates, the one named "default". Raises InputError when it is not usable.
+    """
+    file, settings = model / CHAT_FILE, model / "tokenizer_config.json"
+    found: Any = None
+    with quote_errors(f"{model} has no usable chat template"):
+        if file.is_file():
+            found = file.read_text(encoding="utf-8")
+        elif settings.is_file():
+            found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(found, list):
+            found = {t["name"]: t["template"] for t in found}.get("default")
+        data = found.encode() if isinstance(found, str) else b""
+    if len(data) > MAX_CHAT:
+        problem = f"{model}: its chat template is too large"
+        raise InputError(problem, got=f"{len(data)} bytes", expected=f"at most {MAX_CHAT}")
+    if data:
+        (folder / CHAT_FILE).write_bytes(data)
 
 
 def _parse(text: str) -> Any:

@@ -121,4 +121,5 @@ def save_head(path: PathLike, head: Head) -> None:
 
 def _pair(thing: AffineMap | Head) -> dict[str, AnyArray]:
     dtype = np.result_type(thing.weight.dtype, thing.bias.dtype).newbyteorder("<")
-    return {"weight": thing.weight.astype(dtype), "bias": thing.bias.astype(dtype)}
+    pair = {"weight": thing.weight, "bias": thing.bias}
+    return {name: array.astype(dtype, copy=False) for name, array in pair.items()}

@@ -23,9 +23,12 @@ class CutResult:
     hidden_size: int
 
 
-def cut_graph(model: Any, config: Mapping[str, Any]) -> CutResult:
+def cut_graph(
+    model: Any, config: Mapping[str, Any], weights: graph_edit.Weights | None = None
+) -> CutResult:
     """Reduce a graph to docs/FORMAT.md section 2, in place, and return its token head.
 
+    weights: those that are not in the graph; the head may share their memory.
     Raises InputError, which names the obstacle, when the graph is of another kind.
     """
     from onnx import TensorProto, helper
@@ -35,7 +38,7 @@ def cut_graph(model: Any, config: Mapping[str, Any]) -> CutResult:
     result = final_output(graph)
     kept, head = [], None
     if result == LOGITS:
-        state, head = read_token_head(graph, LOGITS)
+        state, head = read_token_head(graph, LOGITS, weights)
         kind, width = TensorProto.FLOAT, head.weight.shape[1]
         kept = [value for value in graph.output if value.name.startswith(PRESENT)]
     else:

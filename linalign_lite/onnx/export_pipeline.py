@@ -6,10 +6,12 @@ that somebody else exported (`import_exported`). Nothing is left on disk when on
 
 import contextlib
 import dataclasses
+import errno
+import gc
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 from linalign_lite.core.choices import FloatDtype
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import save_head
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, LinalignError
 from linalign_lite.extraction.model_card import (
     DIGESTED,
     HEAD_FILE,
@@ -41,6 +43,7 @@ from linalign_lite.onnx.tokenizer_file import (
 from linalign_lite.storage.atomic import whole_folder
 from linalign_lite.storage.hashing import hash_file
 
+ONE_FILE_LIMIT = 256 << 20  # bytes of weights; a larger file is copied in memory as it is written
 _PACKAGES = (
     "linalign-lite",
     "optimum",
@@ -82,6 +85,7 @@ class Source:
     tokenizer: str  # content of tokenizer.json
     encode: Encode
     reference: parity.Reference
+    weights: MutableMapping[str, graph_edit.AnyArray] = field(default_factory=dict)  # not in it
 
 
 def export(
@@ -93,7 +97,7 @@ def export(
     compared. Raises InputError when the graph is of another kind, ParityError when the exported
     graph or tokenizer gives other outputs.
     """
-    with whole_folder(out) as folder:
+    with _disk_errors(out), whole_folder(out) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
         settings.say("loading")
@@ -101,19 +105,25 @@ def export(
         graph = source.graph
         if final_output(graph.graph) == LOGITS:
             settings.say("cutting off the token head")
-        cut = cut_graph(graph, config.raw)
+        cut = cut_graph(graph, config.raw, source.weights)
+        graph_edit.fold_transposes(graph, source.weights)
         graph_edit.set_standard_types(graph)
         if settings.dtype == "fp16":
-            float16.store_float16(graph)
-        graph_edit.check(graph_edit.save(graph, folder, settings.one_file_limit))
+            float16.store_float16(graph, source.weights)
+        graph_edit.check(graph_edit.save(graph, folder, settings.one_file_limit, source.weights))
+        if cut.head:
+            cut = dataclasses.replace(cut, head=_moved(cut.head, scratch / "head.npy"))
         tokenizer = write_tokenizer(source.tokenizer, folder)
         vocab_size = _vocab_size(cut.head, config)
         check_tokenizer(tokenizer, source.encode, vocab_size)
         settings.say(f"checking {len(TEXTS)} texts")
         batches = parity.batches([tokenizer.encode(t).ids for t in TEXTS], config.max_length)
+        reference = parity.recorded(source.reference, batches, scratch)
+        del source  # with the torch model, before its graph is loaded a second time
+        gc.collect()
         exported = parity.open_graph(folder / MODEL_FILE, cut.past)
-        differences = parity.measure(exported, source.reference, batches, cut.head)
-        shutil.rmtree(scratch)
+        differences = parity.measure(exported, reference, batches, cut.head)
+        del exported, reference
         pooling = config.pooling
         card = ModelCard(
             name=config.name,
@@ -140,7 +150,27 @@ def export(
         if cut.head:
             _save_head(folder, cut.head, card)
             copy_chat_template(config.folder, folder)
+        del cut  # which maps a file of the folder
+        shutil.rmtree(scratch)
         return seal_card(folder, card)
+
+
+@contextlib.contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Raise LinalignError for a disk that is full."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        hint = "nothing was written; an export needs about three times the size of the weights"
+        raise LinalignError(f"cannot write {out}", got=e.strerror or "disk full", hint=hint) from e
+
+
+def _moved(head: Head, path: Path) -> Head:
+    """The head, its weight mapped from ``path`` rather than shared with the source."""
+    np.save(path, head.weight)
+    return dataclasses.replace(head, weight=np.load(path, mmap_mode="r"))
 
 
 def _vocab_size(head: Head | None, config: ModelConfig) -> int:

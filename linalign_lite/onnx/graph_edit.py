@@ -3,7 +3,7 @@
 Models and nodes are the protobuf objects of the `onnx` package and are changed in place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,19 @@ from linalign_lite.errors import InputError, LinalignError, quote_errors
 from linalign_lite.extraction.model_card import DATA_FILE, MODEL_FILE, PAST
 
 AnyArray = npt.NDArray[Any]
+Weights = Mapping[str, AnyArray]  # values that a graph declares but does not hold
 ID_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; one protobuf holds 2 GiB in all
+_EMBEDDED = 1024  # bytes; smaller weights stay in the graph
+_PAGE = 4096  # bytes; weights begin at multiples, so that they can be mapped
+_BLOCK = 1 << 22  # elements of a weight that are written at once
 
 
 class GraphIndex:
     """Nodes by the tensors that they compute, and constants by name. Edits make it outdated."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, weights: Weights | None = None) -> None:
+        self.weights = weights or {}
         self.producers = {name: node for node in graph.node for name in node.output if name}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
 
@@ -33,6 +38,8 @@ class GraphIndex:
         """
         from onnx import helper, numpy_helper
 
+        if name in self.weights:
+            return self.weights[name]
         if name in self.initializers:
             array: AnyArray = numpy_helper.to_array(self.initializers[name])
             return array
@@ -201,19 +208,103 @@ def weight_bytes(model: Any) -> int:
     )
 
 
-def save(model: Any, folder: Path, one_file_limit: int = ONE_FILE_LIMIT) -> Path:
+def declare_weights(model: Any, weights: Weights) -> dict[str, AnyArray]:
+    """Turn graph inputs that are weights into initializers without values; return those found."""
+    graph = model.graph
+    found = {v.name: weights[v.name] for v in graph.input if v.name in weights}
+    for name, array in found.items():
+        _declare(graph, name, array)
+    return found
+
+
+def _declare(graph: Any, name: str, array: AnyArray) -> None:
+    from onnx import helper
+
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    graph.initializer.append(_declared(name, array.shape, kind))
+
+
+def _declared(name: str, dims: Sequence[int], kind: int) -> Any:
+    from onnx import TensorProto
+
+    external = TensorProto.EXTERNAL
+    return TensorProto(name=name, dims=dims, data_type=kind, data_location=external)
+
+
+def fold_transposes(model: Any, weights: MutableMapping[str, AnyArray]) -> None:
+    """Store a declared weight transposed where all that reads it transposes it.
+
+    onnxruntime would do so each time that it loads the graph, in memory.
+    """
+    graph = model.graph
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in reads(node):
+            readers.setdefault(name, []).append(node)
+    for name in [n for n in weights if n in readers]:
+        first, *others = readers[name]
+        if others or first.op_type != "Transpose":
+            continue
+        turned = f"{name}.transposed"
+        weights[turned] = weights[name].transpose(attribute(first, "perm"))
+        _declare(graph, turned, weights[turned])
+        rename(graph, first.output[0], turned)
+        graph.node.remove(first)
+    prune(model)
+
+
+def save(
+    model: Any, folder: Path, one_file_limit: int = ONE_FILE_LIMIT, weights: Weights | None = None
+) -> Path:
     """Write `model.onnx`, with `model.onnx_data` when the weights exceed the limit.
 
-    In the second case the weights leave ``model``.
+    In the second case the weights leave ``model``, one by one. weights: values of those that the
+    graph only declares; they are converted to the declared type.
     """
     import onnx
+    from onnx import helper, numpy_helper
 
-    path = folder / MODEL_FILE
+    path, weights = folder / MODEL_FILE, weights or {}
     if weight_bytes(model) > one_file_limit:
-        save_external(model, path, DATA_FILE, 1024)
+        _write_weights(model, folder / DATA_FILE, weights)
     else:
-        onnx.save_model(model, str(path))
+        for tensor in model.graph.initializer:
+            if tensor.name in weights:
+                kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                array = weights[tensor.name].astype(kind, copy=False)
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save_model(model, str(path))
     return path
+
+
+def _write_weights(model: Any, path: Path, weights: Weights) -> None:
+    """Write all but the smallest weights to ``path``, and refer to them in the graph."""
+    from onnx import helper, numpy_helper
+
+    with path.open("xb") as f:
+        for tensor in model.graph.initializer:
+            kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            found = weights.get(tensor.name)
+            array = numpy_helper.to_array(tensor) if found is None else found
+            if array.size * kind.itemsize < _EMBEDDED:
+                tensor.CopyFrom(numpy_helper.from_array(array.astype(kind), tensor.name))
+                continue
+            f.write(bytes(-f.tell() % _PAGE))
+            offset = f.tell()
+            for rows in row_blocks(array):
+                f.write(np.ascontiguousarray(rows, dtype=kind.newbyteorder("<")).data)
+            stored = {"location": path.name, "offset": offset, "length": f.tell() - offset}
+            name, dims, number = tensor.name, array.shape, tensor.data_type
+            tensor.Clear()
+            tensor.MergeFrom(_declared(name, dims, number))
+            for key, value in stored.items():
+                tensor.external_data.add(key=key, value=str(value))
+
+
+def row_blocks(array: AnyArray) -> Iterator[AnyArray]:
+    """Parts of an array along its first axis, each of about 4 million elements at most."""
+    step = max(1, _BLOCK * len(array) // array.size) if array.ndim and array.size else 1
+    yield from (array[i : i + step] for i in range(0, len(array), step))
 
 
 def save_external(model: Any, path: Path, location: str, threshold: int) -> None:

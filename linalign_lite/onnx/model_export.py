@@ -1,6 +1,5 @@
 """Export a Hugging Face model, through torch and Optimum, to a folder for onnxruntime alone."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from linalign_lite.core.choices import ExportTask
 from linalign_lite.errors import InputError, import_extra
 from linalign_lite.extraction.model_card import PAST, ModelCard
-from linalign_lite.onnx import export_pipeline, graph_edit, torch_model
+from linalign_lite.onnx import export_pipeline, torch_model
 from linalign_lite.onnx.export_pipeline import Settings, Source
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.storage.atomic import check_free
@@ -22,7 +21,7 @@ def export_model(
     dtype: str = "fp32",
     opset: int | None = None,
     progress: Callable[[str], None] | None = None,
-    one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
+    one_file_limit: int = export_pipeline.ONE_FILE_LIMIT,
     quantize: Sequence[str] | None = None,
 ) -> ModelCard:
     """Export ``model`` to the folder ``out`` (docs/FORMAT.md, section 2).
@@ -64,16 +63,12 @@ def _load(
     config: ModelConfig, settings: Settings, task: str, opset: int | None, scratch: Path
 ) -> Source:
     """Load the torch model and make its graph."""
-    import onnx
-
     tokenizer = torch_model.load_tokenizer(config.folder)
     model = torch_model.load(config.folder, task)
     if settings.dtype == "fp16":
         torch_model.round_parameters(model)
     settings.say("exporting")
-    raw = scratch / "optimum"
-    graph = onnx.load(str(torch_model.export_graph(model, raw, task, opset)))
-    shutil.rmtree(raw)
+    graph, weights = torch_model.export_graph(model, scratch / "traced.onnx", task, opset)
     if task == "generate" and not any(v.name.startswith(PAST) for v in graph.graph.input):
         raise InputError("the exported graph has no KV cache", hint="export it with --task embed")
 
@@ -82,4 +77,4 @@ def _load(
             return tokenizer(text)["input_ids"]
 
     reference = torch_model.reference(model, task)
-    return Source(graph, tokenizer.backend_tokenizer.to_str(), encode, reference)
+    return Source(graph, tokenizer.backend_tokenizer.to_str(), encode, reference, weights)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.onnx.graph_edit import AnyArray, GraphIndex, attribute
+from linalign_lite.onnx.graph_edit import AnyArray, GraphIndex, Weights, attribute
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -24,13 +24,15 @@ _LEFT_FIRST = ("Sub", "Div")
 _HINT = "the token head must be a projection with bias, scaling or soft cap at most"
 
 
-def read_token_head(graph: Any, logits: str = "logits") -> tuple[str, Head]:
+def read_token_head(
+    graph: Any, logits: str = "logits", weights: Weights | None = None
+) -> tuple[str, Head]:
     """Fold the projection and all operations up to ``logits`` into one head.
 
     Returns the name of the projected tensor and the head, (vocab, hidden) float32. Raises
     InputError, which names the operation, when one cannot be folded.
     """
-    index = GraphIndex(graph)
+    index = GraphIndex(graph, weights)
     after, projection = _walk_back(index, logits)
     weight, bias, fed = _projection(index, projection)
     views = [n for n in after if n.op_type in _VIEW]
@@ -163,8 +165,16 @@ def _fold(
     if cap:  # cap·tanh(x) = cap·tanh((cap·x) / cap)
         scale, bias = scale * cap, bias * cap
     if abs(scale - 1) > 1e-9:
-        weight = weight.astype(np.float64) * scale
+        weight = _scaled(weight, scale)
     return weight, bias, cap or None
+
+
+def _scaled(weight: Floats, scale: float) -> Floats:
+    """The product, rounded once, without a copy of all weights in float64."""
+    result = np.empty(weight.shape, dtype=np.float32)
+    for row, scaled in zip(weight, result, strict=True):
+        scaled[:] = row * np.float64(scale)
+    return result
 
 
 def _row(value: AnyArray, n: int, node: Any) -> Floats:

@@ -5,6 +5,7 @@ type, so all that they raise becomes an InputError that quotes it.
 """
 
 import contextlib
+import inspect
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import InputError, quote_errors
-from linalign_lite.onnx import float16, parity
+from linalign_lite.onnx import float16, graph_edit, parity
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.tokenizer_file import FAST_HINT
 
@@ -172,30 +173,105 @@ def round_parameters(model: Any) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dtype == torch.float32:
-                values = float16.round_to_float16(parameter.numpy())
-                parameter.copy_(torch.from_numpy(np.array(values)))
+                array = parameter.numpy()
+                if array.size >= float16.MIN_SIZE and float16.in_range(array):
+                    for rows in graph_edit.row_blocks(array):
+                        rows[:] = rows.astype(np.float16)
 
 
-def export_graph(model: Any, folder: Path, task: str, opset: int | None) -> Path:
-    """Export `model.onnx` into ``folder`` with Optimum. Raises InputError when that fails."""
-    from optimum.exporters.onnx import onnx_export_from_model
+def export_graph(
+    model: Any, path: Path, task: str, opset: int | None
+) -> tuple[Any, dict[str, graph_edit.AnyArray]]:
+    """Export the graph of ``model`` by Optimum's settings, by way of the file ``path``.
 
-    problem = f"Optimum does not export {type(model).__name__}"
-    with _quoting(f"{problem} for the task {task}"):
-        onnx_export_from_model(
-            model=model,
-            output=folder,
-            task=_TASKS[task],
-            opset=opset,
-            do_validation=False,
-            no_post_process=True,
-            device="cpu",
-        )
-    path = folder / "model.onnx"
-    if not path.is_file():
-        found = ", ".join(sorted(p.name for p in folder.glob("*.onnx")))
-        raise InputError(f"{problem} as one graph", got=found[:200])
-    return path
+    Returns the ModelProto, whose weights have no values, and the weights by name, which share the
+    memory of the model. Weights are traced as inputs: torch copies all that it stores in a graph,
+    twice. Raises InputError when the export fails.
+    """
+    import onnx
+    import torch
+    from optimum.exporters.utils import check_dummy_inputs_are_allowed
+
+    with _quoting(f"Optimum does not export {type(model).__name__} for the task {task}"):
+        config = _exporter_config(model, task)
+        version = config.DEFAULT_ONNX_OPSET if opset is None else opset
+        feeds = config.rename_ambiguous_inputs(config.generate_dummy_inputs(framework="pt"))
+        every = [name for name in ("logits_to_keep",) if _takes(model, name)]
+        with (
+            torch.no_grad(),
+            config.patch_model_for_export(model, model_kwargs=dict.fromkeys(every, 0)),
+        ):
+            check_dummy_inputs_are_allowed(model, feeds)
+            names = [name for name in inspect.signature(model.forward).parameters if name in feeds]
+            weights: dict[Any, str] = {}
+            for name, tensor in model.state_dict(keep_vars=True).items():
+                weights.setdefault(tensor, name)  # tied ones have one name
+            inputs = config.ordered_inputs(model)
+            torch.onnx.export(
+                _functional(model, names, list(weights)),
+                ([feeds[name] for name in names], list(weights)),
+                f=str(path),
+                input_names=[*inputs, *weights.values()],
+                output_names=list(config.outputs),
+                dynamic_axes={**inputs, **config.outputs},
+                opset_version=version,
+                dynamo=False,
+            )
+    graph = onnx.load(str(path))
+    arrays = {name: tensor.detach().numpy() for tensor, name in weights.items()}
+    return graph, graph_edit.declare_weights(graph, arrays)
+
+
+def _exporter_config(model: Any, task: str) -> Any:
+    """Optimum's settings for the model: names, shapes and axes of inputs and outputs, patches."""
+    import optimum.exporters.onnx.model_configs  # noqa: F401 (registers the families)
+    from optimum.exporters.tasks import TasksManager
+    from optimum.exporters.utils import get_decoder_models_for_export
+
+    TasksManager.standardize_model_attributes(model)
+    make = TasksManager.get_exporter_config_constructor(
+        model=model, exporter="onnx", task=_TASKS[task], library_name="transformers"
+    )
+    config = make(model.config, int_dtype="int64", float_dtype="fp32")
+    if task == "generate":
+        parts = get_decoder_models_for_export(model, config)
+        if list(parts) != ["model"]:
+            raise InputError("it is not exported as one graph", got=", ".join(parts)[:200])
+        config = parts["model"][1]
+    model.config.return_dict = True
+    for name, value in (config.values_override or {}).items():
+        setattr(model.config, name, value)
+    return config
+
+
+def _takes(model: Any, name: str) -> bool:
+    return name in inspect.signature(model.forward).parameters
+
+
+def _functional(model: Any, names: list[str], weights: list[Any]) -> Any:
+    """A module without weights of its own: its inputs are those of ``model`` and the weights."""
+    import torch
+
+    number = {tensor: i for i, tensor in enumerate(weights)}
+    slots = [  # torch.func.functional_call is not traced
+        (held, name, number[tensor])
+        for part in model.modules()
+        for held in (part._parameters, part._buffers)
+        for name, tensor in held.items()
+        if tensor is not None and tensor in number
+    ]
+
+    class Functional(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, values: list[Any], traced: list[Any]) -> Any:
+            try:
+                for held, name, i in slots:
+                    held[name] = traced[i]
+                return model(**dict(zip(names, values, strict=True)))
+            finally:
+                for held, name, i in slots:
+                    held[name] = weights[i]
+
+    return Functional().eval()
 
 
 def reference(model: Any, task: str) -> parity.Reference:

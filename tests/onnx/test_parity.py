@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linalign_lite.errors import InputError, MissingExtraError, OutputExistsError, ParityError
+from linalign_lite.errors import (
+    InputError,
+    LinalignError,
+    MissingExtraError,
+    OutputExistsError,
+    ParityError,
+)
 from linalign_lite.extraction.model_card import MODEL_FILE, load_card
 from linalign_lite.onnx import export_pipeline, graph_edit, parity
 from linalign_lite.onnx.model_config import ModelConfig, Pooling
@@ -49,20 +57,19 @@ def corrupt(monkeypatch: pytest.MonkeyPatch, needle: str) -> None:
     """Change one weight, whose name contains ``needle``, just before saving."""
     save = graph_edit.save
 
-    def save_wrong(model: Any, *arguments: Any) -> Path:
+    def save_wrong(model: Any, folder: Path, limit: int, weights: dict[str, Any]) -> Path:
         for tensor in model.graph.initializer:
             if needle in tensor.name:
-                array = onnx.numpy_helper.to_array(tensor).copy()
+                array = weights[tensor.name].copy()
                 array.flat[0] += 0.5
-                tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-                return save(model, *arguments)
+                return save(model, folder, limit, {**weights, tensor.name: array})
         raise AssertionError(needle)
 
     monkeypatch.setattr(graph_edit, "save", save_wrong)
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("needle", ["norm.weight", "MatMul"])
+@pytest.mark.parametrize("needle", ["norm.weight", "v_proj.weight"])
 def test_corrupted_graph(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needle: str
 ) -> None:
@@ -77,8 +84,8 @@ def test_corrupted_graph(
 def test_wrong_head(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_graph = export_pipeline.cut_graph
 
-    def cut_wrong(model: Any, config: Any) -> Any:
-        cut = cut_graph(model, config)
+    def cut_wrong(*arguments: Any) -> Any:
+        cut = cut_graph(*arguments)
         assert cut.head is not None
         head = type(cut.head)(cut.head.weight, cut.head.bias + np.float32(0.01))
         return type(cut)(head, cut.past, cut.hidden_size)
@@ -156,6 +163,31 @@ def test_external_data(llama: Path, tmp_path: Path) -> None:
     ]
     states = [outputs["last_hidden_state"] for outputs in runs]
     assert states[0] == pytest.approx(states[1], rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_full_disk(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(graph_edit, "row_blocks", fail)
+    with pytest.raises(LinalignError, match=r"cannot write .*out: got No space left") as caught:
+        export_model(str(llama), tmp_path / "out", one_file_limit=0)
+    assert not isinstance(caught.value, InputError)
+
+
+def test_weights_are_stored_once_and_as_they_are_read(llama: Path, tmp_path: Path) -> None:
+    export_model(str(llama), tmp_path / "out", one_file_limit=0)
+    graph = onnx.load(tmp_path / "out" / MODEL_FILE).graph
+    source = transformers.AutoModelForCausalLM.from_pretrained(llama).state_dict()
+    found = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    for name, array in found.items():
+        original = source[name.removesuffix(".transposed")].numpy()
+        turned = name.endswith(".transposed")
+        assert np.array_equal(array, original.T if turned else original)
+    assert any(name.endswith("q_proj.weight.transposed") for name in found)
+    assert not {"lm_head.weight", "lm_head.weight.transposed"} & set(found)
+    assert (tmp_path / "out" / "model.onnx_data").stat().st_size < 2e5
 
 
 def test_half_weights(llama: Path, tmp_path: Path) -> None:

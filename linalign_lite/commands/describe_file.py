@@ -142,6 +142,8 @@ def _model(folder: Path) -> Facts:
     return {
         "kind": "exported model",
         **{name: getattr(card, name) for name in names.split()},
+        **({"embedding_size": card.embedding_size} if card.embedding_size else {}),
+        **({"prompts": ", ".join(card.prompts)} if card.prompts else {}),
         "bytes": sum(int(f["size"]) for f in card.files.values()),
         "digest": card.digest,
     }

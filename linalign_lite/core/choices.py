@@ -5,10 +5,9 @@ This module imports only `enum`, so that `--help` needs no NumPy.
 
 from enum import StrEnum
 
-TextPooling = StrEnum("TextPooling", "mean last cls max weighted-mean mean-sqrt")
-Pooling = StrEnum(
-    "Pooling", "mean last cls max weighted-mean mean-sqrt tokens"
-)  # tokens: no pooling
+# embedding: all modules of a sentence-transformers model; tokens: one state per token
+TextPooling = StrEnum("TextPooling", "mean last cls max weighted-mean mean-sqrt embedding")
+Pooling = StrEnum("Pooling", "mean last cls max weighted-mean mean-sqrt embedding tokens")
 TextFormat = StrEnum("TextFormat", "auto txt jsonl csv parquet")
 FloatDtype = StrEnum("FloatDtype", "fp32 fp16")  # of stored states and exported models
 WeightDtype = StrEnum("WeightDtype", "fp32 fp16 int8")  # of weights in an ONNX file

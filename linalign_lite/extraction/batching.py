@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.extraction.session import Int64
+
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,20 @@ def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[Batch]:
         start = stop
 
 
-def pool(states: Array, lengths: Int64, pooling: str) -> Array:
+def pool(states: Array, lengths: Int64, pooling: str, start: int = 0) -> Array:
     """Pool token states z₁ … zₙ of each text to one, (batch, d), as sentence-transformers does.
 
     states: (batch, length, d), padded on the right; lengths: n, (batch,); pooling: "cls" z₁, "last"
     zₙ, "max" of each dimension, "mean" Σ zᵢ / n, "mean-sqrt" Σ zᵢ / √n or "weighted-mean"
-    Σ i·zᵢ / Σ i.
+    Σ i·zᵢ / Σ i. start: tokens at the beginning that are left out, all but the last one at most.
     """
+    starts = np.minimum(start, lengths - 1)
     if pooling == "cls":
-        return states[:, 0]
+        return states[np.arange(len(states)), starts]
     if pooling == "last":
         return states[np.arange(len(states)), lengths - 1]
     places = np.arange(states.shape[1])
-    inside = places[None, :] < lengths[:, None]
+    inside = (places >= starts[:, None]) & (places < lengths[:, None])
     if pooling == "max":
         largest: Array = states.max(axis=1, initial=-np.inf, where=inside[:, :, None])
         return largest

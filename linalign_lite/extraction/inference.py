@@ -7,6 +7,7 @@ model runs. The states of a chunk depend on its texts and the options alone.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,9 @@ from linalign_lite.core.executor import map_in_order
 from linalign_lite.core.hidden_states import NO_TOKEN, Ints
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError
-from linalign_lite.extraction.batching import Batch, plan_batches, pool
+from linalign_lite.extraction.batching import Batch, Int64, plan_batches, pool
 from linalign_lite.extraction.corpus import Chunk
-from linalign_lite.extraction.session import Encoded, Int64, Model
+from linalign_lite.extraction.session import Encoded, Model
 
 Progress = Callable[[int], None]
 BatchStates = tuple[Batch, Int64, Array]  # a batch, the lengths of its rows, their states
@@ -85,7 +86,10 @@ def states_of(
     """States of tokenised texts, the first of which is text ``start`` of all."""
     tokens = options.space.pooling == "tokens"
     batches = _run(model, texts, options.batch_tokens, progress or (lambda _: None))
-    states = (_tokens if tokens else _pooled)(texts, batches, options.space)
+    if tokens:
+        states = _tokens(texts, batches, options.space)
+    else:
+        states = _pooled(texts, batches, options.space, _pooling(model, options.space))
     if options.space.normalize:
         for rows in row_blocks(states):
             norms = np.linalg.norm(states[rows], axis=1, keepdims=True)
@@ -136,11 +140,23 @@ def _ordered(
         yield from map_in_order(executor, function, plan, in_flight=threads + 2)
 
 
-def _pooled(texts: list[Encoded], batches: Iterable[BatchStates], space: Space) -> Array:
+def _pooling(model: Model, space: Space) -> Callable[[Array, Int64], Array]:
+    """The function of token states and lengths that makes one state per text."""
+    if space.pooling == "embedding":
+        return partial(model.embed, prompt_tokens=model.prompt_tokens(space.prompt))
+    return partial(pool, pooling=space.pooling)
+
+
+def _pooled(
+    texts: list[Encoded],
+    batches: Iterable[BatchStates],
+    space: Space,
+    pooled: Callable[[Array, Int64], Array],
+) -> Array:
     """One row per text, in input order, (texts, d)."""
     out: Array = np.empty((len(texts), space.dim), dtype=np.float32)
     for batch, lengths, states in batches:
-        out[list(batch.rows)] = pool(states, lengths, space.pooling)
+        out[list(batch.rows)] = pooled(states, lengths)
     return out
 
 

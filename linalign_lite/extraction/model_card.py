@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from linalign_lite.core.choices import WeightDtype
-from linalign_lite.core.space import MAX_NAME, POOLINGS, Prompt, Space
+from linalign_lite.core.space import MAX_DIM, MAX_NAME, POOLINGS, Prompt, Space
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import write_atomic
 from linalign_lite.storage.hashing import hash_file, seal_of
@@ -34,7 +34,8 @@ HEAD_FILE, CARD_FILE = "token_head.head.npz", "card.json"
 CHAT_FILE = "chat_template.jinja"
 OPTIONAL = (HEAD_FILE, CHAT_FILE)
 MAX_CHAT = 1 << 20  # bytes of a chat template
-DIGESTED = (MODEL_FILE, DATA_FILE, TOKENIZER_FILE)
+EMBEDDER_FILE = "embedder.npz"  # poolings and layers of a sentence-transformers model
+DIGESTED = (MODEL_FILE, DATA_FILE, TOKENIZER_FILE, EMBEDDER_FILE)
 LAST_HIDDEN_STATE = "last_hidden_state"  # the graph's output: (batch, length, hidden_size)
 PAST, PRESENT = "past_key_values.", "present."  # prefixes of KV-cache inputs and outputs
 MAX_PROMPTS = 256
@@ -75,6 +76,7 @@ class ModelCard:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    embedding_size: Annotated[int, Range(0, MAX_DIM)] = field(default=0, metadata=LEFT_OUT)
     prompts: Prompts = field(default_factory=dict, metadata=LEFT_OUT)  # by name
     default_prompt: str = field(default="", metadata=LEFT_OUT)  # its name
 
@@ -86,8 +88,15 @@ class ModelCard:
         prompt: a name in ``prompts``, or a text; see `prompt_text`.
         """
         pooling = self.pooling if pooling is None else pooling
+        whole = pooling == "embedding"
+        if whole and not self.embedding_size:
+            raise InputError(
+                f"{self.name} has no modules of its own after its token states",
+                got=f"pooling {pooling}",
+                hint=f"its pooling is {self.pooling}",
+            )
         return Space(
-            dim=self.hidden_size,
+            dim=self.embedding_size if whole else self.hidden_size,
             model=self.digest,
             name=self.name,
             pooling=pooling,
@@ -165,6 +174,8 @@ def load_card(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelCa
         files: dict[str, _File] = parse(dict[str, _File], dict(card.files), "files")
         if not {MODEL_FILE, TOKENIZER_FILE} <= set(files) <= {*DIGESTED, *OPTIONAL}:
             raise FormatError(f"{path} does not list the files of an exported model")
+        if bool(card.embedding_size) != (EMBEDDER_FILE in files):
+            raise FormatError(f"{path} does not agree with its folder about {EMBEDDER_FILE}")
         if card.default_prompt and card.default_prompt not in card.prompts:
             raise FormatError(f"{path}: its default prompt is not among its prompts")
         if folder_digest(card.files) != card.digest:

@@ -16,10 +16,12 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head
 from linalign_lite.errors import FormatError, InputError, LinalignError
 from linalign_lite.extraction import model_card
+from linalign_lite.extraction.batching import Int64
+from linalign_lite.extraction.embedder import Embedder, load_embedder
 from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, MODEL_FILE, ModelCard, load_card
 from linalign_lite.extraction.tokenizer import encode_batch, load_tokenizer, read_ends
+from linalign_lite.storage.schema import format_errors
 
-Int64 = npt.NDArray[np.int64]
 PROVIDERS = ("CPUExecutionProvider",)
 MAX_THREADS = 256
 BATCHES_PER_THREAD = 4  # from so many on, each batch runs on one thread
@@ -49,6 +51,7 @@ class Model:
     tokenizer: Any
     inputs: frozenset[str]
     threads: int = 1
+    embedder: Embedder | None = None  # for pooling "embedding"
 
     def encode(
         self, texts: Sequence[str], max_length: int | None = None, *, places: bool = True
@@ -100,6 +103,19 @@ class Model:
         """A session of one thread per call, from the file checked again."""
         load_card(self.folder)
         return _session(self.folder, 1)
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """Number of tokens of a prompt, a special token at its end left out."""
+        if not prompt:
+            return 0
+        (found,) = self.encode([prompt])
+        return len(found.ids) - sum(found.special[-1:])
+
+    def embed(self, states: Array, lengths: Int64, prompt_tokens: int = 0) -> Array:
+        """Embeddings of token states; see `Embedder.apply`. InputError without an embedder."""
+        if self.embedder is None:
+            raise InputError(f"{self.folder} has no {model_card.EMBEDDER_FILE}")
+        return self.embedder.apply(states, lengths, prompt_tokens)
 
     def _run(self, session: Any, ids: Int64, mask: Int64) -> Array:
         try:
@@ -170,7 +186,19 @@ def load_model(
     inputs = frozenset(i.name for i in session.get_inputs())
     _check_graph(folder, card, inputs, {o.name: o.shape for o in session.get_outputs()})
     threads = threads or min(cores(physical=True), MAX_THREADS)
-    return Model(card, folder, session, tokenizer, inputs, threads)
+    embedder = _embedder(folder, card) if card.embedding_size else None
+    return Model(card, folder, session, tokenizer, inputs, threads, embedder)
+
+
+def _embedder(folder: Path, card: ModelCard) -> Embedder:
+    path = folder / model_card.EMBEDDER_FILE
+    embedder = load_embedder(path)
+    with format_errors(path, "embedder"):
+        width = embedder.width(card.hidden_size)
+    if width != card.embedding_size:
+        problem = f"{path} does not have the width of its card"
+        raise FormatError(problem, got=str(width), expected=str(card.embedding_size))
+    return embedder
 
 
 def _session(folder: Path, threads: int | None) -> Any:

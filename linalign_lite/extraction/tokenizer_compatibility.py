@@ -14,8 +14,8 @@ import numpy as np
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.token_alignment import boundary_rows, pair_positions
 from linalign_lite.errors import FormatError, InputError
+from linalign_lite.extraction.batching import Int64
 from linalign_lite.extraction.model_card import TOKENIZER_FILE
-from linalign_lite.extraction.session import Int64
 from linalign_lite.extraction.tokenizer import (
     FALLBACK_BYTE,
     byte_alphabet,

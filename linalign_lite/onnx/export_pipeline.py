@@ -21,15 +21,17 @@ from linalign_lite.core.choices import FloatDtype
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import save_head
 from linalign_lite.errors import InputError, LinalignError
+from linalign_lite.extraction.embedder import Embedder, save_embedder
 from linalign_lite.extraction.model_card import (
     DIGESTED,
+    EMBEDDER_FILE,
     HEAD_FILE,
     MODEL_FILE,
     ModelCard,
     folder_digest,
     seal_card,
 )
-from linalign_lite.onnx import float16, graph_edit, parity
+from linalign_lite.onnx import float16, graph_edit, parity, sentence_parity
 from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.quantization import quantize_folder
@@ -97,6 +99,9 @@ def export(
     compared. Raises InputError when the graph is of another kind, ParityError when the exported
     graph or tokenizer gives other outputs.
     """
+    # before a model is loaded: these refuse what cannot be exported
+    modules, prompts, default_prompt = config.modules, config.prompts, config.default_prompt
+    embedder = modules.embedder
     with _disk_errors(out), whole_folder(out) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
@@ -122,9 +127,12 @@ def export(
         del source  # with the torch model, before its graph is loaded a second time
         gc.collect()
         exported = parity.open_graph(folder / MODEL_FILE, cut.past)
-        differences = parity.measure(exported, reference, batches, cut.head)
+        embedding_size = embedder.width(cut.hidden_size) if embedder else 0
+        compared = sentence_parity.embeddings(config, modules)
+        differences = parity.measure(exported, reference, batches, cut.head, compared)
         del exported, reference
-        pooling = config.pooling
+        if embedder is not None:
+            save_embedder(folder / EMBEDDER_FILE, embedder)
         card = ModelCard(
             name=config.name,
             architecture=config.architecture,
@@ -132,10 +140,11 @@ def export(
             hidden_size=cut.hidden_size,
             max_length=config.max_length,
             vocab_size=vocab_size,
-            pooling=pooling.pooling,
-            normalize=pooling.normalize,
-            prompts=config.prompts,
-            default_prompt=config.default_prompt,
+            pooling=modules.pooling,
+            normalize=modules.normalize,
+            embedding_size=embedding_size,
+            prompts=prompts,
+            default_prompt=default_prompt,
             dtype=settings.dtype,
             opset=graph_edit.opset(graph),
             past=cut.past,
@@ -144,9 +153,7 @@ def export(
             versions=_versions(),
         )
         if settings.quantize is not None:
-            card = _quantize(folder, card, tokenizer, settings)
-        if pooling.remark:
-            settings.say(f"note: {pooling.remark}")
+            card = _quantize(folder, card, tokenizer, settings, embedder)
         if cut.head:
             _save_head(folder, cut.head, card)
             copy_chat_template(config.folder, folder)
@@ -180,12 +187,16 @@ def _vocab_size(head: Head | None, config: ModelConfig) -> int:
     return size
 
 
-def _quantize(folder: Path, card: ModelCard, tokenizer: Any, settings: Settings) -> ModelCard:
+def _quantize(
+    folder: Path, card: ModelCard, tokenizer: Any, settings: Settings, embedder: Embedder | None
+) -> ModelCard:
     """Make the graph in ``folder`` int8, and add the cosines of its states to the card."""
     texts = settings.quantize or ()
     settings.say(f"quantising, and comparing {len(texts)} texts")
     kept = [ids for text in texts if (ids := tokenizer.encode(text).ids[: card.max_length])]
-    found = quantize_folder(folder, card.past, kept, card.pooling, settings.one_file_limit)
+    found = quantize_folder(
+        folder, card.past, kept, embedder or card.pooling, settings.one_file_limit
+    )
     settings.say(
         f"cosine to float32 states: min {found['min']}, 1 % below {found['p01']}, "
         f"median {found['median']}"

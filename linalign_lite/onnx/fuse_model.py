@@ -15,6 +15,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction.batching import pool
+from linalign_lite.extraction.embedder import Embedder
 from linalign_lite.extraction.model_card import (
     LAST_HIDDEN_STATE,
     MODEL_FILE,
@@ -25,10 +26,12 @@ from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.onnx import artefact, float16, graph_edit, parity
 from linalign_lite.onnx.artefact import Artefact, Expected
 from linalign_lite.onnx.export_linear import MAPPED, SCORES, STATES, scores_card
+from linalign_lite.onnx.float16 import round_to_float16
 from linalign_lite.onnx.graph_builder import (
     MIN_OPSET,
     GraphBuilder,
     LinearLayer,
+    add_embedder,
     add_linear,
     add_normalize,
     add_pooling,
@@ -59,9 +62,24 @@ class _Parts:
         found = {MAPPED: self.map, SCORES: self.head}
         return {name: LinearLayer.of(p, self.dtype) for name, p in found.items() if p is not None}
 
+    @cached_property
+    def embedder(self) -> Embedder | None:
+        """The model's own modules if the pooling is theirs, rounded for fp16."""
+        found = self.model.embedder if self.space.pooling == "embedding" else None
+        return found.rounded(round_to_float16) if found and self.dtype == "fp16" else found
+
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """Number of tokens of the prompt, which poolings may leave out."""
+        return self.model.prompt_tokens(self.space.prompt) if self.embedder else 0
+
     def expected(self, last_hidden_state: AnyArray, mask: AnyArray) -> dict[str, AnyArray]:
         """Compute all outputs in NumPy. last_hidden_state: (batch, length, d)."""
-        states = pool(last_hidden_state, mask.sum(axis=1), self.space.pooling)
+        lengths = mask.sum(axis=1)
+        if self.embedder is None:
+            states = pool(last_hidden_state, lengths, self.space.pooling)
+        else:
+            states = self.embedder.apply(last_hidden_state, lengths, self.prompt_tokens)
         if self.space.normalize:
             norms = np.linalg.norm(states, axis=1, keepdims=True)
             states = states / np.maximum(norms, 1e-12)
@@ -185,7 +203,7 @@ def _load(parts: _Parts, limit: float, folder: Path, one_file_limit: int) -> tup
 
 def _fuse(model: Any, parts: _Parts) -> None:
     """Add all parts to the model's own graph, in place."""
-    build = _adapt_model(model, parts.model.card, parts.space)
+    build = _adapt_model(model, parts)
     widths, last = {STATES: parts.space.dim}, STATES
     for name, layer in parts.layers.items():
         add_linear(build, layer, last, name, "map." if name == MAPPED else "head.")
@@ -195,7 +213,7 @@ def _fuse(model: Any, parts: _Parts) -> None:
     graph_edit.prune(model)
 
 
-def _adapt_model(model: Any, card: ModelCard, space: Space) -> GraphBuilder:
+def _adapt_model(model: Any, parts: _Parts) -> GraphBuilder:
     """Change a model's graph in place so that it computes `states`, (batch, d).
 
     All inputs but ids and mask become constants, as `extraction.session` feeds them: token types of
@@ -208,10 +226,14 @@ def _adapt_model(model: Any, card: ModelCard, space: Space) -> GraphBuilder:
         if name in index.producers or name in index.initializers:
             graph_edit.rename(graph, name, f"{name}__inner")
     del graph.value_info[:]  # its lengths of the cache no longer hold
-    build = _add_inputs(graph, card)
-    pooled = "pooled" if space.normalize else STATES
-    add_pooling(build, space.pooling, LAST_HIDDEN_STATE, MASK, pooled)
-    if space.normalize:
+    build = _add_inputs(graph, parts.model.card)
+    pooled = "pooled" if parts.space.normalize else STATES
+    if parts.embedder is None:
+        add_pooling(build, parts.space.pooling, LAST_HIDDEN_STATE, MASK, pooled)
+    else:
+        tokens = parts.prompt_tokens
+        add_embedder(build, parts.embedder, LAST_HIDDEN_STATE, MASK, pooled, tokens)
+    if parts.space.normalize:
         add_normalize(build, pooled, STATES)
     return build
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head, soft_capped
+from linalign_lite.extraction.embedder import NORM_EPSILON, Embedder, Layer
 from linalign_lite.onnx.float16 import round_to_float16
 from linalign_lite.onnx.graph_edit import AnyArray
 
@@ -108,30 +109,41 @@ def add_linear(
     build.node("Mul", build.node("Tanh", build.node("Div", scores, cap)), cap, output=output)
 
 
-def add_pooling(build: GraphBuilder, pooling: str, states: str, mask: str, output: str) -> None:
+def add_pooling(
+    build: GraphBuilder, pooling: str, states: str, mask: str, output: str, start: int = 0
+) -> None:
     """Pool (batch, length, d), padded on the right, to (batch, d) as `batching.pool` does."""
     from onnx import TensorProto
 
+    lengths = build.node("ReduceSum", mask, build.constant([1]), keepdims=1)
+    places, inside = mask, mask  # counted from 1, and which of them count
+    if start or pooling == "weighted-mean":
+        places = build.node("Mul", build.node("CumSum", mask, build.constant(1)), mask)
+    if start:
+        starts = build.node("Sub", lengths, build.constant([1]))
+        starts = build.node("Min", starts, build.constant([start]))
+        if pooling == "cls":
+            build.node("GatherND", states, starts, batch_dims=1, output=output)
+            return
+        inside = build.node("Cast", build.node("Greater", places, starts), to=TensorProto.INT64)
     if pooling == "cls":
         build.node("Gather", states, build.constant(0), axis=1, output=output)
         return
-    lengths = build.node("ReduceSum", mask, build.constant([1]), keepdims=1)
     if pooling == "last":
         last = build.node("Sub", lengths, build.constant([1]))
         build.node("GatherND", states, last, batch_dims=1, output=output)
         return
     if pooling == "max":  # by GlobalMaxPool: opset 18 changed how ReduceMax takes its axes
-        inside = build.node("Unsqueeze", mask, build.constant([2]))
+        inside = build.node("Unsqueeze", inside, build.constant([2]))
         inside = build.node("Cast", inside, to=TensorProto.BOOL)
         least = build.constant(np.finfo(np.float32).min, np.float32)
         rows = build.node("Transpose", build.node("Where", inside, states, least), perm=[0, 2, 1])
         largest = build.node("GlobalMaxPool", rows)
         build.node("Squeeze", largest, build.constant([2]), output=output)
         return
-    places = mask
     if pooling == "weighted-mean":
-        places = build.node("Mul", build.node("CumSum", mask, build.constant(1)), mask)
-    inside = build.node("Cast", places, to=TensorProto.FLOAT)
+        inside = build.node("Mul", inside, places)
+    inside = build.node("Cast", inside, to=TensorProto.FLOAT)
     counts = build.node("ReduceSum", inside, build.constant([1]), keepdims=1)
     counts = build.node("Max", counts, build.constant(1.0, np.float32))
     if pooling == "mean-sqrt":
@@ -139,6 +151,52 @@ def add_pooling(build: GraphBuilder, pooling: str, states: str, mask: str, outpu
     weights = build.node("Unsqueeze", build.node("Div", inside, counts), build.constant([1]))
     mean = build.node("MatMul", weights, states)
     build.node("Squeeze", mean, build.constant([1]), output=output)
+
+
+def add_embedder(
+    build: GraphBuilder, embedder: Embedder, states: str, mask: str, output: str, start: int
+) -> None:
+    """Add poolings and layers, as `Embedder.apply` computes them."""
+    start = 0 if embedder.include_prompt else start
+    pooled = [f"{output}.{p}" for p in embedder.poolings]
+    for pooling, name in zip(embedder.poolings, pooled, strict=True):
+        add_pooling(build, pooling, states, mask, name, start)
+    last = build.node("Concat", *pooled, axis=1)
+    for i, layer in enumerate(embedder.layers):
+        last = _add_layer(build, layer, last, f"embedder.{i}.")
+    build.node("Identity", last, output=output)
+
+
+def _add_layer(build: GraphBuilder, layer: Layer, z: str, prefix: str) -> str:
+    if layer.weight is None:
+        normalized = f"{prefix}normalized"
+        add_normalize(build, z, normalized)
+        return normalized
+    bias = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias
+    shift = build.constant(bias, np.float32, f"{prefix}bias")
+    if layer.kind.kind == "dense":
+        weight = np.ascontiguousarray(layer.weight.T)
+        z = build.node("Gemm", z, build.constant(weight, np.float32, f"{prefix}weight"), shift)
+    else:
+        count = build.constant(layer.weight.size, np.float32)
+        mean = build.node("Div", build.node("ReduceSum", z, build.constant([1])), count)
+        z = build.node("Sub", z, mean)
+        squares = build.node("ReduceSum", build.node("Mul", z, z), build.constant([1]))
+        variance = build.node("Div", squares, count)
+        variance = build.node("Add", variance, build.constant(NORM_EPSILON, np.float32))
+        z = build.node("Div", z, build.node("Sqrt", variance))
+        z = build.node("Mul", z, build.constant(layer.weight, np.float32, f"{prefix}weight"))
+        z = build.node("Add", z, shift)
+    if layer.kind.activation in ("tanh", "relu", "sigmoid"):
+        return build.node(layer.kind.activation.title(), z)  # the operator of that name
+    if layer.kind.activation == "silu":
+        return build.node("Mul", z, build.node("Sigmoid", z))
+    if layer.kind.activation == "gelu":  # the operator Gelu came with opset 20
+        scaled = build.node("Div", z, build.constant(np.sqrt(2), np.float32))
+        twice = build.node("Add", build.node("Erf", scaled), build.constant(1, np.float32))
+        half = build.node("Mul", z, build.constant(0.5, np.float32))
+        return build.node("Mul", half, twice)
+    return z
 
 
 def add_normalize(build: GraphBuilder, states: str, output: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import Prompts
+from linalign_lite.onnx.sentence_modules import SentenceModules, read_modules
 from linalign_lite.storage.schema import parse
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx")
@@ -30,29 +31,8 @@ _OFFSET_TYPES = (
     "ibert",
     "luke",
 )
+_SENTENCE = "sentence_bert_config.json"
 _PROMPTS = "config_sentence_transformers.json"
-_POOLING_MODES = {  # of sentence-transformers, in the order in which it concatenates them
-    "cls": "cls",
-    "cls_token": "cls",
-    "max": "max",
-    "max_tokens": "max",
-    "mean": "mean",
-    "mean_tokens": "mean",
-    "mean_sqrt_len_tokens": "mean-sqrt",
-    "weightedmean": "weighted-mean",
-    "weightedmean_tokens": "weighted-mean",
-    "lasttoken": "last",
-    "last": "last",
-}
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """Pooling and normalization of a sentence-transformers model."""
-
-    pooling: str = "mean"
-    normalize: bool = False
-    remark: str = ""  # the parts of it that an export leaves out
 
 
 @dataclass(frozen=True)
@@ -102,28 +82,30 @@ class ModelConfig:
             limits = [limits[0] - (padding if type(padding) is int else 1) - 1]
         for file, key in (
             ("tokenizer_config.json", "model_max_length"),
-            ("sentence_bert_config.json", "max_seq_length"),
+            (_SENTENCE, "max_seq_length"),
         ):
             limits.append(_limit(_read_object(self.folder / file).get(key)))
         return min((n for n in limits if n), default=_DEFAULT_LENGTH)
 
     @property
-    def pooling(self) -> Pooling:
-        """Pooling by `modules.json`; mean without normalization if there is no such file."""
-        modules = _read_json(self.folder / "modules.json")
-        if not isinstance(modules, list):
-            return Pooling()
-        kinds = {str(m.get("type", "")).split(".")[-1]: m for m in modules if isinstance(m, dict)}
-        remarks = ["its Dense layer after pooling is left out"] if "Dense" in kinds else []
-        pooling = "mean"
-        if "Pooling" in kinds:
-            path = self.folder / str(kinds["Pooling"].get("path", "1_Pooling"))
-            modes = _pooling_modes(_read_object(path / "config.json"))
-            if len(modes) == 1 and modes[0] in _POOLING_MODES.values():
-                pooling = modes[0]
-            else:
-                remarks.append(f"its pooling ({', '.join(modes) or 'unknown'}) becomes mean")
-        return Pooling(pooling, "Normalize" in kinds, "; ".join(remarks))
+    def modules(self) -> SentenceModules:
+        """Modules by `modules.json`; mean without normalization if there is no such file.
+
+        Raises InputError for one that cannot be exported.
+        """
+        settings = _read_object(self.folder / _SENTENCE)
+        if settings.get("do_lower_case") is True:
+            raise InputError(
+                f"{_SENTENCE} asks for lower case", hint="let tokenizer.json do it: a normalizer"
+            )
+        entries = self.module_entries
+        return read_modules(self.folder, entries, _read_object) if entries else SentenceModules()
+
+    @property
+    def module_entries(self) -> list[Any]:
+        """The content of `modules.json`, or an empty list."""
+        entries = _read_json(self.folder / "modules.json")
+        return entries if isinstance(entries, list) else []
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -178,15 +160,6 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} is not a JSON object", got=type(found).__name__)
     return found
-
-
-def _pooling_modes(settings: Mapping[str, Any]) -> list[str]:
-    mode = settings.get("pooling_mode")
-    if isinstance(mode, str):
-        return [_POOLING_MODES.get(mode, mode)]
-    prefix = "pooling_mode_"
-    on = [k[len(prefix) :] for k, v in settings.items() if k.startswith(prefix) and v is True]
-    return [_POOLING_MODES.get(k, k) for k in on]
 
 
 def _limit(value: Any) -> int:

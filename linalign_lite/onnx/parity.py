@@ -22,6 +22,7 @@ from linalign_lite.errors import ParityError, quote_errors
 from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT, PastTensor
 
 TOLERANCE = 1e-4
+MIN_COSINE = 0.99999  # of embeddings to those of sentence-transformers
 MAX_TOKENS = 512  # of the longest input that is compared
 POSITIONS = 64  # whose logits are compared at once
 Int64 = npt.NDArray[np.int64]
@@ -30,6 +31,7 @@ Batch = tuple[Int64, Int64]  # ids and mask, shape: (batch, length)
 _TYPES = {"tensor(int32)": np.int32, "tensor(float16)": np.float16}  # graphs of other exporters
 # A batch gives states (b, l, d) or None, and logits (b, l, vocab) or None.
 Reference = Callable[[Int64, Int64], tuple[Floats | None, Floats | None]]
+Embed = Callable[[Floats, Int64], Floats]  # states (b, l, d) and mask give (b, width)
 
 
 @dataclass(frozen=True)
@@ -120,23 +122,34 @@ def recorded(reference: Reference, data: Sequence[Batch], folder: Path) -> Refer
 
 
 def measure(
-    graph: Graph, reference: Reference, data: Sequence[Batch], head: Head | None
+    graph: Graph,
+    reference: Reference,
+    data: Sequence[Batch],
+    head: Head | None,
+    embeddings: Sequence[tuple[Embed, Embed]] = (),
 ) -> dict[str, Any]:
     """Return the largest differences over all batches.
 
-    Raises ParityError beyond the tolerance.
+    embeddings: pairs of functions; the first, of the graph's states, must give the embeddings that
+    the second gives for the model's states. Raises ParityError beyond the tolerance.
     """
     found: dict[str, list[float]] = {"decode": [], "logits": [], "states": []}
+    cosines: list[float] = []
     for ids, mask in data:
         got = graph.run(ids, mask)[LAST_HIDDEN_STATE]
         states, logits = reference(ids, mask)
         if states is not None:
             found["states"].append(_compare("states", got, states, mask))
+            cosines += [
+                _cosine(ours(got, mask), theirs(states, mask)) for ours, theirs in embeddings
+            ]
         if head is not None and logits is not None:
             found["logits"].append(_compare_logits(head, got, logits, mask))
     if graph.past:
         found["decode"] = [_compare_decoded(graph, ids[:1], mask[:1]) for ids, mask in data]
     result: dict[str, Any] = {f"{name}_max_abs": max(v) for name, v in found.items() if v}
+    if cosines:
+        result["embedding_cosine"] = min(cosines)
     return {**result, "tolerance": TOLERANCE, "texts": sum(len(ids) for ids, _ in data)}
 
 
@@ -169,6 +182,22 @@ def require_shape(what: str, got: npt.NDArray[Any], want: npt.NDArray[Any]) -> N
     if got.shape != want.shape:
         problem = f"{what} have another shape"
         raise ParityError(problem, got=str(got.shape), expected=str(want.shape))
+
+
+def _cosine(got: Floats, want: Floats) -> float:
+    """The smallest cosine of two rows. Raises ParityError below MIN_COSINE."""
+    require_shape("the embeddings", got, want)
+    norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
+    cosines = np.sum(got * want, axis=1, dtype=np.float64) / np.maximum(norms, 1e-12)
+    cosines[~(got.any(axis=1) | want.any(axis=1))] = 1.0  # both zero, as after a ReLU
+    found = float(cosines.min())
+    if not found >= MIN_COSINE:
+        raise ParityError(
+            "the embeddings differ from those of sentence-transformers",
+            got=f"cosine {found:.6f}",
+            expected=f"{MIN_COSINE} or more",
+        )
+    return found
 
 
 def _compare(what: str, got: Floats, want: Floats, mask: Int64, *, least: float = 0.0) -> float:

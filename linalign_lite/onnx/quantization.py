@@ -15,6 +15,7 @@ import numpy as np
 
 from linalign_lite.errors import InputError, ParityError, import_extra, quote_errors
 from linalign_lite.extraction.batching import plan_batches, pool
+from linalign_lite.extraction.embedder import Embedder
 from linalign_lite.extraction.model_card import DATA_FILE, LAST_HIDDEN_STATE, MODEL_FILE, PastTensor
 from linalign_lite.onnx import graph_edit, parity
 
@@ -43,7 +44,7 @@ def quantize_folder(
     folder: Path,
     past: tuple[PastTensor, ...],
     encoded: Sequence[Sequence[int]],
-    pooling: str,
+    pooling: str | Embedder,
     one_file_limit: int = graph_edit.ONE_FILE_LIMIT,
 ) -> dict[str, float | int]:
     """Replace the float32 graph in ``folder`` by an int8 one, and compare their states.
@@ -144,7 +145,10 @@ def _quantize(source: Any, out: Path, weight_type: str, *, large: bool) -> Any:
 
 
 def _states(
-    folder: Path, past: tuple[PastTensor, ...], encoded: Sequence[Sequence[int]], pooling: str
+    folder: Path,
+    past: tuple[PastTensor, ...],
+    encoded: Sequence[Sequence[int]],
+    pooling: str | Embedder,
 ) -> parity.Floats:
     """Pooled states of the graph in ``folder``, (texts, d), in batches as `extract` makes them."""
     graph = parity.open_graph(folder / MODEL_FILE, past)
@@ -152,6 +156,10 @@ def _states(
     for batch in plan_batches([len(ids) for ids in encoded], _TOKENS):
         ids, mask = parity.pad([encoded[i] for i in batch.rows])
         states = graph.run(ids, mask)[LAST_HIDDEN_STATE]
-        pooled = pool(states, mask.sum(axis=1), "mean" if pooling == "tokens" else pooling)
+        lengths = mask.sum(axis=1)
+        if isinstance(pooling, Embedder):
+            pooled = pooling.apply(states, lengths)
+        else:
+            pooled = pool(states, lengths, "mean" if pooling == "tokens" else pooling)
         rows.update(zip(batch.rows, pooled, strict=True))
     return np.stack([rows[i] for i in range(len(encoded))])

@@ -24,7 +24,7 @@ from linalign_lite.onnx.tokenizer_file import FAST_HINT
 logger = logging.getLogger("linalign_lite.export")
 _NOISY = ("optimum", "transformers", "torch", "huggingface_hub")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
+_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "*_Dense/*.bin"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "original/*", "gguf/*"]
 _TASKS = {"embed": "feature-extraction", "generate": "text-generation-with-past"}
 

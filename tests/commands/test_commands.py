@@ -191,7 +191,7 @@ def test_wrong_options_exit_with_2(here, capsys, played):
         (("extract", ash, "t.txt", "x", "--max-length", "9999"), "expected 2 to 384 tokens"),
         (("extract", ash, "t.txt", "x", "--batch-tokens", "0"), "token budget"),
         (("extract", ash, "t.txt", "x", "--threads", "0"), "number of threads"),
-        (("extract", ash, "t.txt", "x", "--pooling", "max"), "max"),
+        (("extract", ash, "t.txt", "x", "--pooling", "median"), "median"),
         (("extract", ash, "t.txt", "gone/x"), "the folder gone is not there"),
         (("extract", ash, "t.txt", "."), "is a folder"),
         (("extract", "nowhere", "t.txt", "x"), "nowhere is not a folder"),

@@ -57,7 +57,7 @@ def near(got, want, within):
 
 
 @pytest.mark.parametrize("name", ["ash", "birch"])
-@pytest.mark.parametrize("pooling", list(TextPooling))
+@pytest.mark.parametrize("pooling", list(TextPooling)[:-1])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_outputs_are_those_of_the_parts(tmp_path, rng, models, name, pooling, normalize):
     model = models[name]

@@ -24,8 +24,9 @@ from linalign_lite.errors import (
 )
 from linalign_lite.extraction.model_card import MODEL_FILE, load_card
 from linalign_lite.onnx import export_pipeline, graph_edit, parity
-from linalign_lite.onnx.model_config import ModelConfig, Pooling
+from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.model_export import export_model
+from linalign_lite.onnx.sentence_modules import SentenceModules
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -276,29 +277,37 @@ def test_no_fast_tokenizer(bert: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "modules", "want"),
     [
-        ({"pooling_mode_cls_token": True}, ["Pooling", "Normalize"], ("cls", True, "")),
-        ({"pooling_mode_mean_tokens": True}, ["Pooling"], ("mean", False, "")),
-        ({"pooling_mode_lasttoken": True}, ["Pooling"], ("last", False, "")),
-        ({"pooling_mode": "cls"}, ["Pooling"], ("cls", False, "")),
-        ({"pooling_mode_max_tokens": True}, ["Pooling", "Dense"], ("max", False, "Dense")),
+        ({"pooling_mode_cls_token": True}, ["Pooling", "Normalize"], ("cls", True)),
+        ({"pooling_mode_mean_tokens": True}, ["Pooling"], ("mean", False)),
+        ({"pooling_mode_lasttoken": True}, ["Pooling"], ("last", False)),
+        ({"pooling_mode": "cls"}, ["Pooling", "Dropout"], ("cls", False)),
+        ({"pooling_mode_max_tokens": False}, ["Pooling"], ("mean", False)),
+        ({"pooling_mode_weightedmean_tokens": True}, ["Pooling"], ("weighted-mean", False)),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, ["Pooling"], ("mean-sqrt", False)),
+        (
+            {"pooling_mode_max_tokens": True, "pooling_mode_cls_token": True},
+            ["Pooling", "Normalize"],
+            ("embedding", True),
+        ),
     ],
 )
 def test_pooling_of_sentence_transformers(
-    tmp_path: Path, flags: dict[str, Any], modules: list[str], want: tuple[str, bool, str]
+    tmp_path: Path, flags: dict[str, Any], modules: list[str], want: tuple[str, bool]
 ) -> None:
     entries = [{"type": f"sentence_transformers.models.{m}", "path": f"1_{m}"} for m in modules]
     (tmp_path / "modules.json").write_text(json.dumps(entries))
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(flags))
     config = ModelConfig("model", tmp_path, {"architectures": ["Qwen3ForCausalLM"]})
-    found = config.pooling
-    assert (found.pooling, found.normalize) == want[:2]
-    assert want[2] in found.remark
-    assert bool(found.remark) == bool(want[2])
+    found = config.modules
+    assert (found.pooling, found.normalize) == want
+    assert (found.embedder is None) == (want[0] != "embedding")
+    if found.embedder:
+        assert found.embedder.poolings == ("cls", "max")  # the order of sentence-transformers
     assert config.task == "embed"
     (tmp_path / "modules.json").unlink()
     assert config.task == "generate"
-    assert config.pooling == Pooling("mean", normalize=False, remark="")
+    assert config.modules == SentenceModules("mean", normalize=False)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,13 @@ from linalign_lite.encrypt.query_budget import Budget
 from linalign_lite.encrypt.wire import Header, Kind
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import model_card
+from linalign_lite.extraction.embedder import (
+    Embedder,
+    Layer,
+    LayerKind,
+    load_embedder,
+    save_embedder,
+)
 from linalign_lite.extraction.texts import read_texts
 from linalign_lite.heads.ood import detectors
 from linalign_lite.heads.ood.detector import Detector
@@ -110,6 +117,19 @@ def states_seeds() -> list[bytes]:
         ),
         HiddenStates(values),
     )
+
+
+def embedder_seeds() -> list[bytes]:
+    weight = np.arange(12, dtype=np.float32).reshape(2, 2 * DIM)
+    layers = (
+        Layer(LayerKind("dense", "gelu"), weight, np.ones(2, np.float32)),
+        Layer(LayerKind("layer-norm"), np.ones(2, np.float32)),
+        Layer(LayerKind("normalize")),
+    )
+    with working_folder() as folder:
+        save_embedder(folder / "x.npz", Embedder(("mean", "max"), layers, include_prompt=False))
+        save_embedder(folder / "y.npz", Embedder(("weighted-mean",)))
+        return [(folder / name).read_bytes() for name in ("x.npz", "y.npz")]
 
 
 def map_seeds() -> list[bytes]:
@@ -324,6 +344,17 @@ def run_head(data: bytes, folder: Path) -> None:
     _again(head, serialization.load_head, folder)
 
 
+def run_embedder(data: bytes, folder: Path) -> None:
+    found = load_embedder(_file(folder, "x.npz", data))
+    with np.errstate(all="ignore"), contextlib.suppress(InputError):
+        width = found.width(DIM)
+        got = found.apply(np.ones((1, 2, DIM), np.float32), np.array([2]), 1)
+        if got.shape != (1, width):
+            raise Broken("an embedding of another width")
+    save_embedder(folder / "again.npz", found)
+    load_embedder(folder / "again.npz")
+
+
 def run_ood(data: bytes, folder: Path) -> None:
     detector = load_detector(_file(folder, "x.npz", data))
     _printable(detector.labels, "labels")
@@ -535,7 +566,7 @@ def run_folder(data: bytes, folder: Path) -> None:
         chosen = data[0] % len(_FOLDER) == i
         _file(folder, name, data[1:] if chosen else json.dumps(value).encode())
     config = ModelConfig.read(folder)
-    _ = (config.architecture, config.task, config.max_length, config.pooling)
+    _ = (config.architecture, config.task, config.max_length, config.modules)
     config.special_tokens({"<s>": 0}.get)
 
 
@@ -608,6 +639,7 @@ _ALL = (
     Target("states", states_seeds, archives.mutate, run_states, 20),
     Target("map", map_seeds, archives.mutate, run_map, 20),
     Target("head", head_seeds, archives.mutate, run_head, 20),
+    Target("embedder", embedder_seeds, archives.mutate, run_embedder, 20),
     Target("detector", ood_seeds, archives.mutate, run_ood, 20),
     Target("any-npz", lambda: states_seeds() + map_seeds() + head_seeds(), archives.mutate,
         run_any, 20),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace as replace_fields
 
 import numpy as np
 import pytest
@@ -173,10 +174,10 @@ def test_the_same_text_through_a_converted_decoder():
     texts = []
     for decoder in (None, sequence(*GGUF_BYTES)):
         if decoder:
-            raw = json.loads(birch.tokenizer.to_str())
-            birch.tokenizer.decoder = Tokenizer.from_str(
-                json.dumps({**raw, "decoder": decoder})
-            ).decoder
+            raw = {**json.loads(birch.tokenizer.to_str()), "decoder": decoder}
+            tok = Tokenizer.from_str(json.dumps(raw))
+            assert TokenBytes(tok).kind == "bytes"
+            birch = replace_fields(birch, tokenizer=tok)
         for a_map in (None, affine):
             found = generate(birch, birch, "Once upon a time", affine=a_map, max_tokens=30)
             texts.append("".join(piece.text for piece in found))

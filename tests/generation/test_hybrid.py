@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from linalign_lite import AffineMap, Head, Space, demo, load_model, save
 from linalign_lite.commands import main
 from linalign_lite.errors import InputError, LinalignError, MismatchError
 from linalign_lite.extraction.tokenizer import byte_alphabet
+from linalign_lite.generation.decoding import sampling
 from linalign_lite.generation.decoding.detokenizer import StreamingDetokenizer, TokenBytes
 from linalign_lite.generation.decoding.incremental_tokenizer import (
     PATTERNS,
@@ -387,6 +389,22 @@ def test_draws_have_the_requested_distribution():
     assert shares(1.0, 0.51) == pytest.approx([0, 0.5 / 0.85, 0, 0.35 / 0.85], abs=0.03)
     assert shares(1.0, 0.9)[2] == 0
     assert shares(1.0, 1e-9)[1] == shares(1e-300, 1.0)[1] == 1
+
+
+@given(
+    values=st.lists(st.integers(0, 6), min_size=1, max_size=80),
+    top_p=st.floats(0.01, 1),
+    first=st.integers(1, 9),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_a_nucleus_is_that_of_a_whole_sort(values, top_p, first):
+    mass = np.array([*values, 3], dtype=np.float64)
+    order = np.argsort(-mass, kind="stable")
+    sums = np.cumsum(mass[order])
+    wanted = order[: np.searchsorted(sums, top_p * sums[-1]) + 1]
+    with mock.patch.object(sampling, "FIRST_SORTED", first):
+        found = sampling._nucleus_of(mass, top_p * mass.sum())
+    assert found.tolist() == wanted.tolist()
 
 
 @given(

@@ -6,11 +6,13 @@ import json
 import math
 from dataclasses import replace
 from functools import cache
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 from linalign_lite import AffineMap, Head, Texts, demo, extract, fit, load_model, read_texts
 from linalign_lite import save as save_file
@@ -70,22 +72,18 @@ def logs(weight, bias, state):
     n=st.integers(0, 9),
     outputs=st.integers(1, 12),
     dim=st.integers(1, 4),
-    block=st.sampled_from([1, 100, 1 << 20]),
+    tile=st.sampled_from([(1, 1), (2, 3), (4, 7), (128, 4096)]),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_sums_are_those_of_a_slow_loop(n, outputs, dim, block, seed):
+def test_sums_are_those_of_a_slow_loop(n, outputs, dim, tile, seed):
     rng = np.random.default_rng(seed)
     head = Head(rng.normal(size=(outputs, dim)), rng.normal(size=outputs))
     true, mapped = rng.normal(size=(2, n, dim)) * 3
     token = rng.integers(0, outputs, size=n)
-    whole = token_metrics.BLOCK
-    try:
-        token_metrics.BLOCK = block  # one row at a time, a few, all
+    with mock.patch.multiple(token_metrics, ROWS=tile[0], OUTPUTS=tile[1]):
         found = compare(head, true, mapped, token)
         nats = negative_log_likelihood(head, mapped, token)
-    finally:
-        token_metrics.BLOCK = whole
     wanted = {"target_nats": 0.0, "hybrid_nats": 0.0, "agreeing": 0, "overlapping": 0, "kl": 0.0}
     for y, z, t in zip(true, mapped, token, strict=True):
         p, q = (logs(head.weight, head.bias, row) for row in (y, z))
@@ -105,13 +103,36 @@ def test_sums_are_those_of_a_slow_loop(n, outputs, dim, block, seed):
 
 def test_scores_are_never_held_all_at_once(monkeypatch):
     seen = []
-    plain = Head.apply
-    monkeypatch.setattr(Head, "__call__", lambda self, x: seen.append(len(x)) or plain(self, x))
-    head = Head(np.ones((1000, 2), np.float32), np.zeros(1000, np.float32))
-    states = np.ones((100, 2), np.float32)
-    monkeypatch.setattr(token_metrics, "BLOCK", 80_000)
-    compare(head, states, states, np.zeros(100, np.int64))
-    assert (max(seen), sum(seen)) == (10, 200)  # 2 * 10 * 1000 scores of 4 bytes
+    plain = token_metrics.apply_affine
+    monkeypatch.setattr(
+        token_metrics, "apply_affine", lambda *a: seen.append(plain(*a)) or seen[-1].copy()
+    )
+    monkeypatch.setattr(token_metrics, "ROWS", 10)
+    monkeypatch.setattr(token_metrics, "OUTPUTS", 300)
+    head = Head(np.ones((1000, 2), np.float16), np.zeros(1000, np.float16))
+    states = np.ones((95, 2), np.float32)
+    compare(head, states, states, np.zeros(95, np.int64))
+    assert max(scores.size for scores in seen) == 3000
+    assert sum(scores.size for scores in seen) == 2 * 95 * 1000
+    assert {scores.dtype for scores in seen} == {np.dtype(np.float32)}
+
+
+@given(seed=st.integers(0, 99), scale=st.sampled_from([0.1, 3.0, 40.0]))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_float32_tiles_are_as_exact_as_scipy_in_float64(seed, scale):
+    rng = np.random.default_rng(seed)
+    head = Head(rng.normal(size=(500, 8)).astype(np.float32), np.zeros(500, np.float32))
+    true, mapped = (rng.normal(size=(2, 40, 8)) * scale).astype(np.float32)
+    token = rng.integers(0, 500, size=40)
+    with mock.patch.multiple(token_metrics, ROWS=16, OUTPUTS=64):
+        found = compare(head, true, mapped, token)
+    p, q = (log_softmax(x.astype(np.float64) @ head.weight.T, axis=1) for x in (true, mapped))
+    rows = np.arange(40)
+    assert found.target_nats == pytest.approx(-p[rows, token].sum(), rel=1e-5)
+    assert found.divergence == pytest.approx((np.exp(p) * (p - q)).sum(), rel=1e-4, abs=1e-4)
+    assert found.agreeing == (p.argmax(axis=1) == q.argmax(axis=1)).sum()
+    tops = [np.argsort(-x, axis=1)[:, :5] for x in (p, q)]
+    assert found.overlapping == sum(len(set(a) & set(b)) for a, b in zip(*tops, strict=True))
 
 
 def test_a_soft_cap_counts():

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from linalign_lite.extraction.tokenizer import FALLBACK_BYTE, byte_alphabet
+from linalign_lite.extraction.tokenizer import byte_alphabet
 from linalign_lite.generation.decoding.tokenizer_config import steps
 
 PROBE = "x"  # precedes a token, so that it is not the first
+_BYTE_NAMES = {form.format(b) for form in ("<0x{:02X}>", "<0x{:02x}>") for b in range(256)}
 _TOKENIZER = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}
 
 
@@ -66,15 +67,14 @@ def read_decoder(tokenizer: Any, special: frozenset[int]) -> DecoderSteps:
     found = steps(tokenizer.decoder)
     if found is None:
         return DecoderSteps("whole", "a step that is written in Python")
-    names = [n for n, i in tokenizer.get_vocab().items() if i not in special]
     try:
-        return _read(found, names)
+        return _read(found, tokenizer, special)
     except _StepError as e:
         return DecoderSteps("whole", str(e))
 
 
-def _read(decoder: list[dict[str, Any]], names: list[str]) -> DecoderSteps:
-    has_bytes = any(FALLBACK_BYTE.fullmatch(name) for name in names)
+def _read(decoder: list[dict[str, Any]], tokenizer: Any, special: frozenset[int]) -> DecoderSteps:
+    has_bytes = any(tokenizer.token_to_id(name) not in (None, *special) for name in _BYTE_NAMES)
     joined = fallback = False
     before, after = None, list[_OnText]()
     kind = "pieces"
@@ -89,7 +89,9 @@ def _read(decoder: list[dict[str, Any]], names: list[str]) -> DecoderSteps:
         elif name == "ByteLevel":
             if kind == "bytes" or fallback:
                 raise _StepError(f"ByteLevel after {'ByteLevel' if joined else 'ByteFallback'}")
-            before = _letters_before(decoder[:i], names, joined=joined)
+            before = _letters_before(decoder[:i])
+            if joined:
+                _require_letters(before, tokenizer, special)
             kind, joined, after = "bytes", True, []
         elif not joined and not fallback and name in ("Replace", "Strip", "WordPiece", "Metaspace"):
             pass  # changes each token alone, the first differently
@@ -131,27 +133,31 @@ def _keeps_byte_names(step: Mapping[str, Any]) -> bool:
     )  # fmt: skip
 
 
-def _letters_before(decoder: list[dict[str, Any]], names: list[str], *, joined: bool) -> Any:
-    """A decoder of the steps before ByteLevel, or None if they change no token.
-
-    Joined text that has another letter than those of bytes is left as it is, all of it: then no
-    token may have one.
-    """
+def _letters_before(decoder: list[dict[str, Any]]) -> Any:
+    """A decoder of the steps before ByteLevel, or None if they change no token."""
     changing = [step for step in decoder if step["type"] not in ("Fuse", "ByteFallback")]
-    part = None
-    if changing:
-        from tokenizers import Tokenizer
+    if not changing:
+        return None
+    from tokenizers import Tokenizer
 
-        if odd := [s["type"] for s in changing if s["type"] in ("WordPiece", "Metaspace")]:
-            raise _StepError(f"{odd[0]} before ByteLevel")  # the first token differs
-        whole = {**_TOKENIZER, "decoder": {"type": "Sequence", "decoders": changing}}
-        part = Tokenizer.from_str(json.dumps(whole)).decoder
-        if part.decode([PROBE]) != PROBE or (
-            joined and any(s["type"] == "Strip" for s in changing)
-        ):
-            raise _StepError("Strip before ByteLevel")
-    if joined:
-        letters, described = byte_alphabet().keys(), DecoderSteps("bytes", before=part)
-        if not all(letters >= set(described.letters(name)) for name in names):
-            raise _StepError("ByteLevel after Fuse, and a token that is not spelled in bytes")
+    kinds = [step["type"] for step in changing]
+    joined = any(step["type"] == "Fuse" for step in decoder)
+    for kind in ("WordPiece", "Metaspace", *["Strip"] * joined):  # the first token differs
+        if kind in kinds:
+            raise _StepError(f"{kind} before ByteLevel")
+    whole = {**_TOKENIZER, "decoder": {"type": "Sequence", "decoders": changing}}
+    part = Tokenizer.from_str(json.dumps(whole)).decoder
+    if part.decode([PROBE]) != PROBE:
+        raise _StepError("Replace or Strip of letters before ByteLevel")
     return part
+
+
+def _require_letters(before: Any, tokenizer: Any, special: frozenset[int]) -> None:
+    """Refuse a token that has another letter than those of bytes.
+
+    ByteLevel leaves a joined text that has one as it is, all of it.
+    """
+    letters, described = byte_alphabet().keys(), DecoderSteps("bytes", before=before)
+    for name, i in tokenizer.get_vocab().items():
+        if i not in special and not letters >= set(described.letters(name)):
+            raise _StepError("ByteLevel after Fuse, and a token that is not spelled in bytes")

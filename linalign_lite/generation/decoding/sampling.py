@@ -1,13 +1,17 @@
 """Choose the next token, and end a text at a stop string."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError, LinalignError
 
 Sampler = Callable[[Array], int]
+Ints = npt.NDArray[np.integer[Any]]
+FIRST_SORTED = 1024  # outputs among which a nucleus is looked for first
 LONGEST_STOP = 4096  # characters
 
 
@@ -49,10 +53,25 @@ def _nucleus(scores: Array, best: int, temperature: float, top_p: float, uniform
         mass = np.exp((scores.astype(np.float64) - float(scores[best])) / temperature)
     if top_p == 1:
         return _inverse_cdf(mass, uniform)
-    order = np.argsort(-mass, kind="stable")
-    sums = np.cumsum(mass[order])
-    kept = order[: int(np.searchsorted(sums, top_p * sums[-1])) + 1]
+    kept = _nucleus_of(mass, top_p * mass.sum())
     return int(kept[_inverse_cdf(mass[kept], uniform)])
+
+
+def _nucleus_of(mass: Array, least: float) -> Ints:
+    """The fewest outputs whose mass sums to ``least``, the greatest first; of equals the first.
+
+    Only some of the greatest are sorted, ever more until they suffice: a nucleus is small.
+    """
+    count = FIRST_SORTED
+    while True:
+        some = np.arange(len(mass))
+        if count < len(mass):
+            some = np.flatnonzero(mass >= np.partition(mass, -count)[-count])
+        order = some[np.argsort(-mass[some], kind="stable")]
+        sums = np.cumsum(mass[order])
+        if sums[-1] >= least or len(some) == len(mass):
+            return order[: int(np.searchsorted(sums, least)) + 1]
+        count *= 16
 
 
 def _inverse_cdf(mass: Array, uniform: float) -> int:

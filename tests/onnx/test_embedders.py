@@ -22,6 +22,7 @@ from linalign_lite.extraction.embedder import (
     save_embedder,
 )
 from linalign_lite.extraction.model_card import load_card, seal_card
+from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.model_export import export_model
 
 onnx = pytest.importorskip("onnx")
@@ -218,6 +219,36 @@ def test_what_cannot_be_carried_over_is_named(tmp_path, with_dense, case):
         export_model(str(tmp_path / "st"), tmp_path / "out")
     assert problem in str(e.value)
     assert not (tmp_path / "out").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_weights_of_torch_are_read_without_running_them(tmp_path, with_dense, capsys):
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "st"
+    shutil.copytree(with_dense, folder)
+    weights = load_file(folder / "2_Dense" / "model.safetensors")
+    want = ModelConfig.read(folder).modules.embedder.layers[0]
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    torch.save(weights, folder / "2_Dense" / "pytorch_model.bin")
+    got = ModelConfig.read(folder).modules.embedder.layers[0]
+    np.testing.assert_array_equal(got.weight, want.weight)
+    np.testing.assert_array_equal(got.bias, want.bias)
+    torch.save({"linear.weight": Evil()}, folder / "2_Dense" / "pytorch_model.bin")
+    with pytest.raises(InputError, match="is not a readable file of weights"):
+        _ = ModelConfig.read(folder).modules
+    assert capsys.readouterr().out == ""
+
+
+def test_an_int8_export_compares_embeddings(tmp_path, with_dense):
+    texts = [f"{text} {i}" for text in TEXTS[:3] for i in range(10)]
+    card = export_model(str(with_dense), tmp_path / "out", quantize=texts)
+    assert card.parity["int8_cosine"]["median"] > 0.98
+    assert extract(load_model(tmp_path / "out"), TEXTS).states.shape == (len(TEXTS), 24)
 
 
 def embedder(rng, n=3):

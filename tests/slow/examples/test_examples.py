@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from pages import artefact, until
 
 from linalign_lite import demo, extract, fuse, load_model, save, train_head
+from linalign_lite.extraction.embedder import Embedder, Layer, LayerKind, save_embedder
+from linalign_lite.extraction.model_card import load_card, seal_card
 from linalign_lite.extraction.texts import read_texts
 
 pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
@@ -39,6 +42,24 @@ def test_node_gives_the_scores_of_python(tmp_path, installed, topics):
     shown = in_node(folder, tmp_path / "model.onnx", topics[3]).stdout.splitlines()
     labels = [line.split("\t")[0] for line in shown]
     assert labels == [topics[2].labels[i] for i in want.argmax(axis=1)]
+
+
+def test_node_puts_the_prompt_first_and_computes_the_modules(tmp_path, installed, topics, rng):
+    """A model with a Dense layer after two poolings that leave out the prompt's tokens."""
+    made = tmp_path / "made"
+    shutil.copytree(demo.model_folder("birch"), made)
+    weight = rng.normal(size=(24, 288)).astype(np.float32) / 17
+    layers = (
+        Layer(LayerKind("dense", "gelu"), weight),
+        Layer(LayerKind("layer-norm"), weight[:, 0]),
+    )
+    save_embedder(made / "embedder.npz", Embedder(("mean", "max"), layers, include_prompt=False))
+    seal_card(made, replace(load_card(made), pooling="embedding", embedding_size=24))
+    fuse(tmp_path / "model.onnx", made, prompt="Tell me: ", normalize=True)
+    shutil.copy(made / "tokenizer.json", tmp_path)
+    done = in_node(installed("node"), tmp_path / "model.onnx", topics[3], "--json")
+    want = extract(load_model(made), topics[3], prompt="Tell me: ", normalize=True)
+    assert np.abs(np.array(json.loads(done.stdout)["states"]) - want.states).max() <= 1e-4
 
 
 def test_node_refuses_what_does_not_belong_together(tmp_path, installed, topics):

@@ -116,16 +116,17 @@ def export(
         if settings.dtype == "fp16":
             float16.store_float16(graph, source.weights)
         graph_edit.check(graph_edit.save(graph, folder, settings.one_file_limit, source.weights))
-        if cut.head:
-            cut = dataclasses.replace(cut, head=_moved(cut.head, scratch / "head.npy"))
         tokenizer = write_tokenizer(source.tokenizer, folder)
         vocab_size = _vocab_size(cut.head, config)
         check_tokenizer(tokenizer, source.encode, vocab_size)
         settings.say(f"checking {len(TEXTS)} texts")
         batches = parity.batches([tokenizer.encode(t).ids for t in TEXTS], config.max_length)
         reference = parity.recorded(source.reference, batches, scratch)
+        head = _moved(cut.head, scratch / "head.npy") if cut.head else None
+        cut = dataclasses.replace(cut, head=None)
         del source  # with the torch model, before its graph is loaded a second time
         gc.collect()
+        cut = dataclasses.replace(cut, head=head() if head else None)
         exported = parity.open_graph(folder / MODEL_FILE, cut.past)
         embedding_size = embedder.width(cut.hidden_size) if embedder else 0
         compared = sentence_parity.embeddings(config, modules)
@@ -157,7 +158,7 @@ def export(
         if cut.head:
             _save_head(folder, cut.head, card)
             copy_chat_template(config.folder, folder)
-        del cut  # which maps a file of the folder
+        del cut, head
         shutil.rmtree(scratch)
         return seal_card(folder, card)
 
@@ -174,10 +175,11 @@ def _disk_errors(out: Path) -> Iterator[None]:
         raise LinalignError(f"cannot write {out}", got=e.strerror or "disk full", hint=hint) from e
 
 
-def _moved(head: Head, path: Path) -> Head:
-    """The head, its weight mapped from ``path`` rather than shared with the source."""
+def _moved(head: Head, path: Path) -> Callable[[], Head]:
+    """Save the head's weight, which is the model's, and return a function that maps it again."""
     np.save(path, head.weight)
-    return dataclasses.replace(head, weight=np.load(path, mmap_mode="r"))
+    bias, softcap, card = head.bias, head.softcap, head.card
+    return lambda: Head(np.load(path, mmap_mode="r"), bias, softcap=softcap, card=card)
 
 
 def _vocab_size(head: Head | None, config: ModelConfig) -> int:

@@ -24,13 +24,13 @@ from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT
 TOLERANCE = 1e-4
 MIN_COSINE = 0.99999  # of embeddings to those of sentence-transformers
 MAX_TOKENS = 512  # of the longest input that is compared
-POSITIONS = 64  # whose logits are compared at once
+POSITIONS = 16  # whose logits are compared at once
 Int64 = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Batch = tuple[Int64, Int64]  # ids and mask, shape: (batch, length)
 _TYPES = {"tensor(int32)": np.int32, "tensor(float16)": np.float16}  # graphs of other exporters
 # A batch gives states (b, l, d) or None, and logits (b, l, vocab) or None.
-Reference = Callable[[Int64, Int64], tuple[Floats | None, Floats | None]]
+Reference = Callable[[Int64, Int64], tuple[Floats | None, Any]]
 Embed = Callable[[Floats, Int64], Floats]  # states (b, l, d) and mask give (b, width)
 
 
@@ -104,6 +104,22 @@ def pad(rows: Sequence[Sequence[int]]) -> Batch:
     return ids, mask
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """An array in a file, which is mapped only while a part of it is read."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+    @classmethod
+    def save(cls, path: Path, array: Floats) -> "_Stored":
+        np.save(path, array)
+        return cls(path, array.shape)
+
+    def __getitem__(self, where: Any) -> Floats:
+        return np.array(np.load(self.path, mmap_mode="r")[where])
+
+
 def recorded(reference: Reference, data: Sequence[Batch], folder: Path) -> Reference:
     """Compute the outputs for all batches; return a function that returns these again.
 
@@ -113,9 +129,7 @@ def recorded(reference: Reference, data: Sequence[Batch], folder: Path) -> Refer
     for i, (ids, mask) in enumerate(data):
         states, logits = reference(ids, mask)
         if logits is not None:
-            path = folder / f"logits{i}.npy"
-            np.save(path, logits)
-            logits = np.load(path, mmap_mode="r")
+            logits = _Stored.save(folder / f"logits{i}.npy", logits)
         found.append((states if states is None else states.copy(), logits))
     outputs = {id(ids): pair for (ids, _), pair in zip(data, found, strict=True)}
     return lambda ids, _: outputs[id(ids)]
@@ -153,7 +167,7 @@ def measure(
     return {**result, "tolerance": TOLERANCE, "texts": sum(len(ids) for ids, _ in data)}
 
 
-def _compare_logits(head: Head, states: Floats, logits: Floats, mask: Int64) -> float:
+def _compare_logits(head: Head, states: Floats, logits: "Floats | _Stored", mask: Int64) -> float:
     """Compare the logits of `POSITIONS` positions at a time."""
     n = logits.shape[1]
     states, mask = states[:, -n:], mask[:, -n:]

@@ -77,7 +77,7 @@ def negative_log_likelihood(head: Head, states: Array, token: Ints) -> float:
 
 
 class _Running:
-    """What is known of each row's scores after some of the outputs, (n,) unless stated."""
+    """Sums and highest scores of each row after some of the outputs, (n,) unless stated."""
 
     def __init__(self, token: Ints, k: int) -> None:
         n = len(token)

@@ -23,7 +23,7 @@ from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.detector_training import fit_detector
 from linalign_lite.heads.training import train_head
 from linalign_lite.survey.cache import DiskCache, Inputs
-from linalign_lite.survey.config import DataSet, SurveyConfig, TextFile
+from linalign_lite.survey.config import OWN, DataSet, SurveyConfig, TextFile
 
 PUBLIC = "public"
 KEPT_STATES = 24  # sets of states kept in memory
@@ -50,7 +50,8 @@ class ArtefactStore:
 
     def states(self, model: str, file: TextFile, pooling: str | None = None) -> HiddenStates:
         """Hidden states of a model on a file of texts."""
-        return self._states(model, file, pooling or self.config.pooling)
+        pooling = pooling or self.config.pooling
+        return self._states(model, file, self.cards[model].pooling if pooling == OWN else pooling)
 
     def train(self, model: str, data: str) -> HiddenStates:
         return self.states(model, self.data[data].train)

@@ -16,6 +16,7 @@ from linalign_lite.survey.validation import MOST_DATA, MOST_MODELS
 
 TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
 OBJECTIVES = ("ridge", "kl")
+OWN = "model"  # pooling: of each model its own
 MAX_CONFIG = 1 << 20
 MAX_FEW = 8
 MAX_COUNT = (1 << 31) - 1
@@ -77,7 +78,7 @@ class SurveyConfig:
     generation: GenerationTexts | None = None
     title: Name = "Linear alignment of language models"
     seed: Annotated[int, Range(0, MAX_COUNT)] = 0
-    pooling: Annotated[str, Choice(values_of(TextPooling))] = "mean"
+    pooling: Annotated[str, Choice((*values_of(TextPooling), OWN))] = "mean"
     few: Annotated[tuple[Annotated[int, Range(8, MAX_COUNT)], ...], Size(MAX_FEW)] = (128, 512)
     tasks: Annotated[tuple[Annotated[str, Choice(TASKS)], ...], Size(len(TASKS))] = TASKS
     objectives: Annotated[tuple[Annotated[str, Choice(OBJECTIVES)], ...], Size(len(OBJECTIVES))] = (

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
+from linalign_lite import demo
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.extraction.model_card import load_card, seal_card
+from linalign_lite.survey.artefacts import ArtefactStore
 from linalign_lite.survey.cache import digest, open_cache
+from linalign_lite.survey.config import SurveyConfig, TextFile
 from linalign_lite.survey.results import NativeRow, OodRow
 
 ROW = NativeRow("a", "b", 0.5, 0.25, 0.75)
@@ -28,6 +33,20 @@ class Counter:
     def __call__(self):
         self.calls += 1
         return self.value
+
+
+def test_a_survey_may_take_each_models_own_pooling(disk_cache, tmp_path):
+    (tmp_path / "t.txt").write_text("a dog ran\na cat sat\n")
+    models = {name: demo.model_folder(name) for name in ("ash", "birch")}
+    (last := tmp_path / "last").mkdir()
+    for file in models["birch"].iterdir():
+        (last / file.name).write_bytes(file.read_bytes())
+    seal_card(last, replace(load_card(last), pooling="last"))
+    texts = TextFile(tmp_path / "t.txt")
+    config = SurveyConfig({**models, "last": last}, texts, pooling="model")
+    store = ArtefactStore(config, disk_cache)
+    found = [store.states(name, texts).space.pooling for name in config.models]
+    assert found == ["mean", "mean", "last"]
 
 
 def test_rows_are_made_once(disk_cache, tmp_path):

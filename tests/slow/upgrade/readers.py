@@ -50,7 +50,7 @@ from linalign_lite.extraction import model_card
 from linalign_lite.heads.ood import serialization as detectors
 from linalign_lite.onnx import metadata
 from linalign_lite.storage.hashing import seal_of
-from linalign_lite.storage.schema import strict_json
+from linalign_lite.storage.schema import parse, strict_json
 from linalign_lite.survey import results_file
 
 TESTS = ROOT / "tests"
@@ -125,7 +125,7 @@ def read_unfinished(path: Path, work: Path) -> Any:
         seal = raw.pop("seal")
         assert seal == seal_of(raw)
         rest = {k: v for k, v in raw.items() if k not in {"format", "version", "library"}}
-        fields = {**rest, "space": Space.parse(raw["space"]), "labels": tuple(raw["labels"])}
+        fields = {**rest, "space": parse(Space, raw["space"]), "labels": tuple(raw["labels"])}
         made = plan.FolderPlan(**fields)
         return plain({"plan": made, "logged": made.read_entries(path, log)[0]})
 

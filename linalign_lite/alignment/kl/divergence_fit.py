@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl import objective, optimizer, validation
+from linalign_lite.alignment.kl import objective, optimizer, stochastic, validation
 from linalign_lite.alignment.kl.checkpoint import Checkpoint, PenaltyTrial, digest_of, fingerprint
 from linalign_lite.alignment.kl.objective import DistillationData, Softmax, Teaching
 from linalign_lite.alignment.kl.optimizer import ReducedMap, Reparametrization
@@ -31,6 +31,9 @@ HELD_OUT = 10  # every tenth text is held out
 SLACK = 0.5  # standard errors by which a stronger penalty may do worse than the best
 WORK = 3e9  # multiplications of a pass in the search, which has as many rows as that allows
 FEWEST_ROWS, GROWTH = 1024, 6
+STOCHASTIC = 3e11  # multiplications of a product of all rows and outputs; above, kl.stochastic
+STOCHASTIC_ROWS, STOCHASTIC_PENALTIES = 4096, (1.0, 0.1, 0.01, 1e-3)  # of the search
+SEARCH_EPOCHS, EPOCHS = 2, 3
 ITERATIONS = 200
 EVALUATE_EVERY = 5  # iterations between two evaluations on held-out rows
 SEARCH_TOLERANCE = 1e-4  # relative decrease at which a minimisation of the search ends
@@ -108,7 +111,7 @@ def fit_kl(
     )
     sample = problem.sample
     tried = search_penalties(
-        problem, PENALTIES if given is None else (given * n / sample,), checkpoint
+        problem, problem.penalties if given is None else (given * n / sample,), checkpoint
     )
     baseline = PenaltyTrial(math.inf, problem.score(origin), 0, origin)
     best, warnings = tried[0], list[str]()
@@ -195,15 +198,30 @@ class DivergenceProblem:
             nonlocal count
             count = iteration
             held_out = math.nan
-            if evaluate is not None and iteration % EVALUATE_EVERY == 0:
+            if evaluate and not self.stochastic and iteration % EVALUATE_EVERY == 0:
                 held_out = evaluate(current())
             self.watch(Step(stage, iteration, loss, held_out))
             return False
 
-        found, _ = optimizer.minimise_divergence(
-            self.softmax, data, reparam, at, iterations=iterations, tolerance=tolerance, watch=watch
-        )
+        if self.stochastic:
+            epochs = min(EPOCHS if len(data) == len(self.data) else SEARCH_EPOCHS, iterations)
+            found = stochastic.descend(self.softmax, data, reparam, at, epochs=epochs, watch=watch)
+        else:
+            found, _ = optimizer.minimise_divergence(
+                self.softmax,
+                data,
+                reparam,
+                at,
+                iterations=iterations,
+                tolerance=tolerance,
+                watch=watch,
+            )
         return found, count
+
+    @property
+    def stochastic(self) -> bool:
+        """True if a pass over all rows and outputs takes so long that steps are of few rows."""
+        return len(self.data) * self.softmax.factor.size > STOCHASTIC
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +236,13 @@ class KlProblem(DivergenceProblem):
     @property
     def sample(self) -> int:
         """Number of rows of the search."""
-        return min(self.training, self.rows_of_pass(WORK, FEWEST_ROWS))
+        fewest = STOCHASTIC_ROWS if self.stochastic else FEWEST_ROWS
+        return min(self.training, self.rows_of_pass(WORK, fewest))
+
+    @property
+    def penalties(self) -> tuple[float, ...]:
+        """Penalties of the search, from the strongest to the weakest."""
+        return STOCHASTIC_PENALTIES if self.stochastic else PENALTIES
 
     @property
     def held_out(self) -> DistillationData:
@@ -283,7 +307,7 @@ def refine(
     """Minimise on all rows, held-out ones included, through growing subsets."""
     n, total = len(problem.data), 0
     sizes = [n]
-    while sizes[0] > GROWTH * problem.sample:
+    while sizes[0] > GROWTH * problem.sample and not problem.stochastic:
         sizes.insert(0, sizes[0] // GROWTH)
     tolerance = FINAL_TOLERANCE if len(sizes) == 1 else SEARCH_TOLERANCE
     mixed = np.random.default_rng(n).permutation(n)  # the held-out rows come last

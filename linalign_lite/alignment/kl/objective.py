@@ -269,7 +269,7 @@ def divergence(
     for rows, x, zeta in _mapped_blocks(softmax, data, weight, bias):
         if offset is not None:
             np.add(zeta, offset[rows], out=zeta)
-        losses, gradient = _block(softmax, data.rows(rows), zeta)
+        losses, gradient = block_divergence(softmax, data.rows(rows), zeta)
         gradient *= data.weight[rows, None]
         total += float(np.dot(data.weight[rows].astype(np.float64), losses))
         slope += gradient.T @ x
@@ -279,7 +279,9 @@ def divergence(
     return total / mass, slope, shift / mass
 
 
-def _block(softmax: Softmax, part: DistillationData, zeta: Float32) -> tuple[Float64, Float32]:
+def block_divergence(
+    softmax: Softmax, part: DistillationData, zeta: Float32
+) -> tuple[Float64, Float32]:
     """KL of some rows, (n,), and its gradient in ζ, (n, r)."""
     if part.target is None:
         gradient, partition = softmax.expected(zeta)
@@ -317,7 +319,7 @@ def divergences(
     """Compute the KL of each row, (n,), unweighted; ζ = weight·x + bias."""
     found = np.empty(len(data))
     for rows, _, zeta in _mapped_blocks(softmax, data, weight, bias):
-        found[rows] = _block(softmax, data.rows(rows), zeta)[0]
+        found[rows] = block_divergence(softmax, data.rows(rows), zeta)[0]
     return found
 
 

@@ -1,0 +1,108 @@
+"""Stochastic steps against the exact minimum, and fits that take them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kl_cases import blind_spot, make_case
+from test_optimizer import make_problem
+
+from linalign_lite.alignment.kl import divergence_fit, stochastic
+from linalign_lite.alignment.kl.checkpoint import Checkpoint
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
+from linalign_lite.alignment.kl.objective import divergence
+from linalign_lite.alignment.kl.optimizer import minimise_divergence
+
+CASES = {
+    "tokens": make_case(23, 6, n=2000),
+    "weighted, sharpened, with the truth": make_case(
+        23, 6, n=2000, weighted=True, temperature=0.5, truth=0.2
+    ),
+    "capped": make_case(23, 6, n=2000, softcap=1.5),
+    "classes": make_case(4, 7, n=2000),
+}
+
+
+def loss_of(problem, affine) -> float:
+    softmax, data, reparam, *_ = problem
+    value, _, _ = divergence(softmax, data, affine.weight, affine.bias)
+    return value + reparam.penalty(reparam.theta(affine))
+
+
+def descended(problem, epochs, watch=lambda *_: False):
+    softmax, data, reparam, *_ = problem
+    return stochastic.descend(softmax, data, reparam, reparam.start, epochs=epochs, watch=watch)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_comes_close_to_the_exact_minimum(name):
+    problem = make_problem(CASES[name], 0.01)
+    softmax, data, reparam, *_ = problem
+    exact, _ = minimise_divergence(
+        softmax, data, reparam, reparam.start, iterations=500, tolerance=1e-9,
+        watch=lambda *_: False,
+    )  # fmt: skip
+    start, best, found = (
+        loss_of(problem, a) for a in (reparam.start, exact, descended(problem, 60))
+    )
+    assert name == "capped" or best <= found + 1e-6  # with a soft cap L is not convex
+    assert found - best < 0.01 * (start - best)
+
+
+def test_every_row_is_read_once_an_epoch():
+    batches = list(stochastic._batches(1000, 2, seed=1))
+    assert {len(b) for b in batches} <= {333, 334}
+    for epoch in (batches[:3], batches[3:]):
+        np.testing.assert_array_equal(np.sort(np.concatenate(epoch)), np.arange(1000))
+    assert len(list(stochastic._batches(5, 1, seed=1))) == 1  # fewer rows than a batch
+
+
+def test_the_watch_sees_the_loss_fall_and_may_end_it():
+    seen: list[tuple[int, float]] = []
+
+    def watch(step, loss, current):
+        seen.append((step, loss))
+        return step >= 200
+
+    problem = make_problem(CASES["tokens"], 0.01)
+    found = descended(problem, 60, watch)
+    assert [step for step, _ in seen] == list(range(10, 201, 10))
+    assert seen[-1][1] < seen[0][1]
+    assert loss_of(problem, found) < loss_of(problem, problem[2].start)
+
+
+def test_a_fit_by_steps_serves_the_head_as_the_exact_one_does(monkeypatch):
+    head, x, y = blind_spot(30, seed=1)
+    truth = head.predict(y[400:])
+    _, exact_report = fit_kl(x[:400], y[:400], head)
+    monkeypatch.setattr(divergence_fit, "STOCHASTIC", 0)
+    monkeypatch.setattr(divergence_fit, "SEARCH_EPOCHS", 300)
+    monkeypatch.setattr(divergence_fit, "EPOCHS", 300)
+    steps = []
+    affine, report = fit_kl(x[:400], y[:400], head, watch=steps.append)
+    plain = report.start_divergence
+    assert report.held_out_divergence < plain
+    gained = plain - exact_report.held_out_divergence
+    assert plain - report.held_out_divergence > 0.8 * gained
+    assert np.mean(head.predict(affine(x[400:])) == truth) > 0.5
+    assert {s.stage for s in steps} == {"penalty 1e+00", "penalty 1e-01", "penalty 1e-02",
+                                        "penalty 1e-03", "400 rows"}  # fmt: skip
+
+
+def test_an_interrupted_fit_by_steps_resumes_to_the_same_map(tmp_path, monkeypatch):
+    head, x, y = blind_spot(10, seed=2)
+    monkeypatch.setattr(divergence_fit, "STOCHASTIC", 0)
+    monkeypatch.setattr(divergence_fit, "EPOCHS", 20)
+    whole, _ = fit_kl(x[:400], y[:400], head)
+
+    def stop(step):
+        if step.stage == "penalty 1e-02":
+            raise KeyboardInterrupt
+
+    path = tmp_path / "fit.npz"
+    with pytest.raises(KeyboardInterrupt):
+        fit_kl(x[:400], y[:400], head, watch=stop, checkpoint=Checkpoint(path))
+    assert path.exists()
+    resumed, _ = fit_kl(x[:400], y[:400], head, checkpoint=Checkpoint(path))
+    np.testing.assert_array_equal(whole.weight, resumed.weight)
+    np.testing.assert_array_equal(whole.bias, resumed.bias)

@@ -100,6 +100,7 @@ def fit_kl(
         mass[order],
         teaching=teaching,
         next_token=None if next_token is None else next_token[order],
+        sample=STOCHASTIC_ROWS if is_stochastic(n, softmax) else None,
     )
     # of training rows alone, so that held-out rows stay unseen
     unseen = ridge(
@@ -164,6 +165,11 @@ def fit_kl(
     return affine, report
 
 
+def is_stochastic(n: int, softmax: Softmax) -> bool:
+    """Return True if a pass over n rows and all outputs takes so long that steps have few rows."""
+    return n * softmax.factor.size > STOCHASTIC
+
+
 @dataclass(frozen=True, eq=False)
 class DivergenceProblem:
     """A head, the data on which the divergence is minimised, and the observer of its progress."""
@@ -220,8 +226,8 @@ class DivergenceProblem:
 
     @property
     def stochastic(self) -> bool:
-        """True if a pass over all rows and outputs takes so long that steps are of few rows."""
-        return len(self.data) * self.softmax.factor.size > STOCHASTIC
+        """True if the steps are of few rows."""
+        return is_stochastic(len(self.data), self.softmax)
 
 
 @dataclass(frozen=True, eq=False)

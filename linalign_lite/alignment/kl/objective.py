@@ -32,7 +32,8 @@ Float32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 BLOCK = 4 << 20  # bytes of scores held at once: they should stay in a processor's cache
 FEWEST, MOST = 256, 4096  # rows in a block, whatever the number of outputs
-CHUNK = 1024  # outputs whose scores are made together, where those of all are not needed
+CHUNK = 1024  # outputs at least whose scores are made together, where not all are needed
+SCORES = 1 << 22  # such scores held at once
 LOWEST = np.float32(-60)  # of a score below the highest: e^LOWEST is as good as nothing
 
 
@@ -59,10 +60,10 @@ class Softmax:
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
 
-    def parts(self) -> Iterator[tuple[slice, Float32]]:
-        """Yield the factor in float32, CHUNK outputs at a time."""
-        for start in range(0, len(self.factor), CHUNK):
-            outputs = slice(start, start + CHUNK)
+    def parts(self, size: int = CHUNK) -> Iterator[tuple[slice, Float32]]:
+        """Yield the factor in float32, ``size`` outputs at a time."""
+        for start in range(0, len(self.factor), size):
+            outputs = slice(start, start + size)
             yield outputs, np.asarray(self.factor[outputs], dtype=np.float32)
 
     def summed(self, shares: Float32) -> Float32:
@@ -102,7 +103,7 @@ class Softmax:
         top = np.full((n, 1), -np.inf, dtype=np.float32)
         mass: Float32 = np.zeros((n, 1), dtype=np.float32)
         found: Float32 = np.zeros(coordinates.shape, dtype=np.float32)
-        for outputs, part in self.parts():
+        for outputs, part in self.parts(max(CHUNK, SCORES // n)):
             scores = coordinates @ part.T
             scores += self.bias[outputs]
             highest = np.maximum(top, scores.max(axis=1, keepdims=True))
@@ -194,12 +195,14 @@ def distillation_data(
     *,
     teaching: Teaching = Teaching(),
     next_token: Ints | None = None,
+    sample: int | None = None,
 ) -> tuple[DistillationData, Float64]:
     """Compute the teacher statistics on the target's own states, and the mean curvature (r, r).
 
     The curvature is E[Vᵀ(diag p − ppᵀ)V], the second derivative of KL in z where q = p: the
     sensitivity of the head to directions of the target's space. next_token: (n,), the true
-    outputs, -1 where none is known.
+    outputs, -1 where none is known. sample: the first rows, of which alone the curvature is
+    computed; the probabilities of the others are not held, which is several times faster.
     Raises InputError when float32 cannot hold the scores.
     """
     n, r = len(source), softmax.rank
@@ -208,7 +211,8 @@ def distillation_data(
     constant = np.empty(n)
     usage = np.zeros(len(softmax.factor))
     zetas = None if softmax.softcap is None else np.empty((n, r), dtype=np.float32)
-    for rows in softmax.blocks(n):
+    held = min(sample or n, n) if zetas is None and not softmax.bias.any() else n
+    for rows in softmax.blocks(held):
         zeta = softmax.coordinates(target[rows])
         true = None if next_token is None else next_token[rows]
         p = _target_distribution(softmax, zeta, teaching, true)
@@ -220,7 +224,12 @@ def distillation_data(
         else:
             zetas[rows] = zeta
         usage += (weight[rows] @ p).astype(np.float64)
-    outer = (summary * weight[:, None]).T @ summary
+    for start in range(held, n, FEWEST):
+        rows = slice(start, min(start + FEWEST, n))
+        true = None if next_token is None else next_token[rows]
+        zeta = softmax.coordinates(target[rows])
+        summary[rows], constant[rows] = _summaries(softmax, zeta, teaching, true)
+    outer = (summary[:held] * weight[:held, None]).T @ summary[:held]
     curvature = _gram(softmax, usage) - outer.astype(np.float64)
     if not np.isfinite(curvature).all() or not np.isfinite(constant).all():
         raise InputError(
@@ -229,7 +238,32 @@ def distillation_data(
         )
     true = None if zetas is None else next_token
     data = DistillationData(teaching, source, summary, constant, weight, zetas, true)
-    return data, curvature / float(weight.sum())
+    return data, curvature / float(weight[:held].sum())
+
+
+def _summaries(
+    softmax: Softmax, zeta: Float32, teaching: Teaching, next_token: Ints | None
+) -> tuple[Float32, Float64]:
+    """Vᵀm, (n, r), and mᵀ log m, (n,), of m = (1 − a)·p + a·e, for a head without bias.
+
+    With p = softmax(Vζ/t): pᵀ log p = ζᵀVᵀp/t − log-partition; e changes the term of one output.
+    """
+    scaled = zeta / np.float32(teaching.temperature)
+    summary, partition = softmax.expected(scaled)
+    entropy: Float64 = np.einsum("ij,ij->i", scaled, summary, dtype=np.float64) - partition
+    if not teaching.truth or next_token is None:
+        return summary, entropy
+    share, known = teaching.truth, np.flatnonzero(next_token >= 0)
+    true = np.asarray(softmax.factor[next_token[known]], dtype=np.float32)
+    log_p = np.einsum("ij,ij->i", scaled[known], true, dtype=np.float64) - partition[known]
+    p = np.exp(log_p)
+    mixed = (1 - share) * p + share
+    entropy[known] = (1 - share) * (entropy[known] - p * log_p) + mixed * np.log(mixed)
+    if share < 1:
+        entropy[known] += (1 - share) * (1 - p) * np.log(1 - share)
+    summary[known] *= np.float32(1 - share)
+    summary[known] += np.float32(share) * true
+    return summary, entropy
 
 
 def _target_distribution(

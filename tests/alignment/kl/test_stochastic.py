@@ -10,8 +10,9 @@ from test_optimizer import make_problem
 from linalign_lite.alignment.kl import divergence_fit, stochastic
 from linalign_lite.alignment.kl.checkpoint import Checkpoint
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
-from linalign_lite.alignment.kl.objective import divergence
+from linalign_lite.alignment.kl.objective import distillation_data, divergence, reduce_head
 from linalign_lite.alignment.kl.optimizer import minimise_divergence
+from linalign_lite.core.head import Head
 
 CASES = {
     "tokens": make_case(23, 6, n=2000),
@@ -106,3 +107,25 @@ def test_an_interrupted_fit_by_steps_resumes_to_the_same_map(tmp_path, monkeypat
     resumed, _ = fit_kl(x[:400], y[:400], head, checkpoint=Checkpoint(path))
     np.testing.assert_array_equal(whole.weight, resumed.weight)
     np.testing.assert_array_equal(whole.bias, resumed.bias)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"temperature": 0.5, "truth": 0.2},
+                                     {"truth": 1.0}])  # fmt: skip
+def test_statistics_of_rows_whose_probabilities_are_not_held_are_the_same(options):
+    case = make_case(3000, 6, n=700, **options)
+    softmax = reduce_head(Head(case.head.weight, np.zeros(3000, np.float32)))
+    both = [
+        distillation_data(
+            softmax, case.x, case.y, teaching=case.teaching, next_token=case.next_token, sample=k
+        )
+        for k in (None, 100)
+    ]
+    (whole, curvature), (quick, estimate) = both
+    np.testing.assert_allclose(quick.summary, whole.summary, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(quick.constant, whole.constant, rtol=1e-4, atol=1e-4)
+    first, _ = distillation_data(
+        softmax, case.x[:100], case.y[:100], teaching=case.teaching,
+        next_token=None if case.next_token is None else case.next_token[:100],
+    )  # fmt: skip
+    np.testing.assert_array_equal(quick.summary[:100], first.summary)
+    assert np.abs(estimate - curvature).max() < 0.5 * np.abs(curvature).max()

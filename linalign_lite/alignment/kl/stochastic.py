@@ -3,7 +3,7 @@
 Adam (Kingma and Ba, arXiv 1412.6980) in the coordinates Θ of `optimizer`, in which the curvature is
 close to the identity, so that one step size serves every direction. A step has the exact gradient
 of BATCH rows over all outputs; the step size falls as a half cosine to 0, which averages the noise
-of the batches away. A few epochs reach what hundreds of exact passes reach (docs/FIGURES.md).
+of the batches away.
 """
 
 from collections.abc import Iterator

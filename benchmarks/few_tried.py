@@ -20,7 +20,7 @@ from common import publish
 
 from linalign_lite import AffineMap
 from linalign_lite.alignment.kl.divergence_fit import FINAL_TOLERANCE
-from linalign_lite.alignment.kl.objective import Teaching, distillation_data, reduce_head
+from linalign_lite.alignment.kl.objective import Teaching, distillation_data
 from linalign_lite.alignment.kl.optimizer import (
     ReducedMap,
     Reparametrization,
@@ -30,6 +30,7 @@ from linalign_lite.alignment.kl.optimizer import (
     reduce_map,
     reparametrize,
 )
+from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.alignment.kl.validation import CLASSIFIER_TEACHING
 from linalign_lite.alignment.moments import Float64, Moments, measure
 from linalign_lite.alignment.ridge import ridge, spectrum

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from linalign_lite.alignment.few_shot import weighting
 from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, FewShotTrial, lowest
 from linalign_lite.alignment.kl import divergence_fit, optimizer
-from linalign_lite.alignment.kl.objective import DistillationData, Float32, Softmax, divergences
+from linalign_lite.alignment.kl.objective import DistillationData, divergences
 from linalign_lite.alignment.kl.optimizer import Eigenbases, ReducedMap
 from linalign_lite.alignment.kl.report import Step
+from linalign_lite.alignment.kl.softmax import Float32, Softmax
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
 from linalign_lite.alignment.ridge import Spectrum, ridge
 from linalign_lite.core.affine_map import AffineMap, Array

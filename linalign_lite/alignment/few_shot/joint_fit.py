@@ -10,8 +10,9 @@ from linalign_lite.alignment.few_shot.report import FewReport
 from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, FewShotTrial, lowest
 from linalign_lite.alignment.kl import validation
 from linalign_lite.alignment.kl.divergence_fit import ITERATIONS, fit_kl, head_name
-from linalign_lite.alignment.kl.objective import Teaching, distillation_data, reduce_head
+from linalign_lite.alignment.kl.objective import Teaching, distillation_data
 from linalign_lite.alignment.kl.report import Watch
+from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.alignment.moments import fold_index, folded, measure
 from linalign_lite.alignment.ridge import PENALTIES, ridge, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from linalign_lite.alignment.kl import objective, optimizer, stochastic, validation
 from linalign_lite.alignment.kl.checkpoint import Checkpoint, PenaltyTrial, digest_of, fingerprint
-from linalign_lite.alignment.kl.objective import DistillationData, Softmax, Teaching
+from linalign_lite.alignment.kl.objective import DistillationData, Teaching
 from linalign_lite.alignment.kl.optimizer import ReducedMap, Reparametrization
 from linalign_lite.alignment.kl.report import KlReport, Step, Watch
+from linalign_lite.alignment.kl.softmax import Softmax, reduce_head
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import Float64, fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum, usable_penalty
@@ -83,7 +84,7 @@ def fit_kl(
         kept = np.flatnonzero(mass)
         x, y, mass = x.rows(kept), y.rows(kept), mass[kept]
     n, next_token = len(x), validation.next_token_outputs(y, head, teaching)
-    softmax, checkpoint = objective.reduce_head(head), checkpoint or Checkpoint(None)
+    softmax, checkpoint = reduce_head(head), checkpoint or Checkpoint(None)
     key = fingerprint(x, y, head, mass, f"{given} {iterations} {seed} {teaching}")
     checkpoint.open(key, (softmax.rank, x.space.dim))
     drop_pages(head.weight)  # ``softmax`` holds what is needed

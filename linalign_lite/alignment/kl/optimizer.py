@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.alignment.kl.objective import DistillationData, Softmax, divergence
+from linalign_lite.alignment.kl.objective import DistillationData, divergence
+from linalign_lite.alignment.kl.softmax import Softmax
 from linalign_lite.alignment.moments import Float64, measure
 from linalign_lite.core.affine_map import AffineMap, row_blocks
 

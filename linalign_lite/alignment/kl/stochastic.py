@@ -12,8 +12,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl.objective import DistillationData, Softmax, block_divergence
+from linalign_lite.alignment.kl.objective import DistillationData, block_divergence
 from linalign_lite.alignment.kl.optimizer import ReducedMap, Reparametrization, Watch
+from linalign_lite.alignment.kl.softmax import Softmax
 
 BATCH = 256  # rows
 STEP = 0.06  # norm of the first steps in Θ, where a step of norm 1 changes the loss by about 1/2

@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl.objective import Float32, Ints, Teaching
+from linalign_lite.alignment.kl.objective import Ints, Teaching
+from linalign_lite.alignment.kl.softmax import Float32
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError

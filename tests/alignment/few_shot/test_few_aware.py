@@ -19,13 +19,9 @@ from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, WE
 from linalign_lite.alignment.kl import divergence_fit
 from linalign_lite.alignment.kl.checkpoint import digest_of
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
-from linalign_lite.alignment.kl.objective import (
-    Teaching,
-    distillation_data,
-    divergences,
-    reduce_head,
-)
+from linalign_lite.alignment.kl.objective import Teaching, distillation_data, divergences
 from linalign_lite.alignment.kl.optimizer import ReducedMap
+from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.alignment.kl.validation import CLASSIFIER_TEACHING, TOKEN_TEACHING
 from linalign_lite.alignment.moments import measure
 from linalign_lite.alignment.ridge import ridge, spectrum

@@ -10,16 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference, scores_of, softmax_of, taught
 
-from linalign_lite.alignment.kl import objective
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
-from linalign_lite.alignment.kl.objective import (
-    Softmax,
-    agreement,
-    distillation_data,
-    divergence,
-    reduce_head,
-)
+from linalign_lite.alignment.kl.objective import agreement, distillation_data, divergence
 from linalign_lite.alignment.kl.optimizer import reduce_map
+from linalign_lite.alignment.kl.softmax import FEWEST, Softmax, reduce_head
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
@@ -112,7 +106,7 @@ def test_blocks_change_nothing(case, monkeypatch):
 def test_blocks_stay_small_for_a_large_vocabulary():
     softmax = Softmax(np.zeros((50_000, 2), np.float32), np.zeros(50_000, np.float32))
     taken = list(softmax.blocks(1000))
-    assert [s.start for s in taken] == list(range(0, 1000, objective.FEWEST))
+    assert [s.start for s in taken] == list(range(0, 1000, FEWEST))
     assert taken[-1].stop == 1000
 
 

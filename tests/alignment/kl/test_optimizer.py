@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference
 
 from linalign_lite.alignment.kl import optimizer
-from linalign_lite.alignment.kl.objective import (
-    Softmax,
-    Teaching,
-    distillation_data,
-    divergence,
-    reduce_head,
-)
+from linalign_lite.alignment.kl.objective import Teaching, distillation_data, divergence
 from linalign_lite.alignment.kl.optimizer import (
     ReducedMap,
     Reparametrization,
@@ -25,6 +19,7 @@ from linalign_lite.alignment.kl.optimizer import (
     reduce_map,
     reparametrize,
 )
+from linalign_lite.alignment.kl.softmax import Softmax, reduce_head
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 

@@ -10,8 +10,9 @@ from test_optimizer import make_problem
 from linalign_lite.alignment.kl import divergence_fit, stochastic
 from linalign_lite.alignment.kl.checkpoint import Checkpoint
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
-from linalign_lite.alignment.kl.objective import distillation_data, divergence, reduce_head
+from linalign_lite.alignment.kl.objective import distillation_data, divergence
 from linalign_lite.alignment.kl.optimizer import minimise_divergence
+from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.core.head import Head
 
 CASES = {

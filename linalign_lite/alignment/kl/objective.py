@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl.softmax import CHUNK, FEWEST, Float32, Softmax
+from linalign_lite.alignment.kl.softmax import FEWEST, Float32, Softmax
 from linalign_lite.alignment.moments import Float64
 from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError
@@ -217,9 +217,7 @@ def _mapped_blocks(
 
     whole: the scores of all outputs are held at once, as with a soft cap; else those of CHUNK.
     """
-    outputs = len(softmax.factor)
-    if softmax.softcap is None and not whole:
-        outputs = min(outputs, CHUNK)
+    outputs = len(softmax.factor) if whole else softmax.width
     weight32, bias32 = weight.astype(np.float32), bias.astype(np.float32)
     for rows in softmax.blocks(len(data), outputs):
         x = np.asarray(data.source[rows], dtype=np.float32)

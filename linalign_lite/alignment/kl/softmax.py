@@ -37,14 +37,21 @@ class Softmax:
     def rank(self) -> int:
         return int(self.factor.shape[1])
 
+    @property
+    def width(self) -> int:
+        """Number of outputs whose scores are held at once: all with a soft cap, else CHUNK."""
+        outputs = len(self.factor)
+        return outputs if self.softcap is not None else min(outputs, CHUNK)
+
     def blocks(self, n: int, outputs: int | None = None) -> Iterator[slice]:
         """Yield blocks of rows whose scores of so many outputs fit in the cache; default: all."""
         step = int(np.clip(BLOCK // (4 * (outputs or len(self.factor))), FEWEST, MOST))
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
 
-    def parts(self, size: int = CHUNK) -> Iterator[tuple[slice, Float32]]:
-        """Yield the factor in float32, ``size`` outputs at a time."""
+    def parts(self, size: int | None = None) -> Iterator[tuple[slice, Float32]]:
+        """Yield the factor in float32, ``size`` outputs at a time; default: CHUNK."""
+        size = size or CHUNK
         for start in range(0, len(self.factor), size):
             outputs = slice(start, start + size)
             yield outputs, np.asarray(self.factor[outputs], dtype=np.float32)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kl_cases import CASES, SOURCE, Case, make_case, reference, scores_of, softmax_of, taught
 
+from linalign_lite.alignment.kl import softmax as softmax_module
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.objective import agreement, distillation_data, divergence
 from linalign_lite.alignment.kl.optimizer import reduce_map
@@ -90,8 +91,8 @@ def test_blocks_change_nothing(case, monkeypatch):
     same = agreement(softmax, whole, case.y, here.weight, here.bias)
     assert len(list(softmax.blocks(len(whole)))) == 1
 
-    monkeypatch.setattr(objective, "BLOCK", 1)
-    monkeypatch.setattr(objective, "FEWEST", 7)
+    monkeypatch.setattr(softmax_module, "BLOCK", 1)
+    monkeypatch.setattr(softmax_module, "FEWEST", 7)
     assert [b.stop - b.start for b in softmax.blocks(len(whole))] == [7, 7, 7, 7, 7, 5]
     _, parts, in_parts = learnt(case)
     np.testing.assert_allclose(in_parts, curvature, atol=1e-5)
@@ -163,7 +164,7 @@ def test_probabilities_and_log_partition_of_scores_out_of_range():
 
 def test_a_large_head_is_taken_as_it_is_stored(rng, monkeypatch):
     """Half precision stays so in memory; what comes of it is what comes of the same in float32."""
-    monkeypatch.setattr(objective, "CHUNK", 10)
+    monkeypatch.setattr(softmax_module, "CHUNK", 10)
     case = make_case(23, 6)
     half = Head(case.head.weight.astype(np.float16), case.head.bias.astype(np.float16))
     wide = Head(half.weight.astype(np.float32), half.bias.astype(np.float32))
@@ -175,7 +176,7 @@ def test_a_large_head_is_taken_as_it_is_stored(rng, monkeypatch):
     )
     np.testing.assert_allclose(data_sets[0][1], data_sets[1][1], rtol=1e-4, atol=1e-6)
     weight, bias = rng.normal(size=(6, SOURCE)), rng.normal(size=6)
-    for a, b in zip(*(objective.divergence(s, data, weight, bias)
+    for a, b in zip(*(divergence(s, data, weight, bias)
                       for s, (data, _) in zip((kept, same), data_sets, strict=True)),
                     strict=True):  # fmt: skip
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -184,7 +185,7 @@ def test_a_large_head_is_taken_as_it_is_stored(rng, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 3, 8, 23, 1000])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_a_part_of_the_outputs_at_a_time_gives_what_all_give(chunk, scale, rng, monkeypatch):
-    monkeypatch.setattr(objective, "CHUNK", chunk)
+    monkeypatch.setattr(softmax_module, "CHUNK", chunk)
     factor = (scale * rng.normal(size=(23, 6))).astype(np.float32)
     softmax = Softmax(factor, rng.normal(size=23).astype(np.float32))
     rows = rng.normal(size=(9, 6)).astype(np.float32)

@@ -17,6 +17,7 @@ from pages import artefact, until
 
 from linalign_lite import Head, Provider, PublicKey, Query, Space, extract, fuse, save
 from linalign_lite.encrypt.messages import Response
+from linalign_lite.storage.schema import plain
 
 pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
 COMMAND = str(Path(sys.executable).with_name("linalign-lite"))
@@ -157,7 +158,7 @@ def key(page) -> PublicKey:
 
 
 def ask(page, states, space=None) -> Query:
-    space = vars(space or Space(states.shape[1]))
+    space = plain(space or Space(states.shape[1]))
     made = page("return from(await window.asker.encrypt(args[0], args[1]))", states.tolist(), space)
     return Query.load(base64.b64decode(made))
 
@@ -216,7 +217,7 @@ def test_states_of_zeros(page):
 def test_states_that_cannot_be_asked(page, states):
     key(page)
     with pytest.raises(AssertionError, match=r"too large|finite numbers"):
-        page("return await window.asker.encrypt(args[0], args[1])", states, vars(Space(2)))
+        page("return await window.asker.encrypt(args[0], args[1])", states, plain(Space(2)))
 
 
 def test_everything_is_fresh(page):

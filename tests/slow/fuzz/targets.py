@@ -47,12 +47,12 @@ from linalign_lite.extraction.embedder import (
     save_embedder,
 )
 from linalign_lite.extraction.texts import read_texts
-from linalign_lite.heads.ood import detectors
 from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.ood.detectors import cosine, logits, mahalanobis, nearest_neighbours, vim
 from linalign_lite.heads.ood.serialization import load_detector
 from linalign_lite.heads.serialization import load, save
 from linalign_lite.onnx.model_config import ModelConfig
-from linalign_lite.storage import npz
+from linalign_lite.storage import npz, schema
 from linalign_lite.survey.report import render, to_markdown
 from linalign_lite.survey.results_file import load_results, save_results
 
@@ -156,12 +156,12 @@ def ood_seeds() -> list[bytes]:
     head = Head(weight, np.zeros(2, np.float32), ("no", "yes"), SPACE, 30.0)
     mean, eye = np.arange(DIM, dtype=np.float64), np.eye(DIM)
     rules = (
-        detectors.Energy(2, 0.5, head),
-        detectors.MaxSoftmax(2),
-        detectors.RelativeMahalanobis(mean, eye[:2], eye[:1, :2], eye),
-        detectors.Cosine(mean, eye, eye[:2]),
-        detectors.WhitenedNearestNeighbours(eye.astype(np.float32), 2, mean, eye),
-        detectors.VirtualLogit(dataclasses.replace(head, labels=()), mean, eye[:1], 0.5),
+        logits.Energy(2, 0.5, head),
+        logits.MaxSoftmax(2),
+        mahalanobis.RelativeMahalanobis(mean, eye[:2], eye[:1, :2], eye),
+        cosine.Cosine(mean, eye, eye[:2]),
+        nearest_neighbours.WhitenedNearestNeighbours(eye.astype(np.float32), 2, mean, eye),
+        vim.VirtualLogit(dataclasses.replace(head, labels=()), mean, eye[:1], 0.5),
     )
     labels = [rule.method in {"energy", "msp"} for rule in rules]
     return _saved(
@@ -295,7 +295,8 @@ _FOLDER: dict[str, Any] = {
     "modules.json": [{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
                      {"idx": 1, "path": "1_Pooling",
                          "type": "sentence_transformers.models.Pooling"},
-                     {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"}],
+                     {"idx": 2, "path": "2_Normalize",
+                         "type": "sentence_transformers.models.Normalize"}],
     "1_Pooling/config.json": {"word_embedding_dimension": 8, "pooling_mode_cls_token": True,
                               "pooling_mode_mean_tokens": False},
     "tokenizer_config.json": {"model_max_length": 512, "bos_token": {"content": "<s>"},
@@ -492,7 +493,7 @@ def _run_info(kind: Kind) -> Callable[[bytes, Path], None]:
 
 
 def run_spaces(data: bytes, folder: Path) -> None:
-    space = Space.parse(_json(data))
+    space = schema.parse(Space, _json(data), "space")
     _printable([space.describe()], "a space")
     space.agrees(SPACE)
 

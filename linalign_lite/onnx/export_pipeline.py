@@ -45,7 +45,7 @@ from linalign_lite.onnx.tokenizer_file import (
 from linalign_lite.storage.atomic import whole_folder
 from linalign_lite.storage.hashing import hash_file
 
-ONE_FILE_LIMIT = 256 << 20  # bytes of weights; a larger file is copied in memory as it is written
+EXPORT_FILE_LIMIT = 256 << 20  # bytes of weights; one larger file would be built in memory
 _PACKAGES = (
     "linalign-lite",
     "optimum",

@@ -24,7 +24,7 @@ def split_exported(
     name: str | None = None,
     dtype: str = "fp32",
     progress: Callable[[str], None] | None = None,
-    one_file_limit: int = export_pipeline.ONE_FILE_LIMIT,
+    one_file_limit: int = export_pipeline.EXPORT_FILE_LIMIT,
     quantize: Sequence[str] | None = None,
 ) -> ModelCard:
     """Make an exported model folder from an ONNX folder that somebody else exported.

@@ -21,7 +21,7 @@ def export_model(
     dtype: str = "fp32",
     opset: int | None = None,
     progress: Callable[[str], None] | None = None,
-    one_file_limit: int = export_pipeline.ONE_FILE_LIMIT,
+    one_file_limit: int = export_pipeline.EXPORT_FILE_LIMIT,
     quantize: Sequence[str] | None = None,
 ) -> ModelCard:
     """Export ``model`` to the folder ``out`` (docs/FORMAT.md, section 2).

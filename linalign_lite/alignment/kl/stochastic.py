@@ -48,7 +48,7 @@ def descend(
     average, squares, gradient = np.zeros_like(theta), np.zeros_like(theta), np.empty_like(theta)
     matrix_gradient, shift_gradient = reparam.parts(gradient)
     losses: list[float] = []
-    total = epochs * max(1, len(data) // BATCH)
+    total = epochs * _steps(len(data))
     for step, batch in enumerate(_batches(len(data), epochs, seed)):
         part = data.rows(batch)
         x = np.asarray(part.source, dtype=np.float32) - mean
@@ -74,8 +74,13 @@ def descend(
     return reparam.affine(theta)
 
 
+def _steps(n: int) -> int:
+    """Count the steps of an epoch of n rows."""
+    return max(1, n // BATCH)
+
+
 def _batches(n: int, epochs: int, seed: int) -> Iterator[npt.NDArray[np.intp]]:
     """Yield the rows of each step: about BATCH, every row once an epoch."""
     rng = np.random.default_rng(seed)
     for _ in range(epochs):
-        yield from np.array_split(rng.permutation(n), max(1, n // BATCH))
+        yield from np.array_split(rng.permutation(n), _steps(n))

@@ -142,7 +142,7 @@ def _model(folder: Path) -> Facts:
     return {
         "kind": "exported model",
         **{name: getattr(card, name) for name in names.split()},
-        **({"embedding_size": card.embedding_size} if card.embedding_size else {}),
+        **{n: v for n in ("block_size", "embedding_size") if (v := getattr(card, n))},
         **({"prompts": ", ".join(card.prompts)} if card.prompts else {}),
         "bytes": sum(int(f["size"]) for f in card.files.values()),
         "digest": card.digest,

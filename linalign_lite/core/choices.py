@@ -9,8 +9,8 @@ from enum import StrEnum
 TextPooling = StrEnum("TextPooling", "mean last cls max weighted-mean mean-sqrt embedding")
 Pooling = StrEnum("Pooling", "mean last cls max weighted-mean mean-sqrt embedding tokens")
 TextFormat = StrEnum("TextFormat", "auto txt jsonl csv parquet")
-FloatDtype = StrEnum("FloatDtype", "fp32 fp16")  # of stored states and exported models
-WeightDtype = StrEnum("WeightDtype", "fp32 fp16 int8")  # of weights in an ONNX file
+FloatDtype = StrEnum("FloatDtype", "fp32 fp16")  # of stored states
+WeightDtype = StrEnum("WeightDtype", "fp32 fp16 int8")  # of weights in an ONNX file or model folder
 PairingRule = StrEnum("PairingRule", "exact after")
 MapMethod = StrEnum("MapMethod", "ridge lstsq procrustes")
 MomentsMethod = StrEnum("MomentsMethod", "ridge procrustes")  # that need only moments

@@ -79,6 +79,7 @@ class ModelCard:
     embedding_size: Annotated[int, Range(0, MAX_DIM)] = field(default=0, metadata=LEFT_OUT)
     prompts: Prompts = field(default_factory=dict, metadata=LEFT_OUT)  # by name
     default_prompt: str = field(default="", metadata=LEFT_OUT)  # its name
+    block_size: Annotated[int, Range(0, 1 << 16)] = field(default=0, metadata=LEFT_OUT)  # int8
 
     def space(
         self, pooling: str | None = None, normalize: bool | None = None, prompt: str | None = None

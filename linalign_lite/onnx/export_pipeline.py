@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.core.choices import FloatDtype
+from linalign_lite.core.choices import WeightDtype
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import save_head
 from linalign_lite.errors import InputError, LinalignError
@@ -32,6 +32,7 @@ from linalign_lite.extraction.model_card import (
     seal_card,
 )
 from linalign_lite.onnx import float16, graph_edit, parity, sentence_parity
+from linalign_lite.onnx.block_quantization import BLOCK, store_int8
 from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.quantization import quantize_folder
@@ -45,7 +46,7 @@ from linalign_lite.onnx.tokenizer_file import (
 from linalign_lite.storage.atomic import whole_folder
 from linalign_lite.storage.hashing import hash_file
 
-EXPORT_FILE_LIMIT = 256 << 20  # bytes of weights; one larger file would be built in memory
+EXPORT_FILE_LIMIT = 128 << 20  # bytes of weights; one larger file would be built in memory
 _PACKAGES = (
     "linalign-lite",
     "optimum",
@@ -69,9 +70,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.quantize is not None and self.dtype != "fp32":
-            raise InputError("quantised weights are stored as int8", got=f"dtype {self.dtype}")
-        if self.dtype not in list(FloatDtype):
-            expected = " or ".join(FloatDtype)
+            hint = "leave the dtype out, or do not quantise"
+            raise InputError("quantising is of fp32 weights", got=f"dtype {self.dtype}", hint=hint)
+        if self.dtype not in list(WeightDtype):
+            expected = ", ".join(WeightDtype)
             raise InputError("the dtype is not known", got=repr(self.dtype), expected=expected)
 
     def say(self, step: str) -> None:
@@ -113,24 +115,31 @@ def export(
         cut = cut_graph(graph, config.raw, source.weights)
         graph_edit.fold_transposes(graph, source.weights)
         graph_edit.set_standard_types(graph)
+        weights: graph_edit.Weights = source.weights
         if settings.dtype == "fp16":
             float16.store_float16(graph, source.weights)
-        graph_edit.check(graph_edit.save(graph, folder, settings.one_file_limit, source.weights))
+        elif settings.dtype == "int8":
+            weights = store_int8(graph, source.weights)
+        graph_edit.check(graph_edit.save(graph, folder, settings.one_file_limit, weights))
         tokenizer = write_tokenizer(source.tokenizer, folder)
         vocab_size = _vocab_size(cut.head, config)
         check_tokenizer(tokenizer, source.encode, vocab_size)
         settings.say(f"checking {len(TEXTS)} texts")
         batches = parity.batches([tokenizer.encode(t).ids for t in TEXTS], config.max_length)
         reference = parity.recorded(source.reference, batches, scratch)
-        head = _moved(cut.head, scratch / "head.npy") if cut.head else None
+        head = _moved(cut.head, scratch / "head.npy", settings.dtype) if cut.head else None
         cut = dataclasses.replace(cut, head=None)
-        del source  # with the torch model, before its graph is loaded a second time
+        del source, weights  # with the torch model, before its graph is loaded a second time
         gc.collect()
         cut = dataclasses.replace(cut, head=head() if head else None)
         exported = parity.open_graph(folder / MODEL_FILE, cut.past)
         embedding_size = embedder.width(cut.hidden_size) if embedder else 0
-        compared = sentence_parity.embeddings(config, modules)
-        differences = parity.measure(exported, reference, batches, cut.head, compared)
+        compared = sentence_parity.embeddings(config, modules, settings.say)
+        limits = parity.EXACT
+        if settings.dtype == "int8":
+            limits, pooled = parity.INT8, sentence_parity.own(modules)
+            compared = compared or [(pooled, pooled)]
+        differences = parity.measure(exported, reference, batches, cut.head, compared, limits)
         del exported, reference
         if embedder is not None:
             save_embedder(folder / EMBEDDER_FILE, embedder)
@@ -147,6 +156,7 @@ def export(
             prompts=prompts,
             default_prompt=default_prompt,
             dtype=settings.dtype,
+            block_size=BLOCK if settings.dtype == "int8" else 0,
             opset=graph_edit.opset(graph),
             past=cut.past,
             special=config.special_tokens(tokenizer.token_to_id),
@@ -175,10 +185,16 @@ def _disk_errors(out: Path) -> Iterator[None]:
         raise LinalignError(f"cannot write {out}", got=e.strerror or "disk full", hint=hint) from e
 
 
-def _moved(head: Head, path: Path) -> Callable[[], Head]:
-    """Save the head's weight, which is the model's, and return a function that maps it again."""
-    np.save(path, head.weight)
-    bias, softcap, card = head.bias, head.softcap, head.card
+def _moved(head: Head, path: Path, dtype: str) -> Callable[[], Head]:
+    """Save the head's weight, which is the model's, and return a function that maps it again.
+
+    For int8 it is rounded to float16, whose error is a sixteenth of that of 8 bits.
+    """
+    kind = head.weight.dtype
+    if dtype == "int8" and float16.in_range(head.weight) and float16.in_range(head.bias):
+        kind = np.dtype(np.float16)
+    np.save(path, head.weight.astype(kind, copy=False))
+    bias, softcap, card = head.bias.astype(kind), head.softcap, head.card
     return lambda: Head(np.load(path, mmap_mode="r"), bias, softcap=softcap, card=card)
 
 

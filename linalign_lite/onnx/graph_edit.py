@@ -213,15 +213,16 @@ def declare_weights(model: Any, weights: Weights) -> dict[str, AnyArray]:
     graph = model.graph
     found = {v.name: weights[v.name] for v in graph.input if v.name in weights}
     for name, array in found.items():
-        _declare(graph, name, array)
+        declare_weight(graph, name, array.shape, array.dtype)
     return found
 
 
-def _declare(graph: Any, name: str, array: AnyArray) -> None:
+def declare_weight(graph: Any, name: str, dims: Sequence[int], dtype: npt.DTypeLike) -> None:
+    """Add an initializer without a value."""
     from onnx import helper
 
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    graph.initializer.append(_declared(name, array.shape, kind))
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph.initializer.append(_declared(name, dims, kind))
 
 
 def _declared(name: str, dims: Sequence[int], kind: int) -> Any:
@@ -247,7 +248,7 @@ def fold_transposes(model: Any, weights: MutableMapping[str, AnyArray]) -> None:
             continue
         turned = f"{name}.transposed"
         weights[turned] = weights[name].transpose(attribute(first, "perm"))
-        _declare(graph, turned, weights[turned])
+        declare_weight(graph, turned, weights[turned].shape, weights[turned].dtype)
         rename(graph, first.output[0], turned)
         graph.node.remove(first)
     prune(model)

@@ -30,7 +30,8 @@ def export_model(
     task: `embed` (final hidden states), `generate` (with a KV cache; the token head becomes a
         file of its own), or `auto`: generate for a causal LM that is not a sentence encoder.
     dtype: `fp16` stores weights as float16 and computes in float32; the torch model that it is
-        compared with then has its weights rounded the same way.
+        compared with then has its weights rounded the same way. `int8` stores them in blocks (see
+        `block_quantization`), within the limits `parity.INT8`, and a token head as float16.
     opset: of ONNX; Optimum chooses when None. progress: called with a description of each step.
     one_file_limit: bytes of weights above which they go to `model.onnx_data`.
     quantize: texts; the weights are then stored as int8 and multiplied as such, and the card has

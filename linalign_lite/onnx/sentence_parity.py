@@ -17,12 +17,17 @@ from linalign_lite.onnx.sentence_modules import SentenceModules, kind_and_path
 _PROMPT_TOKENS = (0, 3)  # lengths of a prompt that are tried
 
 
-def embeddings(config: ModelConfig, modules: SentenceModules) -> list[tuple[Embed, Embed]]:
+def embeddings(
+    config: ModelConfig, modules: SentenceModules, say: Callable[[str], None]
+) -> list[tuple[Embed, Embed]]:
     """Pairs of functions for `parity.measure`: our modules, and sentence-transformers' own.
 
-    Empty where the folder has no modules or the package is not installed.
+    Empty where the folder has no modules or, as ``say`` is told, the package is not installed.
     """
-    if not config.module_entries or importlib.util.find_spec("sentence_transformers") is None:
+    if not config.module_entries:
+        return []
+    if importlib.util.find_spec("sentence_transformers") is None:
+        say("not compared with sentence-transformers' embeddings: it is not installed")
         return []
     theirs = _load(config)
     included = modules.embedder is None or modules.embedder.include_prompt
@@ -30,6 +35,11 @@ def embeddings(config: ModelConfig, modules: SentenceModules) -> list[tuple[Embe
         (partial(_embed, modules, n), partial(_run, theirs, n))
         for n in (_PROMPT_TOKENS[:1] if included else _PROMPT_TOKENS)
     ]
+
+
+def own(modules: SentenceModules) -> Embed:
+    """A function that computes embeddings, or pooled states, as the exported model does."""
+    return partial(_embed, modules, 0)
 
 
 def _embed(modules: SentenceModules, prompt_tokens: int, states: Floats, mask: Int64) -> Floats:

@@ -240,8 +240,8 @@ def test_paths_that_are_no_model(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="cannot be downloaded from the model hub"):
         export_model("nobody/no-such-model", out)
-    with pytest.raises(InputError, match="got 'int8', expected fp32 or fp16"):
-        export_model(str(bert), out, dtype="int8")
+    with pytest.raises(InputError, match="got 'int4', expected fp32, fp16, int8"):
+        export_model(str(bert), out, dtype="int4")
     with pytest.raises(InputError, match="the task is not known"):
         export_model(str(bert), out, task="speak")
     with pytest.raises(InputError, match="does the folder above it exist"):

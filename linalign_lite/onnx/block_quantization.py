@@ -1,0 +1,144 @@
+"""Store weights as 8-bit integers in blocks, each with its scale. Needs only `onnx` and NumPy.
+
+BLOCK neighbours w of a row become round(w / s) + 128, with s = max |w| / 127. Products are
+onnxruntime's `MatMulNBits`, which rounds its inputs in blocks too and sums products of integers
+inside a block; the table of token embeddings is its `GatherBlockQuantized` (both need onnxruntime
+1.23). See Dettmers et al., 8-bit Optimizers via Block-wise Quantization (2022).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.errors import InputError
+from linalign_lite.onnx import graph_edit
+from linalign_lite.onnx.float16 import MIN_SIZE
+from linalign_lite.onnx.graph_edit import AnyArray, Weights
+
+BLOCK = 32
+_ZERO = 128  # the integer that stands for 0
+_DOMAIN = "com.microsoft"
+_INT8_PRODUCTS = 4  # level of accuracy; with float32 products one token takes 10 times as long
+
+
+def store_int8(model: Any, weights: Weights) -> Weights:
+    """Quantise the weights of a graph's products, and its table of token embeddings, in place.
+
+    weights: values of those that the graph only declares. Returns these and the new ones; a new one
+    is computed each time that it is read. Raises InputError when there is nothing to quantise.
+    """
+    from onnx import helper
+
+    graph = model.graph
+    index = graph_edit.GraphIndex(graph, weights)
+    computed: dict[str, Callable[[], AnyArray]] = {}
+    nodes: list[Any] = []
+    for node in graph.node:
+        nodes += _quantized(node, graph, index, computed) or [node]
+    if not computed:
+        raise InputError("the graph has no weight that could be quantised")
+    del graph.node[:]
+    graph.node.extend(nodes)
+    if all(o.domain != _DOMAIN for o in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+    graph_edit.prune(model)
+    return _Computed(weights, computed)
+
+
+class _Computed(Mapping[str, AnyArray]):
+    """Arrays by name, some of them computed when they are read."""
+
+    def __init__(self, known: Weights, computed: Mapping[str, Callable[[], AnyArray]]) -> None:
+        self._known, self._computed = known, computed
+
+    def __getitem__(self, name: str) -> AnyArray:
+        return self._computed[name]() if name in self._computed else self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from {**self._known, **self._computed}
+
+    def __len__(self) -> int:
+        return len(self._known.keys() | self._computed.keys())
+
+
+def _quantized(
+    node: Any, graph: Any, index: graph_edit.GraphIndex, computed: dict[str, Callable[[], AnyArray]]
+) -> list[Any]:
+    """Nodes in place of ``node``, their weights declared; none if it stays as it is."""
+    from onnx import helper
+
+    gather = node.op_type == "Gather"
+    get = partial(graph_edit.attribute, node)
+    if node.op_type == "Gemm":
+        usable = not get("transA", 0) and get("alpha", 1.0) == get("beta", 1.0) == 1.0
+    else:
+        usable = node.op_type == "MatMul" or (gather and get("axis", 0) == 0)
+    name = node.input[0 if gather else 1] if usable else ""
+    found = index.constant(name) if name else None
+    if found is None or found.ndim != 2 or found.dtype != np.float32 or found.size < MIN_SIZE:
+        return []
+    turned = not gather and not get("transB", 0)
+    n, width = found.shape[::-1] if turned else found.shape
+    if gather and width % BLOCK:  # the operator has no last block that is shorter
+        return []
+    blocks = -(-width // BLOCK)
+    stem = f"{name}.{node.op_type}"
+    values, scales = f"{stem}.int8", f"{stem}.scales"
+    if values not in computed:
+
+        def rows() -> AnyArray:
+            array = index.constant(name)
+            assert array is not None
+            return array.T if turned else array
+
+        shape = (n, width) if gather else (n, blocks, BLOCK)
+        graph_edit.declare_weight(graph, values, shape, np.uint8)
+        graph_edit.declare_weight(graph, scales, (n, blocks), np.float32)
+        computed[values] = lambda: quantize(rows()).reshape(shape)
+        computed[scales] = lambda: block_scales(rows())
+    settings = {"bits": 8, "block_size": BLOCK, "name": node.name, "domain": _DOMAIN}
+    output = list(node.output)
+    if gather:
+        inputs = [values, node.input[1], scales]
+        return [helper.make_node("GatherBlockQuantized", inputs, output, **settings)]
+    bias = node.input[2] if len(node.input) > 2 else ""
+    product = f"{output[0]}.product" if bias else output[0]
+    made = helper.make_node(
+        "MatMulNBits",
+        [node.input[0], values, scales],
+        [product],
+        K=width,
+        N=n,
+        accuracy_level=_INT8_PRODUCTS,
+        **settings,
+    )
+    return [made, *([helper.make_node("Add", [product, bias], output)] if bias else [])]
+
+
+def block_scales(rows: AnyArray) -> AnyArray:
+    """The scale of each block: (n, width) → (n, blocks), float32."""
+    found = np.empty((len(rows), -(-rows.shape[1] // BLOCK)), np.float32)
+    for where, blocks in _parts(rows):
+        found[where] = np.abs(blocks).max(axis=2) / np.float32(127)
+    return found
+
+
+def quantize(rows: AnyArray) -> AnyArray:
+    """Integers of each block, the last one filled up with zeros: (n, blocks, BLOCK), uint8."""
+    found = np.empty((len(rows), -(-rows.shape[1] // BLOCK), BLOCK), np.uint8)
+    for where, blocks in _parts(rows):
+        scales = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)
+        found[where] = np.rint(blocks / np.where(scales > 0, scales, 1)) + _ZERO
+    return found
+
+
+def _parts(rows: AnyArray) -> Iterator[tuple[slice, AnyArray]]:
+    """Some rows at a time, in blocks: (rows, blocks, BLOCK)."""
+    start = 0
+    for part in graph_edit.row_blocks(rows):
+        short = -part.shape[1] % BLOCK
+        filled = np.pad(part, ((0, 0), (0, short))) if short else np.ascontiguousarray(part)
+        yield slice(start, start + len(part)), filled.reshape(len(part), -1, BLOCK)
+        start += len(part)

@@ -25,6 +25,7 @@ from linalign_lite.storage.schema import format_errors
 PROVIDERS = ("CPUExecutionProvider",)
 MAX_THREADS = 256
 BATCHES_PER_THREAD = 4  # from so many on, each batch runs on one thread
+SPIN = "20"  # microseconds: longer than between two nodes, shorter than between two runs
 MAX_DOUBLED = 512 << 20  # bytes of a graph that may be in memory twice
 
 
@@ -204,13 +205,24 @@ def _embedder(folder: Path, card: ModelCard) -> Embedder:
 def _session(folder: Path, threads: int | None) -> Any:
     import onnxruntime as ort
 
+    return ort.InferenceSession(
+        str(folder / MODEL_FILE), sess_options=session_options(threads), providers=list(PROVIDERS)
+    )
+
+
+def session_options(threads: int | None) -> Any:
+    """Options of a session that computes in turn with others: its threads soon stop spinning.
+
+    Threads that spin on after a run take the cores from whatever computes next, such as a head.
+    """
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised as exceptions
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN)
     if threads is not None:
         options.intra_op_num_threads = threads
-    return ort.InferenceSession(
-        str(folder / MODEL_FILE), sess_options=options, providers=list(PROVIDERS)
-    )
+    return options
 
 
 def _check_graph(

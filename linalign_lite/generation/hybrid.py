@@ -10,7 +10,7 @@ target's token head scores the target's tokens; the text of the chosen token is 
   source's tokens as they were not twice in a row: the source's state would never change.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -24,10 +24,9 @@ from linalign_lite.generation.decoding.detokenizer import StreamingDetokenizer, 
 from linalign_lite.generation.decoding.incremental_tokenizer import IncrementalTokenizer
 from linalign_lite.generation.decoding.kv_cache import CachedModel
 from linalign_lite.generation.decoding.sampling import Sampler, StopStrings, make_sampler
+from linalign_lite.generation.decoding.token_scores import TokenScores
 
-Scorer = Callable[[Array], Array]
 _TABLES: WeakKeyDictionary[Model, TokenBytes] = WeakKeyDictionary()
-MAX_FOLD = 1 << 30  # multiplications to fold a map into a head, at most
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class _Decoder:
     source: CachedModel
     tokenizer: IncrementalTokenizer  # the source's
     token_bytes: TokenBytes  # the target's
-    score: Scorer  # a state of the source to scores of the target's tokens
+    score: TokenScores  # of the target's tokens, in a state of the source
     sample: Sampler
     end: frozenset[int]  # tokens that end the text
     max_tokens: int
@@ -104,7 +103,7 @@ class _Decoder:
             if len(ids) > self.source.context:
                 reason = "context"
                 break
-            token = self.sample(self.score(self.source.last_state(ids)))
+            token = self._choose(self.source.last_state(ids))
             if token in self.end:
                 reason = "eos"
                 break
@@ -115,7 +114,7 @@ class _Decoder:
     def hybrid(self, text: str) -> Iterator[_Step]:
         """Generate with two models: the source reads every token's text with its own tokens."""
         read, pending, added, token = self.tokenizer.encode(text), b"", "", -1
-        scores = self.score(self.source.last_state(read))
+        state, excluded = self.source.last_state(read), list[int]()
         for _ in range(self.max_tokens):
             if added:
                 ids = self.tokenizer.encode(text)
@@ -123,23 +122,46 @@ class _Decoder:
                     yield _Step("", reason="context")
                     return
                 if ids == read:
-                    scores[token] = -np.inf
+                    excluded.append(token)
                 else:
-                    scores, read = self.score(self.source.last_state(ids)), ids
-            allowed = self.token_bytes.mask_to_continuations(scores) if pending else scores
-            while True:
-                token = self.sample(allowed)
-                if token in self.end:
-                    yield _Step("", reason="eos")
-                    return
-                appended = self.token_bytes.append(pending, token)
-                if appended is not None:
-                    break
-                allowed[token] = -np.inf
+                    state, read, excluded = self.source.last_state(ids), ids, []
+            token, appended = self._next(state, pending, excluded)
+            if appended is None:
+                yield _Step("", reason="eos")
+                return
             added, pending = appended
             text += added
             yield _Step(added, token)
         yield _Step("", reason="length")
+
+    def _choose(self, state: Array) -> int:
+        token = self.score.best(state)
+        return self.sample(self.score(state)) if token is None else token
+
+    def _next(
+        self, state: Array, pending: bytes, excluded: list[int]
+    ) -> tuple[int, tuple[str, bytes] | None]:
+        """A token, none of ``excluded``, and what it appends; None: it ends the text.
+
+        A token that can follow no text is added to ``excluded``.
+        """
+        barred = list(excluded) if pending else excluded
+        scores: Array | None = None
+        while True:
+            if scores is None and (pending or barred):
+                scores = self.score(state)
+                scores = self.token_bytes.mask_to_continuations(scores) if pending else scores
+            if scores is None:
+                token = self._choose(state)
+            else:
+                scores[barred] = -np.inf
+                token = self.sample(scores)
+            if token in self.end:
+                return token, None
+            appended = self.token_bytes.append(pending, token)
+            if appended is not None:
+                return token, appended
+            barred.append(token)
 
 
 def generate(
@@ -175,7 +197,7 @@ def generate(
         source=CachedModel(source),
         tokenizer=IncrementalTokenizer(source.tokenizer),
         token_bytes=_token_bytes(target),
-        score=_scorer(head, affine),
+        score=TokenScores(head, affine, greedy=temperature == 0, threads=source.threads),
         sample=sample,
         end=frozenset(end if eos is None else (*end, eos)),
         max_tokens=max_tokens,
@@ -244,28 +266,3 @@ def require_token_head(model: Model, head: Head) -> Head:
             expected=f"{model.card.vocab_size} outputs, one per token",
         )
     return head
-
-
-def _scorer(head: Head, affine: AffineMap | None) -> Scorer:
-    """Make a function from a source state to scores; fold the map into the head if that is faster.
-
-    The folded weight is one product in float32, as exact as the two products that it replaces: it
-    is computed for each text, and in float64 took as long as a dozen tokens.
-    """
-    weight, bias = _float32(head.weight), _float32(head.bias)
-    if affine is None:
-        return lambda state: head.finish(np.dot(weight, state) + bias)
-    map_weight, map_bias = _float32(affine.weight), _float32(affine.bias)
-    outputs, (inner, outer) = len(weight), map_weight.shape
-    less = outputs * outer <= outputs * inner + inner * outer
-    if less and outputs * inner * outer <= MAX_FOLD:
-        with np.errstate(over="ignore", invalid="ignore"):  # the sampler refuses such scores
-            folded, folded_bias = weight @ map_weight, weight @ map_bias + bias
-        return lambda state: head.finish(np.dot(folded, state) + folded_bias)
-    return lambda state: head.finish(np.dot(weight, np.dot(map_weight, state) + map_bias) + bias)
-
-
-def _float32(array: Array) -> Array:
-    with np.errstate(over="ignore"):  # the sampler refuses scores that are not finite
-        found: Array = np.require(array, np.float32, ["C", "A"])
-    return found

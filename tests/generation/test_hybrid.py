@@ -32,7 +32,8 @@ from linalign_lite.generation.decoding.incremental_tokenizer import (
 )
 from linalign_lite.generation.decoding.kv_cache import OLDER_CACHES, CachedModel
 from linalign_lite.generation.decoding.sampling import StopStrings, make_sampler
-from linalign_lite.generation.hybrid import MAX_FOLD, Piece, _scorer, generate
+from linalign_lite.generation.decoding.token_scores import MAX_FOLD, TokenScores
+from linalign_lite.generation.hybrid import Piece, generate
 
 PROMPT = "Once upon a time"
 STORY = (
@@ -575,7 +576,7 @@ def test_a_map_is_folded_where_that_is_less_work(rng):
         head = Head(rng.normal(size=(outputs, inner)), rng.normal(size=outputs), softcap=cap)
         affine = AffineMap(rng.normal(size=(inner, 6)), rng.normal(size=inner))
         assert outputs * inner * 6 < MAX_FOLD
-        got = _scorer(head, affine)(state)
+        got = TokenScores(head, affine)(state)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, head(affine(state)), rtol=1e-4, atol=1e-4)
 

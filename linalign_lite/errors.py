@@ -5,6 +5,7 @@ state, a query, a text or a key: names, shapes, types and digests only.
 """
 
 import contextlib
+import errno
 import importlib
 import re
 from collections.abc import Iterator
@@ -98,14 +99,27 @@ class MissingExtraError(LinalignError):
         )
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Return True for the error of a write to a disk, or a quota, that is full."""
+    if not isinstance(error, OSError):
+        return False
+    short = error.errno is None and "requested and" in str(error)  # NumPy's, of a short write
+    return short or error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextlib.contextmanager
 def quote_errors(
     problem: str, kind: type[LinalignError] = InputError, *, hint: str = ""
 ) -> Iterator[None]:
-    """Turn errors of the block, of a library without an error type of its own, into a ``kind``."""
+    """Turn errors of the block, of a library without an error type of its own, into a ``kind``.
+
+    Those of a full disk pass.
+    """
     try:
         yield
     except Exception as e:
+        if is_disk_full(e):
+            raise
         text = " ".join(str(e).split())[:300]
         raise kind(problem, got=f"{type(e).__name__}: {text}", hint=hint) from e
 

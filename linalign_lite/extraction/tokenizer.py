@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.errors import FormatError
+from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, open_regular
 
 MAX_TOKENIZER = 256 << 20  # bytes of a tokenizer.json; the largest known are about 35 MB
@@ -56,7 +56,7 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-def read_ends(text: str, encoding: Any) -> list[int]:
+def read_ends(text: str, encoding: Any, name: object = "the tokenizer") -> list[int]:
     """Number of characters of ``text`` read whole at each token of its tokenizers.Encoding.
 
     A token's own end is too far where it shares its characters with a later token: one byte of a
@@ -65,11 +65,17 @@ def read_ends(text: str, encoding: Any) -> list[int]:
     too near where a normaliser merged the following characters into the token, such as a combining
     accent: characters without a token, up to white space, are added to the token before them.
     Special tokens keep their end. The truncated part of the encoding is used too, so that the ends
-    are those of the whole text.
+    are those of the whole text. Raises InputError with ``name`` when there are no offsets.
     """
     parts = [encoding, *encoding.overflowing]
     offsets = [pair for part in parts for pair in part.offsets]
     special = [flag for part in parts for flag in part.special_tokens_mask]
+    if len(offsets) - sum(special) > 1 and not any(end for _, end in offsets):
+        raise InputError(
+            f"{name} gives no offsets",
+            got="offsets (0, 0) for every token",
+            expected="a tokenizer that gives offsets",
+        )
     return _whole_ends(text, offsets, special)[: len(encoding)]
 
 

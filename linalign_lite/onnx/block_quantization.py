@@ -1,9 +1,10 @@
-"""Store weights as 8-bit integers in blocks, each with its scale. Needs only `onnx` and NumPy.
+"""Store weights as 8-bit integers, with a scale for each block. Needs only `onnx` and NumPy.
 
-BLOCK neighbours w of a row become round(w / s) + 128, with s = max |w| / 127. Products are
-onnxruntime's `MatMulNBits`, which rounds its inputs in blocks too and sums products of integers
-inside a block; the table of token embeddings is its `GatherBlockQuantized` (both need onnxruntime
-1.23). See Dettmers et al., 8-bit Optimizers via Block-wise Quantization (2022).
+BLOCK neighbours w of a row become round(w / s), with s = max |w| / 127. Products are onnxruntime's
+`MatMulNBits` (1.22 or later), which rounds its inputs in blocks too and sums products of integers
+inside a block. Token embeddings are taken from their table as stored, then multiplied by scales;
+onnxruntime's `GatherBlockQuantized` does not refuse ids beyond the table. See Dettmers et al.,
+8-bit Optimizers via Block-wise Quantization (2022).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from linalign_lite.onnx.float16 import MIN_SIZE
 from linalign_lite.onnx.graph_edit import AnyArray, Weights
 
 BLOCK = 32
-_ZERO = 128  # the integer that stands for 0
+_ZERO = 128  # stands for 0 in a product
 _DOMAIN = "com.microsoft"
 _INT8_PRODUCTS = 4  # level of accuracy; with float32 products one token takes 10 times as long
 
@@ -81,11 +82,9 @@ def _quantized(
         return []
     turned = not gather and not get("transB", 0)
     n, width = found.shape[::-1] if turned else found.shape
-    if gather and width % BLOCK:  # the operator has no last block that is shorter
-        return []
-    blocks = -(-width // BLOCK)
-    stem = f"{name}.{node.op_type}"
-    values, scales = f"{stem}.int8", f"{stem}.scales"
+    block = width if gather and width % BLOCK else BLOCK  # a table's blocks are all of one length
+    blocks = -(-width // block)
+    values, scales = (f"{name}.{node.op_type}.{part}" for part in ("int8", "scales"))
     if values not in computed:
 
         def rows() -> AnyArray:
@@ -93,52 +92,74 @@ def _quantized(
             assert array is not None
             return array.T if turned else array
 
-        shape = (n, width) if gather else (n, blocks, BLOCK)
-        graph_edit.declare_weight(graph, values, shape, np.uint8)
-        graph_edit.declare_weight(graph, scales, (n, blocks), np.float32)
-        computed[values] = lambda: quantize(rows()).reshape(shape)
-        computed[scales] = lambda: block_scales(rows())
-    settings = {"bits": 8, "block_size": BLOCK, "name": node.name, "domain": _DOMAIN}
-    output = list(node.output)
+        kind = np.int8 if gather else np.uint8
+        graph_edit.declare_weight(graph, values, (n, blocks, block), kind)
+        shape = (n, blocks, 1) if gather else (n, blocks)
+        graph_edit.declare_weight(graph, scales, shape, np.float32)
+        computed[scales] = lambda: block_scales(rows(), block).reshape(shape)
+        if gather:
+            computed[values] = lambda: quantize(rows(), block)
+        else:  # 128 more, as uint8
+            computed[values] = lambda: quantize(rows(), block).view(np.uint8) ^ np.uint8(_ZERO)
+    result = node.output[0]
     if gather:
-        inputs = [values, node.input[1], scales]
-        return [helper.make_node("GatherBlockQuantized", inputs, output, **settings)]
-    bias = node.input[2] if len(node.input) > 2 else ""
-    product = f"{output[0]}.product" if bias else output[0]
+        return _dequantized(graph, values, scales, node.input[1], width, result)
+    product, bias = f"{result}.product", node.input[2] if len(node.input) > 2 else ""
     made = helper.make_node(
         "MatMulNBits",
         [node.input[0], values, scales],
-        [product],
+        [product if bias else result],
+        domain=_DOMAIN,
         K=width,
         N=n,
+        bits=8,
+        block_size=BLOCK,
         accuracy_level=_INT8_PRODUCTS,
-        **settings,
     )
-    return [made, *([helper.make_node("Add", [product, bias], output)] if bias else [])]
+    return [made, *([helper.make_node("Add", [product, bias], [result])] if bias else [])]
 
 
-def block_scales(rows: AnyArray) -> AnyArray:
+def _dequantized(
+    graph: Any, values: str, scales: str, ids: str, width: int, result: str
+) -> list[Any]:
+    """Nodes that take rows from a table in blocks (n, blocks, block) and its scales."""
+    from onnx import TensorProto, helper
+
+    taken, wide, scale, product, size, shape, last = (f"{result}.{i}" for i in range(7))
+    graph.initializer.append(helper.make_tensor(last, TensorProto.INT64, [1], [width]))
+    return [
+        helper.make_node("Gather", [values, ids], [taken]),
+        helper.make_node("Cast", [taken], [wide], to=TensorProto.FLOAT),
+        helper.make_node("Gather", [scales, ids], [scale]),
+        helper.make_node("Mul", [wide, scale], [product]),
+        helper.make_node("Shape", [ids], [size]),
+        helper.make_node("Concat", [size, last], [shape], axis=0),
+        helper.make_node("Reshape", [product, shape], [result]),
+    ]
+
+
+def block_scales(rows: AnyArray, block: int = BLOCK) -> AnyArray:
     """The scale of each block: (n, width) → (n, blocks), float32."""
-    found = np.empty((len(rows), -(-rows.shape[1] // BLOCK)), np.float32)
-    for where, blocks in _parts(rows):
+    found = np.empty((len(rows), -(-rows.shape[1] // block)), np.float32)
+    for where, blocks in _parts(rows, block):
         found[where] = np.abs(blocks).max(axis=2) / np.float32(127)
     return found
 
 
-def quantize(rows: AnyArray) -> AnyArray:
-    """Integers of each block, the last one filled up with zeros: (n, blocks, BLOCK), uint8."""
-    found = np.empty((len(rows), -(-rows.shape[1] // BLOCK), BLOCK), np.uint8)
-    for where, blocks in _parts(rows):
+def quantize(rows: AnyArray, block: int = BLOCK) -> AnyArray:
+    """Integers of each block, the last one filled up with zeros: (n, blocks, block), int8."""
+    found = np.empty((len(rows), -(-rows.shape[1] // block), block), np.int8)
+    for where, blocks in _parts(rows, block):
         scales = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)
-        found[where] = np.rint(blocks / np.where(scales > 0, scales, 1)) + _ZERO
+        found[where] = np.rint(blocks / np.where(scales > 0, scales, 1))
     return found
 
 
-def _parts(rows: AnyArray) -> Iterator[tuple[slice, AnyArray]]:
-    """Some rows at a time, in blocks: (rows, blocks, BLOCK)."""
+def _parts(rows: AnyArray, block: int) -> Iterator[tuple[slice, AnyArray]]:
+    """Some rows at a time, in blocks: (rows, blocks, block)."""
     start = 0
     for part in graph_edit.row_blocks(rows):
-        short = -part.shape[1] % BLOCK
+        short = -part.shape[1] % block
         filled = np.pad(part, ((0, 0), (0, short))) if short else np.ascontiguousarray(part)
-        yield slice(start, start + len(part)), filled.reshape(len(part), -1, BLOCK)
+        yield slice(start, start + len(part)), filled.reshape(len(part), -1, block)
         start += len(part)

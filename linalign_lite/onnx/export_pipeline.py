@@ -6,7 +6,6 @@ that somebody else exported (`import_exported`). Nothing is left on disk when on
 
 import contextlib
 import dataclasses
-import errno
 import gc
 import importlib.metadata
 import shutil
@@ -20,7 +19,7 @@ import numpy as np
 from linalign_lite.core.choices import WeightDtype
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import save_head
-from linalign_lite.errors import InputError, LinalignError
+from linalign_lite.errors import InputError, LinalignError, is_disk_full
 from linalign_lite.extraction.embedder import Embedder, save_embedder
 from linalign_lite.extraction.model_card import (
     DIGESTED,
@@ -179,10 +178,12 @@ def _disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(e):
             raise
         hint = "nothing was written; an export needs about three times the size of the weights"
-        raise LinalignError(f"cannot write {out}", got=e.strerror or "disk full", hint=hint) from e
+        raise LinalignError(
+            f"cannot write {out}: the disk is full", got=e.strerror or str(e), hint=hint
+        ) from e
 
 
 def _moved(head: Head, path: Path, dtype: str) -> Callable[[], Head]:

@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from linalign_lite import demo
+from linalign_lite import demo, extract, load_model
 from linalign_lite.commands import main
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.tokenizer_compatibility import (
@@ -199,10 +200,15 @@ def test_a_tokenizer_that_makes_no_token_is_named(tmp_path, folders):
 
 
 def test_a_tokenizer_without_offsets_is_named():
-    mute = SimpleNamespace(offsets=[(0, 0)] * 2, special_tokens_mask=[0, 0], overflowing=[])
+    mute = SimpleNamespace(
+        ids=[5, 6], offsets=[(0, 0)] * 2, special_tokens_mask=[0, 0], overflowing=[]
+    )
     made = SimpleNamespace(encode_batch=lambda texts: [Counted(mute) for _ in texts])
+    with pytest.raises(InputError, match="mine: its tokenizer gives no offsets"):
+        locate(made, ["ab", "cd"], "mine")
+    ash = load_model(ASH)
     with pytest.raises(InputError, match="gives no offsets"):
-        locate(made, ["ab", "cd"])
+        extract(replace(ash, tokenizer=made), ["ab", "cd"], pooling="tokens")
 
 
 class Counted:

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from linalign_lite import extract, load_model
 from linalign_lite.commands import main
 from linalign_lite.core.serialization import load_head
-from linalign_lite.errors import InputError, ParityError
+from linalign_lite.errors import InputError, LinalignError, ParityError
 from linalign_lite.extraction.model_card import load_card
 from linalign_lite.onnx import block_quantization, graph_edit, parity
 
@@ -54,7 +54,7 @@ def test_each_weight_is_within_half_a_step(rows):
     blocks = -(-rows.shape[1] // 32)
     assert values.shape == (len(rows), blocks, 32)
     assert scales.shape == (len(rows), blocks)
-    back = (values.astype(np.float64) - 128) * scales[..., None]
+    back = values.astype(np.float64) * scales[..., None]
     back = back.reshape(len(rows), -1)
     assert not back[:, rows.shape[1] :].any()
     steps = np.repeat(scales, 32, axis=1)[:, : rows.shape[1]].astype(np.float64)
@@ -81,7 +81,9 @@ def test_families_are_near_and_say_what_they_are(made: Path, count: int, tmp_pat
     graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
     kinds = [node.op_type for node in graph.node if node.domain == "com.microsoft"]
     assert kinds.count("MatMulNBits") == count
-    assert kinds.count("GatherBlockQuantized") >= 1
+    assert set(kinds) == {"MatMulNBits"}
+    tables = [n for n in graph.node if n.op_type == "Gather" and n.input[0].endswith(".int8")]
+    assert len(tables) >= 1
     floats = {t.name: tuple(t.dims) for t in graph.initializer if t.data_type == 1}
     left = [n for n, d in floats.items() if len(d) == 2 and np.prod(d) >= 256]
     assert all(name.endswith(".scales") for name in left)
@@ -100,6 +102,15 @@ def test_weights_beside_the_graph_are_the_same_and_a_head_is_halved(made: Path, 
     a, b = (extract(load_model(tmp_path / n, threads=1), TEXTS).states for n in ("one", "two"))
     assert np.array_equal(a, b)
     assert load_head(tmp_path / "one" / "token_head.head.npz").weight.dtype == np.float16
+
+
+def test_an_id_beyond_the_table_is_refused(made: Path, tmp_path: Path):
+    size = export(made, tmp_path / "x", dtype="int8").vocab_size
+    model = load_model(tmp_path / "x", threads=1)
+    ids = np.array([[1, size - 1]])
+    assert np.isfinite(model.run(ids, np.ones_like(ids))).all()
+    with pytest.raises(LinalignError, match="fails on a batch"):
+        model.run(ids + 1, np.ones_like(ids))
 
 
 def test_an_exported_graph_of_others_is_quantised_too(made: Path, tmp_path: Path):

@@ -166,15 +166,46 @@ def test_external_data(llama: Path, tmp_path: Path) -> None:
     assert states[0] == pytest.approx(states[1], rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.usefixtures("nothing_left")
-def test_full_disk(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Any) -> Any:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+SHORT = OSError("43395 requested and 7136 written")  # NumPy's, without a number
 
-    monkeypatch.setattr(graph_edit, "row_blocks", fail)
-    with pytest.raises(LinalignError, match=r"cannot write .*out: got No space left") as caught:
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("torch.onnx.export", FULL),
+        ("linalign_lite.onnx.graph_edit.row_blocks", FULL),
+        ("pathlib.Path.write_text", FULL),  # the tokenizer
+        ("numpy.save", SHORT),
+        ("linalign_lite.onnx.export_pipeline.save_head", FULL),
+        ("linalign_lite.onnx.export_pipeline.copy_chat_template", FULL),
+        ("linalign_lite.onnx.export_pipeline.seal_card", FULL),
+    ],
+)
+def test_full_disk(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: OSError
+) -> None:
+    """Wherever it fills up: what was not written is named, and nothing is left."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(LinalignError, match=r"cannot write .*out: the disk is full") as caught:
         export_model(str(llama), tmp_path / "out", one_file_limit=0)
     assert not isinstance(caught.value, InputError)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_tokenizer_with_more_tokens_than_the_model(tiny: Callable[..., Path], tmp_path: Path):
+    folder = tiny(transformers.LlamaConfig, transformers.LlamaForCausalLM)
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    raw["model"]["vocab"]["never seen"] = 263  # the model has 263 tokens
+    path.write_text(json.dumps(raw))
+    with pytest.raises(InputError, match=r"does not belong to this model: got token id 263.*263"):
+        export_model(str(folder), tmp_path / "out")
 
 
 def test_weights_are_stored_once_and_as_they_are_read(llama: Path, tmp_path: Path) -> None:

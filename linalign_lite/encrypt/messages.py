@@ -105,6 +105,9 @@ class _Info(_Packing):
             described = vars(parse(cls.DESCRIPTION, header.meta, "its description"))
             common = {k: getattr(header, k) for k in ("parameters", "key", "record_size")}
             info = cls(**common, **described)
+            space = described.get("space")  # written in another way, it would have another digest
+            if space is not None and plain(space) != header.meta["space"]:
+                raise InputError("its space has an empty field that is left out when it is empty")
             if info.layout.blocks(info.n) != header.n_records:
                 raise InputError("its number of states does not fit its records")
             info._require_consistent()

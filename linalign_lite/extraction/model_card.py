@@ -39,6 +39,7 @@ DIGESTED = (MODEL_FILE, DATA_FILE, TOKENIZER_FILE, EMBEDDER_FILE)
 LAST_HIDDEN_STATE = "last_hidden_state"  # the graph's output: (batch, length, hidden_size)
 PAST, PRESENT = "past_key_values.", "present."  # prefixes of KV-cache inputs and outputs
 MAX_PROMPTS = 256
+MAX_ENDS = 64
 _MAX_CARD = 1 << 20
 _NAME = re.compile(r"[\w.-]+")  # of a prompt; a prompt's own text has a space or a colon
 
@@ -53,6 +54,7 @@ class PastTensor:
 
 
 Count = Annotated[int, Range(1, (1 << 40) - 1)]
+Tokens = Annotated[tuple[Annotated[int, Range(0, (1 << 31) - 1)], ...], Size(MAX_ENDS)]
 Prompts = Annotated[Mapping[Annotated[str, Text(MAX_NAME, 1)], Prompt], Size(MAX_PROMPTS)]
 
 
@@ -79,7 +81,14 @@ class ModelCard:
     embedding_size: Annotated[int, Range(0, MAX_DIM)] = field(default=0, metadata=LEFT_OUT)
     prompts: Prompts = field(default_factory=dict, metadata=LEFT_OUT)  # by name
     default_prompt: str = field(default="", metadata=LEFT_OUT)  # its name
+    eos_token_ids: Tokens = field(default=(), metadata=LEFT_OUT)  # where there are several
     block_size: Annotated[int, Range(0, 1 << 16)] = field(default=0, metadata=LEFT_OUT)  # int8
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        eos = self.special.get("eos")
+        return frozenset(self.eos_token_ids if eos is None else (*self.eos_token_ids, eos))
 
     def space(
         self, pooling: str | None = None, normalize: bool | None = None, prompt: str | None = None

@@ -183,7 +183,7 @@ def generate(
     Without a map, source and target must be the same model, which then generates alone, its tokens
     never tokenised again. ``head`` replaces the target's own token head. Greedy with temperature 0;
     otherwise sampled, and the same seed gives the same text. ``stop``: the text ends before the
-    first of these strings. ``end``: tokens of the target that end it too, beside its end of text.
+    first of these strings. ``end``: tokens of the target that end it too, beside those of its card.
     Raises InputError when an option is not usable, MismatchError when map, head and models do not
     belong together; the iteration raises LinalignError when the source's graph fails.
     """
@@ -192,14 +192,13 @@ def generate(
     sample, stops = make_sampler(temperature, top_p, seed), StopStrings(stop)
     require_map(affine, source, target)
     head = target.token_head() if head is None else require_token_head(target, head)
-    eos = target.card.special.get("eos")
     decoder = _Decoder(
         source=CachedModel(source),
         tokenizer=IncrementalTokenizer(source.tokenizer),
         token_bytes=_token_bytes(target),
         score=TokenScores(head, affine, greedy=temperature == 0, threads=source.threads),
         sample=sample,
-        end=frozenset(end if eos is None else (*end, eos)),
+        end=target.card.ends.union(end),
         max_tokens=max_tokens,
     )
     ids = _prompt_ids(decoder.tokenizer, prompt, decoder.source.context)

@@ -114,11 +114,7 @@ def export(
         cut = cut_graph(graph, config.raw, source.weights)
         graph_edit.fold_transposes(graph, source.weights)
         graph_edit.set_standard_types(graph)
-        weights: graph_edit.Weights = source.weights
-        if settings.dtype == "fp16":
-            float16.store_float16(graph, source.weights)
-        elif settings.dtype == "int8":
-            weights = store_int8(graph, source.weights)
+        weights = _store_as(settings.dtype, graph, source.weights)
         graph_edit.check(graph_edit.save(graph, folder, settings.one_file_limit, weights))
         tokenizer = write_tokenizer(source.tokenizer, folder)
         vocab_size = _vocab_size(cut.head, config)
@@ -136,12 +132,13 @@ def export(
         compared = sentence_parity.embeddings(config, modules, settings.say)
         limits = parity.EXACT
         if settings.dtype == "int8":
-            limits, pooled = parity.INT8, sentence_parity.own(modules)
-            compared = compared or [(pooled, pooled)]
+            limits, compared = parity.INT8, compared or sentence_parity.own(modules)
         differences = parity.measure(exported, reference, batches, cut.head, compared, limits)
         del exported, reference
         if embedder is not None:
             save_embedder(folder / EMBEDDER_FILE, embedder)
+        special = config.special_tokens(tokenizer.token_to_id)
+        ends = config.eos_token_ids(special["eos"], vocab_size) if cut.head else ()
         card = ModelCard(
             name=config.name,
             architecture=config.architecture,
@@ -158,7 +155,8 @@ def export(
             block_size=BLOCK if settings.dtype == "int8" else 0,
             opset=graph_edit.opset(graph),
             past=cut.past,
-            special=config.special_tokens(tokenizer.token_to_id),
+            special=special,
+            eos_token_ids=ends,
             parity=differences,
             versions=_versions(),
         )
@@ -184,6 +182,17 @@ def _disk_errors(out: Path) -> Iterator[None]:
         raise LinalignError(
             f"cannot write {out}: the disk is full", got=e.strerror or str(e), hint=hint
         ) from e
+
+
+def _store_as(
+    dtype: str, graph: Any, weights: MutableMapping[str, graph_edit.AnyArray]
+) -> graph_edit.Weights:
+    """Change how the graph stores its weights; return the values of those that it only declares."""
+    if dtype == "int8":
+        return store_int8(graph, weights)
+    if dtype == "fp16":
+        float16.store_float16(graph, weights)
+    return weights
 
 
 def _moved(head: Head, path: Path, dtype: str) -> Callable[[], Head]:

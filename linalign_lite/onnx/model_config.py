@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from linalign_lite.errors import InputError
-from linalign_lite.extraction.model_card import Prompts
+from linalign_lite.extraction.model_card import MAX_ENDS, Prompts
 from linalign_lite.onnx.sentence_modules import SentenceModules, read_modules
 from linalign_lite.storage.schema import parse
 
@@ -142,6 +142,20 @@ class ModelConfig:
                 value = stated[0] if isinstance(stated, list) and stated else stated
             result[name] = value if type(value) is int else None
         return result
+
+    def eos_token_ids(self, eos: int | None, vocab_size: int) -> tuple[int, ...]:
+        """Ids of all tokens that end a text, when there are several: of the generation's settings.
+
+        Raises InputError when there are more than a card may have.
+        """
+        stated = _read_object(self.folder / "generation_config.json").get("eos_token_id")
+        stated = self.raw.get("eos_token_id") if stated is None else stated
+        listed = stated if isinstance(stated, list) else [stated]
+        known = {i for i in (eos, *listed) if type(i) is int and 0 <= i < vocab_size}
+        if len(known) > MAX_ENDS:
+            problem = f"{self.name} has too many tokens that end a text"
+            raise InputError(problem, got=str(len(known)), expected=f"at most {MAX_ENDS}")
+        return tuple(sorted(known)) if len(known) > 1 else ()
 
 
 def _read_json(path: Path) -> Any:

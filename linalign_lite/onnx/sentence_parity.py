@@ -37,9 +37,10 @@ def embeddings(
     ]
 
 
-def own(modules: SentenceModules) -> Embed:
-    """A function that computes embeddings, or pooled states, as the exported model does."""
-    return partial(_embed, modules, 0)
+def own(modules: SentenceModules) -> list[tuple[Embed, Embed]]:
+    """The same with our modules on both sides, or pooled states where the model has none."""
+    ours = partial(_embed, modules, 0)
+    return [(ours, ours)]
 
 
 def _embed(modules: SentenceModules, prompt_tokens: int, states: Floats, mask: Int64) -> Floats:

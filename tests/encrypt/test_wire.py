@@ -310,6 +310,21 @@ def test_descriptions_that_are_not_canonical(cases, meta):
         Query.load(forged(header, meta, [b"\0" * header.record_size] * 2))
 
 
+def test_an_empty_field_of_a_space_that_is_left_out_is_refused(cases):
+    """Read without it, the query would have another digest than its bytes."""
+    query = cases["insecure-noop"].query
+    header = query.info.header()
+    meta = json.loads(wire._json(header.meta))
+    assert "prompt" not in meta["space"]
+    meta["space"]["prompt"] = "Q: "
+    asked = Query.load(forged(header, meta, query.payloads))
+    assert asked.info.space.prompt == "Q: "
+    assert Query.load(asked.to_bytes()).digest == asked.digest
+    meta["space"]["prompt"] = ""
+    with pytest.raises(FormatError, match="empty field that is left out"):
+        Query.load(forged(header, meta, query.payloads))
+
+
 JUNK = st.one_of(
     st.none(),
     st.booleans(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import itertools
 import json
 import os
@@ -810,3 +811,17 @@ def test_bytes_and_their_characters_round_trip():
         ids = [table.tokenizer.token_to_id(byte[b]) for b in case]
         assert decoded(table, ids, follows_text=False) == table.tokenizer.decode(ids)
         assert table.tokenizer.decode(ids) == codecs.decode(bytes(case), "utf-8", "replace")
+
+
+def test_every_end_of_text_of_the_card_ends_it():
+    ash = model("ash")
+    scores = np.zeros(ash.card.vocab_size, dtype=np.float32)
+    scores[7] = 1
+    own = ash.token_head()
+    head = dataclasses.replace(own, weight=np.zeros_like(own.weight), bias=scores)
+    assert ash.card.ends == {ash.card.special["eos"]}
+    found = generate(ash, ash, "Once", head=head, max_tokens=3)
+    assert (len(list(found)) > 0, found.summary.reason) == (True, "length")
+    several = dataclasses.replace(ash, card=dataclasses.replace(ash.card, eos_token_ids=(2, 7)))
+    found = generate(several, several, "Once", head=head, max_tokens=3)
+    assert (list(found), found.summary.reason) == ([], "eos")

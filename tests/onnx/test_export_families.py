@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from linalign_lite.core.serialization import load_head
 from linalign_lite.extraction.model_card import load_card
 from linalign_lite.extraction.session import load_model
+from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.model_export import export_model
 
 torch = pytest.importorskip("torch")
@@ -121,3 +123,18 @@ def test_causal_lm(family: str, tiny: Callable[..., Path], tmp_path: Path) -> No
         want = transformers.AutoModelForCausalLM.from_pretrained(folder)(ids).logits.numpy()[0]
     states = ours.run(ids.numpy(), np.ones_like(ids.numpy()))[0]
     assert np.abs(head.apply(states) - want).max() <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("stated", "ends"), [([2, 9, 300], [2, 9]), (9, [2, 9]), ([2], None), ("</s>", None)]
+)
+def test_every_end_of_text_is_in_the_card(stated, ends, tiny, tmp_path):
+    folder = tiny(transformers.LlamaConfig, transformers.LlamaForCausalLM)
+    settings = {"eos_token_id": stated}  # beside the tokenizer's own, 2; there is no token 300
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    config = ModelConfig.read(folder)
+    assert list(config.eos_token_ids(2, 263)) == (ends or [])
+    if stated == 9:
+        export_model(str(folder), tmp_path / "out")
+        assert json.loads((tmp_path / "out" / "card.json").read_text())["eos_token_ids"] == ends
+        assert load_card(tmp_path / "out").ends == {2, 9}

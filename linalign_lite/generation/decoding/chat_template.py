@@ -66,7 +66,7 @@ def chat_prompt(target: Model, source: Model, message: str) -> ChatPrompt:
     begins = source is not target or tokenizer.encode("a").ids[:1] == [ids.get("bos")]
     if begins and special.get("bos_token"):
         text = text.removeprefix(special["bos_token"])
-    end, added = {ids["eos"]} if "eos" in ids else set(), tokenizer.get_added_tokens_decoder()
+    end, added = set(target.card.ends), tokenizer.get_added_tokens_decoder()
     if ANSWER in after:
         tail = tokenizer.encode(after.rpartition(ANSWER)[2], add_special_tokens=False).ids
         end |= {next((token for token in tail if token in added), *end)} if tail else set()

@@ -94,7 +94,7 @@ def reads(node: Any) -> Iterator[str]:
 
 
 def rename(graph: Any, old: str, new: str) -> None:
-    """Rename a tensor wherever it is computed or read."""
+    """Rename a tensor wherever it is stored, computed or read; inputs of the graph keep theirs."""
     for node in graph.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
@@ -102,9 +102,9 @@ def rename(graph: Any, old: str, new: str) -> None:
                     names[i] = new
         for inner in subgraphs(node):
             rename(inner, old, new)
-    for value in graph.output:
-        if value.name == old:
-            value.name = new
+    for named in (*graph.initializer, *graph.output):
+        if named.name == old:
+            named.name = new
 
 
 def prune(model: Any) -> None:

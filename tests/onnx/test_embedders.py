@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -316,6 +317,17 @@ def test_a_model_without_modules_has_no_embedding(tmp_path, bert):
     export_model(str(tmp_path / "st"), tmp_path / "out")
     with pytest.raises(InputError, match="has no modules of its own after its token states"):
         extract(load_model(tmp_path / "out"), TEXTS, pooling="embedding")
+
+
+def test_a_comparison_without_sentence_transformers_is_said(tmp_path, with_dense, monkeypatch):
+    from linalign_lite.onnx import sentence_parity
+
+    hidden = SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: None))
+    monkeypatch.setattr(sentence_parity, "importlib", hidden)
+    said = list[str]()
+    card = export_model(str(with_dense), tmp_path / "out", progress=said.append)
+    assert "not compared with sentence-transformers' embeddings: it is not installed" in said
+    assert "embedding_cosine" not in card.parity
 
 
 @pytest.mark.slow

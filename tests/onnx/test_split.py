@@ -270,6 +270,17 @@ def test_branches_are_followed() -> None:
     assert np.array_equal(result["present.0.key"], result["last_hidden_state"] + 1)
 
 
+def test_a_stored_tensor_is_renamed_with_its_readers() -> None:
+    nodes, weights = matmul()
+    model = build((nodes, weights))
+    before = run(model, np.array([[3, 1]]))
+    for tensor in list(model.graph.initializer):
+        graph_edit.rename(model.graph, tensor.name, f"{tensor.name}__inner")
+    assert all(t.name.endswith("__inner") for t in model.graph.initializer)
+    after = run(model, np.array([[3, 1]]))
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
+
+
 def test_int32_ids_and_half_states_become_standard() -> None:
     model = build(casts())
     for value in model.graph.input:

@@ -19,6 +19,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(os.environ.get("LINALIGN_RESULTS", ROOT / "benchmarks" / "results"))
 SHARED = Path(os.environ.get("LINALIGN_SHARED", ROOT.parent / "shared"))
+REAL = Path(os.environ.get("LINALIGN_REAL", ROOT.parent / "real"))  # larger published models
 CACHE = Path(os.environ.get("LINALIGN_CACHE", ROOT / "benchmarks" / ".cache"))
 PACKAGES = ("numpy", "scipy", "onnxruntime", "tokenizers", "tenseal", "sentence-transformers",
             "torch", "transformers", "optimum")  # fmt: skip
@@ -39,7 +40,10 @@ def exported(name: str) -> Path:
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         print(f"exporting {name}", file=sys.stderr)
-        export_model(str(SHARED / "models" / name), folder)
+        found = [f for f in (SHARED / "models" / name, REAL / name) if f.is_dir()]
+        if not found:
+            sys.exit(f"{name} is absent: set LINALIGN_SHARED and LINALIGN_REAL to their folders")
+        export_model(str(found[0]), folder)
     return folder
 
 

@@ -51,7 +51,9 @@ class ArtefactStore:
     def states(self, model: str, file: TextFile, pooling: str | None = None) -> HiddenStates:
         """Hidden states of a model on a file of texts."""
         pooling = pooling or self.config.pooling
-        return self._states(model, file, self.cards[model].pooling if pooling == OWN else pooling)
+        pooling = self.cards[model].pooling if pooling == OWN else pooling
+        prompt = None if pooling == "tokens" else self.config.prompts.get(model)
+        return self._states(model, file, pooling, prompt)
 
     def train(self, model: str, data: str) -> HiddenStates:
         return self.states(model, self.data[data].train)
@@ -69,7 +71,9 @@ class ArtefactStore:
 
     def inputs(self, models: Sequence[str], **more: Any) -> Inputs:
         """Inputs of a result: models, settings of the survey, and ``more``."""
-        common = {"seed": self.config.seed, "pooling": self.config.pooling}
+        common: Inputs = {"seed": self.config.seed, "pooling": self.config.pooling}
+        if prompts := {m: p for m, p in self.config.prompts.items() if m in models}:
+            common["prompts"] = prompts
         return {"of": [self.cards[m].digest for m in models], **common, **more}
 
     def _compute_text_digest(self, file: TextFile) -> str:
@@ -79,13 +83,19 @@ class ArtefactStore:
     def _load_model(self, name: str) -> Model:
         return load_model(self.config.models[name], verify=False)  # the card was verified
 
-    def _make_states(self, model: str, file: TextFile, pooling: str) -> HiddenStates:
+    def _make_states(
+        self, model: str, file: TextFile, pooling: str, prompt: str | None
+    ) -> HiddenStates:
         texts = self.texts(file)
-        digests = {"of": [self.cards[model].digest], "texts": self._text_digest(file)}
+        inputs = {
+            "of": [self.cards[model].digest], "texts": self._text_digest(file), "pooling": pooling,
+        }  # fmt: skip
+        if prompt is not None:
+            inputs["prompt"] = prompt
         step = f"{model} reads {file.texts.name}" + (", tokens" if pooling == "tokens" else "")
         return self.cache.artefact(
-            "states", step, {**digests, "pooling": pooling},
-            lambda: extract(self.model(model), texts, pooling=pooling), step,
+            "states", step, inputs,
+            lambda: extract(self.model(model), texts, pooling=pooling, prompt=prompt), step,
         )  # fmt: skip
 
     def _make_head(self, model: str, data: str) -> Head:

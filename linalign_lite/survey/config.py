@@ -3,11 +3,12 @@
 import dataclasses
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from linalign_lite.core.choices import TextPooling, values_of
+from linalign_lite.core.space import Prompt
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.texts import Texts, read_texts
 from linalign_lite.storage.atomic import PathLike, open_regular
@@ -79,6 +80,7 @@ class SurveyConfig:
     title: Name = "Linear alignment of language models"
     seed: Annotated[int, Range(0, MAX_COUNT)] = 0
     pooling: Annotated[str, Choice((*values_of(TextPooling), OWN))] = "mean"
+    prompts: Annotated[Mapping[Name, Prompt], Size(MOST_MODELS)] = field(default_factory=dict)
     few: Annotated[tuple[Annotated[int, Range(8, MAX_COUNT)], ...], Size(MAX_FEW)] = (128, 512)
     tasks: Annotated[tuple[Annotated[str, Choice(TASKS)], ...], Size(len(TASKS))] = TASKS
     objectives: Annotated[tuple[Annotated[str, Choice(OBJECTIVES)], ...], Size(len(OBJECTIVES))] = (
@@ -123,6 +125,8 @@ def parse_config(raw: Mapping[str, Any], base: Path) -> SurveyConfig:
         raise InputError("config.data: two data sets have the same name")
     for name in {"public", "native"}.intersection(names):
         raise InputError("config.data: this name has another meaning in results", got=name)
+    if unknown := set(config.prompts).difference(config.models):
+        raise InputError("config.prompts names no model of the survey", got=min(unknown))
     if "ridge" not in config.objectives:
         raise InputError("config.objectives must contain ridge")
     tasks = tuple(t for t in TASKS if t in config.tasks)

@@ -1,10 +1,10 @@
 """Results of a survey: the rows of `results.json`. docs/FORMAT.md, section 6."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from linalign_lite.storage.schema import Range
+from linalign_lite.storage.schema import LEFT_OUT, Range, Text
 
 LARGEST = 1e30
 Number = Annotated[float, Range(-LARGEST, LARGEST)]
@@ -39,6 +39,7 @@ class ModelRow:
     dim: Count
     vocab_size: Count
     context: Count
+    prompt: Annotated[str, Text()] = field(default="", metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """Write and read `results.json`. docs/FORMAT.md, section 6."""
 
-import dataclasses
 import json
 
 from linalign_lite.errors import FormatError
 from linalign_lite.storage.atomic import PathLike, open_regular, write_atomic
-from linalign_lite.storage.schema import format_errors, parse, read_document
+from linalign_lite.storage.schema import format_errors, parse, plain, read_document
 from linalign_lite.survey.results import Results
 from linalign_lite.survey.validation import check_results
 
@@ -15,7 +14,7 @@ MAX_BYTES = 64 << 20  # as Python objects it takes some twenty times as much
 
 def save_results(path: PathLike, results: Results) -> None:
     """Write `results.json` atomically; the same results give the same bytes."""
-    whole = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(results)}
+    whole = {"format": FORMAT, "version": VERSION, **plain(results)}
     text = json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False)
     write_atomic(path, text.encode() + b"\n")
 

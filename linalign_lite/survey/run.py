@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.errors import OutputExistsError
+from linalign_lite.extraction.model_card import ModelCard
 from linalign_lite.survey.artefacts import ArtefactStore, require_files
 from linalign_lite.survey.cache import Notify, open_cache
 from linalign_lite.survey.classification_jobs import list_classification
@@ -68,10 +69,7 @@ def run_survey(
         seed=config.seed,
         pooling=config.pooling,
         public=len(store.texts(config.public).texts),
-        models=tuple(
-            ModelRow(n, c.digest, c.architecture, c.task, c.hidden_size, c.vocab_size, c.max_length)
-            for n, c in store.cards.items()
-        ),
+        models=tuple(_model_row(config, n, c) for n, c in store.cards.items()),
         data=tuple(_data_row(store, name) for name in store.data),
         times=tuple(store.cache.times),
         **{table: tuple(rows) for table, rows in found.items()},
@@ -87,6 +85,13 @@ def require_survey_folder(out: Path) -> None:
     raise OutputExistsError(
         f"{out} exists and is not the folder of a survey", hint="choose another folder"
     )
+
+
+def _model_row(config: SurveyConfig, name: str, card: ModelCard) -> ModelRow:
+    return ModelRow(
+        name, card.digest, card.architecture, card.task, card.hidden_size, card.vocab_size,
+        card.max_length, config.prompts.get(name, ""),
+    )  # fmt: skip
 
 
 def _data_row(store: ArtefactStore, name: str) -> DataRow:

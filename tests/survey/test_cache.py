@@ -49,6 +49,24 @@ def test_a_survey_may_take_each_models_own_pooling(disk_cache, tmp_path):
     assert found == ["mean", "mean", "last"]
 
 
+def test_a_model_may_have_a_prompt(disk_cache, tmp_path):
+    (tmp_path / "t.txt").write_text("a dog ran\na cat sat\n")
+    texts = TextFile(tmp_path / "t.txt")
+    models = {name: demo.model_folder(name) for name in ("ash", "birch")}
+    plain, prompted = (
+        ArtefactStore(SurveyConfig(models, texts, prompts=prompts), disk_cache)
+        for prompts in ({}, {"ash": "topic: "})
+    )
+    assert prompted.states("ash", texts).space.prompt == "topic: "
+    assert (
+        np.abs(prompted.states("ash", texts).states - plain.states("ash", texts).states).max()
+        > 0.01
+    )
+    assert prompted.inputs(("ash",)) != plain.inputs(("ash",))
+    assert prompted.inputs(("birch",)) == plain.inputs(("birch",))
+    assert prompted.states("ash", texts, "tokens").space.prompt == ""
+
+
 def test_rows_are_made_once(disk_cache, tmp_path):
     make = Counter([ROW, ROW])
     first = disk_cache.rows("step", {"x": 1}, NativeRow, make)

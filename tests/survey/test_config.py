@@ -25,6 +25,9 @@ permutations = 20
 a = "models/a"
 b = "/elsewhere/b"
 
+[prompts]
+a = "task: classification | query: "
+
 [public]
 texts = "public.txt"
 limit = 100
@@ -52,6 +55,7 @@ def test_a_whole_config(tmp_path):
     assert (data.name, data.test.limit, data.outside.texts.name) == ("intents", 5, "oos.jsonl")
     assert c.generation.train.separator == "<|end|>"
     assert (c.seed, c.pooling, c.few, c.permutations) == (3, "last", (16, 64), 20)
+    assert dict(c.prompts) == {"a": "task: classification | query: "}
     assert c.tasks == ("classification", "ood")  # in the survey's own order
     assert c.objectives == ("ridge", "kl")
     assert c.pairs() == [("a", "b"), ("b", "a")]
@@ -115,6 +119,7 @@ def test_what_is_left_out_has_defaults(tmp_path):
         ),
         ('test = "valid.txt"', "", "config.generation has unknown or missing fields: got test"),
         ("[generation]", "[generations]", "config has unknown or missing fields: got generations"),
+        ('a = "task', 'c = "task', "config.prompts names no model of the survey: got c"),
         ("[[data]]", "[data]", "config.data is not a list: got dict"),
     ],
 )

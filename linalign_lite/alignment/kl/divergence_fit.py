@@ -193,11 +193,13 @@ class DivergenceProblem:
         stage: str,
         iterations: int,
         tolerance: float,
+        epochs: int = EPOCHS,
         evaluate: Callable[[ReducedMap], float] | None = None,
     ) -> tuple[ReducedMap, int]:
         """Return the minimum on ``data``, from ``at``, and the number of iterations.
 
-        evaluate: computes the loss on held-out rows, every EVALUATE_EVERY iterations.
+        epochs: number of passes where the steps are stochastic. evaluate: computes the loss on
+        held-out rows, every EVALUATE_EVERY iterations of the exact minimisation.
         """
         count = 0
 
@@ -211,7 +213,7 @@ class DivergenceProblem:
             return False
 
         if self.stochastic:
-            epochs = min(EPOCHS if len(data) == len(self.data) else SEARCH_EPOCHS, iterations)
+            epochs = min(epochs, iterations)
             found = stochastic.descend(self.softmax, data, reparam, at, epochs=epochs, watch=watch)
         else:
             found, _ = optimizer.minimise_divergence(
@@ -282,8 +284,9 @@ def search_penalties(
             reparam = optimizer.reparametrize(eigenbases, problem.origin, penalty)
             stage = f"penalty {penalty:.0e}"
             found, count = problem.minimise(
-                data, reparam, at, stage, problem.iterations, SEARCH_TOLERANCE, problem.score
-            )
+                data, reparam, at, stage, problem.iterations, SEARCH_TOLERANCE, SEARCH_EPOCHS,
+                problem.score,
+            )  # fmt: skip
             trial = PenaltyTrial(penalty, problem.score(found), count, found)
             checkpoint.remember(trial)
         tried.append(trial)

@@ -10,7 +10,7 @@ from test_optimizer import make_problem
 from linalign_lite.alignment.kl import divergence_fit, stochastic
 from linalign_lite.alignment.kl.checkpoint import Checkpoint
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
-from linalign_lite.alignment.kl.objective import distillation_data, divergence
+from linalign_lite.alignment.kl.objective import block_divergence, distillation_data, divergence
 from linalign_lite.alignment.kl.optimizer import minimise_divergence
 from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.core.head import Head
@@ -52,11 +52,49 @@ def test_it_comes_close_to_the_exact_minimum(name):
 
 
 def test_every_row_is_read_once_an_epoch():
-    batches = list(stochastic._batches(1000, 2, seed=1))
+    batches = stochastic._batches(1000, np.random.default_rng(1))
     assert {len(b) for b in batches} <= {333, 334}
-    for epoch in (batches[:3], batches[3:]):
-        np.testing.assert_array_equal(np.sort(np.concatenate(epoch)), np.arange(1000))
-    assert len(list(stochastic._batches(5, 1, seed=1))) == 1  # fewer rows than a batch
+    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(1000))
+    assert len(stochastic._batches(5, np.random.default_rng(1))) == 1  # fewer rows than a batch
+
+
+def many_outputs(monkeypatch):
+    """A case whose rare outputs are drawn from."""
+    monkeypatch.setattr(stochastic, "DRAWN", 16)
+    monkeypatch.setattr(stochastic, "REST", 0.2)
+    return make_problem(make_case(300, 6, n=2000), 0.01)
+
+
+def test_drawn_outputs_stand_for_the_rest(monkeypatch):
+    softmax, data, reparam, *_ = many_outputs(monkeypatch)
+    rows = data.rows(slice(0, 200))
+    zeta = (rows.source @ reparam.start.weight.T + reparam.start.bias).astype(np.float32)
+    outputs = stochastic._Outputs.of(softmax, zeta)
+    common = softmax.probabilities(zeta)[0].mean(axis=0)
+    common[outputs.rest] = 0
+    assert 0.8 <= common.sum() < 0.9
+    rng = np.random.default_rng(0)
+    losses, gradients = zip(
+        *(block_divergence(outputs.draw(softmax, rng), rows, zeta) for _ in range(400)), strict=True
+    )
+    loss, gradient = block_divergence(softmax, rows, zeta)
+    assert len(outputs.draw(softmax, rng).factor) == 300 - len(outputs.rest) + 16
+    # the logarithm of an estimate is on average below that of what it estimates
+    np.testing.assert_allclose(np.mean(losses), loss.mean(), rtol=0.03)
+    assert np.abs(np.mean(gradients, axis=0) - gradient).mean() < 0.02 * np.abs(gradient).mean()
+
+
+def test_with_drawn_outputs_it_comes_close_to_the_exact_minimum(monkeypatch):
+    problem = many_outputs(monkeypatch)
+    softmax, data, reparam, *_ = problem
+    exact, _ = minimise_divergence(
+        softmax, data, reparam, reparam.start, iterations=500, tolerance=1e-9,
+        watch=lambda *_: False,
+    )  # fmt: skip
+    found = descended(problem, 60)
+    start, best, end = (loss_of(problem, a) for a in (reparam.start, exact, found))
+    assert best <= end + 1e-6
+    assert end - best < 0.05 * (start - best)
 
 
 def test_the_watch_sees_the_loss_fall_and_may_end_it():

@@ -314,8 +314,13 @@ def select_penalty(penalties: list[float], losses: Float64, groups: npt.NDArray[
 def refine(
     problem: KlProblem, penalty: float, at: ReducedMap, checkpoint: Checkpoint
 ) -> tuple[ReducedMap, int]:
-    """Minimise on all rows, held-out ones included, through growing subsets."""
+    """Minimise on all rows, held-out ones included, through growing subsets.
+
+    Stochastic steps begin at least squares: the first ones are as long from ``at``, and would have
+    to undo what the rows of the search alone asked for.
+    """
     n, total = len(problem.data), 0
+    at = problem.origin if problem.stochastic else at
     sizes = [n]
     while sizes[0] > GROWTH * problem.sample and not problem.stochastic:
         sizes.insert(0, sizes[0] // GROWTH)

@@ -11,6 +11,8 @@ from linalign_lite.errors import InputError
 
 CLASSIFIER_TEACHING = Teaching(temperature=0.7)  # docs/DESIGN.md, section 4, has what was tried
 TOKEN_TEACHING = Teaching(temperature=0.5, truth=0.2)
+LARGE_TEACHING = Teaching()  # of token heads with more outputs than LARGE
+LARGE = 16_384
 
 
 def usable_weights(weights: npt.ArrayLike | None, n: int) -> Float32:
@@ -48,9 +50,11 @@ def is_classifier(target: HiddenStates, head: Head) -> bool:
 
 
 def usable_teaching(given: Teaching | None, target: HiddenStates, head: Head) -> Teaching:
-    """Check what is given; the default is that of a classifier or of a token head."""
+    """Check what is given; the default is that of a classifier, a token head or a large one."""
     if given is None:
-        return CLASSIFIER_TEACHING if is_classifier(target, head) else TOKEN_TEACHING
+        if is_classifier(target, head):
+            return CLASSIFIER_TEACHING
+        return LARGE_TEACHING if head.n_outputs > LARGE else TOKEN_TEACHING
     if not 0 < given.temperature < float("inf") or not 0 <= given.truth <= 1:
         raise InputError(
             "the temperature or the share of the truth is not usable",

@@ -16,7 +16,7 @@ from linalign_lite.generation.hybrid import generate
 
 GRAM = 4  # consecutive words that count as repeated
 FEWEST_WORDS = 2 * GRAM  # in shorter texts tokens are compared instead of words
-SHOWN = 3  # samples that are reported
+SHOWN = 20  # samples that are reported
 TOGETHER = 256  # samples whose token states are held at once
 MOST_NATS = 700.0  # exp of more overflows
 

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 from kl_cases import Case, blind_spot, make_case, reference
 
-from linalign_lite.alignment.kl import divergence_fit
+from linalign_lite.alignment.kl import divergence_fit, validation
 from linalign_lite.alignment.kl.checkpoint import digest_of
 from linalign_lite.alignment.kl.divergence_fit import Step, fit_kl
 from linalign_lite.alignment.kl.objective import Teaching
-from linalign_lite.alignment.kl.validation import CLASSIFIER_TEACHING, TOKEN_TEACHING
+from linalign_lite.alignment.kl.validation import (
+    CLASSIFIER_TEACHING,
+    LARGE_TEACHING,
+    TOKEN_TEACHING,
+)
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum
@@ -437,6 +441,13 @@ def test_tokens_are_taught_their_truth_and_classes_are_not(rng):
     bare = dataclasses.replace(y, next_token=None)
     _, report = fit_kl(x, bare, head, penalty=1.0, iterations=2)
     assert Teaching(report.temperature, report.truth) == CLASSIFIER_TEACHING
+
+
+def test_a_large_vocabulary_is_taught_its_own_distribution(rng, monkeypatch):
+    x, y, head = token_states(rng)
+    monkeypatch.setattr(validation, "LARGE", head.n_outputs - 1)
+    _, report = fit_kl(x, y, head, penalty=1.0, iterations=2)
+    assert Teaching(report.temperature, report.truth) == LARGE_TEACHING
 
 
 def test_the_truth_is_each_rows_own(rng):

@@ -1,0 +1,171 @@
+"""One published model reads, another's token head speaks: SmolLM2-135M and Gemma 3 270M.
+
+    python benchmarks/speak.py [--quick]
+
+Both directions, ridge and kl maps. Fitted on the exact token pairs of 1,600 public texts (AG News'
+training texts and encyclopaedia); judged on texts that no map has seen: AG News' test texts, other
+encyclopaedia texts and the instructions below, 17 prompts of each continued greedily. Each fit runs
+in a process of its own, so that its peak memory is its own. Each map is kept in the cache and each
+direction in results/speak.json as soon as it is there: a stopped run resumes. docs/SAMPLES.md gets
+samples, whole. Needs the models and data (LINALIGN_SHARED, LINALIGN_REAL) and the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from common import CACHE, RESULTS, ROOT, data, exported, publish
+
+from linalign_lite import Texts, extract, fit, load_map, load_model, read_texts, save
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.serialization import load_states
+from linalign_lite.core.token_alignment import pair_states
+from linalign_lite.generation.evaluation.judge_map import judge
+
+MODELS = {"SmolLM2": "smollm2-135m-instruct", "Gemma": "gemma-3-270m"}
+DIRECTIONS = (("Gemma", "SmolLM2"), ("SmolLM2", "Gemma"))
+NEWS, PROSE = 900, 700  # public texts
+JUDGED = 60  # texts of each kind
+PROMPTS, TOKENS = 17, 48
+PROMPT = 60  # characters
+INSTRUCTIONS = (
+    "Explain to a child of eight years why the sky is blue during the day and red in the evening.",
+    "Write a short letter to a neighbour who has watered your plants while you were on holiday.",
+    "List five things that one should check before buying a used bicycle from a stranger online.",
+    "Describe how to make a simple vegetable soup for four people with what is in a usual kitchen.",
+    "Give three reasons why a small company may want to keep its data on computers of its own.",
+    "Summarise in two sentences what a library does for the people who live in the town around it.",
+    "Tell a story of a lighthouse keeper who finds a message in a bottle on a winter morning.",
+    "Compare travelling by train with travelling by plane for somebody who is not in a hurry.",
+    "What should a student do in the last week before an examination in mathematics, and why?",
+    "Name some common mistakes that people make when they learn to swim, and how to avoid them.",
+    "Explain what a battery is, how it stores energy, and why it becomes weaker over the years.",
+    "Suggest a plan for a rainy Sunday with two children, without a screen and without much money.",
+    "How does a seed become a tree? Answer in simple words, step by step, from soil to leaves.",
+    "Write the opening paragraph of a detective story that begins in the kitchen of a hotel.",
+    "Describe the work of a nurse at night, in the words of somebody who has done it for years.",
+    "Give advice to a friend who wants to learn to play the guitar but has little time for it.",
+    "Why do ships made of steel float on the water, although a nail of steel sinks at once?",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few texts, for a look; not published")
+    quick = parser.parse_args().quick
+    path = RESULTS / "speak.json"
+    done = [] if quick or not path.exists() else json.loads(path.read_text())["directions"]
+    for source, target in DIRECTIONS:
+        if any((r["source"], r["target"]) == (source, target) for r in done):
+            continue
+        done.append(direction(source, target, quick))
+        print(json.dumps(done[-1], indent=2), file=sys.stderr)
+        if not quick:
+            publish("speak", {"directions": done})
+            (ROOT / "docs" / "SAMPLES.md").write_text(samples_page(done), encoding="utf-8")
+
+
+def direction(source: str, target: str, quick: bool) -> dict[str, Any]:
+    models = [load_model(exported(MODELS[n])) for n in (source, target)]
+    row: dict[str, Any] = {"source": source, "target": target, "maps": {}}
+    for objective in ("ridge", "kl"):
+        name = f"{source}-{target}.{objective}{'.quick' if quick else ''}"
+        if not (CACHE / f"{name}.json").exists():
+            fresh = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+            with fresh as runner:
+                cost = runner.submit(fitted, source, target, objective, name, quick).result()
+            (CACHE / f"{name}.json").write_text(json.dumps(cost))
+        affine = load_map(CACHE / f"{name}.map.npz")
+        found = json.loads((CACHE / f"{name}.json").read_text())
+        prompts = (2 if quick else PROMPTS) if objective == "kl" else 0
+        for kind, texts in judged(quick).items():
+            judgement = judge(
+                *models, affine, texts, samples=prompts, sample_tokens=TOKENS,
+                prompt_characters=PROMPT,
+            )  # fmt: skip
+            found[kind] = asdict(judgement)
+        row["maps"][objective] = found
+    return row
+
+
+def fitted(source: str, target: str, objective: str, name: str, quick: bool) -> dict[str, Any]:
+    """Fit and save one map; its cost."""
+    x, y = pair_states(*(token_states(n, quick) for n in (source, target)))
+    known = np.flatnonzero(y.next_token >= 0) if y.next_token is not None else slice(None)
+    x, y = x.rows(known), y.rows(known)
+    head = load_model(exported(MODELS[target])).token_head()
+    began, cpu = time.perf_counter(), time.process_time()
+    affine, report = fit(x, y) if objective == "ridge" else fit_kl(x, y, head)
+    cost = {
+        "pairs": len(x), "outputs": head.n_outputs, "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu, "penalty": report.penalty,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }  # fmt: skip
+    save(CACHE / f"{name}.map.npz", affine)
+    return cost
+
+
+def token_states(name: str, quick: bool) -> HiddenStates:
+    """States of every token of the public texts; made once and kept in the cache."""
+    path = CACHE / f"{MODELS[name]}.public{'.quick' if quick else ''}.tokens.states.npz"
+    if not path.exists():
+        model = load_model(exported(MODELS[name]))
+        save(path, extract(model, public(quick), pooling="tokens", max_length=256))
+    return load_states(path)
+
+
+def public(quick: bool) -> Texts:
+    news = read_texts(data("agnews_train5600.jsonl"), limit=40 if quick else NEWS).texts
+    return Texts((*news, *prose()[: 20 if quick else PROSE]))
+
+
+def prose() -> list[str]:
+    """Encyclopaedia texts, the captions left out."""
+    rows = read_texts(data("generic_sentences.jsonl"))
+    found = zip(rows.texts, rows.labels, strict=True)
+    texts = [text for text, label in found if label != "snli" and len(text) > 2 * PROMPT]
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+
+
+def judged(quick: bool) -> dict[str, Texts]:
+    count = 4 if quick else JUDGED
+    return {
+        "news": read_texts(data("agnews_test2000.jsonl"), limit=count),
+        "prose": Texts(tuple(prose()[PROSE : PROSE + count])),
+        "instructions": Texts(INSTRUCTIONS[:count]),
+    }
+
+
+def samples_page(directions: list[dict[str, Any]]) -> str:
+    """docs/SAMPLES.md: the first samples of each kind, whole."""
+    lines = [
+        "# Samples of generation across models",
+        "",
+        "Greedy continuations by `benchmarks/speak.py`, the first ones of each kind of prompt, not",
+        f"chosen; at most {TOKENS} tokens. Hybrid: one model reads, an affine map fitted for the",
+        "other's token head (kl) lets that head speak. The figures are in [FIGURES](FIGURES.md).",
+    ]
+    for row in directions:
+        lines += ["", f"## {row['source']} reads, {row['target']} speaks"]
+        for kind in ("news", "prose", "instructions"):
+            for e in row["maps"]["kl"][kind]["examples"]:
+                texts = {k: " ".join(v.split()) for k, v in e.items()}
+                lines += [
+                    "", f"**{kind}:** {texts['prompt']}", "",
+                    f"- hybrid: {texts['hybrid']}", f"- {row['target']} alone: {texts['target']}",
+                ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -334,7 +334,7 @@ def refine(
                 optimizer.eigenbases_of(data, problem.curvature), problem.origin, penalty * n / size
             )
             saved = problem.minimise(
-                data, reparam, at, f"{size} rows", problem.iterations, tolerance
+                data, reparam, at, f"{size} rows", problem.iterations, tolerance, EPOCHS
             )
             checkpoint.remember_subset(size, *saved)
         at, count = saved

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linalign_lite import demo, load_model
+from linalign_lite.commands import main
 from linalign_lite.core.choices import TextPooling
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.serialization import load_states, save_states
@@ -111,6 +112,14 @@ def test_prompts_that_are_not_usable(model, prompt, problem):
     with pytest.raises(InputError) as e:
         extract(with_prompts(model), TEXTS, prompt=prompt)
     assert problem in str(e.value)
+
+
+def test_the_command_names_a_prompt_that_is_not_there_and_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("one text\n")
+    args = [str(demo.model_folder("ash")), str(tmp_path / "t.txt"), str(tmp_path / "a.states.npz")]
+    assert main(["extract", *args, "--prompt", "query"]) == 2
+    assert "has no prompt of this name: got 'query'" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]
 
 
 def test_a_folder_keeps_its_prompts(tmp_path):

@@ -83,7 +83,7 @@ def test_what_is_too_far_is_refused_and_nothing_left(both, bert, tmp_path, monke
 def test_wrong_requests_are_refused(bert, tmp_path):
     from linalign_lite.onnx.model_export import export_model
 
-    with pytest.raises(InputError, match="stored as int8: got dtype fp16"):
+    with pytest.raises(InputError, match="quantising is of fp32 weights: got dtype fp16"):
         export_model(str(bert), tmp_path / "x", dtype="fp16", quantize=TEXTS)
     with pytest.raises(InputError, match="too few texts"):
         export_model(str(bert), tmp_path / "x", quantize=TEXTS[:3])

@@ -54,6 +54,7 @@ JOBS = (
     Job("encrypt.py"),
     Job("kl.py"),
     Job("generate.py", quick=("--tokens", "8", "--prompts", "1", "--rounds", "1")),
+    Job("published.py"),
     Job("few.py"),
     Job("few_tried.py", quick=None),
     Job("survey.py", (EMPTY,), (EMPTY, "--quick")),

@@ -14,6 +14,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from common import CACHE, SHARED, data, exported, publish, ratio, side_by_side
@@ -41,7 +42,15 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     models = {n: load_model(exported(STORIES[n]), threads=args.threads) for n in STORIES}
     rows = [
-        _compare(models[a], models[b], fitted(a, b), prompts, args.tokens, args.rounds)
+        compare(
+            models[a],
+            models[b],
+            fitted(a, b),
+            prompts,
+            args.tokens,
+            args.rounds,
+            SHARED / "models" / STORIES[a],
+        )
         for a, b in DIRECTIONS
     ]
     publish("generate", {"prompts": len(prompts), "tokens": args.tokens, "rounds": args.rounds,
@@ -56,15 +65,19 @@ def fitted(source: str, target: str) -> AffineMap:
     return load_map(path)
 
 
-def _compare(
+def compare(
     source: Model,
     target: Model,
     affine: AffineMap,
     prompts: Sequence[str],
     tokens: int,
     rounds: int,
+    original: Path,
 ) -> dict[str, Any]:
-    """One direction. "native" and "transformers" are the source by itself, with its own head."""
+    """One direction. "native" and "transformers" are the source by itself, with its own head.
+
+    original: the source's folder of transformers.
+    """
     made: dict[str, list[int]] = {}
     read: dict[str, int] = {}
 
@@ -84,7 +97,7 @@ def _compare(
 
         return call
 
-    theirs, alone = _transformers(source, prompts, tokens)
+    theirs, alone = _transformers(source, prompts, tokens, original)
     calls = {
         "hybrid": ours("hybrid", source, target, affine),
         "native": ours("native", source, source, None),
@@ -134,12 +147,12 @@ def _endless(model: Model) -> Model:
 
 
 def _transformers(
-    source: Model, prompts: Sequence[str], tokens: int
+    source: Model, prompts: Sequence[str], tokens: int, folder: Path
 ) -> tuple[Callable[[], list[int]], list[int]]:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = SHARED / "models" / source.card.name
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = [tokenizer(prompt, return_tensors="pt") for prompt in prompts]
     model.generation_config.eos_token_id = None  # every call makes as many tokens
@@ -149,7 +162,8 @@ def _transformers(
         for each in inputs:
             prompt = {k: each[k] for k in ("input_ids", "attention_mask")}
             said = model.generate(**prompt, do_sample=False, use_cache=True, max_new_tokens=tokens,
-                                  pad_token_id=source.card.special["pad"])  # fmt: skip
+                                  pad_token_id=source.card.special.get("pad"),
+                                  top_p=None, top_k=None, temperature=None)  # fmt: skip
             made += said[0, prompt["input_ids"].shape[1] :].tolist()
         return made
 

@@ -10,10 +10,11 @@ import re
 import sys
 
 from common import ROOT
-from tabling import encryption, machines, maps, outliers
+from tabling import encryption, machines, maps, outliers, published
 
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FIGURES", "SMALL")))
-TABLES = {f.__name__: f for kind in (maps, outliers, encryption, machines) for f in kind.TABLES}
+KINDS = (maps, outliers, encryption, machines, published)
+TABLES = {f.__name__: f for kind in KINDS for f in kind.TABLES}
 
 
 def render(text: str) -> str:

@@ -143,7 +143,8 @@ class Runs:
 
 def _endless(model: Model) -> Model:
     """The model without an end of text: every call makes as many tokens."""
-    return replace(model, card=replace(model.card, special={**model.card.special, "eos": None}))
+    special = {**model.card.special, "eos": None}
+    return replace(model, card=replace(model.card, special=special, eos_token_ids=()))
 
 
 def _transformers(

@@ -1,6 +1,6 @@
 """Published models of 135 to 300 million parameters: extraction and generation beside transformers.
 
-    python benchmarks/published.py [--only extract|generate] [--rounds 5] [--quick]
+    python benchmarks/published.py [--only extract|generate] [--rounds 3] [--quick]
 
 extract: AG News and CLINC150 test texts, mean pooling; transformers (torch, float32) runs them
 sorted by length, 16 at a time, without a cache. Shares of the GEMM rate: useful operations (2 times
@@ -31,7 +31,7 @@ from linalign_lite.core.token_alignment import pair_states
 
 SMOLLM, GEMMA, EMBEDDING = "smollm2-135m-instruct", "gemma-3-270m", "embeddinggemma-300m"
 DIRECTIONS = ((GEMMA, SMOLLM), (SMOLLM, GEMMA))
-SETS = {"AG News": ("agnews_test2000.jsonl", 96), "CLINC150": ("clinc150_test.jsonl", 320)}
+SETS = {"AG News": ("agnews_test2000.jsonl", 64), "CLINC150": ("clinc150_test.jsonl", 160)}
 FITTED_ON = 300  # texts
 BATCH = 16  # texts that transformers runs together
 ROWS = 1024  # of the products that measure the GEMM rate
@@ -42,7 +42,7 @@ WANTED = 1.5  # times transformers
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("extract", "generate"), help="keep the other's figures")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="little of each; not published")
     args = parser.parse_args()
     import torch

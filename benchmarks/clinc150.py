@@ -88,7 +88,7 @@ def _mapped(states: dict[str, Parts], heads: dict[str, dict[str, Head]]) -> list
                 "penalty": report.penalty,
             }
             for method, head in heads[target].items():
-                row[method] = evaluate(head, states[source]["test"], affine).accuracy.value
+                row[method] = evaluate(head, states[source]["test"], affine=affine).accuracy.value
             rows.append(row)
     return rows
 

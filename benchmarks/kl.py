@@ -153,9 +153,9 @@ def classes(quick: bool) -> list[dict[str, Any]]:
         plain, _ = fit_kl(x, y, head, teaching=Teaching())
         rows.append({
             "source": source, "target": target, "seconds": seconds, "penalty": report.penalty,
-            "kl": evaluate(head, test, affine).accuracy.value,
-            "kl_plain": evaluate(head, test, plain).accuracy.value,
-            "ridge": evaluate(head, test, fit(x, y)[0]).accuracy.value,
+            "kl": evaluate(head, test, affine=affine).accuracy.value,
+            "kl_plain": evaluate(head, test, affine=plain).accuracy.value,
+            "ridge": evaluate(head, test, affine=fit(x, y)[0]).accuracy.value,
             "native": evaluate(head, intents(target, "test")).accuracy.value,
             "temperature": CLASSIFIER_TEACHING.temperature,
         })  # fmt: skip

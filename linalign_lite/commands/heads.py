@@ -68,7 +68,7 @@ def evaluate(
     from linalign_lite.heads.evaluation import evaluate as measure
 
     affine = load_optional_map(map_file)
-    found = measure(load_head(head_file), load_states(states), affine)
+    found = measure(load_head(head_file), load_states(states), affine=affine)
     data, rows = found.as_dict(), found.rows()
     if per_class:
         data["per_class"] = found.per_class

@@ -50,7 +50,8 @@ class TextDigest:
 class HiddenStates:
     """Final hidden states of n texts (or of n tokens, with pooling ``tokens``).
 
-    ``label_ids`` index ``labels``. With pooling ``tokens``, ``text_index`` is the text of each row,
+    ``label_ids`` index ``labels``. ``labels`` without them are one label a row, (n,), strings or
+    whole numbers, and become both. With pooling ``tokens``, ``text_index`` is the text of each row,
     ``char_end`` the number of its characters up to the end of the token, ``next_token`` the id of
     the token that follows. Raises InputError when parts do not agree or a value is not finite.
     """
@@ -86,6 +87,10 @@ class HiddenStates:
         object.__setattr__(self, "space", space)
         if not self.n_texts and self.text_index is None:
             object.__setattr__(self, "n_texts", states.shape[0])
+        if self.label_ids is None and len(self.labels):
+            names, ids = label_ids(self.labels)
+            object.__setattr__(self, "labels", names)
+            object.__setattr__(self, "label_ids", ids)
         for name in ROWS:
             rows = getattr(self, name)
             if rows is None:
@@ -166,6 +171,30 @@ class HiddenStates:
                 )
 
 
-def as_states(value: HiddenStates | Array) -> HiddenStates:
-    """Return HiddenStates unchanged; wrap an array (n, d) as states of an unknown space."""
-    return value if isinstance(value, HiddenStates) else HiddenStates(np.asarray(value))
+def label_ids(labels: npt.ArrayLike) -> tuple[tuple[str, ...], Ints]:
+    """Names of the distinct labels, sorted, and the index of each row's, (n,).
+
+    labels: (n,), strings, whole numbers or truth values. Raises InputError for others.
+    """
+    rows = np.asarray(labels)
+    if rows.ndim != 1 or rows.dtype.kind not in "USiub":
+        raise InputError(
+            "the labels are not usable",
+            got=f"{rows.dtype}, shape {rows.shape}",
+            expected="one a row, strings or whole numbers",
+        )
+    values, ids = np.unique(rows, return_inverse=True)
+    return tuple(map(str, values.tolist())), ids.astype(np.int32)
+
+
+def as_states(value: HiddenStates | Array, labels: npt.ArrayLike | None = None) -> HiddenStates:
+    """Return HiddenStates; an array (n, d) is wrapped as states of an unknown space.
+
+    labels: (n,), the label of each row, in place of those that the states have (`label_ids`).
+    Raises InputError for another number of labels than rows.
+    """
+    states = value if isinstance(value, HiddenStates) else HiddenStates(np.asarray(value))
+    if labels is None:
+        return states
+    names, ids = label_ids(labels)
+    return dataclasses.replace(states, labels=names, label_ids=ids)

@@ -149,7 +149,7 @@ class Walkthrough:
             own, _ = train_head(client.train)
             found = {
                 "native": evaluate(head, provider.test),
-                "mapped": evaluate(head, client.test, affine),
+                "mapped": evaluate(head, client.test, affine=affine),
                 "client_own": evaluate(own, client.test),
             }
             labels = (

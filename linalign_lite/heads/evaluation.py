@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval, bootstrap_accuracy, recall_per_class
 from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import Pairs
@@ -50,12 +50,20 @@ class Evaluation:
         return rows
 
 
-def evaluate(head: Head, states: HiddenStates, affine: AffineMap | None = None) -> Evaluation:
+def evaluate(
+    head: Head,
+    states: HiddenStates | Array,
+    labels: npt.ArrayLike | None = None,
+    *,
+    affine: AffineMap | None = None,
+) -> Evaluation:
     """Accuracy of arg-max head(map(state)) against the states' labels.
 
+    labels: (n,), the label of each row, strings or whole numbers; default: those of the states.
     Raises InputError when there are no labels in common, MismatchError when head, map and states
     do not belong together.
     """
+    states = as_states(states, labels)
     truth = label_outputs(head, states)
     require_readable(head.space, states, affine, "head")
     known = truth >= 0

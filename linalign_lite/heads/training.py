@@ -22,7 +22,7 @@ from linalign_lite.alignment.ridge import number_or_auto, ridge, spectrum
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.choices import HeadMethod, values_of
 from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
 
@@ -79,7 +79,8 @@ class _Data:
 
 
 def train_head(
-    states: HiddenStates,
+    states: HiddenStates | Array,
+    labels: npt.ArrayLike | None = None,
     *,
     method: str = "auto",
     penalty: float | str = "auto",
@@ -89,9 +90,11 @@ def train_head(
 ) -> tuple[Head, HeadReport]:
     """Train a classifier on labelled states; returns the head (float32) and a report.
 
+    labels: (n,), the label of each row, strings or whole numbers; default: those of the states.
     method: "ridge", "logistic", or "auto" (the better of the two by K-fold accuracy).
     Raises InputError when the states have no labels or only one, for an unknown method or penalty.
     """
+    states = as_states(states, labels)
     data = _labelled(states)
     if method not in HeadMethod.__members__:
         raise InputError("unknown method", got=method, expected="auto, ridge or logistic")

@@ -79,7 +79,7 @@ def _evaluate_mapped(
     store: ArtefactStore, source: str, target: str, data: str, settings: MapSettings
 ) -> list[ClassRow]:
     affine = fit_map(store, source, target, data, settings)
-    found = evaluate(store.head(target, data), store.test(source, data), affine).accuracy
+    found = evaluate(store.head(target, data), store.test(source, data), affine=affine).accuracy
     own = min(store.native(m, data).accuracy.value for m in (source, target))
     n_public = 0 if settings.texts in {"all", "few"} else len(store.public(source))
     n_own = len(store.train(source, data)) if settings.texts == "all" else settings.n_few

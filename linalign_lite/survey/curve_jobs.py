@@ -61,7 +61,9 @@ def _of_size(store: ArtefactStore, source: str, n: int) -> list[CurveRow]:
         if not store.data:
             rows.append(CurveRow(source, target, "", "size", n, r2))
         for data in store.data:
-            found = evaluate(store.head(target, data), store.test(source, data), affine).accuracy
+            found = evaluate(
+                store.head(target, data), store.test(source, data), affine=affine
+            ).accuracy
             rows.append(CurveRow(source, target, data, "size", n, r2, found.value))
     return rows
 

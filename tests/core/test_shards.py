@@ -290,7 +290,7 @@ def test_half_precision_halves_the_disk_and_refuses_what_it_cannot_hold(tmp_path
             "not in order",
         ),
         (replace(states(2, first=2), text_index=None), "token positions"),
-        (replace(states(2, first=2), label_ids=None), "labels"),
+        (replace(states(2, first=2), labels=(), label_ids=None), "labels"),
     ],
 )
 def test_a_part_that_does_not_continue_the_others_is_refused(tmp_path, second, words):
@@ -501,7 +501,8 @@ INSIDE = {
     "another number of cuts": (lambda f: put(f, 1, replace(SECOND, n_cut=0)), "other counts"),
     "another number of rows": (lambda f: put(f, 1, states(2, first=2, each=4)), "other counts"),
     "no text indices": (lambda f: put(f, 1, replace(SECOND, text_index=None)), "token positions"),
-    "no labels of its rows": (lambda f: put(f, 1, replace(SECOND, label_ids=None)), "labels"),
+    "no labels of its rows": (
+        lambda f: put(f, 1, replace(SECOND, labels=(), label_ids=None)), "labels"),
     "no states file": (lambda f: vouched(f, b"x" * 400), "is not a readable|does not end"),
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -149,7 +151,7 @@ def test_evaluation_through_a_map(labelled, rng):
     )
     head, _ = train_head(labelled)
     affine, _ = fit(other, labelled, penalty=1e-8)
-    direct, mapped = evaluate(head, labelled), evaluate(head, other, affine)
+    direct, mapped = evaluate(head, labelled), evaluate(head, other, affine=affine)
     assert mapped.accuracy.value == pytest.approx(direct.accuracy.value, abs=0.01)
     folded_in = evaluate(head @ affine, other)
     assert folded_in.accuracy.value == pytest.approx(mapped.accuracy.value, abs=0.005)
@@ -167,7 +169,7 @@ def test_a_head_of_another_model_is_refused(labelled):
         evaluate(head, states)
     affine = AffineMap(np.eye(10), np.zeros(10), Space(10, "c" * 64, "cedar"), head.space)
     with pytest.raises(MismatchError, match="does not read these states"):
-        evaluate(head, states, affine)
+        evaluate(head, states, affine=affine)
 
 
 # --- metrics ------------------------------------------------------------------------------------
@@ -194,3 +196,50 @@ def test_the_bootstrap_interval_covers(rng):
         interval = bootstrap_accuracy(np.zeros(400, dtype=int), guess)
         hits += interval.low <= 0.8 <= interval.high
     assert 180 <= hits <= 199
+
+
+# --- labels as people have them ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.asarray])
+def test_arrays_with_a_label_a_row_are_the_same_as_labelled_states(kind, labelled):
+    y = kind([labelled.labels[i] for i in labelled.label_ids])
+    bare = HiddenStates(labelled.states)
+    expected, report = train_head(dataclasses.replace(labelled, space=bare.space))
+    for states, labels in (
+        (labelled.states, y),
+        (bare, y),
+        (HiddenStates(bare.states, labels=y), None),
+    ):
+        head, found = train_head(states, labels)
+        assert (head.labels, found) == (tuple(sorted(expected.labels)), report)
+        assert evaluate(head, states, labels) == evaluate(head, labelled.states, y)
+    assert evaluate(head, bare, y).accuracy == evaluate(expected, bare, y).accuracy
+
+
+def test_labels_may_be_numbers(labelled):
+    y = labelled.label_ids * 5 + 5
+    head, _ = train_head(labelled.states, y)
+    assert head.labels == tuple(str(5 * i + 5) for i in range(len(labelled.labels)))
+    assert evaluate(head, labelled.states, y).accuracy.value > 0.6
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a"], "label_ids does not fit the states: got shape (1,)"),
+        ([0.5, 1.5], "the labels are not usable: got float64, shape (2,), expected one a row"),
+        ([["a"], ["b"]], "the labels are not usable: got <U1, shape (2, 1)"),
+        ([None, "a"], "the labels are not usable: got object, shape (2,)"),
+        (["a", "b\n"], "the labels of the states are not usable"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_not_usable(labels, said):
+    for make in (
+        lambda: HiddenStates(np.eye(2), labels=labels),
+        lambda: train_head(np.eye(2), labels),
+        lambda: evaluate(Head(np.eye(2), np.zeros(2), labels=("a", "b")), np.eye(2), labels),
+    ):
+        with pytest.raises(InputError) as e:
+            make()
+        assert said in str(e.value)

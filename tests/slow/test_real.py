@@ -86,7 +86,7 @@ def test_a_map_without_labels_serves_the_other_models_head(states, source, targe
     unlabelled = [replace(states(n, "train"), labels=(), label_ids=None) for n in (source, target)]
     affine, report = fit(*unlabelled)
     head, _ = train_head(states(target, "train"), method="ridge")
-    assert evaluate(head, states(source, "test"), affine).accuracy.value >= least
+    assert evaluate(head, states(source, "test"), affine=affine).accuracy.value >= least
     assert 0 < report.held_out_r2 < 1
     if source == MINILM:
         assert report.rank == 384 - 3  # three dimensions of MiniLM never change
@@ -105,7 +105,7 @@ def test_a_map_for_the_head_serves_it_better_than_least_squares(states):
     plain, _ = fit(*unlabelled)
     affine, report = fit_kl(*unlabelled, head, penalty=3.0, iterations=40)
     test = some(STORY, "test", 1000)
-    accuracy = [evaluate(head, test, m).accuracy.value for m in (plain, affine)]
+    accuracy = [evaluate(head, test, affine=m).accuracy.value for m in (plain, affine)]
     assert accuracy[1] > accuracy[0] + 0.1
     assert report.held_out_agreement > report.start_agreement + 0.05
     back, _ = fit_kl(*unlabelled[::-1], Head(np.eye(3, 128), np.zeros(3)), penalty=1e-3)
@@ -151,14 +151,14 @@ def test_few_texts_and_public_ones_make_a_map_that_serves(states, public, count,
     head, _ = train_head(states(STORY, "train"), method="logistic", penalty=1e-3)
     test = states(MINILM, "test")
     affine, report = fit_with_few(*public, *few, head=head)
-    ours = evaluate(head, test, affine).accuracy.value
+    ours = evaluate(head, test, affine=affine).accuracy.value
     assert ours >= least
     alone = [fit(*side)[0] for side in (public, few)]
-    assert ours > max(evaluate(head, test, m).accuracy.value for m in alone) + 0.1
+    assert ours > max(evaluate(head, test, affine=m).accuracy.value for m in alone) + 0.1
     assert report.loss < min(report.public_loss, report.few_loss)
     squares, plain = fit_with_few(*public, *few)
     assert plain.both_loss < min(plain.public_loss, plain.few_loss)
-    assert evaluate(head, test, squares).accuracy.value < ours
+    assert evaluate(head, test, affine=squares).accuracy.value < ours
 
 
 def test_encrypted_scores_are_the_plain_ones(states):

@@ -111,7 +111,7 @@ def test_rows_are_what_the_library_says(done, results):
     (row,) = (r for r in results.native if (r.model, r.data) == ("ash", "topics"))
     assert (row.accuracy, row.low, row.high) == (native.value, native.low, native.high)
     affine, report = fit(public["birch"], public["ash"])
-    mapped = evaluate(head, test["birch"], affine).accuracy
+    mapped = evaluate(head, test["birch"], affine=affine).accuracy
     (row,) = (
         r
         for r in results.classification

@@ -82,8 +82,8 @@ def test_for_a_head_it_serves_better_than_either_side_by_ridge(made, here, capsy
     assert "\x1b" not in err
     test = load_states(sides(made, ".test")[0])
     alone = [fit(*map(load_states, pair))[0] for pair in (sides(made), few)]
-    ours = evaluate(head, test, load_map("x.map.npz")).accuracy.value
-    assert ours >= max(evaluate(head, test, a).accuracy.value for a in alone) - 0.02
+    ours = evaluate(head, test, affine=load_map("x.map.npz")).accuracy.value
+    assert ours >= max(evaluate(head, test, affine=a).accuracy.value for a in alone) - 0.02
     out, _ = ran(capsys, "inspect", "x.map.npz", "--json")
     assert json.loads(out)["n_few"] == 59
 

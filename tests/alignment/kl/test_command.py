@@ -92,7 +92,7 @@ def test_a_classifiers_map(made, here, capsys):
     assert affine.card["penalty"] == found["penalty"]
     states = load_states(made / f"{READ}.test.npz")
     scores = [
-        evaluate(load_head(head), states, load_map(name)).accuracy.value
+        evaluate(load_head(head), states, affine=load_map(name)).accuracy.value
         for name in ("plain.map.npz", "x.map.npz")
     ]
     assert scores[1] > scores[0] - 0.02

@@ -130,6 +130,18 @@ def few_tried() -> str:
     return table(["", "CLINC150", "TREC"], rows)
 
 
+def public_only() -> str:
+    """Accuracy through maps from public texts and label sentences, in both directions."""
+    pairs = load("public_only")["pairs"]
+    names = pairs[0]["tried"]
+    rows = [[n, *(f"{p['tried'][n]['accuracy']:.3f}" for p in pairs)] for n in names]
+    rows += [
+        ["for comparison: the target's own states", *(f"{p['native']:.3f}" for p in pairs)],
+        ["for comparison: the source's own head", *(f"{p['own']:.3f}" for p in pairs)],
+    ]
+    return table(["fitted on", *(f"{p['source']} to {p['target']}" for p in pairs)], rows)
+
+
 def hybrid() -> str:
     """Next-token agreement and cross-entropy through a map, least squares and head-aware."""
     rows = [
@@ -204,5 +216,5 @@ def dense() -> str:
     return table(["measure", "peer", "value", "difference", "times faster than it"], rows)
 
 
-TABLES = (accuracy, aware, kept, surveyed, few, few_alone, few_behind, few_tried, hybrid, tried,
-          decoding, similarity, dense)  # fmt: skip
+TABLES = (accuracy, aware, kept, surveyed, few, few_alone, few_behind, few_tried, public_only,
+          hybrid, tried, decoding, similarity, dense)  # fmt: skip

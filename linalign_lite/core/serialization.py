@@ -10,6 +10,7 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import ROWS, HiddenStates
 from linalign_lite.core.space import Label, Space
+from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.npz import DEFAULT_CAP, AnyArray, load_npz, save_npz
 from linalign_lite.storage.schema import Range, format_errors, parse_known, plain
@@ -58,6 +59,8 @@ def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
     )
     with format_errors(path, "file of states"):
         found: dict[str, Any] = arrays | vars(parse_known(_StatesCard, card, "card"))
+        if found["labels"] and "label_ids" not in arrays:  # they would be read as one a row
+            raise InputError("it has labels without label_ids")
         return HiddenStates(**found)
 
 

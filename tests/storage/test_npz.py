@@ -644,3 +644,11 @@ def test_an_empty_mapped_member_is_named(tmp_path):
     npz.save_npz(tmp_path / "x.npz", "linalign-head", 1, arrays, facts)
     with pytest.raises(FormatError, match="none of them empty"):
         serialization.load_head(tmp_path / "x.npz", mapped=True)
+
+
+def test_labels_of_a_file_without_label_ids_are_not_taken_for_one_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(serialization, "ROWS", ())  # a file that this library does not write
+    path = tmp_path / "a.states.npz"
+    save(path, HiddenStates(np.eye(2), labels=("a", "b"), label_ids=np.array([0, 0], np.int32)))
+    with pytest.raises(FormatError, match="labels without label_ids"):
+        serialization.load_states(path)

@@ -103,7 +103,7 @@ class _Decoder:
             if len(ids) > self.source.context:
                 reason = "context"
                 break
-            token = self._choose(self.source.last_state(ids))
+            token, _ = self._choose(self.source.last_state(ids), None)
             if token in self.end:
                 reason = "eos"
                 break
@@ -114,7 +114,7 @@ class _Decoder:
     def hybrid(self, text: str) -> Iterator[_Step]:
         """Generate with two models: the source reads every token's text with its own tokens."""
         read, pending, added, token = self.tokenizer.encode(text), b"", "", -1
-        state, excluded = self.source.last_state(read), list[int]()
+        state, scores = self.source.last_state(read), None
         for _ in range(self.max_tokens):
             if added:
                 ids = self.tokenizer.encode(text)
@@ -122,10 +122,11 @@ class _Decoder:
                     yield _Step("", reason="context")
                     return
                 if ids == read:
-                    excluded.append(token)
+                    scores = self.score(state) if scores is None else scores
+                    scores[token] = -np.inf
                 else:
-                    state, read, excluded = self.source.last_state(ids), ids, []
-            token, appended = self._next(state, pending, excluded)
+                    state, read, scores = self.source.last_state(ids), ids, None
+            token, appended, scores = self._next(state, pending, scores)
             if appended is None:
                 yield _Step("", reason="eos")
                 return
@@ -134,34 +135,37 @@ class _Decoder:
             yield _Step(added, token)
         yield _Step("", reason="length")
 
-    def _choose(self, state: Array) -> int:
-        token = self.score.best(state)
-        return self.sample(self.score(state)) if token is None else token
+    def _choose(self, state: Array, scores: Array | None) -> tuple[int, Array | None]:
+        """A token, by ``scores`` or, where they are None, those of the state; and the scores.
+
+        Scores of all tokens are computed only where the choice needs them.
+        """
+        if scores is None:
+            token = self.score.best(state)
+            if token is not None:
+                return token, None
+            scores = self.score(state)
+        return self.sample(scores), scores
 
     def _next(
-        self, state: Array, pending: bytes, excluded: list[int]
-    ) -> tuple[int, tuple[str, bytes] | None]:
-        """A token, none of ``excluded``, and what it appends; None: it ends the text.
+        self, state: Array, pending: bytes, scores: Array | None
+    ) -> tuple[int, tuple[str, bytes] | None, Array | None]:
+        """A token, what it appends (None: it ends the text), and the scores of the state.
 
-        A token that can follow no text is added to ``excluded``.
+        scores: of the state, if they are known. A token that can follow no text is excluded in
+        them; with ``pending`` bytes, in a copy.
         """
-        barred = list(excluded) if pending else excluded
-        scores: Array | None = None
+        allowed = scores
+        if pending:
+            scores = self.score(state) if scores is None else scores
+            allowed = self.token_bytes.mask_to_continuations(scores)
         while True:
-            if scores is None and (pending or barred):
-                scores = self.score(state)
-                scores = self.token_bytes.mask_to_continuations(scores) if pending else scores
-            if scores is None:
-                token = self._choose(state)
-            else:
-                scores[barred] = -np.inf
-                token = self.sample(scores)
-            if token in self.end:
-                return token, None
-            appended = self.token_bytes.append(pending, token)
-            if appended is not None:
-                return token, appended
-            barred.append(token)
+            token, allowed = self._choose(state, allowed)
+            appended = None if token in self.end else self.token_bytes.append(pending, token)
+            if appended is not None or token in self.end:
+                return token, appended, scores if pending else allowed
+            allowed = self.score(state) if allowed is None else allowed
+            allowed[token] = -np.inf
 
 
 def generate(

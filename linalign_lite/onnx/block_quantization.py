@@ -142,7 +142,7 @@ def block_scales(rows: AnyArray, block: int = BLOCK) -> AnyArray:
     """The scale of each block: (n, width) → (n, blocks), float32."""
     found = np.empty((len(rows), -(-rows.shape[1] // block)), np.float32)
     for where, blocks in _parts(rows, block):
-        found[where] = np.abs(blocks).max(axis=2) / np.float32(127)
+        found[where] = _scales(blocks)
     return found
 
 
@@ -150,9 +150,15 @@ def quantize(rows: AnyArray, block: int = BLOCK) -> AnyArray:
     """Integers of each block, the last one filled up with zeros: (n, blocks, block), int8."""
     found = np.empty((len(rows), -(-rows.shape[1] // block), block), np.int8)
     for where, blocks in _parts(rows, block):
-        scales = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)
+        scales = _scales(blocks)[..., None]
         found[where] = np.rint(blocks / np.where(scales > 0, scales, 1))
     return found
+
+
+def _scales(blocks: AnyArray) -> AnyArray:
+    """max |w| / 127 of each block: (rows, blocks, block) → (rows, blocks)."""
+    scales: AnyArray = np.abs(blocks).max(axis=2) / np.float32(127)
+    return scales
 
 
 def _parts(rows: AnyArray, block: int) -> Iterator[tuple[slice, AnyArray]]:

@@ -27,7 +27,6 @@ from linalign_lite.extraction.model_card import LAST_HIDDEN_STATE, PAST, PRESENT
 
 TOLERANCE = 1e-4
 MIN_COSINE = 0.99999  # of embeddings to those of sentence-transformers
-
 MAX_TOKENS = 512  # of the longest input that is compared
 POSITIONS = 16  # whose logits are compared at once
 Int64 = npt.NDArray[np.int64]

@@ -57,7 +57,7 @@ def descend(
     matrix_gradient, shift_gradient = reparam.parts(gradient)
     losses: list[float] = []
     rng = np.random.default_rng(seed)
-    steps = len(_batches(len(data), rng))
+    steps = _steps(len(data))
 
     def coordinates(part: DistillationData) -> tuple[Float32, Float32]:
         """x in Θ's coordinates, (n, k), and ζ, (n, r)."""
@@ -95,7 +95,12 @@ def descend(
 
 def _batches(n: int, rng: np.random.Generator) -> list[npt.NDArray[np.intp]]:
     """The rows of each step of an epoch: about BATCH, every row once."""
-    return np.array_split(rng.permutation(n), max(1, n // BATCH))
+    return np.array_split(rng.permutation(n), _steps(n))
+
+
+def _steps(n: int) -> int:
+    """Count the steps of an epoch of n rows."""
+    return max(1, n // BATCH)
 
 
 def _schedule(step: int, total: int) -> float:

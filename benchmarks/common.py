@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 # as the commands do; where NumPy is loaded before this, say it in the environment
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
@@ -23,6 +23,10 @@ REAL = Path(os.environ.get("LINALIGN_REAL", ROOT.parent / "real"))  # larger pub
 CACHE = Path(os.environ.get("LINALIGN_CACHE", ROOT / "benchmarks" / ".cache"))
 PACKAGES = ("numpy", "scipy", "onnxruntime", "tokenizers", "tenseal", "sentence-transformers",
             "torch", "transformers", "optimum")  # fmt: skip
+PUBLISHED = {"SmolLM2": "smollm2-135m-instruct", "Gemma": "gemma-3-270m",
+             "EmbeddingGemma": "embeddinggemma-300m", "MiniLM": "all-minilm-l6-v2"}  # fmt: skip
+PROMPTS = {"EmbeddingGemma": "Classification"}  # of a published model, where a task has one
+T = TypeVar("T")
 
 
 def data(name: str) -> str:
@@ -45,6 +49,32 @@ def exported(name: str) -> Path:
             sys.exit(f"{name} is absent: set LINALIGN_SHARED and LINALIGN_REAL to their folders")
         export_model(str(found[0]), folder)
     return folder
+
+
+def cached(name: str, make: Callable[[], T]) -> T:
+    """States, a map or a head in the cache, made once; ``name`` is that of its file."""
+    from linalign_lite.heads.serialization import load, save
+
+    path = CACHE / name
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        save(path, make())  # type: ignore[arg-type]
+    return cast(T, load(path))
+
+
+def product_session(weight: Any, rows: int, threads: int = 0) -> Any:
+    """An onnxruntime session of products x (rows, k) weight (k, n); threads: 0 for all cores."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    sizes = {"x": [rows, weight.shape[0]], "y": [rows, weight.shape[1]]}
+    x, y = (helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in sizes.items())
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "gemm", [x], [y],
+                              [numpy_helper.from_array(weight, "w")])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
 
 def machine() -> dict[str, Any]:

@@ -22,7 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CACHE, RESULTS, SHARED, data, exported, publish, ratio, side_by_side, timed
+from common import (
+    CACHE,
+    RESULTS,
+    SHARED,
+    data,
+    exported,
+    product_session,
+    publish,
+    ratio,
+    side_by_side,
+    timed,
+)
 
 from linalign_lite import Texts, extract, load_model, read_texts
 from linalign_lite.extraction.session import Model
@@ -244,20 +255,9 @@ def flops(lengths: Sequence[int], model: Model) -> float:
 
 def gemm_rate() -> float:
     """FLOP/s of a float32 product (1024, d) x (d, 4 d) by onnxruntime on the cores we use."""
-    import onnxruntime as ort
-    from onnx import TensorProto, helper, numpy_helper
-
     m, k, n = 1024, 384, 1536
     weight = np.random.default_rng(0).standard_normal((k, n)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "gemm",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [m, k])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [m, n])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = product_session(weight, m)
     x = np.random.default_rng(1).standard_normal((m, k)).astype(np.float32)
     seconds = [timed(lambda: session.run(None, {"x": x}), 20) for _ in range(9)]
     return 2 * m * k * n / min(seconds)

@@ -21,7 +21,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from common import CACHE, data, exported, publish
+from common import CACHE, cached, data, exported, publish
 
 from linalign_lite import (
     AffineMap,
@@ -31,11 +31,8 @@ from linalign_lite import (
     fit,
     fit_kl,
     fit_with_few,
-    load_head,
     load_model,
-    load_states,
     read_texts,
-    save,
     train_head,
 )
 
@@ -78,22 +75,23 @@ def main() -> None:
 def states(model: str, part: str) -> HiddenStates:
     """Mean-pooled states, made once and kept in the cache: part is DATA.train, .test or public."""
     name, _, split = part.partition(".")
-    path = CACHE / f"{model}.{part}.states.npz"
-    if not path.exists():
+
+    def make() -> HiddenStates:
         if split:
             texts = read_texts(data(f"{FILES[name][split == 'test']}.jsonl"))
         else:
             texts = read_texts(data("generic_sentences.jsonl"), limit=PUBLIC)
-        save(path, extract(load_model(exported(MODELS[model])), texts, pooling="mean"))
-    return load_states(path)
+        return extract(load_model(exported(MODELS[model])), texts, pooling="mean")
+
+    return cached(f"{model}.{part}.states.npz", make)
 
 
 @cache
 def head_of(model: str, name: str) -> Head:
-    path = CACHE / f"few.{model}.{name}.head.npz"
-    if not path.exists():
-        save(path, train_head(states(model, f"{name}.train"), method="logistic")[0])
-    return load_head(path)
+    return cached(
+        f"few.{model}.{name}.head.npz",
+        lambda: train_head(states(model, f"{name}.train"), method="logistic")[0],
+    )
 
 
 @cache

@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import CACHE, SHARED, data, exported, publish, ratio, side_by_side
+from common import SHARED, cached, data, exported, publish, ratio, side_by_side
 from kl import STORIES, pairs, token_head
 
-from linalign_lite import AffineMap, Model, load_map, load_model, read_texts, save
+from linalign_lite import AffineMap, Model, load_model, read_texts
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.generation.hybrid import generate
 
@@ -59,10 +59,10 @@ def main() -> None:
 
 def fitted(source: str, target: str) -> AffineMap:
     """The map for the target's token head; made once and kept in the cache."""
-    path = CACHE / f"{source}-{target}.kl.map.npz"
-    if not path.exists():
-        save(path, fit_kl(*pairs(source, target, "train"), token_head(target))[0])
-    return load_map(path)
+    return cached(
+        f"{source}-{target}.kl.map.npz",
+        lambda: fit_kl(*pairs(source, target, "train"), token_head(target))[0],
+    )
 
 
 def compare(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CACHE, RESULTS, data, exported, publish
+from common import CACHE, RESULTS, cached, data, exported, publish
 
 from linalign_lite import (
     AffineMap,
@@ -33,7 +33,6 @@ from linalign_lite import (
     extract,
     fit,
     load_model,
-    load_states,
     read_texts,
     save,
     train_head,
@@ -70,12 +69,12 @@ def main() -> None:
 
 def token_states(name: str, split: str) -> HiddenStates:
     """States of every token of the stories; made once and kept in the cache."""
-    path = CACHE / f"{name}.{split}.tokens.states.npz"
-    if not path.exists():
+
+    def make() -> HiddenStates:
         texts = read_texts(data(f"tinystories_{split}.txt"), separator="<|endoftext|>")
-        model = load_model(exported(STORIES[name]))
-        save(path, extract(model, texts, pooling="tokens"))
-    return load_states(path)
+        return extract(load_model(exported(STORIES[name])), texts, pooling="tokens")
+
+    return cached(f"{name}.{split}.tokens.states.npz", make)
 
 
 def pairs(source: str, target: str, split: str, rule: str = "exact") -> Any:
@@ -130,11 +129,11 @@ def direction(source: str, target: str) -> dict[str, Any]:
 
 
 def intents(name: str, split: str) -> HiddenStates:
-    path = CACHE / f"{name}.clinc150.{split}.states.npz"
-    if not path.exists():
+    def make() -> HiddenStates:
         texts = read_texts(data(f"clinc150_{split}.jsonl"))
-        save(path, extract(load_model(exported(INTENTS[name])), texts, pooling="mean"))
-    return load_states(path)
+        return extract(load_model(exported(INTENTS[name])), texts, pooling="mean")
+
+    return cached(f"{name}.clinc150.{split}.states.npz", make)
 
 
 def classes(quick: bool) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ import time
 from typing import Any
 
 import numpy as np
-from common import exported, publish
-from speak import MODELS, token_states
+from common import PUBLISHED, exported, publish
+from speak import token_states
 
 from linalign_lite import fit, load_model
 from linalign_lite.alignment.kl import objective, optimizer, stochastic
@@ -62,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     x, y = pair_states(*(token_states(n, quick=False) for n in ("Gemma", "SmolLM2")))
     some = np.random.default_rng(0).permutation(len(x))[: args.pairs + HELD_OUT]
-    softmax = reduce_head(load_model(exported(MODELS["SmolLM2"])).token_head())
+    softmax = reduce_head(load_model(exported(PUBLISHED["SmolLM2"])).token_head())
     data, curvature = objective.distillation_data(
         softmax, x.states[some], y.states[some], sample=STOCHASTIC_ROWS
     )

@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from common import CACHE, data, exported, publish
+from common import PROMPTS, PUBLISHED, cached, data, exported, publish
 
 from linalign_lite import (
     AffineMap,
@@ -29,17 +29,12 @@ from linalign_lite import (
     evaluate,
     extract,
     fit,
-    load_head,
     load_model,
-    load_states,
     read_texts,
-    save,
     train_head,
 )
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 
-MODELS = {"MiniLM": "all-minilm-l6-v2", "EmbeddingGemma": "embeddinggemma-300m"}
-PROMPTS = {"EmbeddingGemma": "Classification"}
 PUBLIC, FEWER = 20_000, 5_000
 PATTERNS = ("{}", "help me with {}", "i want to know about {}", "tell me the {} please",
             "can you {}", "what is my {}")  # fmt: skip
@@ -122,24 +117,24 @@ def label_sentences() -> list[str]:
 
 @cache
 def head_of(model: str) -> Head:
-    path = CACHE / f"{MODELS[model]}.clinc150.head.npz"
-    if not path.exists():
-        save(path, train_head(states(model, "train"), method="logistic")[0])
-    return load_head(path)
+    return cached(
+        f"{PUBLISHED[model]}.clinc150.head.npz",
+        lambda: train_head(states(model, "train"), method="logistic")[0],
+    )
 
 
 @cache
 def states(model: str, part: str) -> HiddenStates:
-    path = CACHE / f"{MODELS[model]}.public_only.{part}.states.npz"
-    if not path.exists():
+    def make() -> HiddenStates:
         if part == "labels":
             texts = Texts(tuple(label_sentences()))
         elif part == "public":
             texts = Texts(read_texts(data("generic_sentences.jsonl"), limit=PUBLIC).texts)
         else:
             texts = read_texts(data(f"clinc150_{part}.jsonl"))
-        save(path, extract(load_model(exported(MODELS[model])), texts, prompt=PROMPTS.get(model)))
-    return load_states(path)
+        return extract(load_model(exported(PUBLISHED[model])), texts, prompt=PROMPTS.get(model))
+
+    return cached(f"{PUBLISHED[model]}.public_only.{part}.states.npz", make)
 
 
 if __name__ == "__main__":

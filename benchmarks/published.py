@@ -22,14 +22,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from common import CACHE, REAL, RESULTS, data, exported, publish, ratio, side_by_side, timed
+from common import (
+    PUBLISHED,
+    REAL,
+    RESULTS,
+    cached,
+    data,
+    exported,
+    product_session,
+    publish,
+    ratio,
+    side_by_side,
+    timed,
+)
 from generate import compare
 
-from linalign_lite import AffineMap, Model, extract, fit, load_map, load_model, read_texts, save
+from linalign_lite import AffineMap, Model, extract, fit, load_model, read_texts
 from linalign_lite.core.executor import cores
 from linalign_lite.core.token_alignment import pair_states
 
-SMOLLM, GEMMA, EMBEDDING = "smollm2-135m-instruct", "gemma-3-270m", "embeddinggemma-300m"
+SMOLLM, GEMMA, EMBEDDING = (PUBLISHED[n] for n in ("SmolLM2", "Gemma", "EmbeddingGemma"))
 DIRECTIONS = ((GEMMA, SMOLLM), (SMOLLM, GEMMA))
 SETS = {"AG News": ("agnews_test2000.jsonl", 64), "CLINC150": ("clinc150_test.jsonl", 160)}
 FITTED_ON = 300  # texts
@@ -135,24 +147,16 @@ def transformers_encoder(
 
 def gemm_rates(shapes: Mapping[tuple[int, int], int], threads: int) -> dict[str, float]:
     """FLOP/s of products (ROWS, k) x (k, n) of the shapes, by onnxruntime and by torch."""
-    import onnxruntime as ort
     import torch
-    from onnx import TensorProto, helper, numpy_helper
-
-    def session(weight: Any) -> Any:
-        sizes = {"x": [ROWS, weight.shape[0]], "y": [ROWS, weight.shape[1]]}
-        x, y = (helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in sizes.items())
-        graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "gemm", [x], [y],
-                                  [numpy_helper.from_array(weight, "w")])  # fmt: skip
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
     rng, spent, operations = np.random.default_rng(0), Counter[str](), 0.0
     for (k, n), count in shapes.items():
         weight, x = (rng.standard_normal(s, dtype=np.float32) for s in ((k, n), (ROWS, k)))
-        run, w, t = session(weight), torch.from_numpy(weight), torch.from_numpy(x)
+        run, w, t = (
+            product_session(weight, ROWS, threads),
+            torch.from_numpy(weight),
+            torch.from_numpy(x),
+        )
         calls: dict[str, Callable[[], Any]] = {
             "onnxruntime": lambda run=run, x=x: run.run(None, {"x": x}),
             "torch": lambda w=w, t=t: torch.mm(t, w),
@@ -180,12 +184,13 @@ def generation(threads: int, rounds: int, *, quick: bool) -> dict[str, Any]:
 
 def fitted(source: Model, target: Model) -> AffineMap:
     """A ridge map of token states of AG News training texts; made once and kept in the cache."""
-    path = CACHE / f"{source.card.name}-{target.card.name}.{FITTED_ON}.map.npz"
-    if not path.exists():
+
+    def make() -> AffineMap:
         texts = read_texts(data("agnews_train5600.jsonl"), limit=FITTED_ON)
         states = [extract(m, texts, pooling="tokens") for m in (source, target)]
-        save(path, fit(*pair_states(*states, "exact"))[0])
-    return load_map(path)
+        return fit(*pair_states(*states, "exact"))[0]
+
+    return cached(f"{source.card.name}-{target.card.name}.{FITTED_ON}.map.npz", make)
 
 
 if __name__ == "__main__":

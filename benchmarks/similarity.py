@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CACHE, data, exported, publish, ratio, side_by_side
+from common import cached, data, exported, publish, ratio, side_by_side
 
 from linalign_lite import (
     HiddenStates,
@@ -28,9 +28,7 @@ from linalign_lite import (
     compare_all,
     extract,
     load_model,
-    load_states,
     read_texts,
-    save,
 )
 
 MODELS = {"260k": "stories260k", "656k": "tinystories-656k", "minilm": "all-minilm-l6-v2"}
@@ -66,11 +64,12 @@ def main() -> None:
 
 def generic(name: str) -> HiddenStates:
     """States of the first 20,000 generic sentences."""
-    path = CACHE / f"{name}.generic{TEXTS}.states.npz"
-    if not path.exists():
+
+    def make() -> HiddenStates:
         texts = read_texts(data("generic_sentences.jsonl"), limit=TEXTS)
-        save(path, extract(load_model(exported(MODELS[name])), texts, pooling="mean"))
-    return load_states(path)
+        return extract(load_model(exported(MODELS[name])), texts, pooling="mean")
+
+    return cached(f"{name}.generic{TEXTS}.states.npz", make)
 
 
 def peers(x: HiddenStates, y: HiddenStates, folder: Path | None) -> list[dict[str, Any]]:

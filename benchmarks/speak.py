@@ -23,16 +23,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from common import CACHE, RESULTS, ROOT, data, exported, publish
+from common import CACHE, PUBLISHED, RESULTS, ROOT, cached, data, exported, publish
 
 from linalign_lite import Texts, extract, fit, load_map, load_model, read_texts, save
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.core.serialization import load_states
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.generation.evaluation.judge_map import judge
 
-MODELS = {"SmolLM2": "smollm2-135m-instruct", "Gemma": "gemma-3-270m"}
 DIRECTIONS = (("Gemma", "SmolLM2"), ("SmolLM2", "Gemma"))
 NEWS, PROSE = 900, 700  # public texts
 JUDGED = 60  # texts of each kind
@@ -76,7 +74,7 @@ def main() -> None:
 
 
 def direction(source: str, target: str, quick: bool) -> dict[str, Any]:
-    models = [load_model(exported(MODELS[n])) for n in (source, target)]
+    models = [load_model(exported(PUBLISHED[n])) for n in (source, target)]
     row: dict[str, Any] = {"source": source, "target": target, "maps": {}}
     for objective in ("ridge", "kl"):
         name = f"{source}-{target}.{objective}{'.quick' if quick else ''}"
@@ -101,9 +99,7 @@ def direction(source: str, target: str, quick: bool) -> dict[str, Any]:
 def fitted(source: str, target: str, objective: str, name: str, quick: bool) -> dict[str, Any]:
     """Fit and save one map; its cost."""
     x, y = pair_states(*(token_states(n, quick) for n in (source, target)))
-    known = np.flatnonzero(y.next_token >= 0) if y.next_token is not None else slice(None)
-    x, y = x.rows(known), y.rows(known)
-    head = load_model(exported(MODELS[target])).token_head()
+    head = load_model(exported(PUBLISHED[target])).token_head()
     began, cpu = time.perf_counter(), time.process_time()
     affine, report = fit(x, y) if objective == "ridge" else fit_kl(x, y, head)
     cost = {
@@ -117,11 +113,13 @@ def fitted(source: str, target: str, objective: str, name: str, quick: bool) -> 
 
 def token_states(name: str, quick: bool) -> HiddenStates:
     """States of every token of the public texts; made once and kept in the cache."""
-    path = CACHE / f"{MODELS[name]}.public{'.quick' if quick else ''}.tokens.states.npz"
-    if not path.exists():
-        model = load_model(exported(MODELS[name]))
-        save(path, extract(model, public(quick), pooling="tokens", max_length=256))
-    return load_states(path)
+
+    def make() -> HiddenStates:
+        model = load_model(exported(PUBLISHED[name]))
+        return extract(model, public(quick), pooling="tokens", max_length=256)
+
+    part = "public.quick" if quick else "public"
+    return cached(f"{PUBLISHED[name]}.{part}.tokens.states.npz", make)
 
 
 def public(quick: bool) -> Texts:

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import data, exported, publish
+from common import PROMPTS, PUBLISHED, data, exported, publish
 
 from linalign_lite.survey.config import DataSet, GenerationTexts, SurveyConfig, TextFile
 from linalign_lite.survey.report import to_markdown, write_report
@@ -34,9 +34,6 @@ from linalign_lite.survey.results_file import save_results
 from linalign_lite.survey.run import CACHE, run_survey
 
 SMALL = {"MiniLM": "all-minilm-l6-v2", "656K": "tinystories-656k", "260K": "stories260k"}
-PUBLISHED = {"SmolLM2": "smollm2-135m-instruct", "Gemma": "gemma-3-270m",
-             "EmbeddingGemma": "embeddinggemma-300m", "MiniLM": "all-minilm-l6-v2"}  # fmt: skip
-PROMPTS = {"EmbeddingGemma": "Classification"}
 LIMITS = {"sst2_train": 3_500, "agnews_train5600": 2_800, "agnews_test2000": 1_000}
 PUBLIC = 20_000
 SETS = {

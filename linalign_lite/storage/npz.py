@@ -197,7 +197,7 @@ class _Archive:
         if name == "card" and info.file_size > MAX_CARD:
             raise FormatError(f"{path}: the card is too large", got=str(info.file_size))
         with self.zip.open(info) as f:
-            shape, dtype = _header(path, f, name)
+            shape, dtype = npy_header(f"{path}: member {name!r}", f)
             start = f.tell()
         if dtype.str not in dtypes or len(shape) != ndim:
             raise FormatError(
@@ -251,20 +251,20 @@ def _begin(raw: BufferedReader, info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL + int(name) + int(extra)
 
 
-def _header(path: Path, f: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def npy_header(what: str, f: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Read the shape and dtype of a .npy, whose header must be exactly as NumPy writes it.
 
-    It is matched by a pattern, because NumPy's own parser evaluates Python literals.
+    It is matched by a pattern, because NumPy's own parser evaluates Python literals. what: names
+    the file or member in a FormatError.
     """
     start = f.read(10)
     if len(start) != 10 or start[:8] != b"\x93NUMPY\x01\x00":
-        raise FormatError(f"{path}: member {name!r} is not a .npy of format 1.0")
+        raise FormatError(f"{what} is not a .npy of format 1.0")
     text = f.read(int.from_bytes(start[8:10], "little")).decode("latin-1")
     found = _HEADER.fullmatch(text)
     if not found:
         raise FormatError(
-            f"{path}: member {name!r} has the wrong type or an unknown header",
-            expected="numbers in C order",
+            f"{what} has the wrong type or an unknown header", expected="numbers in C order"
         )
     shape = tuple(int(n) for n in re.findall(r"\d+", found[2]))
     return shape, np.dtype(found[1])

@@ -20,6 +20,7 @@ CHAPTERS = {
     "States": ("extraction", "core.hidden_states", "core.shards", "core.token_alignment"),
     "Maps": ("alignment", "core.affine_map", "core.space"),
     "Heads": ("heads", "core.head"),
+    "Retrieval": ("retrieval",),
     "Files": ("heads.serialization", "core.serialization"),
     "Private queries": ("encrypt",),
     "Outlying texts": ("heads.ood",),

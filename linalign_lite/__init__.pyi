@@ -92,6 +92,12 @@ from linalign_lite.onnx.artefact import Artefact as Artefact
 from linalign_lite.onnx.export_linear import to_onnx as to_onnx
 from linalign_lite.onnx.fuse_model import fuse as fuse
 from linalign_lite.onnx.import_linear import from_onnx as from_onnx
+from linalign_lite.retrieval.collection import Collection as Collection
+from linalign_lite.retrieval.collection import read_collection as read_collection
+from linalign_lite.retrieval.evaluation import CollectionStates as CollectionStates
+from linalign_lite.retrieval.evaluation import RetrievalReport as RetrievalReport
+from linalign_lite.retrieval.evaluation import evaluate_retrieval as evaluate_retrieval
+from linalign_lite.retrieval.search import search as search
 from linalign_lite.survey.report import to_markdown as to_markdown
 from linalign_lite.survey.report import write_report as write_report
 from linalign_lite.survey.results import Results as Results

@@ -26,6 +26,7 @@ from linalign_lite.commands.maps import fit
 from linalign_lite.commands.moment_files import fit_moments, moments
 from linalign_lite.commands.onnx_files import export, from_onnx, fuse, onnx
 from linalign_lite.commands.privacy import audit, budget, plan
+from linalign_lite.commands.retrieval import app as retrieval
 from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
 from linalign_lite.commands.states import extract
 from linalign_lite.errors import LinalignError
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job
     "Models and states": (export, extract),
     "Maps": (fit, moments, fit_moments),
     "Heads and detectors": (head, evaluate, ood),
+    "Retrieval": (retrieval,),
     "Text": (generate, evaluate_generation),
     "Private scoring": (keygen, encrypt, score, decrypt, plan, budget, audit),
     "Comparison": (similarity, compat, survey, report),

@@ -21,6 +21,8 @@ ArtefactKind = StrEnum("ArtefactKind", "map head")  # of linear ONNX files
 
 
 Objective = StrEnum("Objective", {"least_squares": "least-squares", "kl": "kl"})  # of a map's fit
+Metric = StrEnum("Metric", "cosine dot")  # of a search
+SearchLibrary = StrEnum("SearchLibrary", "auto numpy faiss")
 DetectorMethod = StrEnum(
     "DetectorMethod",
     "auto energy msp max-logit mahalanobis relative-mahalanobis cosine knn whitened-knn vim",

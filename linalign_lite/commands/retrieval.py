@@ -1,0 +1,151 @@
+"""retrieval extract, evaluate: search across models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from linalign_lite.commands import options as shared
+from linalign_lite.commands.console import Console, load_optional_map
+from linalign_lite.commands.states import load_limited
+from linalign_lite.core.choices import Metric
+from linalign_lite.core.text_tables import pair_lines
+from linalign_lite.errors import InputError
+
+if TYPE_CHECKING:
+    from linalign_lite.retrieval.evaluation import CollectionStates
+
+QUERIES, DOCUMENTS, PSEUDO = "queries.states.npz", "documents.states.npz", "pseudo.states.npz"
+PROMPTS = {QUERIES: "query", DOCUMENTS: "document", PSEUDO: "query"}
+
+app = typer.Typer(
+    name="retrieval",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Search one model's documents with another model's queries.",
+)
+
+CollectionAt = Annotated[
+    Path,
+    Argument(
+        metavar="COLLECTION",
+        help="A folder in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/test.tsv), "
+        "or the prefix of _corpus.jsonl, _queries.jsonl and _qrels.jsonl.",
+    ),
+]
+
+
+@app.command()
+def extract(
+    model: shared.ModelFolder,
+    collection_at: CollectionAt,
+    out: Annotated[Path, Argument(help="The folder to make.")],
+    query_prompt: Annotated[
+        str | None, Option(help="Prompt of queries; default: the model's `query`, if it has one.")
+    ] = None,
+    document_prompt: Annotated[
+        str | None, Option(help="Prompt of documents; default: the model's `document`.")
+    ] = None,
+    max_length: Annotated[int | None, Option(help="Cut texts to this many tokens.")] = None,
+    per_document: Annotated[
+        int, Option("--pseudo", help="Pseudo-queries taken from each document.", min=1)
+    ] = 3,
+    threads: shared.Threads = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Run a model on a collection's queries and documents, and on sentences of the documents.
+
+    OUT gets queries.states.npz, documents.states.npz and pseudo.states.npz: titles and other
+    sentences of the documents, read with the prompt of queries. A map fitted on these and on the
+    documents has seen no query.
+
+    \b
+    Examples:
+      linalign-lite retrieval extract minilm cranfield minilm-cranfield
+      linalign-lite retrieval extract gemma ../shared/data/cranfield gemma-cranfield
+    """
+    from linalign_lite.extraction.pipeline import extract as extract_states
+    from linalign_lite.heads.serialization import save
+    from linalign_lite.retrieval.collection import read_collection
+    from linalign_lite.storage.atomic import whole_folder
+
+    console, found = Console(as_json, quiet), read_collection(collection_at)
+    texts = {
+        QUERIES: found.queries,
+        DOCUMENTS: found.documents,
+        PSEUDO: found.pseudo_queries(per_document),
+    }
+    asked = {QUERIES: query_prompt, DOCUMENTS: document_prompt, PSEUDO: query_prompt}
+    with whole_folder(out) as folder:
+        loaded = load_limited(model, threads)
+        with console.progress("extracting", sum(map(len, texts.values()))) as tally:
+            for name, some in texts.items():
+                default = PROMPTS[name] if PROMPTS[name] in loaded.card.prompts else None
+                prompt = default if asked[name] is None else asked[name]
+                made = extract_states(
+                    loaded, some, prompt=prompt, max_length=max_length, progress=tally
+                )
+                save(folder / name, made)
+                if made.n_cut:
+                    console.note(f"{name}: {made.n_cut} text(s) cut to {made.max_length} tokens")
+    data = {name.partition(".")[0]: len(some) for name, some in texts.items()}
+    console.result({"out": str(out), **data}, pair_lines([("folder", out), *data.items()]))
+
+
+@app.command()
+def evaluate(
+    collection_at: CollectionAt,
+    source: Annotated[Path, Option(help="Folder of the source's states (retrieval extract).")],
+    target: Annotated[Path, Option(help="Folder of the target's states, same collection.")],
+    map_file: Annotated[Path, Option("--map", help="The map from source to target.")],
+    documents_map: Annotated[
+        Path | None, Option("--documents-map", help="Map of documents, if it is another.")
+    ] = None,
+    metric: Annotated[Metric, Option(help="Score of a query and a document.")] = Metric.cosine,
+    k: Annotated[int, Option("-k", help="Cut of the measures.", min=1)] = 10,
+    seed: Annotated[int, Option(help="Seed of the bootstrap.", min=0)] = 0,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Measure search across models beside each model's own, against judgements.
+
+    Two ways are measured: mapped queries search the target's documents, and the target's queries
+    search mapped documents. nDCG, recall, reciprocal rank, and overlap with the target's own
+    ranking have 95 % bootstrap intervals over queries. The metric does all scaling there is.
+
+    \b
+    Examples:
+      linalign-lite retrieval evaluate cranfield --source minilm-c --target gemma-c --map m.map.npz
+      linalign-lite retrieval evaluate cranfield --source a --target b --map m.map.npz --json
+    """
+    from linalign_lite.core.serialization import load_map
+    from linalign_lite.retrieval.collection import read_collection
+    from linalign_lite.retrieval.evaluation import evaluate_retrieval
+
+    console, found = Console(as_json, quiet), read_collection(collection_at)
+    if found.unknown:
+        console.warn([f"{found.unknown} judgement(s) of unknown queries or documents left out"])
+    report = evaluate_retrieval(
+        _states(source),
+        _states(target),
+        load_map(map_file),
+        found,
+        documents_map=load_optional_map(documents_map),
+        k=k,
+        metric=metric.value,
+        seed=seed,
+    )
+    console.result(report.as_dict(), pair_lines(report.rows()))
+
+
+def _states(folder: Path) -> CollectionStates:
+    from linalign_lite.core.serialization import load_states
+    from linalign_lite.retrieval.evaluation import CollectionStates
+
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder", expected="what `retrieval extract` writes")
+    return CollectionStates(*(load_states(folder / name) for name in (QUERIES, DOCUMENTS)))

@@ -1,0 +1,1 @@
+"""Retrieval across models: search, its measures, and maps that keep rankings."""

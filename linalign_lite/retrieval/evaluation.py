@@ -1,0 +1,215 @@
+"""Retrieval evaluated natively and across models, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.choices import Metric, SearchLibrary
+from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.metrics import Interval
+from linalign_lite.core.space import Space
+from linalign_lite.core.text_tables import Pairs
+from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.retrieval import measures
+from linalign_lite.retrieval.collection import Collection
+from linalign_lite.retrieval.measures import Judgements
+from linalign_lite.retrieval.search import Rows, search
+
+NATIVE_SOURCE, NATIVE_TARGET = "native source", "native target"
+QUERIES, DOCUMENTS = "mapped queries", "mapped documents"
+
+
+@dataclass(frozen=True, eq=False)
+class CollectionStates:
+    """States of a collection's queries and documents under one model."""
+
+    queries: HiddenStates
+    documents: HiddenStates
+
+    def __post_init__(self) -> None:
+        require_same_model(self.documents.space, self.queries.space, "queries and documents")
+
+
+States = CollectionStates | tuple[HiddenStates | Array, HiddenStates | Array]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Measures of one ranking: means over queries with 95 % bootstrap intervals.
+
+    ``difference``: nDCG minus that of the target's own ranking, of the same queries; None for it.
+    """
+
+    measures: Mapping[str, Interval]
+    difference: Interval | None = None
+
+
+@dataclass(frozen=True)
+class RetrievalReport:
+    """Rankings by name, native and mapped (`evaluate_retrieval`)."""
+
+    rankings: Mapping[str, Ranking]
+    n_queries: int
+    n_documents: int
+    metric: str
+    k: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values of the report for JSON."""
+        rankings = {
+            name: {
+                "measures": {n: asdict(v) for n, v in r.measures.items()},
+                "difference": None if r.difference is None else asdict(r.difference),
+            }
+            for name, r in self.rankings.items()
+        }
+        return {**vars(self), "rankings": rankings}
+
+    def rows(self) -> Pairs:
+        """Names and values of the report for printing."""
+        found: Pairs = [
+            ("queries", self.n_queries),
+            ("documents", self.n_documents),
+            ("metric", self.metric),
+        ]
+        for name, r in self.rankings.items():
+            found.append((name, ""))
+            found += [(f"  {n}", _shown(v)) for n, v in r.measures.items()]
+            if r.difference is not None:
+                found.append((f"  ndcg@{self.k} − native target", _shown(r.difference, "+")))
+        return found
+
+
+def _shown(v: Interval, sign: str = "") -> str:
+    return f"{v.value:{sign}.4f} ({v.low:{sign}.4f} to {v.high:{sign}.4f})"
+
+
+def evaluate_retrieval(
+    source: States,
+    target: States,
+    affine: AffineMap,
+    judgements: Judgements | Collection,
+    *,
+    documents_map: AffineMap | None = None,
+    k: int = 10,
+    metric: str = Metric.cosine,
+    library: str = SearchLibrary.auto,
+    seed: int = 0,
+) -> RetrievalReport:
+    """Measure search across models beside each model's own.
+
+    source, target: states of the same queries and documents under both models, row by row
+    (`CollectionStates`, or a pair of states or arrays: queries, documents). affine: the map from
+    source to target. Four rankings of all documents by ``metric`` ("cosine" or "dot", see
+    `search`; nothing else is centred or scaled) are measured: *native source* and *native target*,
+    each model alone; *mapped queries*, which search the target's documents; *mapped documents*,
+    searched by the target's queries, with ``documents_map`` if given. Each has nDCG@k, recall@k,
+    recall@10k and reciprocal rank ("mrr@k") against the judgements, and overlap@k with the native
+    target's ranking, over the queries that have a relevant document. judgements: of each query,
+    {row of a document: grade}, or a collection. Raises InputError when rows do not fit or no query
+    has a relevant document, MismatchError for states of other texts or models.
+    """
+    old, new = _states(source), _states(target)
+    judged = judgements.judgements if isinstance(judgements, Collection) else judgements
+    _check(old, new, judged, affine, documents_map or affine)
+    kept = [i for i, grades in enumerate(judged) if any(g > 0 for g in grades.values())]
+    if not kept:
+        raise InputError("no query has a relevant document", expected="a grade above 0")
+    some = [judged[i] for i in kept]
+    x, y = old.queries.states[kept], new.queries.states[kept]
+    mapped = (documents_map or affine)(old.documents.states)
+    sides = {
+        NATIVE_SOURCE: (x, old.documents.states),
+        NATIVE_TARGET: (y, new.documents.states),
+        QUERIES: (affine(x), new.documents.states),
+        DOCUMENTS: (y, mapped),
+    }
+    found = {
+        name: search(q, d, 10 * k, metric=metric, library=library)[0]
+        for name, (q, d) in sides.items()
+    }
+    return RetrievalReport(
+        rankings=_measured(found, some, k, seed),
+        n_queries=len(kept),
+        n_documents=len(new.documents),
+        metric=str(metric),
+        k=k,
+    )
+
+
+def _measured(
+    found: Mapping[str, Rows], judged: Sequence[Mapping[int, int]], k: int, seed: int
+) -> dict[str, Ranking]:
+    """Measures of each ranking; all means and differences share the draws of the bootstrap."""
+    native = found[NATIVE_TARGET]
+    per_query = {
+        name: {
+            f"ndcg@{k}": measures.ndcg(rows, judged, k),
+            f"recall@{k}": measures.recall(rows, judged, k),
+            f"recall@{10 * k}": measures.recall(rows, judged, 10 * k),
+            f"mrr@{k}": measures.reciprocal_rank(rows, judged, k),
+            f"overlap@{k}": measures.overlap(rows, native, k),
+        }
+        for name, rows in found.items()
+    }
+    base = per_query[NATIVE_TARGET][f"ndcg@{k}"]
+    for values in per_query.values():
+        values["difference"] = values[f"ndcg@{k}"] - base
+    columns = [v for values in per_query.values() for v in values.values()]
+    intervals = iter(measures.bootstrap(np.stack(columns, axis=1), seed=seed))
+    rankings = {}
+    for name, values in per_query.items():
+        means = {n: next(intervals) for n in values}
+        difference = means.pop("difference")
+        rankings[name] = Ranking(means, None if name == NATIVE_TARGET else difference)
+    return rankings
+
+
+def _states(value: States) -> CollectionStates:
+    if isinstance(value, CollectionStates):
+        return value
+    queries, documents = value
+    return CollectionStates(as_states(queries), as_states(documents))
+
+
+def _check(
+    old: CollectionStates,
+    new: CollectionStates,
+    judged: Judgements,
+    affine: AffineMap,
+    documents_map: AffineMap,
+) -> None:
+    old.queries.require_same_texts(new.queries)
+    old.documents.require_same_texts(new.documents)
+    if len(judged) != len(old.queries):
+        raise InputError(
+            "the judgements do not fit the queries",
+            got=f"{len(judged)} queries judged",
+            expected=str(len(old.queries)),
+        )
+    highest = max((max(grades) for grades in judged if grades), default=0)
+    if highest >= len(old.documents):
+        raise InputError(
+            "a judgement is of a document that is not there",
+            got=f"row {highest}",
+            expected=f"0 to {len(old.documents) - 1}",
+        )
+    for found in (affine, documents_map):
+        require_same_model(found.source, old.documents.space, "the map's source and these states")
+        require_same_model(found.target, new.documents.space, "the map's target and these states")
+
+
+def require_same_model(space: Space, other: Space, what: str) -> None:
+    """Raise MismatchError unless two spaces agree but for their prompts.
+
+    A model's queries and documents often have prompts of their own.
+    """
+    if not replace(space, prompt="").agrees(replace(other, prompt="")):
+        raise MismatchError(
+            f"{what} are not of the same model", got=other.describe(), expected=space.describe()
+        )

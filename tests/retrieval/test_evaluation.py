@@ -1,0 +1,180 @@
+"""Evaluation of retrieval: rankings, differences, checks, commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from command_line import run
+
+import linalign_lite as la
+from linalign_lite.core.space import Space
+from linalign_lite.errors import InputError, MismatchError
+
+
+@pytest.fixture
+def sides():
+    """Unit vectors of 60 documents and 20 queries, and the same rotated; query i asks for i."""
+    rng = np.random.default_rng(0)
+    documents = rng.normal(size=(60, 12)).astype(np.float32)
+    queries = documents[:20] + 0.8 * rng.normal(size=(20, 12)).astype(np.float32)
+    turn = np.linalg.qr(rng.normal(size=(12, 12)))[0].astype(np.float32)
+    judged = [{i: 1} for i in range(20)]
+    return (queries, documents), (queries @ turn.T, documents @ turn.T), turn, judged
+
+
+def test_a_perfect_map_keeps_every_ranking(sides):
+    source, target, turn, judged = sides
+    report = la.evaluate_retrieval(source, target, la.AffineMap(turn, np.zeros(12)), judged, k=5)
+    native = report.rankings["native target"]
+    assert native.difference is None
+    assert 0.3 < native.measures["ndcg@5"].value < 1
+    for name, ranking in report.rankings.items():
+        assert ranking.measures["overlap@5"].value == 1
+        assert ranking.measures == native.measures
+        if name != "native target":
+            assert (ranking.difference.low, ranking.difference.high) == (0, 0)
+    assert (report.n_queries, report.n_documents, report.metric) == (20, 60, "cosine")
+
+
+def test_directions_are_searched_as_they_say(sides):
+    source, target, _, judged = sides
+    rng = np.random.default_rng(1)
+    affine = la.AffineMap(rng.normal(size=(12, 12)), rng.normal(size=12))
+    other = la.AffineMap(rng.normal(size=(12, 12)), rng.normal(size=12))
+    report = la.evaluate_retrieval(source, target, affine, judged, documents_map=other, k=5)
+    found = {
+        "native source": source,
+        "native target": target,
+        "mapped queries": (affine(source[0]), target[1]),
+        "mapped documents": (target[0], other(source[1])),
+    }
+    for name, (queries, documents) in found.items():
+        rows, _ = la.search(queries, documents, 5)
+        share = np.mean([i in found for i, found in enumerate(rows.tolist())])
+        assert report.rankings[name].measures["recall@5"].value == pytest.approx(share)
+    ranking = report.rankings["mapped queries"]
+    base = report.rankings["native target"].measures["ndcg@5"].value
+    expected = ranking.measures["ndcg@5"].value - base
+    assert ranking.difference.value == pytest.approx(expected)
+
+
+def test_queries_without_a_relevant_document_are_left_out(sides):
+    source, target, turn, judged = sides
+    affine = la.AffineMap(turn, np.zeros(12))
+    some = judged[:5] + [{3: 0}] * 10 + [{}] * 5
+    assert la.evaluate_retrieval(source, target, affine, some).n_queries == 5
+    with pytest.raises(InputError, match="no query has a relevant document"):
+        la.evaluate_retrieval(source, target, affine, [{}] * 20)
+
+
+def test_what_does_not_fit_is_named(sides):
+    source, target, turn, judged = sides
+    affine = la.AffineMap(turn, np.zeros(12))
+    with pytest.raises(InputError, match="judgements do not fit"):
+        la.evaluate_retrieval(source, target, affine, judged[1:])
+    with pytest.raises(InputError, match="a document that is not there"):
+        la.evaluate_retrieval(source, target, affine, [{60: 1}, *judged[1:]])
+    with pytest.raises(MismatchError, match="rows"):
+        la.evaluate_retrieval((source[0], source[1][:-1]), target, affine, judged)
+    space = Space(12, "ab" * 32, "mine", "mean", True, "query: ")
+    queries = la.HiddenStates(source[0], space=space)
+    documents = la.HiddenStates(source[1], space=dataclasses.replace(space, prompt="passage: "))
+    found = la.CollectionStates(queries, documents)  # prompts may differ
+    assert la.evaluate_retrieval(found, target, affine, judged).n_queries == 20
+    other = dataclasses.replace(space, model="cd" * 32)
+    with pytest.raises(MismatchError, match="not of the same model"):
+        la.CollectionStates(la.HiddenStates(source[0], space=other), documents)
+    wrong = la.AffineMap(turn, np.zeros(12), source=other)
+    with pytest.raises(MismatchError, match="the map's source"):
+        la.evaluate_retrieval(found, target, wrong, judged)
+
+
+def collection(folder):
+    """Public sentences of the demo: documents of three, asked for by the second."""
+    from linalign_lite.demo import HERE
+
+    lines = (HERE / "public.txt").read_text(encoding="utf-8").splitlines()[:60]
+    folder.mkdir()
+    (folder / "qrels").mkdir()
+    with (folder / "corpus.jsonl").open("w") as f:
+        for i in range(20):
+            row = {
+                "_id": str(i),
+                "title": lines[3 * i],
+                "text": " ".join(lines[3 * i + 1 : 3 * i + 3]),
+            }
+            f.write(json.dumps(row) + "\n")
+    with (folder / "queries.jsonl").open("w") as f:
+        for i in range(20):
+            f.write(json.dumps({"_id": f"q{i}", "text": lines[3 * i + 1]}) + "\n")
+    judged = "".join(f"q{i}\t{i}\t1\n" for i in range(20))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return folder
+
+
+def test_the_commands_as_a_user_runs_them(tmp_path, monkeypatch):
+    from linalign_lite.demo import HERE
+
+    monkeypatch.chdir(tmp_path)
+    found = collection(tmp_path / "texts")
+    for name in ("ash", "birch"):
+        made = run("retrieval", "extract", HERE / "models" / name, found, name, "--json")
+        assert json.loads(made.stdout) == {
+            "out": name,
+            "queries": 20,
+            "documents": 20,
+            "pseudo": 60,
+        }
+    assert la.load_states("ash/pseudo.states.npz").n_texts == 60
+    run("fit", "birch/pseudo.states.npz", "ash/pseudo.states.npz", "m.map.npz")
+    told = run(
+        "retrieval", "evaluate", found, "--source", "birch", "--target", "ash", "--map", "m.map.npz"
+    ).stdout
+    for word in ("mapped queries", "mapped documents", "ndcg@10", "overlap@10", "native target"):
+        assert word in told
+    again = run(
+        "retrieval",
+        "evaluate",
+        found,
+        "--source",
+        "birch",
+        "--target",
+        "ash",
+        "--map",
+        "m.map.npz",
+        "--json",
+    )
+    data = json.loads(again.stdout)
+    assert data["rankings"]["native target"]["measures"]["ndcg@10"]["value"] > 0.7
+    assert data["rankings"]["mapped queries"]["difference"]["value"] < 0.1
+    swapped = run(
+        "retrieval",
+        "evaluate",
+        found,
+        "--source",
+        "ash",
+        "--target",
+        "birch",
+        "--map",
+        "m.map.npz",
+        code=2,
+    )
+    assert "not of the same model" in swapped.stderr
+    absent = run(
+        "retrieval",
+        "evaluate",
+        "none",
+        "--source",
+        "ash",
+        "--target",
+        "birch",
+        "--map",
+        "m.map.npz",
+        code=2,
+    )
+    assert "is not there" in absent.stderr
+    there = run("retrieval", "extract", HERE / "models" / "ash", found, "ash", code=2)
+    assert "ash" in there.stderr

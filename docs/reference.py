@@ -26,7 +26,7 @@ CHAPTERS = {
     "Outlying texts": ("heads.ood",),
     "Generation": ("generation",),
     "Similarity and surveys": ("alignment.similarity", "survey"),
-    "ONNX artefacts": ("onnx",),
+    "ONNX artefacts and other forms": ("onnx", "core.dense_module", "core.faiss_transform"),
     "Bundles": ("bundle",),
     "Errors": ("errors",),
 }

@@ -27,6 +27,8 @@ _NAMES = {  # module: its public names
     "bundle.signing": "SigningKey VerifyingKey",
     "bundle.writing": "create_bundle",
     "core.affine_map": "AffineMap",
+    "core.dense_module": "from_dense to_dense",
+    "core.faiss_transform": "from_faiss to_faiss",
     "core.head": "Head",
     "core.hidden_states": "HiddenStates",
     "core.serialization": "load_head load_map load_states",

@@ -26,6 +26,10 @@ from linalign_lite.bundle.signing import SigningKey as SigningKey
 from linalign_lite.bundle.signing import VerifyingKey as VerifyingKey
 from linalign_lite.bundle.writing import create_bundle as create_bundle
 from linalign_lite.core.affine_map import AffineMap as AffineMap
+from linalign_lite.core.dense_module import from_dense as from_dense
+from linalign_lite.core.dense_module import to_dense as to_dense
+from linalign_lite.core.faiss_transform import from_faiss as from_faiss
+from linalign_lite.core.faiss_transform import to_faiss as to_faiss
 from linalign_lite.core.head import Head as Head
 from linalign_lite.core.hidden_states import HiddenStates as HiddenStates
 from linalign_lite.core.serialization import load_head as load_head

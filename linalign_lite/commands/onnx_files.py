@@ -1,14 +1,25 @@
-"""export, onnx, fuse, from-onnx: models, maps and heads as ONNX."""
+"""export, onnx, fuse, from-onnx: models, maps and heads as ONNX, maps for other libraries."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, load_optional_map, require_output
+from linalign_lite.commands.console import (
+    Console,
+    load_optional_map,
+    require_elsewhere,
+    require_output,
+)
 from linalign_lite.commands.options import AsJson, ModelFolder, Normalize, Quiet
-from linalign_lite.core.choices import ArtefactKind, ExportTask, TextPooling, WeightDtype
+from linalign_lite.core.choices import ArtefactKind, ExportTask, MapForm, TextPooling, WeightDtype
 from linalign_lite.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.head import Head
 
 Stored = Annotated[WeightDtype, Option(help="Type of stored weights; fp16 is computed in float32.")]
 ExportDtype = Annotated[
@@ -92,7 +103,10 @@ def export(
 
 def onnx(
     file: Annotated[Path, Argument(help="A map or a head (.npz).")],
-    out: Annotated[Path, Argument(help="The ONNX file to write.")],
+    out: Annotated[Path, Argument(help="The file to write; with --form dense, the folder.")],
+    form: Annotated[
+        MapForm, Option(help="dense: a module of sentence-transformers; faiss: a LinearTransform.")
+    ] = MapForm.onnx,
     map_file: Annotated[Path | None, Option("--map", help="A map to fold into the head.")] = None,
     dtype: Stored = WeightDtype.fp32,
     states_file: Annotated[
@@ -101,15 +115,20 @@ def onnx(
     limit: ErrorLimit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a map or a head as an ONNX file.
+    """Write a map or a head as an ONNX file, or a map for other libraries.
 
     The graph is one matrix product, also for a head after a map. Its input is `states`; its output
     is `mapped` (map) or `scores` (head). It is run with onnxruntime and compared with NumPy before
     it is saved. Needs the extra `onnx`.
 
+    A map also becomes a Dense module, which sentence-transformers appends to a model (extra
+    `safetensors`), or a LinearTransform, which FAISS puts before an index. Both are float32.
+
     \b
     Examples:
       linalign-lite onnx b-to-a.map.npz b-to-a.onnx
+      linalign-lite onnx b-to-a.map.npz b-to-a.dense --form dense
+      linalign-lite onnx b-to-a.map.npz b-to-a.faiss --form faiss
       linalign-lite onnx topics.head.npz topics.onnx --map b-to-a.map.npz
       linalign-lite onnx topics.head.npz small.onnx --dtype int8 --states test.states.npz
     """
@@ -119,6 +138,11 @@ def onnx(
     from linalign_lite.heads.serialization import load
     from linalign_lite.onnx.export_linear import to_onnx
 
+    if form is not MapForm.onnx:
+        if dtype is not WeightDtype.fp32 or (map_file, states_file, limit) != (None,) * 3:
+            raise InputError("--form dense and --form faiss take no other options but --json")
+        _write_map(file, out, form, Console(as_json))
+        return
     require_output(out, file, map_file, states_file)
     thing = load(file)
     if not isinstance(thing, AffineMap | Head):
@@ -130,6 +154,23 @@ def onnx(
     states = None if states_file is None else load_states(states_file)
     made = to_onnx(out, thing, dtype=dtype.value, states=states, limit=limit)
     Console(as_json).result(made.as_dict(), [str(made)])
+
+
+def _write_map(file: Path, out: Path, form: MapForm, console: Console) -> None:
+    """Write a map for another library."""
+    from linalign_lite.core.dense_module import to_dense
+    from linalign_lite.core.faiss_transform import to_faiss
+    from linalign_lite.core.serialization import load_map
+
+    affine = load_map(file)
+    if form is MapForm.dense:
+        require_elsewhere(out, file)
+        to_dense(out, affine)
+    else:
+        require_output(out, file)
+        to_faiss(out, affine)
+    kind = "Dense module" if form is MapForm.dense else "LinearTransform"
+    _print_linear(out, affine, kind, console)
 
 
 def fuse(
@@ -196,31 +237,45 @@ def fuse(
 
 
 def from_onnx(
-    file: Annotated[Path, Argument(help="An ONNX file: a map or a head.")],
+    file: Annotated[
+        Path, Argument(help="An ONNX file, the folder of a Dense module, or a LinearTransform.")
+    ],
     out: Annotated[Path, Argument(help="The .npz file to write.")],
     kind: Annotated[ArtefactKind | None, Option(help="Kind of FILE if not made by `onnx`.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a map or a head back from an ONNX file.
+    """Read a map or a head back from an ONNX file, or a map from another library's form.
 
-    Reads files of `onnx`, and other files with a single Gemm, or MatMul and Add. Needs the extra
-    `onnx`.
+    Reads files of `onnx`, and other files with a single Gemm, or MatMul and Add (extra `onnx`);
+    Dense modules of sentence-transformers with identity activation (extra `safetensors`), and
+    FAISS's LinearTransform.
 
     \b
     Examples:
       linalign-lite from-onnx topics.onnx topics.head.npz
       linalign-lite from-onnx torch-linear.onnx theirs.head.npz --kind head
+      linalign-lite from-onnx b-to-a.dense b-to-a.map.npz
+      linalign-lite from-onnx b-to-a.faiss b-to-a.map.npz
     """
     from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.dense_module import from_dense
+    from linalign_lite.core.faiss_transform import from_faiss, is_faiss
     from linalign_lite.heads.serialization import save
     from linalign_lite.onnx.import_linear import from_onnx as read
 
     require_output(out, file)
-    thing = read(file, None if kind is None else kind.value)
+    other = from_dense if file.is_dir() else from_faiss if is_faiss(file) else None
+    if other is not None and kind is ArtefactKind.head:
+        raise InputError(f"{file} is of another kind", got="map", expected="head")
+    thing = other(file) if other else read(file, None if kind is None else kind.value)
     save(out, thing)
-    (outputs, dim), dtype = thing.weight.shape, str(thing.weight.dtype)
     kind_name = "affine map" if isinstance(thing, AffineMap) else "head"
-    Console(as_json).result(
-        {"out": str(out), "kind": kind_name, "dim": dim, "outputs": outputs, "dtype": dtype},
-        [f"{out}: {kind_name}, {dim} dimensions to {outputs}, {dtype}"],
+    _print_linear(out, thing, kind_name, Console(as_json))
+
+
+def _print_linear(out: Path, thing: AffineMap | Head, kind: str, console: Console) -> None:
+    (outputs, dim), dtype = thing.weight.shape, str(thing.weight.dtype)
+    console.result(
+        {"out": str(out), "kind": kind, "dim": dim, "outputs": outputs, "dtype": dtype},
+        [f"{out}: {kind}, {dim} dimensions to {outputs}, {dtype}"],
     )

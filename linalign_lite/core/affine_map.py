@@ -139,6 +139,15 @@ class AffineMap:
         return AffineMap(weight, bias, first.source, self.target, card)
 
 
+def float32_weights(affine: AffineMap) -> tuple[Array, Array]:
+    """Weight and bias in float32. Raises InputError for values beyond it."""
+    with np.errstate(over="ignore"):
+        weight, bias = affine.weight.astype(np.float32), affine.bias.astype(np.float32)
+    if count_nonfinite(weight) or count_nonfinite(bias):
+        raise InputError("this map has values beyond float32", hint="scale its weight down")
+    return weight, bias
+
+
 def compose(weight: Array, bias: Array, first: AffineMap) -> tuple[Array, Array]:
     """Compute W₂W₁ and W₂b₁ + b₂ in float64; return them in the wider of the weights' dtypes."""
     dtype = np.result_type(weight.dtype, first.weight.dtype, np.float32)

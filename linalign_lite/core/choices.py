@@ -17,6 +17,7 @@ MomentsMethod = StrEnum("MomentsMethod", "ridge procrustes")  # that need only m
 HeadMethod = StrEnum("HeadMethod", "auto ridge logistic")
 Profile = StrEnum("Profile", "private trusted")  # of encrypted scoring
 ExportTask = StrEnum("ExportTask", "auto embed generate")
+MapForm = StrEnum("MapForm", "onnx dense faiss")  # of a map for other libraries
 ArtefactKind = StrEnum("ArtefactKind", "map head")  # of linear ONNX files
 
 

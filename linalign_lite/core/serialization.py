@@ -1,5 +1,6 @@
 """Save and load hidden states, affine maps and heads. docs/FORMAT.md, section 1."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from linalign_lite.storage.schema import Range, format_errors, parse_known, plai
 from linalign_lite.version import __version__
 
 VERSION = 1
+MAP = "linalign-map"
 MAPPED = 512 << 20  # bytes of a head's file above which its weight stays there
 
 _FLOATS = ("<f2", "<f4", "<f8")
@@ -66,10 +68,15 @@ def load_states(path: PathLike, *, cap: int = DEFAULT_CAP) -> HiddenStates:
 
 def load_map(path: PathLike, *, cap: int = DEFAULT_CAP) -> AffineMap:
     """Read a `.map.npz`. Raises FormatError, or InputError when it is not there."""
-    arrays, card = load_npz(path, "linalign-map", VERSION, _PAIR, cap=cap, required=_PAIR)
+    arrays, card = load_npz(path, MAP, VERSION, _PAIR, cap=cap, required=_PAIR)
     with format_errors(path, "map"):
-        found = parse_known(_MapCard, card, "card")
-        return AffineMap(**arrays, source=found.source, target=found.target, card=found.info)
+        return map_of(**arrays, card=card)
+
+
+def map_of(weight: AnyArray, bias: AnyArray, card: Mapping[str, Any]) -> AffineMap:
+    """Make a map of its weights and its file's card. Raises InputError for a card not usable."""
+    found = parse_known(_MapCard, card, "card")
+    return AffineMap(weight, bias, found.source, found.target, found.info)
 
 
 def load_head(path: PathLike, *, cap: int = DEFAULT_CAP, mapped: bool | None = None) -> Head:
@@ -103,12 +110,16 @@ def save_states(path: PathLike, states: HiddenStates) -> None:
 
 def save_map(path: PathLike, affine: AffineMap) -> None:
     """Write a `.map.npz`, whole or not at all."""
-    card = {
+    save_npz(path, MAP, VERSION, _pair(affine), map_card(affine))
+
+
+def map_card(affine: AffineMap) -> dict[str, Any]:
+    """The card of a map's file."""
+    return {
         "source": plain(affine.source),
         "target": plain(affine.target),
         "info": {**affine.card, "library": __version__},
     }
-    save_npz(path, "linalign-map", VERSION, _pair(affine), card)
 
 
 def save_head(path: PathLike, head: Head) -> None:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from linalign_lite.errors import InputError, import_extra, quote_errors
+from linalign_lite.core.dense_module import module_weights, read_dense, take
+from linalign_lite.errors import InputError
 from linalign_lite.extraction.embedder import Embedder, Layer, LayerKind
-from linalign_lite.storage.npz import AnyArray
 
-MAX_WEIGHTS = 1 << 30  # bytes of a file of weights of one module
 MODES = {  # in the order in which sentence-transformers concatenates those that are flags
     "cls": "cls",
     "cls_token": "cls",
@@ -28,14 +25,6 @@ MODES = {  # in the order in which sentence-transformers concatenates those that
     "last": "last",
 }
 _PREFIX = "pooling_mode_"
-_ACTIVATIONS = {
-    "Identity": "identity",
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "Sigmoid": "sigmoid",
-    "SiLU": "silu",
-    "GELU": "gelu",
-}
 
 
 @dataclass(frozen=True)
@@ -114,64 +103,11 @@ def _poolings(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _dense(folder: Path, settings: Mapping[str, Any]) -> Layer:
-    name = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))
-    activation = _ACTIVATIONS.get(name.rpartition(".")[2]) if name.startswith("torch.nn.") else None
-    if activation is None:
-        raise InputError(
-            f"the activation of {folder.name} cannot be exported",
-            got=name[:80],
-            expected=f"of torch.nn: {', '.join(_ACTIVATIONS)}",
-        )
-    feature = "sentence_embedding"
-    for key in ("module_input_name", "module_output_name"):
-        if settings.get(key) not in (None, feature):
-            got = str(settings[key])[:60]
-            problem = f"{folder.name} does not work on the embedding alone"
-            raise InputError(problem, got=f"{key} {got}", expected=feature)
-    outputs, inputs = settings.get("out_features"), settings.get("in_features")
-    weights = _weights(folder)
-    bias = None
-    if settings.get("bias", True) is not False:
-        bias = _take(weights, "linear.bias", (outputs,), folder)
-    weight = _take(weights, "linear.weight", (outputs, inputs), folder)
-    return Layer(LayerKind("dense", activation), weight, bias)
+    module = read_dense(folder, settings)
+    return Layer(LayerKind("dense", module.activation), module.weight, module.bias)
 
 
 def _layer_norm(folder: Path, settings: Mapping[str, Any]) -> Layer:
-    weights, shape = _weights(folder), (settings.get("dimension"),)
-    scale, shift = (_take(weights, f"norm.{part}", shape, folder) for part in ("weight", "bias"))
+    weights, shape = module_weights(folder), (settings.get("dimension"),)
+    scale, shift = (take(weights, f"norm.{part}", shape, folder) for part in ("weight", "bias"))
     return Layer(LayerKind("layer-norm"), scale, shift)
-
-
-def _take(weights: Mapping[str, Any], name: str, shape: tuple[Any, ...], folder: Path) -> AnyArray:
-    found = weights.get(name)
-    if found is None or tuple(found.shape) != shape:
-        raise InputError(
-            f"{folder.name} lacks the weight {name}" if found is None else
-            f"the weight {name} of {folder.name} does not fit its config.json",
-            got=", ".join(map(str, weights))[:120] if found is None else str(tuple(found.shape)),
-            expected=str(shape),
-        )  # fmt: skip
-    array: AnyArray = np.ascontiguousarray(found.float().numpy(), dtype=np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(f"the weight {name} of {folder.name} is not finite")
-    return array
-
-
-def _weights(folder: Path) -> Mapping[str, Any]:
-    """Tensors of `model.safetensors` or `pytorch_model.bin`; nothing is unpickled but tensors."""
-    paths = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
-    path = next((p for p in paths if p.is_file()), None)
-    if path is None:
-        expected = "model.safetensors or pytorch_model.bin"
-        raise InputError(f"the weights of the module {folder.name} are missing", expected=expected)
-    if path.stat().st_size > MAX_WEIGHTS:
-        raise InputError(f"{path} is too large", expected=f"at most {MAX_WEIGHTS} bytes")
-    torch = import_extra("torch", extra="export", purpose="reading the weights of a module")
-    with quote_errors(f"{path} is not a readable file of weights"):
-        if path.suffix == ".bin":
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            return {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)}
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))

@@ -40,6 +40,8 @@ class Space:
         named = [(self.model, other.model), (self.pooling, other.pooling)]
         if self.dim != other.dim or any(a != b for a, b in named if a and b):
             return False
+        if not (self.model or other.model) and self.name and other.name:  # known by name alone
+            return self.name == other.name
         # of arrays that a caller brought, normalisation and prompt are unknown
         same = (self.normalize, self.prompt) == (other.normalize, other.prompt)
         return same or not (self.model and other.model)

@@ -83,6 +83,7 @@ class CheckedSink(VectorSink):
         require_batch(batch, self.info, self.name)
         self._seen.add(batch.ids)
         self.sink.write(batch)
+        self.cursor = self.sink.cursor
 
     def finish(self) -> None:
         self._seen.check()
@@ -90,6 +91,9 @@ class CheckedSink(VectorSink):
 
     def abort(self) -> None:
         self.sink.abort()
+
+    def suspend(self) -> None:
+        self.sink.suspend()
 
 
 class DistinctIds:
@@ -122,6 +126,12 @@ class DistinctIds:
         )
 
 
+def dimension_error(name: object, got: int, expected: int) -> MismatchError:
+    """Return the error for a vector of another dimension than the rest; name: of the collection."""
+    problem = f"{name} holds vectors of another dimension"
+    return MismatchError(problem, got=str(got), expected=str(expected))
+
+
 def require_batch(batch: Batch, info: VectorInfo, name: str) -> None:
     """Raise unless the parts of a batch fit one another and the info; name: of the collection."""
     vectors, n = batch.vectors, len(batch.ids)
@@ -136,11 +146,7 @@ def require_batch(batch: Batch, info: VectorInfo, name: str) -> None:
             f"{name}: a batch is not usable", got=f"{len(batch.payload)} payloads", expected=str(n)
         )
     if vectors.shape[1] != info.dim:
-        raise MismatchError(
-            f"{name} holds vectors of another dimension",
-            got=str(vectors.shape[1]),
-            expected=str(info.dim),
-        )
+        raise dimension_error(name, vectors.shape[1], info.dim)
     if bad := count_nonfinite(vectors):
         raise InputError(
             f"{name} holds vectors that are not finite",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
+from linalign_lite.core.shards.manifest import MANIFEST
 from linalign_lite.errors import InputError, without_secrets
 from linalign_lite.vectors.checks import CheckedSink, CheckedSource
 from linalign_lite.vectors.source import VectorInfo, VectorSource
@@ -26,10 +27,18 @@ class Backend:
     suffixes: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ()
     extra: str = ""
+    needs_part: bool = False
     form: str = ""  # of a location, for messages
 
 
-BACKENDS = (Backend("npy", suffixes=(".npy",), form="x.npy"),)
+BACKENDS = (
+    Backend("npy", suffixes=(".npy",), form="x.npy"),
+    Backend("npz_member", suffixes=(".npz",), needs_part=True, form="x.npz#MEMBER"),
+    Backend("states", suffixes=(".npz",), form="x.states.npz or a folder of states"),
+    Backend("jsonl", suffixes=(".jsonl", ".json"), form="x.jsonl#KEY"),
+    Backend("arrow_ipc", suffixes=(".arrow", ".feather"), extra="parquet", form="x.arrow#COLUMN"),
+    Backend("parquet", suffixes=(".parquet",), extra="parquet", form="x.parquet#COLUMN"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,11 @@ def find_location(text: str) -> Location | None:
             path, _, query = rest.partition("?")
             options = dict(p.split("=", 1) for p in query.split("&") if "=" in p)
             return Location(text, backend, scheme.lower(), path, part, options)
-        if PurePath(whole).suffix.lower() in backend.suffixes:
+        if PurePath(whole).suffix.lower() in backend.suffixes and (part or not backend.needs_part):
             return Location(text, backend, "", whole, part)
+    if (Path(whole) / MANIFEST).is_file():
+        states = next(b for b in BACKENDS if b.module == "states")
+        return Location(text, states, "", whole, part)
     return None
 
 

@@ -110,6 +110,10 @@ class VectorSink(ABC):
     def abort(self) -> None:
         """Remove what was written. Does nothing after `finish`."""
 
+    def suspend(self) -> None:
+        """Stop, and keep what a later run can resume from; by default nothing."""
+        self.abort()
+
     def __enter__(self) -> Self:
         return self
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 _PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@")
-_SIGNED = re.compile(r"(://[^?\s]*)\?[^\s)]*")
+_SIGNED = re.compile(r"(://[^?\s]*)\?[^\s)#]*")
 
 
 def without_secrets(text: str) -> str:
-    """Remove passwords and signatures (everything after a ?) from the URLs in ``text``."""
+    """Remove passwords and signatures (what stands after a ?) from the URLs in ``text``."""
     return _SIGNED.sub(r"\1?…", _PASSWORD.sub(r"\1:…@", text))
 
 

@@ -38,7 +38,10 @@ BACKENDS = (
     Backend("jsonl", suffixes=(".jsonl", ".json"), form="x.jsonl#KEY"),
     Backend("arrow_ipc", suffixes=(".arrow", ".feather"), extra="parquet", form="x.arrow#COLUMN"),
     Backend("parquet", suffixes=(".parquet",), extra="parquet", form="x.parquet#COLUMN"),
-)
+    Backend("qdrant", schemes=("qdrant",), extra="qdrant", form="qdrant://HOST:PORT#COLLECTION"),
+    Backend("pgvector", schemes=("postgresql", "postgres"), extra="pgvector",
+            form="postgresql://HOST/DB#TABLE"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def open_vectors(location: str) -> VectorSource:
     MissingExtraError without the package that reads it.
     """
     found = locate(location)
-    source: VectorSource = _module(found).Source(found)
+    source: VectorSource = backend_module(found).Source(found)
     return CheckedSource(source, str(found))
 
 
@@ -110,8 +113,9 @@ def create_vectors(location: str, info: VectorInfo, *, resume: bool = False) -> 
     that is there.
     """
     found = locate(location)
-    return CheckedSink(_module(found).Sink(found, info, resume=resume), str(found))
+    return CheckedSink(backend_module(found).Sink(found, info, resume=resume), str(found))
 
 
-def _module(location: Location) -> Any:
+def backend_module(location: Location) -> Any:
+    """Import the module of a location's back end."""
     return import_module(f"linalign_lite.vectors.{location.backend.module}")

@@ -1,0 +1,175 @@
+"""The contract of a store, beyond `contract.check_back_end`: kills, switches, properties."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vectors.contract import made, parts, read, write
+
+from linalign_lite.errors import InputError, MismatchError, OutputExistsError
+from linalign_lite.vectors.locations import create_vectors, open_vectors
+from linalign_lite.vectors.source import Batch, VectorInfo, named_space
+from linalign_lite.vectors.switching import switch
+
+# of text that PostgreSQL can hold too
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+floats = st.floats(-1e12, 1e12, allow_nan=False)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | floats | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def batches(draw, values=values):
+    n, d = draw(st.integers(1, 9)), draw(st.integers(1, 5))
+    ids = draw(st.lists(texts.filter(bool), min_size=n, max_size=n, unique=True))
+    numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    flat = draw(st.lists(numbers, min_size=n * d, max_size=n * d))
+    rows = st.dictionaries(texts.filter(bool), values, min_size=1, max_size=3)
+    payload = draw(st.none() | st.tuples(*[rows] * n))
+    return Batch(tuple(ids), np.array(flat, np.float32).reshape(n, d), payload)
+
+
+def check_round_trips(fresh, values=values, examples=20):
+    """Ids, payload and the bits of float32 come out as they went in. fresh(): a new location."""
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(batches(values), st.integers(1, 10), st.integers(1, 10))
+    def holds(batch, written, read_rows):
+        location = fresh()
+        write(location, batch, rows=written)
+        found, info, _ = read(location, rows=read_rows)
+        assert info.model == "maker/model-1"
+        order = [found.ids.index(i) for i in batch.ids]
+        assert len(found) == len(batch)
+        assert found.vectors[order].tobytes() == batch.vectors.tobytes()
+        assert (found.payload is None) == (batch.payload is None)
+        if batch.payload is not None:
+            assert [found.payload[i] for i in order] == list(batch.payload)
+
+    holds()
+
+
+def read_slowly(location, between):
+    """Read five rows at a time, and call between(number of the batch, source) after each."""
+    with open_vectors(location) as source:
+        for i, _ in enumerate(source.batches(5)):
+            between(i, source.source)
+
+
+def write_slowly(location, between):
+    """Write five rows at a time, and call between(number of the batch, sink) before each."""
+    with create_vectors(location, VectorInfo(named_space(5, "maker/model-1"), 23)) as sink:
+        for i, part in enumerate(parts(made(), 5)):
+            between(i, sink.sink)
+            sink.write(part)
+        sink.finish()
+
+
+KILLED = """
+import os, signal, sys
+from vectors.contract import made, parts
+from linalign_lite.vectors.locations import create_vectors
+from linalign_lite.vectors.source import VectorInfo, named_space
+
+sink = create_vectors(sys.argv[1], VectorInfo(named_space(5, "maker/model-1"), 23))
+for i, part in enumerate(parts(made(), 5)):
+    if i == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sink.write(part)
+"""
+
+
+def killed(location):
+    """A run that is killed when it has written 15 of 23 vectors."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KILLED, location]
+    done = subprocess.run(command, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def check_kill(location, absent):
+    """A kill leaves nothing to be seen; the next run resumes, or starts again."""
+    info = VectorInfo(named_space(5, "maker/model-1"), 23)
+    killed(location)
+    assert absent()
+    with pytest.raises(InputError):
+        open_vectors(location)
+    other = VectorInfo(named_space(6, "maker/model-1"), 23)
+    with pytest.raises(MismatchError, match="interrupted run"):
+        create_vectors(location, other, resume=True)
+    with create_vectors(location, info, resume=True) as sink:
+        assert sink.cursor == "15"
+        for part in list(parts(made(), 5))[3:]:
+            sink.write(part)
+        assert absent()
+        sink.finish()
+    found, _, _ = read(location)
+    order = [found.ids.index(i) for i in made().ids]
+    np.testing.assert_array_equal(found.vectors[order], made().vectors)
+
+
+def check_switch(live, new):
+    """Another collection takes the place of one, and gives it back; neither is changed."""
+    old, mapped = made(seed=1), made(n=11, d=3, seed=2)
+    write(live, old)
+    write(new, mapped)
+
+    def is_live(batch):
+        found, _, _ = read(live)
+        order = [found.ids.index(i) for i in batch.ids]
+        assert len(found) == len(batch)
+        np.testing.assert_array_equal(found.vectors[order], batch.vectors)
+        assert [found.payload[i] for i in order] == list(batch.payload)
+
+    former = switch(live, new)
+    is_live(mapped)
+    found, _, _ = read(former)
+    assert sorted(found.ids) == sorted(old.ids)
+    after = switch(live, former)  # undone
+    is_live(old)
+    assert len(read(after)[0]) == len(mapped)
+    switch(live, after)
+    is_live(mapped)
+    with pytest.raises(InputError):
+        switch(live, live)
+    with pytest.raises(InputError):
+        switch(live, "elsewhere.npy")
+    is_live(mapped)
+
+
+def check_metrics(live, new):
+    """The metric is kept, and one collection does not take the place of one of another metric."""
+    for metric in ("dot", "euclidean"):
+        write(f"{live}_{metric}", made(), metric=metric)
+        with open_vectors(f"{live}_{metric}") as source:
+            assert source.info.metric == metric
+    with pytest.raises(MismatchError, match="metric"):
+        switch(f"{live}_dot", f"{live}_euclidean")
+    unit = made()
+    unit.vectors[:] /= np.linalg.norm(unit.vectors, axis=1, keepdims=True)
+    write(new, unit, metric="cosine")
+    found, info, _ = read(new)
+    assert info.metric == "cosine"
+    order = [found.ids.index(i) for i in unit.ids]
+    np.testing.assert_allclose(found.vectors[order], unit.vectors, atol=1e-6)
+
+
+def check_untouched(location):
+    """A collection that is there is never overwritten."""
+    write(location, made())
+    for resume in (False, True):
+        with pytest.raises(OutputExistsError):
+            create_vectors(location, VectorInfo(named_space(5)), resume=resume)
+    assert len(read(location)[0]) == 23
+    with pytest.raises(InputError, match="no vectors"):
+        write(f"{location}_empty", Batch((), made().vectors[:0]))

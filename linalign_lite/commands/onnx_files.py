@@ -115,7 +115,7 @@ def onnx(
     limit: ErrorLimit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a map or a head as an ONNX file, or a map for other libraries.
+    """Write a map or a head as an ONNX file.
 
     The graph is one matrix product, also for a head after a map. Its input is `states`; its output
     is `mapped` (map) or `scores` (head). It is run with onnxruntime and compared with NumPy before
@@ -244,11 +244,11 @@ def from_onnx(
     kind: Annotated[ArtefactKind | None, Option(help="Kind of FILE if not made by `onnx`.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a map or a head back from an ONNX file, or a map from another library's form.
+    """Read a map or a head back from an ONNX file.
 
-    Reads files of `onnx`, and other files with a single Gemm, or MatMul and Add (extra `onnx`);
+    Reads files of `onnx`, other ONNX files with a single Gemm, or MatMul and Add (extra `onnx`),
     Dense modules of sentence-transformers with identity activation (extra `safetensors`), and
-    FAISS's LinearTransform.
+    LinearTransforms of FAISS.
 
     \b
     Examples:

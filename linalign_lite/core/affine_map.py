@@ -119,6 +119,9 @@ class AffineMap:
         object.__setattr__(self, "source", checked_space(self.source, weight.shape[1], "source"))
         object.__setattr__(self, "target", checked_space(self.target, weight.shape[0], "target"))
 
+    def __repr__(self) -> str:
+        return f"AffineMap({self.source.describe()} to {self.target.describe()})"
+
     def apply(self, states: Array) -> Array:
         """Map states: (n, d_source) → (n, d_target), or (d_source,) → (d_target,).
 

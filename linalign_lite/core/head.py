@@ -49,6 +49,9 @@ class Head:
                 "the head's soft cap is not usable", got=repr(self.softcap), expected="above 0"
             )
 
+    def __repr__(self) -> str:
+        return f"Head({self.n_outputs} outputs, {self.space.describe()})"
+
     @property
     def n_outputs(self) -> int:
         """Number of rows of the weight: classes, or the size of the vocabulary."""

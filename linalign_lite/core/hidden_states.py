@@ -69,15 +69,18 @@ class HiddenStates:
     next_token: Ints | None = None  # shape: (n,)
 
     def __post_init__(self) -> None:
-        states = np.asarray(self.states)
-        if states.dtype not in (np.float16, np.float32):
-            states = states.astype(np.float32)
+        states = _numbers(self.states)
         if states.ndim != 2 or 0 in states.shape:
             raise InputError(
                 "states have the wrong shape", got=str(states.shape), expected="(n, d)"
             )
         if count_nonfinite(states):
-            raise InputError("states hold values that are not finite")
+            rows = np.flatnonzero(~np.isfinite(states).all(axis=1))
+            raise InputError(
+                "states hold values that are not finite",
+                got=f"{len(rows)} of {len(states)} rows, the first number {rows[0]}",
+                hint="leave these rows out, or scale values beyond float32 down",
+            )
         object.__setattr__(self, "states", states)
         space = self.space if self.space.dim else Space(states.shape[1])
         if space.dim != states.shape[1]:
@@ -105,6 +108,10 @@ class HiddenStates:
         require_labels(self.labels, "the states")
         if self.label_ids is not None and self.label_ids.max() >= len(self.labels):
             raise InputError("label_ids are not indices of the labels")
+
+    def __repr__(self) -> str:
+        labels = f", {len(self.labels)} labels" if self.labels else ""
+        return f"HiddenStates({len(self)} rows, {self.space.describe()}{labels})"
 
     def __len__(self) -> int:
         """The number of rows: texts, or tokens."""
@@ -171,12 +178,40 @@ class HiddenStates:
                 )
 
 
+def _numbers(values: Any) -> Array:
+    """The values as an array of float16 or float32. InputError if they are no table of numbers."""
+    try:
+        array = np.asarray(values)
+        if array.dtype in (np.float16, np.float32):
+            return array
+        if array.dtype.kind in "fiub":
+            with np.errstate(over="ignore"):
+                return array.astype(np.float32)
+        got = f"values of type {array.dtype}"
+    except ValueError:  # rows of different lengths
+        got = "rows of different lengths"
+    raise InputError(
+        "states are no table of numbers",
+        got=got,
+        expected="(n, d)",
+        hint="choose the columns of numbers, and give labels apart",
+    )
+
+
 def label_ids(labels: npt.ArrayLike) -> tuple[tuple[str, ...], Ints]:
     """Names of the distinct labels, sorted, and the index of each row's, (n,).
 
-    labels: (n,), strings, whole numbers or truth values. Raises InputError for others.
+    labels: (n,), strings, whole numbers or truth values, also a column of a DataFrame. Raises
+    InputError for others, and for rows without a label.
     """
     rows = np.asarray(labels)
+    if rows.ndim == 1 and rows.dtype.kind == "O":  # as pandas has strings
+        kinds = {type(value) for value in rows}
+        if kinds <= {str} or kinds <= {int, bool, np.bool_}:
+            rows = np.array(rows.tolist())
+        elif missing := [i for i, v in enumerate(rows) if v is None or v != v]:  # noqa: PLR0124
+            problem = f"{len(missing)} of {len(rows)} rows have no label"
+            raise InputError(problem, got=f"row {missing[0]}", expected="one each")
     if rows.ndim != 1 or rows.dtype.kind not in "USiub":
         raise InputError(
             "the labels are not usable",
@@ -193,7 +228,7 @@ def as_states(value: HiddenStates | Array, labels: npt.ArrayLike | None = None) 
     labels: (n,), the label of each row, in place of those that the states have (`label_ids`).
     Raises InputError for another number of labels than rows.
     """
-    states = value if isinstance(value, HiddenStates) else HiddenStates(np.asarray(value))
+    states = value if isinstance(value, HiddenStates) else HiddenStates(value)
     if labels is None:
         return states
     names, ids = label_ids(labels)

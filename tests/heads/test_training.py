@@ -230,7 +230,8 @@ def test_labels_may_be_numbers(labelled):
         (["a"], "label_ids does not fit the states: got shape (1,)"),
         ([0.5, 1.5], "the labels are not usable: got float64, shape (2,), expected one a row"),
         ([["a"], ["b"]], "the labels are not usable: got <U1, shape (2, 1)"),
-        ([None, "a"], "the labels are not usable: got object, shape (2,)"),
+        ([None, "a"], "1 of 2 rows have no label: got row 0"),
+        (np.array(["a", 1.5], dtype=object), "the labels are not usable: got object, shape (2,)"),
         (["a", "b\n"], "the labels of the states are not usable"),
     ],
 )  # fmt: skip

@@ -2,9 +2,12 @@
 
 from typing import Annotated
 
+import numpy.typing as npt
+
 from linalign_lite.alignment.ridge import number_or_auto
+from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.detector import TPR, Detector
 from linalign_lite.heads.ood.detectors import METHODS, RULES
@@ -17,11 +20,12 @@ BANK = 20_000
 
 
 def fit_detector(
-    states: HiddenStates,
+    states: HiddenStates | Array,
+    labels: npt.ArrayLike | None = None,
     *,
     method: str = "mahalanobis",
     head: Head | None = None,
-    validation: HiddenStates | None = None,
+    validation: HiddenStates | Array | None = None,
     tpr: float = TPR,
     temperature: float | str = "auto",
     k: int = K,
@@ -32,6 +36,7 @@ def fit_detector(
 ) -> Detector:
     """Fit a detector on in-distribution states (n, d).
 
+    labels: (n,), the label of each row; default: those of the states.
     method: energy, msp, max-logit and vim read ``head``'s scores and need no labels; mahalanobis,
     relative-mahalanobis, cosine, knn and whitened-knn read states. Classes are the states' labels;
     without labels, the head's predictions. Without either, all states are one class, which only
@@ -48,6 +53,8 @@ def fit_detector(
     Raises InputError for a method that is unknown or lacks its head or labels, MismatchError when
     head, states and validation are not of the same space.
     """
+    states = as_states(states, labels)
+    validation = None if validation is None else as_states(validation)
     rule = RULES.get(method)
     if rule is None:
         raise InputError("unknown method", got=method, expected=", ".join(METHODS))

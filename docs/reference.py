@@ -18,6 +18,7 @@ from linalign_lite import commands as command_line
 # chapter of a public name, by its module
 CHAPTERS = {
     "States": ("extraction", "core.hidden_states", "core.shards", "core.token_alignment"),
+    "Vectors": ("vectors",),
     "Maps": ("alignment", "core.affine_map", "core.space"),
     "Heads": ("heads", "core.head"),
     "Retrieval": ("retrieval",),

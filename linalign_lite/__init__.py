@@ -70,6 +70,9 @@ _NAMES = {  # module: its public names
     "survey.report": "to_markdown write_report",
     "survey.results": "Results",
     "survey.results_file": "load_results",
+    "vectors.locations": "create_vectors open_vectors",
+    "vectors.reading": "read_states",
+    "vectors.source": "Batch VectorInfo VectorSink VectorSource",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -106,4 +106,11 @@ from linalign_lite.survey.report import to_markdown as to_markdown
 from linalign_lite.survey.report import write_report as write_report
 from linalign_lite.survey.results import Results as Results
 from linalign_lite.survey.results_file import load_results as load_results
+from linalign_lite.vectors.locations import create_vectors as create_vectors
+from linalign_lite.vectors.locations import open_vectors as open_vectors
+from linalign_lite.vectors.reading import read_states as read_states
+from linalign_lite.vectors.source import Batch as Batch
+from linalign_lite.vectors.source import VectorInfo as VectorInfo
+from linalign_lite.vectors.source import VectorSink as VectorSink
+from linalign_lite.vectors.source import VectorSource as VectorSource
 from linalign_lite.version import __version__ as __version__

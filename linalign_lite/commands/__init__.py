@@ -29,6 +29,7 @@ from linalign_lite.commands.privacy import audit, budget, plan
 from linalign_lite.commands.retrieval import app as retrieval
 from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
 from linalign_lite.commands.states import extract
+from linalign_lite.commands.vectors import app as vectors
 from linalign_lite.errors import LinalignError
 from linalign_lite.version import __version__
 
@@ -39,7 +40,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job, as help shows them
     "Getting started": (demo, inspect),
-    "Models and states": (export, extract),
+    "Models and states": (export, extract, vectors),
     "Maps": (fit, moments, fit_moments),
     "Heads and detectors": (head, evaluate, ood),
     "Retrieval": (retrieval,),

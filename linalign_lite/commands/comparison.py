@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def similarity(
-    states: Annotated[list[Path], Argument(help="States of two or more models, same texts.")],
+    states: Annotated[list[str], Argument(help="States of two or more models, same texts.")],
     measures: Annotated[
         str, Option(help="all, or some of cka,cka_debiased,svcca,mutual_knn,r2,cosine,cycle.")
     ] = "all",
@@ -106,21 +106,21 @@ def compat(
     console.result({**found.as_dict(), "blank": read.n_blank}, lines)
 
 
-def _read(paths: list[Path], limit: int | None) -> dict[str, HiddenStates]:
+def _read(paths: list[str], limit: int | None) -> dict[str, HiddenStates]:
     """Load the states by name: that of the file, or its path if two files share a name."""
     import numpy as np
 
     from linalign_lite.alignment.similarity.comparison import common_rows
-    from linalign_lite.core.shards.states_folder import states_of
+    from linalign_lite.vectors.reading import read_aligned
 
     if len(paths) < 2:
         raise InputError("similarity needs states of two models or more", got=str(len(paths)))
-    names = [path.name.removesuffix(".npz").removesuffix(".states") for path in paths]
+    names = [Path(p).name.removesuffix(".npz").removesuffix(".states") for p in paths]
     if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
+        names = list(paths)
     if len(set(names)) < len(names):
         raise InputError("a file is given twice", expected="states of different models")
-    sets = common_rows({n: states_of(path) for n, path in zip(names, paths, strict=True)})
+    sets = common_rows(dict(zip(names, read_aligned(paths), strict=True)))
     if limit is not None:
         sets = {n: value.rows(np.arange(min(limit, len(value)))) for n, value in sets.items()}
     return sets

@@ -32,7 +32,7 @@ Tpr = Annotated[float, Option(help="Share of in-distribution states that the thr
 
 @app.command()
 def fit(
-    states: Annotated[Path, Argument(help="In-distribution states, preferably labelled.")],
+    states: Annotated[str, Argument(help="In-distribution states, preferably labelled.")],
     out: Annotated[Path, Argument(help="The detector to write (.ood.npz).")],
     method: Annotated[DetectorMethod, Option(help="Scoring method.")] = DetectorMethod.mahalanobis,
     head_file: Annotated[
@@ -40,7 +40,7 @@ def fit(
         Option("--head", help="For energy, msp, max-logit, vim; or to label the states."),
     ] = None,
     validation: Annotated[
-        Path | None, Option(help="Other in-distribution states, to set the threshold.")
+        str | None, Option(help="Other in-distribution states, to set the threshold.")
     ] = None,
     tpr: Tpr = 0.95,
     temperature: Annotated[
@@ -77,15 +77,15 @@ def fit(
       linalign-lite ood fit train.npz x.ood.npz --method energy --head h.npz --scores-only
     """
     from linalign_lite.core.serialization import load_head
-    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.heads.ood.detector_training import fit_detector
     from linalign_lite.heads.ood.model_selection import compare_detectors
     from linalign_lite.heads.ood.serialization import save_detector
+    from linalign_lite.vectors.reading import read_states
 
     console = Console(as_json, quiet)
     require_output(out, states, head_file, validation)
-    fitted_on = states_of(states)
-    held_out = states_of(validation) if validation else None
+    fitted_on = read_states(states)
+    held_out = read_states(validation) if validation else None
     chosen, tried = method.value, {}
     if method is DetectorMethod.auto:
         labelled = held_out if held_out is not None and held_out.label_ids is not None else None
@@ -117,7 +117,7 @@ def fit(
 @app.command()
 def score(
     detector_file: DetectorFile,
-    states: Annotated[Path, Argument(help="The states to score.")],
+    states: Annotated[str, Argument(help="The states to score.")],
     map_file: MapFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -130,11 +130,11 @@ def score(
       linalign-lite ood score intents.ood.npz test.states.npz
       linalign-lite ood score intents.ood.npz client.states.npz --map client-to-provider.map.npz
     """
-    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.heads.ood.serialization import load_detector
+    from linalign_lite.vectors.reading import read_states
 
     detector = load_detector(detector_file)
-    scores = detector.scores(states_of(states), load_optional_map(map_file))
+    scores = detector.scores(read_states(states), load_optional_map(map_file))
     values = scores.tolist()
     data: dict[str, Any] = {"method": detector.method, "n": len(values), "scores": values}
     data["threshold"] = detector.threshold
@@ -148,8 +148,8 @@ def score(
 @app.command()
 def evaluate(
     detector_file: DetectorFile,
-    inlying: Annotated[Path, Argument(metavar="IN_STATES", help="In-distribution states.")],
-    outlying: Annotated[Path, Argument(metavar="OUT_STATES", help="Outlying states.")],
+    inlying: Annotated[str, Argument(metavar="IN_STATES", help="In-distribution states.")],
+    outlying: Annotated[str, Argument(metavar="OUT_STATES", help="Outlying states.")],
     map_file: MapFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -163,19 +163,19 @@ def evaluate(
       linalign-lite ood evaluate intents.ood.npz test.states.npz oos.states.npz
       linalign-lite ood evaluate intents.ood.npz b.test.npz b.oos.npz --map b-to-a.map.npz --json
     """
-    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.heads.ood.report import evaluate_detector
     from linalign_lite.heads.ood.serialization import load_detector
+    from linalign_lite.vectors.reading import read_states
 
     detector, affine = load_detector(detector_file), load_optional_map(map_file)
-    found = evaluate_detector(detector, states_of(inlying), states_of(outlying), affine)
+    found = evaluate_detector(detector, read_states(inlying), read_states(outlying), affine)
     Console(as_json).result(found.as_card(), pair_lines(found.rows()))
 
 
 @app.command()
 def threshold(
     detector_file: DetectorFile,
-    states: Annotated[Path, Argument(help="In-distribution states, not those of the fit.")],
+    states: Annotated[str, Argument(help="In-distribution states, not those of the fit.")],
     out: Annotated[Path, Argument(help="The detector to write (.ood.npz).")],
     map_file: MapFile = None,
     tpr: Tpr = 0.95,
@@ -191,13 +191,13 @@ def threshold(
     Example:
       linalign-lite ood threshold a.ood.npz b.val.npz b-to-a.ood.npz --map b-to-a.map.npz
     """
-    from linalign_lite.core.shards.states_folder import states_of
     from linalign_lite.heads.ood.serialization import load_detector, save_detector
+    from linalign_lite.vectors.reading import read_states
 
     console = Console(as_json, quiet)
     require_output(out, detector_file, states, map_file)
     detector = load_detector(detector_file)
-    scores = detector.scores(states_of(states), load_optional_map(map_file))
+    scores = detector.scores(read_states(states), load_optional_map(map_file))
     detector = detector.with_threshold(scores, tpr)
     save_detector(out, detector)
     _tell(console, out, detector, {})

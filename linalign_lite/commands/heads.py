@@ -31,15 +31,16 @@ def head(
     Examples:
       linalign-lite head train.states.npz intents.head.npz
       linalign-lite head train.states.npz intents.head.npz --method logistic --penalty 1e-3
+      linalign-lite head train.parquet intents.head.npz
     """
-    from linalign_lite.core.serialization import load_states
     from linalign_lite.heads.serialization import save
     from linalign_lite.heads.training import train_head
+    from linalign_lite.vectors.reading import read_states
 
     console = Console(as_json, quiet)
     require_output(out, states)
     trained, report = train_head(
-        load_states(states),
+        read_states(states),
         method=method.value,
         penalty=penalty,
         folds=folds,
@@ -64,11 +65,12 @@ def evaluate(
       linalign-lite evaluate intents.head.npz test.states.npz
       linalign-lite evaluate intents.head.npz client.states.npz --map client-to-provider.map.npz
     """
-    from linalign_lite.core.serialization import load_head, load_states
+    from linalign_lite.core.serialization import load_head
     from linalign_lite.heads.evaluation import evaluate as measure
+    from linalign_lite.vectors.reading import read_states
 
     affine = load_optional_map(map_file)
-    found = measure(load_head(head_file), load_states(states), affine=affine)
+    found = measure(load_head(head_file), read_states(states), affine=affine)
     data, rows = found.as_dict(), found.rows()
     if per_class:
         data["per_class"] = found.per_class

@@ -11,11 +11,11 @@ from typer import Option
 
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, require_output
-from linalign_lite.commands.moment_files import MomentsOptions, load_pair, measure_states
+from linalign_lite.commands.moment_files import MomentsOptions, are_folders, measure_states, stream
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
-from linalign_lite.storage.places import Place, delivered, place
+from linalign_lite.storage.places import delivered, place
 
 if TYPE_CHECKING:
     from linalign_lite.alignment.few_shot.report import FewReport
@@ -40,7 +40,7 @@ class _FitOptions:
     truth: float | None
     iterations: int
     checkpoint: Path | None
-    few: tuple[Path, Path] | None
+    few: tuple[str, str] | None
     few_weight: str | None
 
     def check(self, head_file: Path | None, *, fold: bool) -> None:
@@ -92,7 +92,7 @@ def fit(
         Path | None, Option(help="kl: save progress in this file, and resume from it.")
     ] = None,
     few: Annotated[
-        tuple[Path, Path] | None,
+        tuple[str, str] | None,
         Option(
             "--with-few",
             metavar="FEW_SOURCE FEW_TARGET",
@@ -112,25 +112,29 @@ def fit(
 
     least-squares minimises the distance between mapped states and the target's states. kl
     minimises the divergence between a head's outputs on them: far better when the map serves that
-    head, a classifier or a model's token head. SOURCE and TARGET are files or folders of states;
-    of two folders one shard is in memory at a time, except for kl and lstsq. Tokens that end at
-    the same character are paired. SOURCE, TARGET and OUT may be URLs that fsspec can open (extra
-    `remote`). With --with-few, SOURCE and TARGET hold states of public texts, and a few unlabelled
-    texts of the kind that the map is for choose the penalty and their own weight.
+    head, a classifier or a model's token head. SOURCE and TARGET are files or folders of states,
+    or vectors from elsewhere (.npy, .npz#NAME, .parquet, .jsonl, a store), which are paired by
+    their ids where both have some. Folders, and more vectors than 1 GB, are read a part at a time,
+    except for kl and lstsq. Tokens that end at the same character are paired. SOURCE, TARGET and
+    OUT may be URLs that fsspec can open (extra `remote`). With --with-few, SOURCE and TARGET hold
+    states of public texts, and a few unlabelled texts of the kind that the map is for choose the
+    penalty and their own weight.
 
     \b
     Examples:
       linalign-lite fit client.states.npz provider.states.npz client-to-provider.map.npz
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --method procrustes
+      linalign-lite fit openai.jsonl minilm.parquet openai-to-minilm.map.npz
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --objective kl --head b.head.npz
       linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --with-few a.few.npz b.few.npz
     """
     from linalign_lite.heads.serialization import save
+    from linalign_lite.vectors.reading import place_of
 
     console, out = Console(as_json, quiet), place(out_at)
-    source, target = place(source_at), place(target_at)
-    require_output(out, source, target, head_file, checkpoint, *(few or ()))
+    files = map(place_of, (source_at, target_at, *(few or ())))
+    require_output(out, head_file, checkpoint, *files)
     if checkpoint is not None and isinstance(out, Path) and checkpoint.absolute() == out.absolute():
         raise InputError("--checkpoint is the map's own name", hint="name another file")
     options = _FitOptions(
@@ -147,7 +151,7 @@ def fit(
     )
     options.check(head_file, fold=fold)
     head = None if head_file is None else _load_head(head_file)
-    affine, report = _fit(console, source, target, head, options)
+    affine, report = _fit(console, source_at, target_at, head, options)
     console.warn(report.warnings)
     with delivered(out) as path:
         save(path, head @ affine if fold and head is not None else affine)
@@ -156,20 +160,21 @@ def fit(
 
 
 def _fit(
-    console: Console, source: Place, target: Place, head: Head | None, options: _FitOptions
+    console: Console, source: str, target: str, head: Head | None, options: _FitOptions
 ) -> Fitted:
     """Fit on the moments of two folders, or on the states: with few texts, for a head, plainly."""
     from linalign_lite.alignment.least_squares import fit as fit_states
     from linalign_lite.alignment.paired_moments import fit_paired
+    from linalign_lite.vectors.reading import read_pair
 
     moments, method, penalty = options.moments, options.method.value, options.penalty
     plain = not options.kl and options.few is None and options.method is not MapMethod.lstsq
-    if plain and source.is_dir() and target.is_dir():
+    if plain and (are_folders(source, target) or stream(source, target)):
         measured = measure_states(console, source, target, moments)
         return fit_paired(measured, method=method, penalty=penalty)
     if moments.scheduler is not None:
         raise InputError("--scheduler goes with two folders of states, ridge or procrustes")
-    states = load_pair(source, target, moments.pairing)
+    states = read_pair(source, target, moments.pairing)
     if options.kl or options.few is not None:
         return _fit_stepwise(console, states, head if options.kl else None, options)
     folds, seed = moments.folds, moments.seed
@@ -183,8 +188,9 @@ def _fit_stepwise(
     from linalign_lite.alignment.few_shot.joint_fit import fit_with_few
     from linalign_lite.alignment.kl.checkpoint import Checkpoint
     from linalign_lite.alignment.kl.divergence_fit import fit_kl
+    from linalign_lite.vectors.reading import read_pair
 
-    few = None if options.few is None else load_pair(*options.few, options.moments.pairing)
+    few = None if options.few is None else read_pair(*options.few, options.moments.pairing)
     shared: dict[str, Any] = {
         "penalty": options.penalty,
         "iterations": options.iterations,

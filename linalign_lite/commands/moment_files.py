@@ -14,11 +14,13 @@ from linalign_lite.commands.console import Console, require_output
 from linalign_lite.core.choices import MomentsMethod, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
-from linalign_lite.storage.places import Place, delivered, fetched, place
+from linalign_lite.storage.places import delivered, fetched, place
 
 if TYPE_CHECKING:
     from linalign_lite.alignment.paired_moments import PairedMoments
-    from linalign_lite.core.hidden_states import HiddenStates
+
+
+IN_MEMORY = 1 << 30  # bytes of two sides above which vectors are measured batch by batch
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,12 @@ def moments(
       linalign-lite moments a-states b-states here.moments.npz --scheduler tcp://head:8786
     """
     from linalign_lite.alignment.moments_io import save_moments
+    from linalign_lite.vectors.reading import place_of
 
     console, out = Console(as_json, quiet), place(out_at)
-    source, target = place(source_at), place(target_at)
-    require_output(out, source, target)
+    require_output(out, *map(place_of, (source_at, target_at)))
     options = MomentsOptions(folds, seed, pair.value, verify, scheduler)
-    found = measure_states(console, source, target, options)
+    found = measure_states(console, source_at, target_at, options)
     with delivered(out) as path:
         save_moments(path, found, reveal=reveal)
         size = path.stat().st_size
@@ -120,14 +122,15 @@ def fit_moments(
 
 
 def measure_states(
-    console: Console, source: Place, target: Place, options: MomentsOptions
+    console: Console, source: str, target: str, options: MomentsOptions
 ) -> PairedMoments:
-    """Measure the moments of two files, or of two folders shard by shard."""
+    """Measure the moments of two files, or of what streams: folders of states, many vectors."""
     from linalign_lite.alignment.streaming.measure import measure_pair, measure_shards
     from linalign_lite.core.shards.states_folder import open_folder
+    from linalign_lite.vectors.reading import read_pair
 
-    if source.is_dir() and target.is_dir():
-        x, y = open_folder(source), open_folder(target)
+    if are_folders(source, target):
+        x, y = open_folder(place(source)), open_folder(place(target))
         with workers(options.scheduler) as pool, console.progress("measuring", x.n_texts) as tally:
             return measure_shards(
                 x,
@@ -141,18 +144,52 @@ def measure_states(
             )
     if options.scheduler is not None:
         raise InputError("--scheduler goes with folders of states", hint="extract to folders")
-    a, b = load_pair(source, target, options.pairing)
+    if stream(source, target):
+        return _measure_batches(console, source, target, options)
+    a, b = read_pair(source, target, options.pairing)
     pairing = "" if a.text_index is None or b.text_index is None else options.pairing
     return measure_pair(a, b, folds=options.folds, seed=options.seed, pairing=pairing)
 
 
-def load_pair(source: Place, target: Place, rule: str) -> tuple[HiddenStates, HiddenStates]:
-    """Load the states of both sides; row i of both is the same text or position."""
-    from linalign_lite.core.shards.states_folder import states_of
-    from linalign_lite.core.token_alignment import pair_states
+def are_folders(source: str, target: str) -> bool:
+    """Return True for two folders of states, which are measured shard by shard."""
+    from linalign_lite.vectors.reading import is_vectors
 
-    x, y = states_of(source), states_of(target)
-    return (x, y) if x.text_index is None or y.text_index is None else pair_states(x, y, rule)
+    return all(not is_vectors(at) and place(at).is_dir() for at in (source, target))
+
+
+def stream(source: str, target: str) -> bool:
+    """Return True for vectors that are measured batch by batch: many, or of unknown number."""
+    from linalign_lite.vectors.locations import open_vectors
+    from linalign_lite.vectors.reading import is_vectors
+
+    if not (is_vectors(source) or is_vectors(target)):
+        return False
+    with open_vectors(source) as x, open_vectors(target) as y:
+        known = [info.count for info in (x.info, y.info) if info.count is not None]
+        return bool(known) and max(known) * (x.info.dim + y.info.dim) * 4 > IN_MEMORY
+
+
+def _measure_batches(
+    console: Console, source: str, target: str, options: MomentsOptions
+) -> PairedMoments:
+    """Measure vectors of the same order, a batch of each in memory."""
+    from linalign_lite.alignment.streaming.measure import measure_batches
+    from linalign_lite.vectors.locations import open_vectors
+    from linalign_lite.vectors.reading import count, paired_batches
+
+    with open_vectors(source) as x, open_vectors(target) as y:
+        n = count(x)
+        with console.progress("measuring", n) as tally:
+            return measure_batches(
+                paired_batches(x, y),
+                n,
+                x.info.space,
+                y.info.space,
+                folds=options.folds,
+                seed=options.seed,
+                progress=tally,
+            )
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def onnx(
     map_file: Annotated[Path | None, Option("--map", help="A map to fold into the head.")] = None,
     dtype: Stored = WeightDtype.fp32,
     states_file: Annotated[
-        Path | None, Option("--states", help="States to check it on; default: random ones.")
+        str | None, Option("--states", help="States to check it on; default: random ones.")
     ] = None,
     limit: ErrorLimit = None,
     as_json: AsJson = False,
@@ -134,9 +134,10 @@ def onnx(
     """
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
-    from linalign_lite.core.serialization import load_map, load_states
+    from linalign_lite.core.serialization import load_map
     from linalign_lite.heads.serialization import load
     from linalign_lite.onnx.export_linear import to_onnx
+    from linalign_lite.vectors.reading import read_states
 
     if form is not MapForm.onnx:
         if dtype is not WeightDtype.fp32 or (map_file, states_file, limit) != (None,) * 3:
@@ -151,7 +152,7 @@ def onnx(
         if isinstance(thing, AffineMap):
             raise InputError(f"{file} is a map", expected="a head, for a map to be folded into")
         thing = thing @ load_map(map_file)
-    states = None if states_file is None else load_states(states_file)
+    states = None if states_file is None else read_states(states_file)
     made = to_onnx(out, thing, dtype=dtype.value, states=states, limit=limit)
     Console(as_json).result(made.as_dict(), [str(made)])
 

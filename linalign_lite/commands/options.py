@@ -20,9 +20,11 @@ Threads = Annotated[int | None, Option(help="Number of threads; default: one per
 Normalize = Annotated[bool | None, Option("--normalize/--no-normalize", help="Unit-length states.")]
 StoredDtype = Annotated[FloatDtype, Option(help="Type of stored numbers; fp16 halves the size.")]
 
-SourceStates = Annotated[str, Argument(metavar="source", help="The source's states: path or URL.")]
+SourceStates = Annotated[
+    str, Argument(metavar="source", help="The source's states or vectors: path or URL.")
+]
 TargetStates = Annotated[str, Argument(metavar="target", help="The target's states, same texts.")]
-LabelledStates = Annotated[Path, Argument(help="Labelled states.")]
+LabelledStates = Annotated[str, Argument(help="Labelled states, or vectors with `label`.")]
 MapOut = Annotated[str, Argument(metavar="out", help="The map to write (.map.npz).")]
 MapFile = Annotated[Path | None, Option("--map", help="Apply this map to the states first.")]
 Folds = Annotated[int, Option(help="Folds of the cross-validation.")]

@@ -67,7 +67,7 @@ def keygen(
 
 def encrypt(
     queries: Annotated[
-        str, Argument(help="States (.npz), or with --model texts (.txt, .jsonl, .csv, -).")
+        str, Argument(help="States or vectors, or with --model texts (.txt, .jsonl, .csv, -).")
     ],
     out: Annotated[Path, Argument(help="The query file to write (.query).")],
     key: Key,
@@ -268,13 +268,14 @@ def _public(paths: list[Path]) -> list[PublicKey]:
 def _states(
     queries: str, model: Path | None, affine: AffineMap | None, console: Console
 ) -> HiddenStates:
-    from linalign_lite.core.serialization import load_states
+    from linalign_lite.vectors.locations import find_location
+    from linalign_lite.vectors.reading import read_states
 
     if model is None:
-        if not queries.endswith(".npz"):
+        if find_location(queries) is None:
             what, hint = f"cannot encrypt {queries} as it is", "add --model FOLDER to read texts"
-            raise InputError(what, expected="a file of states (.npz)", hint=hint)
-        return load_states(queries)
+            raise InputError(what, expected="states (.npz) or vectors", hint=hint)
+        return read_states(queries)
     from linalign_lite.extraction.texts import read_texts
 
     source = None if affine is None else affine.source

@@ -38,6 +38,7 @@ class VectorInfo:
 
     @property
     def dim(self) -> int:
+        """The number of dimensions."""
         return self.space.dim
 
     @property

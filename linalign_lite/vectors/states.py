@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Sink(VectorSink):
         self._batches = []
 
 
-def gather(batches: Sequence[Batch] | Iterator[Batch], info: VectorInfo) -> HiddenStates:
+def gather(batches: Iterable[Batch], info: VectorInfo) -> HiddenStates:
     """Put batches together as states in memory.
 
     Payload `label` of every row becomes the labels, `text` the text digest. Raises FormatError when

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 from chromium import started
+from command_line import GROUPS
 from support import ROOT
 
 import linalign_lite
@@ -183,7 +184,7 @@ def test_commands_in_the_pages_are_real():
         for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
             for call in re.findall(r"linalign-lite ([a-z][^|&;#>]*)", line):
                 words = call.split()
-                name = words[0] if words[0] not in {"ood", "bundle"} else " ".join(words[:2])
+                name = words[0] if words[0] not in GROUPS else " ".join(words[:2])
                 assert name in known, (page.name, line)
                 options = {w.split("=")[0] for w in words if w.startswith("-") and w != "-"}
                 assert options <= known[name], (page.name, line)

@@ -5,15 +5,17 @@ depend on the folders alone. So any number of workers gives the same bits, on pr
 with the same number of BLAS threads. On others the result agrees up to rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 
 from linalign_lite.alignment.moments import FoldAccumulator, FoldedMoments, assign_folds
 from linalign_lite.alignment.paired_moments import MomentsPart, PairedMoments
 from linalign_lite.alignment.streaming.pairs import LeafTask, paired_shards
+from linalign_lite.core.affine_map import Array
 from linalign_lite.core.executor import IN_FLIGHT, map_in_order
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import StatesFolder
+from linalign_lite.core.space import Space
 from linalign_lite.core.token_alignment import RULES
 from linalign_lite.errors import InputError, MismatchError
 
@@ -72,6 +74,35 @@ def measure_pair(
     totals.add(source.states, target.states, fold_of_text[groups])
     part = MomentsPart(source.text_digest or target.text_digest, len(source))
     return PairedMoments(totals.moments(), source.space, target.space, seed, (part,), pairing)
+
+
+def measure_batches(
+    batches: Iterable[tuple[Array, Array]],
+    n: int,
+    source: Space,
+    target: Space,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PairedMoments:
+    """Compute moments of n pairs of rows, a batch (m, d_source), (m, d_target) at a time.
+
+    Row i has the fold that `fit` gives it. Raises InputError for another number of rows.
+    """
+    fold_of_text, at = assign_folds(n, folds, seed), 0
+    totals = FoldAccumulator(folds, source.dim, target.dim)
+    for x, y in batches:
+        if at + len(x) > n:
+            break
+        totals.add(x, y, fold_of_text[at : at + len(x)])
+        at += len(x)
+        if progress is not None:
+            progress(len(x))
+    else:
+        if at == n:
+            return PairedMoments(totals.moments(), source, target, seed, (MomentsPart("", n),), "")
+    raise InputError("another number of rows came", got=f"{at} or more", expected=str(n))
 
 
 def measure_shards(

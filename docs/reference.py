@@ -43,16 +43,20 @@ def api() -> str:
         prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
         chapter = next((chapter_of[p] for p in prefixes if p in chapter_of), "Also")
         chapters[chapter].append(name)
+    sections = {title: [_section(name) for name in names] for title, names in chapters.items()}
+    from linalign_lite import sklearn as estimators
+
+    sections["scikit-learn estimators"] = [
+        _section(name, getattr(estimators, name), "sklearn") for name in estimators.__all__
+    ]
     return "\n\n".join(
-        f"## {title}\n\n" + "\n\n".join(_section(name) for name in names)
-        for title, names in chapters.items()
-        if names
+        f"## {title}\n\n" + "\n\n".join(parts) for title, parts in sections.items() if parts
     )
 
 
-def _section(name: str) -> str:
-    thing = getattr(linalign_lite, name)
-    home = linalign_lite._MODULES.get(name, "version")
+def _section(name: str, thing: Any = None, home: str = "") -> str:
+    thing = getattr(linalign_lite, name) if thing is None else thing
+    home = home or linalign_lite._MODULES.get(name, "version")
     parts = [f"### `{name}`", f"*linalign_lite.{home}*"]
     if inspect.isclass(thing):
         parts += [_code(_class_head(name, thing)), _prose(thing)]
@@ -88,9 +92,10 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
     for key, value in vars(cls).items():
         if key.startswith("_") and key not in OPERATORS:
             continue
-        plain = getattr(value, "__func__", value)
-        if inspect.isfunction(plain) or isinstance(value, property):
-            yield key, value
+        found = getattr(value, "fn", value)  # of scikit-learn's `available_if`
+        plain = getattr(found, "__func__", found)
+        if inspect.isfunction(plain) or isinstance(found, property):
+            yield key, found
 
 
 def _member(owner: str, key: str, value: Any) -> str:

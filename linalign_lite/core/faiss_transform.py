@@ -5,6 +5,7 @@ the same of b; d_in and d_out, int32; 1 byte, trained. Numbers of values are uin
 FAISS reads such a file with `faiss.read_VectorTransform`; nothing here needs it.
 """
 
+import os
 import struct
 
 import numpy as np
@@ -46,10 +47,12 @@ def from_faiss(path: PathLike) -> AffineMap:
     that are not finite, InputError when it is not there. Sizes are checked before allocating.
     """
     with open_regular(path) as f:
-        data = f.read(_MAX_FILE + 1)
-    if len(data) > _MAX_FILE or data[:4] != MAGIC:
-        got = f"{len(data)} bytes, {data[:4]!r}"
-        raise FormatError(f"{path} is not a LinearTransform of FAISS", got=got, expected="LTra")
+        size = os.fstat(f.fileno()).st_size
+        magic = f.read(len(MAGIC))
+        if size > _MAX_FILE or magic != MAGIC:
+            got = f"{size} bytes, {magic!r}"
+            raise FormatError(f"{path} is not a LinearTransform of FAISS", got=got, expected="LTra")
+        data = magic + f.read()
     try:
         if data[4] > 1 or data[-1] != 1:
             raise ValueError("not trained")

@@ -1,5 +1,7 @@
 """Affine maps as a scikit-learn transformer."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -42,7 +44,7 @@ class _LeftInverse:
         return inverse
 
 
-def _has_inverse(aligner: "AffineAligner") -> bool:
+def _has_inverse(aligner: AffineAligner) -> bool:
     return hasattr(aligner, "affine_") and aligner._inverse.matrix is not None
 
 

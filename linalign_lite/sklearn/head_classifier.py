@@ -1,5 +1,7 @@
 """Heads as a scikit-learn classifier."""
 
+from __future__ import annotations
+
 from typing import Any, Self
 
 import numpy as np

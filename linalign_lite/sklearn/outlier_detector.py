@@ -1,5 +1,7 @@
 """Out-of-distribution detectors as scikit-learn outlier detectors."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, Self
 
@@ -24,8 +26,8 @@ NEEDS_CLASSES = ("relative-mahalanobis", "cosine")
 class OutlierDetector(OutlierMixin, BaseEstimator):
     """Separate rows unlike the training rows, −1, from others, 1: `linalign_lite.fit_detector`.
 
-    method: "mahalanobis", "knn" and "whitened-knn" need no labels, and use them where `fit` has
-    them; "relative-mahalanobis" and "cosine" need labels; "energy", "msp", "max-logit" and "vim"
+    method: "mahalanobis", "knn" and "whitened-knn" need no labels; the first and last use those
+    given; "relative-mahalanobis" and "cosine" need labels; "energy", "msp", "max-logit" and "vim"
     need ``head``, or labels, on which a head is trained (`train_head`).
     contamination: share of rows called outlying, above 0 and at most 0.5.
     validation_fraction: share of rows that are left out of the fit, on which the threshold is set

@@ -99,6 +99,19 @@ def test_every_public_member_has_a_docstring_and_is_on_the_page(site):
             assert f"{name}.{key}" in found[name], f"{name}.{key}"
 
 
+def test_the_estimators_are_on_the_page_with_their_methods(site):
+    from linalign_lite import sklearn as estimators
+
+    found = sections(site / "docs" / "API.html")
+    for name, method in (
+        ("AffineAligner", "inverse_transform"),
+        ("HeadClassifier", "predict_proba"),
+        ("OutlierDetector", "score_samples"),
+    ):
+        assert name in estimators.__all__
+        assert f"{name}.{method}" in found[name]
+
+
 def test_every_command_and_option_is_on_its_page(site):
     from command_line import COMMAND, command_names
 

@@ -1,5 +1,7 @@
 """Fit a detector on in-distribution states; outlying states are never used."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import numpy.typing as npt

@@ -26,6 +26,8 @@ from linalign_lite.bundle.signing import VerifyingKey
 from linalign_lite.commands.describe_file import describe
 from linalign_lite.core import serialization
 from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.dense_module import from_dense, to_dense
+from linalign_lite.core.faiss_transform import from_faiss, to_faiss
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.space import Space
@@ -59,6 +61,7 @@ from linalign_lite.survey.results_file import load_results, save_results
 Mutate = Callable[[bytes, Random, Sequence[bytes]], bytes]
 MAX_CIPHERTEXTS = 40  # a query or response of more is parsed and not computed with
 DIM = 3
+DENSE_ACTIVATION = "torch.nn.modules.linear.Identity"
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,23 @@ def map_seeds() -> list[bytes]:
         AffineMap(weight.astype(np.float16), np.ones(2, np.float16)),
         AffineMap(weight, np.ones(2)),
     )
+
+
+def _of_others() -> AffineMap:
+    weight = np.arange(6, dtype=np.float32).reshape(2, DIM)
+    return AffineMap(weight, np.ones(2, np.float32), SPACE, Space(2), {"method": "ridge"})
+
+
+def faiss_seeds() -> list[bytes]:
+    with working_folder() as folder:
+        to_faiss(folder / "x.faiss", _of_others())
+        return [(folder / "x.faiss").read_bytes()]
+
+
+def dense_seeds() -> list[bytes]:
+    with working_folder() as folder:
+        to_dense(folder / "x", _of_others())
+        return [(folder / "x" / "model.safetensors").read_bytes()]
 
 
 def head_seeds() -> list[bytes]:
@@ -343,6 +363,25 @@ def run_head(data: bytes, folder: Path) -> None:
     with np.errstate(all="ignore"), contextlib.suppress(InputError):
         head.apply(np.zeros(head.weight.shape[1], np.float32))
     _again(head, serialization.load_head, folder)
+
+
+def run_faiss(data: bytes, folder: Path) -> None:
+    affine = from_faiss(_file(folder, "x.faiss", data))
+    to_faiss(folder / "again.faiss", affine)
+    if not np.array_equal(from_faiss(folder / "again.faiss").weight, affine.weight):
+        raise Broken("another map when written and read again")
+
+
+def run_dense(data: bytes, folder: Path) -> None:
+    """The bytes are those of the weights; the config fits the map that the seed is of."""
+    inside = folder / "dense"
+    inside.mkdir(exist_ok=True)
+    config = {"in_features": DIM, "out_features": 2, "activation_function": DENSE_ACTIVATION}
+    (inside / "config.json").write_text(json.dumps(config))
+    affine = from_dense(_file(inside, "model.safetensors", data).parent)
+    _printable([affine.source.describe(), affine.target.describe()], "spaces")
+    if affine.weight.shape != (2, DIM):
+        raise Broken("a map of another shape than the config's")
 
 
 def run_embedder(data: bytes, folder: Path) -> None:
@@ -641,6 +680,8 @@ _ALL = (
     Target("map", map_seeds, archives.mutate, run_map, 20),
     Target("head", head_seeds, archives.mutate, run_head, 20),
     Target("embedder", embedder_seeds, archives.mutate, run_embedder, 20),
+    Target("faiss-transform", faiss_seeds, mutators.damaged, run_faiss, 20),
+    Target("dense-module", dense_seeds, mutators.damaged, run_dense, 20),
     Target("detector", ood_seeds, archives.mutate, run_ood, 20),
     Target("any-npz", lambda: states_seeds() + map_seeds() + head_seeds(), archives.mutate,
         run_any, 20),

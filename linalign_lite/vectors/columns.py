@@ -110,7 +110,7 @@ def find_columns(
         raise InputError(
             f"{location} does not have {named} of lists of floating-point numbers",
             got=", ".join(f"{f.name[:40]} {str(f.type)[:40]}" for f in list(schema)[:8]),
-            hint="name the column: FILE#COLUMN" if lists else "",
+            hint=f"name the column: {'?column=NAME' if location.scheme else 'FILE#COLUMN'}",
         )
     ids = next((n for n in ID_COLUMNS if _is_id(types, schema, n)), None)
     taken, names = {lists[0], ids}, list(schema.names)

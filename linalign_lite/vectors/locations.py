@@ -38,7 +38,9 @@ BACKENDS = (
     Backend("jsonl", suffixes=(".jsonl", ".json"), form="x.jsonl#KEY"),
     Backend("arrow_ipc", suffixes=(".arrow", ".feather"), extra="parquet", form="x.arrow#COLUMN"),
     Backend("parquet", suffixes=(".parquet",), extra="parquet", form="x.parquet#COLUMN"),
+    Backend("faiss_index", suffixes=(".faiss",), extra="faiss", form="x.faiss"),
     Backend("qdrant", schemes=("qdrant",), extra="qdrant", form="qdrant://HOST:PORT#COLLECTION"),
+    Backend("lancedb", schemes=("lancedb",), extra="lancedb", form="lancedb:PATH#TABLE"),
     Backend("pgvector", schemes=("postgresql", "postgres"), extra="pgvector",
             form="postgresql://HOST/DB#TABLE"),
 )  # fmt: skip

@@ -72,9 +72,8 @@ def collection_exists(location: Location) -> OutputExistsError:
 
 def no_collection(location: Location, found: list[str]) -> InputError:
     """Return the error for a collection that is not there."""
-    return InputError(
-        f"{location} is not there", expected=", ".join(sorted(found)[:8]) or "a collection"
-    )
+    there = ", ".join(sorted(found)[:8])
+    return InputError(f"{location} is not there", hint=f"there are: {there}" if there else "")
 
 
 def part_location(location: Location, part: str) -> str:

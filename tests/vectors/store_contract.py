@@ -28,22 +28,33 @@ values = st.recursive(
 )
 
 
+keys = st.from_regex(r"[a-z][a-z0-9_]{0,7}", fullmatch=True).filter(lambda k: k not in TAKEN)
+TAKEN = ("id", "vector", "embedding")
+columns = st.sampled_from(
+    [texts, floats, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.lists(texts, min_size=1)]
+)
+
+
 @st.composite
-def batches(draw, values=values):
+def batches(draw, columnar=False):
+    """A batch; columnar: all rows have the same keys, and each key one type."""
     n, d = draw(st.integers(1, 9)), draw(st.integers(1, 5))
     ids = draw(st.lists(texts.filter(bool), min_size=n, max_size=n, unique=True))
     numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
     flat = draw(st.lists(numbers, min_size=n * d, max_size=n * d))
-    rows = st.dictionaries(texts.filter(bool), values, min_size=1, max_size=3)
+    if columnar:
+        rows = st.fixed_dictionaries(draw(st.dictionaries(keys, columns, min_size=1, max_size=3)))
+    else:
+        rows = st.dictionaries(texts.filter(bool), values, min_size=1, max_size=3)
     payload = draw(st.none() | st.tuples(*[rows] * n))
     return Batch(tuple(ids), np.array(flat, np.float32).reshape(n, d), payload)
 
 
-def check_round_trips(fresh, values=values, examples=20):
+def check_round_trips(fresh, columnar=False, examples=20):
     """Ids, payload and the bits of float32 come out as they went in. fresh(): a new location."""
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(batches(values), st.integers(1, 10), st.integers(1, 10))
+    @given(batches(columnar), st.integers(1, 10), st.integers(1, 10))
     def holds(batch, written, read_rows):
         location = fresh()
         write(location, batch, rows=written)

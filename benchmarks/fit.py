@@ -1,13 +1,14 @@
 """Time of a fit beside its bare products, beside scikit-learn, and from disk.
 
-    python benchmarks/fit.py [--quick] [--folder DIR] [--rows N] [--only memory|precision|disk]
+    python benchmarks/fit.py [--quick] [--folder DIR] [--rows N] [--only PART]
 
 memory: n rows in memory: `fit` (61 penalties, 5 folds) against float64 XᵀX and XᵀY alone, against
 RidgeCV with 20 penalties (exact leave-one-out) and against Ridge with one. disk: rows of two
 folders of shards, read from the disk (evicted from the page cache first, where possible),
 against reading alone and against the products alone; peak memory of a process of its own.
 precision: float64 moments, and float32 products summed in float64, against QR on the rows
-(scipy.linalg.lstsq in float64), on hidden states and on ill-conditioned data. Each part is written
+(scipy.linalg.lstsq in float64), on hidden states and on ill-conditioned data. estimator:
+processor time of `AffineAligner.fit` on arrays over that of `fit`, in turns. Each part is written
 when it is done: an interrupted run keeps what it has, and ``--only`` keeps the other parts.
 """
 
@@ -35,9 +36,10 @@ from linalign_lite.alignment.moments import FoldedMoments, Moments, folded
 from linalign_lite.core.metrics import r2
 from linalign_lite.core.shards.states_folder import StatesFolder, open_folder, write_shards
 
-PARTS = ("memory", "precision", "disk")
+PARTS = ("memory", "precision", "disk", "estimator")
 PENALTIES = 20
 SHARD = 4096
+ESTIMATED = ((300, 32, 100), (2_000, 128, 40), (10_000, 384, 15))  # rows, dimensions, rounds
 DISTINCT = 32
 
 
@@ -58,6 +60,7 @@ def main() -> None:
         "memory": lambda: in_memory(n, d, 1 if args.quick else 3),
         "precision": lambda: precision(args.quick),
         "disk": lambda: on_disk(args.folder, rows, width),
+        "estimator": lambda: [estimator(*size) for size in ESTIMATED[: 1 if args.quick else None]],
     }
     path = RESULTS / "fit.json"
     before = json.loads(path.read_text("utf-8")) if args.only and path.exists() else {}
@@ -122,6 +125,26 @@ def in_memory(n: int, d: int, rounds: int) -> dict[str, Any]:
         "r2": {"ours": r2(test_y, affine(test_x)),
                "ridgecv": r2(test_y, peer.predict(test_x).astype("f4"))},
     }  # fmt: skip
+
+
+def estimator(n: int, d: int, rounds: int) -> dict[str, Any]:
+    """Processor time of the scikit-learn estimator's fit over that of the library's."""
+    from linalign_lite.sklearn import AffineAligner
+
+    x, y = (side.astype("f8") for side in views(n, d))
+    ways: tuple[Callable[[], Any], ...] = lambda: fit(x, y), lambda: AffineAligner().fit(x, y)
+    times: list[list[float]] = []
+    for i in range(rounds + 1):
+        pair = [0.0, 0.0]
+        for way in (0, 1) if i % 2 else (1, 0):
+            begun = time.process_time()
+            ways[way]()
+            pair[way] = time.process_time() - begun
+        times.append(pair)
+    warm = np.array(times[1:])
+    medians = np.median(warm, axis=0)
+    return {"n": n, "d": d, "cpu_seconds": medians.tolist(),
+            "over_fit": float(np.median(warm[:, 1] / warm[:, 0]))}  # fmt: skip
 
 
 def made(folder: Path, rows: int, width: int) -> None:

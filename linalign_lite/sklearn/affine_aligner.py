@@ -19,7 +19,14 @@ from linalign_lite.alignment.least_squares import FitReport, fit
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
-from linalign_lite.sklearn.conversion import DTYPES, fitted_states, value_errors
+from linalign_lite.sklearn.conversion import (
+    DTYPES,
+    Rows,
+    as_given,
+    fitted_states,
+    rows_of,
+    value_errors,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +59,8 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     """Map rows of one space into another: `transform` computes X Wᵀ + b.
 
     `fit(X, y)` takes X (n, d_source) and y (n, d_target), row i of both the same text, and calls
-    `linalign_lite.fit`; with ``head`` it calls `linalign_lite.fit_kl`.
+    `linalign_lite.fit`; with ``head`` it calls `linalign_lite.fit_kl`. Both may be `HiddenStates`,
+    whose spaces the map keeps and `transform` checks.
     method: "ridge", "lstsq" or "procrustes". penalty: relative, or "auto": by cross-validation.
     folds: of the cross-validation; ``random_state``: the seed that draws them.
     head: a head that reads the target's space; the map is fitted so that it predicts on mapped rows
@@ -82,13 +90,14 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.head = head
         self.random_state = random_state
 
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
+    def fit(self, X: Rows, y: Rows) -> Self:
         """Fit the map from X (n, d_source) to y (n, d_target), or (n,) for d_target = 1."""
-        states, target = validate_data(
-            self, X, y, dtype=DTYPES, multi_output=True, y_numeric=True, ensure_min_samples=2
-        )
-        target = target.reshape(len(target), -1)
+        rows, targets = validate_data(
+            self, rows_of(X), rows_of(y), dtype=DTYPES, multi_output=True, y_numeric=True,
+            ensure_min_samples=2,
+        )  # fmt: skip
         with value_errors():
+            states, target = as_given(X, rows), as_given(y, targets.reshape(len(targets), -1))
             if self.head is None:
                 self.affine_, self.report_ = fit(
                     states, target, method=self.method, penalty=self.penalty,
@@ -111,9 +120,9 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         aligner._inverse = _LeftInverse(affine.weight)
         return aligner
 
-    def transform(self, X: npt.ArrayLike) -> Array:
+    def transform(self, X: Rows) -> Array:
         """Map rows (n, d_source) to (n, d_target)."""
-        states = fitted_states(self, X)
+        states = fitted_states(self, X, lambda: self.affine_.source)
         with value_errors():
             return self.affine_(states)
 
@@ -133,9 +142,9 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         back: Array = (mapped - self.affine_.bias) @ inverse.T
         return back.astype(mapped.dtype, copy=False)
 
-    def score(self, X: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    def score(self, X: Rows, y: Rows) -> float:
         """R² of the mapped rows, 1 − ‖Y − Ŷ‖² / ‖Y − Ȳ‖², as that of `linalign_lite.fit`."""
-        return float(r2_score(y, self.transform(X), multioutput="variance_weighted"))
+        return float(r2_score(rows_of(y), self.transform(X), multioutput="variance_weighted"))
 
     @property
     def _n_features_out(self) -> int:

@@ -15,7 +15,15 @@ from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.detectors.logits import calibrated_temperature
 from linalign_lite.heads.training import HeadReport, train_head
-from linalign_lite.sklearn.conversion import DTYPES, fitted_states, labelled_states, value_errors
+from linalign_lite.sklearn.conversion import (
+    DTYPES,
+    Rows,
+    as_given,
+    fitted_states,
+    labelled_states,
+    rows_of,
+    value_errors,
+)
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):
@@ -50,11 +58,11 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         self.folds = folds
         self.random_state = random_state
 
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
-        """Train the head on rows X (n, d) with labels y (n,)."""
-        rows, labels = validate_data(self, X, y, dtype=DTYPES, ensure_min_samples=2)
+    def fit(self, X: Rows, y: npt.ArrayLike) -> Self:
+        """Train the head on rows X (n, d), or `HiddenStates`, with labels y (n,)."""
+        rows, labels = validate_data(self, rows_of(X), y, dtype=DTYPES, ensure_min_samples=2)
         with value_errors():
-            states, self.classes_ = labelled_states(rows, labels)
+            states, self.classes_ = labelled_states(as_given(X, rows), labels)
             self.head_, self.report_ = train_head(
                 states, method=self.method, penalty=self.penalty,
                 folds=self.folds, seed=self.random_state,
@@ -79,28 +87,28 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         classifier.temperature_, classifier.n_features_in_ = temperature, head.space.dim
         return classifier
 
-    def decision_function(self, X: npt.ArrayLike) -> Array:
+    def decision_function(self, X: Rows) -> Array:
         """Scores (n, classes); of two classes the difference of the second and the first, (n,)."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+    def predict(self, X: Rows) -> npt.NDArray[Any]:
         """Class of the highest score of each row, (n,)."""
         best = self._scores(X).argmax(axis=1)
         predicted: npt.NDArray[Any] = self.classes_[best]
         return predicted
 
-    def predict_proba(self, X: npt.ArrayLike) -> Array:
+    def predict_proba(self, X: Rows) -> Array:
         """softmax(scores / T), (n, classes)."""
         probabilities: Array = np.exp(self.predict_log_proba(X))
         return probabilities
 
-    def predict_log_proba(self, X: npt.ArrayLike) -> Array:
+    def predict_log_proba(self, X: Rows) -> Array:
         """Logarithms of `predict_proba`, (n, classes)."""
         logs: Array = log_softmax(self._scores(X) / self.temperature_, axis=1)
         return logs
 
-    def _scores(self, X: npt.ArrayLike) -> Array:
-        states = fitted_states(self, X)
+    def _scores(self, X: Rows) -> Array:
+        states = fitted_states(self, X, lambda: self.head_.space)
         with value_errors():
             return self.head_(states)

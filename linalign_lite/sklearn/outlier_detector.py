@@ -18,7 +18,15 @@ from linalign_lite.heads.ood.detector_training import BANK, K, fit_detector
 from linalign_lite.heads.ood.detectors import NEEDS_HEAD
 from linalign_lite.heads.ood.detectors.base import Float64
 from linalign_lite.heads.training import train_head
-from linalign_lite.sklearn.conversion import DTYPES, fitted_states, labelled_states, value_errors
+from linalign_lite.sklearn.conversion import (
+    DTYPES,
+    Rows,
+    as_given,
+    fitted_states,
+    labelled_states,
+    rows_of,
+    value_errors,
+)
 
 NEEDS_CLASSES = ("relative-mahalanobis", "cosine")
 
@@ -67,19 +75,21 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         self.shrinkage = shrinkage
         self.random_state = random_state
 
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike | None = None) -> Self:
-        """Fit the detector on rows X (n, d); y: their labels, (n,), where there are any."""
+    def fit(self, X: Rows, y: npt.ArrayLike | None = None) -> Self:
+        """Fit the detector on rows X (n, d), or `HiddenStates`; y: their labels, (n,), if any."""
         least = 2 if self.method == "vim" else 1  # principal and other directions
-        rows = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2, ensure_min_features=least)
+        rows = validate_data(
+            self, rows_of(X), dtype=DTYPES, ensure_min_samples=2, ensure_min_features=least
+        )
         with value_errors():
             if not 0 < self.contamination <= 0.5:
                 got, expected = str(self.contamination), "above 0 and at most 0.5"
                 raise InputError("the contamination is not usable", got=got, expected=expected)
-            states = HiddenStates(rows)
+            states = as_given(X, rows)
             if y is not None:
-                check_consistent_length(X, y)
-                states, _ = labelled_states(rows, y)
-            elif self._needs_labels:
+                check_consistent_length(rows, y)
+                states, _ = labelled_states(states, y)
+            elif self._needs_labels and states.label_ids is None:
                 need = "requires y to be passed, but the target y is None"
                 raise InputError(f"{self.method} without a head {need}")
             training, validation = self._split(states)
@@ -126,21 +136,21 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         made.n_features_in_ = detector.space.dim
         return made
 
-    def fit_predict(self, X: npt.ArrayLike, y: npt.ArrayLike | None = None) -> npt.NDArray[np.intp]:
+    def fit_predict(self, X: Rows, y: npt.ArrayLike | None = None) -> npt.NDArray[np.intp]:
         """Fit on X, with labels y if given, and return `predict(X)`."""
         return self.fit(X, y).predict(X)
 
-    def score_samples(self, X: npt.ArrayLike) -> Float64:
+    def score_samples(self, X: Rows) -> Float64:
         """Scores of rows, (n,): the detector's, negated, so that lower is more outlying."""
-        states = fitted_states(self, X)
+        states = fitted_states(self, X, lambda: self.detector_.space)
         with value_errors():
             return -self.detector_.scores(states)
 
-    def decision_function(self, X: npt.ArrayLike) -> Float64:
+    def decision_function(self, X: Rows) -> Float64:
         """`score_samples` − ``offset_``, (n,): below 0 for outlying rows."""
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    def predict(self, X: Rows) -> npt.NDArray[np.intp]:
         """−1 for outlying rows, 1 for others, (n,)."""
         return np.where(self.decision_function(X) < 0, -1, 1).astype(np.intp)
 

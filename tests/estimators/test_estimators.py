@@ -278,6 +278,33 @@ def test_files_of_others_become_fitted_estimators(tmp_path, pair, labelled):
     assert np.array_equal(both.predict(X), classifier.predict(X + 1))
 
 
+def test_states_keep_their_spaces(pair, labelled):
+    X, Y = (
+        la.HiddenStates(x, la.Space(x.shape[1], name=n)) for x, n in zip(pair, "ab", strict=True)
+    )
+    aligner = AffineAligner().fit(X, Y)
+    assert (aligner.affine_.source, aligner.affine_.target) == (X.space, Y.space)
+    assert np.array_equal(aligner.transform(X), aligner.transform(X.states))
+    assert aligner.score(X, Y) == aligner.score(X.states, Y.states)
+    other = la.HiddenStates(X.states, la.Space(9, name="c"))
+    with pytest.raises(ValueError, match="AffineAligner does not read these states: got c"):
+        aligner.transform(other)
+    texts = la.HiddenStates(Y.states, Y.space, "ab"), la.HiddenStates(X.states, X.space, "cd")
+    with pytest.raises(ValueError, match="different texts"):
+        AffineAligner().fit(*texts)
+    X, y = labelled
+    states = la.HiddenStates(X, la.Space(6, name="a"))
+    for estimator in (HeadClassifier(), OutlierDetector()):
+        estimator.fit(states, y)
+        assert np.array_equal(estimator.predict(states), clone(estimator).fit(X, y).predict(X))
+        with pytest.raises(ValueError, match="does not read these states: got b"):
+            estimator.predict(la.HiddenStates(X, la.Space(6, name="b")))
+    assert HeadClassifier().fit(states, y).head_.space == states.space
+    cosine = OutlierDetector(method="cosine")
+    with_labels = la.HiddenStates(X, labels=y)
+    assert np.array_equal(cosine.fit(with_labels).predict(X), cosine.fit(X, y).predict(X))
+
+
 def test_users_may_pickle_and_clone_fitted_estimators(pair, labelled):
     X, Y = pair
     aligner = pickle.loads(pickle.dumps(AffineAligner(penalty=0.5).fit(X, Y)))

@@ -22,7 +22,7 @@ from linalign_lite.commands.detectors import app as ood
 from linalign_lite.commands.generation import evaluate_generation, generate
 from linalign_lite.commands.getting_started import demo, inspect
 from linalign_lite.commands.heads import evaluate, head
-from linalign_lite.commands.maps import fit
+from linalign_lite.commands.maps import apply, fit
 from linalign_lite.commands.moment_files import fit_moments, moments
 from linalign_lite.commands.onnx_files import export, from_onnx, fuse, onnx
 from linalign_lite.commands.privacy import audit, budget, plan
@@ -41,7 +41,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job, as help shows them
     "Getting started": (demo, inspect),
     "Models and states": (export, extract, vectors),
-    "Maps": (fit, moments, fit_moments),
+    "Maps": (fit, apply, moments, fit_moments),
     "Heads and detectors": (head, evaluate, ood),
     "Retrieval": (retrieval,),
     "Text": (generate, evaluate_generation),

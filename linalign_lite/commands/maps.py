@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Option
+from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
-from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.console import Console, Interrupted, require_output
 from linalign_lite.commands.moment_files import MomentsOptions, are_folders, measure_states, stream
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule
 from linalign_lite.core.text_tables import pair_lines
@@ -157,6 +158,65 @@ def fit(
         save(path, head @ affine if fold and head is not None else affine)
     first = ("head" if fold else "map", out)
     console.result({"out": str(out), **report.as_dict()}, pair_lines([first, *report.rows()]))
+
+
+def apply(
+    map_file: Annotated[Path, Argument(metavar="MAP", help="A map (.map.npz).")],
+    source_at: Annotated[str, Argument(metavar="SOURCE", help="The vectors or states to map.")],
+    out_at: Annotated[
+        str, Argument(metavar="OUT", help="Where to write: a file, or a collection of a store.")
+    ],
+    normalize: Annotated[
+        bool | None,
+        Option("--normalize/--no-normalize", help="Unit length; default: as the map's target."),
+    ] = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Apply a map to vectors, and write them to a file or store.
+
+    SOURCE and OUT are .npy, .npz#NAME, .parquet, .arrow, .jsonl, states, or collections of a store;
+    ids and payload go along. A few thousand vectors are in memory at a time. To Parquet and to
+    stores, the same command resumes a run that was interrupted; OUT is visible when complete.
+
+    \b
+    Examples:
+      linalign-lite apply a-to-b.map.npz corpus.parquet mapped.parquet
+      linalign-lite apply a-to-b.map.npz a.states.npz mapped.states.npz
+      linalign-lite apply old-to-new.map.npz qdrant:store#old qdrant:store#new
+    """
+    from linalign_lite.core.serialization import load_map
+    from linalign_lite.vectors.locations import open_vectors
+    from linalign_lite.vectors.mapping import apply_map
+    from linalign_lite.vectors.reading import place_of
+
+    console, affine = Console(as_json, quiet), load_map(map_file)
+    if (file := place_of(out_at)) is not None:
+        require_output(file, map_file, place_of(source_at))
+    with open_vectors(source_at) as source:
+        n = source.info.count or 0
+        try:
+            with console.progress("mapping", n) as tally:
+                done = _Counted(tally)
+                made = apply_map(affine, source, out_at, normalize=normalize, progress=done.add)
+        except (KeyboardInterrupt, SystemExit) as e:
+            raise Interrupted(e, "where OUT can be resumed, the same command continues") from e
+    data = {"out": out_at, "vectors": done.count, "dim": made.dim, "space": made.space.describe()}
+    line = f"{out_at}: {done.count} vectors mapped, {made.space.describe()}"
+    console.result(data, [line])
+
+
+@dataclass
+class _Counted:
+    """A progress function that also counts."""
+
+    tally: Callable[[int], None]
+    count: int = 0
+
+    def add(self, n: int) -> None:
+        """Add n."""
+        self.count += n
+        self.tally(n)
 
 
 def _fit(

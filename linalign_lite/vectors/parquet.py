@@ -28,7 +28,7 @@ from linalign_lite.vectors.journal import Journal
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, VectorSink, VectorSource
 
-SEGMENT = 48 << 20  # bytes of vectors in one row group
+SEGMENT = 16 << 20  # bytes of vectors in one row group
 _BUFFER = 1 << 20  # bytes read at once of a column: without it a whole row group would be read
 
 

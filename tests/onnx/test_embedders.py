@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from linalign_lite import extract, fuse, load_model
+from linalign_lite import AffineMap, extract, fuse, load_model, to_dense
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.embedder import (
     ACTIVATIONS,
@@ -347,3 +347,20 @@ def test_embeddinggemma_whole(tmp_path):
         want = theirs.encode(TEXTS, prompt_name=prompt)
         assert (got.states * want).sum(axis=1).min() > 0.99999
         assert got.space.prompt == card.prompts[prompt]
+
+
+@pytest.mark.slow
+def test_a_map_is_a_module_of_a_real_model(tmp_path, shared_model, rng):
+    """MiniLM of sentence-transformers with the map's Dense module gives the mapped states."""
+    folder = shared_model("all-minilm-l6-v2")
+    theirs = library.SentenceTransformer(str(folder), device="cpu")
+    states = theirs.encode(TEXTS)
+    affine = AffineMap(rng.normal(size=(50, 384)).astype("f4"), rng.normal(size=50).astype("f4"))
+    to_dense(tmp_path / "dense", affine)
+    module = parts.Dense.load(str(tmp_path / "dense"))
+    library.SentenceTransformer(modules=[*theirs, module], device="cpu").save(str(tmp_path / "st"))
+    mapped = library.SentenceTransformer(str(tmp_path / "st"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(mapped, affine(states), atol=1e-4)
+    export_model(str(tmp_path / "st"), tmp_path / "out")  # Dense, read back
+    ours = extract(load_model(tmp_path / "out"), TEXTS).states
+    np.testing.assert_allclose(ours, mapped, atol=1e-3)

@@ -15,7 +15,7 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.detector import TPR, Detector
 from linalign_lite.heads.ood.detector_training import BANK, K, fit_detector
-from linalign_lite.heads.ood.detectors import NEEDS_HEAD
+from linalign_lite.heads.ood.detectors import NEEDS_CLASSES, NEEDS_HEAD
 from linalign_lite.heads.ood.detectors.base import Float64
 from linalign_lite.heads.training import train_head
 from linalign_lite.sklearn.conversion import (
@@ -27,8 +27,6 @@ from linalign_lite.sklearn.conversion import (
     rows_of,
     value_errors,
 )
-
-NEEDS_CLASSES = ("relative-mahalanobis", "cosine")
 
 
 class OutlierDetector(OutlierMixin, BaseEstimator):

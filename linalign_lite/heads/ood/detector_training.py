@@ -79,6 +79,8 @@ def fit_detector(
         shrinkage=_auto_or(shrinkage, "the shrinkage", Range(0, 1)),
         seed=seed,
     )
+    if rule.needs_classes:
+        data.require_classes(method)
     fitted, facts = rule.fit(data)
     card = {"n": len(states), "d": states.space.dim, "text_digest": states.text_digest, **facts}
     if not rule.needs_head:

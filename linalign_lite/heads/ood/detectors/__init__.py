@@ -23,6 +23,7 @@ _CLASSES: tuple[type[Rule], ...] = (
 RULES: dict[str, type[Rule]] = {rule.method: rule for rule in _CLASSES}
 METHODS = tuple(RULES)
 NEEDS_HEAD = tuple(name for name, rule in RULES.items() if rule.needs_head)
+NEEDS_CLASSES = tuple(name for name, rule in RULES.items() if rule.needs_classes)
 SCORE_METHODS = tuple(name for name, rule in RULES.items() if issubclass(rule, logits.LogitRule))
 
 

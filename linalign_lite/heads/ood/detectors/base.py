@@ -80,6 +80,7 @@ class Rule(ABC):
 
     method: ClassVar[str]
     needs_head: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False  # two labels or more, or a head that gives them
     arrays: ClassVar[Mapping[str, int]] = {}
     settings: ClassVar[Mapping[str, Any]] = {}
 

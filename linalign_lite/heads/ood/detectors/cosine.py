@@ -13,6 +13,7 @@ class Cosine(base.ClassMeansRule):
     """
 
     method = "cosine"
+    needs_classes = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -21,7 +22,6 @@ class Cosine(base.ClassMeansRule):
     @classmethod
     def fit(cls, data: base.FitData) -> tuple[Self, dict[str, Any]]:
         """Fit directions of class means; a class whose mean is the mean of all has none."""
-        data.require_classes(cls.method)
         mean, centres, white, used = data.whitening()
         directions = base.unit(centres @ white.T)
         return cls(mean, white, directions[directions.any(axis=1)]), {"shrinkage": used}

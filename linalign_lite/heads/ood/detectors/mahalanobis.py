@@ -46,6 +46,7 @@ class RelativeMahalanobis(Mahalanobis):
     background: Array  # shape: (q, d)
 
     method = "relative-mahalanobis"
+    needs_classes = True
     arrays: ClassVar = {**base.ClassMeansRule.arrays, "background": 2}
 
     def __post_init__(self) -> None:
@@ -55,7 +56,6 @@ class RelativeMahalanobis(Mahalanobis):
     @classmethod
     def fit(cls, data: base.FitData) -> tuple[Self, dict[str, Any]]:
         """Fit as Mahalanobis, and the covariance of all states about their mean."""
-        data.require_classes(cls.method)
         mean, centres, white, used = data.whitening()
         around = covariance_about(data.training.states, mean)
         background, share = whitening_matrix(around, data.shrinkage)

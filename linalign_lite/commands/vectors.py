@@ -145,8 +145,11 @@ def _copy(console: Console, source_at: str, out: str, model: str) -> None:
                 sink.write(batch)
                 n += len(batch)
             sink.finish()
-    if named.ids != "rows" and locate(out).path.lower().endswith((".npy", ".npz")):
+    suffix = Path(locate(out).path).suffix.lower()
+    if named.ids != "rows" and suffix in {".npy", ".npz"}:
         console.note(f"{out} has no place for ids and payload: they are left out")
+    elif suffix == ".faiss":
+        console.note(f"{out} has a place for ids that are integers, and none for payload")
     _tell(console, out, n, named)
 
 

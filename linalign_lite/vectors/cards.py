@@ -20,17 +20,19 @@ MAX_CARD = 1 << 16  # characters
 class Card:
     """Description of a collection. docs/FORMAT.md, section 10.
 
-    cursor: of the last batch of a collection that is not complete.
+    cursor: of the last batch of a collection that is not complete; job: the version of its info.
     """
 
     space: Space
     metric: Metric = ""
     cursor: Annotated[str, Text(1024)] = field(default="", metadata=LEFT_OUT)
+    job: Annotated[str, Text(1024)] = field(default="", metadata=LEFT_OUT)
 
 
 def write_card(info: VectorInfo, cursor: str = "") -> str:
     """Return the card of a collection as JSON text."""
-    return json.dumps({KEY: plain(Card(info.space, info.metric, cursor))}, sort_keys=True)
+    card = Card(info.space, info.metric, cursor, info.version if cursor else "")
+    return json.dumps({KEY: plain(card)}, sort_keys=True)
 
 
 def read_card(text: str | None, location: Location) -> Card | None:

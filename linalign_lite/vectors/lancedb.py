@@ -18,7 +18,7 @@ from typing import Any
 from linalign_lite.errors import InputError, import_extra
 from linalign_lite.storage.atomic import open_regular, write_atomic
 from linalign_lite.storage.schema import format_errors, strict_json
-from linalign_lite.vectors.cards import MAX_CARD, read_card, write_card
+from linalign_lite.vectors.cards import MAX_CARD, write_card
 from linalign_lite.vectors.checks import ChangedError
 from linalign_lite.vectors.columns import find_columns, import_arrow, schema_of, to_table
 from linalign_lite.vectors.files import row_cursor
@@ -102,9 +102,7 @@ class Sink(VectorSink):
         with store_errors(location, "creating"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._db = _lancedb().connect(self.folder)
-            if resume and self._state.exists():
-                self._resume()
-            else:
+            if not (resume and self._resume()):
                 for item in self.folder.iterdir():
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
 
@@ -146,17 +144,21 @@ class Sink(VectorSink):
     def suspend(self) -> None:
         self._table = None
 
-    def _resume(self) -> None:
-        """Open the table as it was when its last cursor was written."""
+    def _resume(self) -> bool:
+        """Open the table as it was when its last cursor was written; False when there is none."""
+        if not self._state.exists():
+            return False
         with open_regular(self._state) as f:
             text = f.read(MAX_CARD + 1).decode("utf-8", "replace")
-        cursor = resumed_cursor(read_card(text, self.location), self.info, self.location)
+        self.cursor = resumed_cursor(text, self.info, self.location)
+        if not self.cursor:
+            return False
         with format_errors(self._state, "state of an unfinished table"):
             version = int(strict_json(text.encode())["version"])
         self._table = self._db.open_table(self.name)
         self._table.checkout(version)
         self._table.restore()
-        self.cursor = cursor
+        return True
 
 
 def switch(live: Location, new: Location) -> str:

@@ -207,9 +207,9 @@ class Sink(VectorSink):
                 )
             if (left := table_number(db, sql, self.partial)) and resume:
                 text = db.execute("SELECT obj_description(%s, 'pg_class')", (left,)).fetchone()[0]
-                card = read_card(text, self.location)
-                self.cursor = resumed_cursor(card, self.info, self.location)
-                return
+                self.cursor = resumed_cursor(text, self.info, self.location)
+                if self.cursor:
+                    return
             db.execute(self._sql("DROP TABLE IF EXISTS {}"))
             key = "bigint" if self._integers else 'text COLLATE "C"'
             db.execute(

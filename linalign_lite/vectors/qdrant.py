@@ -164,9 +164,8 @@ class Sink(VectorSink):
         if left := _alias(client, self.name + PARTIAL):
             if resume:
                 text = json.dumps(client.get_collection(left).config.metadata or {})
-                self.cursor = resumed_cursor(
-                    read_card(text, self.location), self.info, self.location
-                )
+                self.cursor = resumed_cursor(text, self.info, self.location)
+            if self.cursor:
                 self.collection = left
                 return
             client.delete_collection(left)

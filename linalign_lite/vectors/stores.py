@@ -12,7 +12,7 @@ from linalign_lite.errors import (
     OutputExistsError,
     quote_errors,
 )
-from linalign_lite.vectors.cards import Card
+from linalign_lite.vectors.cards import read_card
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import VectorInfo
 
@@ -37,14 +37,20 @@ def store_errors(location: Location, what: str) -> Iterator[None]:
             raise e from None
 
 
-def resumed_cursor(card: Card | None, info: VectorInfo, location: Location) -> str:
-    """Return the cursor that an interrupted run left. MismatchError when it wrote other vectors."""
-    if card is None or (card.space, card.metric) != (info.space, info.metric):
+def resumed_cursor(text: str | None, info: VectorInfo, location: Location) -> str:
+    """Return the cursor in the card that an interrupted run left, "" when it kept no batch.
+
+    Raises MismatchError when it wrote other vectors: of another space, metric or version.
+    """
+    card = read_card(text, location)
+    if card is None or not card.cursor:
+        return ""
+    if (card.space, card.metric, card.job) != (info.space, info.metric, info.version):
         raise MismatchError(
-            f"what an interrupted run left of {location} is of other vectors",
-            got=f"{card.space.describe()}, {card.metric or 'unknown'}" if card else "no card",
-            expected=f"{info.space.describe()}, {info.metric or 'unknown'}",
-            hint="start again without resuming",
+            f"an interrupted run left other vectors at {location}",
+            got=f"{card.space.describe()}, metric {card.metric or 'unknown'}",
+            expected=f"{info.space.describe()}, metric {info.metric or 'unknown'}",
+            hint="the map or the source is another one; start again without resuming",
         )
     return card.cursor
 

@@ -115,9 +115,13 @@ def check_kill(location, absent):
     assert absent()
     with pytest.raises(InputError):
         open_vectors(location)
-    other = VectorInfo(named_space(6, "maker/model-1"), 23)
-    with pytest.raises(MismatchError, match="interrupted run"):
-        create_vectors(location, other, resume=True)
+    for other in (
+        VectorInfo(named_space(6, "maker/model-1"), 23),
+        VectorInfo(named_space(5, "maker/model-1"), 23, version="digest of another map"),
+        VectorInfo(named_space(5, "maker/model-1"), 23, metric="cosine"),
+    ):
+        with pytest.raises(MismatchError, match="interrupted run"):
+            create_vectors(location, other, resume=True)
     with create_vectors(location, info, resume=True) as sink:
         assert sink.cursor == "15"
         for part in list(parts(made(), 5))[3:]:

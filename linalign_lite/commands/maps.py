@@ -173,7 +173,7 @@ def apply(
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Apply a map to vectors, and write them to a file or store.
+    """Apply a map to vectors of a file or store.
 
     SOURCE and OUT are .npy, .npz#NAME, .parquet, .arrow, .jsonl, states, or collections of a store;
     ids and payload go along. A few thousand vectors are in memory at a time. To Parquet and to

@@ -25,7 +25,7 @@ app = typer.Typer(
     name="retrieval",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Search one model's documents with another model's queries.",
+    help="Search one model's documents by another's queries.",
 )
 
 CollectionAt = Annotated[

@@ -74,6 +74,7 @@ _NAMES = {  # module: its public names
     "vectors.mapping": "apply_map",
     "vectors.reading": "read_states",
     "vectors.source": "Batch VectorInfo VectorSink VectorSource",
+    "vectors.switching": "switch_vectors",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -114,4 +114,5 @@ from linalign_lite.vectors.source import Batch as Batch
 from linalign_lite.vectors.source import VectorInfo as VectorInfo
 from linalign_lite.vectors.source import VectorSink as VectorSink
 from linalign_lite.vectors.source import VectorSource as VectorSource
+from linalign_lite.vectors.switching import switch_vectors as switch_vectors
 from linalign_lite.version import __version__ as __version__

@@ -132,6 +132,31 @@ def export(
     _copy(Console(as_json, quiet), source_at, out, model)
 
 
+@app.command()
+def switch(
+    live: Annotated[str, Argument(help="The collection that programs search in.")],
+    new: Annotated[str, Argument(help="The collection that is to take its place.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put a collection of a store, or a file, in the place of another, at once; and back.
+
+    Programs that search find the old one or the new one, never neither. Nothing is removed: the
+    line that is printed undoes it. Make indexes and grants of the new collection first.
+
+    \b
+    Examples:
+      linalign-lite vectors switch qdrant://localhost:6333#docs qdrant://localhost:6333#docs-new
+      linalign-lite vectors switch docs.faiss docs-new.faiss
+    """
+    from shlex import quote
+
+    from linalign_lite.vectors.switching import switch_vectors
+
+    former = switch_vectors(live, new)
+    undo = f"linalign-lite vectors switch {quote(live)} {quote(former)}"
+    Console(as_json).result({"live": live, "former": former}, [f"to undo: {undo}"])
+
+
 def _copy(console: Console, source_at: str, out: str, model: str) -> None:
     from linalign_lite.vectors.locations import create_vectors, locate, open_vectors
     from linalign_lite.vectors.reading import place_of

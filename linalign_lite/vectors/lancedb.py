@@ -97,6 +97,7 @@ class Sink(VectorSink):
         self.folder = self.path / f".{self.name}{PARTIAL}"
         self._state = self.folder / "state.json"
         self._table: Any = None
+        self._done = False
         if (self.path / f"{self.name}.lance").exists():
             raise collection_exists(location)
         with store_errors(location, "creating"):
@@ -137,12 +138,15 @@ class Sink(VectorSink):
         self.abort()
 
     def abort(self) -> None:
+        if self._done:
+            return
+        self._done = True
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()  # if there is nothing else
 
     def suspend(self) -> None:
-        self._table = None
+        self._done = True
 
     def _resume(self) -> bool:
         """Open the table as it was when its last cursor was written; False when there is none."""

@@ -72,7 +72,7 @@ def collection_exists(location: Location) -> OutputExistsError:
     """Return the error for a collection that is there: it is never overwritten."""
     return OutputExistsError(
         f"{location} is already there and is never overwritten",
-        hint="choose another name; `migrate apply` and `switch` put it in the place of an old one",
+        hint="choose another name; `vectors switch` puts it in the place of an old one",
     )
 
 

@@ -11,11 +11,11 @@ from linalign_lite.storage.atomic import require_replaceable
 from linalign_lite.vectors.locations import Location, backend_module, locate, open_vectors
 
 
-def switch(live: str, new: str) -> str:
+def switch_vectors(live: str, new: str) -> str:
     """Let the collection ``new`` answer at the location ``live``, and return where the former is.
 
-    Readers find the one or the other, never neither. ``switch(live, former)`` undoes it. Nothing is
-    removed. Which step of a store does it stands in docs/FORMAT.md, section 10.
+    Readers find the one or the other, never neither. ``switch_vectors(live, former)`` undoes it.
+    Nothing is removed. Which step of a store does it stands in docs/FORMAT.md, section 10.
 
     Raises InputError for collections of different stores, or of a kind that cannot be switched, and
     MismatchError when both state a metric of search and the two differ.

@@ -16,7 +16,7 @@ from vectors.contract import made, parts, read, write
 from linalign_lite.errors import InputError, MismatchError, OutputExistsError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
-from linalign_lite.vectors.switching import switch
+from linalign_lite.vectors.switching import switch_vectors
 
 # of text that PostgreSQL can hold too
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
@@ -124,7 +124,11 @@ def check_kill(location, absent):
             create_vectors(location, other, resume=True)
     with create_vectors(location, info, resume=True) as sink:
         assert sink.cursor == "15"
-        for part in list(parts(made(), 5))[3:]:
+        sink.write(list(parts(made(), 5))[3])
+        sink.suspend()  # and leaving the block then removes nothing
+    with create_vectors(location, info, resume=True) as sink:
+        assert sink.cursor == "20"
+        for part in list(parts(made(), 5))[4:]:
             sink.write(part)
         assert absent()
         sink.finish()
@@ -146,19 +150,19 @@ def check_switch(live, new):
         np.testing.assert_array_equal(found.vectors[order], batch.vectors)
         assert [found.payload[i] for i in order] == list(batch.payload)
 
-    former = switch(live, new)
+    former = switch_vectors(live, new)
     is_live(mapped)
     found, _, _ = read(former)
     assert sorted(found.ids) == sorted(old.ids)
-    after = switch(live, former)  # undone
+    after = switch_vectors(live, former)  # undone
     is_live(old)
     assert len(read(after)[0]) == len(mapped)
-    switch(live, after)
+    switch_vectors(live, after)
     is_live(mapped)
     with pytest.raises(InputError):
-        switch(live, live)
+        switch_vectors(live, live)
     with pytest.raises(InputError):
-        switch(live, "elsewhere.npy")
+        switch_vectors(live, "elsewhere.npy")
     is_live(mapped)
 
 
@@ -169,7 +173,7 @@ def check_metrics(live, new):
         with open_vectors(f"{live}_{metric}") as source:
             assert source.info.metric == metric
     with pytest.raises(MismatchError, match="metric"):
-        switch(f"{live}_dot", f"{live}_euclidean")
+        switch_vectors(f"{live}_dot", f"{live}_euclidean")
     unit = made()
     unit.vectors[:] /= np.linalg.norm(unit.vectors, axis=1, keepdims=True)
     write(new, unit, metric="cosine")

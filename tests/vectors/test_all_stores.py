@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from command_line import run
 from vectors.contract import made, read, write
 from vectors.postgresql import Server
+
+from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.space import Space
+from linalign_lite.errors import MismatchError
+from linalign_lite.vectors.locations import create_vectors, open_vectors
+from linalign_lite.vectors.mapping import apply_map
+from linalign_lite.vectors.source import named_space
+from linalign_lite.vectors.switching import switch_vectors
 
 for name in ("faiss", "lancedb", "psycopg", "qdrant_client"):
     pytest.importorskip(name)
@@ -39,3 +48,43 @@ def test_a_collection_that_passes_through_all_stores(server, tmp_path, here):
     in_order, _, _ = read("end.parquet")
     assert found.vectors.tobytes() == in_order.vectors.tobytes()
     assert (info.ids, info.metric) == ("rows", "dot")
+
+
+@pytest.mark.parametrize("kind", ["qdrant", "lancedb", "pgvector"])
+def test_a_map_into_a_store(server, tmp_path, kind):
+    """A migration by hand: map the documents, in two runs, switch, and undo."""
+    store = {"qdrant": f"qdrant:{tmp_path}/q#", "lancedb": f"lancedb:{tmp_path}/l#",
+             "pgvector": server.location("")}[kind]  # fmt: skip
+    old, new, batch = f"{store}mapped_old", f"{store}mapped_new", made(n=60, d=7)
+    write(old, batch, metric="dot")
+    rng = np.random.default_rng(0)
+    spaces = {"source": named_space(7, "maker/model-1"), "target": Space(4, name="maker/model-2")}
+    one, other = (
+        AffineMap(rng.normal(size=(4, 7)), rng.normal(size=4), card={}, **spaces) for _ in range(2)
+    )
+
+    class Stopped(KeyboardInterrupt):
+        """Stands for Ctrl-C."""
+
+    def stop(_):
+        raise Stopped
+
+    with open_vectors(old) as source:
+        with pytest.raises(Stopped):
+            apply_map(one, source, new, progress=stop)
+        with pytest.raises(MismatchError, match="interrupted run"):
+            apply_map(other, source, new)
+        info = apply_map(one, source, new)
+    assert (info.dim, info.model, info.metric) == (4, "maker/model-2", "dot")
+    done = run("vectors", "switch", old, new, "--json")
+    former = json.loads(done.stdout)["former"]
+    found, about, _ = read(old)
+    order = [found.ids.index(i) for i in batch.ids]
+    expected = batch.vectors @ one.weight.T.astype(np.float32) + one.bias.astype(np.float32)
+    np.testing.assert_allclose(found.vectors[order], expected, rtol=1e-4, atol=1e-5)
+    assert [found.payload[i] for i in order] == list(batch.payload)
+    assert (about.model, about.count) == ("maker/model-2", 60)
+    switch_vectors(old, former)
+    assert read(old)[1].model == "maker/model-1"
+    with open_vectors(old) as source, create_vectors(new + "2", source.info):
+        pass

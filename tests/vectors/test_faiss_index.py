@@ -16,7 +16,7 @@ from linalign_lite.errors import FormatError, InputError, MissingExtraError
 from linalign_lite.vectors.checks import ChangedError
 from linalign_lite.vectors.locations import open_vectors
 from linalign_lite.vectors.source import Batch
-from linalign_lite.vectors.switching import switch
+from linalign_lite.vectors.switching import switch_vectors
 
 faiss = pytest.importorskip("faiss")
 N, D = 200, 6
@@ -161,11 +161,11 @@ def test_switch(tmp_path):
     live, new = f"{tmp_path}/docs.faiss", f"{tmp_path}/docs_new.faiss"
     write(live, made(seed=1), metric="dot")
     write(new, made(n=11, d=3, seed=2), metric="dot")
-    former = switch(live, new)
+    former = switch_vectors(live, new)
     assert (read(live)[1].dim, read(former)[1].dim) == (3, 5)
-    after = switch(live, former)
+    after = switch_vectors(live, former)
     assert (read(live)[1].dim, read(after)[1].dim) == (5, 3)
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(InputError):
-        switch(live, f"{tmp_path}/absent.faiss")
+        switch_vectors(live, f"{tmp_path}/absent.faiss")
     assert len(list(tmp_path.iterdir())) == 2

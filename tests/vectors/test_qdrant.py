@@ -28,7 +28,7 @@ from linalign_lite.vectors.checks import ChangedError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
 from linalign_lite.vectors.stores import StoreError
-from linalign_lite.vectors.switching import switch
+from linalign_lite.vectors.switching import switch_vectors
 
 qdrant = pytest.importorskip("qdrant_client")
 SERVER = os.environ.get("LINALIGN_QDRANT", "")
@@ -139,7 +139,7 @@ def test_collections_of_others(client, tmp_path):
     with pytest.raises(FormatError, match="without the vector"):
         read(f"{location}?vector=body#partly")
     with pytest.raises(InputError, match="no alias"):
-        switch(f"{location}?vector=body#docs", f"{location}?vector=body#partly")
+        switch_vectors(f"{location}?vector=body#docs", f"{location}?vector=body#partly")
     with pytest.raises(InputError, match="not there"):
         open_vectors(f"qdrant:{tmp_path}/nowhere#docs")
     assert not (tmp_path / "nowhere").exists()

@@ -39,7 +39,7 @@ ModelName = Annotated[
 
 @app.command()
 def info(source_at: SourceAt, as_json: AsJson = False) -> None:
-    """Show what is known of a collection of vectors: number, dimension, model, columns.
+    """Show number, dimension, model and columns of vectors.
 
     \b
     Examples:
@@ -138,10 +138,11 @@ def switch(
     new: Annotated[str, Argument(help="The collection that is to take its place.")],
     as_json: AsJson = False,
 ) -> None:
-    """Put a collection of a store, or a file, in the place of another, at once; and back.
+    """Put one collection in the place of another, and back.
 
-    Programs that search find the old one or the new one, never neither. Nothing is removed: the
-    line that is printed undoes it. Make indexes and grants of the new collection first.
+    Of the same store, or two files of one kind. Programs that search find the old one or the
+    new one, never neither. Nothing is removed: the line that is printed undoes it. Make indexes and
+    grants of the new collection first.
 
     \b
     Examples:

@@ -57,6 +57,9 @@ from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.storage import npz, schema
 from linalign_lite.survey.report import render, to_markdown
 from linalign_lite.survey.results_file import load_results, save_results
+from linalign_lite.vectors.cards import read_card, write_card
+from linalign_lite.vectors.locations import create_vectors, locate, open_vectors
+from linalign_lite.vectors.source import Batch, VectorInfo
 
 Mutate = Callable[[bytes, Random, Sequence[bytes]], bytes]
 MAX_CIPHERTEXTS = 40  # a query or response of more is parsed and not computed with
@@ -154,6 +157,24 @@ def faiss_seeds() -> list[bytes]:
     with working_folder() as folder:
         to_faiss(folder / "x.faiss", _of_others())
         return [(folder / "x.faiss").read_bytes()]
+
+
+def index_seeds() -> list[bytes]:
+    """Flat indexes: without and with ids."""
+    found, vectors = [], np.arange(12, dtype=np.float32).reshape(4, DIM)
+    with working_folder() as folder:
+        for ids, metric in (("rows", "dot"), ("integers", "euclidean")):
+            info = VectorInfo(Space(DIM), 4, metric, ids)
+            with create_vectors(f"{folder}/x.faiss", info) as sink:
+                sink.write(Batch(("0", "1", "2", "3"), vectors))
+                sink.finish()
+            found.append((folder / "x.faiss").read_bytes())
+    return found
+
+
+def collection_card_seeds() -> list[bytes]:
+    infos = VectorInfo(SPACE), VectorInfo(Space(DIM, name="x"), 4, "cosine", version="job")
+    return [write_card(infos[0]).encode(), write_card(infos[1], "17").encode()]
 
 
 def dense_seeds() -> list[bytes]:
@@ -370,6 +391,19 @@ def run_faiss(data: bytes, folder: Path) -> None:
     to_faiss(folder / "again.faiss", affine)
     if not np.array_equal(from_faiss(folder / "again.faiss").weight, affine.weight):
         raise Broken("another map when written and read again")
+
+
+def run_index(data: bytes, folder: Path) -> None:
+    with open_vectors(str(_file(folder, "x.faiss", data))) as source:
+        n = sum(len(batch) for batch in source.batches())
+    if n != source.info.count or n * DIM > len(data):
+        raise Broken("another number of vectors than the header's")
+
+
+def run_collection_card(data: bytes, folder: Path) -> None:
+    card = read_card(data.decode("utf-8", "replace"), locate(f"{folder}/x.npy"))
+    if card is not None:
+        _printable([card.space.describe(), card.cursor, card.job], "card")
 
 
 def run_dense(data: bytes, folder: Path) -> None:
@@ -681,6 +715,9 @@ _ALL = (
     Target("head", head_seeds, archives.mutate, run_head, 20),
     Target("embedder", embedder_seeds, archives.mutate, run_embedder, 20),
     Target("faiss-transform", faiss_seeds, mutators.damaged, run_faiss, 20),
+    Target("faiss-index", index_seeds, mutators.damaged, run_index, 20),
+    Target("collection-card", collection_card_seeds, documents.mutate_json,
+        run_collection_card, 20),
     Target("dense-module", dense_seeds, mutators.damaged, run_dense, 20),
     Target("detector", ood_seeds, archives.mutate, run_ood, 20),
     Target("any-npz", lambda: states_seeds() + map_seeds() + head_seeds(), archives.mutate,

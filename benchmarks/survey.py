@@ -62,7 +62,9 @@ def main() -> None:
     found = {"whole": whole, "public": results.public, "counts": config.few,
              "retention": retention(results, KEPT_PUBLISHED if published else KEPT),
              "few": few(results, config.few), "best": best(results)}  # fmt: skip
-    if not published:
+    if published:
+        found |= claims(results)
+    else:
         found["least_squares"] = least_squares(config, args.out)
     if args.quick:
         print(json.dumps(found, indent=2))
@@ -177,6 +179,24 @@ def few(results: Results, counts: Sequence[int]) -> list[dict[str, Any]]:
          "native_source": native[s, d], "few": list(counts), "maps": row}
         for (d, s, t), row in found.items()
     ]  # fmt: skip
+
+
+def claims(results: Results) -> dict[str, Any]:
+    """What else the paper's claims are held against (docs/REPLICATION.md)."""
+    return {
+        "similarity": [
+            {"source": r.source, "target": r.target, "texts": r.texts, "measure": r.measure,
+             "value": r.value, "null": r.null}
+            for r in results.similarity if r.measure in {"cka", "cka_debiased", "r2"}
+        ],
+        "energy": [
+            {"source": r.source, "target": r.target, "data": r.data, "texts": r.texts,
+             "objective": r.objective, "auroc": r.auroc}
+            for r in results.ood if r.detector == "energy"
+        ],
+        "curves": [dataclasses.asdict(r) for r in results.curves if r.kind == "size"],
+        "tokenizers": [dataclasses.asdict(r) for r in results.tokenizers],
+    }  # fmt: skip
 
 
 def best(results: Results) -> list[dict[str, Any]]:

@@ -10,10 +10,13 @@ import re
 import sys
 
 from common import ROOT
-from tabling import encryption, machines, maps, outliers, published
+from tabling import encryption, machines, maps, outliers, published, replication
 
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FIGURES", "SMALL")))
-KINDS = (maps, outliers, encryption, machines, published)
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FIGURES", "REPLICATION", "SMALL")),
+)
+KINDS = (maps, outliers, encryption, machines, published, replication)
 TABLES = {f.__name__: f for kind in KINDS for f in kind.TABLES}
 
 

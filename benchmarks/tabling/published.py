@@ -1,11 +1,17 @@
-"""Published models beside transformers: extraction and generation."""
+"""Published models: beside transformers, the survey of four, generation across two."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from tabling.base import load, table
 
 NAMES = {"smollm2-135m-instruct": "SmolLM2-135M", "gemma-3-270m": "Gemma 3 270M",
          "embeddinggemma-300m": "EmbeddingGemma-300M"}  # fmt: skip
+FULL = {"SmolLM2": "SmolLM2-135M", "Gemma": "Gemma 3 270M", "MiniLM": "MiniLM-L6",
+        "EmbeddingGemma": "EmbeddingGemma-300M"}  # fmt: skip
+SHOWN = (("MiniLM", "EmbeddingGemma"), ("EmbeddingGemma", "MiniLM"), ("SmolLM2", "Gemma"),
+         ("Gemma", "SmolLM2"), ("SmolLM2", "MiniLM"))  # fmt: skip
 
 
 def published_extraction() -> str:
@@ -42,4 +48,104 @@ def published_generation() -> str:
     return table(head, rows)
 
 
-TABLES = (published_extraction, published_generation)
+def published_kept() -> str:
+    """Accuracy through maps of each kind, of every pair of the four models."""
+    rows = []
+    for r in load("survey_published")["few"]:
+        maps, lower = r["maps"], min(r["native_source"], r["native_target"])
+
+        def shown(kind: str, maps: Any = maps, counts: Any = r["few"]) -> str:
+            return ", ".join(f"{maps[f'{kind} {n}']['accuracy']:.3f}" for n in counts)
+
+        kl = maps["kl all"]["accuracy"]
+        rows.append([
+            r["data"], r["source"], r["target"],
+            *(f"{maps[k]['accuracy']:.3f}" for k in ("ridge public", "kl public")),
+            shown("kl public+few"), f"{maps['ridge all']['accuracy']:.3f}", f"{kl:.3f}",
+            f"{r['native_target']:.3f}", f"{r['native_source']:.3f}", f"{kl / lower:.2f}",
+        ])  # fmt: skip
+    head = ["texts", "states of", "head of", "ridge: public", "kl: public",
+            "kl: public and 64, 128", "ridge: all", "kl: all", "native", "source's own",
+            "kl keeps"]  # fmt: skip
+    return table(head, rows)
+
+
+def across() -> str:
+    """The same in short, for the README: MiniLM and EmbeddingGemma, and the language models."""
+    rows = []
+    for r in load("survey_published")["few"]:
+        if (r["source"], r["target"]) in SHOWN and r["data"] in {"CLINC150", "AG News"}:
+            maps = r["maps"]
+            rows.append([
+                r["data"], FULL[r["source"]], FULL[r["target"]],
+                *(f"{maps[k]['accuracy']:.3f}" for k in
+                  ("ridge public", "kl public", "ridge all", "kl all")),
+                f"{r['native_target']:.3f}",
+            ])  # fmt: skip
+    head = ["texts", "states of", "head of", "20,000 public sentences: ridge", "kl",
+            "own texts, unlabelled: ridge", "kl", "native"]  # fmt: skip
+    return table(head, rows)
+
+
+def spoken() -> str:
+    """Teacher-forced figures and samples of both directions, ridge and kl."""
+    rows = []
+    for r in load("speak")["directions"]:
+        for kind in ("news", "prose", "instructions"):
+            for objective, found in r["maps"].items():
+                one = found[kind]
+                hybrid, target = one["hybrid"], one["target"]
+                sampled = (
+                    [f"{hybrid[k]:.2f}, {target[k]:.2f}" for k in ("repetition", "perplexity")]
+                    if hybrid["repetition"] is not None else ["", ""]
+                )  # fmt: skip
+                rows.append([
+                    FULL[r["source"]], FULL[r["target"]], kind, objective,
+                    f"{one['agreement']:.3f}", f"{one['top_overlap']:.3f}",
+                    f"{hybrid['cross_entropy']:.3f}", f"{target['cross_entropy']:.3f}", *sampled,
+                ])  # fmt: skip
+    head = ["reads", "speaks", "texts", "map", "agreement", "top-10 overlap", "cross-entropy",
+            "speaker's own", "repetition, its own", "perplexity, its own"]  # fmt: skip
+    return table(head, rows)
+
+
+def spoken_cost() -> str:
+    """Time and memory of each of these fits."""
+    rows = [
+        [FULL[r["source"]], FULL[r["target"]], f"{m['outputs']:,}", f"{m['pairs']:,}", objective,
+         *(f"{m[k] / 60:.1f} min" for k in ("seconds", "cpu_seconds")), f"{m['peak_gb']:.1f} GB"]
+        for r in load("speak")["directions"] for objective, m in r["maps"].items()
+    ]  # fmt: skip
+    head = ["reads", "speaks", "outputs", "pairs", "map", "time", "processor time", "memory"]
+    return table(head, rows)
+
+
+def kl_course() -> str:
+    """Loss on held-out rows after so much processor time: stochastic steps and exact passes."""
+    found = load("kl_steps")
+    curves = {k: found[k] for k in ("stochastic", "exact")}
+    ends = {k: rows[-1][0] for k, rows in curves.items()}
+    rows = []
+    for minute in range(1, int(max(ends.values()) // 60) + 1):
+        cells = [_at(rows_of, 60 * minute) for rows_of in curves.values()]
+        rows.append([f"{minute} min", *cells])
+    last = [f"{rows_of[-1][1]:.4f} ({ends[k] / 60:.1f} min)" for k, rows_of in curves.items()]
+    rows.append(["at the end", *last])
+    return table(["processor time", "stochastic steps", "exact passes"], rows)
+
+
+def _at(curve: list[list[float]], seconds: float) -> str:
+    """The last loss that was known by then; nothing once the run had ended long before."""
+    known = [loss for t, loss in curve if t <= seconds + 5]
+    return f"{known[-1]:.4f}" if known and curve[-1][0] > seconds - 60 else ""
+
+
+TABLES = (
+    published_extraction,
+    published_generation,
+    published_kept,
+    across,
+    spoken,
+    spoken_cost,
+    kl_course,
+)

@@ -33,6 +33,7 @@ from linalign_lite.extraction.model_card import (
 from linalign_lite.onnx import float16, graph_edit, parity, sentence_parity
 from linalign_lite.onnx.block_quantization import BLOCK, store_int8
 from linalign_lite.onnx.cut_token_head import LOGITS, cut_graph, final_output
+from linalign_lite.onnx.dimensions import share_dimensions
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.quantization import quantize_folder
 from linalign_lite.onnx.tokenizer_file import (
@@ -113,6 +114,7 @@ def export(
             settings.say("cutting off the token head")
         cut = cut_graph(graph, config.raw, source.weights)
         graph_edit.fold_transposes(graph, source.weights)
+        share_dimensions(graph)
         graph_edit.set_standard_types(graph)
         weights = _store_as(settings.dtype, graph, source.weights)
         graph_edit.check(graph_edit.save(graph, folder, settings.one_file_limit, weights))

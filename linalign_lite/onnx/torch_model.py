@@ -18,6 +18,7 @@ import numpy as np
 
 from linalign_lite.errors import InputError, quote_errors
 from linalign_lite.onnx import float16, graph_edit, parity
+from linalign_lite.onnx.grouped_attention import grouped_attention
 from linalign_lite.onnx.model_config import ModelConfig
 from linalign_lite.onnx.tokenizer_file import FAST_HINT
 
@@ -199,6 +200,7 @@ def export_graph(
         every = [name for name in ("logits_to_keep",) if _takes(model, name)]
         with (
             torch.no_grad(),
+            grouped_attention(),
             config.patch_model_for_export(model, model_kwargs=dict.fromkeys(every, 0)),
         ):
             check_dummy_inputs_are_allowed(model, feeds)

@@ -12,10 +12,7 @@ import sys
 from common import ROOT
 from tabling import encryption, machines, maps, outliers, published, replication
 
-PAGES = (
-    ROOT / "README.md",
-    *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FIGURES", "SMALL")),
-)
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FIGURES", "SMALL")))
 KINDS = (maps, outliers, encryption, machines, published, replication)
 TABLES = {f.__name__: f for kind in KINDS for f in kind.TABLES}
 

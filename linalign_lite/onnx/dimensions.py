@@ -15,6 +15,7 @@ from linalign_lite.onnx import graph_edit
 
 logger = logging.getLogger("linalign_lite.export")
 _PREFIX = "/dimensions"
+_SMALL = 1024  # bytes of constants that shapes may depend on
 Shape = list[int | str | None]  # a size, the name of an unknown one, or nothing known
 
 
@@ -101,7 +102,7 @@ def _inferred(model: Any) -> dict[str, Shape]:
 
         # its public function saves a file in the working directory when shapes stay unknown
         inference = SymbolicShapeInference(2**31 - 1, False, False, 0)
-        inference._preprocess(graph_edit.without_weights(model))
+        inference._preprocess(_without_weights(model))
         while inference.run_:
             inference._infer_impl()
         inference._update_output_from_vi()
@@ -117,6 +118,24 @@ def _inferred(model: Any) -> dict[str, Shape]:
         for value in (*found.value_info, *found.input, *found.output)
         if value.type.tensor_type.HasField("shape")
     }
+
+
+def _without_weights(model: Any) -> Any:
+    """A copy of the model in which all but the smallest weights are inputs."""
+    from onnx import ModelProto, TensorProto, helper
+
+    graph = model.graph
+    copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    for field in ("node", "input", "output"):
+        getattr(copy.graph, field).extend(getattr(graph, field))
+    inputs = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() < _SMALL:
+            copy.graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            copy.graph.input.append(value)
+    return copy
 
 
 def _read_dimension(

@@ -208,24 +208,6 @@ def weight_bytes(model: Any) -> int:
     )
 
 
-def without_weights(model: Any) -> Any:
-    """A copy of the model in which all but the smallest weights are inputs."""
-    from onnx import ModelProto, TensorProto, helper
-
-    graph = model.graph
-    copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    for field in ("node", "input", "output"):
-        getattr(copy.graph, field).extend(getattr(graph, field))
-    inputs = {value.name for value in graph.input}
-    for tensor in graph.initializer:
-        if tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() < _EMBEDDED:
-            copy.graph.initializer.append(tensor)
-        elif tensor.name not in inputs:
-            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            copy.graph.input.append(value)
-    return copy
-
-
 def declare_weights(model: Any, weights: Weights) -> dict[str, AnyArray]:
     """Turn graph inputs that are weights into initializers without values; return those found."""
     graph = model.graph

@@ -15,7 +15,7 @@ from linalign_lite.commands.console import Console, Interrupted, require_output
 from linalign_lite.commands.moment_files import MomentsOptions, are_folders, measure_states, stream
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule
 from linalign_lite.core.text_tables import pair_lines
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, without_secrets
 from linalign_lite.storage.places import delivered, place
 
 if TYPE_CHECKING:
@@ -201,8 +201,9 @@ def apply(
                 made = apply_map(affine, source, out_at, normalize=normalize, progress=done.add)
         except (KeyboardInterrupt, SystemExit) as e:
             raise Interrupted(e, "where OUT can be resumed, the same command continues") from e
-    data = {"out": out_at, "vectors": done.count, "dim": made.dim, "space": made.space.describe()}
-    line = f"{out_at}: {done.count} vectors mapped, {made.space.describe()}"
+    out, space = without_secrets(out_at), made.space.describe()
+    data = {"out": out, "vectors": done.count, "dim": made.dim, "space": space}
+    line = f"{out}: {done.count} vectors mapped, {space}"
     console.result(data, [line])
 
 

@@ -13,7 +13,7 @@ from typer import Argument, Option
 from linalign_lite.commands.console import Console, require_elsewhere, require_output
 from linalign_lite.commands.options import AsJson, Quiet
 from linalign_lite.core.text_tables import pair_lines
-from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.errors import InputError, MismatchError, without_secrets
 
 if TYPE_CHECKING:
     from linalign_lite.vectors.source import Batch, VectorInfo, VectorSource
@@ -53,7 +53,7 @@ def info(source_at: SourceAt, as_json: AsJson = False) -> None:
         about = source.info
     row = dict(first.payload[0]) if first.payload is not None else {}
     data: dict[str, Any] = {
-        "location": str(source_at),
+        "location": without_secrets(source_at),
         "count": about.count,
         "dim": about.dim,
         "model": about.model,
@@ -154,8 +154,9 @@ def switch(
     from linalign_lite.vectors.switching import switch_vectors
 
     former = switch_vectors(live, new)
-    undo = f"linalign-lite vectors switch {quote(live)} {quote(former)}"
-    Console(as_json).result({"live": live, "former": former}, [f"to undo: {undo}"])
+    shown = " ".join(quote(without_secrets(text)) for text in (live, former))
+    data = {"live": without_secrets(live), "former": former}
+    Console(as_json).result(data, [f"to undo: linalign-lite vectors switch {shown}"])
 
 
 def _copy(console: Console, source_at: str, out: str, model: str) -> None:
@@ -171,11 +172,11 @@ def _copy(console: Console, source_at: str, out: str, model: str) -> None:
                 sink.write(batch)
                 n += len(batch)
             sink.finish()
-    suffix = Path(locate(out).path).suffix.lower()
+    suffix, shown = Path(locate(out).path).suffix.lower(), without_secrets(out)
     if named.ids != "rows" and suffix in {".npy", ".npz"}:
-        console.note(f"{out} has no place for ids and payload: they are left out")
+        console.note(f"{shown} has no place for ids and payload: they are left out")
     elif suffix == ".faiss":
-        console.note(f"{out} has a place for ids that are integers, and none for payload")
+        console.note(f"{shown} has a place for ids that are integers, and none for payload")
     _tell(console, out, n, named)
 
 
@@ -199,5 +200,6 @@ def _named(info: VectorInfo, model: str) -> VectorInfo:
 
 
 def _tell(console: Console, out: str, n: int, info: VectorInfo) -> None:
+    out = without_secrets(out)
     data = {"out": out, "vectors": n, "dim": info.dim, "model": info.model}
     console.result(data, [f"{out}: {n} vectors, {info.space.describe()}"])

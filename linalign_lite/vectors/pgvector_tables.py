@@ -88,6 +88,11 @@ def find_table(db: Any, location: Location) -> Table:
     oid = table_number(db, psycopg.sql, name)
     if oid is None:
         raise no_collection(location, [])
+    (kind,) = db.execute("SELECT relkind FROM pg_class WHERE oid = %s", (oid,)).fetchone()
+    if kind not in "rpm":
+        raise InputError(
+            f"{location} is no table", hint="take its tables, or make it a materialised view"
+        )
     columns = {c[0]: c for c in db.execute(_COLUMNS, (oid,))}
     vectors = [c for c, (_, kind, *_) in columns.items() if kind in ("vector", "halfvec")]
     vector = _choose(location, "column", vectors, "one column `vector` or `halfvec`")

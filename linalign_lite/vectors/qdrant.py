@@ -39,7 +39,7 @@ from linalign_lite.vectors.stores import (
 
 ID = "linalign_id"  # payload of a point whose id is no number and no UUID
 _IDS = uuid.UUID("7e9c0d0e-5d0f-5b57-9a5c-3c8c2f4b7f11")  # namespace of such ids
-_FLOATS = 1 << 18  # in one request; a server takes 32 MiB of JSON
+_FLOATS = 1 << 20  # in one request: 22 MB of JSON, of which a server takes 32 MiB
 _METRICS: dict[Metric, str] = {"cosine": "Cosine", "dot": "Dot", "euclidean": "Euclid", "": "Dot"}
 
 
@@ -48,15 +48,19 @@ class Source(VectorSource):
 
     def __init__(self, location: Location) -> None:
         self.location, self.name = location, required_part(location, "collection")
-        self._client, self.close = connect(location)  # type: ignore[method-assign]
+        self._client, self._close = connect(location)
         try:
             with store_errors(location, "opening"):
                 self.info = self.current()
         except BaseException:
-            self.close()
+            self._close()
             raise
 
+    def close(self) -> None:
+        self._close()
+
     def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:
+        rows = min(rows, max(1, _FLOATS // self.info.dim))
         last = _point_id(after) if after else None
         while True:
             with store_errors(self.location, "reading"):
@@ -213,9 +217,13 @@ def switch(live: Location, new: Location) -> str:
 
 def _config(client: Any, name: str, location: Location) -> Any:
     """Return the configuration of a collection or alias. Raises InputError when it is not there."""
-    if name not in (names := _collections(client)) and not _alias(client, name):
-        raise no_collection(location, names)
-    return client.get_collection(name).config
+    try:
+        return client.get_collection(name).config
+    except Exception as e:
+        # the embedded mode and a server say it each in its own way
+        if isinstance(e, ValueError) or getattr(e, "status_code", 0) == 404:
+            raise no_collection(location, _collections(client)) from e
+        raise
 
 
 def _vector_params(vectors: Any, location: Location) -> tuple[str, Any]:

@@ -18,6 +18,7 @@ from vectors.store_contract import (
     write_slowly,
 )
 
+from linalign_lite.commands import main
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.vectors.checks import ChangedError, DuplicateIdError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
@@ -154,6 +155,21 @@ def test_tables_of_others(server, db):
     assert kind == "bigint"
 
 
+def test_partitions_and_views(server, db):
+    db.execute("CREATE TABLE p (id int PRIMARY KEY, v vector(2)) PARTITION BY RANGE (id)")
+    for low, high in ((0, 5), (5, 100)):
+        db.execute(f"CREATE TABLE p{low} PARTITION OF p FOR VALUES FROM ({low}) TO ({high})")
+    db.execute("INSERT INTO p SELECT i, '[1,2]' FROM generate_series(9, 0, -1) AS i")
+    db.execute("CREATE MATERIALIZED VIEW m AS SELECT * FROM p")
+    db.execute("CREATE VIEW w AS SELECT * FROM p")
+    for table in ("p", "m"):
+        found, info, _ = read(server.location(table, "&id=id"), rows=4)
+        assert found.ids == tuple(map(str, range(10)))
+        assert info.count == 10
+    with pytest.raises(InputError, match="is no table"):
+        open_vectors(server.location("w", "&id=id"))
+
+
 def test_no_usable_table(server, db):
     db.execute("CREATE TABLE a (id text, v vector(2))")
     db.execute("CREATE TABLE b (id text PRIMARY KEY, v text)")
@@ -207,7 +223,18 @@ def test_refusals_of_a_sink(server, db):
         create_vectors(server.location("docs", database="plain"), INFO)
 
 
-def test_a_password_is_not_repeated(server):
+def test_a_password_is_not_repeated(server, db, capsys):
+    write(server.location("a"), made())
+    write(server.location("b"), made())
+    secret = "&password=geheim"
+    places = [server.location(name, secret) for name in "ab"]
+    for arguments in (["info", places[0]], ["export", places[0], server.location("c", secret)],
+                      ["switch", *places]):  # fmt: skip
+        assert main(["vectors", *arguments]) == 0
+    assert main(["vectors", "export", *reversed(places)]) == 2  # b has become a
+    shown = capsys.readouterr()
+    assert "geheim" not in shown.out + shown.err
+    assert "…#a" in shown.out
     with pytest.raises(StoreError) as failed:
         open_vectors("postgresql://me:geheim@127.0.0.1:9/db?password=geheim#docs")
     assert "geheim" not in str(failed.value)

@@ -11,7 +11,13 @@ from pathlib import Path
 from linalign_lite.commands import main
 
 COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
-GROUPS = {"bundle", "ood", "retrieval", "vectors"}  # commands that have commands of their own
+GROUPS = {
+    "bundle",
+    "ood",
+    "migrate",
+    "retrieval",
+    "vectors",
+}  # commands that have commands of their own
 
 
 def run(*args, stdin=None, code=0, cwd=None, env=None):

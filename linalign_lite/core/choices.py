@@ -23,6 +23,8 @@ ArtefactKind = StrEnum("ArtefactKind", "map head")  # of linear ONNX files
 
 Objective = StrEnum("Objective", {"least_squares": "least-squares", "kl": "kl"})  # of a map's fit
 Metric = StrEnum("Metric", "cosine dot")  # of a search
+SearchMetric = StrEnum("SearchMetric", "auto cosine dot")
+MigrationWay = StrEnum("MigrationWay", "queries documents both")  # which side is mapped
 SearchLibrary = StrEnum("SearchLibrary", "auto numpy faiss")
 DetectorMethod = StrEnum(
     "DetectorMethod",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -28,11 +28,13 @@ def apply_map(
     out: str,
     *,
     normalize: bool | None = None,
+    known: Mapping[str, Vectors] | None = None,
     progress: Progress | None = None,
 ) -> VectorInfo:
     """Write weight·x + bias of every vector x of a source to a location, with ids and payload.
 
-    normalize: scale results to length 1; None: if the map's target space is. What an interrupted
+    normalize: scale results to length 1; None: if the map's target space is. known: vectors (d,)
+    of the target space by id, which are written instead of mapped ones. What an interrupted
     run of the same map and source left is continued, where the sink can (Parquet, stores). Two
     threads read and write meanwhile; few batches are in memory. progress: called with the number
     of vectors written since the last call, those of an earlier run included.
@@ -40,7 +42,8 @@ def apply_map(
     Returns the info of what was written. Raises MismatchError for vectors of another space than the
     map's source, and what `open_vectors` and `create_vectors` raise; nothing is visible then.
     """
-    info = mapped_info(affine, source.info, normalize)
+    known = known or {}
+    info = mapped_info(affine, source.info, normalize, known)
     scaled = info.space.normalize
     single = dataclasses.replace(
         affine, weight=affine.weight.astype(np.float32), bias=affine.bias.astype(np.float32)
@@ -56,6 +59,9 @@ def apply_map(
                 if len(pending) == _WAITING:
                     pending.pop(0).result()
                 vectors = mapped(single, batch.vectors, normalize=scaled)
+                for i, own in enumerate(batch.ids) if known else ():
+                    if own in known:
+                        vectors[i] = known[own]
                 pending.append(
                     writer.submit(sink.write, dataclasses.replace(batch, vectors=vectors))
                 )
@@ -75,14 +81,18 @@ def mapped(affine: AffineMap, vectors: Vectors, *, normalize: bool) -> Vectors:
     return found
 
 
-def mapped_info(affine: AffineMap, info: VectorInfo, normalize: bool | None) -> VectorInfo:
-    """Return the info of mapped vectors; its version is the digest of the map and the source."""
+def mapped_info(
+    affine: AffineMap, info: VectorInfo, normalize: bool | None, known: Mapping[str, Vectors]
+) -> VectorInfo:
+    """Return the info of mapped vectors; its version is the digest of all that they depend on."""
     affine.source.require(info.space, "the map does not fit these vectors")
     if normalize is None:
         normalize = affine.target.normalize
     job = hashlib.sha256(f"{info.version} {info.space} {normalize}".encode())
     for part in (affine.weight, affine.bias):
         job.update(np.ascontiguousarray(part).tobytes())
+    for own, vector in known.items():
+        job.update(own.encode("utf-8", "surrogatepass") + vector.tobytes())
     space = dataclasses.replace(affine.target, normalize=normalize)
     return dataclasses.replace(info, space=space, version=job.hexdigest())
 

@@ -119,8 +119,8 @@ def verify(
     """Measure the maps on the canaries, against the gate.
 
     The overlap of search results is measured with the maps of FOLDER on documents, and queries if
-    the plan has some, that no map was fitted on. Exit code 1 when it is below the gate. After `apply` it is also checked that the live
-    collection holds what was written.
+    the plan has some, that no map was fitted on. Exit code 1 when it is below the gate. After
+    `apply` it is also checked that the live collection holds what was written.
 
     \b
     Example:

@@ -64,6 +64,7 @@ _NAMES = {  # module: its public names
     "onnx.export_linear": "to_onnx",
     "onnx.fuse_model": "fuse",
     "onnx.import_linear": "from_onnx",
+    "retrieval.choosing": "RetrievalFitReport fit_retrieval",
     "retrieval.collection": "Collection read_collection",
     "retrieval.evaluation": "CollectionStates RetrievalReport evaluate_retrieval",
     "retrieval.search": "search",

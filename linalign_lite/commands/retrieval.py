@@ -52,7 +52,7 @@ def extract(
     max_length: Annotated[int | None, Option(help="Cut texts to this many tokens.")] = None,
     per_document: Annotated[
         int, Option("--pseudo", help="Pseudo-queries taken from each document.", min=1)
-    ] = 3,
+    ] = 2,
     threads: shared.Threads = None,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -107,6 +107,7 @@ def evaluate(
     ] = None,
     metric: Annotated[Metric, Option(help="Score of a query and a document.")] = Metric.cosine,
     k: Annotated[int, Option("-k", help="Cut of the measures.", min=1)] = 10,
+    binary: Annotated[bool, Option("--binary", help="Count every grade above 0 as 1.")] = False,
     seed: Annotated[int, Option(help="Seed of the bootstrap.", min=0)] = 0,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -133,7 +134,7 @@ def evaluate(
         _states(source),
         _states(target),
         load_map(map_file),
-        found,
+        found.binary() if binary else found,
         documents_map=load_optional_map(documents_map),
         k=k,
         metric=metric.value,

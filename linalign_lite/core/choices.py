@@ -26,6 +26,7 @@ Metric = StrEnum("Metric", "cosine dot")  # of a search
 SearchMetric = StrEnum("SearchMetric", "auto cosine dot")
 MigrationWay = StrEnum("MigrationWay", "queries documents both")  # which side is mapped
 SearchLibrary = StrEnum("SearchLibrary", "auto numpy faiss")
+Use = StrEnum("Use", "queries documents")  # of a map in a search: what is mapped
 DetectorMethod = StrEnum(
     "DetectorMethod",
     "auto energy msp max-logit mahalanobis relative-mahalanobis cosine knn whitened-knn vim",

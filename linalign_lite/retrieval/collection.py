@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from linalign_lite.retrieval.measures import Judgements
 from linalign_lite.storage.atomic import PathLike
 
 MAX_GRADE = 1000
-PSEUDO_PER_DOCUMENT = 3  # a title or first sentence, and two sentences drawn
+PSEUDO_PER_DOCUMENT = 2  # a title or first sentence, and a sentence drawn
 LEAST_WORDS, MOST_WORDS = 5, 40  # of a sentence that is drawn
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 
@@ -35,6 +35,11 @@ class Collection:
     queries: tuple[str, ...]
     judgements: Judgements
     unknown: int = 0
+
+    def binary(self) -> Collection:
+        """The collection with every grade above 0 counted as 1, and every other as 0."""
+        grades = [{row: int(g > 0) for row, g in of.items()} for of in self.judgements]
+        return replace(self, judgements=grades)
 
     def pseudo_queries(
         self, per_document: int = PSEUDO_PER_DOCUMENT, seed: int = 0

@@ -128,7 +128,7 @@ def test_the_commands_as_a_user_runs_them(tmp_path, monkeypatch):
             "documents": 20,
             "pseudo": 60,
         }
-    assert la.load_states("ash/pseudo.states.npz").n_texts == 60
+    assert la.load_states("ash/pseudo.states.npz").n_texts == 40
     run("fit", "birch/pseudo.states.npz", "ash/pseudo.states.npz", "m.map.npz")
     told = run(
         "retrieval", "evaluate", found, "--source", "birch", "--target", "ash", "--map", "m.map.npz"

@@ -13,7 +13,8 @@ from typer import Argument, Option
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, Interrupted, require_output
 from linalign_lite.commands.moment_files import MomentsOptions, are_folders, measure_states, stream
-from linalign_lite.core.choices import MapMethod, Objective, PairingRule
+from linalign_lite.commands.retrieval import SearchOptions, fit_for_search
+from linalign_lite.core.choices import MapMethod, Objective, PairingRule, Use
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError, without_secrets
 from linalign_lite.storage.places import delivered, place
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
+    from linalign_lite.retrieval.choosing import RetrievalFitReport
 
-    Fitted = tuple[AffineMap, FitReport | KlReport | FewReport]
+    Fitted = tuple[AffineMap, FitReport | KlReport | FewReport | RetrievalFitReport]
     Sides = tuple[HiddenStates, HiddenStates]
 
 
@@ -43,6 +45,7 @@ class _FitOptions:
     checkpoint: Path | None
     few: tuple[str, str] | None
     few_weight: str | None
+    search: SearchOptions
 
     def check(self, head_file: Path | None, *, fold: bool) -> None:
         """Raise InputError for options that do not go together."""
@@ -63,6 +66,7 @@ class _FitOptions:
             raise InputError("--head goes with --objective kl or --fold")
         if not self.kl and (self.temperature, self.truth, self.checkpoint) != (None, None, None):
             raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
+        self.search.check(plain=self.method is MapMethod.ridge and self.few is None)
         if self.kl and self.method is not MapMethod.ridge:
             raise InputError("kl starts from ridge", got=method, hint="leave --method out")
 
@@ -72,7 +76,7 @@ def fit(
     target_at: shared.TargetStates,
     out_at: shared.MapOut,
     objective: Annotated[
-        Objective, Option(help="Quantity that the fit minimises; kl needs --head.")
+        Objective, Option(help="What the map is fitted for; kl needs --head.")
     ] = Objective.least_squares,
     head_file: Annotated[
         Path | None,
@@ -103,6 +107,19 @@ def fit(
     few_weight: Annotated[
         str | None, Option(help="auto, or their weight relative to the others: 0 to inf.")
     ] = None,
+    pseudo: Annotated[
+        tuple[str, str] | None,
+        Option(
+            metavar="PSEUDO_SOURCE PSEUDO_TARGET",
+            help="retrieval: states of pseudo-queries, as many of each document.",
+        ),
+    ] = None,
+    use: Annotated[
+        Use | None, Option(help="retrieval: what will be mapped; default: queries.")
+    ] = None,
+    part: Annotated[
+        bool, Option("--part", help="retrieval: other documents will be mapped or searched too.")
+    ] = False,
     folds: shared.Folds = 5,
     seed: shared.Seed = 0,
     scheduler: shared.Scheduler = None,
@@ -113,8 +130,10 @@ def fit(
 
     least-squares minimises the distance between mapped states and the target's states. kl
     minimises the divergence between a head's outputs on them: far better when the map serves that
-    head, a classifier or a model's token head. SOURCE and TARGET are files or folders of states,
-    or vectors from elsewhere (.npy, .npz#NAME, .parquet, .jsonl, a store), which are paired by
+    head, a classifier or a model's token head. retrieval tries whitened maps of documents and
+    pseudo-queries, for one --use, and takes the one with which held-out texts find their document
+    and keep the target's ranking (`retrieval extract` writes the files). SOURCE and TARGET are
+    files or folders of states, or vectors from elsewhere (.npy, .npz#NAME, .parquet, .jsonl, a store), which are paired by
     their ids where both have some. Folders, and more vectors than 1 GB, are read a part at a time,
     except for kl and lstsq. Tokens that end at the same character are paired. SOURCE, TARGET and
     OUT may be URLs that fsspec can open (extra `remote`). With --with-few, SOURCE and TARGET hold
@@ -129,12 +148,14 @@ def fit(
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --objective kl --head b.head.npz
       linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --with-few a.few.npz b.few.npz
+      linalign-lite fit a/documents.states.npz b/documents.states.npz queries.map.npz \
+        --objective retrieval --pseudo a/pseudo.states.npz b/pseudo.states.npz
     """
     from linalign_lite.heads.serialization import save
     from linalign_lite.vectors.reading import place_of
 
     console, out = Console(as_json, quiet), place(out_at)
-    files = map(place_of, (source_at, target_at, *(few or ())))
+    files = map(place_of, (source_at, target_at, *(few or ()), *(pseudo or ())))
     require_output(out, head_file, checkpoint, *files)
     if checkpoint is not None and isinstance(out, Path) and checkpoint.absolute() == out.absolute():
         raise InputError("--checkpoint is the map's own name", hint="name another file")
@@ -149,6 +170,7 @@ def fit(
         checkpoint=checkpoint,
         few=few,
         few_weight=few_weight,
+        search=SearchOptions(objective is Objective.retrieval, pseudo, use, part),
     )
     options.check(head_file, fold=fold)
     head = None if head_file is None else _load_head(head_file)
@@ -229,6 +251,8 @@ def _fit(
     from linalign_lite.vectors.reading import read_pair
 
     moments, method, penalty = options.moments, options.method.value, options.penalty
+    if options.search.wanted:
+        return fit_for_search(source, target, options.search, moments)
     plain = not options.kl and options.few is None and options.method is not MapMethod.lstsq
     if plain and (are_folders(source, target) or stream(source, target)):
         measured = measure_states(console, source, target, moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,15 @@ from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, load_optional_map
+from linalign_lite.commands.moment_files import MomentsOptions
 from linalign_lite.commands.states import load_limited
-from linalign_lite.core.choices import Metric
+from linalign_lite.core.choices import Metric, Use
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.retrieval.choosing import RetrievalFitReport
     from linalign_lite.retrieval.evaluation import CollectionStates
 
 QUERIES, DOCUMENTS, PSEUDO = "queries.states.npz", "documents.states.npz", "pseudo.states.npz"
@@ -27,6 +31,45 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Search one model's documents by another's queries.",
 )
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options of `fit --objective retrieval`."""
+
+    wanted: bool
+    pseudo: tuple[str, str] | None
+    use: Use | None
+    part: bool
+
+    def check(self, *, plain: bool) -> None:
+        """Raise InputError unless all fit; plain: --method and --with-few are left out."""
+        given = self.pseudo is not None or self.use is not None or self.part
+        if given and not self.wanted:
+            raise InputError("--pseudo, --use and --part go with --objective retrieval")
+        if self.wanted and not plain:
+            hint = "leave --method and --with-few out"
+            raise InputError("--objective retrieval chooses the method", hint=hint)
+
+
+def fit_for_search(
+    source: str, target: str, options: SearchOptions, moments: MomentsOptions
+) -> tuple[AffineMap, RetrievalFitReport]:
+    """Fit on states of documents, and of pseudo-queries if there are some."""
+    from linalign_lite.retrieval.choosing import fit_retrieval
+    from linalign_lite.vectors.reading import read_pair
+
+    if moments.scheduler is not None:
+        raise InputError("--scheduler goes with two folders of states, ridge or procrustes")
+    return fit_retrieval(
+        *read_pair(source, target, moments.pairing),
+        pseudo=None if options.pseudo is None else read_pair(*options.pseudo, moments.pairing),
+        use=(options.use or Use.queries).value,
+        whole=not options.part,
+        folds=moments.folds,
+        seed=moments.seed,
+    )
+
 
 CollectionAt = Annotated[
     Path,

@@ -21,7 +21,9 @@ MapForm = StrEnum("MapForm", "onnx dense faiss")  # of a map for other libraries
 ArtefactKind = StrEnum("ArtefactKind", "map head")  # of linear ONNX files
 
 
-Objective = StrEnum("Objective", {"least_squares": "least-squares", "kl": "kl"})  # of a map's fit
+Objective = StrEnum(  # of a map's fit
+    "Objective", {"least_squares": "least-squares", "kl": "kl", "retrieval": "retrieval"}
+)
 Metric = StrEnum("Metric", "cosine dot")  # of a search
 SearchMetric = StrEnum("SearchMetric", "auto cosine dot")
 MigrationWay = StrEnum("MigrationWay", "queries documents both")  # which side is mapped

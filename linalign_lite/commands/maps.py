@@ -128,17 +128,17 @@ def fit(
 ) -> None:
     """Fit a map from one model's states to another's.
 
-    least-squares minimises the distance between mapped states and the target's states. kl
-    minimises the divergence between a head's outputs on them: far better when the map serves that
-    head, a classifier or a model's token head. retrieval tries whitened maps of documents and
-    pseudo-queries, for one --use, and takes the one with which held-out texts find their document
-    and keep the target's ranking (`retrieval extract` writes the files). SOURCE and TARGET are
-    files or folders of states, or vectors from elsewhere (.npy, .npz#NAME, .parquet, .jsonl, a store), which are paired by
-    their ids where both have some. Folders, and more vectors than 1 GB, are read a part at a time,
-    except for kl and lstsq. Tokens that end at the same character are paired. SOURCE, TARGET and
-    OUT may be URLs that fsspec can open (extra `remote`). With --with-few, SOURCE and TARGET hold
-    states of public texts, and a few unlabelled texts of the kind that the map is for choose the
-    penalty and their own weight.
+    least-squares minimises the distance between mapped states and the target's states. kl minimises
+    the divergence between a head's outputs on them: far better when the map serves that head, a
+    classifier or a model's token head. retrieval tries whitened maps of documents and pseudo-
+    queries, for one --use, and takes the one with which held-out texts find their document and keep
+    the target's ranking (`retrieval extract` writes the files). SOURCE and TARGET are files or
+    folders of states, or vectors from elsewhere (.npy, .npz#NAME, .parquet, .jsonl, a store), which
+    are paired by their ids where both have some. Folders, and more vectors than 1 GB, are read a
+    part at a time, except for kl and lstsq. Tokens that end at the same character are paired.
+    SOURCE, TARGET and OUT may be URLs that fsspec can open (extra `remote`). With --with-few,
+    SOURCE and TARGET hold states of public texts, and a few unlabelled texts of the kind that the
+    map is for choose the penalty and their own weight.
 
     \b
     Examples:

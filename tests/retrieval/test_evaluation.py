@@ -126,7 +126,7 @@ def test_the_commands_as_a_user_runs_them(tmp_path, monkeypatch):
             "out": name,
             "queries": 20,
             "documents": 20,
-            "pseudo": 60,
+            "pseudo": 40,
         }
     assert la.load_states("ash/pseudo.states.npz").n_texts == 40
     run("fit", "birch/pseudo.states.npz", "ash/pseudo.states.npz", "m.map.npz")

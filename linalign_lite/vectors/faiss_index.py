@@ -39,6 +39,7 @@ from linalign_lite.vectors.source import (
 _HEADER = struct.Struct("<4siqqq?i")  # kind, d, n, two unused, trained, metric
 _COUNT, _ARGUMENT = struct.Struct("<Q"), struct.Struct("<f")
 _UNUSED = 1 << 20  # as FAISS writes it
+_UNIT = 1e-6  # by which the length of a unit vector may differ from 1
 _FLAT, _WITH_IDS = (b"IxF2", b"IxFI", b"IxFl"), (b"IxMp", b"IxM2")
 _READ_BY_FAISS = (b"IHNf", b"INSf", b"IwFl")  # HNSW, NSG, inverted lists
 _METRICS: tuple[Metric, ...] = ("dot", "euclidean")  # by FAISS's number; others are ""
@@ -159,7 +160,8 @@ class Sink(FileSink):
         vectors = batch.vectors
         if self.info.metric == "cosine":
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = np.divide(vectors, lengths, where=lengths > 0, out=vectors.copy())
+            other = (np.abs(lengths - 1) > _UNIT) & (lengths > 0)  # unit vectors keep their bits
+            vectors = np.divide(vectors, lengths, where=other, out=vectors.copy())
         if self._ids is not None:
             if not all(map(_is_number, batch.ids)):
                 raise InputError(

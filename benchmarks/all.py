@@ -48,6 +48,7 @@ JOBS = (
     Job("fit.py", ("--folder", FOLDER)),
     Job("points.py"),
     Job("vectors.py", ("--folder", FOLDER)),
+    Job("stores.py"),
     Job("scale.py", quick=None),  # makes a page of what the three before have found
     Job("clinc150.py", quick=None),
     Job("ood.py"),

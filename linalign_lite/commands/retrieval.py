@@ -183,7 +183,7 @@ def evaluate(
         metric=metric.value,
         seed=seed,
     )
-    console.result(report.as_dict(), pair_lines(report.rows()))
+    console.result(report.as_dict(), report.lines())
 
 
 def _states(folder: Path) -> CollectionStates:

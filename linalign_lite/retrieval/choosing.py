@@ -93,7 +93,7 @@ def fit_retrieval(
     use: str = Use.queries,
     whole: bool = True,
     metric: str = Metric.cosine,
-    folds: int = 5,
+    folds: int = 3,
     seed: int = 0,
 ) -> tuple[AffineMap, RetrievalFitReport]:
     """Fit the map from source to target that keeps the most of a search, chosen on held-out texts.

@@ -13,7 +13,7 @@ from linalign_lite.core.choices import Metric, SearchLibrary
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval
 from linalign_lite.core.space import Space
-from linalign_lite.core.text_tables import Pairs
+from linalign_lite.core.text_tables import column_lines
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.retrieval import measures
 from linalign_lite.retrieval.collection import Collection
@@ -70,23 +70,18 @@ class RetrievalReport:
         }
         return {**vars(self), "rankings": rankings}
 
-    def rows(self) -> Pairs:
-        """Names and values of the report for printing."""
-        found: Pairs = [
-            ("queries", self.n_queries),
-            ("documents", self.n_documents),
-            ("metric", self.metric),
-        ]
+    def lines(self) -> list[str]:
+        """Lines of the report for printing: one for each ranking."""
+        first = f"ndcg@{self.k}"
+        others = [n for n in self.rankings[NATIVE_TARGET].measures if n != first]
+        table = [["ranking", first, "interval", "to the target's", *others]]
         for name, r in self.rankings.items():
-            found.append((name, ""))
-            found += [(f"  {n}", _shown(v)) for n, v in r.measures.items()]
-            if r.difference is not None:
-                found.append((f"  ndcg@{self.k} − native target", _shown(r.difference, "+")))
-        return found
-
-
-def _shown(v: Interval, sign: str = "") -> str:
-    return f"{v.value:{sign}.4f} ({v.low:{sign}.4f} to {v.high:{sign}.4f})"
+            n, d = r.measures[first], r.difference
+            change = "–" if d is None else f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+            row = [name, f"{n.value:.3f}", f"{n.low:.3f} to {n.high:.3f}", change]
+            table.append(row + [f"{r.measures[m].value:.3f}" for m in others])
+        told = f"{self.n_queries} queries, {self.n_documents} documents, metric {self.metric}"
+        return [*column_lines(table), "", told]
 
 
 def evaluate_retrieval(

@@ -53,7 +53,7 @@ def apply_affine(weight: Array, bias: Array, states: Array, what: str) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         result = _product(states.astype(dtype, copy=False), weight)
         result += bias.astype(dtype, copy=False)
-    if not np.isfinite(result).all():
+    if count_nonfinite(result):
         raise InputError(
             f"this {what} gives values beyond {dtype} on these states",
             hint="scale its weight down, or pass float64 states",

@@ -81,6 +81,10 @@ class Columns:
     def batch(self, table: Any, first: int) -> Batch:
         """Return rows of the table; first: number of the rows before them."""
         vectors = matrix(table.column(self.vectors), self.info.dim, self.location)
+        return self.of_vectors(vectors, table, first)
+
+    def of_vectors(self, vectors: Vectors, table: Any, first: int) -> Batch:
+        """Return vectors with ids and payload of a table of the same rows."""
         n = len(vectors)
         ids = row_ids(first, n) if self.ids is None else self._ids(table.column(self.ids))
         payload = Rows(table.select(list(self.payload))) if self.payload else None

@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import require_replaceable
@@ -83,10 +84,11 @@ class Journal:
         """Bytes of data that the entries describe."""
         return self.entries[-1].end if self.entries else 0
 
-    def add(self, data: bytes, footer: bytes, cursor: str) -> None:
-        """Append a part; its entry is written when it is on the disk."""
+    def add(self, data: Sequence[Any], footer: bytes, cursor: str) -> None:
+        """Append buffers of bytes; the entry is written when they are on the disk."""
         self._append(data)
-        entry = Entry(self.end + len(data), cursor, footer)
+        size = sum(memoryview(part).nbytes for part in data)
+        entry = Entry(self.end + size, cursor, footer)
         text = base64.b64encode(footer).decode()
         line = json.dumps({"end": entry.end, "cursor": cursor, "footer": text})
         self._log.write(line.encode() + b"\n")
@@ -96,7 +98,7 @@ class Journal:
 
     def write_end(self, data: bytes) -> None:
         """Append what makes the data a file, and give it its name."""
-        self._append(data)
+        self._append([data])
         self._data.close()
         (self.folder / "data").replace(self.target)
 
@@ -117,8 +119,9 @@ class Journal:
             self.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _append(self, data: bytes) -> None:
-        self._data.write(data)
+    def _append(self, data: Sequence[Any]) -> None:
+        for part in data:
+            self._data.write(part)
         self._data.flush()
         os.fsync(self._data.fileno())
 

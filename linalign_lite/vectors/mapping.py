@@ -16,7 +16,7 @@ from linalign_lite.errors import InputError
 from linalign_lite.vectors.locations import create_vectors
 from linalign_lite.vectors.source import VectorInfo, Vectors, VectorSink, VectorSource
 
-BATCH = 8 << 20  # bytes of the vectors that are read together
+BATCH = 12 << 20  # bytes of the vectors that are read together
 _WAITING = 2  # batches that wait to be written
 
 Progress = Callable[[int], None]

@@ -6,10 +6,14 @@ after the last one. docs/FORMAT.md, section 10. Needs the extra `parquet`.
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import open_regular
@@ -26,7 +30,9 @@ from linalign_lite.vectors.columns import (
 from linalign_lite.vectors.files import file_version, row_cursor
 from linalign_lite.vectors.journal import Journal
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, VectorSink, VectorSource
+from linalign_lite.vectors.parquet_pages import OtherLayout, Pages
+from linalign_lite.vectors.parquet_template import Template, from_template, make_template
+from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, Vectors, VectorSink, VectorSource
 
 SEGMENT = 16 << 20  # bytes of vectors in one row group
 _BUFFER = 1 << 20  # bytes read at once of a column: without it a whole row group would be read
@@ -53,6 +59,34 @@ class Source(VectorSource):
 
     def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:
         at = row_cursor(after, self.count)
+        with arrow_errors(self.location, "Parquet"):
+            with contextlib.suppress(OtherLayout), open_regular(self.path) as f:
+                columns = self.columns
+                pages = Pages(f.fileno(), self._file.metadata, columns.vectors, self.info.dim)
+                for batch in self._by_pages(pages, rows, at):
+                    at += len(batch)
+                    yield batch
+            for table in self._tables(rows, at, with_vectors=True):
+                found = self.columns.batch(table, at)
+                at += len(found)
+                yield found
+
+    def _by_pages(self, pages: Pages, rows: int, at: int) -> Iterator[Batch]:
+        """Yield batches whose vectors are read as they stand in the file."""
+        tables: deque[Any] = deque()
+
+        def counts() -> Iterator[int]:
+            for table in self._tables(rows, at, with_vectors=False):
+                tables.append(table)
+                yield table.num_rows
+
+        for vectors in pages.read(at, counts()):
+            found = self.columns.of_vectors(vectors, tables.popleft(), at)
+            at += len(found)
+            yield found
+
+    def _tables(self, rows: int, at: int, *, with_vectors: bool) -> Iterator[Any]:
+        """Yield the other columns, and the vectors, from row ``at`` on."""
         groups: list[int] = []
         skip, metadata = at, self._file.metadata
         for i in range(metadata.num_row_groups):
@@ -62,17 +96,20 @@ class Source(VectorSource):
             else:
                 skip -= n
         columns = self.columns
-        names = [columns.vectors, *([columns.ids] if columns.ids else []), *columns.payload]
-        with arrow_errors(self.location, "Parquet"):
-            for batch in self._file.iter_batches(
-                batch_size=rows, row_groups=groups, columns=names, use_threads=False
-            ):
-                if skip >= batch.num_rows:
-                    skip -= batch.num_rows
-                    continue
-                found = columns.batch(batch.slice(skip), at)
-                skip, at = 0, at + len(found)
-                yield found
+        names = [*([columns.ids] if columns.ids else []), *columns.payload]
+        if with_vectors:
+            names = [columns.vectors, *names]
+        if not names:
+            yield from _empty_tables(rows, self.count - at)
+            return
+        for batch in self._file.iter_batches(
+            batch_size=rows, row_groups=groups, columns=names, use_threads=False
+        ):
+            if skip >= batch.num_rows:
+                skip -= batch.num_rows
+            else:
+                yield batch.slice(skip)
+                skip = 0
 
     def current(self) -> VectorInfo:
         with open_regular(self.path):
@@ -93,8 +130,11 @@ class Sink(VectorSink):
         self._journal = Journal(Path(location.path), job, resume=resume)
         self.cursor = self._journal.cursor
         self._schema: Any = None
-        self._waiting: list[Any] = []
+        self._waiting: list[Any] = []  # tables of a segment, and their vectors
+        self._vectors: list[Vectors] = []
         self._rows = 0
+        self._template: Template | None = None
+        self._template_rows = 0
         if self._journal.entries:
             self._schema = self._footers()[0].schema.to_arrow_schema()
 
@@ -102,6 +142,7 @@ class Sink(VectorSink):
         if self._schema is None:
             self._schema = schema_of(batch, self.info, self.location.part or VECTOR_COLUMN)
         self._waiting.append(to_table(batch, self._schema, self.location))
+        self._vectors.append(batch.vectors)
         self._rows += len(batch)
         self._last = batch.cursor
         if self._rows * self.info.dim * 4 >= SEGMENT:
@@ -131,31 +172,51 @@ class Sink(VectorSink):
             self.abort()
 
     def _write_segment(self) -> None:
-        pa = import_arrow()
-        table = pa.concat_tables(self._waiting)
-        self._waiting, self._rows = [], 0
-        out = pa.BufferOutputStream()
-        others = [name for name in self._schema.names if name != self._schema.names[1]]
+        table = import_arrow().concat_tables(self._waiting)
+        vectors = np.concatenate(self._vectors)
+        self._waiting, self._vectors = [], []
+        vector_column = self._schema.names[1]
         with arrow_errors(self.location, "Parquet"):
-            self._pq.write_table(
-                table,
-                out,
-                row_group_size=len(table),
-                use_dictionary=others,
-                compression=_compression(self._schema),
-                write_statistics=False,
-            )
-        body, ending = footer.split(out.getvalue())
+            if self._template is not None and self._rows == self._template_rows:
+                others = self._file_of(table.drop_columns([vector_column]))
+                parts, ending = from_template(self._template, others, vectors)
+            else:
+                whole = self._file_of(table)
+                body, ending = footer.split(whole)
+                parts, ending = [body], bytes(ending)
+                self._template, self._template_rows = make_template(whole, vectors), len(vectors)
+        self._rows = 0
         if not self._journal.entries:
-            body = footer.MAGIC + body
+            parts.insert(0, footer.MAGIC)
         moved = footer.moved(ending, max(0, self._journal.end - len(footer.MAGIC)))
-        self._journal.add(body, moved, self._last)
+        self._journal.add(parts, moved, self._last)
         self.cursor = self._last
+
+    def _file_of(self, table: Any) -> Any:
+        """Return a Parquet file in memory of one row group."""
+        out, vectors = import_arrow().BufferOutputStream(), self._schema.names[1]
+        self._pq.write_table(
+            table,
+            out,
+            row_group_size=len(table),
+            use_dictionary=[name for name in table.column_names if name != vectors],
+            compression=_compression(self._schema),
+            write_statistics=False,
+        )
+        return out.getvalue()
 
     def _footers(self) -> list[Any]:
         files = (io.BytesIO(footer.as_file(e.footer)) for e in self._journal.entries)
         with arrow_errors(self.location, "Parquet"):
             return [self._pq.read_metadata(file) for file in files]
+
+
+def _empty_tables(rows: int, left: int) -> Iterator[Any]:
+    """Yield tables of ``left`` rows in all and no column."""
+    pa = import_arrow()
+    for at in range(0, left, rows):
+        n = min(rows, left - at)
+        yield pa.table({"none": pa.nulls(n)})
 
 
 def _compression(schema: Any) -> dict[str, str]:

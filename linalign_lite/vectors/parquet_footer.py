@@ -28,13 +28,18 @@ def split(file: bytes) -> tuple[bytes, bytes]:
 
 def moved(footer: bytes, distance: int) -> bytes:
     """Return a footer whose row groups stand ``distance`` bytes further on."""
-    found, _ = _read_struct(footer, 0)
+    found, _ = read_struct(footer, 0)
     for group in found[_ROW_GROUPS][1][1]:
         _move(group, (_GROUP_OFFSET,), distance)
         for chunk in group[_COLUMNS][1][1]:
-            _move(chunk, (_CHUNK_OFFSET,), distance)
-            _move(chunk[_CHUNK][1], _PAGES, distance)
-    return _write_struct(found)
+            move_chunk(chunk, distance)
+    return write_struct(found)
+
+
+def move_chunk(chunk: Struct, distance: int) -> None:
+    """Let the footer's entry of a column chunk say that it stands ``distance`` bytes further on."""
+    _move(chunk, (_CHUNK_OFFSET,), distance)
+    _move(chunk[_CHUNK][1], _PAGES, distance)
 
 
 def as_file(footer: bytes) -> bytes:
@@ -64,7 +69,8 @@ def _read_integer(raw: bytes, at: int) -> tuple[int, int]:
     return value >> 1 ^ -(value & 1), at
 
 
-def _read_struct(raw: bytes, at: int) -> tuple[Struct, int]:
+def read_struct(raw: bytes, at: int) -> tuple[Struct, int]:
+    """Read a Thrift struct; returns its fields and where it ends."""
     found: Struct = {}
     field = 0
     while raw[at]:
@@ -86,10 +92,10 @@ def _read_value(kind: int, raw: bytes, at: int) -> tuple[Any, int]:
     if kind in _INTEGERS:
         return _read_integer(raw, at)
     if kind == _STRUCT:
-        return _read_struct(raw, at)
+        return read_struct(raw, at)
     if kind == _BINARY:
         size, at = _read_varint(raw, at)
-        return raw[at : at + size], at + size
+        return _cut(raw, at, size), at + size
     if kind in {_LIST, _SET}:
         inside, n = raw[at] & 15, raw[at] >> 4
         at += 1
@@ -103,7 +109,13 @@ def _read_value(kind: int, raw: bytes, at: int) -> tuple[Any, int]:
     size = {_TRUE: 1, _FALSE: 1, _BYTE: 1, _DOUBLE: 8}.get(kind, 0)
     if not size:
         raise FormatError("the footer of a Parquet file is not known", got=f"type {kind}")
-    return raw[at : at + size], at + size
+    return _cut(raw, at, size), at + size
+
+
+def _cut(raw: bytes, at: int, size: int) -> bytes:
+    if at + size > len(raw):  # a slice would be shorter, and a claimed list never end
+        raise IndexError("the end of a struct is missing")
+    return raw[at : at + size]
 
 
 def _varint(value: int) -> bytes:
@@ -118,7 +130,8 @@ def _integer(value: int) -> bytes:
     return _varint(value << 1 if value >= 0 else (-value << 1) - 1)
 
 
-def _write_struct(struct: Struct) -> bytes:
+def write_struct(struct: Struct) -> bytes:
+    """Return a Thrift struct as bytes."""
     found, last = bytearray(), 0
     for field, (kind, value) in struct.items():
         step = field - last
@@ -132,7 +145,7 @@ def _write_value(kind: int, value: Any) -> bytes:
     if kind in _INTEGERS:
         return _integer(value)
     if kind == _STRUCT:
-        return _write_struct(value)
+        return write_struct(value)
     if kind == _BINARY:
         return _varint(len(value)) + bytes(value)
     if kind in {_LIST, _SET}:

@@ -182,7 +182,7 @@ def few(results: Results, counts: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def claims(results: Results) -> dict[str, Any]:
-    """What else the paper's claims are held against (docs/REPLICATION.md)."""
+    """Return what else the paper's claims are held against (docs/REPLICATION.md)."""
     return {
         "similarity": [
             {"source": r.source, "target": r.target, "texts": r.texts, "measure": r.measure,

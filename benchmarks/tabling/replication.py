@@ -22,7 +22,7 @@ def classified(data: str) -> list[dict[str, Any]]:
 
 
 def own_texts() -> Row:
-    """What maps from the data's own texts lose against the lower of both native accuracies."""
+    """Loss of maps from the data's own texts against the lower of both native accuracies."""
     found, within = [], {"all": [], "embedders": []}  # type: ignore[var-annotated]
     for data, allowed in LOST.items():
         cells = []
@@ -181,7 +181,7 @@ def vocabulary() -> Row:
 
 
 def enough_texts() -> Row:
-    """What ever more public texts add to held-out R²."""
+    """Gain of held-out R² from ever more public texts."""
     sizes: dict[tuple[str, str], dict[float, float]] = {}
     for r in load("survey_published")["curves"]:
         if not r["data"]:

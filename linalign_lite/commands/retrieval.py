@@ -100,7 +100,7 @@ def extract(
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Run a model on a collection's queries and documents, and on sentences of the documents.
+    """Run a model on a collection's queries and documents.
 
     OUT gets queries.states.npz, documents.states.npz and pseudo.states.npz: titles and other
     sentences of the documents, read with the prompt of queries. A map fitted on these and on the
@@ -155,7 +155,7 @@ def evaluate(
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Measure search across models beside each model's own, against judgements.
+    """Measure search across models beside each model's own.
 
     Two ways are measured: mapped queries search the target's documents, and the target's queries
     search mapped documents. nDCG, recall, reciprocal rank, and overlap with the target's own

@@ -226,7 +226,7 @@ class _Problem:
 
 @dataclass(frozen=True, eq=False)
 class _Fold:
-    """What the trials of one fold share."""
+    """Parts that the trials of one fold share."""
 
     held: Mask  # documents
     mapped: Float32  # shape: (m, d_s)  states to map, about the source's mean

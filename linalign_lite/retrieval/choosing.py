@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,10 +123,14 @@ def fit_retrieval(
     pairs = None if asked is None else (asked[0].states, asked[1].states)
     whole = whole and pairs is not None
     problem = _Problem((x.states, y.states), pairs, str(use), whole, str(metric))
-    trials, held = _trials(problem, folds, seed)
+    held = _folds(problem, folds, seed)
+    bases = {on: _bases(problem, on, held) for on in ((ALONE,) if pairs is None else (ALONE, BOTH))}
+    trials = _trials(problem, held, bases)
     best = max(trials, key=lambda trial: trial.score)
     ridge = max(t.score for t in trials if t.is_ridge)
-    weight = spectra(problem.sets(best.fitted_on)).weight(best.shape)
+    everything = problem.whole and best.fitted_on == ALONE  # was in the fit of every fold
+    basis = bases[ALONE][0] if everything else spectra(problem.sets(best.fitted_on))
+    weight = basis.weight(best.shape)
     of_source, of_target = problem.means()
     bias = best.share * of_target - weight @ of_source
     report = RetrievalFitReport(
@@ -142,7 +146,7 @@ def fit_retrieval(
         found=best.found,
         overlap=best.overlap,
         ridge_score=ridge,
-        recalibration=_recalibration(problem, held, best),
+        recalibration=_recalibration(problem, held, bases[best.fitted_on], best),
         n=len(x),
         n_pseudo=0 if asked is None else len(asked[0]),
         folds=folds,
@@ -254,8 +258,8 @@ class _Trial:
         return (self.shape.target_power, self.shape.source_power, self.share) == (0, 1, 1)
 
 
-def _trials(problem: _Problem, folds: int, seed: int) -> tuple[list[_Trial], list[_Fold]]:
-    """Every shape and share, its measures averaged over folds; and the folds."""
+def _folds(problem: _Problem, folds: int, seed: int) -> list[_Fold]:
+    """Texts held out, and what they are searched among."""
     rng = np.random.default_rng(seed)
     n, owners = len(problem.documents[0]), problem.owners()
     fold = rng.permutation(np.arange(n) % folds)
@@ -267,9 +271,16 @@ def _trials(problem: _Problem, folds: int, seed: int) -> tuple[list[_Trial], lis
         room = max(0, SEARCHED - len(np.unique(owners[asked])))
         searched = np.sort(np.concatenate([np.unique(owners[asked]), others[:room]]))
         held.append(_fold(problem, fold == number, asked, searched))
+    return held
+
+
+def _trials(
+    problem: _Problem, held: list[_Fold], bases: Mapping[str, list[Spectra]]
+) -> list[_Trial]:
+    """Every shape and share, its measures averaged over folds."""
     totals: dict[tuple[str, Shape, float], Any] = {}
-    for fitted_on in (ALONE,) if problem.pseudo is None else (ALONE, BOTH):
-        for basis, part in zip(_bases(problem, fitted_on, held), held, strict=True):
+    for fitted_on, of_folds in bases.items():
+        for basis, part in zip(of_folds, held, strict=True):
             turned = part.mapped @ basis.source_vectors.astype(np.float32)
             fixed = part.fixed @ basis.target_vectors.astype(np.float32)
             shift = part.shift @ basis.target_vectors.astype(np.float32)
@@ -278,15 +289,15 @@ def _trials(problem: _Problem, folds: int, seed: int) -> tuple[list[_Trial], lis
                 for share in SHARES:
                     scores = _scores(problem, states + np.float32(share) * shift, fixed)
                     key = fitted_on, shape, share
-                    totals[key] = totals.get(key, 0.0) + _measured(part, scores) / folds
-    return [_Trial(*key, *map(float, value)) for key, value in totals.items()], held
+                    totals[key] = totals.get(key, 0.0) + _measured(part, scores) / len(held)
+    return [_Trial(*key, *map(float, value)) for key, value in totals.items()]
 
 
-def _bases(problem: _Problem, fitted_on: str, held: list[_Fold]) -> Iterator[Spectra]:
+def _bases(problem: _Problem, fitted_on: str, held: list[_Fold]) -> list[Spectra]:
     """Spectra of each fold; those of all documents are the same in every one."""
-    shared = spectra(problem.sets(ALONE)) if problem.whole and fitted_on == ALONE else None
-    for part in held:
-        yield shared or spectra(problem.sets(fitted_on, part.held))
+    if problem.whole and fitted_on == ALONE:
+        return [spectra(problem.sets(ALONE))] * len(held)
+    return [spectra(problem.sets(fitted_on, part.held)) for part in held]
 
 
 def _fold(problem: _Problem, held: Mask, asked: Ints, searched: Ints) -> _Fold:
@@ -322,10 +333,12 @@ def _measured(part: _Fold, scores: Float32) -> Float64:
     return np.array([(1 / ranks).mean(), measures.overlap(first, part.native, k).mean()])
 
 
-def _recalibration(problem: _Problem, held: list[_Fold], best: _Trial) -> tuple[float, float]:
+def _recalibration(
+    problem: _Problem, held: list[_Fold], bases: list[Spectra], best: _Trial
+) -> tuple[float, float]:
     """Least squares of native on mapped scores of the native ranking's documents, held out."""
     mapped, native = [], []
-    for basis, part in zip(_bases(problem, best.fitted_on, held), held, strict=True):
+    for basis, part in zip(bases, held, strict=True):
         weight = basis.weight(best.shape).astype(np.float32)
         states = part.mapped @ weight.T + np.float32(best.share) * part.shift
         scores = _scores(problem, states, part.fixed)

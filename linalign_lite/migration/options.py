@@ -9,17 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.affine_map import AffineMap, Array
-from linalign_lite.core.choices import MigrationWay, values_of
+from linalign_lite.core.choices import MigrationWay, Use, values_of
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import Interval
 from linalign_lite.core.space import Space
 from linalign_lite.migration.sample import Pairs, Queries, Sample
+from linalign_lite.retrieval.choosing import fit_retrieval
 from linalign_lite.retrieval.measures import bootstrap, overlap
 from linalign_lite.retrieval.search import Rows, search
 
-METHODS = ("ridge", "procrustes")
 QUERIES, DOCUMENTS, BOTH = "queries", "documents", "both"
 CHOICES = values_of(MigrationWay)  # the least work first
 STAY = "stay"
@@ -134,16 +133,45 @@ def with_spread(affine: AffineMap, x: Array, y: Array) -> AffineMap:
 def fit_maps(
     choice: str, pairs: Pairs, sample: Sample, *, mixed: bool = False, seed: int = 0
 ) -> Maps:
-    """Fit the maps of a way of migrating on pairs of documents.
+    """Fit the maps of a way of migrating on pairs of documents (`put_together`)."""
+    forward = fit_documents(pairs, sample, seed) if choice != QUERIES else None
+    back = fit_queries(pairs, sample, seed) if choice != DOCUMENTS else None
+    return put_together(choice, forward, back, pairs, sample, mixed=mixed)
+
+
+def fit_documents(pairs: Pairs, sample: Sample, seed: int) -> AffineMap:
+    """Fit the map from the old to the new space by `fit_retrieval`."""
+    x, y = HiddenStates(pairs.old, sample.old), HiddenStates(pairs.new, sample.new)
+    found = fit_retrieval(x, y, use=Use.documents, whole=False, metric=sample.metric, seed=seed)
+    return found[0]
+
+
+def fit_queries(pairs: Pairs, sample: Sample, seed: int) -> AffineMap:
+    """Fit the map from the new to the old space by `fit_retrieval`."""
+    x, y = HiddenStates(pairs.new, sample.new), HiddenStates(pairs.old, sample.old)
+    found = fit_retrieval(x, y, use=Use.queries, whole=False, metric=sample.metric, seed=seed)
+    return found[0]
+
+
+def put_together(
+    choice: str,
+    forward: AffineMap | None,
+    back: AffineMap | None,
+    pairs: Pairs,
+    sample: Sample,
+    *,
+    mixed: bool = False,
+) -> Maps:
+    """Return the maps of a way of migrating; forward: from the old to the new space.
 
     mixed: mapped documents will stand among the new model's own vectors (`with_spread`).
     documents: old to new. queries: new to old. both: documents become (map(x), x) and queries
     (y, map(y)), so that a score is the sum of those in both spaces.
     """
-    forward = fit_side(pairs.old, pairs.new, sample.old, sample.new, sample.metric, seed)
-    if choice == DOCUMENTS:
+    if forward is None:
+        return Maps(queries=back)
+    if back is None or choice == DOCUMENTS:
         return Maps(documents=with_spread(forward, pairs.old, pairs.new) if mixed else forward)
-    back = fit_side(pairs.new, pairs.old, sample.new, sample.old, sample.metric, seed)
     if choice == QUERIES:
         return Maps(queries=back)
     name = f"{sample.new.name or 'new'} + {sample.old.name or 'old'}"[:256]
@@ -155,25 +183,6 @@ def fit_maps(
         documents=_stacked(forward, None, weights, space),
         queries=_stacked(None, back, weights, space),
     )
-
-
-def fit_side(x: Array, y: Array, source: Space, target: Space, metric: str, seed: int) -> AffineMap:
-    """Fit a map by the method that keeps most neighbours of rows that it was not fitted on."""
-    chosen = METHODS[0]
-    if len(x) >= 100:
-        order = np.random.default_rng(seed).permutation(len(x))
-        out, kept = order[: min(500, len(x) // 5)], order[min(500, len(x) // 5) :]
-        scores = {}
-        for method in METHODS:
-            mapped = fit(x[kept], y[kept], method=method, seed=seed)[0](x[out])
-            judge = Canaries(
-                Pairs(("",) * len(out), x[out], y[out]), Queries((), y[out]), True, metric, 10
-            )
-            native = judge.ranking(y[out], y[out])
-            scores[method] = overlap(judge.ranking(y[out], mapped), native, 10).mean()
-        chosen = max(METHODS, key=lambda method: scores[method])
-    affine, _ = fit(HiddenStates(x, source), HiddenStates(y, target), method=chosen, seed=seed)
-    return affine
 
 
 def best(measured: Sequence[Measured]) -> str:

@@ -21,13 +21,16 @@ from linalign_lite.migration.options import (
     Measured,
     best,
     canaries,
-    fit_maps,
+    fit_documents,
+    fit_queries,
+    put_together,
 )
 from linalign_lite.migration.sample import Pairs, Sample
+from linalign_lite.retrieval.choosing import LEAST
 from linalign_lite.storage.schema import Range, Size, Text
 
 SHARES = (0.25, 0.5)  # of documents embedded again, measured beside that of the sample
-CURVE = (8, 4, 2, 1)  # the sample divided by these
+CURVE = (8, 4, 2)  # the sample divided by these, beside the whole
 Count = Annotated[int, Range(0, 1 << 53)]
 Place = Annotated[str, Text(4096)]
 
@@ -118,13 +121,16 @@ def make_plan(
     ways = []
     if judge.queries.old is not None:
         ways.append(judge.measure(Maps(), STAY, seed=seed, stay=True))
-    fitted = {c: fit_maps(c, train, sample, seed=seed) for c in (QUERIES, DOCUMENTS, BOTH)}
-    measured = [judge.measure(maps, name, seed=seed) for name, maps in fitted.items()]
+    forward, back = fit_documents(train, sample, seed), fit_queries(train, sample, seed)
+    measured = [
+        judge.measure(put_together(name, forward, back, train, sample), name, seed=seed)
+        for name in (QUERIES, DOCUMENTS, BOTH)
+    ]
     ways += measured
     shares = sorted({*SHARES, round(len(sample.pairs) / sample.count, 4)})
-    mixed = fit_maps(DOCUMENTS, train, sample, mixed=True, seed=seed)
+    mixed = put_together(DOCUMENTS, forward, None, train, sample, mixed=True)
     ways += [judge.measure(mixed, DOCUMENTS, s, seed=seed) for s in shares]
-    curve = _curve(judge, train, sample, seed)
+    curve = (*_curve(judge, train, sample, seed), Texts(len(train), measured[1].retention))
     return Plan(
         *places,
         count=sample.count,
@@ -147,8 +153,8 @@ def _curve(judge: Canaries, train: Pairs, sample: Sample, seed: int) -> tuple[Te
     found = []
     for part in CURVE:
         n = len(train) // part
-        if n >= 10:
-            maps = fit_maps(DOCUMENTS, train.rows(order[:n]), sample, seed=seed)
+        if n >= LEAST:
+            maps = Maps(documents=fit_documents(train.rows(order[:n]), sample, seed))
             found.append(Texts(n, judge.measure(maps, DOCUMENTS, seed=seed).retention))
     return tuple(found)
 

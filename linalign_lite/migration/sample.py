@@ -14,7 +14,7 @@ from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.vectors.locations import open_vectors
 from linalign_lite.vectors.source import Vectors
 
-LEAST = 40  # vectors of a sample
+LEAST = 60  # vectors of a sample: a third are canaries, and a fit needs the rest
 CANARIES, MOST_CANARIES = 0.2, 1000  # share of the sample that no map is fitted on
 _UNIT = 1e-3  # largest difference of lengths from 1 of unit vectors
 
@@ -60,7 +60,7 @@ class Sample:
         """Return the pairs to fit on and the canaries; the same ids and seed give the same."""
         n = len(self.pairs)
         order = np.random.default_rng(seed).permutation(n)  # the pairs are sorted by id
-        held_out = order[: min(MOST_CANARIES, max(LEAST // 2, round(n * CANARIES)))]
+        held_out = order[: min(MOST_CANARIES, max(LEAST // 3, round(n * CANARIES)))]
         kept = np.setdiff1d(np.arange(n), held_out)
         return self.pairs.rows(kept), self.pairs.rows(np.sort(held_out))
 

@@ -10,10 +10,10 @@ import re
 import sys
 
 from common import ROOT
-from tabling import encryption, machines, maps, outliers, published, replication
+from tabling import encryption, machines, maps, outliers, published, replication, retrieval
 
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FIGURES", "SMALL")))
-KINDS = (maps, outliers, encryption, machines, published, replication)
+KINDS = (maps, outliers, encryption, machines, published, replication, retrieval)
 TABLES = {f.__name__: f for kind in KINDS for f in kind.TABLES}
 
 

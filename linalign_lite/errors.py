@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_PASSWORD = re.compile(r"(://[^/:@\s]*):[^/@\s]*@")
-_SIGNED = re.compile(r"(://[^?\s]*)\?[^\s)#]*")
+_PASSWORD = re.compile(r"(://[^/:@\s]*):[^\s]*@")  # up to the last @: a password may hold / and @
+_SIGNED = re.compile(r"((?:://|\bpostgres(?:ql)?:)[^?\s]*)\?[^\s)#]*")
 
 
 def without_secrets(text: str) -> str:

@@ -49,6 +49,7 @@ def describe(path: Path) -> Facts:
         f"{path} is not a file of linalign-lite",
         expected="states, a map, a head, a detector, a model folder, ONNX, a key, a query, a "
         "response, a budget or a bundle",
+        hint="`vectors info` shows vectors of other files",
     )
 
 

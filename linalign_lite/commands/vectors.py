@@ -154,9 +154,9 @@ def switch(
     from linalign_lite.vectors.switching import switch_vectors
 
     former = switch_vectors(live, new)
-    shown = " ".join(quote(without_secrets(text)) for text in (live, former))
-    data = {"live": without_secrets(live), "former": former}
-    Console(as_json).result(data, [f"to undo: linalign-lite vectors switch {shown}"])
+    live, former = without_secrets(live), without_secrets(former)
+    undo = f"linalign-lite vectors switch {quote(live)} {quote(former)}"
+    Console(as_json).result({"live": live, "former": former}, [f"to undo: {undo}"])
 
 
 def _copy(console: Console, source_at: str, out: str, model: str) -> None:
@@ -173,7 +173,9 @@ def _copy(console: Console, source_at: str, out: str, model: str) -> None:
                 n += len(batch)
             sink.finish()
     suffix, shown = Path(locate(out).path).suffix.lower(), without_secrets(out)
-    if named.ids != "rows" and suffix in {".npy", ".npz"}:
+    if named.ids != "rows" and locate(out).backend.module == "states":
+        console.note(f"{shown} has a place for payload `label`: ids and other payload are left out")
+    elif named.ids != "rows" and suffix in {".npy", ".npz"}:
         console.note(f"{shown} has no place for ids and payload: they are left out")
     elif suffix == ".faiss":
         console.note(f"{shown} has a place for ids that are integers, and none for payload")

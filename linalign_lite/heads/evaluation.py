@@ -92,7 +92,10 @@ def label_outputs(head: Head, states: HiddenStates) -> npt.NDArray[np.intp]:
     if not head.labels:
         raise InputError("this head has no labels", expected="a classifier, not a token head")
     if states.label_ids is None:
-        raise InputError("these states have no labels", hint="extract from a file with labels")
+        raise InputError(
+            "these states have no labels",
+            hint="extract from a file with labels; vectors have them as payload or column `label`",
+        )
     output = {name: i for i, name in enumerate(head.labels)}
     to_head = np.array([output.get(name, -1) for name in states.labels], dtype=np.intp)
     return np.asarray(to_head[states.label_ids])

@@ -211,7 +211,7 @@ def _labelled(states: HiddenStates) -> _Data:
         raise InputError(
             "these states have no labels",
             expected="a label for every text",
-            hint="extract from a .jsonl or .csv file with a `label` field",
+            hint="extract from a .jsonl or .csv file with `label`; vectors have it as payload",
         )
     if len(np.unique(states.label_ids)) < 2:
         raise InputError("a classifier needs two labels or more", got="one label")

@@ -156,3 +156,17 @@ def require_batch(batch: Batch, info: VectorInfo, name: str) -> None:
         )
     if not all(batch.ids):
         raise InputError(f"{name} has an empty id", expected="1 character or more")
+    if info.ids == "integers" and not all(map(is_integer, batch.ids)):
+        raise InputError(
+            f"{name} has ids of two kinds, or numbers too large for an id",
+            got=next(own for own in batch.ids if not is_integer(own))[:40],
+            expected="integers of 64 bits, as the first one",
+            hint="make all of them text",
+        )
+
+
+def is_integer(text: str) -> bool:
+    """Return True for an integer of 64 bits, written as "7" and not as "007", another id."""
+    if len(text) > 20 or not (text.isascii() and text.removeprefix("-").isdecimal()):
+        return False
+    return str(int(text)) == text and -(1 << 63) <= int(text) < 1 << 64

@@ -155,13 +155,18 @@ def matrix(column: Any, dim: int, location: Location) -> Vectors:
 
 
 def schema_of(batch: Batch, info: VectorInfo, column: str) -> Any:
-    """Return the Arrow schema in which batches like the first one are written."""
+    """Return the Arrow schema in which batches like the first one are written.
+
+    Raises InputError for payload whose values are of several types.
+    """
     pa = import_arrow()
     number = pa.field("element", pa.float32(), nullable=False)
     kind = pa.int64() if info.ids == "integers" else pa.string()
     fields = [pa.field("id", kind, nullable=False)]
     fields += [pa.field(column, pa.list_(number, info.dim), nullable=False)]
-    for f in payload_table(batch).schema if batch.payload is not None else ():
+    with _fitting("one table"):
+        payload = payload_table(batch).schema if batch.payload is not None else ()
+    for f in payload:
         if f.name in {"id", column}:
             raise InputError("a payload has the name of another column", got=f.name[:40])
         fields.append(f.with_type(pa.string()) if pa.types.is_null(f.type) else f)
@@ -173,18 +178,27 @@ def to_table(batch: Batch, schema: Any, location: Location) -> Any:
     pa = import_arrow()
     ids, vectors = schema[0], schema[1]
     flat = pa.array(np.ascontiguousarray(batch.vectors).reshape(-1))
-    texts = pa.array(batch.ids, pa.string())
-    try:
+    with _fitting(location):
+        texts = pa.array(batch.ids, pa.string())
         columns = [texts.cast(ids.type), pa.FixedSizeListArray.from_arrays(flat, type=vectors.type)]
         if len(schema) > 2:
             rest = pa.schema(list(schema)[2:])
             columns += payload_table(batch, rest).cast(rest).columns
         return pa.table(columns, schema=schema)
-    except (pa.ArrowException, ValueError, TypeError) as e:
+
+
+@contextlib.contextmanager
+def _fitting(location: object) -> Iterator[None]:
+    """Turn errors of values that fit no column, or not the first batch's, into an InputError."""
+    try:
+        yield
+    except LinalignError:
+        raise
+    except (import_arrow().ArrowException, ValueError, TypeError, OverflowError) as e:
         raise InputError(
             f"ids or payload of a batch do not fit the columns of {location}",
             got=" ".join(str(e).split())[:120],
-            hint="the first batch decides the types of the columns",
+            hint="the first batch decides the types of the columns; JSON lines take any payload",
         ) from e
 
 

@@ -59,9 +59,12 @@ class Journal:
         self.entries: list[Entry] = []
         self.complete = False
         self._job = hashlib.sha256(job.encode()).hexdigest()
+        log = self.folder / "journal.jsonl"
+        if self.folder.is_symlink() or log.is_symlink():
+            raise FormatError(f"{self.folder} holds or is a link", hint="remove it to start again")
         try:
             self.folder.mkdir(exist_ok=True)
-            self._log = (self.folder / "journal.jsonl").open("a+b")
+            self._log = log.open("a+b")
         except OSError as e:
             raise InputError(
                 f"cannot write {target}", got=e.strerror or str(e), hint="does the folder exist?"

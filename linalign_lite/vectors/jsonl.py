@@ -48,6 +48,7 @@ class Row:
     id: str = ""
     payload: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
+    number: bool = False  # the id is a number, not a text of digits
 
 
 class Source(VectorSource):
@@ -63,7 +64,7 @@ class Source(VectorSource):
         if first is None:
             raise InputError(f"{location} holds no vectors")
         _, _, row = first
-        kind: Ids = "rows" if not row.id else "integers" if row.id.isdecimal() else "texts"
+        kind: Ids = "rows" if not row.id else "integers" if row.number else "texts"
         dim = len(row.vector)
         space = stated_space(self._card, dim, location)
         if self._card is None:
@@ -177,7 +178,14 @@ class Sink(FileSink):
                     "a payload has the name of another column", got=f"id or {self.key}"
                 )
             numbers = ",".join(map("%.9g".__mod__, vector.tolist()))  # 9 digits give the same bits
-            rest = json.dumps(dict(row), default=str, allow_nan=False)[1:-1]
+            try:
+                rest = json.dumps(dict(row), default=str, allow_nan=False)[1:-1]
+            except (ValueError, TypeError, RecursionError) as e:
+                raise InputError(
+                    f"{self.location}: a payload cannot be written as JSON",
+                    got=str(e)[:80],
+                    hint="leave the column out, or write Parquet",
+                ) from e
             number = self.info.ids == "integers"
             head = f'"id": {id_ if number else json.dumps(id_)}, "{self.key}": [{numbers}]'
             self.file.write(f"{{{head}{', ' if rest else ''}{rest}}}\n".encode())
@@ -210,7 +218,10 @@ def _rows_of(document: Any, key: str) -> Iterator[Row]:
         own = document.get("id", document.get("index", ""))
         if type(own) not in {str, int}:
             raise TypeError("an id that is no text")
-        yield Row(_vector(document[key]), str(own), payload, _model(document))
+        if key not in document and document.get("error"):
+            raise ValueError("a request that failed: leave its line out")
+        number = type(own) is int
+        yield Row(_vector(document[key]), str(own), payload, _model(document), number)
 
 
 def _model(document: Mapping[str, Any]) -> str:

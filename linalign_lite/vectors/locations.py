@@ -39,7 +39,7 @@ BACKENDS = (
     Backend("arrow_ipc", suffixes=(".arrow", ".feather"), extra="parquet", form="x.arrow#COLUMN"),
     Backend("parquet", suffixes=(".parquet",), extra="parquet", form="x.parquet#COLUMN"),
     Backend("faiss_index", suffixes=(".faiss",), extra="faiss", form="x.faiss"),
-    Backend("qdrant", schemes=("qdrant",), extra="qdrant", form="qdrant://HOST:PORT#COLLECTION"),
+    Backend("qdrant", schemes=("qdrant",), extra="qdrant", form="qdrant:PATH#COLLECTION or qdrant://HOST:PORT#COLLECTION"),
     Backend("lancedb", schemes=("lancedb",), extra="lancedb", form="lancedb:PATH#TABLE"),
     Backend("pgvector", schemes=("postgresql", "postgres"), extra="pgvector",
             form="postgresql://HOST/DB#TABLE"),

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.errors import InputError
+from linalign_lite.core.space import MAX_DIM
+from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.vectors import parquet_footer as footer
 from linalign_lite.vectors.cards import write_card
@@ -48,6 +49,7 @@ class Source(VectorSource):
             version = file_version(self.path)
             self._file = pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
             self.count = self._file.metadata.num_rows
+            self._require_lengths()
             pa = import_arrow()
             schema = self._file.schema_arrow
             first = schema.empty_table()
@@ -56,6 +58,18 @@ class Source(VectorSource):
                 break
             self.columns = find_columns(location, schema, first, self.count, version)
         self.info = self.columns.info
+
+    def _require_lengths(self) -> None:
+        """Refuse lists longer than a vector can be before one is read: 1 kB may hold gigabytes."""
+        for i in range(self._file.metadata.num_row_groups):
+            group = self._file.metadata.row_group(i)
+            most = max((group.column(j).num_values for j in range(group.num_columns)), default=0)
+            if most > group.num_rows * MAX_DIM:
+                raise FormatError(
+                    f"{self.location} has lists that are too long",
+                    got=f"{most} numbers in {group.num_rows} rows",
+                    expected=f"at most {MAX_DIM} a row",
+                )
 
     def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:
         at = row_cursor(after, self.count)

@@ -26,7 +26,7 @@ class VectorInfo:
 
     space: its dimension and, where known, the model: by digest, or by name alone (`named_space`).
     count: number of vectors, or None. metric: of its search. ids: "rows", it has none of its own
-    and the number of a row stands for one; "integers", all written as decimal numbers; "texts".
+    and the number of a row stands for one; "integers", all decimal numbers of 64 bits; "texts".
     version: differs when the collection was changed; "" where the store has nothing of the kind.
     """
 

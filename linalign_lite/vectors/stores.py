@@ -61,7 +61,6 @@ def required_part(location: Location, what: str) -> str:
     if not name or not name.isprintable() or set(name) & set("/\\") or name.startswith("."):
         raise InputError(
             f"{location} names no {what}",
-            got=name[:40],
             expected=location.backend.form,
             hint="no slashes, no dot at the beginning",
         )

@@ -123,6 +123,9 @@ def test_a_place_does_not_say_its_password_or_signature():
     for text in shown:
         assert not any(word in text for word in ("hunter2", "abc", "def"))
     assert str(secret) == "ftp://me:…@host/x.npz?…"
+    for text in ("ftp://me:p/w@d@host/x", "ftp://me:p#w@host/x"):
+        assert str(InputError(text)) == "ftp://me:…@host/x"
+    assert str(InputError("postgresql:db?password=pw#t")) == "postgresql:db?…#t"
     assert pickle.loads(pickle.dumps(secret)) == secret
     assert str(InputError("is it there?", hint="see https://x/y for a?b")).endswith("for a?b)")
 

@@ -78,6 +78,8 @@ def test_a_map_into_a_store(server, tmp_path, kind):
     assert (info.dim, info.model, info.metric) == (4, "maker/model-2", "dot")
     done = run("vectors", "switch", old, new, "--json")
     former = json.loads(done.stdout)["former"]
+    if "…" in former:  # a URL without its secrets
+        former = f"{old.partition('#')[0]}#{former.partition('#')[2]}"
     found, about, _ = read(old)
     order = [found.ids.index(i) for i in batch.ids]
     expected = batch.vectors @ one.weight.T.astype(np.float32) + one.bias.astype(np.float32)

@@ -60,7 +60,7 @@ def test_ids_that_are_integers_and_a_named_column_stay(tmp_path):
     assert pq.read_schema(path).field("id").type == pa.int64()
     assert pq.read_schema(path).names == ["id", "vec"]
     assert read(path)[0].ids == ("7", "5")
-    with pytest.raises(InputError, match="do not fit the columns"):
+    with pytest.raises(InputError, match="ids of two kinds"):
         write(path, Batch(("a", "b"), batch.vectors), ids="integers")
 
 
@@ -209,3 +209,36 @@ def test_killed_between_the_name_and_the_end(tmp_path, monkeypatch):
     again.finish()
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
     assert read(path)[0].ids == batch.ids
+
+
+@pytest.mark.parametrize("values", [[1, "x"], [10**30], ["\udfff"], [{"a": 1}, [2]]])
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
+def test_payload_of_no_one_type(tmp_path, name, values):
+    n = len(values)
+    batch = Batch(tuple("ab"[:n]), np.ones((n, 2), np.float32), tuple({"v": v} for v in values))
+    with pytest.raises(InputError, match="do not fit the columns"):
+        write(str(tmp_path / name), batch)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_that_is_no_text_of_unicode(tmp_path):
+    with pytest.raises(InputError, match="do not fit the columns"):
+        write(f"{tmp_path}/x.parquet", Batch(("\ud800",), np.ones((1, 2), np.float32)))
+
+
+def test_a_kilobyte_of_a_long_list_is_not_read(tmp_path):
+    zeros = pa.array([np.zeros((1 << 20) + 1, np.float32)], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"embedding": zeros}), tmp_path / "x.parquet")
+    assert (tmp_path / "x.parquet").stat().st_size < 1000
+    with pytest.raises(FormatError, match="lists that are too long"):
+        read(f"{tmp_path}/x.parquet")
+
+
+def test_a_journal_is_not_written_through_a_link(tmp_path):
+    own = tmp_path / "own"
+    own.write_text("dear to somebody")
+    (tmp_path / "x.parquet.unfinished").mkdir()
+    (tmp_path / "x.parquet.unfinished" / "journal.jsonl").symlink_to(own)
+    with pytest.raises(FormatError, match="is a link"):
+        write(f"{tmp_path}/x.parquet", Batch(("a",), np.ones((1, 2), np.float32)))
+    assert own.read_text() == "dear to somebody"

@@ -113,6 +113,13 @@ def test_json_keeps_every_bit(tmp_path_factory, values, payload, id_):
         ('{"data": 7}', "no vector"),
         ('{"linalign_lite": 7}\n{"embedding": [1]}', "card is not an object"),
         ("7", "no vector"),
+        ('{"embedding": [1], "id": 7}\n{"embedding": [1], "id": "x"}', "ids of two kinds.*got x"),
+        (
+            '{"embedding": [1], "id": 7}\n{"embedding": [1], "id": "007"}',
+            "ids of two kinds.*got 007",
+        ),
+        (f'{{"embedding": [1], "id": {1 << 64}}}', "too large for an id"),
+        ('{"custom_id": "a", "response": null, "error": {"code": 429}}', "a request that failed"),
     ],
 )
 def test_unusable_json(tmp_path, content, text):
@@ -191,3 +198,19 @@ def test_vectors_of_two_models_by_name_do_not_agree():
     assert a.agrees(Space(4, "ab" * 32, "b"))
     with pytest.raises(MismatchError, match="expected a"):
         a.require(b, "these vectors do not belong together")
+
+
+def test_ids_of_digits_stay_text(tmp_path):
+    lines = [{"id": "007", "embedding": A}, {"id": "7", "embedding": B}]
+    found, info, _ = read(put(tmp_path / "x.jsonl", lines))
+    assert (found.ids, info.ids) == (("007", "7"), "texts")
+    write(f"{tmp_path}/y.jsonl", found)
+    assert read(f"{tmp_path}/y.jsonl")[0].ids == ("007", "7")
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1: float("inf")}])
+def test_payload_that_json_has_not(tmp_path, value):
+    batch = Batch(("x",), np.array([A], np.float32), ({"price": value},))
+    with pytest.raises(InputError, match="a payload cannot be written as JSON"):
+        write(f"{tmp_path}/x.jsonl", batch)
+    assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,7 @@ from vectors.store_contract import (
     write_slowly,
 )
 
+import linalign_lite as la
 from linalign_lite.commands import main
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.vectors.checks import ChangedError, DuplicateIdError
@@ -238,3 +239,24 @@ def test_a_password_is_not_repeated(server, db, capsys):
     with pytest.raises(StoreError) as failed:
         open_vectors("postgresql://me:geheim@127.0.0.1:9/db?password=geheim#docs")
     assert "geheim" not in str(failed.value)
+
+
+@pytest.mark.parametrize("option", ["&password=hunter2", "&sslpassword=hunter2"])
+def test_commands_do_not_show_passwords(db, server, tmp_path, capsys, option):
+    np.save(tmp_path / "x.npy", np.eye(3, dtype=np.float32))
+    la.save(tmp_path / "m.map.npz", la.fit(np.eye(3), np.eye(3), penalty=1.0, folds=3)[0])
+    live, new = (server.location(name, option) for name in ("live", "new"))
+    for args in (
+        ("vectors", "export", f"{tmp_path}/x.npy", live),
+        ("vectors", "info", live),
+        ("apply", f"{tmp_path}/m.map.npz", live, new),
+        ("vectors", "switch", live, new),
+        ("vectors", "export", f"{tmp_path}/x.npy", live),  # is already there
+        ("vectors", "info", live.replace("///", "//me:hun/ter@2hunter2@absent.invalid/")),
+        ("vectors", "info", live.replace("///", "")),  # which is no URL to PostgreSQL
+        ("vectors", "info", live.replace("///", "//me:hunter2#@h/")),
+    ):
+        for form in ((), ("--json",)):
+            main([*args, *form])
+            out, err = capsys.readouterr()
+            assert "hunter2" not in out + err

@@ -4,6 +4,7 @@ In: files, folders, texts and options. Out: files, and text or one JSON object o
 progress, notes and errors on standard error. `COMMANDS` is the one list of all commands.
 """
 
+import errno
 import io
 import os
 import signal
@@ -31,7 +32,7 @@ from linalign_lite.commands.retrieval import app as retrieval
 from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
 from linalign_lite.commands.states import extract
 from linalign_lite.commands.vectors import app as vectors
-from linalign_lite.errors import LinalignError
+from linalign_lite.errors import LinalignError, is_disk_full
 from linalign_lite.version import __version__
 
 # NumPy and SciPy each bring an OpenBLAS whose threads spin while they wait for work. Where small
@@ -123,7 +124,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except OSError as e:  # a full disk, a folder without permission
-        _print_error(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+        full = os.strerror(errno.ENOSPC) if is_disk_full(e) else ""  # NumPy does not say it
+        text = e.strerror or full or str(e)
+        _print_error(f"error: {text}{f': {e.filename}' if e.filename else ''}")
         return 1
     return code
 

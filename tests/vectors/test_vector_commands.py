@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +169,16 @@ def test_a_model_by_name_is_checked(folder, capsys):
     result(capsys, "head", "a.jsonl", "h.head.npz")
     with pytest.raises(la.MismatchError):
         la.load_head("h.head.npz") @ la.load_map("m.map.npz")  # of maker/model-1, and of b
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ulimit")
+def test_a_disk_that_gets_full(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((5000, 4), np.float32))
+    start = "import sys; from linalign_lite.commands import main; sys.exit(main())"
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 32; exec "$@"', "", sys.executable, "-c", start,
+         "vectors", "export", "x.npy", "y.npy"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]

@@ -37,7 +37,7 @@ def retrieval_native() -> str:
 
 
 def retrieval_chosen() -> str:
-    """What was chosen, for each use, and isotrieve's gate beside what was kept."""
+    """Choices for each use, and isotrieve's gate beside what was kept."""
     rows = []
     found = load("retrieval")["rows"]
     for r in (r for r in found if r["method"] == "chosen"):

@@ -23,11 +23,12 @@ def share_dimensions(model: Any) -> int:
     """Replace dimensions read from inner tensors by those of the graph's inputs, and constants.
 
     Returns how many nodes were replaced. The outputs stay the same, bit for bit. Shapes are those
-    that onnxruntime's symbolic inference finds; a graph that it does not understand, or that has
-    branches or loops, stays as it is.
+    that onnxruntime's symbolic inference finds; a graph that it does not understand, that has
+    branches or loops, or that was treated so before, stays as it is.
     """
     graph = model.graph
-    if any(True for node in graph.node for _ in graph_edit.subgraphs(node)):
+    branches = any(True for node in graph.node for _ in graph_edit.subgraphs(node))
+    if branches or any(node.output[0].startswith(_PREFIX) for node in graph.node):
         return 0
     shapes = _inferred(model)
     known = {
@@ -36,7 +37,7 @@ def share_dimensions(model: Any) -> int:
         for axis, dim in enumerate(shapes.get(value.name, ()))
         if isinstance(dim, str)
     }
-    shared = _Shared(graph, known)
+    shared = _Shared(known)
     index = graph_edit.GraphIndex(graph)
     replaced: dict[str, str] = {}
     outputs = {value.name for value in graph.output}
@@ -63,20 +64,20 @@ def share_dimensions(model: Any) -> int:
 class _Shared:
     """Constants and dimensions of inputs, each made when it is first asked for."""
 
-    def __init__(self, graph: Any, known: Mapping[Any, tuple[str, int]]) -> None:
-        self.graph, self.known = graph, known
+    def __init__(self, known: Mapping[Any, tuple[str, int]]) -> None:
+        self.known = known
         self.nodes: list[Any] = []
-        self._made: dict[str, str] = {}
+        self._made: set[str] = set()
 
     def constant(self, value: Any) -> str:
         """A constant of int64 with this value."""
-        from onnx import numpy_helper
+        from onnx import helper, numpy_helper
 
         name = f"{_PREFIX}/{np.array(value).tolist()}"
         if name not in self._made:
-            self._made[name] = name
-            tensor = numpy_helper.from_array(np.array(value, dtype=np.int64), name)
-            self.graph.initializer.append(tensor)
+            self._made.add(name)
+            tensor = numpy_helper.from_array(np.array(value, dtype=np.int64))
+            self.nodes.append(helper.make_node("Constant", [], [name], value=tensor))
         return name
 
     def dimension(self, dim: Any) -> str:
@@ -88,10 +89,10 @@ class _Shared:
         tensor, axis = self.known[dim]
         name = f"{_PREFIX}/{tensor}/{axis}"
         if name not in self._made:
-            self._made[name] = name
-            shape = f"{name}/shape"
+            self._made.add(name)
+            shape, where = f"{name}/shape", self.constant(axis)
             self.nodes.append(helper.make_node("Shape", [tensor], [shape]))
-            self.nodes.append(helper.make_node("Gather", [shape, self.constant(axis)], [name]))
+            self.nodes.append(helper.make_node("Gather", [shape, where], [name]))
         return name
 
 

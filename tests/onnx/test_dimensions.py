@@ -66,6 +66,7 @@ def test_the_outputs_stay_and_the_shapes_go():
     assert np.array_equal(run(model, x), before)
     assert kinds(model)["Shape"] == kinds(model)["Gather"] == 2  # batch and length, once
     assert run(model, x[:1, :1]).shape == (1, 1, DIM)
+    assert share_dimensions(model) == 0  # once is enough, as for an export that is imported again
 
 
 def test_weights_that_are_only_declared_are_no_obstacle():

@@ -15,14 +15,14 @@ from linalign_lite.vectors.columns import (
     schema_of,
     to_table,
 )
-from linalign_lite.vectors.files import FileSink, file_version, row_cursor
+from linalign_lite.vectors.files import FileSink, FileSource, file_version, row_cursor
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, VectorSource
+from linalign_lite.vectors.source import ROWS, Batch, VectorInfo
 
 _MAGIC = b"ARROW1"  # of a file; a stream, as the Hugging Face datasets library writes, has none
 
 
-class Source(VectorSource):
+class Source(FileSource):
     """Rows of an Arrow file or stream, one record batch in memory at a time."""
 
     def __init__(self, location: Location) -> None:
@@ -52,11 +52,6 @@ class Source(VectorSource):
                     found = self.columns.batch(batch.slice(start, rows), at)
                     at += len(found)
                     yield found
-
-    def current(self) -> VectorInfo:
-        with open_regular(self.path):
-            version = file_version(self.path)
-        return VectorInfo(self.info.space, self.count, self.info.metric, self.info.ids, version)
 
     def _read(self) -> Iterator[Any]:
         """Yield the record batches, each checked: offsets from outside could point anywhere."""

@@ -23,18 +23,9 @@ import numpy.typing as npt
 from linalign_lite.core.space import MAX_DIM, Space
 from linalign_lite.errors import FormatError, InputError, import_extra, quote_errors
 from linalign_lite.storage.atomic import open_regular
-from linalign_lite.vectors.files import FileSink, file_version, row_cursor
+from linalign_lite.vectors.files import FileSink, FileSource, file_version, row_cursor
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.source import (
-    ROWS,
-    Batch,
-    Ids,
-    Metric,
-    VectorInfo,
-    Vectors,
-    VectorSource,
-    row_ids,
-)
+from linalign_lite.vectors.source import ROWS, Batch, Ids, Metric, VectorInfo, Vectors, row_ids
 
 _HEADER = struct.Struct("<4siqqq?i")  # kind, d, n, two unused, trained, metric
 _COUNT, _ARGUMENT = struct.Struct("<Q"), struct.Struct("<f")
@@ -65,7 +56,7 @@ class _Flat:
     ids: int | None
 
 
-class Source(VectorSource):
+class Source(FileSource):
     """Vectors in the order in which the index keeps them."""
 
     def __init__(self, location: Location) -> None:
@@ -110,12 +101,6 @@ class Source(VectorSource):
             names = row_ids(first, n) if ids is None else tuple(map(str, ids.tolist()))
             yield Batch(names, vectors, None, str(first + n))
             first += n
-
-    def current(self) -> VectorInfo:
-        with open_regular(self.path):  # InputError when it is gone
-            version = file_version(self.path)
-        i = self.info
-        return VectorInfo(i.space, i.count, i.metric, i.ids, version)
 
     def _from_file(self, first: int, rows: int) -> tuple[Numbers | None, Vectors]:
         flat, ids = self._flat, None

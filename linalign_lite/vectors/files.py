@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import IO
 
 from linalign_lite.errors import InputError
-from linalign_lite.storage.atomic import atomic
+from linalign_lite.storage.atomic import atomic, open_regular
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.source import VectorInfo, VectorSink
+from linalign_lite.vectors.source import VectorInfo, VectorSink, VectorSource
 
 
 def file_version(path: Path) -> str:
@@ -23,6 +24,16 @@ def row_cursor(after: str, count: int) -> int:
     if after and not (after.isdecimal() and int(after) <= count):
         raise InputError("the cursor is not of this file", got=after[:40], expected=f"0 to {count}")
     return int(after or 0)
+
+
+class FileSource(VectorSource):
+    """Base of sources of one file, ``path``, whose size and time are the version."""
+
+    path: Path
+
+    def current(self) -> VectorInfo:
+        with open_regular(self.path):  # InputError when it is gone
+            return dataclasses.replace(self.info, version=file_version(self.path))
 
 
 class FileSink(VectorSink):

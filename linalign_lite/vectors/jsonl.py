@@ -22,17 +22,9 @@ from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.vectors.cards import KEY, Card, read_card, stated_space, write_card
 from linalign_lite.vectors.checks import dimension_error
-from linalign_lite.vectors.files import FileSink, file_version
+from linalign_lite.vectors.files import FileSink, FileSource, file_version
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.source import (
-    ROWS,
-    Batch,
-    Ids,
-    VectorInfo,
-    Vectors,
-    VectorSource,
-    named_space,
-)
+from linalign_lite.vectors.source import ROWS, Batch, Ids, VectorInfo, Vectors, named_space
 
 VECTOR_KEY = "embedding"
 MAX_LINE = 64 << 20  # bytes: 2,048 vectors of 3,072 numbers fit
@@ -51,7 +43,7 @@ class Row:
     number: bool = False  # the id is a number, not a text of digits
 
 
-class Source(VectorSource):
+class Source(FileSource):
     """Vectors of a JSON file in the order of its lines; of one answer, in the order of `index`."""
 
     def __init__(self, location: Location) -> None:
@@ -87,11 +79,6 @@ class Source(VectorSource):
         if waiting:
             n += len(waiting)
             yield self._batch(waiting, n, f"{at}:{number + 1}:{n}")
-
-    def current(self) -> VectorInfo:
-        with open_regular(self.path):
-            version = file_version(self.path)
-        return VectorInfo(self.info.space, None, self.info.metric, self.info.ids, version)
 
     def _position(self, after: str) -> tuple[int, int, int]:
         """Return where a cursor points: the line's beginning, rows of it and rows in all before."""

@@ -15,9 +15,9 @@ from linalign_lite.core.space import MAX_DIM, Space
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import AnyArray, npy_header
-from linalign_lite.vectors.files import FileSink, file_version, row_cursor
+from linalign_lite.vectors.files import FileSink, FileSource, file_version, row_cursor
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, Vectors, VectorSource, row_ids
+from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, Vectors, row_ids
 
 _HEADER = 128  # bytes of the header that is written, as NumPy pads it
 _DTYPES = ("<f2", "<f4", "<f8")
@@ -61,7 +61,7 @@ class NpyHeader:
             return numbers.reshape(-1, self.shape[1]).astype(np.float32, copy=False)
 
 
-class Source(VectorSource):
+class Source(FileSource):
     """Rows of a `.npy` of float16, float32 or float64 in C order; ids are the rows' numbers."""
 
     def __init__(self, location: Location) -> None:
@@ -87,11 +87,6 @@ class Source(VectorSource):
                     raise FormatError(f"{self.path} ends early", hint="it was changed meanwhile")
                 yield Batch(row_ids(first, n), self.header.vectors(block), None, str(first + n))
                 first += n
-
-    def current(self) -> VectorInfo:
-        with open_regular(self.path):  # InputError when it is gone
-            version = file_version(self.path)
-        return VectorInfo(self.info.space, self.count, ids="rows", version=version)
 
 
 class Sink(FileSink):

@@ -14,13 +14,13 @@ import numpy as np
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import npy_header
-from linalign_lite.vectors.files import FileSink, file_version, row_cursor
+from linalign_lite.vectors.files import FileSink, FileSource, file_version, row_cursor
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.npy import NpyHeader, npy_bytes
-from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, VectorSource, row_ids
+from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, row_ids
 
 
-class Source(VectorSource):
+class Source(FileSource):
     """Rows of a member of float16, float32 or float64 in C order; ids are the rows' numbers."""
 
     def __init__(self, location: Location) -> None:
@@ -47,11 +47,6 @@ class Source(VectorSource):
                 yield Batch(row_ids(first, n), vectors, None, str(first + n))
                 first += n
             f.read(1)  # so that the CRC is compared
-
-    def current(self) -> VectorInfo:
-        with open_regular(self.path):
-            version = file_version(self.path)
-        return VectorInfo(self.info.space, self.count, ids="rows", version=version)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[IO[bytes], int]]:

@@ -28,18 +28,18 @@ from linalign_lite.vectors.columns import (
     schema_of,
     to_table,
 )
-from linalign_lite.vectors.files import file_version, row_cursor
+from linalign_lite.vectors.files import FileSource, file_version, row_cursor
 from linalign_lite.vectors.journal import Journal
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.parquet_pages import OtherLayout, Pages
 from linalign_lite.vectors.parquet_template import Template, from_template, make_template
-from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, Vectors, VectorSink, VectorSource
+from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, Vectors, VectorSink
 
 SEGMENT = 16 << 20  # bytes of vectors in one row group
 _BUFFER = 1 << 20  # bytes read at once of a column: without it a whole row group would be read
 
 
-class Source(VectorSource):
+class Source(FileSource):
     """Rows of a Parquet file, read page by page: row groups may be larger than memory."""
 
     def __init__(self, location: Location) -> None:
@@ -124,11 +124,6 @@ class Source(VectorSource):
             else:
                 yield batch.slice(skip)
                 skip = 0
-
-    def current(self) -> VectorInfo:
-        with open_regular(self.path):
-            version = file_version(self.path)
-        return VectorInfo(self.info.space, self.count, self.info.metric, self.info.ids, version)
 
     def close(self) -> None:
         self._file.close()

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from linalign_lite.core.space import MAX_DIM, Space
 from linalign_lite.errors import FormatError, InputError, import_extra, quote_errors
 from linalign_lite.storage.atomic import open_regular
+from linalign_lite.vectors.checks import is_integer
 from linalign_lite.vectors.files import FileSink, FileSource, file_version, row_cursor
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import ROWS, Batch, Ids, Metric, VectorInfo, Vectors, row_ids
@@ -172,13 +173,7 @@ class Sink(FileSink):
 
 def _is_number(text: str) -> bool:
     """Return True for the decimal form of an id of FAISS: 63 bits."""
-    return (
-        text.isascii()
-        and text.isdigit()
-        and len(text) < 20
-        and str(int(text)) == text
-        and (int(text) < 1 << 63)
-    )
+    return is_integer(text) and 0 <= int(text) < 1 << 63
 
 
 def _read_flat(f: IO[bytes], size: int) -> _Flat | bytes:

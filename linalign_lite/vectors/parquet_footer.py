@@ -54,7 +54,8 @@ def _move(struct: Struct, fields: tuple[int, ...], distance: int) -> None:
             struct[field] = (kind, value + distance)
 
 
-def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
+def read_varint(raw: bytes, at: int) -> tuple[int, int]:
+    """Read a number of 7 bits a byte, lowest first; returns it and where it ends."""
     value = shift = 0
     while True:
         byte = raw[at]
@@ -65,7 +66,7 @@ def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
 
 
 def _read_integer(raw: bytes, at: int) -> tuple[int, int]:
-    value, at = _read_varint(raw, at)
+    value, at = read_varint(raw, at)
     return value >> 1 ^ -(value & 1), at
 
 
@@ -94,13 +95,13 @@ def _read_value(kind: int, raw: bytes, at: int) -> tuple[Any, int]:
     if kind == _STRUCT:
         return read_struct(raw, at)
     if kind == _BINARY:
-        size, at = _read_varint(raw, at)
+        size, at = read_varint(raw, at)
         return _cut(raw, at, size), at + size
     if kind in {_LIST, _SET}:
         inside, n = raw[at] & 15, raw[at] >> 4
         at += 1
         if n == 15:
-            n, at = _read_varint(raw, at)
+            n, at = read_varint(raw, at)
         values = []
         for _ in range(n):
             value, at = _read_value(inside, raw, at)

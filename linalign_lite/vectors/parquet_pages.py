@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import FormatError
-from linalign_lite.vectors.parquet_footer import read_struct
+from linalign_lite.vectors.parquet_footer import read_struct, read_varint
 from linalign_lite.vectors.source import Vectors
 
 _HEADER = 1 << 14  # bytes in which the header of a page ends
@@ -145,13 +145,7 @@ def levels(raw: bytes, most: int, n: int) -> npt.NDArray[np.uint8]:
         return out
     try:
         while filled < n:
-            head = shift = 0
-            while True:
-                byte = raw[at]
-                head |= (byte & 127) << shift
-                at, shift = at + 1, shift + 7
-                if byte < 128:
-                    break
+            head, at = read_varint(raw, at)
             if head & 1:
                 count, size = (head >> 1) * 8, (head >> 1) * width
                 if not count or at + size > len(raw):

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from linalign_lite.errors import InputError, MismatchError, import_extra
+from linalign_lite.errors import InputError, import_extra
 from linalign_lite.vectors.cards import read_card, stated_space, write_card
+from linalign_lite.vectors.checks import dimension_error
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.pgvector_tables import (
     OWN_OPTIONS,
@@ -278,10 +279,6 @@ def _vectors(raw: tuple[bytes, ...], dim: int, location: Location) -> Vectors:
     """Return vectors of pgvector's binary form: dimension and zero, two bytes each, then floats."""
     size = 4 + 4 * dim
     if wrong := next((r for r in raw if len(r) != size), None):
-        raise MismatchError(
-            f"{location} holds vectors of another dimension",
-            got=str((len(wrong) - 4) // 4),
-            expected=str(dim),
-        )
+        raise dimension_error(location, (len(wrong) - 4) // 4, dim)
     rows = np.frombuffer(b"".join(raw), ">f4").reshape(len(raw), dim + 1)
     return rows[:, 1:].astype(np.float32)

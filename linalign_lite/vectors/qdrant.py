@@ -24,6 +24,7 @@ import numpy as np
 
 from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.vectors.cards import read_card, stated_space, write_card
+from linalign_lite.vectors.checks import is_integer
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.qdrant_connection import connect
 from linalign_lite.vectors.source import ROWS, Batch, Metric, VectorInfo, VectorSink, VectorSource
@@ -262,7 +263,7 @@ def _delete_alias(models: Any, alias: str) -> Any:
 
 def _point_id(text: str) -> int | str:
     """Return Qdrant's id of an id: a number of 64 bits, a UUID, or the UUID of any other text."""
-    if text.isascii() and text.isdigit() and str(int(text[:20])) == text and int(text) < 1 << 64:
+    if is_integer(text) and int(text) >= 0:
         return int(text)
     with contextlib.suppress(ValueError):
         if str(uuid.UUID(text)) == text:

@@ -115,6 +115,11 @@ def collection(folder):
     return folder
 
 
+def evaluated(at: object, source: str, target: str, *more: str, code: int = 0):
+    sides = ("--source", source, "--target", target, "--map", "m.map.npz")
+    return run("retrieval", "evaluate", at, *sides, *more, code=code)
+
+
 def test_the_commands_as_a_user_runs_them(tmp_path, monkeypatch):
     from linalign_lite.demo import HERE
 
@@ -130,51 +135,13 @@ def test_the_commands_as_a_user_runs_them(tmp_path, monkeypatch):
         }
     assert la.load_states("ash/pseudo.states.npz").n_texts == 40
     run("fit", "birch/pseudo.states.npz", "ash/pseudo.states.npz", "m.map.npz")
-    told = run(
-        "retrieval", "evaluate", found, "--source", "birch", "--target", "ash", "--map", "m.map.npz"
-    ).stdout
+    told = evaluated(found, "birch", "ash").stdout
     for word in ("mapped queries", "mapped documents", "ndcg@10", "overlap@10", "native target"):
         assert word in told
-    again = run(
-        "retrieval",
-        "evaluate",
-        found,
-        "--source",
-        "birch",
-        "--target",
-        "ash",
-        "--map",
-        "m.map.npz",
-        "--json",
-    )
-    data = json.loads(again.stdout)
+    data = json.loads(evaluated(found, "birch", "ash", "--json").stdout)
     assert data["rankings"]["native target"]["measures"]["ndcg@10"]["value"] > 0.7
     assert data["rankings"]["mapped queries"]["difference"]["value"] < 0.1
-    swapped = run(
-        "retrieval",
-        "evaluate",
-        found,
-        "--source",
-        "ash",
-        "--target",
-        "birch",
-        "--map",
-        "m.map.npz",
-        code=2,
-    )
-    assert "not of the same model" in swapped.stderr
-    absent = run(
-        "retrieval",
-        "evaluate",
-        "none",
-        "--source",
-        "ash",
-        "--target",
-        "birch",
-        "--map",
-        "m.map.npz",
-        code=2,
-    )
-    assert "is not there" in absent.stderr
+    assert "not of the same model" in evaluated(found, "ash", "birch", code=2).stderr
+    assert "is not there" in evaluated("none", "ash", "birch", code=2).stderr
     there = run("retrieval", "extract", HERE / "models" / "ash", found, "ash", code=2)
     assert "ash" in there.stderr

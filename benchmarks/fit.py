@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import CACHE, RESULTS, publish, ratio, side_by_side
+from common import CACHE, RESULTS, evict, publish, ratio, side_by_side
 
 from linalign_lite import HiddenStates, Space, fit, load_states, measure_shards
 from linalign_lite.alignment.least_squares import fit_moments
@@ -160,13 +159,9 @@ def made(folder: Path, rows: int, width: int) -> None:
         write_shards(folder / name, parts(side), text_digest="0" * 64)
 
 
-def evict(found: StatesFolder) -> None:
-    """Take a folder's files out of the page cache: what is read next comes from the disk."""
+def evict_shards(found: StatesFolder) -> None:
     for shard in found.shards:
-        handle = os.open(found.folder / shard.file, os.O_RDONLY)
-        os.fsync(handle)  # pages that are not on the disk yet stay
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(handle)
+        evict(found.folder / shard.file)
 
 
 def on_disk(parent: Path | None, rows: int, width: int) -> dict[str, Any]:
@@ -182,7 +177,7 @@ def _on_disk(folder: Path, rows: int, width: int) -> dict[str, Any]:
     made(folder, rows, width)
     sides = [open_folder(folder / name) for name in "xy"]
     for side in sides:
-        evict(side)
+        evict_shards(side)
     begun, size = time.perf_counter(), 0
     for side in sides:
         for shard in side.shards:
@@ -196,7 +191,7 @@ def _on_disk(folder: Path, rows: int, width: int) -> dict[str, Any]:
     runs = {}
     for name, flag in (("verified", []), ("crc_alone", ["--no-verify"])):
         for side in sides:
-            evict(side)
+            evict_shards(side)
         done = subprocess.run(
             [sys.executable, __file__, "--child", str(folder), *flag],
             capture_output=True,

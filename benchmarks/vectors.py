@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import publish, timed
+from common import evict, publish, timed
 
 import linalign_lite as la
 
@@ -54,7 +54,7 @@ def measure(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
     la.save(map_file, la.AffineMap(weight, np.zeros(TARGET, np.float32)))
     found: list[dict[str, float]] = []
     for _ in range(rounds):
-        drop(source)
+        evict(source)
         took, memory = run_apply(map_file, source, out)
         size = out.stat().st_size
         disk = read_and_write(source, folder / "copy", size)
@@ -108,16 +108,9 @@ def run_apply(map_file: Path, source: Path, out: Path) -> tuple[float, int]:
     return time.perf_counter() - began, usage.ru_maxrss
 
 
-def drop(path: Path) -> None:
-    """Drop a file from the page cache."""
-    with path.open("rb") as f:
-        os.fsync(f.fileno())
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def read_and_write(source: Path, copy: Path, size: int) -> float:
     """Seconds to read a file, and to write and sync ``size`` bytes."""
-    drop(source)
+    evict(source)
     began = time.perf_counter()
     with source.open("rb", buffering=0) as f:
         while f.read(BLOCK):
@@ -150,7 +143,7 @@ def kill_and_resume(map_file: Path, source: Path, out: Path, size: int) -> dict[
     process.send_signal(signal.SIGKILL)
     process.wait()
     until = time.perf_counter() - began
-    drop(source)
+    evict(source)
     process_began = time.perf_counter()
     subprocess.run(command(map_file, source, out), check=True, stdout=subprocess.DEVNULL)
     return {"until_killed": until, "resumed": time.perf_counter() - process_began}

@@ -142,15 +142,18 @@ def fit_maps(
 def fit_documents(pairs: Pairs, sample: Sample, seed: int) -> AffineMap:
     """Fit the map from the old to the new space by `fit_retrieval`."""
     x, y = HiddenStates(pairs.old, sample.old), HiddenStates(pairs.new, sample.new)
-    found = fit_retrieval(x, y, use=Use.documents, whole=False, metric=sample.metric, seed=seed)
-    return found[0]
+    return _fit(x, y, Use.documents, sample, seed)
 
 
 def fit_queries(pairs: Pairs, sample: Sample, seed: int) -> AffineMap:
     """Fit the map from the new to the old space by `fit_retrieval`."""
     x, y = HiddenStates(pairs.new, sample.new), HiddenStates(pairs.old, sample.old)
-    found = fit_retrieval(x, y, use=Use.queries, whole=False, metric=sample.metric, seed=seed)
-    return found[0]
+    return _fit(x, y, Use.queries, sample, seed)
+
+
+def _fit(x: HiddenStates, y: HiddenStates, use: Use, sample: Sample, seed: int) -> AffineMap:
+    """Fit for a search in which other documents come too."""
+    return fit_retrieval(x, y, use=use, whole=False, metric=sample.metric, seed=seed)[0]
 
 
 def put_together(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.vectors.locations import open_vectors
+from linalign_lite.vectors.reading import vectors_of
 from linalign_lite.vectors.source import Vectors
 
 LEAST = 60  # vectors of a sample: a third are canaries, and a fit needs the rest
@@ -74,26 +76,18 @@ def read_sample(
     of ids, says which documents answer it. Raises MismatchError for ids that the collection lacks,
     InputError for fewer than LEAST.
     """
-    wanted, new, space = _read(sample)
-    row = {own: i for i, own in enumerate(wanted)}
-    if len(row) < LEAST:
+    wanted, new, space, _ = _read(sample)
+    if len(wanted) < LEAST:
         raise InputError(
-            f"{sample} is too small a sample", got=str(len(row)), expected=f"{LEAST} or more"
+            f"{sample} is too small a sample", got=str(len(wanted)), expected=f"{LEAST} or more"
         )
     with open_vectors(documents) as source:
-        info, count = source.info, 0
-        old = np.empty((len(row), info.dim), np.float32)
-        missing = set(row)
-        for batch in source.batches():
-            count += len(batch)
-            for i, own in enumerate(batch.ids):
-                if own in row:
-                    old[row[own]] = batch.vectors[i]
-                    missing.discard(own)
+        info = source.info
+        old, missing, count = vectors_of(source, wanted)
     if missing:
         raise MismatchError(
             f"{sample} holds ids that {documents} does not have",
-            got=f"{len(missing)} of {len(row)}",
+            got=f"{len(missing)} of {len(wanted)}",
             hint="a sample has the ids of the collection",
         )
     order = np.argsort(np.array(wanted))
@@ -106,12 +100,12 @@ def read_sample(
 
 def read_sample_vectors(sample: str) -> dict[str, Vectors]:
     """Return the new model's vectors by id."""
-    ids, vectors, _ = _read(sample)
+    ids, vectors, _, _ = _read(sample)
     return dict(zip(ids, vectors, strict=True))
 
 
-def _read(location: str) -> tuple[tuple[str, ...], Vectors, Space]:
-    """Return ids, vectors and space of all vectors of a location."""
+def _read(location: str) -> tuple[tuple[str, ...], Vectors, Space, list[Mapping[str, Any]]]:
+    """Return ids, vectors, space and payload, if any, of all vectors of a location."""
     with open_vectors(location) as source:
         batches = list(source.batches())
         space = source.info.space
@@ -119,19 +113,16 @@ def _read(location: str) -> tuple[tuple[str, ...], Vectors, Space]:
     lengths = np.linalg.norm(vectors, axis=1)
     if np.abs(lengths - 1).max() < _UNIT:
         space = dataclasses.replace(space, normalize=True)
-    return tuple(own for b in batches for own in b.ids), vectors, space
+    payload = [row for b in batches for row in (b.payload if b.payload is not None else ())]
+    return tuple(own for b in batches for own in b.ids), vectors, space, payload
 
 
 def _read_queries(queries: str, queries_old: str) -> Queries:
-    with open_vectors(queries) as source:
-        batches = list(source.batches())
-    ids = tuple(own for b in batches for own in b.ids)
-    new = np.concatenate([b.vectors for b in batches])
-    rows = [row for b in batches for row in (b.payload if b.payload is not None else ())]
-    relevant = tuple(_relevant(row.get("relevant")) for row in rows)
+    ids, new, _, payload = _read(queries)
+    relevant = tuple(_relevant(row.get("relevant")) for row in payload)
     old = None
     if queries_old:
-        others, vectors, _ = _read(queries_old)
+        others, vectors, _, _ = _read(queries_old)
         where = {own: i for i, own in enumerate(others)}
         if missing := set(ids) - where.keys():
             raise MismatchError(

@@ -25,10 +25,10 @@ from linalign_lite.migration.options import (
 )
 from linalign_lite.migration.plan import Plan
 from linalign_lite.migration.sample import Pairs, Sample, read_sample, read_sample_vectors
+from linalign_lite.storage.arrays import unit_rows
 from linalign_lite.vectors.locations import locate, open_vectors
 from linalign_lite.vectors.mapping import apply_map
-from linalign_lite.vectors.reading import count
-from linalign_lite.vectors.source import Vectors
+from linalign_lite.vectors.reading import count, vectors_of
 from linalign_lite.vectors.switching import switch_vectors
 
 FIRST = 16  # vectors by which a collection is known again
@@ -75,7 +75,7 @@ def verify(folder: MigrationFolder, gate: float | None = None) -> tuple[Verified
     sample = sample_of(plan, old)
     _, held_out = sample.split(plan.seed)
     judge = canaries(sample, held_out, plan.k)
-    choice = BOTH if maps.documents and maps.queries else QUERIES if maps.queries else "documents"
+    choice = BOTH if maps.documents and maps.queries else QUERIES if maps.queries else DOCUMENTS
     if switched and there is not None and maps.documents is not None:
         _require_written(there.live, held_out, maps.documents(held_out.old))
     share = plan.sample_size / plan.count if is_mixed(maps) else 0.0
@@ -210,28 +210,12 @@ def _count(location: str) -> int:
 
 def _require_written(live: str, pairs: Pairs, mapped: Array) -> None:
     """Raise unless a collection holds, up to length, the mapped or the new model's vectors."""
-    there = _directions(_vectors_of(live, pairs.ids))
-    near = [(there * _directions(rows)).sum(axis=1) for rows in (mapped, pairs.new)
+    with open_vectors(live) as source:
+        found, missing, _ = vectors_of(source, pairs.ids)
+    if missing:
+        raise LinalignError(f"{live} lacks {len(missing)} of the canaries")
+    there = unit_rows(found)
+    near = [(there * unit_rows(rows)).sum(axis=1) for rows in (mapped, pairs.new)
             if rows.shape == there.shape]  # fmt: skip
     if not near or (np.max(near, axis=0) < 1 - SAME).any():
         raise LinalignError(f"{live} does not hold the vectors that were written to it")
-
-
-def _directions(rows: Array) -> Array:
-    lengths: Array = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(lengths, np.float32(1e-30))
-
-
-def _vectors_of(location: str, ids: tuple[str, ...]) -> Vectors:
-    """Return the vectors of some ids. Raises LinalignError when one is missing."""
-    row, found = {own: i for i, own in enumerate(ids)}, set[str]()
-    with open_vectors(location) as source:
-        vectors = np.empty((len(ids), source.info.dim), np.float32)
-        for batch in source.batches():
-            for i, own in enumerate(batch.ids):
-                if own in row:
-                    vectors[row[own]] = batch.vectors[i]
-                    found.add(own)
-    if len(found) < len(ids):
-        raise LinalignError(f"{location} lacks {len(ids) - len(found)} of the canaries")
-    return vectors

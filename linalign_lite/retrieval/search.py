@@ -11,7 +11,7 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.choices import Metric, SearchLibrary, values_of
 from linalign_lite.errors import InputError, import_extra
-from linalign_lite.storage.arrays import count_nonfinite
+from linalign_lite.storage.arrays import count_nonfinite, unit_rows
 
 Rows = npt.NDArray[np.int64]
 BLOCK = 32 << 20  # bytes of scores at a time
@@ -64,18 +64,10 @@ def require_metric(metric: str) -> None:
         raise InputError("unknown metric", got=str(metric)[:40], expected=expected)
 
 
-def unit(vectors: Array) -> npt.NDArray[np.float32]:
-    """Scale rows (n, d) to length 1, float32; zero rows stay zero."""
-    vectors = np.asarray(vectors, dtype=np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: npt.NDArray[np.float32] = np.zeros_like(vectors)
-    np.divide(vectors, lengths, out=scaled, where=lengths > 0)
-    return scaled
-
-
 def comparable(vectors: Array, metric: str) -> npt.NDArray[np.float32]:
     """Vectors whose dot products are the scores of a metric."""
-    return unit(vectors) if metric == Metric.cosine else np.asarray(vectors, dtype=np.float32)
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return unit_rows(vectors) if metric == Metric.cosine else vectors
 
 
 def _checked(name: str, vectors: Array) -> Array:

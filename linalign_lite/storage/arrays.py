@@ -22,6 +22,14 @@ def count_nonfinite(array: npt.NDArray[Any]) -> int:
     return sum(count_nonfinite(array[start : start + step]) for start in range(0, len(array), step))
 
 
+def unit_rows(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Divide each row by its length, (n, d), in its own precision; a row of length 0 stays 0."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: npt.NDArray[Any] = np.zeros_like(rows)
+    np.divide(rows, lengths, out=scaled, where=lengths > 0)
+    return scaled
+
+
 def drop_pages(array: npt.NDArray[Any]) -> None:
     """Drop the pages of a memory-mapped array from memory; they are read again when used."""
     base: Any = array

@@ -11,6 +11,7 @@ from typing import Any
 from linalign_lite.errors import FormatError
 
 MAGIC = b"PAR1"
+PAGE_HEADER = 1 << 14  # bytes in which the header of a page ends
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
 _INTEGERS = (4, 5, 6)
 Struct = dict[int, tuple[int, Any]]  # number of a field: its type and value

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import FormatError
-from linalign_lite.vectors.parquet_footer import read_struct, read_varint
+from linalign_lite.vectors.parquet_footer import PAGE_HEADER, read_struct, read_varint
 from linalign_lite.vectors.source import Vectors
 
-_HEADER = 1 << 14  # bytes in which the header of a page ends
 _DATA, _DATA_V2, _PLAIN = 0, 3, 0
 _MOST_KNOWN = 4096  # levels that are kept
 
@@ -88,7 +87,7 @@ class Pages:
 
     def _page(self, at: int, phase: int) -> tuple[int, int, int]:
         """Return offset and number of a page's numbers, and where the next page begins."""
-        raw = os.pread(self._file, _HEADER, at)
+        raw = os.pread(self._file, PAGE_HEADER, at)
         try:
             header, begin = read_struct(raw, 0)
             kind, size = header[1][1], header[3][1]
@@ -113,14 +112,14 @@ class Pages:
         """Return the levels of lists and of what is defined, and their bytes together."""
         if kind == _DATA_V2:
             defined, lists = data[5][1], data[6][1]
-            if not 0 <= defined + lists <= _HEADER * 64 or min(defined, lists) < 0:
+            if not 0 <= defined + lists <= PAGE_HEADER * 64 or min(defined, lists) < 0:
                 raise OtherLayout
             raw = os.pread(self._file, lists + defined, at)
             return raw[:lists], raw[lists:], lists + defined
         found, begin = [], at
         for _ in range(2 if self._defined else 1):
             size = int.from_bytes(os.pread(self._file, 4, at), "little")
-            if size > _HEADER * 64:
+            if size > PAGE_HEADER * 64:
                 raise OtherLayout
             found.append(os.pread(self._file, size, at + 4))
             at += 4 + size

@@ -17,7 +17,6 @@ from linalign_lite.vectors import parquet_footer as footer
 from linalign_lite.vectors.parquet_footer import Struct
 from linalign_lite.vectors.source import Vectors
 
-_HEADER = 1 << 14  # bytes in which the header of a page ends
 _PLACE = 1  # of the column of vectors, after the ids
 
 
@@ -52,7 +51,8 @@ def make_template(file: Any, vectors: Vectors) -> Template | None:
     numbers = np.ascontiguousarray(vectors, "<f4").reshape(-1)
     runs, at, done = [], 0, 0
     while at < size:
-        header, begin = footer.read_struct(bytes(raw[start + at : start + at + _HEADER]), 0)
+        page = bytes(raw[start + at : start + at + footer.PAGE_HEADER])
+        header, begin = footer.read_struct(page, 0)
         n = header[5][1][1][1] if 5 in header else 0
         at += begin + header[3][1]
         place = slice(start + at - 4 * n, start + at)

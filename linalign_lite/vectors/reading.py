@@ -18,7 +18,7 @@ from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.places import Place, place
 from linalign_lite.storage.remote import Remote
 from linalign_lite.vectors.locations import find_location, open_vectors
-from linalign_lite.vectors.source import ROWS, Batch, VectorSource
+from linalign_lite.vectors.source import ROWS, Batch, Vectors, VectorSource
 from linalign_lite.vectors.states import gather
 
 StatesAt = PathLike | Remote  # of vectors anywhere, or of states also under a URL
@@ -104,6 +104,23 @@ def count(source: VectorSource) -> int:
     if source.info.count is not None:
         return source.info.count
     return sum(map(len, source.batches()))
+
+
+def vectors_of(source: VectorSource, ids: Sequence[str]) -> tuple[Vectors, set[str], int]:
+    """Read the vectors of some ids, (n, d), in their order; all vectors are read once.
+
+    Returns them, the ids that are not there, whose rows have no meaning, and the number of vectors.
+    """
+    row, total = {own: i for i, own in enumerate(ids)}, 0
+    found = np.empty((len(ids), source.info.dim), np.float32)
+    missing = set(row)
+    for batch in source.batches():
+        total += len(batch)
+        for i, own in enumerate(batch.ids):
+            if own in row:
+                found[row[own]] = batch.vectors[i]
+                missing.discard(own)
+    return found, missing, total
 
 
 def paired_batches(

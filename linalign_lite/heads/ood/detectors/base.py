@@ -14,6 +14,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.covariance import class_means, covariance_about, whitening_matrix
+from linalign_lite.storage.arrays import unit_rows
 
 Float64 = npt.NDArray[np.float64]
 _UNIT_TOLERANCE = 1e-3  # of the length of a row that should have length 1
@@ -134,9 +135,7 @@ def as_float64(array: Array) -> Float64:
 
 def unit(rows: Array) -> Float64:
     """Divide each row by its length, (n, d) → (n, d) float64; a row of length 0 stays 0."""
-    wide = as_float64(rows)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    return as_float64(np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0))
+    return unit_rows(as_float64(rows))
 
 
 def require_whitening(mean: Array, whitening: Array, points: Array) -> None:

@@ -34,7 +34,7 @@ from linalign_lite.survey.results_file import save_results
 from linalign_lite.survey.run import CACHE, run_survey
 
 SMALL = {"MiniLM": "all-minilm-l6-v2", "656K": "tinystories-656k", "260K": "stories260k"}
-LIMITS = {"sst2_train": 3_500, "agnews_train5600": 2_800, "agnews_test2000": 1_000}
+LIMITS = {"sst2_train": 2_500, "agnews_train5600": 2_000, "agnews_test2000": 1_000}
 PUBLIC = 20_000
 SETS = {
     "CLINC150": ("clinc150_train", "clinc150_test", "clinc150_oos_test"),

@@ -1,4 +1,4 @@
-"""Run tasks ahead of their use, in a thread or by any executor, and count the cores to run them on.
+"""Run tasks ahead of their use, in a thread or by any executor; count the cores and the memory.
 
 Results come in the order of the tasks, so nothing made from them depends on which task was faster.
 """
@@ -71,6 +71,14 @@ def cores(*, physical: bool = False) -> int:
     else:
         usable = set(range(os.cpu_count() or 1))
     return len({_siblings(cpu) for cpu in usable}) if physical else len(usable)
+
+
+def memory() -> int:
+    """Physical memory of the machine in bytes; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0
 
 
 def _siblings(cpu: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.core.executor import cores
+from linalign_lite.core.executor import cores, memory
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head
 from linalign_lite.errors import FormatError, InputError, LinalignError
@@ -26,7 +26,8 @@ PROVIDERS = ("CPUExecutionProvider",)
 MAX_THREADS = 256
 BATCHES_PER_THREAD = 4  # from so many on, each batch runs on one thread
 SPIN = "20"  # microseconds: longer than between two nodes, shorter than between two runs
-MAX_DOUBLED = 512 << 20  # bytes of a graph that may be in memory twice
+DOUBLED = 512 << 20  # bytes of a graph that may always be in memory twice
+SHARE_DOUBLED = 16  # a larger graph may be if it takes at most this part of the memory
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,16 @@ class Model:
 
         Of many batches, each runs on one thread: two threads on two batches do not wait for each
         other, two threads on one batch wait at every node. This needs a second session, so it is
-        not done when the weights are large.
+        not done when the weights take much of the memory.
         """
-        files = self.card.files
-        size = sum(int(files[name]["size"]) for name in model_card.DIGESTED[:2] if name in files)
-        if self.threads == 1 or n_batches < BATCHES_PER_THREAD * self.threads or size > MAX_DOUBLED:
+        few = n_batches < BATCHES_PER_THREAD * self.threads
+        if self.threads == 1 or few or self._graph_size() > max(DOUBLED, memory() // SHARE_DOUBLED):
             return self.run, 1
         return partial(self._run, self._single_threaded), self.threads
+
+    def _graph_size(self) -> int:
+        files = self.card.files
+        return sum(int(files[name]["size"]) for name in model_card.DIGESTED[:2] if name in files)
 
     @cached_property
     def _single_threaded(self) -> Any:

@@ -123,8 +123,11 @@ def test_many_batches_get_a_session_of_one_thread(name, monkeypatch):
     assert run.args[0] is not model.session
     two = extract(model, texts, batch_tokens=64)
     np.testing.assert_allclose(one.states, two.states, atol=1e-6 * np.abs(one.states).max())
-    monkeypatch.setattr(session, "MAX_DOUBLED", 1000)
+    monkeypatch.setattr(session, "DOUBLED", 1000)
+    monkeypatch.setattr(session, "memory", lambda: 0)
     assert model.runner(8)[1] == 1
+    monkeypatch.setattr(session, "memory", lambda: 16 * model._graph_size())
+    assert model.runner(8)[1] == 2
 
 
 def test_threads_are_at_most_those_that_a_model_may_have(monkeypatch):

@@ -93,9 +93,9 @@ def import_(
       linalign-lite vectors import qdrant:store#docs docs-states --model all-MiniLM-L6-v2
     """
     from linalign_lite.core.shards.states_folder import write_shards
+    from linalign_lite.vectors.files.states import in_parts
     from linalign_lite.vectors.locations import open_vectors
     from linalign_lite.vectors.reading import place_of
-    from linalign_lite.vectors.states import in_parts
 
     console = Console(as_json, quiet)
     if out.suffix.lower() == ".npz":
@@ -160,7 +160,7 @@ def switch(
 
 
 def _copy(console: Console, source_at: str, out: str, model: str) -> None:
-    from linalign_lite.vectors.locations import create_vectors, locate, open_vectors
+    from linalign_lite.vectors.locations import STATES, create_vectors, locate, open_vectors
     from linalign_lite.vectors.reading import place_of
 
     if (file := place_of(out)) is not None and not locate(out).scheme:
@@ -173,7 +173,7 @@ def _copy(console: Console, source_at: str, out: str, model: str) -> None:
                 n += len(batch)
             sink.finish()
     suffix, shown = Path(locate(out).path).suffix.lower(), without_secrets(out)
-    if named.ids != "rows" and locate(out).backend.module == "states":
+    if named.ids != "rows" and locate(out).backend.module == STATES:
         console.note(f"{shown} has a place for payload `label`: ids and other payload are left out")
     elif named.ids != "rows" and suffix in {".npy", ".npz"}:
         console.note(f"{shown} has no place for ids and payload: they are left out")

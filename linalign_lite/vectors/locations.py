@@ -31,17 +31,19 @@ class Backend:
     form: str = ""  # of a location, for messages
 
 
+STATES = "files.states"  # the module of hidden states, which hold more than vectors
 BACKENDS = (
-    Backend("npy", suffixes=(".npy",), form="x.npy"),
-    Backend("npz_member", suffixes=(".npz",), needs_part=True, form="x.npz#MEMBER"),
-    Backend("states", suffixes=(".npz",), form="x.states.npz or a folder of states"),
-    Backend("jsonl", suffixes=(".jsonl", ".json"), form="x.jsonl#KEY"),
-    Backend("arrow_ipc", suffixes=(".arrow", ".feather"), extra="parquet", form="x.arrow#COLUMN"),
-    Backend("parquet", suffixes=(".parquet",), extra="parquet", form="x.parquet#COLUMN"),
-    Backend("faiss_index", suffixes=(".faiss",), extra="faiss", form="x.faiss"),
-    Backend("qdrant", schemes=("qdrant",), extra="qdrant", form="qdrant:PATH#COLLECTION or qdrant://HOST:PORT#COLLECTION"),
-    Backend("lancedb", schemes=("lancedb",), extra="lancedb", form="lancedb:PATH#TABLE"),
-    Backend("pgvector", schemes=("postgresql", "postgres"), extra="pgvector",
+    Backend("files.npy", suffixes=(".npy",), form="x.npy"),
+    Backend("files.npz_member", suffixes=(".npz",), needs_part=True, form="x.npz#MEMBER"),
+    Backend(STATES, suffixes=(".npz",), form="x.states.npz or a folder of states"),
+    Backend("files.jsonl", suffixes=(".jsonl", ".json"), form="x.jsonl#KEY"),
+    Backend("files.arrow_ipc", suffixes=(".arrow", ".feather"), extra="parquet",
+            form="x.arrow#COLUMN"),
+    Backend("files.parquet", suffixes=(".parquet",), extra="parquet", form="x.parquet#COLUMN"),
+    Backend("files.faiss_index", suffixes=(".faiss",), extra="faiss", form="x.faiss"),
+    Backend("stores.qdrant", schemes=("qdrant",), extra="qdrant", form="qdrant:PATH#COLLECTION or qdrant://HOST:PORT#COLLECTION"),
+    Backend("stores.lancedb", schemes=("lancedb",), extra="lancedb", form="lancedb:PATH#TABLE"),
+    Backend("stores.pgvector", schemes=("postgresql", "postgres"), extra="pgvector",
             form="postgresql://HOST/DB#TABLE"),
 )  # fmt: skip
 
@@ -80,7 +82,7 @@ def find_location(text: str) -> Location | None:
         if PurePath(whole).suffix.lower() in backend.suffixes and (part or not backend.needs_part):
             return Location(text, backend, "", whole, part)
     if (Path(whole) / MANIFEST).is_file():
-        states = next(b for b in BACKENDS if b.module == "states")
+        states = next(b for b in BACKENDS if b.module == STATES)
         return Location(text, states, "", whole, part)
     return None
 

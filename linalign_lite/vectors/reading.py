@@ -17,9 +17,9 @@ from linalign_lite.errors import MismatchError, without_secrets
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.places import Place, place
 from linalign_lite.storage.remote import Remote
-from linalign_lite.vectors.locations import find_location, open_vectors
+from linalign_lite.vectors.files.states import gather
+from linalign_lite.vectors.locations import STATES, find_location, open_vectors
 from linalign_lite.vectors.source import ROWS, Batch, Vectors, VectorSource
-from linalign_lite.vectors.states import gather
 
 StatesAt = PathLike | Remote  # of vectors anywhere, or of states also under a URL
 
@@ -27,7 +27,7 @@ StatesAt = PathLike | Remote  # of vectors anywhere, or of states also under a U
 def is_vectors(location: StatesAt) -> bool:
     """Return True for a location of vectors that is no file or folder of states."""
     found = None if isinstance(location, Remote) else find_location(os.fspath(location))
-    return found is not None and found.backend.module != "states"
+    return found is not None and found.backend.module != STATES
 
 
 def place_of(location: StatesAt) -> Place | None:

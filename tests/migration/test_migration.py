@@ -209,7 +209,8 @@ def test_a_killed_apply_is_continued(here, capsys, monkeypatch, point):
 
     real = steps.switch_vectors
     if point == "mapping":
-        from linalign_lite.vectors import mapping, parquet
+        from linalign_lite.vectors import mapping
+        from linalign_lite.vectors.files import parquet
 
         monkeypatch.setattr(mapping, "BATCH", 100 * OLD * 4)
         monkeypatch.setattr(parquet, "SEGMENT", 1)

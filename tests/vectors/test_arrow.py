@@ -9,7 +9,7 @@ import pytest
 from vectors.contract import check_back_end, made, parts, read, write
 
 from linalign_lite.errors import FormatError, InputError, MismatchError
-from linalign_lite.vectors import parquet, parquet_footer
+from linalign_lite.vectors.files import parquet, parquet_footer
 from linalign_lite.vectors.locations import create_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
 

@@ -16,9 +16,9 @@ from linalign_lite.core.serialization import load_states, save_states
 from linalign_lite.core.shards.states_folder import open_folder, write_shards
 from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError, MismatchError
+from linalign_lite.vectors.files.states import in_parts
 from linalign_lite.vectors.locations import open_vectors
 from linalign_lite.vectors.source import Batch
-from linalign_lite.vectors.states import in_parts
 
 A, B = [0.25, -1.0, 3.0], [1e-3, 2.0, 5.5]
 BASE64 = base64.b64encode(np.array(B, "<f4").tobytes()).decode()

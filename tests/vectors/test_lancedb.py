@@ -22,7 +22,7 @@ from linalign_lite.errors import FormatError, InputError, MissingExtraError
 from linalign_lite.vectors.checks import ChangedError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import VectorInfo, named_space
-from linalign_lite.vectors.stores import StoreError
+from linalign_lite.vectors.stores.common import StoreError
 
 lancedb = pytest.importorskip("lancedb")
 INFO = VectorInfo(named_space(5, "maker/model-1"), 23)

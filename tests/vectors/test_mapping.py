@@ -18,7 +18,8 @@ from vectors.contract import made, parts, read, write, write_all
 
 import linalign_lite as la
 from linalign_lite.commands import main
-from linalign_lite.vectors import mapping, parquet
+from linalign_lite.vectors import mapping
+from linalign_lite.vectors.files import parquet
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
 
 N = 2000
@@ -126,7 +127,8 @@ def test_a_run_killed_at_any_point_resumes(tmp_path, monkeypatch):
     whole = Batch(tuple(f"d{i}" for i in range(n)), vectors)
     write_all("x.parquet", VectorInfo(named_space(d), n), parts(whole, 5000))
     code = (
-        "import os, sys, time; from linalign_lite.vectors import mapping, parquet\n"
+        "import os, sys, time; from linalign_lite.vectors import mapping\n"
+        "from linalign_lite.vectors.files import parquet\n"
         "mapping.BATCH, parquet.SEGMENT, fsync = 1 << 18, 1 << 18, os.fsync\n"
         "os.fsync = lambda f: (time.sleep(.02), fsync(f), time.sleep(.02))\n"
         "from linalign_lite.commands import main; sys.exit(main(sys.argv[1:]))"

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from vectors.contract import made, parts, read, write_all
 
 from linalign_lite.errors import InputError, LinalignError, MismatchError
-from linalign_lite.vectors import columns, parquet
-from linalign_lite.vectors.parquet_pages import OtherLayout, levels
+from linalign_lite.vectors import columns
+from linalign_lite.vectors.files import parquet
+from linalign_lite.vectors.files.parquet_pages import OtherLayout, levels
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
 
 pa = pytest.importorskip("pyarrow")

@@ -24,7 +24,7 @@ from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.vectors.checks import ChangedError, DuplicateIdError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
-from linalign_lite.vectors.stores import StoreError
+from linalign_lite.vectors.stores.common import StoreError
 
 pytest.importorskip("psycopg")
 INFO = VectorInfo(named_space(5, "maker/model-1"), 23)

@@ -27,7 +27,7 @@ from linalign_lite.errors import FormatError, InputError, MissingExtraError
 from linalign_lite.vectors.checks import ChangedError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
-from linalign_lite.vectors.stores import StoreError
+from linalign_lite.vectors.stores.common import StoreError
 from linalign_lite.vectors.switching import switch_vectors
 
 qdrant = pytest.importorskip("qdrant_client")
@@ -57,7 +57,7 @@ def client(tmp_path):
 
 def collections(location):
     from linalign_lite.vectors.locations import locate
-    from linalign_lite.vectors.qdrant_connection import connect
+    from linalign_lite.vectors.stores.qdrant_connection import connect
 
     client, close = connect(locate(location), create=True)
     found = [c.name for c in client.get_collections().collections]

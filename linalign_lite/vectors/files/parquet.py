@@ -18,7 +18,6 @@ import numpy as np
 from linalign_lite.core.space import MAX_DIM
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import open_regular
-from linalign_lite.vectors import parquet_footer as footer
 from linalign_lite.vectors.cards import write_card
 from linalign_lite.vectors.columns import (
     VECTOR_COLUMN,
@@ -28,11 +27,12 @@ from linalign_lite.vectors.columns import (
     schema_of,
     to_table,
 )
-from linalign_lite.vectors.files import FileSource, file_version, row_cursor
-from linalign_lite.vectors.journal import Journal
+from linalign_lite.vectors.files import parquet_footer as footer
+from linalign_lite.vectors.files.common import FileSource, file_version, row_cursor
+from linalign_lite.vectors.files.journal import Journal
+from linalign_lite.vectors.files.parquet_pages import OtherLayout, Pages
+from linalign_lite.vectors.files.parquet_template import Template, from_template, make_template
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.parquet_pages import OtherLayout, Pages
-from linalign_lite.vectors.parquet_template import Template, from_template, make_template
 from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, Vectors, VectorSink
 
 SEGMENT = 16 << 20  # bytes of vectors in one row group

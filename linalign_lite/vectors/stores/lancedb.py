@@ -21,10 +21,10 @@ from linalign_lite.storage.schema import format_errors, strict_json
 from linalign_lite.vectors.cards import MAX_CARD, write_card
 from linalign_lite.vectors.checks import ChangedError
 from linalign_lite.vectors.columns import find_columns, import_arrow, schema_of, to_table
-from linalign_lite.vectors.files import row_cursor
+from linalign_lite.vectors.files.common import row_cursor
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import ROWS, Batch, Metric, VectorInfo, VectorSink, VectorSource
-from linalign_lite.vectors.stores import (
+from linalign_lite.vectors.stores.common import (
     PARTIAL,
     StoreError,
     collection_exists,

@@ -26,9 +26,8 @@ from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.vectors.cards import read_card, stated_space, write_card
 from linalign_lite.vectors.checks import is_integer
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.qdrant_connection import connect
 from linalign_lite.vectors.source import ROWS, Batch, Metric, VectorInfo, VectorSink, VectorSource
-from linalign_lite.vectors.stores import (
+from linalign_lite.vectors.stores.common import (
     PARTIAL,
     collection_exists,
     no_collection,
@@ -37,6 +36,7 @@ from linalign_lite.vectors.stores import (
     resumed_cursor,
     store_errors,
 )
+from linalign_lite.vectors.stores.qdrant_connection import connect
 
 ID = "linalign_id"  # payload of a point whose id is no number and no UUID
 _IDS = uuid.UUID("7e9c0d0e-5d0f-5b57-9a5c-3c8c2f4b7f11")  # namespace of such ids

@@ -15,7 +15,7 @@ from linalign_lite.core.space import MAX_DIM, Space
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import AnyArray, npy_header
-from linalign_lite.vectors.files import FileSink, FileSource, file_version, row_cursor
+from linalign_lite.vectors.files.common import FileSink, FileSource, file_version, row_cursor
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, Vectors, row_ids
 

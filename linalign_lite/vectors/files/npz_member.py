@@ -14,9 +14,9 @@ import numpy as np
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import npy_header
-from linalign_lite.vectors.files import FileSink, FileSource, file_version, row_cursor
+from linalign_lite.vectors.files.common import FileSink, FileSource, file_version, row_cursor
+from linalign_lite.vectors.files.npy import NpyHeader, npy_bytes
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.npy import NpyHeader, npy_bytes
 from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, row_ids
 
 

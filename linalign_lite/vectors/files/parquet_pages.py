@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import FormatError
-from linalign_lite.vectors.parquet_footer import PAGE_HEADER, read_struct, read_varint
+from linalign_lite.vectors.files.parquet_footer import PAGE_HEADER, read_struct, read_varint
 from linalign_lite.vectors.source import Vectors
 
 _DATA, _DATA_V2, _PLAIN = 0, 3, 0

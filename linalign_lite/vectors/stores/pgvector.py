@@ -18,15 +18,6 @@ from linalign_lite.errors import InputError, import_extra
 from linalign_lite.vectors.cards import read_card, stated_space, write_card
 from linalign_lite.vectors.checks import dimension_error
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.pgvector_tables import (
-    OWN_OPTIONS,
-    find_table,
-    metric_of_index,
-    payload_expression,
-    postgresql_errors,
-    table_name,
-    table_number,
-)
 from linalign_lite.vectors.source import (
     ROWS,
     Batch,
@@ -36,13 +27,22 @@ from linalign_lite.vectors.source import (
     VectorSink,
     VectorSource,
 )
-from linalign_lite.vectors.stores import (
+from linalign_lite.vectors.stores.common import (
     PARTIAL,
     StoreError,
     collection_exists,
     no_collection,
     part_location,
     resumed_cursor,
+)
+from linalign_lite.vectors.stores.pgvector_tables import (
+    OWN_OPTIONS,
+    find_table,
+    metric_of_index,
+    payload_expression,
+    postgresql_errors,
+    table_name,
+    table_number,
 )
 
 _MAX_NAME = 63  # bytes of a name; PostgreSQL cuts longer ones

@@ -22,7 +22,7 @@ from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.vectors.cards import KEY, Card, read_card, stated_space, write_card
 from linalign_lite.vectors.checks import dimension_error
-from linalign_lite.vectors.files import FileSink, FileSource, file_version
+from linalign_lite.vectors.files.common import FileSink, FileSource, file_version
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import ROWS, Batch, Ids, VectorInfo, Vectors, named_space
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.vectors import parquet_footer as footer
-from linalign_lite.vectors.parquet_footer import Struct
+from linalign_lite.vectors.files import parquet_footer as footer
+from linalign_lite.vectors.files.parquet_footer import Struct
 from linalign_lite.vectors.source import Vectors
 
 _PLACE = 1  # of the column of vectors, after the ids

@@ -15,7 +15,7 @@ from linalign_lite.core.shards.states_folder import StatesFolder, open_states
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import require_replaceable
 from linalign_lite.storage.npz import DEFAULT_CAP
-from linalign_lite.vectors.files import file_version, row_cursor
+from linalign_lite.vectors.files.common import file_version, row_cursor
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import (
     ROWS,

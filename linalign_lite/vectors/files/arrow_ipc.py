@@ -15,7 +15,7 @@ from linalign_lite.vectors.columns import (
     schema_of,
     to_table,
 )
-from linalign_lite.vectors.files import FileSink, FileSource, file_version, row_cursor
+from linalign_lite.vectors.files.common import FileSink, FileSource, file_version, row_cursor
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import ROWS, Batch, VectorInfo
 

@@ -20,7 +20,7 @@ from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.schema import format_errors, strict_json
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.stores import store_errors
+from linalign_lite.vectors.stores.common import store_errors
 
 _ALLOWED = ("PointStruct", "SparseVector")
 _MAX_META = 1 << 24  # bytes

@@ -11,7 +11,12 @@ from linalign_lite.errors import FormatError, InputError, import_extra
 from linalign_lite.vectors.checks import DuplicateIdError
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import Ids, Metric
-from linalign_lite.vectors.stores import StoreError, collection_exists, no_collection, required_part
+from linalign_lite.vectors.stores.common import (
+    StoreError,
+    collection_exists,
+    no_collection,
+    required_part,
+)
 
 OWN_OPTIONS = ("column", "id")  # of a location; all others are PostgreSQL's
 _METRICS: dict[str, Metric] = {"cosine": "cosine", "ip": "dot", "l2": "euclidean"}

@@ -138,10 +138,11 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
-def publish(name: str, figures: dict[str, Any]) -> None:
-    """Print the figures and write benchmarks/results/NAME.json."""
+def publish(name: str, figures: dict[str, Any], *, quiet: bool = False) -> None:
+    """Write benchmarks/results/NAME.json, and print the figures."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(), **figures}
     text = json.dumps(result, indent=2)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    if not quiet:
+        print(text)

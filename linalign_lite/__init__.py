@@ -23,6 +23,8 @@ _NAMES = {  # module: its public names
     "alignment.similarity.comparison": "compare compare_all",
     "alignment.similarity.results": "Similarities Similarity",
     "alignment.streaming.measure": "measure_pair measure_shards",
+    "alignment.unpaired.report": "UnpairedReport",
+    "alignment.unpaired.unpaired_fit": "fit_unpaired",
     "bundle.reading": "BundleInfo install_bundle verify_bundle",
     "bundle.signing": "SigningKey VerifyingKey",
     "bundle.writing": "create_bundle",
@@ -43,8 +45,8 @@ _NAMES = {  # module: its public names
     "encrypt.provider": "Provider",
     "encrypt.query_budget": "Budget",
     "encrypt.zero_pool": "Zeros",
-    "errors": "BudgetError FormatError InputError LinalignError MismatchError MissingExtraError "
-    "OutputExistsError ParityError PrecisionError SignatureError",
+    "errors": "AlignmentError BudgetError FormatError InputError LinalignError MismatchError "
+    "MissingExtraError OutputExistsError ParityError PrecisionError SignatureError",
     "extraction.pipeline": "extract extract_to",
     "extraction.session": "Model load_model",
     "extraction.texts": "Texts read_texts",

@@ -19,6 +19,8 @@ from linalign_lite.alignment.similarity.results import Similarities as Similarit
 from linalign_lite.alignment.similarity.results import Similarity as Similarity
 from linalign_lite.alignment.streaming.measure import measure_pair as measure_pair
 from linalign_lite.alignment.streaming.measure import measure_shards as measure_shards
+from linalign_lite.alignment.unpaired.report import UnpairedReport as UnpairedReport
+from linalign_lite.alignment.unpaired.unpaired_fit import fit_unpaired as fit_unpaired
 from linalign_lite.bundle.reading import BundleInfo as BundleInfo
 from linalign_lite.bundle.reading import install_bundle as install_bundle
 from linalign_lite.bundle.reading import verify_bundle as verify_bundle
@@ -53,6 +55,7 @@ from linalign_lite.encrypt.parameters import Parameters as Parameters
 from linalign_lite.encrypt.provider import Provider as Provider
 from linalign_lite.encrypt.query_budget import Budget as Budget
 from linalign_lite.encrypt.zero_pool import Zeros as Zeros
+from linalign_lite.errors import AlignmentError as AlignmentError
 from linalign_lite.errors import BudgetError as BudgetError
 from linalign_lite.errors import FormatError as FormatError
 from linalign_lite.errors import InputError as InputError

@@ -89,6 +89,10 @@ class ParityError(LinalignError):
     """The outputs of an exported graph differ from those of its model."""
 
 
+class AlignmentError(LinalignError):
+    """No alignment of two spaces was found in texts that they do not share."""
+
+
 class MissingExtraError(LinalignError):
     """A package outside the base install is needed. The message names it and its extra, if any."""
 

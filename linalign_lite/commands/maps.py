@@ -14,6 +14,7 @@ from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, Interrupted, require_output
 from linalign_lite.commands.moment_files import MomentsOptions, are_folders, measure_states, stream
 from linalign_lite.commands.retrieval import SearchOptions, fit_for_search
+from linalign_lite.commands.unpaired import UnpairedOptions, fit_unshared
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule, Use
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError, without_secrets
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from linalign_lite.alignment.kl.objective import Teaching
     from linalign_lite.alignment.kl.report import KlReport
     from linalign_lite.alignment.least_squares import FitReport
+    from linalign_lite.alignment.unpaired.report import UnpairedReport
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.retrieval.choosing import RetrievalFitReport
 
-    Fitted = tuple[AffineMap, FitReport | KlReport | FewReport | RetrievalFitReport]
+    Reports = FitReport | KlReport | FewReport | RetrievalFitReport | UnpairedReport
+    Fitted = tuple[AffineMap, Reports]
     Sides = tuple[HiddenStates, HiddenStates]
 
 
@@ -46,6 +49,7 @@ class _FitOptions:
     few: tuple[str, str] | None
     few_weight: str | None
     search: SearchOptions
+    unpaired: UnpairedOptions
 
     def check(self, head_file: Path | None, *, fold: bool) -> None:
         """Raise InputError for options that do not go together."""
@@ -66,7 +70,10 @@ class _FitOptions:
             raise InputError("--head goes with --objective kl or --fold")
         if not self.kl and (self.temperature, self.truth, self.checkpoint) != (None, None, None):
             raise InputError("--temperature, --truth and --checkpoint go with --objective kl")
-        self.search.check(plain=self.method is MapMethod.ridge and self.few is None)
+        plain = self.method is MapMethod.ridge and self.few is None
+        self.search.check(plain=plain)
+        alone = plain and not (self.kl or self.search.wanted or self.moments.scheduler)
+        self.unpaired.check(plain=alone, penalty=self.penalty)
         if self.kl and self.method is not MapMethod.ridge:
             raise InputError("kl starts from ridge", got=method, hint="leave --method out")
 
@@ -107,6 +114,16 @@ def fit(
     few_weight: Annotated[
         str | None, Option(help="auto, or their weight relative to the others: 0 to inf.")
     ] = None,
+    unpaired: Annotated[
+        tuple[str, str] | None,
+        Option(
+            metavar="UNSHARED_SOURCE UNSHARED_TARGET",
+            help="States of texts that only one side has, thousands each; 16 pairs are enough.",
+        ),
+    ] = None,
+    no_pairs: Annotated[
+        bool, Option("--no-pairs", help="SOURCE and TARGET hold different texts of one kind.")
+    ] = False,
     pseudo: Annotated[
         tuple[str, str] | None,
         Option(
@@ -138,7 +155,9 @@ def fit(
     part at a time, except for kl and lstsq. Tokens that end at the same character are paired.
     SOURCE, TARGET and OUT may be URLs that fsspec can open (extra `remote`). With --with-few,
     SOURCE and TARGET hold states of public texts, and a few unlabelled texts of the kind that the
-    map is for choose the penalty and their own weight.
+    map is for choose the penalty and their own weight. With --unpaired, SOURCE and TARGET hold a
+    few shared texts, and thousands that only one side has do the rest; --no-pairs does without
+    shared texts. Exit code 1, and no file, when no alignment was found.
 
     \b
     Examples:
@@ -148,6 +167,7 @@ def fit(
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --objective kl --head b.head.npz
       linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --with-few a.few.npz b.few.npz
+      linalign-lite fit a.few.npz b.few.npz a-to-b.map.npz --unpaired a.own.npz b.own.npz
       linalign-lite fit a/documents.states.npz b/documents.states.npz queries.map.npz \
         --objective retrieval --pseudo a/pseudo.states.npz b/pseudo.states.npz
     """
@@ -155,7 +175,7 @@ def fit(
     from linalign_lite.vectors.reading import place_of
 
     console, out = Console(as_json, quiet), place(out_at)
-    files = map(place_of, (source_at, target_at, *(few or ()), *(pseudo or ())))
+    files = map(place_of, (source_at, target_at, *(few or unpaired or ()), *(pseudo or ())))
     require_output(out, head_file, checkpoint, *files)
     if checkpoint is not None and isinstance(out, Path) and checkpoint.absolute() == out.absolute():
         raise InputError("--checkpoint is the map's own name", hint="name another file")
@@ -171,6 +191,7 @@ def fit(
         few=few,
         few_weight=few_weight,
         search=SearchOptions(objective is Objective.retrieval, pseudo, use, part),
+        unpaired=UnpairedOptions(unpaired, no_pairs),
     )
     options.check(head_file, fold=fold)
     head = None if head_file is None else _load_head(head_file)
@@ -253,6 +274,9 @@ def _fit(
     moments, method, penalty = options.moments, options.method.value, options.penalty
     if options.search.wanted:
         return fit_for_search(source, target, options.search, moments)
+    if options.unpaired.wanted:
+        pairing, seed = moments.pairing, moments.seed
+        return fit_unshared(console, source, target, options.unpaired, pairing, seed)
     plain = not options.kl and options.few is None and options.method is not MapMethod.lstsq
     if plain and (are_folders(source, target) or stream(source, target)):
         measured = measure_states(console, source, target, moments)

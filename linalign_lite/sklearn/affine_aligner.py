@@ -16,6 +16,8 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.report import KlReport
 from linalign_lite.alignment.least_squares import FitReport, fit
+from linalign_lite.alignment.unpaired.report import UnpairedReport
+from linalign_lite.alignment.unpaired.unpaired_fit import fit_unpaired
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
@@ -65,15 +67,16 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     folds: of the cross-validation; ``random_state``: the seed that draws them.
     head: a head that reads the target's space; the map is fitted so that it predicts on mapped rows
     what it predicts on y. method must then be "ridge", the map that the fit starts from, and
-    ``folds`` is not used.
+    ``folds`` is not used. With rows that only one side has (``X_unshared`` and ``Y_unshared`` of
+    `fit`) it calls `linalign_lite.fit_unpaired`, and only ``random_state`` is used.
 
-    Fitted: ``affine_`` (AffineMap), ``report_`` (FitReport or KlReport), ``n_features_in_``.
+    Fitted: ``affine_`` (AffineMap), ``report_`` (of the function called), ``n_features_in_``.
     `inverse_transform` exists after a fit whose weight W has full column rank, so never where
     d_target < d_source. Raises ValueError for data and options that `fit` refuses.
     """
 
     affine_: AffineMap
-    report_: FitReport | KlReport
+    report_: FitReport | KlReport | UnpairedReport
 
     def __init__(
         self,
@@ -90,15 +93,24 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.head = head
         self.random_state = random_state
 
-    def fit(self, X: Rows, y: Rows) -> Self:
-        """Fit the map from X (n, d_source) to y (n, d_target), or (n,) for d_target = 1."""
+    def fit(
+        self, X: Rows, y: Rows, *, X_unshared: Rows | None = None, Y_unshared: Rows | None = None
+    ) -> Self:
+        """Fit the map from X (n, d_source) to y (n, d_target), or (n,) for d_target = 1.
+
+        X_unshared (m, d_source), Y_unshared (k, d_target): rows of other texts, of one side each.
+        """
         rows, targets = validate_data(
             self, rows_of(X), rows_of(y), dtype=DTYPES, multi_output=True, y_numeric=True,
             ensure_min_samples=2,
         )  # fmt: skip
         with value_errors():
             states, target = as_given(X, rows), as_given(y, targets.reshape(len(targets), -1))
-            if self.head is None:
+            if X_unshared is not None or Y_unshared is not None:
+                self.affine_, self.report_ = self._fit_unpaired(
+                    states, target, X_unshared, Y_unshared
+                )
+            elif self.head is None:
                 self.affine_, self.report_ = fit(
                     states, target, method=self.method, penalty=self.penalty,
                     folds=self.folds, seed=self.random_state,
@@ -111,6 +123,19 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 )
         self._inverse = _LeftInverse(self.affine_.weight)
         return self
+
+    def _fit_unpaired(
+        self, states: Any, target: Any, source_rows: Rows | None, target_rows: Rows | None
+    ) -> tuple[AffineMap, UnpairedReport]:
+        if source_rows is None or target_rows is None:
+            raise InputError("X_unshared and Y_unshared go together")
+        if self.head is not None or self.method != "ridge":
+            raise InputError("rows that are not shared are fitted without method and head")
+        own, theirs = (
+            as_given(given, check_array(rows_of(given), dtype=DTYPES))
+            for given in (source_rows, target_rows)
+        )
+        return fit_unpaired(own, theirs, (states, target), seed=self.random_state)
 
     @classmethod
     def from_map(cls, affine: AffineMap) -> Self:

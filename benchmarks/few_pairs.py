@@ -1,0 +1,127 @@
+"""Maps from a few pairs, or none, and texts that only one side has: how often the partner is first.
+
+    python benchmarks/few_pairs.py [--draws 5] [--jobs 2]
+
+20,000 public sentences: 1,000 to judge by, some pairs, and the rest split so that no text is on
+both sides. MiniLM and EmbeddingGemma, SmolLM2 and Gemma (mean-pooled), both directions, with and
+without the unshared texts, and CLINC150's test texts through the target's head; then states that
+have nothing in common, which must be refused. Each result is kept in results/few_pairs.json as soon
+as it is there: a stopped run resumes. States are those of public_only.py. Needs the models and data
+(LINALIGN_SHARED, LINALIGN_REAL) and the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from common import RESULTS, publish
+from public_only import PUBLIC, head_of, states
+
+from linalign_lite import AlignmentError, HiddenStates, InputError, evaluate, fit, fit_unpaired
+from linalign_lite.storage.arrays import unit_rows
+
+JUDGED = 1_000
+PAIRS = (16, 32, 64, 4, 8, 0)
+ALONE = (16, 32, 64, 256, 1_024, 2_048)
+MODELS = (("MiniLM", "EmbeddingGemma"), ("EmbeddingGemma", "MiniLM"), ("SmolLM2", "Gemma"),
+          ("Gemma", "SmolLM2"))  # fmt: skip
+HARD = (("SmolLM2", "MiniLM"), ("Gemma", "EmbeddingGemma"))  # language models to embedders
+EMBEDDERS = {"MiniLM", "EmbeddingGemma"}
+NOTHING = ("normal", "permuted", "other texts")
+Job = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--nothing", type=int, default=50, help="runs that must be refused")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    path = RESULTS / "few_pairs.json"
+    done = json.loads(path.read_text())["runs"] if path.exists() else []
+    known = {json.dumps(run["job"]) for run in done}
+    jobs = [job for job in plan(args.draws, args.nothing) if json.dumps(job) not in known]
+    for model in {job[side] for job in jobs for side in ("source", "target")}:
+        states(model, "public")
+    # one thread a job: two jobs on two cores do more than two threads on one
+    threads = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
+    os.environ.update(threads)
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(run, job) for job in jobs]
+        for future in as_completed(futures):
+            done.append(future.result())
+            publish("few_pairs", {"public": PUBLIC, "judged": JUDGED, "runs": done}, quiet=True)
+            print(json.dumps(done[-1]), file=sys.stderr)
+
+
+def plan(draws: int, nothing: int) -> list[Job]:
+    def one(kind: str, pair: tuple[str, str], pairs: int, draw: int) -> Job:
+        return {"kind": kind, "source": pair[0], "target": pair[1], "pairs": pairs, "draw": draw}
+
+    found = [one("unpaired", p, n, 0) for n in PAIRS for p in MODELS]
+    found += [one("unpaired", p, n, 0) for n in (16, 64, 256, 0) for p in HARD]
+    found += [one("alone", p, n, 0) for p in MODELS for n in ALONE]
+    found += [one("unpaired", p, n, d) for d in range(1, draws) for n in PAIRS for p in MODELS[:2]]
+    found += [one("alone", p, n, d) for d in range(1, draws) for n in ALONE for p in MODELS[:2]]
+    kinds = itertools.cycle(NOTHING)
+    found += [one(next(kinds), MODELS[d % 2], 0, d) for d in range(nothing)]
+    return found
+
+
+def run(job: Job) -> dict[str, Any]:
+    """One fit, judged; or its refusal."""
+    x, y = states(job["source"], "public"), states(job["target"], "public")
+    order = np.random.default_rng(job["draw"]).permutation(PUBLIC)
+    judged, shared, rest = np.split(order, [JUDGED, JUDGED + job["pairs"]])
+    own, theirs = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    pairs = (x.rows(shared), y.rows(shared)) if len(shared) else None
+    began, found = time.perf_counter(), {}
+    try:
+        if job["kind"] == "alone":
+            assert pairs is not None
+            affine, _ = fit(*pairs)
+        else:
+            source = without_relation(job, x, own)
+            affine, report = fit_unpaired(source, y.rows(theirs), pairs, seed=job["draw"])
+            found = {k: v for k, v in report.as_card().items()
+                     if k in {"closeness", "partner_first", "nearer", "starts"}}  # fmt: skip
+    except (AlignmentError, InputError) as e:
+        return {"job": job, "refused": str(e), "seconds": time.perf_counter() - began}
+    found["seconds"] = time.perf_counter() - began
+    centre = y.states[theirs].mean(axis=0)
+    image, partner = affine(x.states[judged]) - centre, y.states[judged] - centre
+    scores = unit_rows(image) @ unit_rows(partner).T
+    rank = (scores > np.diag(scores)[:, None]).sum(axis=1)
+    found |= {"first": float((rank == 0).mean()), "ten": float((rank < 10).mean())}
+    if {job["source"], job["target"]} == EMBEDDERS and job["kind"] in {"alone", "unpaired"}:
+        test = states(job["source"], "test")
+        found["clinc150"] = evaluate(head_of(job["target"]), test, affine=affine).accuracy.value
+    return {"job": job, **found}
+
+
+def without_relation(job: Job, x: HiddenStates, own: Any) -> HiddenStates:
+    """The source's unshared states; for runs that must be refused, made or of other texts."""
+    kind, rng = job["kind"], np.random.default_rng(job["draw"])
+    rows = x.states[own]
+    if kind == "normal":
+        rows = rng.multivariate_normal(rows.mean(axis=0), np.cov(rows.T), len(rows), method="eigh")
+    elif kind == "permuted":
+        rows = rng.permuted(rows, axis=0)
+    elif kind == "other texts":
+        train = states(job["source"], "train")
+        rows = train.states[rng.permutation(len(train))[: len(rows)]]
+    return replace(x.rows(own), states=rows.astype(np.float32))
+
+
+if __name__ == "__main__":
+    main()

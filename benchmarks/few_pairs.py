@@ -96,6 +96,8 @@ def run(job: Job) -> dict[str, Any]:
             found = {k: v for k, v in report.as_card().items()
                      if k in {"closeness", "partner_first", "nearer", "starts"}}  # fmt: skip
     except (AlignmentError, InputError) as e:
+        if isinstance(e, InputError) and "contradict" not in str(e):
+            raise
         return {"job": job, "refused": str(e), "seconds": time.perf_counter() - began}
     found["seconds"] = time.perf_counter() - began
     centre = y.states[theirs].mean(axis=0)

@@ -117,3 +117,6 @@ def test_inputs_that_cannot_be_fitted_are_refused(models):
     same = [HiddenStates(rows, text_digest="c" * 64) for rows in (x, y)]
     with pytest.raises(InputError, match="are the same texts"):
         fit_unpaired(*same)
+    parts = [side.rows(np.arange(k, len(x), 2)) for k, side in enumerate(same)]
+    with pytest.raises(InputError, match="the pairs are too few"):  # not: the same texts
+        fit_unpaired(*parts, (p[:3], q[:3]))

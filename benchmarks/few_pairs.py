@@ -38,6 +38,7 @@ MODELS = (("MiniLM", "EmbeddingGemma"), ("EmbeddingGemma", "MiniLM"), ("SmolLM2"
 HARD = (("SmolLM2", "MiniLM"), ("Gemma", "EmbeddingGemma"))  # language models to embedders
 EMBEDDERS = {"MiniLM", "EmbeddingGemma"}
 NOTHING = ("normal", "permuted", "other texts")
+DIFFER = {"other texts": 1.0, "half other texts": 0.5}  # share of the source's texts
 Job = dict[str, Any]
 
 
@@ -71,11 +72,13 @@ def plan(draws: int, nothing: int) -> list[Job]:
     found = [one("unpaired", p, n, 0) for n in PAIRS for p in MODELS]
     found += [one("unpaired", p, n, 0) for n in (16, 64, 256, 0) for p in HARD]
     found += [one("alone", p, n, 0) for p in MODELS for n in ALONE]
+    kinds = itertools.cycle(NOTHING)
+    refused = [one(next(kinds), MODELS[d % 2], 0, d) for d in range(nothing)]
+    found += refused[:12]
+    found += [one(kind, p, n, 0) for kind in DIFFER for n in (16, 64) for p in MODELS[:2]]
     found += [one("unpaired", p, n, d) for d in range(1, draws) for n in PAIRS for p in MODELS[:2]]
     found += [one("alone", p, n, d) for d in range(1, draws) for n in ALONE for p in MODELS[:2]]
-    kinds = itertools.cycle(NOTHING)
-    found += [one(next(kinds), MODELS[d % 2], 0, d) for d in range(nothing)]
-    return found
+    return found + refused[12:]
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -98,7 +101,9 @@ def run(job: Job) -> dict[str, Any]:
     except (AlignmentError, InputError) as e:
         if isinstance(e, InputError) and "contradict" not in str(e):
             raise
-        return {"job": job, "refused": str(e), "seconds": time.perf_counter() - began}
+        name, _, value = e.got.partition(" ")
+        close = {"closeness": float(value)} if name == "closeness" else {}
+        return {"job": job, "refused": str(e), **close, "seconds": time.perf_counter() - began}
     found["seconds"] = time.perf_counter() - began
     centre = y.states[theirs].mean(axis=0)
     image, partner = affine(x.states[judged]) - centre, y.states[judged] - centre
@@ -112,16 +117,17 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def without_relation(job: Job, x: HiddenStates, own: Any) -> HiddenStates:
-    """The source's unshared states; for runs that must be refused, made or of other texts."""
+    """The source's unshared states; made, or of other texts, where the job says so."""
     kind, rng = job["kind"], np.random.default_rng(job["draw"])
     rows = x.states[own]
     if kind == "normal":
         rows = rng.multivariate_normal(rows.mean(axis=0), np.cov(rows.T), len(rows), method="eigh")
     elif kind == "permuted":
         rows = rng.permuted(rows, axis=0)
-    elif kind == "other texts":
-        train = states(job["source"], "train")
-        rows = train.states[rng.permutation(len(train))[: len(rows)]]
+    elif kind in DIFFER:
+        train, count = states(job["source"], "train"), round(DIFFER[kind] * len(rows))
+        others = train.states[rng.permutation(len(train))[:count]]
+        rows = np.concatenate([others, rows[count:]])
     return replace(x.rows(own), states=rows.astype(np.float32))
 
 

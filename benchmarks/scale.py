@@ -19,7 +19,7 @@ from typing import Any
 
 from common import RESULTS, ROOT
 from tabling.base import table
-from tabling.loglog import Line, Picture, svg
+from tabling.plot import Line, Picture, svg
 
 from linalign_lite.alignment.streaming.measure import MOST_TASKS, default_leaf_rows
 from linalign_lite.extraction.pipeline import SHARD_TEXTS

@@ -10,10 +10,23 @@ import re
 import sys
 
 from common import ROOT
-from tabling import encryption, machines, maps, outliers, published, replication, retrieval
+from tabling import (
+    encryption,
+    few_pairs,
+    machines,
+    maps,
+    outliers,
+    published,
+    replication,
+    retrieval,
+)
 
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FIGURES", "SMALL")))
-KINDS = (maps, outliers, encryption, machines, published, replication, retrieval)
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FEW_PAIRS", "FIGURES", "SMALL")),
+)
+KINDS = (few_pairs, maps, outliers, encryption, machines, published, replication, retrieval)
+PICTURES = {ROOT / "docs" / "images" / "few_pairs.svg": few_pairs.picture}
 TABLES = {f.__name__: f for kind in KINDS for f in kind.TABLES}
 
 
@@ -32,6 +45,12 @@ def main() -> int:
         text = path.read_text(encoding="utf-8")
         made = render(text)
         if made != text:
+            stale.append(path.name)
+        if "--check" not in sys.argv:
+            path.write_text(made, encoding="utf-8")
+    for path, draw in PICTURES.items():
+        made = draw()
+        if not path.exists() or path.read_text(encoding="utf-8") != made:
             stale.append(path.name)
         if "--check" not in sys.argv:
             path.write_text(made, encoding="utf-8")

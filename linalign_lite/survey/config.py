@@ -15,7 +15,8 @@ from linalign_lite.storage.atomic import PathLike, open_regular
 from linalign_lite.storage.schema import Choice, Range, Size, Text, format_errors, parse
 from linalign_lite.survey.validation import MOST_DATA, MOST_MODELS
 
-TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
+USUAL_TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
+TASKS = (*USUAL_TASKS, "few-pairs")  # a minute each pair of models and number of pairs: if asked
 OBJECTIVES = ("ridge", "kl")
 OWN = "model"  # pooling: of each model its own
 MAX_CONFIG = 1 << 20
@@ -82,7 +83,7 @@ class SurveyConfig:
     pooling: Annotated[str, Choice((*values_of(TextPooling), OWN))] = "mean"
     prompts: Annotated[Mapping[Name, Prompt], Size(MOST_MODELS)] = field(default_factory=dict)
     few: Annotated[tuple[Annotated[int, Range(8, MAX_COUNT)], ...], Size(MAX_FEW)] = (128, 512)
-    tasks: Annotated[tuple[Annotated[str, Choice(TASKS)], ...], Size(len(TASKS))] = TASKS
+    tasks: Annotated[tuple[Annotated[str, Choice(TASKS)], ...], Size(len(TASKS))] = USUAL_TASKS
     objectives: Annotated[tuple[Annotated[str, Choice(OBJECTIVES)], ...], Size(len(OBJECTIVES))] = (
         OBJECTIVES
     )

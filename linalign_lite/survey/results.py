@@ -133,9 +133,11 @@ class OodRow(PairRow):
 
 @dataclass(frozen=True)
 class CurveRow(PairRow):
-    """A point of a curve: held-out R² over ``kind``, "penalty" or "size" (public texts).
+    """A point of a curve: held-out R² over ``kind``.
 
-    ``accuracy`` (of the target's head on the data set) is given for sizes only.
+    "penalty"; "size", the number of public texts; "pairs" of them, and "pairs+unshared", where the
+    others were split between the sides. ``accuracy``, of the target's head on the data set, is
+    given for all but penalties.
     """
 
     data: str  # "" for the penalty

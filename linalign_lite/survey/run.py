@@ -13,6 +13,7 @@ from linalign_lite.survey.cache import Notify, open_cache
 from linalign_lite.survey.classification_jobs import list_classification
 from linalign_lite.survey.config import SurveyConfig
 from linalign_lite.survey.curve_jobs import list_curves, list_projections
+from linalign_lite.survey.few_pair_jobs import list_few_pairs
 from linalign_lite.survey.generation_jobs import list_generation, list_tokenizers
 from linalign_lite.survey.jobs import Job, run_job
 from linalign_lite.survey.ood_jobs import list_ood
@@ -26,6 +27,7 @@ JOBS: tuple[tuple[str, Callable[[ArtefactStore], Iterator[Job]]], ...] = (
     ("similarity", list_similarity),
     ("classification", list_classification),
     ("", list_curves),
+    ("few-pairs", list_few_pairs),
     ("classification", list_projections),
     ("ood", list_ood),
     ("generation", list_generation),

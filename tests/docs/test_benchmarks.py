@@ -194,7 +194,7 @@ def test_the_page_is_what_the_results_say(scale, tmp_path):
 def test_a_plots_points_lie_where_they_were_measured(scale):
     import xml.etree.ElementTree as ET
 
-    from tabling.loglog import Line, Picture, svg
+    from tabling.plot import Line, Picture, svg
 
     picture = Picture("t", "d", "x", "y", (0, 2), (-1, 1))
     drawn = svg(picture, [Line("a & b", lambda x: x / 10, [(1, 0.1), (10, 1), (100, 10)])])

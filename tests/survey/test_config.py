@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from linalign_lite.errors import FormatError, InputError
-from linalign_lite.survey.config import MAX_CONFIG, TASKS, load_config, parse_config
+from linalign_lite.survey.config import MAX_CONFIG, TASKS, USUAL_TASKS, load_config, parse_config
 
 WHOLE = """
 title = "Three"
@@ -64,7 +64,7 @@ def test_a_whole_config(tmp_path):
 def test_what_is_left_out_has_defaults(tmp_path):
     raw = {"models": {"a": "a", "b": "b"}, "public": "p.txt"}
     c = parse_config(raw, tmp_path)
-    assert (c.tasks, c.few, c.generation, c.data) == (TASKS, (128, 512), None, ())
+    assert (c.tasks, c.few, c.generation, c.data) == (USUAL_TASKS, (128, 512), None, ())
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ COLUMNS = {
     "fpr95": Column("FPR95", 3),
     "penalty": Column("penalty", 4, "x"),
     "size": Column("public texts", 0, "x"),
+    "pairs": Column("pairs", 0, "x"),
     "r2": Column("held-out R²", 3),
     "exact": Column("exact match", 3),
     "jaccard": Column("Jaccard", 3),

@@ -1,4 +1,4 @@
-"""Curves of held-out R² and accuracy over the ridge penalty and the number of public texts."""
+"""Curves of held-out R² and accuracy over the penalty, and the number of texts and of pairs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,6 +12,7 @@ from linalign_lite.survey.results import CurveRow, names
 
 LOWEST_R2 = -0.25  # of what penalty curves show
 
+KINDS_OF_PAIRS = {"pairs": "pairs, alone", "pairs+unshared": "pairs, and unshared texts"}
 Curves = dict[str, list[tuple[float, float]]]  # by source
 
 
@@ -22,7 +23,11 @@ def fitting(builder: ReportBuilder) -> Iterator[content.Block]:
         yield _penalties(builder, penalty)
     if size := [c for c in builder.results.curves if c.kind == "size"]:
         yield content.Heading("Number of public texts")
-        yield from _sizes(builder, size)
+        yield from _sizes(builder, size, "public texts", "size")
+    for kind, words in KINDS_OF_PAIRS.items():
+        if pairs := [c for c in builder.results.curves if c.kind == kind]:
+            yield content.Heading(f"Number of {words}")
+            yield from _sizes(builder, pairs, words, "pairs")
 
 
 def _curves(builder: ReportBuilder, rows: Sequence[CurveRow], target: str, value: str) -> Curves:
@@ -73,14 +78,16 @@ def _penalties(builder: ReportBuilder, rows: list[CurveRow]) -> content.Figure:
     return content.Figure(panels, caption, builder.styles.legend(), [table])
 
 
-def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> Iterator[content.Block]:
+def _sizes(
+    builder: ReportBuilder, rows: list[CurveRow], words: str, column: str
+) -> Iterator[content.Block]:
     styles, own = builder.styles, native_accuracy(builder.results)
     low, high = min(c.r2 for c in rows), max(c.r2 for c in rows)
     slack = max((high - low) * 0.06, 0.01)
-    frame = Frame("public texts", "held-out R²", True, (max(low, LOWEST_R2) - slack, high + slack))
+    frame = Frame(words, "held-out R²", True, (max(low, LOWEST_R2) - slack, high + slack))
 
     def r2_alt(target: str, curves: Curves) -> str:
-        return f"Held-out R² against public texts, into {target}: {_ends(curves)}."
+        return f"Held-out R² against {words}, into {target}: {_ends(curves)}."
 
     panels = _panels(builder, rows, "r2", frame, "R², ", r2_alt)
     yield content.Figure(panels, "Held-out R² by source.", styles.legend())
@@ -92,20 +99,22 @@ def _sizes(builder: ReportBuilder, rows: list[CurveRow]) -> Iterator[content.Blo
         native = {n: own[n, data] for n in styles.names if (n, data) in own}
         seen += native.values()
         frame = Frame(
-            "public texts", "accuracy", True, (min(seen) - 0.03, max(seen) + 0.03),
+            words, "accuracy", True, (min(seen) - 0.03, max(seen) + 0.03),
             tuple((accuracy, styles.colour(n)) for n, accuracy in native.items()),
         )  # fmt: skip
-        alt = partial(_accuracy_alt, data, native)
+        alt = partial(_accuracy_alt, data, native, words)
         panels = _panels(builder, of_data, "accuracy", frame, f"{data}, ", alt)
         legend = styles.legend((content.LineSample(dashed=True), "native, in the model's colour"))
         yield content.Figure(panels, f"Accuracy on {data} by source.", legend)
-    columns = "pair data size r2 accuracy"
-    yield builder.table("R² and accuracy by public texts", columns, rows, collapsed=True)
+    columns = f"pair data {column} r2 accuracy"
+    yield builder.table(f"R² and accuracy by {words}", columns, rows, collapsed=True)
 
 
-def _accuracy_alt(data: str, native: Mapping[str, float], target: str, curves: Curves) -> str:
+def _accuracy_alt(
+    data: str, native: Mapping[str, float], words: str, target: str, curves: Curves
+) -> str:
     end = f"; {target}'s native {native[target]:.3f}" if target in native else ""
-    return f"Accuracy on {data} against public texts, into {target}: {_ends(curves)}{end}."
+    return f"Accuracy on {data} against {words}, into {target}: {_ends(curves)}{end}."
 
 
 def _ends(curves: Curves) -> str:

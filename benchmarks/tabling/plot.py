@@ -1,4 +1,4 @@
-"""A picture of lines and points on two logarithmic axes, as SVG that loads nothing."""
+"""A picture of lines and points on logarithmic axes, as SVG that loads nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ STEPS = 40  # pieces of a line
 
 @dataclass(frozen=True)
 class Line:
-    """A formula, and what was measured: pairs (x, y)."""
+    """A formula, and what was measured: pairs (x, y), which are joined where there is none."""
 
     name: str
-    formula: Callable[[float], float]
+    formula: Callable[[float], float] | None
     points: Sequence[tuple[float, float]]
 
 
@@ -31,7 +31,8 @@ class Picture:
     x_name: str
     y_name: str
     x_range: tuple[int, int]  # powers of ten
-    y_range: tuple[int, int]
+    y_range: tuple[int, int]  # powers of ten, or values where y is linear
+    linear: bool = False
 
 
 def svg(picture: Picture, lines: Sequence[Line]) -> str:
@@ -76,21 +77,23 @@ def _at(picture: Picture, x: float, y: float) -> tuple[float, float]:
     """Return the position of (x, y) in the picture."""
     (left, right), (low, high) = picture.x_range, picture.y_range
     across = (math.log10(x) - left) / (right - left)
-    up = (math.log10(y) - low) / (high - low)
+    up = ((y if picture.linear else math.log10(y)) - low) / (high - low)
     return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def _axes(picture: Picture) -> list[str]:
-    (left, right), (low, high) = picture.x_range, picture.y_range
+    (left, right), low = picture.x_range, picture.y_range[0]
     made = []
     for power in range(left, right + 1):
-        x, bottom = _at(picture, 10.0**power, 10.0**low)
+        x, bottom = _at(picture, 10.0**power, _value(picture, low))
         made.append(f'<path class="g" d="M{x:.1f} {TOP}V{bottom:.1f}"/>')
         made.append(f'<text class="m" x="{x:.1f}" y="{bottom + 18:.1f}">{_power(power)}</text>')
-    for power in range(low, high + 1):
-        x, y = _at(picture, 10.0**left, 10.0**power)
+    for level in _levels(picture):
+        x, y = _at(picture, 10.0**left, _value(picture, level))
         made.append(f'<path class="g" d="M{x:.1f} {y:.1f}H{WIDTH - RIGHT}"/>')
-        made.append(f'<text class="e" x="{x - 8:.1f}" y="{y + 4:.1f}">{_power(power)}</text>')
+        made.append(
+            f'<text class="e" x="{x - 8:.1f}" y="{y + 4:.1f}">{_label(picture, level)}</text>'
+        )
     middle, height = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     made.append(f'<text class="m" x="{middle}" y="{HEIGHT - 10}">{escape(picture.x_name)}</text>')
     made.append(
@@ -100,15 +103,35 @@ def _axes(picture: Picture) -> list[str]:
     return made
 
 
+def _levels(picture: Picture) -> list[float]:
+    low, high = picture.y_range
+    if picture.linear:
+        return [low + (high - low) * k / 5 for k in range(6)]
+    return [float(power) for power in range(low, high + 1)]
+
+
+def _value(picture: Picture, level: float) -> float:
+    return level if picture.linear else 10.0**level
+
+
+def _label(picture: Picture, level: float) -> str:
+    return f"{level:g}" if picture.linear else _power(round(level))
+
+
 def _power(power: int) -> str:
     digits = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{digits}"
 
 
 def _drawn(picture: Picture, line: Line, i: int) -> list[str]:
-    (left, right), (low, high) = picture.x_range, picture.y_range
+    (left, right), (low, high) = picture.x_range, (_value(picture, v) for v in picture.y_range)
     xs = [10 ** (left + (right - left) * k / STEPS) for k in range(STEPS + 1)]
-    inside = [(x, y) for x in xs if 10.0**low <= (y := line.formula(x)) <= 10.0**high]
+    formula = line.formula
+    inside = (
+        list(line.points)
+        if formula is None
+        else [(x, y) for x in xs if low <= (y := formula(x)) <= high]
+    )
     path = "L".join("{:.1f} {:.1f}".format(*_at(picture, x, y)) for x, y in inside)
     made = [f'<path class="l c{i}" d="M{path}"/>']
     made += [_mark(i, *_at(picture, x, y)) for x, y in line.points]

@@ -21,8 +21,8 @@ from two_models import two_models
 
 @pytest.fixture(scope="module")
 def store():
-    """What the jobs ask of a store: two models, public texts, one data set."""
-    models = two_models(n=60, pairs=1440)
+    """Make what the jobs ask of a store: two models, public texts, one data set."""
+    models = two_models(n=60, pairs=1380)
     public = dict(zip("ab", map(HiddenStates, models.pairs), strict=True))
     score = models.judged[1] @ np.linspace(-1, 1, 36)
     labels = (score > np.median(score)).astype(int).tolist()
@@ -33,7 +33,7 @@ def store():
         config=SimpleNamespace(public=file, seed=0, pairs=lambda: [("a", "b"), ("b", "a")]),
         data={"D": DataSet("D", file, file, None)},
         text_digests=lambda *files: ["0" * 64] * len(files),
-        texts=lambda _: SimpleNamespace(texts=[""] * 1440),
+        texts=lambda _: SimpleNamespace(texts=[""] * 1380),
         public=lambda model: public[model],
         head=lambda model, _: train_head(seen[model], method="ridge")[0],
         test=lambda model, _: seen[model],
@@ -50,8 +50,8 @@ def test_both_maps_are_judged_on_texts_kept_aside(store):
     assert both.r2 > 0.9
     assert alone.r2 < both.r2
     assert both.accuracy > 0.8
-    order = np.random.default_rng(0).permutation(1440)
-    ridge = fit(*(store.public(m).rows(order[144:160]) for m in "ab"))[0]
+    order = np.random.default_rng(0).permutation(1380)
+    ridge = fit(*(store.public(m).rows(order[138:154]) for m in "ab"))[0]
     assert (
         alone.accuracy
         == evaluate(store.head("b", "D"), store.test("a", "D"), affine=ridge).accuracy.value

@@ -42,7 +42,7 @@ def two_models(n: int = 1500, pairs: int = 16, seed: int = 0, d: tuple[int, int]
 
 
 def partner_first(affine, judged: tuple[np.ndarray, np.ndarray]) -> float:
-    """How often the partner is the nearest of all judged target rows, by centred cosine."""
+    """Count how often the partner is the nearest of all judged target rows, by centred cosine."""
     x, y = affine(judged[0]), judged[1]
     mean = y.mean(axis=0)
     x, y = ((z - mean) / np.linalg.norm(z - mean, axis=1, keepdims=True) for z in (x, y))

@@ -4,10 +4,11 @@
 
 20,000 public sentences: 1,000 to judge by, some pairs, and the rest split so that no text is on
 both sides. MiniLM and EmbeddingGemma, SmolLM2 and Gemma (mean-pooled), both directions, with and
-without the unshared texts, and CLINC150's test texts through the target's head; then states that
-have nothing in common, which must be refused. Each result is kept in results/few_pairs.json as soon
-as it is there: a stopped run resumes. States are those of public_only.py. Needs the models and data
-(LINALIGN_SHARED, LINALIGN_REAL) and the extra `bench`.
+without the unshared texts, and CLINC150's test texts through the target's head; states that have
+nothing in common, which must be refused; and 100,000 made texts a side of 768 dimensions. Each
+result is kept in results/few_pairs.json as soon as it is there: a stopped run resumes. States are
+those of public_only.py. Needs the models and data (LINALIGN_SHARED, LINALIGN_REAL) and the extra
+`bench`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -31,6 +33,7 @@ from linalign_lite import AlignmentError, HiddenStates, InputError, evaluate, fi
 from linalign_lite.storage.arrays import unit_rows
 
 JUDGED = 1_000
+TEXTS, WIDTH = 100_000, 768  # of made texts
 PAIRS = (16, 32, 64, 4, 8, 0)
 ALONE = (16, 32, 64, 256, 1_024, 2_048)
 MODELS = (("MiniLM", "EmbeddingGemma"), ("EmbeddingGemma", "MiniLM"), ("SmolLM2", "Gemma"),
@@ -52,12 +55,13 @@ def main() -> None:
     done = json.loads(path.read_text())["runs"] if path.exists() else []
     known = {json.dumps(run["job"]) for run in done}
     jobs = [job for job in plan(args.draws, args.nothing) if json.dumps(job) not in known]
-    for model in {job[side] for job in jobs for side in ("source", "target")}:
+    for model in {job[side] for job in jobs for side in ("source", "target")} - {""}:
         states(model, "public")
     # one thread a job: two jobs on two cores do more than two threads on one
     threads = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
     os.environ.update(threads)
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+    fresh = multiprocessing.get_context("spawn")  # a process a job: its peak memory is its own
+    with ProcessPoolExecutor(args.jobs, fresh, max_tasks_per_child=1) as pool:
         futures = [pool.submit(run, job) for job in jobs]
         for future in as_completed(futures):
             done.append(future.result())
@@ -74,7 +78,7 @@ def plan(draws: int, nothing: int) -> list[Job]:
     found += [one("alone", p, n, 0) for p in MODELS for n in ALONE]
     kinds = itertools.cycle(NOTHING)
     refused = [one(next(kinds), MODELS[d % 2], 0, d) for d in range(nothing)]
-    found += refused[:12]
+    found += [one("scale", ("", ""), 16, 0), *refused[:12]]
     found += [one(kind, p, n, 0) for kind in DIFFER for n in (16, 64) for p in MODELS[:2]]
     found += [one("unpaired", p, n, d) for d in range(1, draws) for n in PAIRS for p in MODELS[:2]]
     found += [one("alone", p, n, d) for d in range(1, draws) for n in ALONE for p in MODELS[:2]]
@@ -83,6 +87,8 @@ def plan(draws: int, nothing: int) -> list[Job]:
 
 def run(job: Job) -> dict[str, Any]:
     """One fit, judged; or its refusal."""
+    if job["kind"] == "scale":
+        return scale(job)
     x, y = states(job["source"], "public"), states(job["target"], "public")
     order = np.random.default_rng(job["draw"]).permutation(PUBLIC)
     judged, shared, rest = np.split(order, [JUDGED, JUDGED + job["pairs"]])
@@ -114,6 +120,26 @@ def run(job: Job) -> dict[str, Any]:
         test = states(job["source"], "test")
         found["clinc150"] = evaluate(head_of(job["target"]), test, affine=affine).accuracy.value
     return {"job": job, **found}
+
+
+def scale(job: Job) -> dict[str, Any]:
+    """Time and memory with many made texts, and the R² of the map on the pairs."""
+    rng = np.random.default_rng(job["draw"])
+    centres, sides = 2 * rng.normal(size=(500, 64)).astype(np.float32), []
+    turns = [rng.normal(size=(64, WIDTH)).astype(np.float32) / 8 for _ in range(2)]
+    shared = centres[rng.integers(500, size=16)] + rng.standard_normal((16, 64), np.float32)
+    for turn in turns:
+        latent = centres[rng.integers(500, size=TEXTS)]
+        latent += rng.standard_normal(latent.shape, np.float32)
+        sides.append(latent @ turn + 0.1 * rng.standard_normal((TEXTS, WIDTH), np.float32))
+    pairs = shared @ turns[0], shared @ turns[1]
+    began = time.perf_counter()
+    affine, _ = fit_unpaired(*sides, pairs)
+    seconds = time.perf_counter() - began
+    rest = ((affine(pairs[0]) - pairs[1]) ** 2).sum() / (pairs[1] - pairs[1].mean(axis=0)).var()
+    return {"job": job, "texts": TEXTS, "dimensions": WIDTH, "seconds": seconds,
+            "r2": 1 - float(rest) / pairs[1].size,
+            "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}  # fmt: skip
 
 
 def without_relation(job: Job, x: HiddenStates, own: Any) -> HiddenStates:

@@ -77,6 +77,16 @@ def few_pairs_differ() -> str:
     return table(head, rows)
 
 
+def few_pairs_scale() -> str:
+    """Time and memory of many texts."""
+    rows = [
+        [f"{r['texts']:,}", str(r["dimensions"]), str(key[2]), f"{r['seconds'] / 60:.1f} min",
+         f"{r['peak_gb']:.1f} GB", f"{r['r2']:.2f}"]
+        for key, found in runs("scale").items() for r in found
+    ]  # fmt: skip
+    return table(["texts a side", "dimensions", "pairs", "time", "memory", "R² of the pairs"], rows)
+
+
 def spread(values: Iterable[float]) -> str:
     """Mean, and smallest to largest where there are several."""
     kept = list(values)
@@ -103,4 +113,4 @@ def picture() -> str:
     return svg(axes, lines)
 
 
-TABLES = (few_pairs, few_pairs_alone, few_pairs_refused, few_pairs_differ)
+TABLES = (few_pairs, few_pairs_alone, few_pairs_refused, few_pairs_differ, few_pairs_scale)

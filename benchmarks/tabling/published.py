@@ -61,11 +61,11 @@ def published_kept() -> str:
         rows.append([
             r["data"], r["source"], r["target"],
             *(f"{maps[k]['accuracy']:.3f}" for k in ("ridge public", "kl public")),
-            shown("kl public+few"), f"{maps['ridge all']['accuracy']:.3f}", f"{kl:.3f}",
+            shown("ridge public+few"), f"{maps['ridge all']['accuracy']:.3f}", f"{kl:.3f}",
             f"{r['native_target']:.3f}", f"{r['native_source']:.3f}", f"{kl / lower:.2f}",
         ])  # fmt: skip
     head = ["texts", "states of", "head of", "ridge: public", "kl: public",
-            "kl: public and 64, 128", "ridge: all", "kl: all", "native", "source's own",
+            "ridge: public and 64, 128", "ridge: all", "kl: all", "native", "source's own",
             "kl keeps"]  # fmt: skip
     return table(head, rows)
 

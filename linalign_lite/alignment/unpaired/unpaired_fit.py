@@ -33,7 +33,7 @@ from linalign_lite.errors import AlignmentError, InputError
 from linalign_lite.storage.arrays import unit_rows
 
 StatePair = tuple[HiddenStates | Array, HiddenStates | Array]
-LARGEST_RANK = 384  # of coordinates: more cost time, and changed no accuracy
+LARGEST_RANK = 384  # of coordinates: a round decomposes a matrix of so many rows
 FEWEST_PAIRS, FEWEST_TEXTS = 4, 500
 LOW_TEXTS = 4000  # fewer unshared texts than this draw a warning
 STARTS = 2  # without pairs

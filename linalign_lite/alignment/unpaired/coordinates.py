@@ -41,9 +41,9 @@ class Coordinates:
     def project(self, states: Array) -> Array:
         """u of each row, (n, r), float32."""
         out: Array = np.empty((len(states), self.rank), np.float32)
-        basis, mean = self.basis.astype(np.float32), self.mean.astype(np.float32)
-        for rows in row_blocks(states):
-            np.matmul(states[rows].astype(np.float32) - mean, basis, out=out[rows])
+        basis = self.basis.astype(np.float32)
+        for rows in row_blocks(states):  # a mean far from 0 is taken off in float64
+            np.matmul((states[rows] - self.mean).astype(np.float32), basis, out=out[rows])
         return out
 
 

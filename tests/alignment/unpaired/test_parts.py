@@ -58,6 +58,12 @@ def test_coordinates_and_the_affine_map_of_a_rotation():
     np.testing.assert_allclose(x @ weight.T + bias, kept, atol=1e-3)
 
 
+def test_a_mean_far_from_zero_costs_no_precision():
+    x = np.random.default_rng(3).normal(size=(300, 6)) * np.linspace(2, 0.5, 6)
+    near, far = coordinates_of(x, 6), coordinates_of(x + 1e6, 6)
+    np.testing.assert_allclose(np.abs(far(x + 1e6)), np.abs(near(x)), atol=1e-4)
+
+
 def test_profiles_do_not_depend_on_directions():
     rng = np.random.default_rng(2)
     spread = np.linspace(2, 0.5, 80)

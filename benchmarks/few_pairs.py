@@ -21,7 +21,6 @@ import os
 import resource
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any
 
@@ -61,10 +60,9 @@ def main() -> None:
     threads = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
     os.environ.update(threads)
     fresh = multiprocessing.get_context("spawn")  # a process a job: its peak memory is its own
-    with ProcessPoolExecutor(args.jobs, fresh, max_tasks_per_child=1) as pool:
-        futures = [pool.submit(run, job) for job in jobs]
-        for future in as_completed(futures):
-            done.append(future.result())
+    with fresh.Pool(args.jobs, maxtasksperchild=1) as pool:
+        for found in pool.imap_unordered(run, jobs):
+            done.append(found)
             publish("few_pairs", {"public": PUBLIC, "judged": JUDGED, "runs": done}, quiet=True)
             print(json.dumps(done[-1]), file=sys.stderr)
 

@@ -60,6 +60,7 @@ JOBS = (
     Job("speak.py"),
     Job("kl_steps.py", quick=None),
     Job("public_only.py", quick=None),
+    Job("few_pairs.py", quick=None),
     Job("retrieval.py", quick=None),
     Job("few.py"),
     Job("few_tried.py", quick=None),

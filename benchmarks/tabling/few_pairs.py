@@ -26,7 +26,7 @@ def runs(kind: str) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
 def few_pairs() -> str:
     """Partner first with the pairs alone, and with unshared texts; CLINC150 through both."""
     alone, rows = runs("alone"), []
-    for key in sorted(runs("unpaired"), key=lambda k: (k[:2] not in SHOWN, k[:2], k[2])):
+    for key in sorted(runs("unpaired"), key=lambda k: (k[:2] not in SHOWN, *k)):
         found = runs("unpaired")[key]
         taken = [r for r in found if "refused" not in r]
         rows.append([
@@ -108,7 +108,15 @@ def picture() -> str:
                 if (s, t) == (source, target) and n and any("first" in r for r in found)
             ]
             lines.append(Line(f"{source} to {target}, pairs {words}", None, points))
-    description = "Share of 1,000 texts whose partner is first, against the number of pairs"
+    description = (
+        "Share of 1,000 texts whose partner is the nearest to their image, against the number of"
+        " pairs. "
+        + "; ".join(
+            f"{x.name}: {x.points[0][1]:.2f} with {x.points[0][0]:.0f} to"
+            f" {x.points[-1][1]:.2f} with {x.points[-1][0]:.0f}"
+            for x in lines
+        )
+    )
     axes = Picture("Few pairs", description, "pairs", "partner first", (0, 4), (0, 1), linear=True)
     return svg(axes, lines)
 

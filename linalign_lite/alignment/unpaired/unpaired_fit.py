@@ -164,7 +164,7 @@ def _require_consistent(found: Evidence) -> None:
         raise InputError(
             "some pairs contradict the others: their texts may not be the same",
             got=f"rows {', '.join(str(row) for row in far[:20])}, counted from 0",
-            hint="leave these rows out",
+            hint="leave these rows out; or take unshared texts of one kind on both sides",
         )
 
 

@@ -33,6 +33,7 @@ class Picture:
     x_range: tuple[int, int]  # powers of ten
     y_range: tuple[int, int]  # powers of ten, or values where y is linear
     linear: bool = False
+    key: tuple[int, int] = (LEFT + 16, TOP + 20)  # position of the names of the lines
 
 
 def svg(picture: Picture, lines: Sequence[Line]) -> str:
@@ -135,7 +136,7 @@ def _drawn(picture: Picture, line: Line, i: int) -> list[str]:
     path = "L".join("{:.1f} {:.1f}".format(*_at(picture, x, y)) for x, y in inside)
     made = [f'<path class="l c{i}" d="M{path}"/>']
     made += [_mark(i, *_at(picture, x, y)) for x, y in line.points]
-    x, y = LEFT + 16, TOP + 20 + 20 * i  # the key
+    x, y = picture.key[0], picture.key[1] + 20 * i
     made += [f'<path class="l c{i}" d="M{x} {y - 4}H{x + 26}"/>', _mark(i, x + 13, y - 4),
              f'<text x="{x + 34}" y="{y}">{escape(line.name)}</text>']  # fmt: skip
     return made

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from linalign_lite.alignment.multi_target import fit_several
+from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.heads.evaluation import evaluate
 from linalign_lite.survey.artefacts import ArtefactStore
@@ -25,14 +26,35 @@ def list_curves(store: ArtefactStore) -> Iterator[Job]:
     for source in models:
         inputs, compute = {"source": source, "texts": texts}, partial(_penalties, store, source)
         yield Job("curves", f"penalties: from {source}", models, inputs, compute)
-    tests = store.text_digests(
-        public, *(file for d in store.data.values() for file in (d.train, d.test))
-    )
+    tests = public_and_tests(store)
     for source in models:
         for n in sizes(len(store.texts(public).texts)):
             label = f"{n} public texts: from {source}"
             of_size: Inputs = {"source": source, "texts": tests, "n": n, "data": list(store.data)}
             yield Job("curves", label, models, of_size, partial(_of_size, store, source, n))
+
+
+def public_and_tests(store: ArtefactStore) -> list[str]:
+    """Digests of what the points of curves of accuracy depend on."""
+    files = (file for d in store.data.values() for file in (d.train, d.test))
+    return store.text_digests(store.config.public, *files)
+
+
+def points_of(
+    store: ArtefactStore,
+    source: str,
+    target: str,
+    kind: str,
+    x: float,
+    r2: float,
+    affine: AffineMap,
+) -> list[CurveRow]:
+    """A point for each data set, with the accuracy of the target's head; one without any."""
+    rows = [] if store.data else [CurveRow(source, target, "", kind, x, r2)]
+    for data in store.data:
+        found = evaluate(store.head(target, data), store.test(source, data), affine=affine).accuracy
+        rows.append(CurveRow(source, target, data, kind, x, r2, found.value))
+    return rows
 
 
 def sizes(n: int) -> list[int]:
@@ -55,17 +77,11 @@ def _of_size(store: ArtefactStore, source: str, n: int) -> list[CurveRow]:
     some = np.random.default_rng(store.config.seed).permutation(len(store.public(source)))[:n]
     others = {m: store.public(m).rows(some) for m in store.cards if m != source}
     maps = fit_several(store.public(source).rows(some), others, seed=store.config.seed)
-    rows = []
-    for target, (affine, report) in maps.items():
-        r2 = report.held_out_r2
-        if not store.data:
-            rows.append(CurveRow(source, target, "", "size", n, r2))
-        for data in store.data:
-            found = evaluate(
-                store.head(target, data), store.test(source, data), affine=affine
-            ).accuracy
-            rows.append(CurveRow(source, target, data, "size", n, r2, found.value))
-    return rows
+    return [
+        row
+        for target, (affine, report) in maps.items()
+        for row in points_of(store, source, target, "size", n, report.held_out_r2, affine)
+    ]
 
 
 def list_projections(store: ArtefactStore) -> Iterator[Job]:

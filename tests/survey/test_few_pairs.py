@@ -1,22 +1,18 @@
 """The survey's curves over the number of pairs, with and without unshared texts."""
 
 import dataclasses
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from alignment.unpaired.two_models import two_models
 from made import made_results
-from support import ROOT
 
 from linalign_lite import AlignmentError, HiddenStates, evaluate, fit, train_head
 from linalign_lite.survey import few_pair_jobs
 from linalign_lite.survey.config import DataSet, TextFile
 from linalign_lite.survey.report import render
 from linalign_lite.survey.results import CurveRow
-
-sys.path.insert(0, str(ROOT / "tests" / "alignment" / "unpaired"))
-from two_models import two_models
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ between principal components and whitened ones: a few directions of large varian
 rarely share, count less, and noise is not blown up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def coordinates_of(states: Array, largest_rank: int) -> Coordinates:
     found = Coordinates(mean, vectors[:, :kept] / scale, vectors[:, :kept] * scale, 1.0)
     some = states[: 1 << 14]
     length = float(np.linalg.norm(found.project(some), axis=1).mean())
-    return Coordinates(found.mean, found.basis, found.inverse, length)
+    return replace(found, length=length)
 
 
 def affine(source: Coordinates, target: Coordinates, rotation: Any) -> tuple[Float64, Float64]:

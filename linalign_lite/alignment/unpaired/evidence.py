@@ -48,10 +48,15 @@ class Evidence:
         return near or self.closeness >= CLOSE
 
 
+def count_aside(count: int) -> int:
+    """Return how many of so many texts are kept aside to judge a map: a tenth, at most JUDGED."""
+    return min(count // 10, JUDGED)
+
+
 def keep_aside(sides: Sides, rng: np.random.Generator) -> tuple[Sides, Sides]:
     """The sides without a tenth of the unshared texts, and that tenth, at most JUDGED."""
     source, target = (rng.permutation(len(rows)) for rows in (sides.source, sides.target))
-    n, m = (min(len(rows) // 10, JUDGED) for rows in (source, target))
+    n, m = count_aside(len(source)), count_aside(len(target))
     p, q = sides.pair_source, sides.pair_target
     return (
         Sides(sides.source[source[n:]], sides.target[target[m:]], p, q),

@@ -82,7 +82,7 @@ def fit_unpaired(
     report = UnpairedReport(
         n_source=len(x), n_target=len(y), n_pairs=len(p), d_source=x.space.dim,
         d_target=y.space.dim, rank=min(of_x.rank, of_y.rank), starts=starts,
-        n_judged=min(len(y) // 10, evidence.JUDGED), closeness=found.closeness,
+        n_judged=evidence.count_aside(len(y)), closeness=found.closeness,
         nearer=float(np.median(found.nearer)) if held_out else None,
         partner_first=float((found.nearer == 0).mean()) if held_out else None,
         warnings=_warnings(x, y, found.contradicting),

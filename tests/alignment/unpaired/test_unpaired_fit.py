@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from two_models import partner_first, two_models
+from alignment.unpaired.two_models import partner_first, two_models
 
 from linalign_lite import (
     AlignmentError,

@@ -18,11 +18,17 @@ from common import side_by_side
 from encrypt import Ours
 
 from linalign_lite import PRIVATE, TRUSTED, Client, Head, Layout, Parameters, Provider, keygen
-from linalign_lite.encrypt import planner, response_encoding
-from linalign_lite.encrypt.modular import matmul_mod
-from linalign_lite.encrypt.scheme import ReturnedCoefficients
-from linalign_lite.encrypt.seal.scheme import SealScheme
-from linalign_lite.encrypt.seal.server_side import SealServerSide
+from linalign_lite.encrypt import planner
+from linalign_lite.encrypt.keys import seal_context
+from linalign_lite.encrypt.masks import Masks
+from linalign_lite.encrypt.modular import (
+    FloodingNoise,
+    matmul_mod,
+    modulus_fractions,
+    switch_modulus,
+)
+from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, encode_product
+from linalign_lite.encrypt.ring import Ring, spectrum
 
 
 def main() -> None:
@@ -39,42 +45,45 @@ def main() -> None:
 
 def operations(parameters: Parameters, rounds: int) -> dict[str, float]:
     """Medians of what planner.Costs lists."""
-    rng, n = np.random.default_rng(0), parameters.degree
-    o = Ours(parameters, Head(rng.normal(size=(8, 256)), np.zeros(8)), rng.normal(size=256) / 16)
-    scheme = SealScheme(parameters)
-    side, mine = SealServerSide(scheme), scheme.secret_side(o.secret_bytes)
-    payload = o.query.payloads[0][: scheme.query_size]
-    row, cipher = side.encode(rng.normal(size=n), 10), side.load_ciphertext(payload)
-    masker, secret = side.load_public_key(o.public.payload), mine.secret
+    rng, n, primes = np.random.default_rng(0), parameters.degree, parameters.data_primes
+    head = Head(rng.normal(size=(8, 256)), np.zeros(8))
+    o = Ours(parameters, head, rng.normal(size=256) / 16)
+    seal, ring = seal_context(parameters), Ring(n, primes, 15)
+    whole = o.client.encrypt(o.state[None], layout=Layout(n, 256, 1))
+    both = np.stack([rng.integers(0, p, (2, n), dtype=np.uint64) for p in primes], axis=1)
+    spectra, row = ring.spectra(both), spectrum(np.rint(rng.normal(size=n) * 1000))
+    term, masks = np.empty_like(spectra), Masks(o.public)
+    secret = spectrum(rng.integers(-1, 2, n).astype(float))
     stacks = {f: rng.integers(0, 1 << 38, (f, n), dtype=np.uint64) for f in (32, 288)}
     weights = {f: np.rint(rng.normal(size=(64, f)) * 1000) for f in stacks}
-    primes = parameters.data_primes
-    some, every = np.arange(10), np.arange(n)
-    returned = ReturnedCoefficients(some, np.zeros(10), 70 if parameters.private else 0)
-    second, first = response_encoding.decode_product(
-        side.finalize(side.inner_product([cipher], [row]), returned, None), n
-    )
+    some = np.arange(10)
+
+    def reply() -> bytes:
+        first, second = ring.residues(spectra[0], some), ring.residues(spectra[1])
+        if parameters.private:
+            for prime in primes:
+                FloodingNoise(10, 70).modulo(prime)
+        values = [modulus_fractions(second, primes), modulus_fractions(first, primes)]
+        return encode_product(switch_modulus(np.concatenate(values), 24), 24)
+
+    second, first = decode_product(reply(), n, 24)
     calls = {
-        "encrypt": lambda: mine.encrypt(np.ones(n), 20),
-        "load": lambda: side.load_ciphertext(payload),
-        "expand": lambda: side._expanded(payload),
-        "encode": lambda: side.encode(np.ones(n), 10),
-        "multiply": lambda: side.inner_product([cipher] * 9, [row] * 9),
+        "encrypt": lambda: o.client.encrypt(o.state[None], layout=whole.info.layout),
+        "grow": lambda: seal.grown(whole.payloads[0][-64:]),
+        "transform": lambda: ring.spectra(both),
+        "encode": lambda: spectrum(np.rint(np.ones(n) * 2.0**10)),
+        "multiply": lambda: np.add(spectra, np.multiply(spectra, row, out=term), out=term),
         **{
             f"combine_{f}": lambda f=f: [matmul_mod(weights[f], stacks[f], p) for p in primes]
             for f in stacks
         },
-        "reply": lambda: side.finalize(side.inner_product([cipher], [row]), returned, None),
-        "zero": lambda: side.encrypt_zero(masker),
-        "decrypt_few": lambda: response_encoding.decrypt_product(secret, second, first, some),
-        "decrypt_all": lambda: response_encoding.decrypt_product(
-            secret, second, np.zeros(n, np.uint32), every
-        ),
+        "mask": lambda: masks.draw(ring),
+        "reply": reply,
+        "decrypt": lambda: decrypt_product(secret, second, first, some, 24),
     }
     side_by_side(calls, 2)
-    times = side_by_side(calls, rounds)
+    times = side_by_side(calls, rounds, dict.fromkeys(calls, 5))
     ms = {k: 1e3 * statistics.median(v) for k, v in times.items()}
-    ms["multiply"] /= 9
     few, many = 2 * ms.pop("combine_32") / 64, 2 * ms.pop("combine_288") / 64
     ms["matmul"] = (many - few) / 256
     ms["reduce"] = few - 32 * ms["matmul"]
@@ -89,7 +98,7 @@ def order(parameters: Parameters, dim: int, classes: int, n: int) -> list[dict[s
     secret, public = keygen(parameters)
     client = Client(secret)
     rows = []
-    for chunks, batch in ((1, 1), (3, 1), (8, 1), (24, min(n, 256)), (dim, parameters.degree)):
+    for chunks, batch in ((1, 1), (3, 1), (8, 1), (24, min(n, 128)), (dim, parameters.degree)):
         if -(-dim // chunks) * batch > parameters.degree:
             continue
         layout = Layout(parameters.degree, dim, chunks, batch)

@@ -11,8 +11,8 @@ that the client decrypts and sums. This library keeps the head encoded between q
 provider does; TenSEAL's calls encode it each time. The other peers (benchmarks/peers) keep theirs
 encoded too; each runs in an environment of its own, FOLDER/NAME/bin/python; a missing one is named.
 
-Two floors: a plain NumPy product, and what SEAL needs for the bare encryptions, products and
-decryptions, without anything being saved, loaded or sent.
+Two floors: a plain NumPy product, and what SEAL needs in the same layout for the bare encryptions,
+products, masks and decryptions, without anything being saved, loaded or sent.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ import tenseal as ts
 import tenseal.sealapi as api
 from common import RESULTS, ROOT, publish, ratio, side_by_side
 
-from linalign_lite import PRIVATE, TRUSTED, Client, Head, Parameters, Provider, Zeros, keygen
-from linalign_lite.encrypt.packing import to_slots
-from linalign_lite.encrypt.seal.scheme import SealScheme
+from linalign_lite import PRIVATE, TRUSTED, Client, Head, Parameters, Provider, keygen
 
 SHAPES = ((384, 2), (384, 150), (768, 20), (1024, 4), (2048, 20), (4096, 20))
 PEERS = ("openfhe", "pyfhel", "concrete")
@@ -69,10 +67,7 @@ class Ours:
         secret, self.public = keygen(parameters)
         self.client, self.parameters = Client(secret), parameters
         self.provider = Provider(head, keys=[self.public], accept=[parameters])
-        self.pool = Zeros(self.public)
-        self.pooled = Provider(head, pool=[self.pool], accept=[parameters])
         self.state, self.classes = state, head.n_outputs
-        self.secret_bytes = secret.material
         self.answers()
 
     def answers(self) -> None:
@@ -81,33 +76,35 @@ class Ours:
         self.scores = self.client.decrypt(self.response, self.query).values[0]
 
     def steps(self) -> dict[str, Callable[[], Any]]:
-        """Each step alone; the provider's share also with zeros made ahead."""
-        steps = {
+        """Each step alone."""
+        return {
             "encrypt": lambda: self.client.encrypt(self.state[None], n_outputs=self.classes),
             "score": lambda: self.provider.score(self.query),
             "decrypt": lambda: self.client.decrypt(self.response, self.query),
         }
-        if self.parameters.private:
-            steps["score_pooled"] = lambda: self.pooled.score(self.query)
-        return steps
 
     def floor(self) -> Callable[[], Any]:
-        """SEAL's own work for the same layout and nothing around it."""
-        scheme, layout = SealScheme(self.parameters), self.query.info.layout
-        key, _ = scheme.secret_key(self.secret_bytes)
-        context = scheme.context
-        encoder, encryptor = api.CKKSEncoder(context), api.Encryptor(context, key)
-        evaluator, decryptor = api.Evaluator(context), api.Decryptor(context, key)
-        masker = api.Encryptor(context, scheme.public_key(self.public.payload))
-        state = np.zeros(layout.degree)
-        state[: min(layout.dim, layout.degree)] = self.state[: layout.degree]
-        slots = to_slots(state).tolist()
+        """SEAL's own work, in CKKS, for the same layout and nothing around it."""
+        layout, settings = self.query.info.layout, api.EncryptionParameters(api.SCHEME_TYPE.CKKS)
+        settings.set_poly_modulus_degree(layout.degree)
+        settings.set_coeff_modulus([api.Modulus(p) for p in self.parameters.primes])
+        context = api.SEALContext(settings, True, api.SEC_LEVEL_TYPE.TC128)
+        generator, public, asked = api.KeyGenerator(context), api.PublicKey(), api.Ciphertext()
+        generator.create_public_key(public)
+        encoder = api.CKKSEncoder(context)
+        encryptor = api.Encryptor(context, generator.secret_key())
+        evaluator = api.Evaluator(context)
+        decryptor, masker = (
+            api.Decryptor(context, generator.secret_key()),
+            api.Encryptor(context, public),
+        )
+        slots = np.random.default_rng(0).normal(size=layout.degree // 2).tolist()
         plain, row, out = api.Plaintext(), api.Plaintext(), api.Plaintext()
-        scale = 2.0 ** (self.parameters.query_bits - 1)
-        encoder.encode(slots, 2.0**18, row)
+        scale = 2.0 ** (self.parameters.query_bits // 2)
+        encoder.encode(slots, 2.0**10, row)
         row.scale = 1.0
-        server = scheme.server_side()
-        asked = server.load_ciphertext(self.query.payloads[0][: scheme.query_size])
+        encoder.encode(slots, scale, plain)
+        encryptor.encrypt_symmetric(plain, asked)
         products = layout.products(self.classes)
 
         def call() -> None:
@@ -120,8 +117,10 @@ class Ours:
                 for _ in range(layout.chunks - 1):
                     evaluator.multiply_plain(asked, row, term)
                     evaluator.add_inplace(total, term)
+                total.scale = 1.0
                 if self.parameters.private:
                     masker.encrypt_zero(zero)
+                    zero.scale = 1.0
                     evaluator.add_inplace(total, zero)
                 decryptor.decrypt(total, out)
                 encoder.decode_complex(out)
@@ -178,10 +177,6 @@ def one(dim: int, classes: int, rounds: int, slow: int, peers: Path | None) -> d
     medians = {name: 1e3 * statistics.median(found) for name, found in (times | fast).items()}
     profiles = {}
     for name, o in ours.items():
-        if o.parameters.private:
-            o.pool.fill(
-                2 * BURST * (rounds + 1) * len(o.response.payloads[0]) // (4 * 4096) + rounds
-            )
         steps = side_by_side(o.steps(), max(rounds, 20), dict.fromkeys(o.steps(), BURST))
         profiles[name] = {
             "ms": medians[name],

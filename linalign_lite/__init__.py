@@ -44,7 +44,6 @@ _NAMES = {  # module: its public names
     "encrypt.parameters": "PRIVATE Parameters TRUSTED",
     "encrypt.provider": "Provider",
     "encrypt.query_budget": "Budget",
-    "encrypt.zero_pool": "Zeros",
     "errors": "AlignmentError BudgetError FormatError InputError LinalignError MismatchError "
     "MissingExtraError OutputExistsError ParityError PrecisionError SignatureError",
     "extraction.pipeline": "extract extract_to",

@@ -54,7 +54,6 @@ from linalign_lite.encrypt.parameters import TRUSTED as TRUSTED
 from linalign_lite.encrypt.parameters import Parameters as Parameters
 from linalign_lite.encrypt.provider import Provider as Provider
 from linalign_lite.encrypt.query_budget import Budget as Budget
-from linalign_lite.encrypt.zero_pool import Zeros as Zeros
 from linalign_lite.errors import AlignmentError as AlignmentError
 from linalign_lite.errors import BudgetError as BudgetError
 from linalign_lite.errors import FormatError as FormatError

@@ -4,41 +4,46 @@
 import { DIGEST, KIND, frame, hex, same, sha256, unframe } from "./frame.mjs";
 import { DATA, DEGREE, Key } from "./seal.mjs";
 
-const QUERY_BITS = 68; // log2 of the largest norm of an encoded state
+const QUERY_BITS = 70; // log2 of the largest norm of an encoded state
 const DATA_BITS = DATA.reduce((sum, prime) => sum + Math.log2(Number(prime)), 0);
-const ROOM = Math.floor(DATA_BITS) - 2;
-const MAX_ERROR = 1e-3;
+const ROOM = DATA_BITS + Math.log2(15 / 32); // log2 of the largest encoded score
+const MAX_FLOOD = Math.floor(DATA_BITS) - 5;
+const WORD_BITS = [24, 32];
+const MAX_RETURNED = 128; // coefficients of a product, except in the packing columns
+const SLACK = 1 + 2 ** -6; // by which a norm may exceed its bound
+const MAX_ERROR = 5e-3;
 const MAX_OUTPUTS = 1 << 24;
 const MAX_NORM_BITS = 24;
 const PRINTABLE = /^(?:[^\p{C}\p{Z}]| ){1,256}$/u;
 const FIELDS = ["batch", "chunks", "dim", "flood_bits", "head_scale", "labels", "n", "n_outputs",
-  "norm_bits", "query", "softcap"];
+  "norm_bits", "query", "softcap", "word_bits"];
 
-/** Layout of n states of d dimensions in polynomials, with as many states in each as fit. */
+/** Layout of n states of d dimensions in polynomials, with as many states in each as may be. */
 export function layoutOf(dim, n) {
-  const batch = Math.max(1, Math.min(n, Math.floor(DEGREE / dim)));
+  const most = dim === 1 ? DEGREE : MAX_RETURNED;
+  const batch = Math.max(1, Math.min(n, Math.floor(DEGREE / dim), most));
   const chunks = Math.ceil(dim / Math.floor(DEGREE / batch));
   const width = Math.ceil(dim / chunks);
-  const rows = width === 1 ? 1 : Math.floor(DEGREE / (width * batch));
-  return { batch, chunks, width, rows };
+  const fitting = Math.min(Math.floor(DEGREE / (width * batch)), Math.floor(MAX_RETURNED / batch));
+  return { batch, chunks, width, rows: width === 1 ? 1 : fitting };
 }
 
-/** The least B ≥ 1 such that the norm of every state is at most 2^B. */
+/** The least B ≥ 0 such that the norm of every state is at most 2^B, and a little. */
 function normBits(states) {
   const largest = Math.max(...states.map((z) => Math.sqrt(z.reduce((sum, x) => sum + x * x, 0))));
-  let bits = 1;
-  while (largest > 2 ** bits) bits++;
+  let bits = 0;
+  while (largest > 2 ** bits * SLACK) bits++;
   if (!(bits <= MAX_NORM_BITS && largest >= 0)) throw new Error("these states are too large");
   return bits;
 }
 
 /** Bound on the error of a score, as precision.score_error in the Python library. */
-function scoreError(fold, bound, scale, flood) {
+function scoreError(fold, bound, scale, flood, wordBits) {
   const a = QUERY_BITS - bound;
-  const row = 2 ** (DATA_BITS - 2 - a - scale - bound);
+  const row = 2 ** (ROOM - a - scale - bound);
   const fresh = (Math.sqrt(10.5 * fold) * row) / 2 ** a;
   const rounding = (Math.sqrt(1 / 12) * 2 ** bound) / 2 ** scale;
-  const words = Math.sqrt((1 + DEGREE) / 12) * 2 ** (DATA_BITS - 32 - a - scale);
+  const words = Math.sqrt((1 + DEGREE) / 12) * 2 ** (DATA_BITS - wordBits - a - scale);
   const flooding = flood ? 2 ** (flood - 1 - a - scale) : 0;
   return flooding + 6 * Math.hypot(fresh, rounding, words);
 }
@@ -76,7 +81,7 @@ export class Asker {
     }
     const shape = { n, batch: layout.batch, chunks: layout.chunks, norm_bits: bits };
     const identity = hex(crypto.getRandomValues(new Uint8Array(16)));
-    const meta = { ...shape, space, identity };
+    const meta = { ...shape, space, identity, n_outputs: null };
     const made = await frame(KIND.query, this.digest, records, meta);
     const asked = { shape: { ...shape, dim: space.dim }, layout, names, records: made.records };
     this.#asked.set(hex(made.digest), asked);
@@ -106,6 +111,7 @@ export class Asker {
     const { layout, names, records: asked } = this.#answered(meta, records);
     const error = scoreError(
       Math.min(layout.rows, meta.n_outputs), meta.norm_bits, meta.head_scale, meta.flood_bits,
+      meta.word_bits,
     );
     if (!(error <= MAX_ERROR)) throw new Error("the scores of this response are too imprecise");
     const places = Math.max(0, Math.min(15, Math.floor(-Math.log10(error))));
@@ -116,7 +122,7 @@ export class Asker {
         throw new Error(`record ${i} of this response answers another query`);
       }
       const live = Math.min(layout.batch, meta.n - i * layout.batch);
-      return this.#scores(record.slice(DIGEST), layout, meta.n_outputs, live);
+      return this.#scores(record.slice(DIGEST), layout, meta.n_outputs, live, meta.word_bits);
     });
     const rounded = (x) => Number(cap(x * unit).toFixed(places));
     const values = scores.map((row) => row.map(rounded));
@@ -135,7 +141,8 @@ export class Asker {
     const within = (x, low, high) => Number.isInteger(x) && x >= low && x <= high;
     const used = QUERY_BITS - meta.norm_bits + meta.head_scale;
     if (!within(meta.n_outputs, 1, MAX_OUTPUTS)) throw wrong("number of scores");
-    if (!within(meta.flood_bits, 0, ROOM)) throw wrong("flooding");
+    if (!within(meta.flood_bits, 0, MAX_FLOOD)) throw wrong("flooding");
+    if (!WORD_BITS.includes(meta.word_bits)) throw wrong("size of words");
     if (!within(meta.head_scale, 0, ROOM) || used > ROOM + 20) throw wrong("scale");
     if (meta.softcap !== null && !(typeof meta.softcap === "number" && meta.softcap > 0)) {
       throw wrong("soft cap");
@@ -146,7 +153,8 @@ export class Asker {
       labels.every((x) => typeof x === "string" && PRINTABLE.test(x));
     if (!named) throw wrong("list of labels");
     const products = Math.ceil(k / asked.layout.rows);
-    const size = DIGEST + 4 * (products * DEGREE + k * asked.layout.batch);
+    const words = products * DEGREE + k * asked.layout.batch;
+    const size = DIGEST + (meta.word_bits / 8) * words;
     if (records.length !== asked.records.length || records[0].length !== size) {
       throw wrong("size");
     }
@@ -154,17 +162,22 @@ export class Asker {
   }
 
   /** Scores of the states in one record, in units of q/2^32 over the scale. */
-  #scores(bytes, { batch, width, rows }, outputs, live) {
-    const words = new DataView(bytes.buffer);
+  #scores(bytes, { batch, width, rows }, outputs, live, wordBits) {
     const found = Array.from({ length: live }, () => []);
-    for (let at = 0, first = 0; first < outputs; first += rows) {
-      const second = new Int32Array(DEGREE);
-      for (let i = 0; i < DEGREE; i++, at += 4) second[i] = words.getInt32(at, true);
+    let at = 0;
+    const word = () => { // its bits at the top of 32, which wrap around as they do
+      let value = 0;
+      for (let shift = 32 - wordBits; shift < 32; shift += 8) value |= bytes[at++] << shift;
+      return value;
+    };
+    for (let first = 0; first < outputs; first += rows) {
+      const second = Int32Array.from({ length: DEGREE }, word);
       for (let j = 0; j < Math.min(rows, outputs - first); j++) {
-        for (let t = 0; t < batch; t++, at += 4) {
+        for (let t = 0; t < batch; t++) {
+          const answer = word();
           if (t >= live) continue;
           const place = (j * width + width - 1) * batch + t;
-          found[t].push((words.getInt32(at, true) + this.#product(second, place)) | 0);
+          found[t].push((answer + this.#product(second, place)) | 0);
         }
       }
     }

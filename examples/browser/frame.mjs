@@ -1,11 +1,11 @@
 // The framed form of keys, queries and responses: docs/FORMAT.md, section 3.
 
 export const KIND = { public: 2, query: 3, response: 4 };
-export const PROFILE = { name: "private", number: 3 };
+export const PROFILE = { name: "private", number: 5 };
 export const DIGEST = 32;
 
 const HEAD = 72;
-const VERSION = 2;
+const VERSION = 3;
 const MOST = 4 << 20; // bytes of a response's description
 const RECORD = 1 << 30;
 const encoder = new TextEncoder();

@@ -1,15 +1,16 @@
 // The parameter set "private" through node-seal (https://github.com/s0l0ist/node-seal): keys, seeded
 // encryption, SEAL's transform. docs/FORMAT.md, section 3, has the numbers.
 //
-// SEAL's encoder is not used: it takes real slots only, and a query is a real polynomial. Residues of
-// the polynomial are loaded as a ciphertext that SEAL transforms, then as a plaintext that it encrypts.
+// SEAL's encoder is not used: a query is an encryption of zero, made by SEAL's BFV in plain
+// coefficients, with the residues of an encoded state added.
 
 import { joined, uint64 } from "./frame.mjs";
 
 export const DEGREE = 4096;
-export const DATA = [1099511480321n, 9007199254429697n];
+export const DATA = [35184371703809n, 35184371884033n];
 const PRIMES = [...DATA, 40961n];
-const BITS = new Int32Array([40, 53, 16]);
+const BITS = new Int32Array([45, 45, 16]);
+const PLAIN_MODULUS = 65537n; // SEAL requires one; nothing depends on it
 
 const HEADER = 16; // of SEAL: magic, its size, version (2), compression, reserved (2), size
 const CIPHER = 73; // parms_id, transformed?, components, degree, primes, scale, correction factor
@@ -53,14 +54,9 @@ export function packed(row, prime) {
   return out;
 }
 
-/** A saved encryption as a seeded pair: its first component, and the seed of the second. */
-function seeded(saved, primes) {
-  const end = HEADER + CIPHER + NUMBERS + 8 * DEGREE * primes.length;
-  if (saved.length !== end + HEADER + 1 + SEED || saved[end + HEADER] !== BLAKE2XB) {
-    throw new Error("this SEAL saves encryptions in an unknown form");
-  }
-  const rows = rowsOf(saved, CIPHER, primes.length);
-  return joined(...rows.map((row, i) => packed(row, primes[i])), saved.subarray(-SEED));
+/** A seeded pair: the first component of an encryption, and the seed of the second. */
+function seeded(rows, seed) {
+  return joined(...rows.map((row, i) => packed(row, DATA[i])), seed);
 }
 
 /** A new secret key, kept only in this object and in SEAL's memory. */
@@ -75,19 +71,21 @@ export class Key {
   /** The secret's coefficients, -1, 0 and 1. */
   coefficients;
 
-  /** The record of a public key: a seeded pair over all primes that encrypts zero. */
+  /** The record of a public key: a seeded pair that encrypts zero. */
   publicRecord;
 
   /** `seal`: the result of node-seal's initialize(). */
   constructor(seal) {
     this.#seal = seal;
-    const settings = new seal.EncryptionParameters(seal.SchemeType.ckks);
+    const settings = new seal.EncryptionParameters(seal.SchemeType.bfv);
     settings.setPolyModulusDegree(DEGREE);
     const moduli = seal.CoeffModulus.Create(DEGREE, BITS);
     if (PRIMES.some((prime, i) => moduli.get(i).value() !== prime)) {
       throw new Error("this SEAL chooses other primes");
     }
     settings.setCoeffModulus(moduli);
+    const plainModulus = new seal.Modulus(PLAIN_MODULUS);
+    settings.setPlainModulus(plainModulus);
     this.#context = new seal.SEALContext(settings, true, seal.SecLevelType.tc128);
     if (!this.#context.parametersSet()) throw new Error("SEAL refuses the parameters");
     this.#level = uint64(...this.#context.firstParmsId().values());
@@ -97,11 +95,10 @@ export class Key {
     this.#secret = generator.secretKey();
     const made = generator.createPublicKey(); // required by the constructor, but not used
     this.#encryptor = new seal.Encryptor(this.#context, made, this.#secret);
-    const zero = generator.createPublicKeySerializable();
-    this.publicRecord = seeded(zero.saveToArray(seal.ComprModeType.none), PRIMES);
+    this.publicRecord = seeded(...this.#encryptedZero());
 
     const saved = this.#secret.saveToArray(seal.ComprModeType.none);
-    const [row] = this.#transformed(rowsOf(saved, PLAIN, DATA.length), true);
+    const row = this.#fromNtt(rowsOf(saved, PLAIN, DATA.length));
     const signs = new Map([[0n, 0], [1n, 1], [DATA[0] - 1n, -1]]);
     this.coefficients = Int8Array.from(row, (word) => {
       if (!signs.has(word)) throw new Error("SEAL's secret key is not ternary");
@@ -109,37 +106,44 @@ export class Key {
     });
     saved.fill(0);
     row.fill(0n);
-    for (const thing of [settings, moduli, generator, made, zero]) thing.delete();
+    for (const thing of [settings, moduli, plainModulus, generator, made]) thing.delete();
   }
 
-  /** A seeded pair over the data primes that encrypts a polynomial of integers (BigInt). */
+  /** A seeded pair that encrypts a polynomial of integers (BigInt). */
   encrypt(polynomial) {
-    const none = this.#seal.ComprModeType.none;
-    const residues = DATA.map((prime) =>
-      BigUint64Array.from(polynomial, (x) => ((x % prime) + prime) % prime),
-    );
-    const rows = this.#transformed(residues, false);
+    const [rows, seed] = this.#encryptedZero();
+    rows.forEach((row, k) => {
+      const prime = DATA[k];
+      polynomial.forEach((x, i) => {
+        if (x) row[i] = (((row[i] + x) % prime) + prime) % prime;
+      });
+    });
+    return seeded(rows, seed);
+  }
+
+  /** A fresh encryption of zero: the rows of its first component, and the seed of the second. */
+  #encryptedZero() {
     const plain = new this.#seal.Plaintext();
-    const count = uint64(DEGREE * DATA.length);
-    plain.loadFromArray(this.#context, object(this.#level, count, SCALE, numbers(rows)));
     const cipher = this.#encryptor.encryptSymmetricSerializable(plain);
-    const pair = seeded(cipher.saveToArray(none), DATA);
+    const saved = cipher.saveToArray(this.#seal.ComprModeType.none);
     plain.delete();
     cipher.delete();
-    return pair;
+    const end = HEADER + CIPHER + NUMBERS + 8 * DEGREE * DATA.length;
+    if (saved.length !== end + HEADER + 1 + SEED || saved[end + HEADER] !== BLAKE2XB) {
+      throw new Error("this SEAL saves encryptions in an unknown form");
+    }
+    return [rowsOf(saved, CIPHER, DATA.length), saved.slice(-SEED)];
   }
 
-  /** Transform residues to SEAL's NTT form or `back`, as the first component of a ciphertext. */
-  #transformed(rows, back) {
+  /** Coefficients, modulo the first prime, of residues in SEAL's NTT form. */
+  #fromNtt(rows) {
     const one = DATA.map(() => new BigUint64Array(DEGREE).fill(1n, 0, 1)); // SEAL refuses zeros
-    const shape = uint64(2, DEGREE, DATA.length);
-    const start = joined(this.#level, [back ? 1 : 0], shape, SCALE, uint64(1));
+    const start = joined(this.#level, [1], uint64(2, DEGREE, DATA.length), SCALE, uint64(1));
     const cipher = new this.#seal.Ciphertext();
     cipher.loadFromArray(this.#context, object(start, numbers([...rows, ...one])));
-    if (back) this.#evaluator.cipherTransformFromNttInplace(cipher);
-    else this.#evaluator.cipherTransformToNttInplace(cipher);
+    this.#evaluator.cipherTransformFromNttInplace(cipher);
     const saved = cipher.saveToArray(this.#seal.ComprModeType.none);
     cipher.delete();
-    return rowsOf(saved, CIPHER, DATA.length);
+    return rowsOf(saved, CIPHER, 1)[0];
   }
 }

@@ -171,19 +171,20 @@ def _framed(path: Path, number: int) -> Facts:
             "kind": kind.title,
             "profile": header.parameters.name,
             "ring_degree": header.parameters.degree,
-            "modulus_bits": list(header.parameters.prime_bits),
+            "modulus_bits": [p.bit_length() for p in header.parameters.data_primes],
             "key": header.key.hex(),
         }
         if kind is Kind.QUERY:
             query = QueryInfo.from_header(header, reader.name)
             facts |= {"queries": query.n, "space": query.space.describe()}
             facts |= _layout(query.layout, reader.size / query.n)
-            facts["norm_bound"] = 2**query.norm_bits
+            facts |= {"norm_bound": 2**query.norm_bits, "outputs": query.n_outputs}
         elif kind is Kind.RESPONSE:
             response = ResponseInfo.from_header(header, reader.name)
             facts |= {"queries": response.n, "outputs": response.n_outputs}
             facts |= _layout(response.layout, reader.size / response.n)
-            facts |= {"flood_bits": response.flood_bits, "answers": response.query}
+            facts |= {"flood_bits": response.flood_bits, "word_bits": response.word_bits}
+            facts["answers"] = response.query
         for _ in reader:  # checks every record against its digest
             pass
     return facts

@@ -118,7 +118,7 @@ def score(
     ] = Profile.private,
     budget: Annotated[Path | None, Option(help="Count states per key in this file.")] = None,
     limit: Annotated[int | None, Option(help="With --budget: most states per key.", min=1)] = None,
-    max_error: MaxError = 1e-3,
+    max_error: MaxError = 5e-3,
     threads: Annotated[
         int | None, Option(help="Processes for many queries; default: one per core.", min=1)
     ] = None,
@@ -181,7 +181,7 @@ def decrypt(
     ood: Annotated[
         str | None, Option(help="Add an outlier score: energy, msp, max-logit, or a detector file.")
     ] = None,
-    max_error: MaxError = 1e-3,
+    max_error: MaxError = 5e-3,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -197,8 +197,6 @@ def decrypt(
       linalign-lite decrypt mine.response --key keys --top 3 --out scores.jsonl
       linalign-lite decrypt mine.response --key keys --ood energy
     """
-    import numpy as np
-
     from linalign_lite.encrypt.client import Client
     from linalign_lite.encrypt.keys import SecretKey
     from linalign_lite.encrypt.wire import Kind, open_framed
@@ -214,8 +212,7 @@ def decrypt(
     with console.progress("decrypting", count) as tally:
         scores = client.decrypt_from(response, query, progress=tally)
     names = scores.labels or tuple(str(i) for i in range(scores.values.shape[1]))
-    order = np.argsort(-scores.values, axis=1, kind="stable")[:, :top]
-    rows = scores.values.tolist()
+    order, rows = scores.ranking()[:, :top].tolist(), scores.values.tolist()
     best = [[(names[i], row[i]) for i in ids] for row, ids in zip(rows, order, strict=True)]
     if out is not None:
         with atomic(out, private=True) as f:  # scores are not for the provider

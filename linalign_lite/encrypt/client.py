@@ -14,13 +14,20 @@ from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import soft_capped
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.encrypt import messages
-from linalign_lite.encrypt.keys import SecretKey, scheme_for
+from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
-from linalign_lite.encrypt.modular import require_size
+from linalign_lite.encrypt.modular import add_mod, integer_residues, pack_seeded, seeded_size
 from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score_positions
 from linalign_lite.encrypt.planner import choose_layout
-from linalign_lite.encrypt.precision import MAX_ERROR, decimals, least_norm_bits, query_scale
+from linalign_lite.encrypt.precision import (
+    MAX_ERROR,
+    decimals,
+    largest_norm,
+    least_norm_bits,
+    query_scale,
+)
 from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
+from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.wire import DIGEST, Kind, open_framed, write_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.heads.ood.detector import Detector
@@ -29,6 +36,7 @@ from linalign_lite.storage.atomic import PathLike, atomic
 
 FloatT = TypeVar("FloatT", bound=np.floating[Any])
 _BATCH = 256  # states mapped at once
+_EXACT_BITS = 52  # of an encoded state before the rest of its scale: float64 has 53
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +44,24 @@ class Scores:
     """Decrypted scores of a head, (n, n_outputs), rounded to ``decimals`` places.
 
     A unit of the last place is at least the error. Never send scores back (docs/SECURITY.md).
+    ``best``: index of the highest score of each state, also where rounding makes two equal.
     """
 
     values: FloatArray = field(repr=False)  # shape: (n, n_outputs)
+    best: npt.NDArray[np.intp] = field(repr=False)  # (n,)
     labels: tuple[str, ...]
     decimals: int
     error: float  # bound on the error of a score before rounding
 
     def predictions(self) -> npt.NDArray[np.intp]:
         """Index of the highest score of each state, (n,)."""
-        best: npt.NDArray[np.intp] = np.argmax(self.values, axis=1)
-        return best
+        return self.best
+
+    def ranking(self) -> npt.NDArray[np.intp]:
+        """Indices of each state's scores, the highest first: (n, n_outputs)."""
+        first = np.arange(self.values.shape[1]) == self.best[:, None]
+        order: npt.NDArray[np.intp] = np.lexsort((~first, -self.values), axis=1)
+        return order
 
     def names(self) -> list[str]:
         """Label of the highest score of each state, or its index where there are no labels."""
@@ -70,8 +85,10 @@ class Client:
     def __init__(self, secret_key: SecretKey, *, max_error: float = MAX_ERROR) -> None:
         self._max_error = max_error
         self._key = secret_key
-        self._scheme = scheme_for(secret_key.parameters)
-        self._side = self._scheme.secret_side(secret_key.material)
+        from linalign_lite.encrypt.seal.secret_side import SecretSide
+
+        self._side = SecretSide(secret_key.parameters, secret_key.material)
+        self._secret = spectrum(self._side.secret)
 
     def encrypt(
         self,
@@ -164,18 +181,20 @@ class Client:
             )
         largest = float(norms.max())
         bound = least_norm_bits(largest if norm_bound is None else norm_bound)
-        if not largest <= 2.0**bound:
+        if not largest <= largest_norm(bound):
             raise InputError(
                 "a state's norm is above the bound",
-                got=f"{int((norms > 2.0**bound).sum())} of {n} states above",
+                got=f"{int((norms > largest_norm(bound)).sum())} of {n} states above",
                 expected=f"norms up to {2**bound}",
                 hint="declare a larger bound, or leave it out",
             )
+        window = layout.window(n_outputs)
         info = QueryInfo(
             parameters=parameters,
             key=self._key.digest,
-            record_size=layout.chunks * self._scheme.query_size,
+            record_size=layout.chunks * seeded_size(window[1], parameters.data_primes),
             n=n,
+            n_outputs=None if window[1] == layout.degree else n_outputs,
             space=space,
             chunks=layout.chunks,
             batch=layout.batch,
@@ -188,16 +207,30 @@ class Client:
     def _payloads(
         self, info: QueryInfo, values: Array, progress: Progress | None
     ) -> Iterator[bytes]:
-        scale, layout = query_scale(info.parameters, info.norm_bits), info.layout
+        layout = info.layout
         for start in range(0, info.n, layout.batch):
             block = values[start : start + layout.batch]
             done, parts = 0, []
             for i, chunk in enumerate(pack_states(layout, block), 1):
-                parts.append(self._side.encrypt(chunk, scale))
+                parts.append(self._encrypted(info, chunk))
                 if progress and (fresh := len(block) * i // layout.chunks - done):
                     progress(fresh)
                     done += fresh
             yield b"".join(parts)
+
+    def _encrypted(self, info: QueryInfo, coefficients: FloatArray) -> bytes:
+        """Encrypt (N,) coefficients: a zero, to whose first component they are added."""
+        (start, count), primes = info.window, info.parameters.data_primes
+        scale = query_scale(info.parameters, info.norm_bits)
+        zero, seed = self._side.encrypt_zero()
+        wanted = np.arange(start, start + count)  # negative ones count from the end
+        # whole numbers below 2^52, exact in float64, then the rest of the scale
+        bits = min(scale, _EXACT_BITS - info.norm_bits)
+        whole = np.rint(coefficients[wanted] * 2.0**bits).astype(np.int64)
+        rows = np.empty((len(primes), count), dtype=np.uint64)
+        for row, part, prime in zip(rows, zero[:, wanted], primes, strict=True):
+            row[:] = add_mod(part, integer_residues(whole, scale - bits, prime), prime)
+        return pack_seeded(rows, seed, primes)
 
     def _scores(
         self,
@@ -226,8 +259,6 @@ class Client:
                 expected=f"at most {self._max_error:.1e}",
                 hint="the response may have been altered, or the provider accepts larger errors",
             )
-        size = messages.response_size(info.layout, info.n_outputs)
-        require_size(f"a record of {name}", info.record_size, size)
         # grown record by record: nothing is allocated from sizes that only the header states
         blocks: list[FloatArray] = []
         for i, payload in enumerate(payloads):
@@ -239,8 +270,9 @@ class Client:
                 progress(live)
         places = decimals(error)
         scores = _concatenated(blocks)
-        rounded = np.round(soft_capped(scores, info.softcap), places).astype(np.float64, copy=False)
-        return Scores(rounded, info.labels, places, error)
+        capped = soft_capped(scores, info.softcap)
+        rounded = np.round(capped, places).astype(np.float64, copy=False)
+        return Scores(rounded, np.argmax(capped, axis=1), info.labels, places, error)
 
     def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> FloatArray:
         """Scores of one record: (live, n_outputs)."""
@@ -250,11 +282,13 @@ class Client:
         parts = []
         for start in range(0, info.n_outputs, layout.rows):
             positions = score_positions(layout, min(layout.rows, info.n_outputs - start))
-            size = product_size(degree, positions.size)
-            second, first = decode_product(view[:size], degree)
+            size = product_size(degree, positions.size, info.word_bits)
+            second, first = decode_product(view[:size], degree, info.word_bits)
             view = view[size:]
             wanted, first = positions[:, :live], first.reshape(positions.shape)[:, :live]
-            values = decrypt_product(self._side.secret, second, first.ravel(), wanted.ravel())
+            values = decrypt_product(
+                self._secret, second, first.ravel(), wanted.ravel(), info.word_bits
+            )
             parts.append(values.reshape(-1, live).T * unit)
         return _concatenated(parts, axis=1)
 

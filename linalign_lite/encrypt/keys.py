@@ -8,24 +8,25 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+
+from linalign_lite.encrypt.modular import SEED_SIZE, Residues, seeded_size, unpack_seeded
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
-from linalign_lite.encrypt.scheme import Scheme
 from linalign_lite.encrypt.wire import Header, Kind, framed_bytes, open_framed
 from linalign_lite.errors import FormatError
 from linalign_lite.storage.atomic import PathLike, require_private, write_new
 
+if TYPE_CHECKING:
+    from linalign_lite.encrypt.seal.context import SealContext
 
-def scheme_for(parameters: Parameters) -> Scheme:
-    """Return the scheme of a parameter set. This first loads the encryption library."""
-    if parameters.scheme == "seal":
-        from linalign_lite.encrypt.seal.scheme import SealScheme
 
-        return SealScheme(parameters)
-    from linalign_lite.encrypt.noop_scheme import NoopScheme
+def seal_context(parameters: Parameters) -> SealContext:
+    """Return SEAL's context of a parameter set. This first loads the encryption library."""
+    from linalign_lite.encrypt.seal.context import SealContext
 
-    return NoopScheme(parameters)
+    return SealContext(parameters)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class PublicKey:
         """SHA-256 of the payload: the key's name in queries and responses."""
         return hashlib.sha256(self.payload).digest()
 
+    @property
+    def seed(self) -> bytes:
+        """The seed that the second component grows from, so that nobody can choose it."""
+        return self.payload[-SEED_SIZE:]
+
+    def components(self) -> Residues:
+        """Both components: (2, primes, N). Raises FormatError unless it is a public key."""
+        degree, primes = self.parameters.degree, self.parameters.data_primes
+        first, seed = unpack_seeded(self.payload, degree, primes)
+        return np.stack([first, seal_context(self.parameters).grown(seed)])
+
     def to_bytes(self) -> bytes:
         """Return the bytes of `public.key`: docs/FORMAT.md, section 3."""
         return _to_file(Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload)
@@ -52,7 +64,7 @@ class PublicKey:
     def load(cls, source: PathLike | bytes) -> PublicKey:
         """Read a file or bytes. Raises FormatError unless it is an intact public key."""
         parameters, digest, payload, name = _from_file(source, Kind.PUBLIC_KEY)
-        scheme_for(parameters).check_public(payload)
+        unpack_seeded(payload, parameters.degree, parameters.data_primes)  # checks residues
         key = cls(parameters, payload)
         if key.digest != digest:
             raise FormatError(f"{name} does not agree with the digest of its key")
@@ -94,7 +106,7 @@ class SecretKey:
 
 def keygen(parameters: Parameters = PRIVATE) -> tuple[SecretKey, PublicKey]:
     """Make a fresh pair of keys."""
-    secret, public = scheme_for(parameters).keygen()
+    secret, public = seal_context(parameters).keygen()
     public_key = PublicKey(parameters, public)
     return SecretKey(parameters, public_key.digest, secret), public_key
 
@@ -106,8 +118,10 @@ def _to_file(kind: Kind, parameters: Parameters, digest: bytes, payload: bytes) 
 def _from_file(source: PathLike | bytes, kind: Kind) -> tuple[Parameters, bytes, bytes, str]:
     with open_framed(source, kind) as reader:
         header, name = reader.header, reader.name
-        scheme = scheme_for(header.parameters)
-        expected = scheme.secret_size if kind is Kind.SECRET_KEY else scheme.public_size
+        primes = header.parameters.data_primes, header.parameters.primes
+        public = seeded_size(header.parameters.degree, primes[0])
+        secret = seeded_size(header.parameters.degree, primes[1]) - SEED_SIZE
+        expected = secret if kind is Kind.SECRET_KEY else public
         if header.n_records != 1 or header.record_size != expected or header.meta:
             raise FormatError(f"{name} does not have the shape of a {kind.title}")
         (record,) = reader

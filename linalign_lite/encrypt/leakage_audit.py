@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,16 @@ import numpy as np
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt import packing
 from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.keys import keygen
-from linalign_lite.encrypt.modular import Residues, centred
-from linalign_lite.encrypt.packing import FloatArray, to_slots
+from linalign_lite.encrypt.keys import keygen, seal_context
+from linalign_lite.encrypt.masks import Masks
+from linalign_lite.encrypt.modular import Residues, add_mod, centred
+from linalign_lite.encrypt.packing import FloatArray, Layout
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.response_encoding import decode_product
-from linalign_lite.encrypt.scheme import ReturnedCoefficients
-from linalign_lite.encrypt.scoring import Scorer
-from linalign_lite.encrypt.seal.scheme import SealScheme
-from linalign_lite.encrypt.seal.server_side import SealServerSide
+from linalign_lite.encrypt.ring import Ring, coefficients, limb_bits, spectrum
+from linalign_lite.encrypt.scoring import Scorer, flood
+from linalign_lite.encrypt.wire import DIGEST
 
 _NOISE_ROUNDS = 48
 _CLASSES = 64  # of a head with more, the first are attacked
@@ -94,9 +94,9 @@ def audit(
 ) -> AuditReport:
     """Attack ``head`` with fresh keys. Takes a few seconds; ``progress`` counts four steps.
 
-    Of more than 64 classes the first 64 are attacked.
+    Of more than 64 classes the first 64 are attacked, of more dimensions than N the first N.
     """
-    attacker = _Attacker(Head(head.weight[:_CLASSES], head.bias[:_CLASSES]), parameters)
+    attacker = _Attacker(head, parameters)
     found: dict[str, Any] = {}
     for attack in (attacker.divide, attacker.noise, attacker.algebra, attacker.side_channels):
         found |= attack()
@@ -109,66 +109,63 @@ class _Query:
     """A query of one state in the provider's hands, and the first product of the head's rows."""
 
     def __init__(self, attacker: _Attacker, state: FloatArray) -> None:
-        head, side = attacker.head, attacker.side
-        query = attacker.client.encrypt(state[None], n_outputs=head.n_outputs, norm_bound=2.0)
-        layout, size = query.info.layout, attacker.scheme.query_size
-        self.scales = attacker.scorer.scales(layout, query.info.norm_bits)
-        record = query.payloads[0]
-        payloads = [record[i * size : (i + 1) * size] for i in range(layout.chunks)]
-        self.ciphertexts = [side.load_ciphertext(p) for p in payloads]
-        self.rows = next(packing.pack_rows(layout, head.weight.astype(np.float64)))
-        self.plaintexts = [side.encode(r, self.scales.head) for r in self.rows]
-        positions = packing.score_positions(layout, layout.fold(head.n_outputs)).ravel()
-        flood = self.scales.flood_bits
-        self.returned = ReturnedCoefficients(positions, np.zeros(len(positions)), flood)
-        self._side = side
-
-    def product(self, chunks: int | None = None) -> Any:
-        """The first product, or that of the first ``chunks``; anew, as answering uses it up."""
-        return self._side.inner_product(self.ciphertexts[:chunks], self.plaintexts[:chunks])
+        head, scorer, primes = attacker.head, attacker.scorer, attacker.parameters.data_primes
+        layout = Layout(attacker.parameters.degree, head.space.dim, 1)
+        self.query = attacker.client.encrypt(state[None], layout=layout, norm_bound=1.0)
+        self.scales = scorer.scales(layout, self.query.info.norm_bits)
+        self.ring = scorer.ring(layout, self.scales.head)
+        (self.ciphertext,) = scorer.ciphertexts(self.query.info, self.query.payloads[0])
+        (self.rows,) = next(packing.pack_rows(layout, head.weight.astype(np.float64)))
+        self.whole = np.rint(self.rows * 2.0**self.scales.head)
+        self.positions = packing.score_positions(layout, layout.fold(head.n_outputs)).ravel()
+        spectra = self.ring.spectra(self.ciphertext) * spectrum(self.whole)
+        self.product = self.ring.residues(spectra)  # (2, primes, N)
+        self.masked = self.product
+        if attacker.masks is not None:
+            self.masked = self.ring.residues(spectra + attacker.masks.draw(self.ring))
+        self.flooded = self.masked[0][:, self.positions]
+        flood(self.flooded, self.scales.flood_bits, primes)
 
 
 class _Attacker:
     """Keys, a client and a provider made for the audit."""
 
     def __init__(self, head: Head, parameters: Parameters) -> None:
-        self.head, self.parameters = head, parameters
-        self.prime = parameters.data_primes[0]
+        self.parameters, self.prime = parameters, parameters.data_primes[0]
+        self.dim = head.space.dim
+        # one chunk, which is easiest to attack
+        self.head = Head(head.weight[:_CLASSES, : parameters.degree], head.bias[:_CLASSES])
         secret, self.public = keygen(parameters)
         self.client = Client(secret, max_error=np.inf)
-        self.scheme = SealScheme(parameters)
-        self.side = SealServerSide(self.scheme)
-        self.scorer = Scorer(head, parameters, 1 << 28)
-        self.mask = self.side.load_public_key(self.public.payload) if parameters.private else None
-        self.secret = self.client._side.secret
-        self.secret_ntt = self.scheme.secret_key(secret.material)[1][0].astype(object)
+        self.seal = seal_context(parameters)
+        self.scorer = Scorer(self.head, parameters, 1 << 28, np.inf)
+        self.masks = Masks(self.public) if parameters.private else None
+        self.secret = self.seal.secret_key(secret.material)[1]
         self.rng = np.random.default_rng(0)
 
     def provider(self, head: Head) -> Provider:
         return Provider(head, keys=[self.public], accept=[self.parameters], max_error=np.inf)
 
-    def fresh_zero(self) -> Any:
-        return None if self.mask is None else self.side.encrypt_zero(self.mask)
-
     def divide(self) -> dict[str, Any]:
         """Divide by the known second component: of a bare product, a masked one, a response.
 
-        With one chunk, w = (c1·w)/c1; with several, all chunks but the first are left out, which
-        makes the attack easier.
+        w = (c1·w)/c1 in the ring modulo the first prime.
         """
         state = self.rng.normal(size=self.head.space.dim)
-        query = _Query(self, state / np.linalg.norm(state))
-        known, truth = self._residues(query.ciphertexts[0])[1], query.rows[0]
-        bare = self._residues(query.product(1))[1]
-        weights = self._divided(bare, known) / 2.0**query.scales.head
+        asked = _Query(self, state / np.linalg.norm(state))
+        known, truth = asked.ciphertext[1][0], asked.rows
+        weights = self._divided(asked.product[1][0], known) / 2.0**asked.scales.head
         largest = float(np.abs(truth).max()) or 1.0
-        _, second = self.side.flooded(query.product(1), query.returned, self.fresh_zero())
-        masked = self._divided(self.scheme.ntt(second[0], inverse=False), known)
-        reply = self.side.finalize(query.product(1), query.returned, self.fresh_zero())
-        words, _ = decode_product(reply, self.parameters.degree)
+        masked = self._divided(asked.masked[1][0], known)
+        response = self.provider(self.head).score(asked.query)
+        bits = response.info.word_bits
+        words, _ = decode_product(response.payloads[0][DIGEST:], self.parameters.degree, bits)
         q = self.parameters.modulus
-        lifted = np.array([round(int(w) * q / 2**32) % self.prime for w in words], dtype=np.uint64)
-        sent = self._divided(self.scheme.ntt(lifted, inverse=False), known)
+        lifted = np.array(
+            [round(int(w) * q / 2**bits) % self.prime for w in words[: self.parameters.degree]],
+            dtype=np.uint64,
+        )
+        sent = self._divided(lifted, known)
         used = truth != 0
         return {
             "bare_error": float(np.abs(weights - truth).max()) / largest,
@@ -184,14 +181,12 @@ class _Attacker:
         """
         parts, bare, sent = [], [], []
         for _ in range(_NOISE_ROUNDS):
-            query = _Query(self, np.zeros(self.head.space.dim))
-            whole = np.rint(query.rows * 2.0**query.scales.head)
-            pairs = zip(whole, map(self.query_noise, query.ciphertexts), strict=True)
-            slots = np.sum([to_slots(w) * to_slots(e) for w, e in pairs], axis=0)
-            parts.append(packing.from_slots(slots)[query.returned.positions])
-            unflooded = replace(query.returned, flood_bits=0)
-            bare.append(self._decrypted(query.product(), unflooded, None))
-            sent.append(self._decrypted(query.product(), query.returned, self.fresh_zero()))
+            asked = _Query(self, np.zeros(self.head.space.dim))
+            places = asked.positions
+            part = spectrum(asked.whole) * spectrum(self.query_noise(asked))
+            parts.append(coefficients(part)[places])
+            bare.append(self._decrypted(asked.product[0][:, places], asked.product[1], asked))
+            sent.append(self._decrypted(asked.flooded, asked.masked[1], asked))
         truth = np.concatenate(parts)
         return {
             "bare_noise": _correlation(np.concatenate(bare), truth),
@@ -199,14 +194,15 @@ class _Attacker:
             "noise_chance": float(_CHANCE_DEVIATIONS / np.sqrt(len(truth))),
         }
 
-    def query_noise(self, ciphertext: Any) -> FloatArray:
-        """e of an encryption of zero: c0 + c1·s modulo the first prime, centred."""
-        first, second = self._residues(ciphertext).astype(object)
-        return self._coefficients((first + second * self.secret_ntt) % self.prime)
+    def query_noise(self, asked: _Query) -> FloatArray:
+        """e of an encryption of zero: c0 + c1·s modulo the first prime, centred: (N,)."""
+        first, second = asked.ciphertext
+        total = add_mod(first[0], self._by_secret(second, asked.ring)[0], self.prime)
+        return centred(total, self.prime).astype(np.float64)
 
     def algebra(self) -> dict[str, Any]:
         """Send zeros and every unit vector; compare the differences of scores with the head."""
-        dim, error = self.head.space.dim, float("nan")
+        dim, error = self.dim, float("nan")
         if dim <= _MAX_QUERIED_DIM:
             states = np.concatenate([np.zeros((1, dim)), np.eye(dim)])
             query = self.client.encrypt(states, n_outputs=self.head.n_outputs)
@@ -239,38 +235,31 @@ class _Attacker:
             "time_of_zero_head": zero_head_time / usual,
         }
 
-    def _residues(self, ciphertext: Any) -> Residues:
-        """Both components modulo the first prime, in the form that they have: (2, N)."""
-        return self.scheme.rns_coefficients(ciphertext, len(self.parameters.data_primes))[:, 0]
+    def _by_secret(self, second: Residues, ring: Ring) -> Residues:
+        """second·s: (primes, N)."""
+        exact = Ring(ring.degree, ring.primes, limb_bits(ring.degree, ring.degree**0.5, 1))
+        return exact.residues(exact.spectra(second) * spectrum(self.secret))
 
-    def _decrypted(self, product: Any, returned: ReturnedCoefficients, zero: Any) -> FloatArray:
+    def _decrypted(self, first: Residues, second: Residues, asked: _Query) -> FloatArray:
         """Answers, unrounded, as the key's holder decrypts them: centred integers as floats."""
-        first, second = map(self._lifted, self.side.flooded(product, returned, zero))
-        q, out = self.parameters.modulus, []
-        for value, k in zip(first, returned.positions.tolist(), strict=True):
-            signs = np.concatenate([self.secret[: k + 1][::-1], -self.secret[k + 1 :][::-1]])
-            total = int(value + np.dot(signs.astype(object), second)) % q
-            out.append(float(total - q if total > q // 2 else total))
-        return np.array(out)
-
-    def _lifted(self, residues: list[Residues]) -> Any:
-        """Integers below q, as Python's, from their residues: Chinese remainder theorem."""
-        total, modulus = residues[0].astype(object), self.prime
-        for row, prime in zip(residues[1:], self.parameters.data_primes[1:], strict=True):
+        primes, q = self.parameters.data_primes, self.parameters.modulus
+        products = self._by_secret(second, asked.ring)[:, asked.positions]
+        rows = [add_mod(a, b, p) for a, b, p in zip(first, products, primes, strict=True)]
+        total, modulus = rows[0].astype(object), primes[0]
+        for row, prime in zip(rows[1:], primes[1:], strict=True):  # Chinese remainder theorem
             total = total + modulus * ((row - total) * pow(modulus, -1, prime) % prime)
             modulus *= prime
-        return total
+        return np.array([float(t - q if t > q // 2 else t) for t in total.tolist()])
 
     def _divided(self, product: Residues, known: Residues) -> FloatArray:
-        """product / known in number-theoretic form modulo the first prime, as centred integers."""
-        pairs = zip(product.tolist(), known.tolist(), strict=True)
-        quotient = [x * pow(y, -1, self.prime) % self.prime if y else 0 for x, y in pairs]
-        return self._coefficients(quotient)
-
-    def _coefficients(self, values: Any) -> FloatArray:
-        """Centred coefficients of values in number-theoretic form modulo the first prime."""
-        residues = self.scheme.ntt(np.array(values, dtype=np.uint64), inverse=True)
-        return centred(residues, self.prime).astype(np.float64)
+        """product / known in the ring modulo the first prime, as centred integers: (N,)."""
+        above, below = (self.seal.ntt(x, inverse=False).tolist() for x in (product, known))
+        prime = self.prime
+        quotient = [
+            x * pow(y, -1, prime) % prime if y else 0 for x, y in zip(above, below, strict=True)
+        ]
+        residues = self.seal.ntt(np.array(quotient, dtype=np.uint64), inverse=True)
+        return centred(residues, prime).astype(np.float64)
 
 
 def _correlation(left: FloatArray, right: FloatArray) -> float:

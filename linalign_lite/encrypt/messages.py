@@ -16,10 +16,18 @@ from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
 
 from linalign_lite.core.space import MAX_DIM, Space, require_labels
 from linalign_lite.encrypt import wire
+from linalign_lite.encrypt.modular import require_size, seeded_size
+from linalign_lite.encrypt.noise_flooding import most_flood_bits
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import MODULUS_BITS, Parameters
-from linalign_lite.encrypt.precision import MAX_NORM_BITS, MIN_NORM_BITS, MIN_SCORE, score_error
-from linalign_lite.encrypt.response_encoding import product_size
+from linalign_lite.encrypt.precision import (
+    MAX_NORM_BITS,
+    MIN_NORM_BITS,
+    MIN_SCORE,
+    score_error,
+    score_room,
+)
+from linalign_lite.encrypt.response_encoding import WORD_BITS, product_size
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORDS, Header, Kind, Record
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import PathLike, write_atomic
@@ -53,9 +61,13 @@ class _Packing:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryDescription(_Packing):
-    """JSON fields of a query's header. ``identity``: random, so that no two digests are equal."""
+    """JSON fields of a query's header. ``identity``: random, so that no two digests are equal.
+
+    n_outputs: scores that the query serves, where it has only the coefficients that reach them.
+    """
 
     space: Space
+    n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)] | None
     identity: Annotated[str, Text(2 * ID_BYTES, 2 * ID_BYTES, "[0-9a-f]*")]
 
 
@@ -68,6 +80,7 @@ class ResponseDescription(_Packing):
     head_scale: Annotated[int, Range(0, max(MODULUS_BITS.values()))]  # b of precision.head_scale
     # k of noise_flooding.flood_bits
     flood_bits: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
+    word_bits: Annotated[int, Range(min(WORD_BITS), max(WORD_BITS))]
     n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
     labels: tuple[str, ...]
     softcap: Annotated[float, _PositiveFloat()] | None
@@ -134,6 +147,21 @@ class QueryInfo(QueryDescription, _Info):
     DESCRIPTION = QueryDescription
     DIM = attrgetter("space.dim")
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """The coefficients that its first components have: see Layout.window."""
+        return self.layout.window(self.n_outputs)
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes of one chunk: a seeded pair."""
+        return seeded_size(self.window[1], self.parameters.data_primes)
+
+    def _require_consistent(self) -> None:
+        if self.n_outputs is not None and self.window[1] == self.parameters.degree:
+            raise InputError("it names a number of scores, but has all coefficients")
+        require_size("a record of it", self.record_size, self.chunks * self.chunk_size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseInfo(ResponseDescription, _Info):
@@ -147,18 +175,23 @@ class ResponseInfo(ResponseDescription, _Info):
     def error_bound(self) -> float:
         """Bound on the error of a score, from the header alone."""
         fold = self.layout.fold(self.n_outputs)
-        return score_error(self.parameters, self.norm_bits, self.head_scale, fold, self.flood_bits)
+        scales = self.head_scale, fold, self.flood_bits, self.word_bits
+        return score_error(self.parameters, self.norm_bits, *scales)
 
     def _require_consistent(self) -> None:
-        room = int(self.parameters.data_bits) - 2
+        room, most = score_room(self.parameters), most_flood_bits(self.parameters)
         used = self.parameters.query_bits - self.norm_bits + self.head_scale
         if self.head_scale > room or not 0 <= used <= room - math.log2(MIN_SCORE):
             raise InputError("its scale is not usable")
-        if self.flood_bits > room:
-            raise InputError("its flooding is not usable", expected=f"at most {room} bits")
+        if self.flood_bits > most:
+            raise InputError("its flooding is not usable", expected=f"at most {most} bits")
+        if self.word_bits not in WORD_BITS:
+            raise InputError("its words are not usable", expected=" or ".join(map(str, WORD_BITS)))
         if len(self.labels) not in {0, self.n_outputs}:
             raise InputError("its labels do not fit its classes")
         require_labels(self.labels, "a response")
+        size = response_size(self.layout, self.n_outputs, self.word_bits)
+        require_size("a record of it", self.record_size, size)
 
 
 def _as_json(value: Any) -> Any:
@@ -224,7 +257,7 @@ class Response(_Message[ResponseInfo]):
     INFO = ResponseInfo
 
 
-def response_size(layout: Layout, n_outputs: int) -> int:
+def response_size(layout: Layout, n_outputs: int, word_bits: int) -> int:
     """Bytes of a record of a response."""
-    products = layout.products(n_outputs)
-    return DIGEST + products * product_size(layout.degree, 0) + 4 * n_outputs * layout.batch
+    second = layout.products(n_outputs) * product_size(layout.degree, 0, word_bits)
+    return DIGEST + second + product_size(0, n_outputs * layout.batch, word_bits)

@@ -6,7 +6,6 @@ overflows, as long as the float64 quotient is within one of the exact one.
 """
 
 import os
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,9 +39,27 @@ def packed_size(degree: int, prime: int) -> int:
     return degree * prime.bit_length() // 8
 
 
-def seeded_size(degree: int, primes: tuple[int, ...]) -> int:
-    """Bytes of packed residues of each prime and of the seed that the second component needs."""
-    return sum(packed_size(degree, prime) for prime in primes) + SEED_SIZE
+def seeded_size(count: int, primes: tuple[int, ...]) -> int:
+    """Bytes of ``count`` packed residues of each prime and of the second component's seed."""
+    return sum(packed_size(count, prime) for prime in primes) + SEED_SIZE
+
+
+def pack_seeded(rows: Residues, seed: bytes, primes: tuple[int, ...]) -> bytes:
+    """Pack the first component, (primes, count), and append the seed of the second."""
+    return b"".join([*map(pack_residues, rows, primes), seed])
+
+
+def unpack_seeded(
+    payload: bytes | memoryview, count: int, primes: tuple[int, ...], *, seed_size: int = SEED_SIZE
+) -> tuple[Residues, bytes]:
+    """Undo pack_seeded. Raises FormatError on a wrong length or a value not below its prime."""
+    sizes = [packed_size(count, prime) for prime in primes]
+    require_size("a key or ciphertext", len(payload), sum(sizes) + seed_size)
+    rows, view = np.empty((len(primes), count), dtype=np.uint64), memoryview(payload)
+    for row, prime, size in zip(rows, primes, sizes, strict=True):
+        row[:] = unpack_residues(view[:size], count, prime)
+        view = view[size:]
+    return rows, bytes(view)
 
 
 def pack_residues(words: Residues, prime: int) -> bytes:
@@ -89,8 +106,14 @@ def centred(residues: Residues, prime: int) -> npt.NDArray[np.int64]:
     return signed
 
 
+def integer_residues(values: npt.NDArray[np.int64], bits: int, prime: int) -> Residues:
+    """Compute values·2^bits mod prime, for integers of at most 2^52 in magnitude, bits ≤ 32."""
+    residues = (values % prime).view(np.uint64)
+    return shift_mod(residues, bits, prime) if bits else residues
+
+
 def mul_mod(a: Residues, b: int, prime: int) -> Residues:
-    """Compute a·b mod prime, for a and b below prime and b below 2^40."""
+    """Compute a·b mod prime, for a and b below prime, of at most 46 bits, or b below 2^40."""
     quotient = (a.astype(np.float64) * (b / prime)).astype(np.uint64)
     return _into_range(a * np.uint64(b) - quotient * np.uint64(prime), prime)
 
@@ -166,32 +189,26 @@ class FloodingNoise:
         return add_mod(drawn, np.full_like(drawn, -self._half % prime), prime)
 
 
-def flooding_integers(count: int, bits: int) -> list[int]:
-    """Draw as FloodingNoise, as integers: faster for a few than arrays."""
-    raw, mask, half = os.urandom(12 * count), (1 << bits) - 1, (1 << bits) >> 1
-    drawn = (int.from_bytes(raw[i : i + 12], "little") for i in range(0, 12 * count, 12))
-    return [(value & mask) - half for value in drawn]
+def modulus_fractions(residues: Residues, primes: tuple[int, ...]) -> FloatArray:
+    """Divide values, given by their residues, by the product of the primes: float64 in [0, 1].
 
-
-def modulus_fractions(residues: list[Residues], primes: tuple[int, ...]) -> FloatArray:
-    """Divide values, given by their residues, by the product of the primes: float64 in [0, 1).
-
-    One prime, or two of which the first has at most 40 bits: the nearest multiple of the second is
-    divided out exactly, c' = (c − [c]_p1)·p1^-1 mod p0, and the remainder is added as a float.
+    residues: (primes, m). One prime, or two of at most 46 bits: the nearest multiple of the second
+    is divided out exactly, c' = (c − [c]_p1)·p1^-1 mod p0, and the remainder is added as a float.
+    The result grows with the value: docs/SECURITY.md relies on it.
     """
     if len(primes) == 1:
-        return residues[0].astype(np.float64) / primes[0]
+        single: FloatArray = residues[0] / primes[0]
+        return single
     first, second = primes
     nearest = centred(residues[1], second)
-    rest = (residues[0].astype(np.int64) - nearest % first) % first
-    whole = mul_mod(rest.view(np.uint64), pow(second, -1, first), first)
-    value: FloatArray = (whole.astype(np.float64) + nearest / second) / first
+    rest = residues[0].astype(np.int64) - nearest
+    whole = mul_mod(_into_range(rest.view(np.uint64), first), pow(second, -1, first), first)
+    value: FloatArray = (whole + nearest / second) / first
     return value
 
 
-def switch_modulus(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    """Switch fractions of the modulus, below 2^31, to the modulus 2^32: round(2^32·value)."""
-    scaled = values * 2.0**32
-    whole = np.rint(scaled, out=scaled).astype(np.int64)
-    words: npt.NDArray[np.uint32] = whole.astype(np.uint32)  # keeps the low 32 bits
+def switch_modulus(values: FloatArray, bits: int) -> npt.NDArray[np.uint32]:
+    """Switch fractions of the modulus, below 2^31, to the modulus 2^bits: round(2^bits·value)."""
+    whole = np.rint(values * 2.0**bits).astype(np.int64)
+    words: npt.NDArray[np.uint32] = (whole & ((1 << bits) - 1)).astype(np.uint32)
     return words

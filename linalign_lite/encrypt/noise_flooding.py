@@ -37,18 +37,23 @@ def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -
 def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> int:
     """Return k: flooding draws from 2^k values. 0 when the profile does not hide the head.
 
-    Arguments as for product_noise. Raises PrecisionError when 2^k is above q/4: the modulus cannot
+    Arguments as for product_noise. Raises PrecisionError when 2^k is above q/32: the modulus cannot
     hold scores and flooding.
     """
     if not parameters.private:
         return 0
     noise = product_noise(parameters, scale, norm, terms)
     bits = math.ceil(HIDING_BITS + 1 + math.log2(noise))
-    if bits > parameters.data_bits - 2:
+    if bits > most_flood_bits(parameters):
         raise PrecisionError(
             "these parameters cannot hold the noise that hides this head",
             got=f"{bits} bits of flooding",
-            expected=f"at most {int(parameters.data_bits) - 2}",
+            expected=f"at most {most_flood_bits(parameters)}",
             hint="scale the head's rows down, or cut the query into more chunks",
         )
     return bits
+
+
+def most_flood_bits(parameters: Parameters) -> int:
+    """The largest k: flooding stays within q/64 either way."""
+    return int(parameters.data_bits) - 5

@@ -1,4 +1,4 @@
-"""Pack inner products in coefficients of polynomials, and coefficients in the slots of CKKS.
+"""Pack inner products in coefficients of polynomials.
 
 Modulo X^N + 1, with the states x_t of m queries in x(X) = Σ_i Σ_t x_ti·X^(i·m + t), t < m, and head
 rows of dimension d, each reversed, end to end in w(X) = Σ_j Σ_i w_ji·X^((j·d + d−1−i)·m),
@@ -8,7 +8,9 @@ States are cut into chunks (always when d·m > N) whose products add up.
 
 With m = 1 this packs single queries. With chunks of one dimension, each ciphertext holds one
 feature of up to N queries and w(X) is a number: the packing called *columns*, where scoring is
-a matrix product modulo the primes (modular.matmul_mod). Every other layout is called *inner*.
+a matrix product modulo the primes (modular.matmul_mod). Every other layout is called *inner*; its
+products return at most 128 coefficients each, few enough that a mask under a public key that its
+owner made up still hides the head (docs/SECURITY.md).
 """
 
 import functools
@@ -24,6 +26,7 @@ from linalign_lite.errors import InputError
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
 MAX_CHUNKS = 64  # of single queries; more only where the dimension or the batch needs them
+MAX_RETURNED = 128  # coefficients that an inner product returns
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Layout:
 
     Polynomials have ``degree`` coefficients. A state is cut into ``chunks`` parts of ``width`` =
     ⌈dim/chunks⌉ coefficients, the last padded with zeros. Raises InputError when a chunk of all
-    states is wider than the ring.
+    states is wider than the ring, or more than 128 states share a product.
     """
 
     degree: int
@@ -41,11 +44,14 @@ class Layout:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch <= self.degree:
+        columns = self.dim == self.chunks
+        most = self.degree if columns else min(self.degree, MAX_RETURNED)
+        if not 1 <= self.batch <= most:
             raise InputError(
                 "so many queries cannot share ciphertexts",
                 got=f"{self.batch} at ring degree {self.degree}",
-                expected=f"1 to {self.degree}",
+                expected=f"1 to {most}"
+                + ("" if columns else f", or up to {self.degree} in {self.dim} chunks"),
             )
         fewest = fewest_chunks(self.degree, self.dim, self.batch) if self.dim > 0 else 1
         if not fewest <= self.chunks <= self.dim:
@@ -72,7 +78,9 @@ class Layout:
     @functools.cached_property
     def rows(self) -> int:
         """Head rows that one product scores."""
-        return 1 if self.columns else self.degree // (self.width * self.batch)
+        if self.columns:
+            return 1
+        return min(self.degree // (self.width * self.batch), MAX_RETURNED // self.batch)
 
     def fold(self, n_outputs: int) -> int:
         """Head rows that share one product and its noise."""
@@ -94,6 +102,20 @@ class Layout:
     def live(self, n: int, block: int) -> int:
         """States in one block: ``batch``, fewer in the last one."""
         return min(self.batch, n - block * self.batch)
+
+    def window(self, n_outputs: int | None) -> tuple[int, int]:
+        """(start, count): the coefficients of a query that reach a score, modulo the degree.
+
+        With k rows to a product, of width w, for m states, scores are at (j·w + w−1)·m + t and rows
+        below k·w·m, so coefficients from −(k−1)·w·m to k·w·m − 1 matter: (2k−1)·w·m, rounded up to
+        a multiple of 8. All of them, (0, degree), where that is not fewer, in the packing columns,
+        and for a head of unknown outputs.
+        """
+        if n_outputs is None or self.columns:
+            return 0, self.degree
+        k, step = self.fold(n_outputs), self.width * self.batch
+        count = -(-(2 * k - 1) * step // 8) * 8
+        return (-(k - 1) * step, count) if count < self.degree else (0, self.degree)
 
 
 def fewest_chunks(degree: int, dim: int, batch: int) -> int:
@@ -142,46 +164,3 @@ def product_norm(layout: Layout, weight: npt.NDArray[Any]) -> float:
     squares = np.einsum("ij,ij->i", weight, weight)
     sums = np.add.reduceat(squares, np.arange(0, len(squares), layout.rows))
     return float(np.sqrt(sums.max()))
-
-
-@functools.lru_cache(maxsize=8)
-def _tables(degree: int) -> tuple[ComplexArray, npt.NDArray[np.intp]]:
-    """Return ζ^i for i < N/2 with ζ = e^(iπ/N), and for slot j the k with 4k + 1 = ±3^j mod 2N.
-
-    3^j is 1 modulo 4 for even j and 3 for odd j; there the conjugate root ζ^(−3^j) is taken.
-    """
-    half = degree // 2
-    index = np.empty(half, dtype=np.intp)
-    power = 1
-    for j in range(half):
-        index[j] = ((power if j % 2 == 0 else 2 * degree - power) - 1) // 4
-        power = power * 3 % (2 * degree)
-    return np.exp(1j * np.pi * np.arange(half) / degree), index
-
-
-def to_slots(coefficients: FloatArray) -> ComplexArray:
-    """Evaluate a real polynomial at the slot roots ζ^(3^j): (N,) → (N/2,).
-
-    With ζ^(N/2·(4k+1)) = i, p(ζ^(4k+1)) = Σ_{i<N/2} (pᵢ + i·p_{i+N/2})·ζ^i · e^(2πi·ik/(N/2)): one
-    inverse FFT of length N/2 without its factor. A real polynomial has conjugate values at
-    conjugate roots.
-    """
-    half = coefficients.shape[-1] // 2
-    twist, index = _tables(2 * half)
-    folded = np.empty(half, dtype=np.complex128)
-    folded.real, folded.imag = coefficients[:half], coefficients[half:]
-    folded *= twist
-    slots: ComplexArray = np.fft.ifft(folded, norm="forward")[index]
-    np.conjugate(slots[1::2], out=slots[1::2])
-    return slots
-
-
-def from_slots(slots: ComplexArray) -> FloatArray:
-    """Interpolate the real polynomial with these values at the slot roots: (N/2,) → (N,)."""
-    half = slots.shape[-1]
-    twist, index = _tables(2 * half)
-    values = np.empty(half, dtype=np.complex128)
-    values[index[::2]] = slots[::2]
-    values[index[1::2]] = slots[1::2].conj()
-    folded = np.fft.fft(values) * (twist.conj() / half)
-    return np.concatenate([folded.real, folded.imag])

@@ -12,37 +12,44 @@ from typing import Any
 
 from linalign_lite.encrypt.messages import response_size
 from linalign_lite.encrypt.modular import MAX_FEATURES, seeded_size
-from linalign_lite.encrypt.packing import MAX_CHUNKS, Layout, fewest_chunks
+from linalign_lite.encrypt.packing import MAX_CHUNKS, MAX_RETURNED, Layout, fewest_chunks
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import MIN_NORM_BITS, choose_scales
+from linalign_lite.encrypt.response_encoding import WORD_BITS
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORD
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, MismatchError
 
 ASSUMED_OUTPUTS = 10  # classes of the provider's head, when the client does not know them
 BANDWIDTH = 12.5e6  # bytes per second: 100 Mbit/s
+WORDS = min(WORD_BITS)  # bits of a response's words, for heads of usual norms
+# A provider refuses a layout that takes longer than this many times the fastest one, and a while.
+_WASTE, _WHILE = 20, 100.0  # times; milliseconds
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds of one operation; of ``matmul`` per feature and class, ``reduce`` per class."""
+    """Milliseconds of one operation; of ``matmul`` per feature and class, ``reduce`` per class.
+
+    ``encrypt``, ``grow`` and ``transform`` are per chunk, ``multiply`` per chunk and product,
+    ``encode`` per chunk of a product of the head, ``mask``, ``reply`` and ``decrypt`` per product.
+    """
 
     encrypt: float
-    load: float
-    expand: float
+    grow: float
+    transform: float
     encode: float
     multiply: float
     matmul: float
     reduce: float
+    mask: float
     reply: float
-    zero: float
-    decrypt_few: float
-    decrypt_all: float
+    decrypt: float
 
 
 # Medians on an AMD EPYC, from `benchmarks/costs.py`, operations taken in turn.
 COSTS = {
-    4096: Costs(2.20, 0.70, 1.60, 0.65, 0.12, 0.0055, 0.80, 2.30, 0.70, 0.12, 0.57),
-    2048: Costs(1.04, 0.36, 0.61, 0.31, 0.034, 0.0020, 0.23, 0.85, 0.00, 0.12, 0.48),
+    4096: Costs(1.10, 0.90, 0.32, 0.04, 0.04, 0.0028, 0.60, 0.13, 0.50, 0.08),
+    2048: Costs(0.50, 0.27, 0.13, 0.02, 0.014, 0.0017, 0.11, 0.00, 0.18, 0.045),
 }
 
 HEADINGS = ["packing", "together", "chunks", "products", "query kB", "response kB", "ms", "total s"]
@@ -94,36 +101,40 @@ class Prediction:
         return [layout.packing, *map(str, counts), *(f"{kb:.0f}" for kb in sizes), *times]
 
 
-def predict_cost(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> Prediction:
-    """Predict bytes of records and digests (without headers, below 2 KB), and milliseconds."""
+def predict_cost(
+    parameters: Parameters, layout: Layout, n: int, n_outputs: int, *, known: bool = True
+) -> Prediction:
+    """Predict bytes of records and digests (without headers, below 2 KB), and milliseconds.
+
+    known: whether the client knows n_outputs, and so sends only the coefficients that reach them.
+    """
     costs = COSTS[parameters.degree]
     blocks, products = layout.blocks(n), layout.products(n_outputs)
-    record = layout.chunks * seeded_size(parameters.degree, parameters.data_primes)
-    score = products * (costs.reply + (costs.zero if parameters.private else 0))
+    count = layout.window(n_outputs if known else None)[1]
+    record = layout.chunks * seeded_size(count, parameters.data_primes)
+    score = products * (costs.reply + (costs.mask if parameters.private else 0))
     encode = 0.0
     if layout.columns:
-        score += layout.chunks * (costs.expand + n_outputs * costs.matmul)
+        score += layout.chunks * (costs.grow + n_outputs * costs.matmul)
         score += n_outputs * costs.reduce * -(-layout.chunks // MAX_FEATURES)
     else:
-        score += layout.chunks * (costs.load + products * costs.multiply)
+        score += layout.chunks * (costs.grow + costs.transform + products * costs.multiply)
         encode = products * layout.chunks * costs.encode
-    answers = layout.rows * layout.batch
-    decrypt = products * (costs.decrypt_few if answers <= 64 else costs.decrypt_all)
     return Prediction(
         layout=layout,
         n=n,
         n_outputs=n_outputs,
         query_bytes=blocks * (record + DIGEST),
-        response_bytes=blocks * (response_size(layout, n_outputs) + DIGEST),
+        response_bytes=blocks * (response_size(layout, n_outputs, WORDS) + DIGEST),
         products=blocks * products,
         encrypt_ms=blocks * layout.chunks * costs.encrypt,
         score_ms=blocks * score + encode,
-        decrypt_ms=blocks * decrypt,
+        decrypt_ms=blocks * products * costs.decrypt,
     )
 
 
 def candidate_layouts(
-    parameters: Parameters, dim: int, n_outputs: int, n: int
+    parameters: Parameters, dim: int, n_outputs: int, n: int, *, known: bool = True
 ) -> tuple[Prediction, ...]:
     """Predict the cost of every layout worth considering that fits in a file.
 
@@ -131,18 +142,22 @@ def candidate_layouts(
     fit; columns.
     """
     degree = parameters.degree
-    even = -(-n // -(-n // degree))
-    batches = {even} | {1 << k for k in range(degree.bit_length()) if 1 << k <= n}
+    most = min(degree, MAX_RETURNED)
+    even, full = -(-n // -(-n // most)), -(-n // -(-n // degree))
+    batches = {even} | {1 << k for k in range(most.bit_length()) if 1 << k <= min(n, most)}
     found = []
     for batch in sorted(batches):
         fewest = fewest_chunks(degree, dim, batch)
-        most = min(dim, max(MAX_CHUNKS, fewest + 8))
-        found += [Layout(degree, dim, k, batch) for k in range(fewest, most + 1)]
-        if most < dim and batch == even:  # columns gain from full ciphertexts
-            found.append(Layout(degree, dim, dim, batch))
+        last = min(dim - 1, max(MAX_CHUNKS, fewest + 8))
+        found += [Layout(degree, dim, k, batch) for k in range(fewest, last + 1)]
+    found.append(Layout(degree, dim, dim, full))  # columns gain from full ciphertexts
     size = seeded_size(degree, parameters.data_primes)
-    fitting = [x for x in found if max(x.chunks * size, response_size(x, n_outputs)) <= MAX_RECORD]
-    return tuple(predict_cost(parameters, layout, n, n_outputs) for layout in fitting)
+    fitting = [
+        x
+        for x in found
+        if max(x.chunks * size, response_size(x, n_outputs, max(WORD_BITS))) <= MAX_RECORD
+    ]
+    return tuple(predict_cost(parameters, x, n, n_outputs, known=known) for x in fitting)
 
 
 @functools.lru_cache(maxsize=256)
@@ -150,7 +165,8 @@ def choose_layout(
     parameters: Parameters, dim: int, n_outputs: int | None, n: int, bandwidth: float = BANDWIDTH
 ) -> Prediction:
     """Choose the layout of least time, transfer included. Raises InputError when none fits."""
-    found = candidate_layouts(parameters, dim, n_outputs or ASSUMED_OUTPUTS, n)
+    known, outputs = n_outputs is not None, n_outputs or ASSUMED_OUTPUTS
+    found = candidate_layouts(parameters, dim, outputs, n, known=known)
     if not found:
         raise InputError(
             "no layout for these dimensions and classes fits in a file",
@@ -158,6 +174,18 @@ def choose_layout(
             hint="score fewer classes at once",
         )
     return min(found, key=lambda p: (p.seconds(bandwidth), p.layout.batch, p.layout.chunks))
+
+
+@functools.lru_cache(maxsize=256)
+def require_reasonable(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> None:
+    """Raise MismatchError for a layout that costs a provider far more than the best one."""
+    best = choose_layout(parameters, layout.dim, n_outputs, n, math.inf).score_ms
+    if predict_cost(parameters, layout, n, n_outputs).score_ms > _WASTE * best + _WHILE:
+        raise MismatchError(
+            "this query is refused: its layout would take far longer than another",
+            got=f"{layout.chunks} chunks, {layout.batch} states together",
+            hint="encrypt it for the head's number of classes (plan shows layouts)",
+        )
 
 
 def alternative_layouts(

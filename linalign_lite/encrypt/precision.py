@@ -3,8 +3,8 @@
 A query is encoded at scale 2^a and a head at scale 2^b, so a product holds scores at scale 2^(a+b)
 modulo q. The client keeps every state's norm below 2^B, B public; the provider knows the largest
 norm of its rows and its largest bias, and by Cauchy–Schwarz |score| ≤ 2^B·max‖w‖ + max|bias|.
-So b is chosen before anything is encrypted such that |score|·2^(a+b) ≤ q/4: half of the room is
-left for noise, and no score can wrap around. `noise_flooding` has the width of the flooding.
+So b is chosen before anything is scored such that |score|·2^(a+b) ≤ 15/32·q, flooding at most
+q/64, and no score can wrap around. `noise_flooding` has the width of the flooding.
 """
 
 import functools
@@ -17,46 +17,58 @@ import numpy.typing as npt
 
 from linalign_lite.encrypt.noise_flooding import NOISE_VARIANCE, flood_bits
 from linalign_lite.encrypt.packing import Layout
-from linalign_lite.encrypt.parameters import RESPONSE_MODULUS_BITS, Parameters
+from linalign_lite.encrypt.parameters import Parameters
+from linalign_lite.encrypt.response_encoding import WORD_BITS
 from linalign_lite.errors import InputError, PrecisionError
 
-MIN_NORM_BITS = 1  # states of norm up to 2 all declare the same bound
+MIN_NORM_BITS = 0  # states of norm up to 1 all declare the same bound
+NORM_SLACK = 2.0**-6  # by which a norm may exceed its bound: unit vectors are never exactly that
 MAX_NORM_BITS = 24
-MAX_ERROR = 1e-3
+MAX_ERROR = 5e-3  # of a score, by default
 MIN_SCORE = 2.0**-20  # assumed size of the largest score at least: a head of zeros needs a scale
 MAX_DECIMALS = 15  # of float64 numbers of order 1
 _DEVIATIONS = 6.0  # standard deviations that a stated error covers
 
 
 def least_norm_bits(largest: float) -> int:
-    """Return B, the least integer ≥ MIN_NORM_BITS with ``largest`` ≤ 2^B.
+    """Return B, the least integer ≥ MIN_NORM_BITS with ``largest`` ≤ 2^B·(1 + NORM_SLACK).
 
     Only this power of two becomes public; all small norms share one. Raises InputError when the
     norm is not finite or above 2^MAX_NORM_BITS.
     """
-    if not 0 <= largest <= 2.0**MAX_NORM_BITS:
+    if not 0 <= largest <= largest_norm(MAX_NORM_BITS):
         raise InputError(
             "the states are too large to encrypt",
             expected=f"norms up to 2^{MAX_NORM_BITS}",
             hint="normalise the states, and fit the head on normalised states",
         )
     mantissa, exponent = math.frexp(largest)  # exact, where log2 rounds
-    return max(MIN_NORM_BITS, exponent - (mantissa == 0.5))
+    return max(MIN_NORM_BITS, exponent - (mantissa <= 0.5 * (1 + NORM_SLACK)))
+
+
+def largest_norm(norm_bits: int) -> float:
+    """The largest norm that B allows."""
+    return 2.0**norm_bits * (1 + NORM_SLACK)
+
+
+def score_room(parameters: Parameters) -> float:
+    """log2 of the largest |score|·2^(a+b), 15/32·q; NORM_SLACK adds at most q/128 to it."""
+    return parameters.data_bits + math.log2(15 / 32)
 
 
 def query_scale(parameters: Parameters, norm_bits: int) -> int:
-    """Return a = query_bits − B: an encoded state has a norm of at most 2^query_bits."""
+    """Return a = query_bits − B: an encoded state has a norm of about 2^query_bits at most."""
     return parameters.query_bits - norm_bits
 
 
 def head_scale(parameters: Parameters, norm_bits: int, row_norm: float, bias: float) -> int:
-    """Return b, the largest integer with max(2^-20, 2^B·row_norm + bias)·2^(a+b) ≤ q/4.
+    """Return b, the largest integer with max(2^-20, 2^B·row_norm + bias)·2^(a+b) ≤ 15/32·q.
 
     Also 2^b ≤ q/4. row_norm: largest norm of a head row. bias: largest |bias|. Raises
     PrecisionError when no scale of at least 1 is left: scores could overflow the modulus.
     """
     largest = 2.0**norm_bits * row_norm + bias
-    room = parameters.data_bits - 2 - query_scale(parameters, norm_bits)
+    room = score_room(parameters) - query_scale(parameters, norm_bits)
     scale = math.floor(room - math.log2(max(largest, MIN_SCORE))) if math.isfinite(largest) else -1
     if scale < 0:
         raise PrecisionError(
@@ -70,10 +82,11 @@ def head_scale(parameters: Parameters, norm_bits: int, row_norm: float, bias: fl
 
 @dataclass(frozen=True)
 class Scales:
-    """b of head_scale, k of flood_bits, and the bound on the error of a score."""
+    """b of head_scale, k of flood_bits, bits of a word, and the bound on the error of a score."""
 
     head: int
     flood_bits: int
+    word_bits: int
     error: float
 
 
@@ -86,34 +99,42 @@ def choose_scales(
     row_norm: float,
     bias: float,
     product_norm: float,
+    max_error: float = MAX_ERROR,
 ) -> Scales:
     """Choose the scales of a head. Raises PrecisionError when the modulus cannot hold them.
 
     row_norm: largest norm of a head row. bias: largest |bias|. product_norm: largest norm of all
-    rows that share a product.
+    rows that share a product. The words are the shortest that keep the error within ``max_error``,
+    the longest where none does.
     """
     scale = head_scale(parameters, norm_bits, row_norm, bias)
     flood = flood_bits(parameters, scale, product_norm, layout.terms)
-    error = score_error(parameters, norm_bits, scale, layout.fold(n_outputs), flood)
-    return Scales(scale, flood, error)
+    fold = layout.fold(n_outputs)
+    for word_bits in WORD_BITS:
+        error = score_error(parameters, norm_bits, scale, fold, flood, word_bits)
+        if error <= max_error:
+            break
+    return Scales(scale, flood, word_bits, error)
 
 
 @functools.lru_cache(maxsize=256)
-def score_error(parameters: Parameters, norm_bits: int, scale: int, fold: int, flood: int) -> float:
+def score_error(
+    parameters: Parameters, norm_bits: int, scale: int, fold: int, flood: int, word_bits: int
+) -> float:
     """Bound the error of a score, from public numbers alone.
 
-    norm_bits: B. scale: b. fold: rows to a product. flood: k. Flooding itself,
+    norm_bits: B. scale: b. fold: rows to a product. flood: k. word_bits: w. Flooding itself,
     2^(k-1) / 2^(a+b), is never exceeded; to it come six standard deviations of three independent
     parts: fresh noise times the head, √10.5·√fold·max‖w‖ / 2^a, where b allows
-    max‖w‖ = q/4 / 2^(a+b+B) at most; rounding of the head to integers, √(1/12)·2^B / 2^b; and
-    rounding of the response modulo 2^32, √((1 + N)/12)·q / 2^(32+a+b), where one component is
+    max‖w‖ = 15/32·q / 2^(a+b+B) at most; rounding of the head to integers, √(1/12)·2^B / 2^b; and
+    rounding of the response modulo 2^w, √((1 + N)/12)·q / 2^(w+a+b), where one component is
     multiplied by a ternary secret.
     """
     a = query_scale(parameters, norm_bits)
-    row_norm = 2.0 ** (parameters.data_bits - 2 - a - scale - norm_bits)
+    row_norm = 2.0 ** (score_room(parameters) - a - scale - norm_bits)
     fresh = math.sqrt(NOISE_VARIANCE * fold) * row_norm / 2.0**a
     rounding = math.sqrt(1 / 12) * 2.0**norm_bits / 2.0**scale
-    per_word = 2.0 ** (parameters.data_bits - RESPONSE_MODULUS_BITS - a - scale)
+    per_word = 2.0 ** (parameters.data_bits - word_bits - a - scale)
     words = math.sqrt((1 + parameters.degree) / 12) * per_word
     flooding = 2.0 ** (flood - 1 - a - scale) if flood else 0.0
     return flooding + _DEVIATIONS * math.sqrt(fresh**2 + rounding**2 + words**2)

@@ -1,7 +1,6 @@
 """Score records in several processes: SEAL's Python bindings hold the interpreter lock.
 
-Processes are spawned, never forked, so they share no mask and no generator with their parent; each
-makes its own encryptions of zero. No secret is sent to them: a provider has none.
+Processes are spawned, never forked. No secret is sent to them: a provider has none.
 """
 
 import functools
@@ -15,11 +14,11 @@ from typing import ClassVar
 from linalign_lite.core.executor import map_in_order
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
+from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.precision import Scales
 from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Record
-from linalign_lite.encrypt.zero_pool import Zeros
 
 _IN_FLIGHT = 2  # records in flight per process: bounds memory
 
@@ -30,6 +29,7 @@ class ScoringJob:
 
     head: Head
     cache_bytes: int
+    max_error: float
     key: PublicKey | None
     query: QueryInfo
     scales: Scales
@@ -54,9 +54,9 @@ def score_records(job: ScoringJob, records: Iterable[Record], workers: int) -> I
 
 def _start_worker(job: ScoringJob) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops this process
-    zeros = None if job.key is None else Zeros(job.key)
-    scorer = Scorer(job.head, job.query.parameters, job.cache_bytes)
-    _Worker.score = functools.partial(scorer.score, job.query, job.scales, zeros=zeros)
+    masks = None if job.key is None else Masks(job.key)
+    scorer = Scorer(job.head, job.query.parameters, job.cache_bytes, job.max_error)
+    _Worker.score = functools.partial(scorer.score, job.query, job.scales, masks=masks)
 
 
 def _score_record(task: tuple[int, Record]) -> bytes:

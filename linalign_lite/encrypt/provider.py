@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator
@@ -11,18 +12,21 @@ from typing import TYPE_CHECKING
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt import messages
 from linalign_lite.encrypt.keys import PublicKey
+from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
-from linalign_lite.encrypt.modular import require_size
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
+from linalign_lite.encrypt.planner import require_reasonable
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
 from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Kind, Record, open_framed, write_framed
-from linalign_lite.encrypt.zero_pool import Zeros
-from linalign_lite.errors import LinalignError, MismatchError, PrecisionError
+from linalign_lite.errors import FormatError, LinalignError, MismatchError, PrecisionError
 from linalign_lite.storage.atomic import PathLike, atomic
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.query_budget import Budget
+
+
+_MAX_MASKS = 64  # keys whose masks are kept ready, 0.4 MB each
 
 
 class Provider:
@@ -30,8 +34,8 @@ class Provider:
 
     ``keys``: public keys of the clients; a query of the private profile needs its own.
     ``accept``: the profiles that queries may use; under ``trusted`` the holder of a key may learn
-    the head. A query that the head cannot answer to within ``max_error`` is refused. ``pool``:
-    encryptions of zero made ahead. ``budget``: a limit on the states scored for each key.
+    the head. A query that the head cannot answer to within ``max_error`` is refused, and so is one
+    whose layout wastes time. ``budget``: a limit on the states scored for each key.
     ``cache_bytes``: memory for encoded heads. Safe to share among threads.
     """
 
@@ -42,13 +46,12 @@ class Provider:
         keys: Iterable[PublicKey] = (),
         accept: Iterable[Parameters] = (PRIVATE,),
         max_error: float = MAX_ERROR,
-        pool: Iterable[Zeros] = (),
         budget: Budget | None = None,
         cache_bytes: int = 1 << 30,
     ) -> None:
         self._head = head
         self._keys = {key.digest: key for key in keys}
-        self._zeros = {zeros.key.digest: zeros for zeros in pool}
+        self._masks = functools.lru_cache(maxsize=_MAX_MASKS)(Masks)
         self._accept = tuple(accept)
         self._max_error = max_error
         self._budget = budget
@@ -65,8 +68,8 @@ class Provider:
         FormatError when the query is damaged.
         """
         records = query.records()
-        info, scales = self._answer(query.info, query.digest, "this query")
-        with self._charged(query.info, (r.digest for r in records)):
+        info, scales = self._answer(query.info, query.digest)
+        with self._charged(query.info, self._checked(query.info, records)):
             return Response(info, tuple(self._scored(query.info, scales, records)))
 
     def score_file(
@@ -85,13 +88,13 @@ class Provider:
         """
         with open_framed(query_path, Kind.QUERY) as reader:
             asked = QueryInfo.from_header(reader.header, reader.name)
-            info, scales = self._answer(asked, reader.digest.hex(), reader.name)
-            with self._charged(asked, (r.digest for r in reader)), atomic(out_path) as f:
+            info, scales = self._answer(asked, reader.digest.hex())
+            with self._charged(asked, self._checked(asked, reader)), atomic(out_path) as f:
                 payloads = self._scored(asked, scales, reader, progress, workers)
                 write_framed(f, info.header(), payloads)
         return info
 
-    def _answer(self, query: QueryInfo, digest: str, name: str) -> tuple[ResponseInfo, Scales]:
+    def _answer(self, query: QueryInfo, digest: str) -> tuple[ResponseInfo, Scales]:
         """Check everything that precedes scoring. Returns the response's header and scales."""
         parameters, head, layout = query.parameters, self._head, query.layout
         if parameters not in self._accept:
@@ -101,29 +104,34 @@ class Provider:
                 expected=" or ".join(p.name for p in self._accept),
             )
         head.space.require(query.space, "this query does not belong in the head's space")
-        if parameters.private and query.key not in self._keys and query.key not in self._zeros:
+        if parameters.private and not self._knows(query):
             raise MismatchError(
                 "the public key of this query is not among the provider's",
                 got=f"a query under key {query.key.hex()[:8]}",
                 expected="its public key, which hides the head in the response",
                 hint="ask the client for its public.key",
             )
-        scorer = self._scorer(parameters)
-        size = query.chunks * scorer.scheme.query_size
-        require_size(f"a record of {name}", query.record_size, size)
-        scales = scorer.scales(layout, query.norm_bits)
-        if not scales.error <= self._max_error:
+        require_reasonable(parameters, layout, query.n, head.n_outputs)
+        if query.n_outputs is not None and query.n_outputs < layout.fold(head.n_outputs):
+            raise MismatchError(
+                "this query serves fewer scores than the head has",
+                got=f"a query for {query.n_outputs}",
+                hint="encrypt it for the head's number of classes, or for any",
+            )
+        try:
+            scales = self._scorer(parameters).scales(layout, query.norm_bits)
+            if not scales.error <= self._max_error:
+                raise PrecisionError("the error is above max_error", got=f"{scales.error:.1e}")
+        except PrecisionError as e:  # its numbers are of the head, and a message may reach a client
             raise PrecisionError(
-                "scores of this head on these states would be too imprecise",
-                got=f"errors up to {scales.error:.1e} at state norms up to 2^{query.norm_bits}",
-                expected=f"at most {self._max_error:.1e}",
+                "this query is refused: scores would be too imprecise, or not be hidden",
                 hint="normalise the states, or fit the head with a larger penalty: a row of large"
                 " norm is often due to a nearly constant dimension",
-            )
+            ) from e
         info = ResponseInfo(
             parameters=parameters,
             key=query.key,
-            record_size=messages.response_size(layout, head.n_outputs),
+            record_size=messages.response_size(layout, head.n_outputs, scales.word_bits),
             query=digest,
             n=query.n,
             dim=query.space.dim,
@@ -132,6 +140,7 @@ class Provider:
             norm_bits=query.norm_bits,
             head_scale=scales.head,
             flood_bits=scales.flood_bits,
+            word_bits=scales.word_bits,
             n_outputs=head.n_outputs,
             labels=head.labels,
             softcap=None if head.softcap is None else float(head.softcap),
@@ -139,11 +148,25 @@ class Provider:
         info.require_readable()
         return info, scales
 
+    def _knows(self, query: QueryInfo) -> bool:
+        key = self._keys.get(query.key)
+        return key is not None and key.parameters == query.parameters
+
+    def _masks_for(self, query: QueryInfo) -> Masks | None:
+        return self._masks(self._keys[query.key]) if query.parameters.private else None
+
+    def _checked(self, query: QueryInfo, records: Iterable[Record]) -> Iterator[bytes]:
+        """Yield the digest of each record once it is known that it can be scored."""
+        scorer, masks = self._scorer(query.parameters), self._masks_for(query)
+        for record in records:
+            scorer.check(query, record, masks)
+            yield record.digest
+
     @contextlib.contextmanager
     def _charged(self, query: QueryInfo, digests: Iterable[bytes]) -> Iterator[None]:
         """Charge the budget, on the disk, before the block scores; refund when the block fails."""
         sha = hashlib.sha256(query.header().digest)
-        for digest in digests:  # reads and checks all of a file
+        for digest in digests:  # reads and checks all of a query
             sha.update(digest)
         if self._budget is None:
             yield
@@ -152,6 +175,9 @@ class Provider:
         self._budget.charge(*charge)
         try:
             yield
+        except FormatError:  # the file was altered after it was checked: scored, and charged
+            self._budget.settle(*charge)
+            raise
         except Exception:  # not Ctrl-C, which may come when the response is already written:
             # then the charge stays pending, and the same query takes it over
             with contextlib.suppress(LinalignError):
@@ -167,21 +193,16 @@ class Provider:
         progress: Progress | None = None,
         workers: int = 1,
     ) -> Iterator[bytes]:
-        scorer = self._scorer(query.parameters)
-        zeros = None
-        if query.parameters.private:
-            with self._lock:
-                if query.key not in self._zeros:
-                    self._zeros[query.key] = Zeros(self._keys[query.key])
-                zeros = self._zeros[query.key]
+        masks = self._masks_for(query)
         if workers > 1 and query.layout.blocks(query.n) > 1:
             from linalign_lite.encrypt.process_pool import ScoringJob, score_records
 
-            key = None if zeros is None else zeros.key
-            job = ScoringJob(self._head, self._cache_bytes, key, query, scales)
+            key = None if masks is None else self._keys[query.key]
+            job = ScoringJob(self._head, self._cache_bytes, self._max_error, key, query, scales)
             payloads = score_records(job, records, workers)
         else:
-            payloads = (scorer.score(query, scales, i, r, zeros) for i, r in enumerate(records))
+            scorer = self._scorer(query.parameters)
+            payloads = (scorer.score(query, scales, i, r, masks) for i, r in enumerate(records))
         for index, payload in enumerate(payloads):
             yield payload
             if progress:
@@ -190,5 +211,6 @@ class Provider:
     def _scorer(self, parameters: Parameters) -> Scorer:
         with self._lock:
             if parameters.id not in self._scorers:
-                self._scorers[parameters.id] = Scorer(self._head, parameters, self._cache_bytes)
+                made = Scorer(self._head, parameters, self._cache_bytes, self._max_error)
+                self._scorers[parameters.id] = made
             return self._scorers[parameters.id]

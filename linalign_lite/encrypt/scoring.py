@@ -1,27 +1,39 @@
 """One head under one profile: encoded once, applied to records of queries."""
 
 import functools
+import itertools
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt import packing
-from linalign_lite.encrypt.keys import scheme_for
+from linalign_lite.encrypt.keys import seal_context
+from linalign_lite.encrypt.masks import Masks, ternary_norm
 from linalign_lite.encrypt.messages import QueryInfo
-from linalign_lite.encrypt.packing import Layout
+from linalign_lite.encrypt.modular import (
+    MAX_FEATURES,
+    FloodingNoise,
+    Residues,
+    add_mod,
+    matmul_mod,
+    modulus_fractions,
+    switch_modulus,
+    unpack_seeded,
+)
+from linalign_lite.encrypt.packing import ComplexArray, Layout
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import Scales, choose_scales, query_scale
-from linalign_lite.encrypt.response_encoding import pad_product
-from linalign_lite.encrypt.scheme import ReturnedCoefficients
+from linalign_lite.encrypt.response_encoding import encode_product
+from linalign_lite.encrypt.ring import Ring, limb_bits, spectrum
 from linalign_lite.encrypt.wire import Record
-from linalign_lite.encrypt.zero_pool import Zeros
+from linalign_lite.errors import FormatError
 
 _MAX_CACHED_SCALES = 256
-Plaintexts = list[Any]  # of one product: encoded head rows by chunk
+_CLASSES = 512  # classes of a matrix product held at once
 
 
 class Scorer:
@@ -31,16 +43,17 @@ class Scorer:
     dropped first; a larger one is encoded anew for each record.
     """
 
-    def __init__(self, head: Head, parameters: Parameters, cache_bytes: int) -> None:
+    def __init__(
+        self, head: Head, parameters: Parameters, cache_bytes: int, max_error: float
+    ) -> None:
         self.parameters = parameters
-        self.scheme = scheme_for(parameters)
-        self._side = self.scheme.server_side()
+        self._seal = seal_context(parameters)
         self._weight = head.weight.astype(np.float64)
         self._bias = head.bias.astype(np.float64)
         self._row_norm = float(np.linalg.norm(self._weight, axis=1).max())
         self._largest_bias = float(np.abs(self._bias).max())
-        self._cache_bytes = cache_bytes
-        self._cache: OrderedDict[tuple[int, ...], tuple[int, list[Plaintexts]]] = OrderedDict()
+        self._cache_bytes, self._max_error = cache_bytes, max_error
+        self._cache: OrderedDict[tuple[int, ...], list[ComplexArray]] = OrderedDict()
         # queries may use any number of layouts and bounds
         self.scales = functools.lru_cache(_MAX_CACHED_SCALES)(self._choose_scales)
         self._lock = threading.Lock()
@@ -55,55 +68,135 @@ class Scorer:
             row_norm=self._row_norm,
             bias=self._largest_bias,
             product_norm=packing.product_norm(layout, self._weight),
+            max_error=self._max_error,
         )
 
+    def ring(self, layout: Layout, scale: int) -> Ring:
+        """The arithmetic that is exact for this head at 2^scale, and for a mask beside it."""
+        degree, primes = self.parameters.degree, self.parameters.data_primes
+        if layout.columns:
+            norm, terms = ternary_norm(degree), 1
+        else:  # rounding adds at most half a unit to each weight
+            weights = packing.product_norm(layout, self._weight) * 2.0**scale
+            rounding = math.sqrt(layout.terms) / 2
+            norm, terms = math.hypot(weights + rounding, ternary_norm(degree)), layout.chunks + 1
+        return Ring(degree, primes, limb_bits(degree, norm, terms))
+
+    def check(self, query: QueryInfo, record: Record, masks: Masks | None) -> None:
+        """Raise FormatError unless a record holds ciphertexts that can be scored.
+
+        No two chunks may have one second component, nor that of the key: no honest client sends
+        these, and products of theirs would be related.
+        """
+        seeds = {seed for _, seed in self._pairs(query, record.payload)}
+        if len(seeds) < query.chunks or (masks is not None and masks.seed in seeds):
+            raise FormatError("a query uses a seed twice", hint="make the query again")
+
     def score(
-        self, query: QueryInfo, scales: Scales, index: int, record: Record, zeros: Zeros | None
+        self, query: QueryInfo, scales: Scales, index: int, record: Record, masks: Masks | None
     ) -> bytes:
         """Make one record of a response: the digest of the query record, then every product."""
-        layout = query.layout
+        layout, primes = query.layout, self.parameters.data_primes
         live = layout.live(query.n, index)
         total = query_scale(self.parameters, query.norm_bits) + scales.head
         unit = 2.0 ** (total - self.parameters.data_bits)  # a score of 1, as part of the modulus
         parts = [record.digest]
-        for k, product in enumerate(self._products(query, scales.head, record.payload)):
+        products = self._products(query, scales.head, record.payload, masks, live)
+        for k, (returned, second) in enumerate(products):
+            flood(returned, scales.flood_bits, primes)
             bias = self._bias[k * layout.rows : (k + 1) * layout.rows]
-            positions = packing.score_positions(layout, len(bias))[:, :live]
-            offsets = np.repeat(bias * unit, live)
-            returned = ReturnedCoefficients(positions.ravel(), offsets, scales.flood_bits)
-            zero = None if zeros is None else zeros.take()
-            encoded = self._side.finalize(product, returned, zero)
-            if live < layout.batch:  # places without a state are sent as zeros
-                encoded = pad_product(encoded, layout.degree, len(bias), layout.batch)
-            parts.append(encoded)
+            answers = np.zeros((len(bias), layout.batch))  # zeros in places without a state
+            fractions = modulus_fractions(returned, primes).reshape(len(bias), live)
+            answers[:, :live] = fractions + (bias * unit)[:, None]
+            whole = np.concatenate([modulus_fractions(second, primes), answers.ravel()])
+            parts.append(encode_product(switch_modulus(whole, scales.word_bits), scales.word_bits))
         return b"".join(parts)
 
-    def _products(self, query: QueryInfo, scale: int, payload: bytes) -> Iterator[Any]:
-        layout, size = query.layout, self.scheme.query_size
-        view = memoryview(payload)
-        chunks = [view[i * size : (i + 1) * size] for i in range(query.chunks)]
-        if layout.columns:
-            whole = np.rint(self._weight * 2.0**scale)
-            whole[~whole.any(axis=1), 0] = 1.0  # below rounding: SEAL refuses rows of zeros
-            yield from self._side.matrix_products(chunks, whole)
-            return
-        loaded = [self._side.load_ciphertext(chunk) for chunk in chunks]
-        for rows in self._plaintexts(layout, scale):
-            yield self._side.inner_product(loaded, rows)
+    def _pairs(self, query: QueryInfo, payload: bytes) -> Iterator[tuple[Residues, bytes]]:
+        """Each chunk's first component, as sent, and the seed of its second."""
+        view, size, primes = memoryview(payload), query.chunk_size, self.parameters.data_primes
+        for start in range(0, len(view), size):
+            yield unpack_seeded(view[start : start + size], query.window[1], primes)
 
-    def _plaintexts(self, layout: Layout, scale: int) -> Iterable[Plaintexts]:
-        """The head encoded for a layout and scale, from the cache if it fits."""
-        products = packing.pack_rows(layout, self._weight)
-        encoded = ([self._side.encode(c, scale) for c in chunks] for chunks in products)
-        plaintexts = layout.products(len(self._bias)) * layout.chunks
-        size = plaintexts * self.scheme.plaintext_size
+    def ciphertexts(self, query: QueryInfo, payload: bytes) -> Iterator[Residues]:
+        """Both components of each chunk, zeros where a first one has no coefficient: (2, p, N)."""
+        (start, count), degree = query.window, self.parameters.degree
+        for first, seed in self._pairs(query, payload):
+            both = np.zeros((2, len(first), degree), dtype=np.uint64)
+            if start:  # negative: coefficients before 0 are those before N
+                both[0, :, start:], both[0, :, : count + start] = (
+                    first[:, :-start],
+                    first[:, -start:],
+                )
+            else:
+                both[0, :, :count] = first
+            both[1] = self._seal.grown(seed)
+            yield both
+
+    def _products(
+        self, query: QueryInfo, scale: int, payload: bytes, masks: Masks | None, live: int
+    ) -> Iterator[tuple[Residues, Residues]]:
+        """Each product, masked: the first component where scores are, and the whole second."""
+        layout, count = query.layout, len(self._bias)
+        ring = self.ring(layout, scale)
+        if layout.columns:
+            for bare in self._matrix_products(query, ring, scale, payload):
+                mask = None if masks is None else ring.residues(masks.draw(ring))
+                first, second = bare if mask is None else ring.added(bare, mask)
+                yield first[:, :live].copy(), second
+            return
+        queries = [ring.spectra(both) for both in self.ciphertexts(query, payload)]
+        term = np.empty_like(queries[0])
+        for k, rows in enumerate(self._plaintexts(layout, scale)):
+            total = np.zeros_like(term) if masks is None else masks.draw(ring)
+            for one, row in zip(queries, rows, strict=True):
+                total += np.multiply(one, row, out=term)
+            few = min(layout.rows, count - k * layout.rows)
+            positions = packing.score_positions(layout, few)[:, :live].ravel()
+            yield ring.residues(total[0], positions), ring.residues(total[1])
+
+    def _matrix_products(
+        self, query: QueryInfo, ring: Ring, scale: int, payload: bytes
+    ) -> Iterator[Residues]:
+        """Both components of each product in the packing columns: (2, primes, N)."""
+        whole, primes = np.rint(self._weight * 2.0**scale), self.parameters.data_primes
+        for start in range(0, len(whole), _CLASSES):
+            part, at = whole[start : start + _CLASSES], 0
+            totals = np.zeros((len(part), 2, len(primes), ring.degree), dtype=np.uint64)
+            ciphertexts = self.ciphertexts(query, payload)
+            while chosen := list(itertools.islice(ciphertexts, MAX_FEATURES)):
+                block, some = np.stack(chosen), part[:, at : at + len(chosen)]
+                for component in range(2):
+                    for i, prime in enumerate(primes):
+                        product = matmul_mod(some, block[:, component, i], prime)
+                        total = totals[:, component, i]
+                        total[:] = add_mod(total, product, prime)
+                at += len(chosen)
+            yield from totals
+
+    def _plaintexts(self, layout: Layout, scale: int) -> Iterable[ComplexArray]:
+        """The head by product, from the cache if it fits: spectra, (chunks, N/2) each."""
+        rows = packing.pack_rows(layout, self._weight)
+        encoded = (spectrum(np.rint(row * 2.0**scale)) for row in rows)
+        size = layout.products(len(self._bias)) * layout.chunks * 8 * layout.degree
         if size > self._cache_bytes:
             return encoded
         key = (layout.chunks, layout.batch, scale)
         with self._lock:
-            if key not in self._cache:
-                self._cache[key] = size, list(encoded)
-            self._cache.move_to_end(key)
-            while sum(used for used, _ in self._cache.values()) > self._cache_bytes:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        made = list(encoded)  # without the lock: others score meanwhile
+        with self._lock:
+            self._cache[key] = made
+            while sum(a.nbytes for kept in self._cache.values() for a in kept) > self._cache_bytes:
                 self._cache.popitem(last=False)
-            return self._cache[key][1]
+        return made
+
+
+def flood(returned: Residues, bits: int, primes: tuple[int, ...]) -> None:
+    """Add fresh flooding of ``bits`` bits, none for 0, to coefficients: (primes, m), in place."""
+    if bits:
+        noise = FloodingNoise(returned.shape[1], bits)
+        for row, prime in zip(returned, primes, strict=True):
+            row[:] = add_mod(row, noise.modulo(prime), prime)

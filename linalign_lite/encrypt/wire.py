@@ -20,7 +20,7 @@ from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import PathLike, open_regular
 
 MAGIC = b"LINALIGN"
-VERSION = 2  # 1 was never released: it did not hide the head
+VERSION = 3  # 1 did not hide the head, 2 held ciphertexts in another form; neither was released
 DIGEST = 32
 MAX_RECORD = 1 << 30
 MAX_RECORDS = 1 << 32

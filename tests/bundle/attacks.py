@@ -18,7 +18,7 @@ from linalign_lite.errors import FormatError, SignatureError
 
 CHUNK = 1 << 20
 SIGNING_SECRET = _framed(SECRET, SEED + signer().public)
-SECRET_KEY = (KEYS / "v2-trusted-secret.key").read_bytes()
+SECRET_KEY = (KEYS / "v3-trusted-secret.key").read_bytes()
 _ORDER = 2**252 + 27742317777372353535851937790883648493  # of Ed25519's group
 
 
@@ -378,7 +378,7 @@ ATTACKS = {
     "secret key as a public key": Attack(content("public-key", SECRET_KEY), "not a public-key"),
     "signing key as its public half": Attack(content("signer", SIGNING_SECRET), "not a signer"),
     "query as a public key": Attack(
-        content("public-key", (KEYS / "v2-trusted-two.query").read_bytes()), "not a public-key"
+        content("public-key", (KEYS / "v3-trusted-two.query").read_bytes()), "not a public-key"
     ),
     "secret key as a model's graph": Attack(
         content("model", SECRET_KEY, "model.onnx"), "is not a model"

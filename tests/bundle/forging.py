@@ -122,7 +122,7 @@ def made_inputs(folder: Path) -> tuple[list[Path], Path]:
     folder.mkdir(parents=True, exist_ok=True)
     things = [made_model(folder)]
     sources = {"a-to-b.map.npz": GOLDEN / "v1.map.npz", "b.head.npz": GOLDEN / "v1.head.npz",
-               "public.key": KEYS / "v2-trusted-public.key"}  # fmt: skip
+               "public.key": KEYS / "v3-trusted-public.key"}  # fmt: skip
     for name, source in sources.items():
         (folder / name).write_bytes(source.read_bytes())
         things.append(folder / name)

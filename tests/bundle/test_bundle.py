@@ -205,10 +205,10 @@ def test_too_little_disk_space_is_found_before_writing(tmp_path, inputs, monkeyp
 def secrets(folder: Path) -> dict[str, Path]:
     signer().save(folder / "signing.key")
     found = {"signing key": folder / "signing.key"}
-    for name in ("v2-private-secret.key", "v2-trusted-secret.key"):
+    for name in ("v3-private-secret.key", "v3-trusted-secret.key"):
         (folder / name).write_bytes((KEYS / name).read_bytes())
         found[name] = folder / name
-    old = bytearray((KEYS / "v2-trusted-secret.key").read_bytes())
+    old = bytearray((KEYS / "v3-trusted-secret.key").read_bytes())
     old[8] = 1
     (folder / "v1").write_bytes(old)
     found["secret key of version 1"] = folder / "v1"
@@ -236,7 +236,7 @@ def test_no_secret_goes_in_whatever_its_name(tmp_path, name):
 @pytest.mark.parametrize("before", [0, 1, 1000, CHUNK - 13, CHUNK - 5, CHUNK - 1, CHUNK, 2 * CHUNK])
 def test_no_secret_goes_in_within_another_file(tmp_path, before):
     """Find a secret in a model's graph, also across two reads."""
-    secret = (KEYS / "v2-trusted-secret.key").read_bytes()
+    secret = (KEYS / "v3-trusted-secret.key").read_bytes()
     folder = made_model(tmp_path)
     (folder / "model.onnx").write_bytes(b"L" * before + secret + b"x" * 9)
     from linalign_lite.extraction.model_card import load_card, seal_card
@@ -250,7 +250,7 @@ def test_no_secret_goes_in_within_another_file(tmp_path, before):
 
 
 def test_bytes_that_only_resemble_a_secret_are_accepted(tmp_path):
-    public = (KEYS / "v2-trusted-public.key").read_bytes()
+    public = (KEYS / "v3-trusted-public.key").read_bytes()
     with HashingCopy() as copying:
         for content in (b"LINALIGN", b"LINALIG" * 9, public, b"LINALIGN\x02\0\x01\x01", b""):
             (tmp_path / "x").write_bytes(content)
@@ -262,7 +262,7 @@ def test_no_secret_goes_in_within_a_wheel(tmp_path, inputs):
     _, wheels = inputs
     wheel = wheels / "odd-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("odd/public.key", (KEYS / "v2-trusted-secret.key").read_bytes())
+        archive.writestr("odd/public.key", (KEYS / "v3-trusted-secret.key").read_bytes())
     with pytest.raises(InputError, match=r"odd-1\.0-py3-none-any\.whl holds a secret key"):
         made(tmp_path / "x.bundle", inputs)
     for content in (b"", b"PK\3\4", made_wheel()[:-30]):
@@ -275,7 +275,7 @@ def test_other_things_do_not_go_in(tmp_path, inputs):
     from linalign_lite.encrypt.query_budget import Budget
 
     for kind in ("query", "response"):
-        (tmp_path / kind).write_bytes((KEYS / f"v2-private-two.{kind}").read_bytes())
+        (tmp_path / kind).write_bytes((KEYS / f"v3-private-two.{kind}").read_bytes())
     Budget(tmp_path / "budget", 5)
     made(tmp_path / "bundle", inputs)
     (tmp_path / "text").write_text("the patient said")

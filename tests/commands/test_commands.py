@@ -35,7 +35,7 @@ def test_the_demo_reaches_its_figures(played):
     assert figures["mapped"] > 2 * figures["majority"]
     assert figures["encrypted"] == pytest.approx(figures["mapped"])
     assert figures["same_as_plain"] == figures["queries"]
-    assert figures["largest_error"] < 1e-5
+    assert figures["largest_error"] < 1e-3
     assert figures["held_out_r2"] > 0.3
     assert figures["next_token_agreement"] > 0.43
     sample = figures["sample"]

@@ -11,16 +11,16 @@ import tenseal.sealapi as api
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.keys import keygen, seal_context
 from linalign_lite.encrypt.leakage_audit import AuditReport, audit
 from linalign_lite.encrypt.messages import Query
-from linalign_lite.encrypt.modular import pack_residues
-from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions, to_slots
+from linalign_lite.encrypt.modular import add_mod, pack_seeded, unpack_seeded
+from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.query_budget import Budget
 from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
-from linalign_lite.encrypt.seal.scheme import SealScheme
+from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.wire import Record, digest_record
 from linalign_lite.errors import BudgetError, FormatError, InputError, PrecisionError
 
@@ -97,7 +97,7 @@ def test_a_response_has_only_what_is_wanted():
     secret, public = keygen(PRIVATE)
     query = Client(secret).encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 1))
     (payload,) = Provider(head_of(), keys=[public]).score(query).payloads
-    assert len(payload) == 32 + product_size(4096, CLASSES) == 32 + 4 * (4096 + CLASSES)
+    assert len(payload) == 32 + product_size(4096, CLASSES, 24) == 32 + 3 * (4096 + CLASSES)
 
 
 def test_a_response_of_nothing_but_zeros_is_masked():
@@ -106,21 +106,22 @@ def test_a_response_of_nothing_but_zeros_is_masked():
     query = Client(secret).encrypt(np.zeros((1, DIM)))
     provider = Provider(Head(np.zeros((2, DIM)), np.zeros(2)), keys=[public])
     replies = [provider.score(query).payloads[0][32:] for _ in range(2)]
-    first, second = (np.frombuffer(r, dtype="<u4") for r in replies)
+    first, second = (decode_product(r, 4096, 24)[0] for r in replies)
     assert (first == second).sum() <= 2
-    for words in (first, second):  # all 32 bits of words are at work
-        assert abs((words[:4096] >> 31).mean() - 0.5) < 0.05
+    for words in (first, second):  # all 24 bits of words are at work
+        assert abs((words >> 23).mean() - 0.5) < 0.05
+        assert abs((words & 1).mean() - 0.5) < 0.05
 
 
-def forged(client, public, coefficients):
-    """A query of any polynomial, as a dishonest holder of the key may make it."""
+def forged(client, coefficients):
+    """A query of any polynomial of integers, as a dishonest holder of the key may make it."""
     query = client.encrypt(np.zeros((1, DIM)), layout=Layout(4096, DIM, 1))
-    scheme = SealScheme(PRIVATE)
-    key, _ = scheme.secret_key(client._key.material)
-    plain = api.Plaintext()
-    api.CKKSEncoder(scheme.context).encode(to_slots(coefficients).tolist(), 1.0, plain)
-    cipher = api.Encryptor(scheme.context, key).encrypt_symmetric(plain)
-    return Query(query.info, (scheme.save_seeded(cipher, PRIVATE.data_primes),))
+    zero, seed = unpack_seeded(query.payloads[0], 4096, PRIVATE.data_primes)
+    rows = [
+        add_mod(row, np.array([int(c) % p for c in coefficients], dtype=np.uint64), p)
+        for row, p in zip(zero, PRIVATE.data_primes, strict=True)
+    ]
+    return Query(query.info, (pack_seeded(np.stack(rows), seed, PRIVATE.data_primes),))
 
 
 def test_a_chosen_ciphertext_gets_one_functional_for_each_returned_coefficient():
@@ -133,19 +134,20 @@ def test_a_chosen_ciphertext_gets_one_functional_for_each_returned_coefficient()
     secret, public = keygen(PRIVATE)
     client, provider = Client(secret), Provider(head, keys=[public])
     impulse = np.zeros(4096)
-    impulse[0] = 2.0**66
-    query = forged(client, public, impulse)
+    impulse[0] = 2.0**69
+    query = forged(client, impulse)
     response = provider.score(query)
-    second, first = decode_product(response.payloads[0][32:], 4096)
+    second, first = decode_product(response.payloads[0][32:], 4096, 24)
     assert len(first) == CLASSES
     (rows,) = next(pack_rows(query.info.layout, head.weight))
     positions = score_positions(query.info.layout, CLASSES).ravel()
-    unit = 2.0 ** (PRIVATE.data_bits - 66 - response.info.head_scale)
-    returned = decrypt_product(client._side.secret, second, first, positions) * unit
-    scale = 2.0 ** (67 - 66)  # the header says states of norm 2^1 at 2^67; the impulse is 2^66
-    assert np.abs(returned - head.bias * scale - rows[positions]).max() < 1e-3
+    unit = 2.0 ** (PRIVATE.data_bits - 69 - response.info.head_scale)
+    secret = spectrum(client._side.secret)
+    returned = decrypt_product(secret, second, first, positions, 24) * unit
+    scale = 2.0 ** (70 - 69)  # the header says states of norm 2^0 at 2^70; the impulse is 2^69
+    assert np.abs(returned - head.bias * scale - rows[positions]).max() < 2e-3
     guesses = np.zeros(4096, dtype=np.uint32)  # the coefficients of the first that did not come
-    whole = decrypt_product(client._side.secret, second, guesses, np.arange(4096)) * unit
+    whole = decrypt_product(secret, second, guesses, np.arange(4096), 24) * unit
     used = rows != 0
     used[positions] = False
     correlation = np.corrcoef(whole[used], rows[used])[0, 1]
@@ -157,17 +159,28 @@ def test_a_chosen_ciphertext_gets_one_functional_for_each_returned_coefficient()
 def test_nobody_chooses_the_second_component_of_a_public_key():
     """A key whose second component is zero would mask nothing. The file has only its seed."""
     _, public = keygen(PRIVATE)
-    scheme = SealScheme(PRIVATE)
-    rows, seed = scheme.unpack(public.payload, PRIVATE.primes)
-    assert (
-        len(public.payload)
-        == sum(len(pack_residues(r, p)) for r, p in zip(rows, PRIVATE.primes, strict=True)) + 64
-    )
+    rows, seed = unpack_seeded(public.payload, 4096, PRIVATE.data_primes)
+    assert len(public.payload) == len(pack_seeded(rows, b"", PRIVATE.data_primes)) + 64
     for other in (bytes(64), b"\xff" * 64, seed):
-        level = scheme.context.first_parms_id()
-        grown = scheme.load(api.Ciphertext(), rows[:2], level, seed=other)
-        second = scheme.rns_coefficients(grown, 2)[1, 0]
-        assert len(np.unique(second)) > 4000  # of 4096 residues of 40 bits
+        second = seal_context(PRIVATE).grown(other)
+        assert all(len(np.unique(row)) > 4000 for row in second)  # of 4096 residues of 45 bits
+
+
+def test_a_query_may_use_no_seed_twice():
+    """With the key's own seed, or one for two chunks, products and masks would be related."""
+    secret, public = keygen(PRIVATE)
+    query = Client(secret).encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 2))
+    provider, size = Provider(head_of(), keys=[public]), query.info.chunk_size
+    assert provider.score(query)
+    (good,) = query.payloads
+    first, second = good[:size], good[size:]
+    for bad in (
+        first[:-64] + public.seed + second,
+        first + second[:-64] + public.seed,
+        first + second[:-64] + first[-64:],
+    ):
+        with pytest.raises(FormatError, match="uses a seed twice"):
+            provider.score(Query(query.info, (bad,)))
 
 
 # -- another implementation ----------------------------------------------------------------------
@@ -198,42 +211,45 @@ def test_another_seal_implementation_can_ask_and_read(profile):
 
     head, rng = head_of(dim=30, classes=3), np.random.default_rng(5)
     n, primes = profile.degree, profile.data_primes
-    context = SealScheme(profile).context
+    context = seal_context(profile).context
     secret = api.KeyGenerator(context).secret_key()
-    encryptor = api.Encryptor(context, secret)
+    encryptor, level = api.Encryptor(context, secret), context.first_parms_id()
 
-    def seeded(cipher, moduli):
-        end = CIPHERTEXT_START + 8 * n * len(moduli)
-        raw = save_body(cipher, end + 81)
-        rows = np.frombuffer(raw[CIPHERTEXT_START:end], "<u8").reshape(len(moduli), n)
-        return b"".join(map(packed, rows, moduli)) + raw[-64:]
+    def zero():
+        """An encryption of zero by SEAL: rows of its first component, and its seed."""
+        end = CIPHERTEXT_START + 8 * n * len(primes)
+        raw = save_body(encryptor.encrypt_zero_symmetric(level), end + 81)
+        rows = np.frombuffer(raw[CIPHERTEXT_START:end], "<u8").reshape(len(primes), n)
+        return rows.astype(object), bytes(raw[-64:])
+
+    def seeded(rows, seed):
+        return b"".join(map(packed, rows, primes)) + seed
 
     def framed(kind, key, payload, meta, records=1):
         text = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
         sizes = records, len(payload), len(text)
-        raw = struct.pack("<8sHHHHQQII32s", b"LINALIGN", 2, kind, profile.id, 0, *sizes, 0, key)
+        raw = struct.pack("<8sHHHHQQII32s", b"LINALIGN", 3, kind, profile.id, 0, *sizes, 0, key)
         raw += text
         digest = hashlib.sha256(raw).digest()
         last = hashlib.sha256(digest + bytes(8) + payload).digest()
         return raw + digest + payload + last, digest, last
 
-    zero = encryptor.encrypt_zero_symmetric(context.key_parms_id())
-    public = seeded(zero, profile.primes)
+    public = seeded(*zero())
     key = hashlib.sha256(public).digest()
     public_file, _, _ = framed(2, key, public, {"profile": profile.name})
 
     state = rng.normal(size=30)
     state /= np.linalg.norm(state)
-    polynomial = np.zeros(n)
-    polynomial[:30] = state  # one chunk of 30 dimensions: coefficient i is dimension i
-    roots = np.exp(1j * np.pi * np.array([pow(3, j, 2 * n) for j in range(n // 2)]) / n)
-    slots = [complex(np.polyval(state[::-1], z)) for z in roots]
-    plain = api.Plaintext()
-    bits = {"private": 68, "trusted": 29}[profile.name] - 1
-    api.CKKSEncoder(context).encode(slots, 2.0**bits, plain)
-    payload = seeded(encryptor.encrypt_symmetric(plain), primes)
+    bits = {"private": 70, "trusted": 31}[profile.name] - 1
+    rows, seed = zero()
+    for row, prime in zip(rows, primes, strict=True):
+        for i, x in enumerate(state):  # one chunk of 30 dimensions: coefficient i is dimension i
+            row[i] = (row[i] + round(x * 2**bits)) % prime
+    # with 3 scores, coefficients from -60 to 89 reach them: 152, a multiple of 8
+    window = [k % n for k in range(-60, 92)]
+    payload = seeded(rows[:, window], seed)
     space = {"dim": 30, "model": "", "name": "", "normalize": False, "pooling": ""}
-    shape = {"batch": 1, "chunks": 1, "n": 1, "norm_bits": 1}
+    shape = {"batch": 1, "chunks": 1, "n": 1, "n_outputs": 3, "norm_bits": 1}
     meta = shape | {"identity": "00" * 16, "profile": profile.name, "space": space}
     query, query_digest, record_digest = framed(3, key, payload, meta)
 
@@ -242,28 +258,48 @@ def test_another_seal_implementation_can_ask_and_read(profile):
     assert response.info.query == query_digest.hex()
     (reply,) = response.payloads
     assert reply[:32] == record_digest
-    words = np.frombuffer(reply[32:], "<u4")
+    assert response.info.word_bits == 24
+    triples = np.frombuffer(reply[32:], np.uint8).reshape(-1, 3).astype(int)
+    words = triples @ [1, 1 << 8, 1 << 16]
     q, positions = profile.modulus, [29, 59, 89]
     first = np.zeros(n, dtype=object)
     first[positions] = words[n:].astype(object)
-    residues = []
-    for component in (first, words[:n].astype(object)):
-        lifted = [round(int(w) * q / 2**32) if q < 2**60 else (int(w) * q) >> 32 for w in component]
-        residues += [np.array([v % p for v in lifted], dtype="<u8") for p in primes]
-    raw = [r.tobytes() for r in residues]
-    cipher = load_body(
-        api.Ciphertext(),
-        context,
-        ciphertext_body(context.first_parms_id(), n, len(primes), raw, ntt=False),
-    )
-    api.Evaluator(context).transform_to_ntt_inplace(cipher)
-    out = api.Plaintext()
-    api.Decryptor(context, secret).decrypt(cipher, out)
-    from linalign_lite.encrypt.packing import from_slots
+    lifted = [[(int(w) * q) >> 24 for w in part] for part in (first, words[:n])]
+    raw = [np.array([v % p for v in part], "<u8").tobytes() for part in lifted for p in primes]
 
-    values = from_slots(np.array(api.CKKSEncoder(context).decode_complex(out)))
-    scores = values[positions] / 2.0 ** (bits + response.info.head_scale)
-    assert np.abs(scores - (head.weight @ state + head.bias)).max() < 1e-3
+    # CKKS by SEAL decrypts it, once it is in number-theoretic form
+    settings = api.EncryptionParameters(api.SCHEME_TYPE.CKKS)
+    settings.set_poly_modulus_degree(n)
+    settings.set_coeff_modulus([api.Modulus(p) for p in profile.primes])
+    ckks = api.SEALContext(settings, True, api.SEC_LEVEL_TYPE.TC128)
+    body = ciphertext_body(ckks.first_parms_id(), n, len(primes), raw, ntt=False)
+    cipher, out = load_body(api.Ciphertext(), ckks, body), api.Plaintext()
+    api.Evaluator(ckks).transform_to_ntt_inplace(cipher)
+    key_rows = secret_rows(secret, profile)
+    same = load_body(api.SecretKey(), ckks, secret_body(ckks, key_rows), secret=True)
+    api.Decryptor(ckks, same).decrypt(cipher, out)
+    slots = np.array(api.CKKSEncoder(ckks).decode_complex(out))
+    roots = np.exp(1j * np.pi * np.array([pow(3, j, 2 * n) for j in range(n // 2)]) / n)
+    values = [2 / n * (slots @ roots ** -float(k)).real for k in positions]
+    scores = np.array(values) / 2.0 ** (bits + response.info.head_scale)
+    assert np.abs(scores - (head.weight @ state + head.bias)).max() < 5e-3
+
+
+def secret_rows(secret, profile):
+    """A SEAL secret key's residues, prime by prime."""
+    from linalign_lite.encrypt.seal.serialization import PLAINTEXT_START, save_body
+
+    shape = len(profile.primes), profile.degree
+    body = save_body(secret, PLAINTEXT_START + 8 * shape[0] * shape[1], secret=True)
+    return np.frombuffer(body, "<u8", offset=PLAINTEXT_START).reshape(shape)
+
+
+def secret_body(context, rows):
+    """A secret key's body for another context of the same primes."""
+    from linalign_lite.encrypt.seal.serialization import array_header
+
+    start = struct.pack("<4QQd", *context.key_parms_id(), rows.size, 1.0)
+    return [start, array_header(8 * rows.size), rows.tobytes()]
 
 
 # -- budgets -------------------------------------------------------------------------------------

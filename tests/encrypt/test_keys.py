@@ -15,13 +15,13 @@ from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.modular import pack_residues
-from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.seal import serialization
-from linalign_lite.encrypt.seal.scheme import SealScheme
+from linalign_lite.encrypt.seal.context import SealContext
 from linalign_lite.errors import FormatError, InputError, OutputExistsError
 
-SETS = [INSECURE_NOOP, PRIVATE, TRUSTED]
+SETS = [PRIVATE, TRUSTED]
 
 
 @pytest.fixture(params=SETS, ids=lambda p: p.name)
@@ -50,8 +50,8 @@ def test_round_trip(pair, tmp_path):
 def test_sizes_are_kilobytes():
     pairs = {p.name: keygen(p) for p in SETS}
     sizes = {name: (len(s.material), len(p.payload)) for name, (s, p) in pairs.items()}
-    assert sizes["private"] == (55808, 55872)
-    assert sizes["trusted"] == (13824, 13888)
+    assert sizes["private"] == (54272, 46144)
+    assert sizes["trusted"] == (13056, 13120)
 
 
 def test_secret_file_is_private_and_never_overwritten(pair, tmp_path):
@@ -74,7 +74,7 @@ def test_secret_file_is_private_and_never_overwritten(pair, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="modes mean nothing on Windows")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
 def test_secret_file_that_others_can_read_is_refused(tmp_path, mode):
-    secret, _ = keygen(INSECURE_NOOP)
+    secret, _ = keygen(TRUSTED)
     path = tmp_path / "secret.key"
     secret.save(path)
     path.chmod(mode)
@@ -120,11 +120,11 @@ def test_missing_files(tmp_path):
 
 
 def test_public_key_must_agree_with_its_digest():
-    _, public = keygen(INSECURE_NOOP)
+    _, public = keygen(TRUSTED)
     from linalign_lite.encrypt.keys import _to_file
     from linalign_lite.encrypt.wire import Kind
 
-    forged = _to_file(Kind.PUBLIC_KEY, INSECURE_NOOP, bytes(32), public.payload)
+    forged = _to_file(Kind.PUBLIC_KEY, TRUSTED, bytes(32), public.payload)
     with pytest.raises(FormatError, match="digest of its key"):
         PublicKey.load(forged)
 
@@ -138,18 +138,17 @@ def test_secret_key_with_values_that_are_not_residues():
 
 
 def test_keys_are_seals_own():
-    """The key that keygen packs decrypts a ciphertext of an independent SEAL object."""
+    """By the keys that keygen packs, SEAL decrypts its own message, and the public key to zero."""
     secret, public = keygen(PRIVATE)
-    scheme = SealScheme(PRIVATE)
-    encoder, plain = api.CKKSEncoder(scheme.context), api.Plaintext()
-    encoder.encode([1.0, 2.0, 3.0], 2.0**40, plain)
-    cipher = api.Ciphertext()
-    api.Encryptor(scheme.context, scheme.public_key(public.payload)).encrypt(plain, cipher)
-    out = api.Plaintext()
-    api.Decryptor(scheme.context, scheme.secret_key(secret.material)[0]).decrypt(cipher, out)
-    values = encoder.decode_double(out)[:3]
-    assert np.allclose(values, [1, 2, 3], atol=1e-6)
-    assert values != [1.0, 2.0, 3.0]  # there is noise
+    seal = SealContext(PRIVATE)
+    key, _ = seal.secret_key(secret.material)
+    first, second = public.components()
+    message, cipher = api.Plaintext("7x^2 + 1"), api.Ciphertext()
+    api.Encryptor(seal.context, key).encrypt_symmetric(message, cipher)
+    decryptor, out = api.Decryptor(seal.context, key), api.Plaintext()
+    for asked, answer in ((cipher, "7x^2 + 1"), (seal.load([*first, *second]), "0")):
+        decryptor.decrypt(asked, out)
+        assert out.to_string() == answer
 
 
 def test_a_secret_key_that_is_not_ternary_is_refused():

@@ -1,4 +1,4 @@
-"""Packing against dense oracles, and slots against TenSEAL's own encoder."""
+"""Packing against dense oracles."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linalign_lite.encrypt.packing import (
+    MAX_RETURNED,
     Layout,
     fewest_chunks,
-    from_slots,
     pack_rows,
     pack_states,
     product_norm,
     score_positions,
-    to_slots,
 )
-from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
+from linalign_lite.encrypt.ring import coefficients, spectrum
 from linalign_lite.errors import InputError
 
 seeded = settings(derandomize=True, deadline=None, max_examples=40)
@@ -31,7 +30,7 @@ def exact_product(left, right):
 
 
 def negacyclic(left, right):
-    return from_slots(to_slots(left) * to_slots(right))
+    return coefficients(spectrum(left) * spectrum(right))
 
 
 def scores_by(product, layout, weight, states):
@@ -54,7 +53,7 @@ def scores_by(product, layout, weight, states):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_product_holds_every_inner_product(degree, dim, batch, extra, n_outputs, seed):
-    batch = min(batch, degree)
+    batch = min(batch, degree, MAX_RETURNED)
     chunks = min(fewest_chunks(degree, dim, batch) + extra, dim)
     layout = Layout(degree, dim, chunks, batch)
     rng = np.random.default_rng(seed)
@@ -66,6 +65,7 @@ def test_product_holds_every_inner_product(degree, dim, batch, extra, n_outputs,
     used = score_positions(layout, layout.rows)
     assert len(np.unique(used)) == used.size
     assert used.max() < degree
+    assert layout.columns or used.size <= MAX_RETURNED
     norms = [np.linalg.norm(rows) for rows in pack_rows(layout, weight)]
     assert product_norm(layout, weight) == pytest.approx(max(norms))
 
@@ -73,7 +73,7 @@ def test_product_holds_every_inner_product(degree, dim, batch, extra, n_outputs,
 @pytest.mark.parametrize(
     ("dim", "n", "chunks", "batch"),
     [(1, 3, 1, 1), (64, 10, 1, 1), (384, 150, 3, 1), (768, 7, 20, 100), (5000, 2, 2, 1),
-     (24, 5, 24, 4096), (40, 3, 20, 2048)],
+     (24, 5, 24, 4096), (40, 3, 40, 2048), (20, 200, 2, 1)],
 )  # fmt: skip
 def test_full_size_products(dim, n, chunks, batch):
     rng = np.random.default_rng(dim)
@@ -119,35 +119,39 @@ def test_batches_that_cannot_be(batch):
         Layout(16, 4, 4, batch)
 
 
-@pytest.mark.parametrize("degree", [8, 2048, 4096])
-def test_slots_round_trip(degree):
-    p = np.random.default_rng(degree).normal(size=degree)
-    np.testing.assert_allclose(from_slots(to_slots(p)), p, atol=1e-12)
+def test_a_product_returns_few_coefficients_except_in_columns():
+    assert Layout(4096, 20, 2).rows == MAX_RETURNED
+    assert Layout(4096, 20, 2, 100).rows == 1
+    with pytest.raises(InputError, match=r"share.*got 129.*expected 1 to 128, or up to 4096"):
+        Layout(4096, 20, 19, 129)
+    assert Layout(4096, 20, 20, 4096).columns
 
 
-def test_slots_are_values_at_the_roots():
-    degree = 16
-    p = np.random.default_rng(3).normal(size=degree)
-    roots = np.exp(1j * np.pi * np.array([3**j for j in range(degree // 2)]) / degree)
-    np.testing.assert_allclose(to_slots(p), np.polyval(p[::-1], roots), atol=1e-10)
-
-
-@pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
-def test_slots_agree_with_tenseals_encoder(parameters):
-    """Encode two polynomials given by coefficients, multiply in SEAL's ring, read coefficients."""
-    import tenseal.sealapi as api
-
-    from linalign_lite.encrypt.seal.scheme import SealScheme
-
-    scheme = SealScheme(parameters)
-    encoder, plain = api.CKKSEncoder(scheme.context), api.Plaintext()
-    n, rng = parameters.degree, np.random.default_rng(5)
-    p = np.round(rng.normal(size=n) * 1000)
-    encoder.encode(to_slots(p).tolist(), 1.0, plain)
-    # a constant polynomial has the same residue at every point, so it must encode to a constant
-    constant, one = api.Plaintext(), np.zeros(n)
-    one[0] = 7.0
-    encoder.encode(to_slots(one).tolist(), 1.0, constant)
-    assert {constant.data(i) for i in range(0, n, 97)} == {7}
-    back = from_slots(np.array(encoder.decode_complex(plain)))
-    assert np.array_equal(np.round(back), p)
+@seeded
+@given(
+    dim=st.integers(1, 40),
+    batch=st.integers(1, 8),
+    extra=st.integers(0, 8),
+    n_outputs=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_coefficients_outside_the_window_reach_no_score(dim, batch, extra, n_outputs, seed):
+    """Replaced by noise, they change nothing that is returned; each inside changes something."""
+    degree = 128
+    chunks = min(fewest_chunks(degree, dim, batch) + extra, dim)
+    layout, rng = Layout(degree, dim, chunks, batch), np.random.default_rng(seed)
+    weight = rng.integers(1, 50, (n_outputs, dim)).astype(float)
+    first = rng.integers(-50, 50, degree).astype(float)
+    start, count = layout.window(n_outputs)
+    assert layout.window(None) == (0, degree)
+    outside = np.ones(degree, dtype=bool)
+    outside[np.arange(start, start + count)] = False
+    assert count == degree or count % 8 == 0
+    other = np.where(outside, rng.integers(-50, 50, degree), first)
+    for k, rows in enumerate(pack_rows(layout, weight)):
+        few = min(layout.rows, n_outputs - k * layout.rows)
+        places = score_positions(layout, few).ravel()
+        for row in rows:
+            assert np.array_equal(
+                exact_product(first, row)[places], exact_product(other, row)[places]
+            )

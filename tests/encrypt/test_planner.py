@@ -17,10 +17,11 @@ from linalign_lite.encrypt.planner import (
     choose_layout,
     predict_cost,
     relative_error,
+    require_reasonable,
 )
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.wire import MAX_RECORD
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, MismatchError
 
 BOTH = [PRIVATE, TRUSTED]
 
@@ -33,7 +34,15 @@ def parties(request):
 
 @pytest.mark.parametrize(
     ("dim", "classes", "n"),
-    [(384, 2, 1), (384, 150, 1), (384, 150, 30), (64, 10, 500), (20, 5, 5000), (4096, 20, 1)],
+    [
+        (384, 2, 1),
+        (384, 150, 1),
+        (384, 150, 30),
+        (64, 10, 500),
+        (20, 5, 5000),
+        (4096, 20, 1),
+        (20, 3, 7),
+    ],
 )
 def test_bytes_are_within_two_percent(parties, dim, classes, n):
     profile, client, public = parties
@@ -42,7 +51,7 @@ def test_bytes_are_within_two_percent(parties, dim, classes, n):
     query = client.encrypt(rng.normal(size=(n, dim)) / dim, n_outputs=classes)
     assert query.info.layout == plan.layout
     head = Head(rng.normal(size=(classes, dim)), np.zeros(classes))
-    response = Provider(head, accept=[profile], keys=[public]).score(query)
+    response = Provider(head, accept=[profile], keys=[public], max_error=1.0).score(query)
     for predicted, thing in ((plan.query_bytes, query), (plan.response_bytes, response)):
         headers = len(thing.info.header().encoded)
         assert predicted + headers == len(thing.to_bytes())  # exact
@@ -93,6 +102,15 @@ def test_sizes_that_were_promised():
         assert plan.query_bytes < 52_000
         assert plan.response_bytes < 45_000 / 2
     assert len(keygen(PRIVATE)[1].to_bytes()) < 150_000
+
+
+def test_a_layout_that_wastes_time_is_refused():
+    """One state in as many chunks as dimensions: refused before it is charged or read."""
+    require_reasonable(PRIVATE, Layout(4096, 768, 1), 1, 1000)
+    require_reasonable(PRIVATE, Layout(4096, 768, 64), 1, 1000)
+    require_reasonable(PRIVATE, choose_layout(PRIVATE, 768, None, 1).layout, 1, 1000)
+    with pytest.raises(MismatchError, match=r"refused: its layout would take far longer"):
+        require_reasonable(PRIVATE, Layout(4096, 768, 768, 4096), 1, 1000)
 
 
 def test_nothing_fits():

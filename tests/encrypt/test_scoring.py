@@ -1,11 +1,13 @@
-"""One scoring suite for real CKKS and for its twin without encryption."""
+"""One scoring suite for both profiles, against products in clear."""
 
 import ast
 import contextlib
 import dataclasses
+import hashlib
 import inspect
 import os
 import pickle
+import re
 import threading
 
 import numpy as np
@@ -18,19 +20,19 @@ from linalign_lite.core.space import Space
 from linalign_lite.encrypt import provider as provider_module
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Query, Response
 from linalign_lite.encrypt.packing import Layout
-from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.precision import decimals, precision_bits
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.seal.scheme import SealScheme
-from linalign_lite.encrypt.zero_pool import Zeros
+from linalign_lite.encrypt.ring import Ring
 from linalign_lite.errors import FormatError, InputError, MismatchError, PrecisionError
 
-SETS = [INSECURE_NOOP, PRIVATE, TRUSTED]
+SETS = [PRIVATE, TRUSTED]
 SIZES = [(1, 2), (64, 10), (384, 1), (384, 150), (768, 2), (4096, 10), (5000, 2), (5000, 30)]
 # states of norm 1 and rows of norm 30: logits of a classifier on embeddings
-TOLERANCE = 5e-4
+TOLERANCE = 1e-2  # the largest error accepted, and half a unit of the last place
 
 
 PAIRS = {}  # by profile: made once, and what provider_of serves
@@ -104,12 +106,13 @@ def test_precision_is_what_is_stated(clients, name):
     states, head = rows(rng, 24, 384, 1.0), Head(rows(rng, 150, 384, 20.0), rng.normal(size=150))
     client = clients[name]
     query = client.encrypt(states, n_outputs=150)
-    scores = client.decrypt(provider_of(head).score(query), query)
+    scores = client.decrypt(provider_of(head, max_error=2e-4).score(query), query)
     expected = exact(head, states)
     bits = precision_bits(expected, scores.values)
     print(f"{name}: precision left: {bits:.1f} bits")  # noqa: T201 (seen with pytest -s)
-    assert np.abs(scores.values - expected).max() < 1e-4
-    assert bits > 14
+    assert scores.error < 2e-4
+    assert np.abs(scores.values - expected).max() < scores.error + 0.5 * 10.0**-scores.decimals
+    assert bits > 13
     require_best(scores, expected)
 
 
@@ -159,7 +162,7 @@ def test_largest_allowed_score_does_not_wrap(client):
     query = client.encrypt(states)
     scores = client.decrypt(provider_of(head).score(query), query)
     assert np.abs(scores.values).max() > 500
-    assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
 
 
 def test_map_is_applied_and_its_space_is_kept(client):
@@ -172,15 +175,17 @@ def test_map_is_applied_and_its_space_is_kept(client):
     assert query.info.space == target
     scores = client.decrypt(provider_of(head).score(query), query)
     expected = head.apply(the_map.apply(states.states))
-    assert np.abs(scores.values - expected).max() < 1e-3
+    assert np.abs(scores.values - expected).max() < TOLERANCE
     require_best(scores, expected)
     assert scores.names() == [head.labels[i] for i in scores.predictions()]
 
 
-@pytest.mark.parametrize(("n", "batch"), [(3, 2), (250, 200), (300, 200), (600, 512)])
-def test_states_are_mapped_in_batches(clients, n, batch):
+@pytest.mark.parametrize(
+    ("n", "chunks", "batch"), [(3, 1, 2), (250, 5, 200), (300, 5, 200), (600, 5, 512)]
+)
+def test_states_are_mapped_in_batches(clients, n, chunks, batch):
     """Each state is mapped once, in batches of at most 256."""
-    client, rng, calls = clients["insecure-noop"], np.random.default_rng(n), []
+    client, rng, calls = clients["trusted"], np.random.default_rng(n), []
 
     class Counted(AffineMap):
         def apply(self, states):
@@ -190,18 +195,32 @@ def test_states_are_mapped_in_batches(clients, n, batch):
     the_map = Counted(rng.normal(size=(5, 4)) / 5, rng.normal(size=5))
     states = rows(rng, n, 4, 1.0)
     head = Head(rng.normal(size=(3, 5)), rng.normal(size=3))
-    query = client.encrypt(states, the_map, layout=Layout(4096, 5, 1, batch))
+    query = client.encrypt(states, the_map, layout=Layout(2048, 5, chunks, batch))
     assert sum(calls) == n
     assert max(calls) <= 256
     scores = client.decrypt(provider_of(head).score(query), query)
     assert np.abs(scores.values - exact(head, the_map(states))).max() < TOLERANCE
 
 
+def test_the_best_is_chosen_before_scores_are_rounded(clients):
+    """Two classes a hundredth of the last place apart: equal once rounded."""
+    client = clients["trusted"]
+    row = np.full(64, 0.5)
+    head = Head(np.stack([row, row, -row]), np.array([0.0, 4e-4, 0.0]))
+    states = np.full((4, 64), 1 / 8)
+    scores = client.decrypt(provider_of(head, max_error=1e-4).score(client.encrypt(states)))
+    coarse = dataclasses.replace(scores, values=np.round(scores.values, 2))
+    assert coarse.values[0, 0] == coarse.values[0, 1]
+    assert coarse.predictions().tolist() == [1, 1, 1, 1]
+    assert coarse.ranking().tolist() == [[1, 0, 2]] * 4
+    assert scores.ranking().tolist() == [[1, 0, 2]] * 4
+
+
 def test_softcap_is_applied_by_the_client(client):
     states, head = make(32, 4, softcap=30.0)
     query = client.encrypt(states)
     scores = client.decrypt(provider_of(head).score(query))
-    assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
     assert scores.names() == [str(i) for i in scores.predictions()]
 
 
@@ -211,17 +230,17 @@ def test_zero_states_and_zero_heads(client):
         head = Head(weight, np.array([1.5, -2.5]))
         query = client.encrypt(states)
         scores = client.decrypt(provider_of(head).score(query), query)
-        assert np.abs(scores.values - [[1.5, -2.5]]).max() < 1e-3
+        assert np.abs(scores.values - [[1.5, -2.5]]).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 50.0])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 10.0])
 def test_other_magnitudes(clients, scale):
     states, head = make(64, 5)
     states = (states * scale).astype(np.float32)
     client = clients["private"]
     query = client.encrypt(states)
-    scores = client.decrypt(provider_of(head, max_error=0.1).score(query), query)
-    assert np.abs(scores.values - exact(head, states)).max() < 1e-3 * max(scale, 1)
+    scores = client.decrypt(provider_of(head).score(query), query)
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE * max(scale, 1)
 
 
 def test_files_give_what_memory_gives(client, tmp_path):
@@ -234,13 +253,13 @@ def test_files_give_what_memory_gives(client, tmp_path):
     answer = provider.score_file(q, r, progress=done.append)
     scores = client.decrypt_from(r, q, progress=done.append)
     assert sum(done) == 15
-    assert np.abs(scores.values - exact(head, states)).max() < 1e-3
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
     query, response = Query.load(q), Response.load(r)
     assert (query.info, response.info) == (info, answer)
     assert query.to_bytes() == q.read_bytes()
     assert response.to_bytes() == r.read_bytes()
     again = client.decrypt(provider.score(query), query)
-    assert np.abs(again.values - scores.values).max() < 1e-3
+    assert np.abs(again.values - scores.values).max() < TOLERANCE
     assert np.array_equal(client.decrypt_from(r).values, scores.values)
     query.save(tmp_path / "b.query")
     response.save(tmp_path / "b.response")
@@ -260,24 +279,23 @@ def test_head_too_large_to_keep_is_encoded_again(client):
 
 def test_cache_stays_within_its_bytes(clients):
     states, head = make(64, 2, n=1)
-    client = clients["insecure-noop"]
-    plain = client._scheme.plaintext_size
+    client = clients["trusted"]
+    plain = 8 * TRUSTED.degree
     provider = provider_of(head, cache_bytes=3 * plain)
-    cache = provider._scorer(INSECURE_NOOP)._cache
+    cache = provider._scorer(TRUSTED)._cache
     for chunks in (1, 2, 1, 3, 1):
-        query = client.encrypt(states, layout=Layout(4096, 64, chunks))
+        query = client.encrypt(states, layout=Layout(2048, 64, chunks))
         scores = client.decrypt(provider.score(query), query)
-        assert np.abs(scores.values - exact(head, states)).max() < 1e-3
-        assert 0 < sum(size for size, _ in cache.values()) <= 3 * plain
+        assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
+        assert 0 < sum(a.nbytes for kept in cache.values() for a in kept) <= 3 * plain
     assert len(cache) == 1
 
 
 @pytest.mark.parametrize("name", ["private", "trusted"])
-def test_threads_share_a_provider(pairs, clients, name):
+def test_threads_share_a_provider(clients, name):
     states, head = make(64, 100, n=1)
     client = clients[name]
-    pool = [Zeros(pairs[name][1], 5)] if name == "private" else []
-    provider, query = provider_of(head, pool=pool), client.encrypt(states)
+    provider, query = provider_of(head), client.encrypt(states)
     answers = []
 
     def work():
@@ -295,32 +313,47 @@ def test_threads_share_a_provider(pairs, clients, name):
     assert len({a.payloads for a in answers}) == (4 if name == "private" else 1)
 
 
-def test_pools_are_used_once_and_only_by_their_process(pairs):
-    pool = Zeros(pairs["private"][1], 3)
-    assert pool.stock == 3
-    taken = [pool.take() for _ in range(5)]  # the last two are made on demand
-    assert pool.stock == 0
-    scheme = SealScheme(PRIVATE)
-    seen = {scheme.rns_coefficients(zero, 2).tobytes() for zero in taken}
-    assert len(seen) == 5
-    pool.fill(2)
+def test_masks_are_drawn_anew_also_in_a_fork(pairs):
+    """Nothing is made ahead, so no process, fork or copy of a machine can use a mask again."""
+    masks, ring = Masks(pairs["private"][1]), Ring(4096, PRIVATE.data_primes, 15)
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:  # pragma: no cover (another process)
-        os._exit(0 if pool.stock == 0 and pool.take() is not None and pool.stock == 0 else 1)
+        os.write(writer, hashlib.sha256(masks.draw(ring).tobytes()).digest())
+        os._exit(0)
+    seen = {hashlib.sha256(masks.draw(ring).tobytes()).digest() for _ in range(5)}
+    seen.add(os.read(reader, 32))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert pool.stock == 2
+    assert len(seen) == 6
 
 
-def test_a_pool_serves_its_key_alone(pairs, clients):
-    states, head = make(8, 2)
-    other = Zeros(keygen(PRIVATE)[1], 1)
-    query = clients["private"].encrypt(states)
-    with pytest.raises(MismatchError, match="public key of this query is not among"):
-        Provider(head, pool=[other]).score(query)
-    mine = Zeros(pairs["private"][1], 4)
-    scores = clients["private"].decrypt(Provider(head, pool=[mine]).score(query), query)
-    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
-    assert mine.stock < 4
+def test_a_query_for_known_outputs_is_small_and_serves_no_others(clients):
+    client = clients["private"]
+    states, head = make(384, 2)
+    query = client.encrypt(states[:1], n_outputs=2)
+    assert query.info.window == (-384, 1152)
+    assert len(query.to_bytes()) < 14_000
+    scores = client.decrypt(provider_of(head).score(query), query)
+    assert np.abs(scores.values - exact(head, states[:1])).max() < TOLERANCE
+    _, larger = make(384, 3)
+    with pytest.raises(MismatchError, match=r"fewer scores than the head has.*got a query for 2"):
+        provider_of(larger).score(query)
+    smaller = Head(head.weight[:1], head.bias[:1])
+    one = client.decrypt(provider_of(smaller).score(query), query)
+    assert np.abs(one.values - exact(smaller, states[:1])).max() < TOLERANCE
+
+
+def test_words_are_as_long_as_the_error_asks(clients):
+    client = clients["private"]
+    states, head = make(384, 5)
+    query = client.encrypt(states)
+    for most, bits, size in ((1e-2, 24, 12_500), (3e-4, 32, 16_500)):
+        response = provider_of(head, max_error=most).score(query)
+        assert response.info.word_bits == bits
+        assert len(response.payloads[0]) < size
+        found = client.decrypt(response, query)
+        assert found.error <= most
+        assert np.abs(found.values - exact(head, states)).max() < most + 0.5 * 10.0**-found.decimals
 
 
 @pytest.mark.parametrize("name", ["private", "trusted"])
@@ -374,7 +407,14 @@ def test_response_to_another_query(client, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"norm_bits": 10}, {"head_scale": 0}, {"chunks": 2}, {"batch": 3}, {"flood_bits": 90}],
+    [
+        {"norm_bits": 10},
+        {"head_scale": 0},
+        {"chunks": 2},
+        {"batch": 3},
+        {"flood_bits": 85},
+        {"word_bits": 32},
+    ],
 )
 def test_a_response_whose_header_was_edited_gives_no_wrong_number(clients, change):
     """Digests agree, but the description does not fit the query."""
@@ -383,7 +423,10 @@ def test_a_response_whose_header_was_edited_gives_no_wrong_number(clients, chang
     query = client.encrypt(states, layout=Layout(4096, 64, 1, 4))
     response = provider_of(head).score(query)
     edited = Response(dataclasses.replace(response.info, **change), response.payloads)
-    with pytest.raises((MismatchError, InputError, FormatError), match=r"another query|imprecise"):
+    with pytest.raises(
+        (MismatchError, InputError, FormatError),
+        match=r"another query|imprecise|size that its|wrong length",
+    ):
         client.decrypt(edited, query)
 
 
@@ -436,9 +479,8 @@ def test_wrong_space_and_dimension(client):
 
 def test_parameter_set_that_is_not_accepted(clients):
     states, head = make(8, 2)
-    for name in ("insecure-noop", "trusted"):  # unless told otherwise, only what hides the head
-        with pytest.raises(MismatchError, match="does not accept"):
-            Provider(head).score(clients[name].encrypt(states))
+    with pytest.raises(MismatchError, match="does not accept"):  # only what hides the head
+        Provider(head).score(clients["trusted"].encrypt(states))
     with pytest.raises(MismatchError, match="does not accept"):
         provider_of(head, accept=[TRUSTED]).score(clients["private"].encrypt(states))
 
@@ -479,16 +521,18 @@ def test_states_that_cannot_be_encrypted(client):
 def test_head_that_could_overflow(client, where):
     weight, bias = np.ones((2, 4)), np.zeros(2)
     (weight if where == "weight" else bias)[1] = 1.2345e19
-    with pytest.raises(PrecisionError, match="could overflow") as caught:
+    with pytest.raises(PrecisionError, match="this query is refused") as caught:
         provider_of(Head(weight, bias)).score(client.encrypt(np.ones((1, 4))))
-    assert "2345" not in str(caught.value)
+    assert not re.search("[0-9]", str(caught.value))  # nothing of the head: it may reach a client
+    assert "could overflow" in str(caught.value.__cause__)
 
 
 def test_head_that_would_be_too_imprecise(client):
-    head = Head(np.full((2, 4), 1e6), np.zeros(2))
+    head = Head(np.full((2, 4), 1e4), np.zeros(2))
     query = client.encrypt(np.ones((1, 4)))
-    with pytest.raises(PrecisionError, match="too imprecise"):
+    with pytest.raises(PrecisionError, match=r"this query is refused: .* too imprecise") as caught:
         provider_of(head).score(query)
+    assert not re.search("[0-9]", str(caught.value))
     assert provider_of(head, max_error=1e6).score(query)
 
 
@@ -564,4 +608,4 @@ def test_agrees_with_tenseals_own_dot():
     client = Client(secret)
     query = client.encrypt(states)
     ours = client.decrypt(Provider(head, keys=[public]).score(query), query).values[0]
-    assert np.abs(ours - (peer + head.bias)).max() < 1e-3
+    assert np.abs(ours - (peer + head.bias)).max() < TOLERANCE

@@ -20,17 +20,18 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt import wire
 from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen, scheme_for
+from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.messages import Query, QueryInfo, Response
+from linalign_lite.encrypt.modular import packed_size, seeded_size
 from linalign_lite.encrypt.packing import Layout
-from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import Header, Kind, Reader, framed_bytes
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
 
 GOLDEN = Path(__file__).parent / "golden"
-SETS = [INSECURE_NOOP, TRUSTED, PRIVATE]
+SETS = [TRUSTED, PRIVATE]
 HEAD = Head(np.array([[1.0, -2.0, 0.5], [0.25, 0.0, 3.0]]), np.array([0.5, -1.0]), ("no", "yes"))
 STATES = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.25]], dtype=np.float32)
 
@@ -92,28 +93,29 @@ def places(data, rng, count):
 
 def golden_header():
     space = Space(384, "ab" * 32, "mini", "mean", True)
-    shape = {"n": 7, "chunks": 1, "batch": 3, "norm_bits": 4, "space": space, "identity": "0f" * 16}
-    return QueryInfo(parameters=PRIVATE, key=bytes(range(32)), record_size=47680, **shape).header()
+    shape = {"n": 7, "chunks": 1, "batch": 1, "norm_bits": 4, "space": space, "identity": "0f" * 16}
+    size = {"record_size": 13024, "n_outputs": 2}
+    return QueryInfo(parameters=PRIVATE, key=bytes(range(32)), **size, **shape).header()
 
 
 def test_golden_query_header():
-    assert golden_header().encoded.hex() == (GOLDEN / "query-header-v2.hex").read_text().strip()
+    assert golden_header().encoded.hex() == (GOLDEN / "query-header-v3.hex").read_text().strip()
 
 
 def test_header_layout_is_the_documented_one():
     raw = golden_header().encoded
     assert raw[:8] == b"LINALIGN"
-    assert struct.unpack_from("<HHHH", raw, 8) == (2, 3, 3, 0)
-    assert struct.unpack_from("<QQII", raw, 16) == (3, 47680, len(raw) - 72 - 32, 0)
+    assert struct.unpack_from("<HHHH", raw, 8) == (3, 3, 5, 0)
+    assert struct.unpack_from("<QQII", raw, 16) == (7, 13024, len(raw) - 72 - 32, 0)
     assert raw[40:72] == bytes(range(32))
     assert hashlib.sha256(raw[:-32]).digest() == raw[-32:]
     assert json.loads(raw[72:-32])["identity"] == "0f" * 16
 
 
 @pytest.mark.parametrize("profile", [PRIVATE, TRUSTED], ids=lambda p: p.name)
-def test_golden_files_of_version_2_are_read(profile, tmp_path):
+def test_golden_files_of_version_3_are_read(profile, tmp_path):
     for name in ("secret.key", "public.key", "two.query", "two.response"):
-        shutil.copy(GOLDEN / f"v2-{profile.name}-{name}", tmp_path / name)
+        shutil.copy(GOLDEN / f"v3-{profile.name}-{name}", tmp_path / name)
     (tmp_path / "secret.key").chmod(0o600)
     client = Client(SecretKey.load(tmp_path / "secret.key"))
     public = PublicKey.load(tmp_path / "public.key")
@@ -127,10 +129,16 @@ def test_golden_files_of_version_2_are_read(profile, tmp_path):
     assert np.abs(client.decrypt(again).values - exact).max() < 1e-3
 
 
-def test_files_of_version_1_are_refused_by_name():
-    """Version 1 was never released: it did not hide the head."""
-    with pytest.raises(FormatError, match=r"version.*got 1, expected 2.*make it again"):
-        Query.load(GOLDEN / "v1-small.query")
+def test_files_of_older_versions_are_refused_by_name():
+    """Neither was released: 1 did not hide the head, 2 had ciphertexts in another form."""
+    for name, load, version in (
+        ("v1-small.query", Query.load, 1),
+        ("v2-trusted-two.query", Query.load, 2),
+    ):
+        with pytest.raises(
+            FormatError, match=rf"version.*got {version}, expected 3.*make it again"
+        ):
+            load(GOLDEN / name)
 
 
 def test_documents_name_existing_tests_and_real_sizes():
@@ -142,8 +150,9 @@ def test_documents_name_existing_tests_and_real_sizes():
     assert len(named) > 8
     assert [n for n in named if f"def {n}(" not in here] == []
     text = (docs / "FORMAT.md").read_text(encoding="utf-8")
-    scheme = scheme_for(PRIVATE)
-    for size in (scheme.secret_size, scheme.public_size, scheme.query_size, product_size(4096, 10)):
+    pair = [seeded_size(count, PRIVATE.data_primes) for count in (1152, 4096)]
+    secret = sum(packed_size(4096, prime) for prime in PRIVATE.primes)
+    for size in (secret, *pair, product_size(4096, 10, 24)):
         assert f"{size:,}" in text
     for prime in (*PRIVATE.primes, *TRUSTED.primes):
         assert str(prime) in text
@@ -165,7 +174,7 @@ def test_every_altered_byte_is_found(case, kind):
 
 
 def test_every_bit_of_a_small_file(cases):
-    data = cases["insecure-noop"].files[Kind.PUBLIC_KEY]
+    data = cases["trusted"].files[Kind.PUBLIC_KEY]
     for place in range(len(data)):
         for bit in range(8):
             bad = bytearray(data)
@@ -213,7 +222,7 @@ def test_records_cannot_change_places_or_files(case):
 @pytest.mark.parametrize("kind", list(Kind))
 @pytest.mark.parametrize("found", list(Kind))
 def test_each_kind_refuses_the_others_by_name(cases, kind, found):
-    case = cases["insecure-noop"]
+    case = cases["trusted"]
     if kind is found:
         return
     with pytest.raises(FormatError, match=f"got {found.title}, expected {kind.title}"):
@@ -224,7 +233,7 @@ def test_each_kind_refuses_the_others_by_name(cases, kind, found):
 @given(st.binary(max_size=300), st.sampled_from(list(Kind)), st.booleans())
 def test_noise_is_refused(data, kind, with_magic):
     if with_magic:
-        data = b"LINALIGN\x02\x00" + bytes([kind]) + b"\0" + data
+        data = b"LINALIGN\x03\x00" + bytes([kind]) + b"\0" + data
     with pytest.raises(FormatError), wire.open_framed(data, kind) as reader:
         list(reader)
 
@@ -265,10 +274,10 @@ def forged(header, meta=None, payloads=None, **head):
     ("head", "message"),
     [
         ({"magic": b"PK\x03\x04abcd"}, "is no key, query or response of linalign-lite"),
-        ({"version": 3}, "version that this library does not read"),
+        ({"version": 4}, "version that this library does not read"),
         ({"version": 0}, "version"),
         ({"kind": 9}, "got kind 9"),
-        ({"parameters": 5}, "unknown parameter set"),
+        ({"parameters": 3}, "unknown parameter set"),
         ({"zero": 1}, "not usable"),
         ({"zeros": 1}, "not usable"),
         ({"n": 0}, "not usable"),
@@ -282,7 +291,7 @@ def forged(header, meta=None, payloads=None, **head):
     ],
 )
 def test_stated_sizes_are_verified(cases, head, message):
-    case = cases["insecure-noop"]
+    case = cases["trusted"]
     data = forged(case.query.info.header(), payloads=case.query.payloads, **head)
     with pytest.raises(FormatError, match=message):
         Query.load(data)
@@ -305,14 +314,14 @@ def test_stated_sizes_are_verified(cases, head, message):
     ],
 )
 def test_descriptions_that_are_not_canonical(cases, meta):
-    header = cases["insecure-noop"].query.info.header()
+    header = cases["trusted"].query.info.header()
     with pytest.raises(FormatError, match="description"):
         Query.load(forged(header, meta, [b"\0" * header.record_size] * 2))
 
 
 def test_an_empty_field_of_a_space_that_is_left_out_is_refused(cases):
     """Read without it, the query would have another digest than its bytes."""
-    query = cases["insecure-noop"].query
+    query = cases["trusted"].query
     header = query.info.header()
     meta = json.loads(wire._json(header.meta))
     assert "prompt" not in meta["space"]
@@ -371,12 +380,15 @@ def test_descriptions_with_any_field_replaced(cases, data):
         (Kind.QUERY, {"batch": 0}, r"\.batch is not usable: got 0, expected 1 to 16384"),
         (Kind.QUERY, {"batch": 10**4000}, r"\.batch is not usable: got 10{39}, expected 1 to"),
         (Kind.QUERY, {"batch": 2}, "does not fit its records"),
-        (Kind.QUERY, {"batch": 2000}, "cannot be cut"),
+        (Kind.QUERY, {"batch": 2000}, "cannot share ciphertexts"),
+        (Kind.QUERY, {"n_outputs": 0}, r"\.n_outputs is not usable: got 0"),
+        (Kind.QUERY, {"n_outputs": 2}, "size that its shape needs"),
+        (Kind.QUERY, {"n_outputs": 2000}, "size that its shape needs"),
         (Kind.QUERY, {"n": 0}, r"\.n is not usable: got 0"),
         (Kind.QUERY, {"n": 3}, "does not fit its records"),
         (Kind.QUERY, {"n": 2**60}, r"\.n is not usable: got 1152921504606846976"),
         (Kind.QUERY, {"profile": "trusted"}, "names another profile"),
-        (Kind.QUERY, {"norm_bits": 0}, r"\.norm_bits is not usable: got 0, expected 1 to 24"),
+        (Kind.QUERY, {"norm_bits": -1}, r"\.norm_bits is not usable: got -1, expected 0 to 24"),
         (Kind.QUERY, {"identity": "0F" * 16}, r"\.identity is not usable.*32 to 32.*\[0-9a-f\]"),
         (Kind.QUERY, {"extra": 1}, "unknown or missing"),
         (Kind.RESPONSE, {"labels": ["\ud800", "b"]}, r"\.labels\[0\] is not usable.*printable"),
@@ -394,7 +406,10 @@ def test_descriptions_with_any_field_replaced(cases, data):
             {"softcap": 1},
             r"\.softcap is not usable: got 1, expected a float above 0",
         ),
-        (Kind.RESPONSE, {"flood_bits": 92}, "its flooding is not usable: expected at most 90 bits"),
+        (Kind.RESPONSE, {"flood_bits": 92}, "its flooding is not usable: expected at most 84 bits"),
+        (Kind.RESPONSE, {"word_bits": 25}, "its words are not usable: expected 24 or 32"),
+        (Kind.RESPONSE, {"word_bits": 8}, r"\.word_bits is not usable: got 8, expected 24 to 32"),
+        (Kind.RESPONSE, {"word_bits": 32}, "size that its shape needs"),
         (Kind.RESPONSE, {"head_scale": 92}, "scale is not usable"),
         (Kind.RESPONSE, {"head_scale": -1}, r"\.head_scale is not usable: got -1"),
         (Kind.RESPONSE, {"query": "00"}, r"\.query is not usable: got 2 long, expected 64 to 64"),
@@ -414,7 +429,7 @@ def test_descriptions_out_of_range(cases, kind, change, message):
 
 @pytest.mark.parametrize("kind", [Kind.QUERY, Kind.RESPONSE])
 def test_every_field_of_a_description_must_be_there(cases, kind):
-    case = cases["insecure-noop"]
+    case = cases["trusted"]
     thing = case.query if kind is Kind.QUERY else case.response
     header = thing.info.header()
     for missing in header.meta:
@@ -426,12 +441,12 @@ def test_every_field_of_a_description_must_be_there(cases, kind):
 def test_what_could_not_be_read_back_is_not_written(cases):
     states = HiddenStates(STATES, Space(3, "", "line\nbreak"))
     with pytest.raises(FormatError, match=r"space\.name is not usable.*printable"):
-        cases["insecure-noop"].client.encrypt(states)
+        cases["trusted"].client.encrypt(states)
 
 
 def test_what_is_equal_but_of_another_type_is_not_taken_for_what_was_checked(cases):
     """1, True and 1.0 are equal in Python but differ in JSON."""
-    client = cases["insecure-noop"].client
+    client = cases["trusted"].client
     for space in (Space(3, normalize=True), Space(3, normalize=1), Space(np.int64(3))):
         states, good = HiddenStates(STATES, space), type(space.normalize) is bool
         for _ in range(2):
@@ -446,7 +461,7 @@ def test_what_is_equal_but_of_another_type_is_not_taken_for_what_was_checked(cas
 
 def test_a_response_that_could_not_be_read_back_is_not_written(cases):
     """Each field is checked, each time."""
-    info = cases["insecure-noop"].response.info
+    info = cases["trusted"].response.info
     info.require_readable()
     for change in ({"flood_bits": 92}, {"softcap": 1}, {"labels": ("one",) * 9}, {"norm_bits": 25}):
         for _ in range(2):

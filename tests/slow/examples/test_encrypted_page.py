@@ -85,7 +85,7 @@ def test_a_page_asks_and_the_provider_scores(browser, served, topics, downloads,
     )
     want = (head @ first).apply(extract(model, texts).states)
     assert [row[0] for row in rows] == list(texts)
-    assert np.abs(np.array([row[1:] for row in rows], dtype=float) - want).max() <= 1e-3
+    assert np.abs(np.array([row[1:] for row in rows], dtype=float) - want).max() <= 1e-2
     names = browser.execute_script(
         "return [...document.querySelectorAll('#scores th')].map(c => c.textContent)"
     )
@@ -190,7 +190,7 @@ def test_scores_are_those_of_the_head(page, dim, n, classes):
     found = read(page, response.to_bytes())
     rounding = 0.5 * 10.0 ** -found["decimals"]
     wrong = np.abs(np.array(found["scores"]) - head.apply(states)).max()
-    assert wrong <= found["error"] + rounding <= 1e-3
+    assert wrong <= found["error"] + rounding <= 1e-2
     assert found["labels"] == list(labels)
 
 
@@ -210,7 +210,7 @@ def test_states_of_zeros(page):
     """A query of zeros works, although SEAL refuses transparent ciphertexts."""
     public, head = key(page), head_of(12, 3)
     response = Provider(head, keys=[public]).score(ask(page, np.zeros((2, 12))))
-    assert np.abs(np.array(read(page, response.to_bytes())["scores"]) - head.bias).max() <= 1e-3
+    assert np.abs(np.array(read(page, response.to_bytes())["scores"]) - head.bias).max() <= 1e-2
 
 
 @pytest.mark.parametrize("states", [[[float(1 << 25), 0.0]], [[1.0]], [[None, 1.0]], []])
@@ -288,13 +288,16 @@ def test_a_response_cut_short_is_refused(page, answered, size):
         ("n", 1, "answers another query"),
         ("dim", 11, "answers another query"),
         ("batch", 1, "answers another query"),
-        ("norm_bits", 2, "answers another query"),
+        ("norm_bits", 5, "answers another query"),
         ("query", "00" * 32, "no query of this page"),
         ("head_scale", 95, "the scale"),
         ("head_scale", 1.5, "the scale"),
         ("head_scale", 0, "too imprecise"),
         ("flood_bits", -1, "the flooding"),
-        ("flood_bits", 90, "too imprecise"),
+        ("flood_bits", 85, "the flooding"),
+        ("flood_bits", 84, "too imprecise"),
+        ("word_bits", 25, "the size of words"),
+        ("word_bits", 32, "the size"),
         ("n_outputs", 4, "labels"),
         ("n_outputs", 0, "the number of scores"),
         ("labels", ["a", "a", "b"], "labels"),

@@ -23,7 +23,7 @@ NAMES = ("magic", "version", "kind", "parameters", "zero", "n", "size", "length"
 DIGEST = 32
 CANONICAL = {"sort_keys": True, "separators": (",", ":")}
 # degree and bits of the data primes and of the key primes, by parameter set
-SETS = {3: (4096, (40, 53), (16,)), 4: (2048, (54,), ()), 0xFFFF: (4096, (40, 53), (16,))}
+SETS = {5: (4096, (45, 45), (16,)), 6: (2048, (51,), ())}
 
 
 @dataclass
@@ -85,7 +85,7 @@ def mutate(data: bytes, r: Random, others: Sequence[bytes] = ()) -> bytes:
             case 8:
                 _reshape(frame, r)
             case _:
-                frame.head["parameters"] = r.choice((*SETS, 0, 1, 2, 5))
+                frame.head["parameters"] = r.choice((*SETS, 0, 1, 3, 4))
                 frame.head["key"] = r.choice((frame.head["key"], bytes(32), r.randbytes(32)))
                 _describe(frame, r, profile=True)
     if sum(map(len, frame.records)) > MAX_SIZE:
@@ -104,7 +104,7 @@ def _describe(frame: Frame, r: Random, *, profile: bool = False) -> None:
     """Another description: usually canonical, so that only what it says is wrong."""
     meta = _meta(frame)
     if profile:
-        names = {3: "private", 4: "trusted", 0xFFFF: "insecure-noop"}
+        names = {5: "private", 6: "trusted"}
         if isinstance(meta, dict):
             meta["profile"] = names.get(frame.head["parameters"], "default")
     else:
@@ -172,23 +172,30 @@ def _reshape(frame: Frame, r: Random) -> None:
     if not isinstance(meta, dict) or frame.head["parameters"] not in SETS:
         return
     degree, data_bits, _ = SETS[frame.head["parameters"]]
-    batch = r.choice((1, 1, 2, 3, 64, degree, degree // 2, r.randrange(1, degree + 1)))
+    batch = r.choice((1, 1, 2, 3, 64, 128, degree, degree // 2, r.randrange(1, degree + 1)))
     dim = r.choice((1, 2, 3, 5, 7, 64, r.randrange(1, 40), degree, degree + 1, 1 << 20))
     fewest = -(-dim // (degree // batch))
     chunks = r.choice((fewest, fewest, min(dim, fewest + 1), dim))
     n = r.choice((1, batch, batch + 1, 2 * batch, r.randrange(1, 5)))
     blocks = -(-n // batch)
     meta |= {"n": n, "chunks": chunks, "batch": batch}
+    width = -(-dim // chunks)
+    rows = 1 if width == 1 else max(1, min(degree // (width * batch), 128 // batch))
     if frame.head["kind"] == 3:
-        size = chunks * (sum(degree * bits // 8 for bits in data_bits) + 64)
+        count, meta["n_outputs"] = degree, None
+        if width > 1 and r.random() < 0.5:
+            served = r.choice((1, 2, 3, 10, 1 << 24))
+            part = -(-(2 * min(rows, served) - 1) * width * batch // 8) * 8
+            if part < degree or r.random() < 0.2:
+                count, meta["n_outputs"] = min(part, degree), served
+        size = chunks * (sum(count * bits // 8 for bits in data_bits) + 64)
         if isinstance(meta.get("space"), dict):
             meta["space"]["dim"] = dim
     else:
         outputs = r.choice((1, 2, 3, 10, 300, r.randrange(1, 2000), 1 << 24))
-        width = -(-dim // chunks)
-        rows = 1 if width == 1 else degree // (width * batch)
-        size = 32 + -(-outputs // rows) * 4 * degree + 4 * outputs * batch
-        meta |= {"dim": dim, "n_outputs": outputs, "labels": []}
+        word = r.choice((24, 32))
+        size = 32 + word // 8 * (-(-outputs // rows) * degree + outputs * batch)
+        meta |= {"dim": dim, "n_outputs": outputs, "labels": [], "word_bits": word}
         if outputs < 2000 and r.random() < 0.3:
             meta["labels"] = [str(i) for i in range(outputs)]
     if size * blocks <= MAX_SIZE:

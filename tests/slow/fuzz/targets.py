@@ -35,7 +35,7 @@ from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.messages import Query, QueryInfo, Response, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
-from linalign_lite.encrypt.parameters import INSECURE_NOOP, PRIVATE, TRUSTED, by_id
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED, by_id
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.query_budget import Budget
 from linalign_lite.encrypt.wire import Header, Kind
@@ -215,7 +215,7 @@ def ood_seeds() -> list[bytes]:
 
 @functools.cache
 def _keys() -> dict[int, tuple[SecretKey, PublicKey]]:
-    return {p.id: keygen(p) for p in (PRIVATE, TRUSTED, INSECURE_NOOP)}
+    return {p.id: keygen(p) for p in (PRIVATE, TRUSTED)}
 
 
 @functools.cache
@@ -251,6 +251,7 @@ def _queries() -> tuple[Query, ...]:
         states = HiddenStates(np.eye(4, DIM, dtype=np.float32), Space(DIM, "", "ash", "mean"))
         layouts = (Layout(p.degree, DIM, *cut) for cut in ((1, 1), (3, 4), (1, 2)))
         made += [_client(p.id).encrypt(states, layout=layout) for layout in layouts]
+        made.append(_client(p.id).encrypt(states[:1], n_outputs=3))
     return tuple(made)
 
 

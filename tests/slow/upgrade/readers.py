@@ -176,9 +176,9 @@ def read_header(path: Path, work: Path) -> Any:
     """A query's header alone, as a file of which the records are left out."""
     raw = bytes.fromhex(path.read_text())
     empty = raw + b"".join(
-        wire.digest_record(raw[-wire.DIGEST :], i, bytes(47680)).payload
-        + wire.digest_record(raw[-wire.DIGEST :], i, bytes(47680)).digest
-        for i in range(3)
+        wire.digest_record(raw[-wire.DIGEST :], i, bytes(13024)).payload
+        + wire.digest_record(raw[-wire.DIGEST :], i, bytes(13024)).digest
+        for i in range(7)
     )
     with wire.open_framed(empty, wire.Kind.QUERY) as reader:
         return plain(
@@ -216,13 +216,13 @@ KINDS = (
     Kind(r"golden/v(\d+)\.signing\.pub", 1, signing.VERSION, by(VerifyingKey.load)),
     Kind(r"golden/v(\d+)\.(?:map|head)\.onnx", 1, metadata.VERSION, by(from_onnx)),
     Kind(r"golden/v(\d+)\.budget", 1, query_budget._VERSION, read_budget),
-    Kind(r"encrypt/golden/v([2-9])-\w+-secret\.key", 2, wire.VERSION, read_secret_key),
-    Kind(r"encrypt/golden/v([2-9])-\w+-public\.key", 2, wire.VERSION,
+    Kind(r"encrypt/golden/v([3-9])-\w+-secret\.key", 3, wire.VERSION, read_secret_key),
+    Kind(r"encrypt/golden/v([3-9])-\w+-public\.key", 3, wire.VERSION,
          by(lambda path: PublicKey.load(path).digest)),
-    Kind(r"encrypt/golden/v([2-9])-\w+-two\.query", 2, wire.VERSION, read_query),
-    Kind(r"encrypt/golden/v([2-9])-\w+-two\.response", 2, wire.VERSION, read_response, 1e-3),
-    Kind(r"encrypt/golden/query-header-v(\d+)\.hex", 2, wire.VERSION, read_header),
-    Kind(r"encrypt/golden/v(1)-small\.query", 1, 1, refused),
+    Kind(r"encrypt/golden/v([3-9])-\w+-two\.query", 3, wire.VERSION, read_query),
+    Kind(r"encrypt/golden/v([3-9])-\w+-two\.response", 3, wire.VERSION, read_response, 1e-3),
+    Kind(r"encrypt/golden/query-header-v(\d+)\.hex", 3, wire.VERSION, read_header),
+    Kind(r"encrypt/golden/v([12])-(?:small|trusted-two)\.query", 1, 2, refused),
 )  # fmt: skip
 
 

@@ -1,0 +1,41 @@
+"""Masks of the private profile: encryptions of zero under a client's public key.
+
+Each masks one product only: the difference of two products under one mask reveals the head. So
+each is drawn when it is used, from the operating system's generator, and nothing is made ahead:
+no process, fork or copy of a machine can use one again.
+"""
+
+import functools
+
+import numpy as np
+
+from linalign_lite.encrypt.keys import PublicKey
+from linalign_lite.encrypt.modular import random_ternary
+from linalign_lite.encrypt.packing import ComplexArray
+from linalign_lite.encrypt.ring import Ring, spectrum
+
+
+class Masks:
+    """Draws masks under one public key. Safe to share among threads."""
+
+    def __init__(self, key: PublicKey) -> None:
+        self.seed = key.seed
+        self._residues = key.components()
+        self._spectra = functools.lru_cache(maxsize=4)(self._key_spectra)
+
+    def _key_spectra(self, ring: Ring) -> ComplexArray:
+        return ring.spectra(self._residues)
+
+    def draw(self, ring: Ring) -> ComplexArray:
+        """Spectra of (u·p0, u·p1) for a fresh uniform ternary u: (2, primes, limbs, N/2).
+
+        SEAL's own encryption of zero adds two errors of at most 21. The first is negligible beside
+        flooding, the second beside rounding to words (docs/SECURITY.md).
+        """
+        mask: ComplexArray = self._spectra(ring) * spectrum(random_ternary(ring.degree))
+        return mask
+
+
+def ternary_norm(degree: int) -> float:
+    """The largest norm of u."""
+    return float(np.sqrt(degree))

@@ -25,8 +25,8 @@ from typing import Any
 from common import publish, side_by_side
 
 from linalign_lite.bundle.reading import install_bundle, verify_bundle
-from linalign_lite.bundle.signing import SigningKey
 from linalign_lite.bundle.writing import create_bundle
+from linalign_lite.core.signing import SigningKey
 from linalign_lite.extraction.model_card import ModelCard, seal_card
 
 CHUNK = 1 << 20

@@ -26,7 +26,7 @@ _NAMES = {  # module: its public names
     "alignment.unpaired.report": "UnpairedReport",
     "alignment.unpaired.unpaired_fit": "fit_unpaired",
     "bundle.reading": "BundleInfo install_bundle verify_bundle",
-    "bundle.signing": "SigningKey VerifyingKey",
+    "core.signing": "SigningKey VerifyingKey",
     "bundle.writing": "create_bundle",
     "core.affine_map": "AffineMap",
     "core.dense_module": "from_dense to_dense",

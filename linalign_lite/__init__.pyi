@@ -24,8 +24,6 @@ from linalign_lite.alignment.unpaired.unpaired_fit import fit_unpaired as fit_un
 from linalign_lite.bundle.reading import BundleInfo as BundleInfo
 from linalign_lite.bundle.reading import install_bundle as install_bundle
 from linalign_lite.bundle.reading import verify_bundle as verify_bundle
-from linalign_lite.bundle.signing import SigningKey as SigningKey
-from linalign_lite.bundle.signing import VerifyingKey as VerifyingKey
 from linalign_lite.bundle.writing import create_bundle as create_bundle
 from linalign_lite.core.affine_map import AffineMap as AffineMap
 from linalign_lite.core.dense_module import from_dense as from_dense
@@ -39,6 +37,8 @@ from linalign_lite.core.serialization import load_map as load_map
 from linalign_lite.core.serialization import load_states as load_states
 from linalign_lite.core.shards.states_folder import StatesFolder as StatesFolder
 from linalign_lite.core.shards.states_folder import open_states as open_states
+from linalign_lite.core.signing import SigningKey as SigningKey
+from linalign_lite.core.signing import VerifyingKey as VerifyingKey
 from linalign_lite.core.space import Space as Space
 from linalign_lite.core.token_alignment import pair_states as pair_states
 from linalign_lite.encrypt.client import Client as Client

@@ -2,5 +2,5 @@
 
 Files and a signing key go in; a `.bundle` comes out, which a recipient verifies and installs.
 docs/FORMAT.md, section 7. `file_format` has the manifest and its rules, `file_types` recognises
-files by content, `signing` has the keys, `writing` creates, `reading` verifies and installs.
+files by content, `writing` creates, `reading` verifies and installs.
 """

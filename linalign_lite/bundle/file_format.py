@@ -11,10 +11,9 @@ from itertools import accumulate, pairwise
 from typing import Annotated
 
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
-from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.model_card import CARD_FILE, DIGESTED, OPTIONAL
-from linalign_lite.storage import schema
+from linalign_lite.storage import MAGIC, schema
 
 FORMAT = "linalign-bundle"
 VERSION = 1

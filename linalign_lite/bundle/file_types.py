@@ -5,15 +5,17 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from linalign_lite.bundle import file_format, signing
+from linalign_lite.bundle import file_format
+from linalign_lite.core import signing
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.keys import PublicKey
-from linalign_lite.encrypt.wire import MAGIC, Kind
+from linalign_lite.encrypt.wire import Kind
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.model_card import CARD_FILE, HEAD_FILE, load_card
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.serialization import load
+from linalign_lite.storage import MAGIC
 from linalign_lite.storage.atomic import is_secret, open_regular
 
 START = 128  # bytes of a file that its kind is told by

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
-from linalign_lite.bundle import signing
+from linalign_lite.core import signing
 from linalign_lite.core.executor import map_in_order
-from linalign_lite.encrypt.wire import MAGIC, Kind
+from linalign_lite.encrypt.wire import Kind
 from linalign_lite.errors import FormatError
+from linalign_lite.storage import MAGIC
 
 CHUNK = 1 << 20
 SECRETS = (Kind.SECRET_KEY, signing.SECRET)

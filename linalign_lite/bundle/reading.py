@@ -16,10 +16,10 @@ from linalign_lite.bundle import file_format
 from linalign_lite.bundle.file_format import File, Manifest
 from linalign_lite.bundle.file_types import START, require_kind, require_magic, require_model
 from linalign_lite.bundle.hashing_copy import EndsEarlyError, HashingCopy
-from linalign_lite.bundle.signing import VerifyingKey
+from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.core.text_tables import column_lines
-from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError, MissingExtraError, SignatureError
+from linalign_lite.storage import MAGIC
 from linalign_lite.storage.atomic import PathLike, check_free, open_regular, whole_folder
 
 SUMS, REQUIREMENTS = "SHA256SUMS", "wheelhouse/requirements.txt"

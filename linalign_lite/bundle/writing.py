@@ -11,8 +11,8 @@ from linalign_lite.bundle.file_format import File, Manifest
 from linalign_lite.bundle.file_types import detect_kind, require_model, require_wheel
 from linalign_lite.bundle.hashing_copy import EndsEarlyError, HashingCopy
 from linalign_lite.bundle.reading import BundleInfo
-from linalign_lite.bundle.signing import SigningKey
 from linalign_lite.bundle.wheels import Platform, Wheel, require_fit
+from linalign_lite.core.signing import SigningKey
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.extraction.model_card import CARD_FILE, load_card
 from linalign_lite.storage.atomic import PathLike, atomic, open_regular

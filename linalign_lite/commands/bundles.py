@@ -15,7 +15,7 @@ from linalign_lite.storage.atomic import check_free
 
 if TYPE_CHECKING:
     from linalign_lite.bundle.reading import BundleInfo
-    from linalign_lite.bundle.signing import VerifyingKey
+    from linalign_lite.core.signing import VerifyingKey
 
 SECRET, PUBLIC = "signing.key", "signing.pub"
 
@@ -47,7 +47,7 @@ def keygen(
     Example:
       linalign-lite bundle keygen signing
     """
-    from linalign_lite.bundle.signing import SigningKey
+    from linalign_lite.core.signing import SigningKey
 
     console = Console(as_json, quiet)
     key = SigningKey.generate()
@@ -93,9 +93,9 @@ def create(
       pip wheel 'linalign-lite[bundle]' -w wheels
       linalign-lite bundle create out.bundle model --key signing --wheelhouse wheels
     """
-    from linalign_lite.bundle.signing import SigningKey
     from linalign_lite.bundle.wheels import Platform
     from linalign_lite.bundle.writing import create_bundle, total_size
+    from linalign_lite.core.signing import SigningKey
 
     console = Console(as_json, quiet)
     if unsigned == (key is not None):
@@ -182,7 +182,7 @@ def _lines(path: Path, info: BundleInfo) -> list[str]:
 
 
 def _keys(paths: list[Path] | None) -> list[VerifyingKey]:
-    from linalign_lite.bundle.signing import VerifyingKey
+    from linalign_lite.core.signing import VerifyingKey
 
     return [VerifyingKey.load(in_folder(path, PUBLIC)) for path in paths or []]
 

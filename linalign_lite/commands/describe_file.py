@@ -6,8 +6,9 @@ from typing import Any
 
 from linalign_lite.alignment.moments_io import FORMAT as MOMENTS
 from linalign_lite.alignment.moments_io import load_moments
-from linalign_lite.bundle import file_format, signing
+from linalign_lite.bundle import file_format
 from linalign_lite.bundle.reading import inspect_bundle
+from linalign_lite.core import signing
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
@@ -16,12 +17,13 @@ from linalign_lite.core.shards.states_folder import StatesFolder, open_folder
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
-from linalign_lite.encrypt.wire import MAGIC, Kind, open_framed
+from linalign_lite.encrypt.wire import Kind, open_framed
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction.model_card import load_card
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.serialization import load
 from linalign_lite.onnx.metadata import read_card
+from linalign_lite.storage import MAGIC
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import peek_npz
 from linalign_lite.storage.schema import parse
@@ -224,7 +226,7 @@ def _budget(path: Path) -> Facts:
 
     budget = Budget(path)
     used = [u.used for u in budget.usage()]
-    return {"kind": "query budget", "limit": budget.limit, "keys": len(used), "used": sum(used)}
+    return {"kind": "query budget", "limit": budget.limit, "accounts": len(used), "used": sum(used)}
 
 
 def _present(card: Mapping[str, Any], names: str) -> Facts:

@@ -1,7 +1,10 @@
 """plan, budget, audit: cost, query limits and leakage of an encrypted exchange."""
 
+from __future__ import annotations
+
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -10,6 +13,9 @@ from linalign_lite.commands.options import AsJson, Quiet
 from linalign_lite.core.choices import Profile
 from linalign_lite.core.text_tables import column_lines
 from linalign_lite.errors import InputError, LinalignError
+
+if TYPE_CHECKING:
+    from linalign_lite.encrypt.query_budget import Budget
 
 
 def plan(
@@ -56,32 +62,67 @@ def plan(
 
 def budget(
     file: Annotated[Path, Argument(help="The provider's budget file.")],
-    limit: Annotated[int | None, Option(help="Set the most states per key.", min=1)] = None,
+    limit: Annotated[int | None, Option(help="Set the most states.", min=1)] = None,
+    bits: Annotated[int | None, Option(help="Set the most bits of scores.", min=1)] = None,
+    account: Annotated[
+        str | None, Option(help="Of this account alone: its first digits.", metavar="HEX")
+    ] = None,
+    close: Annotated[bool, Option("--close", help="Score nothing more for --account.")] = False,
+    reopen: Annotated[bool, Option("--open", help="Undo --close.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Show or set how many queries each client may ask.
 
-    Counts the states scored for each client's key.
+    Counts the states scored for each account, and the bits that their scores can tell of the head.
+    A budget for a head of d dimensions and int8 weights should stay below 8 d bits for each class.
 
     \b
     Examples:
       linalign-lite budget clients.sqlite --limit 300
+      linalign-lite budget clients.sqlite --account 3f2a --limit 1000 --bits 200000
+      linalign-lite budget clients.sqlite --account 3f2a --close
       linalign-lite budget clients.sqlite
     """
     from linalign_lite.encrypt.query_budget import Budget
 
     console = Console(as_json, quiet)
-    if limit is None and not file.exists():
+    if account is None and (close or reopen):
+        raise InputError("--close and --open need --account")
+    if close and reopen:
+        raise InputError("--close and --open exclude each other")
+    if (limit is None or account is not None) and not file.exists():
         raise InputError(f"{file} is not there", hint="make it with --limit")
-    book = Budget(file, limit)
+    if account is None:
+        book = Budget(file, limit, bits=bits)
+    else:
+        book = Budget(file)
+        closed = True if close else False if reopen else None
+        book.change(_account(book, account), limit=limit, bits=bits, closed=closed)
     usage = book.usage()
-    rows = [("key", "used", "of", "not finished")]
-    rows += [(u.key[:16], str(u.used), str(u.limit), str(u.pending)) for u in usage]
+    rows = [("account", "used", "of", "not finished", "bits", "of", "")]
+    for u in usage:
+        most = "" if u.bits_limit is None else str(u.bits_limit)
+        counts = str(u.used), str(u.limit), str(u.pending), str(u.bits), most
+        rows.append((u.account[:16], *counts, "closed" if u.closed else ""))
     console.result(
-        {"limit": book.limit, "keys": [vars(u) for u in usage]},
-        [f"{book.limit} states for each key", *(column_lines(rows) if usage else [])],
+        {"limit": book.limit, "bits": book.bits, "accounts": [vars(u) for u in usage]},
+        [f"{book.limit} states for each account", *(column_lines(rows) if usage else [])],
     )
+
+
+def _account(book: Budget, digits: str) -> bytes:
+    """The account that starts with these digits; a whole one need not be known yet."""
+    if re.fullmatch("[0-9a-f]{64}", digits):
+        return bytes.fromhex(digits)
+    found = [u.account for u in book.usage() if digits and u.account.startswith(digits)]
+    if len(found) != 1:
+        problem = "no account" if not found else "more than one account"
+        raise InputError(
+            f"{problem} in this budget starts with {digits[:64]!r}",
+            hint="give more digits, or all 64 of an account that has not asked yet",
+        )
+    return bytes.fromhex(found[0])
 
 
 def audit(

@@ -24,13 +24,17 @@ from linalign_lite.errors import InputError
 if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.hidden_states import HiddenStates
+    from linalign_lite.core.signing import SigningKey
     from linalign_lite.encrypt.keys import PublicKey
     from linalign_lite.heads.ood.detector import Detector
 
-SECRET, PUBLIC = "secret.key", "public.key"
+SECRET, PUBLIC, SIGNING = "secret.key", "public.key", "signing.key"
 
 MaxError = Annotated[float, Option(help="Refuse scores whose error may be larger.", min=0.0)]
 Key = Annotated[Path, Option("--key", help="The secret key, or its folder.")]
+Account = Annotated[
+    Path | None, Option(help="Your signing.key (bundle keygen), or its folder: signs queries.")
+]
 
 
 def keygen(
@@ -38,6 +42,7 @@ def keygen(
     profile: Annotated[
         Profile, Option(help="trusted: smaller and faster, but responses do not hide the head.")
     ] = Profile.private,
+    account: Account = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,24 +50,30 @@ def keygen(
 
     secret.key has mode 0600; it encrypts queries and decrypts scores, and stays with the client.
     public.key goes to the provider, who needs it to hide its head in the responses. Neither is ever
-    overwritten.
+    overwritten. With --account the key belongs to the account of that signing key, which a
+    provider with a budget asks for.
 
     \b
-    Example:
+    Examples:
       linalign-lite keygen keys
+      linalign-lite bundle keygen signing
+      linalign-lite keygen keys --account signing
     """
     from linalign_lite.encrypt.keys import keygen as make_keys
     from linalign_lite.encrypt.parameters import by_name
 
     console = Console(as_json, quiet)
     secret_file, public_file = make_key_folder(folder, SECRET, PUBLIC)
-    secret, public = make_keys(by_name(profile.value))
+    secret, public = make_keys(by_name(profile.value), _account(account))
     secret.save(secret_file)
     public.save(public_file)
     console.note(f"{secret_file} stays with you; {public_file} goes to the provider")
     digest = public.digest.hex()
     data = {"secret": str(secret_file), "public": str(public_file)}
-    console.result({**data, "key": digest, "profile": profile.value}, [f"key {digest[:16]}"])
+    owner = public.account.hex()
+    named = f", account {owner[:16]}" if owner else ""
+    data |= {"key": digest, "profile": profile.value}
+    console.result({**data, "account": owner or None}, [f"key {digest[:16]}{named}"])
 
 
 def encrypt(
@@ -77,6 +88,7 @@ def encrypt(
         int | None,
         Option(help="Classes of the provider's head, if known: makes smaller files.", min=1),
     ] = None,
+    account: Account = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -92,7 +104,7 @@ def encrypt(
 
     console = Console(as_json, quiet)
     require_output(out, queries, map_file)
-    client = Client(SecretKey.load(in_folder(key, SECRET)))
+    client = Client(SecretKey.load(in_folder(key, SECRET)), account=_account(account))
     affine = load_optional_map(map_file)
     states = _states(queries, model, affine, console)
     with console.progress("encrypting", len(states)) as tally:
@@ -116,8 +128,10 @@ def score(
     profile: Annotated[
         Profile, Option(help="The profile that queries may have; trusted reveals the head.")
     ] = Profile.private,
-    budget: Annotated[Path | None, Option(help="Count states per key in this file.")] = None,
-    limit: Annotated[int | None, Option(help="With --budget: most states per key.", min=1)] = None,
+    budget: Annotated[Path | None, Option(help="Count states per account in this file.")] = None,
+    limit: Annotated[
+        int | None, Option(help="With --budget: most states per account.", min=1)
+    ] = None,
     max_error: MaxError = 5e-3,
     threads: Annotated[
         int | None, Option(help="Processes for many queries; default: one per core.", min=1)
@@ -127,7 +141,9 @@ def score(
 ) -> None:
     """Apply a classifier to encrypted queries.
 
-    Needs no secret key: the provider learns neither the texts nor the scores.
+    Needs no secret key: the provider learns neither the texts nor the scores. With --budget every
+    query must be signed by its key's account, which pays for it once: sent again, it gets the same
+    response.
 
     \b
     Examples:
@@ -235,6 +251,12 @@ def decrypt(
     console.result(data, lines)
 
 
+def _account(path: Path | None) -> SigningKey | None:
+    from linalign_lite.core.signing import SigningKey
+
+    return None if path is None else SigningKey.load(in_folder(path, SIGNING))
+
+
 def _load_scorer(ood: str | None) -> str | Detector | None:
     """The method or the detector that --ood names; loaded before anything is decrypted."""
     from linalign_lite.heads.ood.detectors import SCORE_METHODS
@@ -255,7 +277,7 @@ def _public(paths: list[Path]) -> list[PublicKey]:
     for path in paths:
         found = [path]
         if path.is_dir():
-            found = [p for p in sorted(path.rglob("*.key")) if p.name != SECRET]
+            found = [p for p in sorted(path.rglob("*.key")) if p.name not in (SECRET, SIGNING)]
         if not found:
             raise InputError(f"there is no public key in {path}", expected=f"{PUBLIC} files")
         files += found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import soft_capped
 from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.signing import SigningKey
 from linalign_lite.encrypt import messages
 from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
@@ -80,10 +81,19 @@ class Scores:
 
 
 class Client:
-    """Encrypts states and decrypts scores; refuses scores of an error above ``max_error``."""
+    """Encrypts states and decrypts scores; refuses scores of an error above ``max_error``.
 
-    def __init__(self, secret_key: SecretKey, *, max_error: float = MAX_ERROR) -> None:
-        self._max_error = max_error
+    ``account``: signs queries, for keys that belong to an account.
+    """
+
+    def __init__(
+        self,
+        secret_key: SecretKey,
+        *,
+        account: SigningKey | None = None,
+        max_error: float = MAX_ERROR,
+    ) -> None:
+        self._max_error, self._account = max_error, account
         self._key = secret_key
         from linalign_lite.encrypt.seal.secret_side import SecretSide
 
@@ -109,7 +119,10 @@ class Client:
         state's norm is above the bound.
         """
         info, values = self._prepared(as_states(states), map, norm_bound, n_outputs, layout)
-        return Query(info, tuple(self._payloads(info, values, progress)))
+        query = Query(info, tuple(self._payloads(info, values, progress)))
+        if self._account is None:
+            return query
+        return replace(query, signature=self._signature(query.fingerprint))
 
     def encrypt_to(
         self,
@@ -125,7 +138,8 @@ class Client:
         """Encrypt as ``encrypt``, record by record into a `*.query` file, whole or not at all."""
         info, values = self._prepared(as_states(states), map, norm_bound, n_outputs, layout)
         with atomic(path) as f:
-            write_framed(f, info.header(), self._payloads(info, values, progress))
+            sign = None if self._account is None else self._signature
+            write_framed(f, info.header(), self._payloads(info, values, progress), sign)
         return info
 
     def decrypt(self, response: Response, query: Query | None = None) -> Scores:
@@ -200,9 +214,14 @@ class Client:
             batch=layout.batch,
             norm_bits=bound,
             identity=os.urandom(messages.ID_BYTES).hex(),
+            signed=self._account is not None,
         )
         info.require_readable()
         return info, values
+
+    def _signature(self, fingerprint: bytes) -> bytes:
+        assert self._account is not None
+        return self._account.sign(messages.signed_bytes(fingerprint))
 
     def _payloads(
         self, info: QueryInfo, values: Array, progress: Progress | None

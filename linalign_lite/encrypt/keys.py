@@ -6,20 +6,26 @@ A `secret.key` has mode 0600 and is never overwritten. No code of the provider t
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import numpy as np
 
+from linalign_lite.core.signing import SigningKey, VerifyingKey
 from linalign_lite.encrypt.modular import SEED_SIZE, Residues, seeded_size, unpack_seeded
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.wire import Header, Kind, framed_bytes, open_framed
-from linalign_lite.errors import FormatError
+from linalign_lite.errors import FormatError, SignatureError
 from linalign_lite.storage.atomic import PathLike, require_private, write_new
+from linalign_lite.storage.schema import Text, format_errors, parse
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.seal.context import SealContext
+
+
+_REGISTRATION = b"linalign-lite registers the public key "
 
 
 def seal_context(parameters: Parameters) -> SealContext:
@@ -31,15 +37,31 @@ def seal_context(parameters: Parameters) -> SealContext:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The public half of a key pair."""
+    """The public half of a key pair, and the account that it belongs to, if any.
+
+    ``account``: the Ed25519 key that signs its queries, by whose ``signature`` it is registered.
+    """
 
     parameters: Parameters
     payload: bytes = field(repr=False)
+    account: bytes = b""
+    signature: bytes = field(default=b"", repr=False)
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the payload: the key's name in queries and responses."""
-        return hashlib.sha256(self.payload).digest()
+        """SHA-256 of payload and account: the key's name in queries and responses."""
+        return hashlib.sha256(self.payload + self.account).digest()
+
+    def signed_by(self, signer: SigningKey) -> PublicKey:
+        """The key as one of the signer's account."""
+        mine = replace(self, account=signer.public)
+        return replace(mine, signature=signer.sign(_REGISTRATION + mine.digest))
+
+    def require_registered(self) -> None:
+        """Raise SignatureError unless its account signed it. Needs the extra `bundle`."""
+        signed = _REGISTRATION + self.digest
+        if self.account and not VerifyingKey(self.account).accepts(self.signature, signed):
+            raise SignatureError("a public key is not signed by the account that it names")
 
     @property
     def seed(self) -> bytes:
@@ -54,7 +76,9 @@ class PublicKey:
 
     def to_bytes(self) -> bytes:
         """Return the bytes of `public.key`: docs/FORMAT.md, section 3."""
-        return _to_file(Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload)
+        meta = {"account": self.account.hex(), "signature": self.signature.hex()}
+        shape = Kind.PUBLIC_KEY, self.parameters, self.digest, self.payload
+        return _to_file(*shape, meta if self.account else {})
 
     def save(self, path: PathLike) -> None:
         """Create ``path`` (`public.key`). Raises OutputExistsError when it exists."""
@@ -63,9 +87,16 @@ class PublicKey:
     @classmethod
     def load(cls, source: PathLike | bytes) -> PublicKey:
         """Read a file or bytes. Raises FormatError unless it is an intact public key."""
-        parameters, digest, payload, name = _from_file(source, Kind.PUBLIC_KEY)
+        header, payload, name = _from_file(source, Kind.PUBLIC_KEY)
+        parameters, digest = header.parameters, header.key
         unpack_seeded(payload, parameters.degree, parameters.data_primes)  # checks residues
         key = cls(parameters, payload)
+        if header.meta:
+            with format_errors(name, "public key"):
+                owner = parse(_Owner, header.meta, "its description")
+            owned = bytes.fromhex(owner.account), bytes.fromhex(owner.signature)
+            key = cls(parameters, payload, *owned)
+            key.require_registered()
         if key.digest != digest:
             raise FormatError(f"{name} does not agree with the digest of its key")
         return key
@@ -99,30 +130,49 @@ class SecretKey:
 
         Raises InputError when it is missing or when others may read or write it.
         """
-        parameters, digest, material, _ = _from_file(path, Kind.SECRET_KEY)
+        header, material, _ = _from_file(path, Kind.SECRET_KEY)
         require_private(Path(path))
-        return cls(parameters, digest, material)
+        return cls(header.parameters, header.key, material)
 
 
-def keygen(parameters: Parameters = PRIVATE) -> tuple[SecretKey, PublicKey]:
-    """Make a fresh pair of keys."""
+@dataclass(frozen=True, kw_only=True)
+class _Owner:
+    """Description of a public key that belongs to an account, hexadecimal."""
+
+    account: Annotated[str, Text(64, 64, "[0-9a-f]*")]
+    signature: Annotated[str, Text(128, 128, "[0-9a-f]*")]
+
+
+def keygen(
+    parameters: Parameters = PRIVATE, account: SigningKey | None = None
+) -> tuple[SecretKey, PublicKey]:
+    """Make a fresh pair of keys, of an account if its signing key is given."""
     secret, public = seal_context(parameters).keygen()
-    public_key = PublicKey(parameters, public)
-    return SecretKey(parameters, public_key.digest, secret), public_key
+    key = PublicKey(parameters, public)
+    if account is not None:
+        key = key.signed_by(account)
+    return SecretKey(parameters, key.digest, secret), key
 
 
-def _to_file(kind: Kind, parameters: Parameters, digest: bytes, payload: bytes) -> bytes:
-    return framed_bytes(Header(kind, parameters, digest, 1, len(payload)), [payload])
+def _to_file(
+    kind: Kind,
+    parameters: Parameters,
+    digest: bytes,
+    payload: bytes,
+    meta: Mapping[str, str] | None = None,
+) -> bytes:
+    return framed_bytes(Header(kind, parameters, digest, 1, len(payload), meta or {}), [payload])
 
 
-def _from_file(source: PathLike | bytes, kind: Kind) -> tuple[Parameters, bytes, bytes, str]:
+def _from_file(source: PathLike | bytes, kind: Kind) -> tuple[Header, bytes, str]:
     with open_framed(source, kind) as reader:
         header, name = reader.header, reader.name
         primes = header.parameters.data_primes, header.parameters.primes
         public = seeded_size(header.parameters.degree, primes[0])
         secret = seeded_size(header.parameters.degree, primes[1]) - SEED_SIZE
         expected = secret if kind is Kind.SECRET_KEY else public
-        if header.n_records != 1 or header.record_size != expected or header.meta:
+        unexpected = header.meta and kind is Kind.SECRET_KEY
+        if header.n_records != 1 or header.record_size != expected or unexpected:
             raise FormatError(f"{name} does not have the shape of a {kind.title}")
         (record,) = reader
-        return header.parameters, header.key, record.payload, name
+        return header, record.payload, name

@@ -96,6 +96,7 @@ class _Info(_Packing):
     parameters: Parameters
     key: bytes
     record_size: int
+    signed: bool = False
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -109,14 +110,16 @@ class _Info(_Packing):
     def _header(self) -> Header:
         names, blocks = [f.name for f in fields(self.DESCRIPTION)], self.layout.blocks(self.n)
         meta = {name: _as_json(getattr(self, name)) for name in names}
-        return Header(self.KIND, self.parameters, self.key, blocks, self.record_size, meta)
+        shape = blocks, self.record_size
+        return Header(self.KIND, self.parameters, self.key, *shape, meta, self.signed)
 
     @classmethod
     def from_header(cls, header: Header, name: str) -> Self:
         """Parse the description of the file ``name``. Raises FormatError for an unusable field."""
         with format_errors(name, cls.KIND.title):
             described = vars(parse(cls.DESCRIPTION, header.meta, "its description"))
-            common = {k: getattr(header, k) for k in ("parameters", "key", "record_size")}
+            names = ("parameters", "key", "record_size", "signed")
+            common = {k: getattr(header, k) for k in names}
             info = cls(**common, **described)
             space = described.get("space")  # written in another way, it would have another digest
             if space is not None and plain(space) != header.meta["space"]:
@@ -211,13 +214,15 @@ class _Message(Generic[InfoT]):
     INFO: ClassVar[type[_Info]]
     info: InfoT
     payloads: tuple[bytes, ...] = field(repr=False)
+    signature: bytes = field(default=b"", repr=False)
 
     def __len__(self) -> int:
         return self.info.n
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes: docs/FORMAT.md, section 3."""
-        return wire.framed_bytes(self.info.header(), self.payloads)
+        sign = (lambda _: self.signature) if self.info.signed else None
+        return wire.framed_bytes(self.info.header(), self.payloads, sign)
 
     def save(self, path: PathLike) -> None:
         """Write ``path``, whole or not at all."""
@@ -228,7 +233,8 @@ class _Message(Generic[InfoT]):
         """Read a file or bytes. Raises FormatError, or InputError when the file is missing."""
         with wire.open_framed(source, cls.INFO.KIND) as reader:
             info = cast(InfoT, cls.INFO.from_header(reader.header, reader.name))
-            return cls(info, tuple(record.payload for record in reader))
+            payloads = tuple(record.payload for record in reader)
+            return cls(info, payloads, reader.signature)
 
 
 class Query(_Message[QueryInfo]):
@@ -240,6 +246,11 @@ class Query(_Message[QueryInfo]):
     def digest(self) -> str:
         """Digest of the header, hexadecimal. Responses carry it."""
         return self.info.header().digest.hex()
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the digests of header and records: what a signature signs."""
+        return wire.fingerprint(self.info.header().digest, (r.digest for r in self.records()))
 
     def records(self) -> list[Record]:
         """Return the records with the digests that responses carry."""
@@ -255,6 +266,11 @@ class Response(_Message[ResponseInfo]):
     """Encrypted scores of the n states of one query (`*.response`)."""
 
     INFO = ResponseInfo
+
+
+def signed_bytes(fingerprint: bytes) -> bytes:
+    """Return the bytes that an account signs for a query: docs/FORMAT.md, section 3."""
+    return b"linalign-lite asks the query " + fingerprint
 
 
 def response_size(layout: Layout, n_outputs: int, word_bits: int) -> int:

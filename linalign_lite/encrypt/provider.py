@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
+import math
+import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from linalign_lite.core.head import Head
-from linalign_lite.encrypt import messages
+from linalign_lite.core.signing import VerifyingKey
+from linalign_lite.encrypt import messages, wire
 from linalign_lite.encrypt.keys import PublicKey
+from linalign_lite.encrypt.ledger import Charge, Ledger
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
@@ -19,8 +22,8 @@ from linalign_lite.encrypt.planner import require_reasonable
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
 from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Kind, Record, open_framed, write_framed
-from linalign_lite.errors import FormatError, LinalignError, MismatchError, PrecisionError
-from linalign_lite.storage.atomic import PathLike, atomic
+from linalign_lite.errors import MismatchError, PrecisionError, SignatureError
+from linalign_lite.storage.atomic import PathLike, atomic, require_replaceable
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.query_budget import Budget
@@ -35,8 +38,9 @@ class Provider:
     ``keys``: public keys of the clients; a query of the private profile needs its own.
     ``accept``: the profiles that queries may use; under ``trusted`` the holder of a key may learn
     the head. A query that the head cannot answer to within ``max_error`` is refused, and so is one
-    whose layout wastes time. ``budget``: a limit on the states scored for each key.
-    ``cache_bytes``: memory for encoded heads. Safe to share among threads.
+    whose layout wastes time. ``budget``: limits for each account; then every key must belong to
+    one, and a query that is sent again gets its response again, free. ``cache_bytes``: memory for
+    encoded heads. Safe to share among threads.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Provider:
         self._masks = functools.lru_cache(maxsize=_MAX_MASKS)(Masks)
         self._accept = tuple(accept)
         self._max_error = max_error
-        self._budget = budget
+        self._ledger = None if budget is None else Ledger(budget, head)
         self._cache_bytes = cache_bytes
         self._scorers: dict[int, Scorer] = {}
         self._lock = threading.Lock()
@@ -63,14 +67,24 @@ class Provider:
         """Score every state of ``query``; the scores are encrypted.
 
         Raises MismatchError when the query's states do not belong in the head's space, its profile
-        is not accepted or its public key is not known; PrecisionError when scores could overflow,
-        be too imprecise or not be hidden; BudgetError when the key's budget is used up;
-        FormatError when the query is damaged.
+        is not accepted, its public key is not known or its layout wastes time; SignatureError when
+        its key's account did not sign it; PrecisionError when scores could overflow, be too
+        imprecise or not be hidden; BudgetError when a limit is reached; FormatError when the query
+        is damaged.
         """
-        records = query.records()
-        info, scales = self._answer(query.info, query.digest)
-        with self._charged(query.info, self._checked(query.info, records)):
-            return Response(info, tuple(self._scored(query.info, scales, records)))
+        asked, records = query.info, query.records()
+        info, scales = self._answer(asked, query.digest)
+        digests = list(self._checked(asked, records))
+        fingerprint = wire.fingerprint(asked.header().digest, digests)
+        self._require_signed(asked, fingerprint, query.signature)
+        if self._ledger is None:
+            return Response(info, tuple(self._scored(asked, scales, records)))
+
+        def write(file: IO[bytes]) -> None:
+            write_framed(file, info.header(), self._scored(asked, scales, records))
+
+        charge = self._charge(asked, scales, fingerprint)
+        return Response.load(self._ledger.answered(charge, write))
 
     def score_file(
         self,
@@ -84,15 +98,29 @@ class Provider:
 
         The query is read twice: all of it is checked before anything is charged or scored.
         progress: called with the number of states done since its last call. workers: above 1, as
-        many spawned processes, which import the main module again, score without the pool of zeros.
+        many spawned processes, which import the main module again.
         """
         with open_framed(query_path, Kind.QUERY) as reader:
             asked = QueryInfo.from_header(reader.header, reader.name)
             info, scales = self._answer(asked, reader.digest.hex())
-            with self._charged(asked, self._checked(asked, reader)), atomic(out_path) as f:
+            digests = list(self._checked(asked, reader))
+            fingerprint = wire.fingerprint(reader.digest, digests)
+            self._require_signed(asked, fingerprint, reader.signature)
+
+            def write(file: IO[bytes]) -> None:
                 payloads = self._scored(asked, scales, reader, progress, workers)
-                write_framed(f, info.header(), payloads)
-        return info
+                write_framed(file, info.header(), payloads)
+
+            if self._ledger is None:
+                with atomic(out_path) as f:
+                    write(f)
+                return info
+            require_replaceable(Path(out_path))  # before anything is charged
+            path = self._ledger.answered(self._charge(asked, scales, fingerprint), write)
+            with path.open("rb") as kept, atomic(out_path) as f:
+                shutil.copyfileobj(kept, f)
+        with open_framed(path, Kind.RESPONSE) as answer:
+            return ResponseInfo.from_header(answer.header, answer.name)
 
     def _answer(self, query: QueryInfo, digest: str) -> tuple[ResponseInfo, Scales]:
         """Check everything that precedes scoring. Returns the response's header and scales."""
@@ -162,28 +190,27 @@ class Provider:
             scorer.check(query, record, masks)
             yield record.digest
 
-    @contextlib.contextmanager
-    def _charged(self, query: QueryInfo, digests: Iterable[bytes]) -> Iterator[None]:
-        """Charge the budget, on the disk, before the block scores; refund when the block fails."""
-        sha = hashlib.sha256(query.header().digest)
-        for digest in digests:  # reads and checks all of a query
-            sha.update(digest)
-        if self._budget is None:
-            yield
-            return
-        charge = query.key, sha.digest(), query.n
-        self._budget.charge(*charge)
-        try:
-            yield
-        except FormatError:  # the file was altered after it was checked: scored, and charged
-            self._budget.settle(*charge)
-            raise
-        except Exception:  # not Ctrl-C, which may come when the response is already written:
-            # then the charge stays pending, and the same query takes it over
-            with contextlib.suppress(LinalignError):
-                self._budget.refund(*charge)
-            raise
-        self._budget.settle(*charge)
+    def _require_signed(self, query: QueryInfo, fingerprint: bytes, signature: bytes) -> None:
+        """Raise SignatureError unless the account of the query's key signed it, if it has one."""
+        key = self._keys.get(query.key)
+        account = b"" if key is None else key.account
+        if self._ledger is not None and not account:
+            raise MismatchError(
+                "the key of this query belongs to no account, so nobody's budget pays for it",
+                got=f"key {query.key.hex()[:8]}",
+                hint="make the client's keys with keygen --account",
+            )
+        signed = messages.signed_bytes(fingerprint)
+        if bool(account) != query.signed or (
+            account and not VerifyingKey(account).accepts(signature, signed)
+        ):
+            raise SignatureError("this query is not signed by the account of its key")
+
+    def _charge(self, query: QueryInfo, scales: Scales, fingerprint: bytes) -> Charge:
+        """Return the cost of a query: its states, and the bits that their scores can tell."""
+        told = min(scales.word_bits, math.ceil(query.parameters.data_bits) - scales.flood_bits)
+        bits = query.n * self._head.n_outputs * told
+        return Charge(self._keys[query.key].account, fingerprint, query.n, bits)
 
     def _scored(
         self,

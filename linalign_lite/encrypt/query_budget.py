@@ -1,44 +1,28 @@
-"""A provider's query budget: a limit on the number of states scored for each public key.
+"""A provider's query budget: limits on what is scored for each account.
 
-A SQLite file holds the counts. A charge is on the disk before anything is scored, so a crash never
-gives a client states. Deleting the file, or restoring an older copy, gives back what was used.
+An account is the key that signs a client's queries. Limits are of states, and of bits: what the
+scores of a state can tell of a head. A charge is on the disk before anything is scored, so a crash
+never gives a client states. Deleting the file, or restoring an older copy, gives back what was
+used.
 """
 
-import contextlib
 import os
-import re
 import secrets
 import sqlite3
 import struct
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from linalign_lite.encrypt.budget_file import LOCK, MAX_CHECKED, create, transaction
 from linalign_lite.encrypt.wire import DIGEST
-from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError
-from linalign_lite.storage.atomic import PathLike, open_regular, write_new
+from linalign_lite.errors import BudgetError, InputError
+from linalign_lite.storage.atomic import PathLike
 
 if sys.platform == "linux":
     import fcntl
 
 MAX_LIMIT = 1 << 53
-_MAX_FILE, _MAX_CHECKED = 1 << 30, 1 << 24  # up to the second, a Budget first checks every page
-_LOCK_TIMEOUT = 30.0  # seconds that another process may keep the file locked
-_VERSION, _APPLICATION = 1, 0x4C414C42  # "LALB"
-_TABLES = {
-    "budget": "CREATE TABLE budget (id INTEGER PRIMARY KEY, states INTEGER NOT NULL)",
-    "settled": "CREATE TABLE settled (key BLOB PRIMARY KEY NOT NULL, states INTEGER NOT NULL)"
-    " WITHOUT ROWID",
-    "pending": "CREATE TABLE pending (id INTEGER PRIMARY KEY, key BLOB NOT NULL,"
-    " fingerprint BLOB NOT NULL, states INTEGER NOT NULL, owner INTEGER NOT NULL)",
-}
-
-# Held while a connection is open, and while the process forks: a child must not inherit SQLite's
-# state from the middle of a transaction, and no descriptor of the file may be closed within one:
-# that drops all of the process's POSIX locks on it.
-_LOCK = threading.RLock()
 
 # Detection of dead processes: a process locks one random byte of each budget file, far beyond those
 # that SQLite locks, and its pending rows name that byte. The kernel releases it however the process
@@ -51,214 +35,240 @@ _FLOCK = struct.Struct("hhqqi0q")  # C's struct flock: type, whence, start, leng
 
 @dataclass(frozen=True)
 class Usage:
-    """States charged for one key."""
+    """States and bits charged for one account, and its limits."""
 
-    key: str  # the digest of the public key, hexadecimal
-    used: int  # settled and pending
+    account: str  # the public key that signs its queries, hexadecimal
+    used: int  # states, settled and pending
     pending: int  # of those, charged by scoring that has not finished
     limit: int
+    bits: int = 0  # settled and pending
+    bits_limit: int | None = None
+    closed: bool = False
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Limits of one account: its own, or those of all."""
+
+    states: int
+    bits: int | None
+    closed: bool
 
 
 class Budget:
-    """At most ``limit`` states are scored for one public key, counted in the file at ``path``.
+    """At most ``limit`` states, and ``bits`` of scores, for one account, in the file at ``path``.
 
-    Without a file one is created, mode 0600; ``limit`` replaces that of an older file. Safe to
-    share among threads, processes and forks. Raises InputError or FormatError when the file is
+    Without a file one is created, mode 0600; what is given replaces what an older file says. Safe
+    to share among threads, processes and forks. Raises InputError or FormatError when the file is
     missing, damaged or no budget, LinalignError when it is locked or cannot be written.
     """
 
-    def __init__(self, path: PathLike, limit: int | None = None) -> None:
-        if limit is not None and not 1 <= limit <= MAX_LIMIT:
-            raise InputError("the limit is not usable", got=str(limit), expected="1 to 2^53")
+    def __init__(
+        self, path: PathLike, limit: int | None = None, *, bits: int | None = None
+    ) -> None:
+        _require_limits(limit, bits)
         self._path = Path(path).absolute()
         if limit is not None and not os.path.lexists(self._path):
-            _create(self._path, limit)
-        with _transaction(self._path, write=limit is not None) as db:
+            create(self._path, limit, bits)
+        changed = limit is not None or bits is not None
+        with transaction(self._path, write=changed) as db:
             size, [(page,)] = self._path.stat().st_size, db.execute("PRAGMA page_size").fetchall()
-            check = "PRAGMA quick_check(1)" if size <= _MAX_CHECKED else "SELECT 'ok'"
+            check = "PRAGMA quick_check(1)" if size <= MAX_CHECKED else "SELECT 'ok'"
             if size % page or db.execute(check).fetchall() != [("ok",)]:
                 raise sqlite3.DatabaseError
-            if limit not in (None, _limit(db)):
-                db.execute("UPDATE budget SET states = ?", (limit,))
+            states, most = _defaults(db)
+            if (limit or states, bits or most) != (states, most):
+                change = "UPDATE budget SET states = ?, bits = ?"
+                db.execute(change, (limit or states, bits or most))
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
 
     @property
     def limit(self) -> int:
-        """States that each key may have scored, as the file has it now."""
-        with _transaction(self._path) as db:
-            return _limit(db)
+        """States that an account may have scored, as the file has it now."""
+        with transaction(self._path) as db:
+            return _defaults(db)[0]
 
-    def charge(self, key: bytes, fingerprint: bytes, count: int) -> None:
-        """Charge ``count`` states for the query ``fingerprint``; on the disk when this returns.
+    @property
+    def bits(self) -> int | None:
+        """Bits of scores that an account may have; None without a limit."""
+        with transaction(self._path) as db:
+            return _defaults(db)[1]
+
+    def change(
+        self,
+        account: bytes,
+        *,
+        limit: int | None = None,
+        bits: int | None = None,
+        closed: bool | None = None,
+    ) -> None:
+        """Give one account limits of its own, or close it: nothing more is scored for it."""
+        _require_limits(limit, bits)
+        _require_account(account)
+        with transaction(self._path, write=True) as db:
+            row = "SELECT states, bits, closed FROM accounts WHERE account = ?"
+            old = (db.execute(row, (account,)).fetchall() or [(None, None, 0)])[0]
+            given = (limit, bits, None if closed is None else int(closed))
+            new = [o if g is None else g for o, g in zip(old, given, strict=True)]
+            db.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?)", (account, *new))
+
+    def charge(self, account: bytes, fingerprint: bytes, count: int, bits: int = 0) -> None:
+        """Charge for the query ``fingerprint``; on the disk when this returns.
 
         A charge left pending by a dead process is taken over, once, at no cost. A query that was
-        settled, or whose process may be alive, is charged again. Raises BudgetError when the limit
-        does not allow it; then nothing is charged.
+        settled, or whose process may be alive, is charged again. Raises BudgetError when a limit
+        does not allow it, or the account is closed; then nothing is charged.
         """
-        with _transaction(self._path, write=True) as db:
-            me, _, dead = _pending(db, self._path, (key, fingerprint, count))
+        with transaction(self._path, write=True) as db:
+            me, _, dead = _pending(db, self._path, (account, fingerprint, count))
+            limits, name = _limits(db, account), account.hex()[:8]
+            if limits.closed:
+                raise BudgetError(f"account {name} is closed", hint="ask the provider to open it")
             if dead:
                 db.execute("UPDATE pending SET owner = ? WHERE id = ?", (me, dead[0]))
                 return
-            limit = _limit(db)
-            left = max(0, limit - sum(_used(db, key)))
+            used, _, used_bits = _used(db, account)
+            left = max(0, limits.states - used)
             if count > left:
-                what = f"the query budget of key {key.hex()[:8]} is used up"
-                rest, hint = f"at most {left}, the rest of {limit}", "ask the provider for more"
+                what = f"the query budget of account {name} is used up"
+                rest, hint = f"at most {left}, the rest of {limits.states}", "ask for more"
                 raise BudgetError(what, got=f"{count} states", expected=rest, hint=hint)
-            new = "INSERT INTO pending (key, fingerprint, states, owner) VALUES (?, ?, ?, ?)"
-            db.execute(new, (key, fingerprint, count, me))
+            if limits.bits is not None and used_bits + bits > limits.bits:
+                what = f"the query budget of account {name} is used up"
+                raise BudgetError(
+                    what, got="more bits of scores than are left", hint="ask for more"
+                )
+            new = (
+                "INSERT INTO pending (account, fingerprint, states, bits, owner)"
+                " VALUES (?, ?, ?, ?, ?)"
+            )
+            db.execute(new, (account, fingerprint, count, bits, me))
 
-    def settle(self, key: bytes, fingerprint: bytes, count: int) -> None:
+    def settle(self, account: bytes, fingerprint: bytes, count: int) -> None:
         """Settle a charge after scoring. Raises InputError unless this process made it."""
-        self._end(key, fingerprint, count, used=True)
+        self._end(account, fingerprint, count, used=True)
 
-    def refund(self, key: bytes, fingerprint: bytes, count: int) -> None:
+    def refund(self, account: bytes, fingerprint: bytes, count: int) -> None:
         """Refund a charge when no response was written. InputError unless this process made it."""
-        self._end(key, fingerprint, count, used=False)
+        self._end(account, fingerprint, count, used=False)
 
-    def remaining(self, key: bytes) -> int:
-        """States that may still be charged for ``key``."""
-        with _transaction(self._path) as db:
-            return max(0, _limit(db) - sum(_used(db, key)))
+    def settle_abandoned(self, account: bytes, fingerprint: bytes, count: int) -> None:
+        """Settle what dead processes left pending for a query whose response was kept."""
+        with transaction(self._path, write=True) as db:
+            for row in _pending(db, self._path, (account, fingerprint, count))[2]:
+                _settle(db, account, row)
+
+    def require_open(self, account: bytes) -> None:
+        """Raise BudgetError when the account is closed."""
+        _require_account(account)
+        with transaction(self._path) as db:
+            if _limits(db, account).closed:
+                raise BudgetError(f"account {account.hex()[:8]} is closed")
+
+    def remaining(self, account: bytes) -> int:
+        """States that may still be charged for ``account``."""
+        with transaction(self._path) as db:
+            return max(0, _limits(db, account).states - _used(db, account)[0])
 
     def usage(self) -> tuple[Usage, ...]:
-        """Return the usage of every key with states used, sorted by key."""
+        """Return the usage of every account with states used or limits of its own, sorted."""
         found = []
-        with _transaction(self._path) as db:
-            keys = db.execute("SELECT key FROM settled UNION SELECT key FROM pending ORDER BY key")
-            for (key,) in keys.fetchall():
-                if not isinstance(key, bytes) or len(key) != DIGEST:
+        with transaction(self._path) as db:
+            names = "SELECT account FROM {0}".format
+            every = " UNION ".join(map(names, ("settled", "pending", "accounts")))
+            for (account,) in db.execute(f"{every} ORDER BY account").fetchall():
+                if not isinstance(account, bytes) or len(account) != DIGEST:
                     raise sqlite3.DatabaseError
-                settled, pending = _used(db, key)
-                found.append(Usage(key.hex(), settled + pending, pending, _limit(db)))
+                (used, pending, bits), limits = _used(db, account), _limits(db, account)
+                row = used, pending, limits.states, bits, limits.bits, limits.closed
+                found.append(Usage(account.hex(), *row))
         return tuple(found)
 
-    def _end(self, key: bytes, fingerprint: bytes, count: int, *, used: bool) -> None:
-        with _transaction(self._path, write=True) as db:
-            _, mine, _ = _pending(db, self._path, (key, fingerprint, count))
+    def _end(self, account: bytes, fingerprint: bytes, count: int, *, used: bool) -> None:
+        with transaction(self._path, write=True) as db:
+            _, mine, _ = _pending(db, self._path, (account, fingerprint, count))
             if not mine:
                 raise InputError("this process has no such charge pending", hint="end it only once")
-            db.execute("DELETE FROM pending WHERE id = ?", (mine[0],))
             if used:
-                total = _used(db, key)[0] + count
-                db.execute("INSERT OR REPLACE INTO settled VALUES (?, ?)", (key, total))
+                _settle(db, account, mine[0])
+            else:
+                db.execute("DELETE FROM pending WHERE id = ?", (mine[0],))
 
 
-def _create(path: Path, limit: int) -> None:
-    # Made in memory, written to a temporary name and linked: it appears whole, and overwrites no
-    # file. SQLite fsyncs the folder with the first charge; until then nothing can be lost.
-    head = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {_VERSION};"
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        db.executescript(head + ";".join(_TABLES.values()))
-        db.execute("INSERT INTO budget VALUES (1, ?)", (limit,))
-        data = db.serialize()
-    temporary = path.with_name(f".linalign-{secrets.token_hex(6)}.tmp")
-    write_new(temporary, data, private=True)
-    try:
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            os.link(temporary, path)
-    except (OSError, ValueError) as e:  # ValueError: a name with a NUL byte
-        raise InputError(
-            f"cannot create {path}", got=str(e), hint="the file system must allow hard links"
-        ) from e
-    finally:
-        temporary.unlink()
+def _require_limits(limit: int | None, bits: int | None) -> None:
+    for value in (limit, bits):
+        if value is not None and not 1 <= value <= MAX_LIMIT:
+            raise InputError("the limit is not usable", got=str(value), expected="1 to 2^53")
 
 
-@contextlib.contextmanager
-def _transaction(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open a connection within one transaction, rolled back on an exception."""
-    with _LOCK, _named_errors(path):
-        _check_header(path)
-        uri = f"{path.as_uri()}?mode=rw"  # never creates
-        db = sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT, isolation_level=None)
-        with contextlib.closing(db):
-            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)
-            # A rollback journal leaves one file between transactions; WAL would leave three and
-            # help only readers beside a writer. EXTRA also fsyncs the folder when the journal is
-            # gone: if it came back after a loss of power, the transaction would be undone.
-            for setting in ("trusted_schema=OFF", "cell_size_check=ON", "synchronous=EXTRA"):
-                db.execute(f"PRAGMA {setting}")
-            db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-            try:
-                tables = db.execute("SELECT name, sql FROM sqlite_master ORDER BY name LIMIT 9")
-                if tables.fetchall() != sorted(_TABLES.items()):  # no view, no trigger either
-                    raise sqlite3.DatabaseError
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-                raise
+def _require_account(account: bytes) -> None:
+    if len(account) != DIGEST:
+        raise InputError("this names no account", expected=f"{DIGEST} bytes")
 
 
-@contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Raise LinalignError or FormatError for errors of the system and of SQLite.
-
-    Messages repeat nothing of the file's contents.
-    """
-    hint = "is another process keeping it locked, the disk full, or the file or folder read-only?"
-    try:
-        yield
-    except OSError as e:
-        raise LinalignError(f"cannot use {path}", got=e.strerror or str(e), hint=hint) from e
-    except (sqlite3.Error, UnicodeDecodeError) as e:  # SQLite's messages may quote the file
-        got = getattr(e, "sqlite_errorname", "contents that are not a budget's")
-        if re.match("SQLITE_(BUSY|FULL|IOERR|READONLY|CANTOPEN|PERM|NOLFS)", got):
-            raise LinalignError(f"cannot use {path}", got=got, hint=hint) from e
-        raise _damaged(path, got) from e
+def _settle(db: sqlite3.Connection, account: bytes, row: int) -> None:
+    [(states, bits)] = db.execute(
+        "SELECT states, bits FROM pending WHERE id = ?", (row,)
+    ).fetchall()
+    db.execute("DELETE FROM pending WHERE id = ?", (row,))
+    old = _sums(db, "settled", account)
+    new = account, old[0] + states, old[1] + bits
+    db.execute("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", new)
 
 
-def _damaged(path: Path, got: str) -> FormatError:
-    hint = "restore it if it was a budget; a new one would forget what was used"
-    return FormatError(f"{path} is no budget file, or is damaged", got=got, hint=hint)
-
-
-def _check_header(path: Path) -> None:
-    """Raise unless the first bytes are a budget's, before SQLite opens the file."""
-    try:
-        with open_regular(path) as f:
-            header, size = f.read(100), os.fstat(f.fileno()).st_size
-    except InputError as e:
-        hint = "give the path of a budget, or a limit to create one"
-        raise InputError(e.problem, got=e.got, hint=hint) from e
-    if header[:16] != b"SQLite format 3\0" or header[68:72] != _APPLICATION.to_bytes(4, "big"):
-        raise _damaged(path, "another kind of file")
-    if (version := int.from_bytes(header[60:64], "big")) != _VERSION:
-        what, hint = f"{path} is of an unknown version", "update linalign-lite"
-        raise FormatError(what, got=str(version), expected=str(_VERSION), hint=hint)
-    if size > _MAX_FILE or header[18:20] != b"\1\1":  # a write-ahead log holds part of the file
-        raise _damaged(path, "more than 1 GiB, or another journal mode")
-
-
-def _counts(db: sqlite3.Connection, query: str, *values: bytes) -> list[int]:
-    rows = db.execute(query, values).fetchall()
-    if not all(isinstance(n, int) and 1 <= n <= MAX_LIMIT for (n,) in rows):
+def _defaults(db: sqlite3.Connection) -> tuple[int, int | None]:
+    rows = db.execute("SELECT states, bits FROM budget LIMIT 2").fetchall()
+    if len(rows) != 1 or not _is_count(rows[0][0], 1) or not _is_limit(rows[0][1]):
         raise sqlite3.DatabaseError
-    return [n for (n,) in rows]
+    states, bits = rows[0]
+    return states, bits
 
 
-def _limit(db: sqlite3.Connection) -> int:
-    if len(limits := _counts(db, "SELECT states FROM budget LIMIT 2")) != 1:
+def _limits(db: sqlite3.Connection, account: bytes) -> _Limits:
+    states, bits = _defaults(db)
+    row = "SELECT states, bits, closed FROM accounts WHERE account = ?"
+    for own_states, own_bits, closed in db.execute(row, (account,)).fetchall():
+        if not (_is_limit(own_states) and _is_limit(own_bits) and closed in (0, 1)):
+            raise sqlite3.DatabaseError
+        states, bits = own_states or states, own_bits or bits
+        return _Limits(states, bits, bool(closed))
+    return _Limits(states, bits, closed=False)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and least <= value <= MAX_LIMIT
+
+
+def _is_limit(value: object) -> bool:
+    return value is None or _is_count(value, 1)
+
+
+def _sums(db: sqlite3.Connection, table: str, account: bytes) -> tuple[int, int]:
+    """States and bits of one account in a table, each row checked."""
+    rows = db.execute(f"SELECT states, bits FROM {table} WHERE account = ?", (account,)).fetchall()  # noqa: S608 (our own names)
+    if not all(_is_count(n, 1) and _is_count(bits, 0) for n, bits in rows):
         raise sqlite3.DatabaseError
-    return limits[0]
+    return sum(n for n, _ in rows), sum(bits for _, bits in rows)
 
 
-def _used(db: sqlite3.Connection, key: bytes) -> tuple[int, int]:
-    """States settled and states pending."""
-    settled = _counts(db, "SELECT states FROM settled WHERE key = ?", key)
-    return sum(settled), sum(_counts(db, "SELECT states FROM pending WHERE key = ?", key))
+def _used(db: sqlite3.Connection, account: bytes) -> tuple[int, int, int]:
+    """States settled and pending, of those pending, and bits settled and pending."""
+    settled, pending = (_sums(db, table, account) for table in ("settled", "pending"))
+    return settled[0] + pending[0], pending[0], settled[1] + pending[1]
 
 
 def _pending(
     db: sqlite3.Connection, path: Path, charge: tuple[bytes, bytes, int]
 ) -> tuple[int, list[int], list[int]]:
     """Return this process's byte, and the query's rows: its own, and those of dead processes."""
-    key, fingerprint, count = charge
-    if len(key) != DIGEST or len(fingerprint) != DIGEST or not 1 <= count <= MAX_LIMIT:
+    account, fingerprint, count = charge
+    if len(account) != DIGEST or len(fingerprint) != DIGEST or not 1 <= count <= MAX_LIMIT:
         raise InputError("cannot charge this", expected="two digests, 1 to 2^53 states")
-    query = "SELECT id, owner FROM pending WHERE key = ? AND fingerprint = ? AND states = ?"
+    query = "SELECT id, owner FROM pending WHERE account = ? AND fingerprint = ? AND states = ?"
     rows = db.execute(query, charge).fetchall()
     handle, me = _own_byte(path)
     mine = [row for row, owner in rows if owner == me]
@@ -294,10 +304,10 @@ def _reset_after_fork() -> None:
     for handle, _ in _HELD.values():
         os.close(handle)
     _HELD.clear()
-    _LOCK.release()
+    LOCK.release()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_reset_after_fork
+        before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_reset_after_fork
     )

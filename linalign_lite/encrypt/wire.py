@@ -1,7 +1,8 @@
 """The framed binary form of keys, queries and responses. docs/FORMAT.md, section 3.
 
 A header with a digest, then records of one size, each with a digest that binds it to the header and
-to its place. No length is used before it agrees with the size of the file.
+to its place; a signed query ends with a signature of its fingerprint, which is the digest of all of
+these. No length is used before it agrees with the size of the file.
 """
 
 import contextlib
@@ -10,21 +11,22 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import IO, Any
 
 from linalign_lite.encrypt.parameters import Parameters, by_id
 from linalign_lite.errors import FormatError, InputError
+from linalign_lite.storage import MAGIC
 from linalign_lite.storage.atomic import PathLike, open_regular
 
-MAGIC = b"LINALIGN"
 VERSION = 3  # 1 did not hide the head, 2 held ciphertexts in another form; neither was released
 DIGEST = 32
 MAX_RECORD = 1 << 30
 MAX_RECORDS = 1 << 32
-# magic, version, kind, parameter id, reserved, records, record size, meta size, reserved, key
+SIGNATURE = 64
+# magic, version, kind, parameter id, signature size, records, record size, meta size, reserved, key
 _HEADER = struct.Struct("<8sHHHHQQII32s")
 _DAMAGED = "the file may be truncated or altered; make or copy it again"
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -44,7 +46,12 @@ class Kind(IntEnum):
 
 
 # largest description of each kind, in bytes
-_MAX_META = {Kind.SECRET_KEY: 64, Kind.PUBLIC_KEY: 64, Kind.QUERY: 1 << 13, Kind.RESPONSE: 4 << 20}
+_MAX_META = {
+    Kind.SECRET_KEY: 64,
+    Kind.PUBLIC_KEY: 1 << 9,
+    Kind.QUERY: 1 << 13,
+    Kind.RESPONSE: 4 << 20,
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Header:
     n_records: int
     record_size: int
     meta: Mapping[str, Any] = field(default_factory=dict)
+    signed: bool = False
 
     @functools.cached_property
     def encoded(self) -> bytes:
@@ -71,7 +79,8 @@ class Header:
                 hint="score fewer classes at once",
             )
         counts = self.n_records, self.record_size, len(meta)
-        head = _HEADER.pack(MAGIC, VERSION, self.kind, self.parameters.id, 0, *counts, 0, self.key)
+        start = MAGIC, VERSION, self.kind, self.parameters.id, SIGNATURE * self.signed
+        head = _HEADER.pack(*start, *counts, 0, self.key)
         return head + meta + hashlib.sha256(head + meta).digest()
 
     @property
@@ -99,10 +108,26 @@ def digest_record(header_digest: bytes, index: int, payload: bytes) -> Record:
     return Record(payload, sha.digest())
 
 
-def write_framed(file: IO[bytes], header: Header, payloads: Iterable[bytes]) -> None:
-    """Write a header and its records. Raises InputError unless number and sizes fit the header."""
+def fingerprint(header_digest: bytes, digests: Iterable[bytes]) -> bytes:
+    """SHA-256 of the digests of the header and of every record: of the whole file."""
+    sha = hashlib.sha256(header_digest)
+    for digest in digests:
+        sha.update(digest)
+    return sha.digest()
+
+
+def write_framed(
+    file: IO[bytes],
+    header: Header,
+    payloads: Iterable[bytes],
+    sign: Callable[[bytes], bytes] | None = None,
+) -> None:
+    """Write a header and its records. Raises InputError unless number and sizes fit the header.
+
+    sign: makes the signature of the fingerprint that ends a signed file.
+    """
     file.write(header.encoded)
-    written = 0
+    written, digests = 0, []
     for payload in payloads:
         if len(payload) != header.record_size or written >= header.n_records:
             raise InputError(
@@ -110,18 +135,25 @@ def write_framed(file: IO[bytes], header: Header, payloads: Iterable[bytes]) -> 
                 got=f"{len(payload)} bytes, record {written + 1}",
                 expected=f"{header.record_size}, {header.n_records} records",
             )
+        digests.append(digest_record(header.digest, written, payload).digest)
         file.write(payload)
-        file.write(digest_record(header.digest, written, payload).digest)
+        file.write(digests[-1])
         written += 1
     if written != header.n_records:
         problem = f"this {header.kind.title} is not complete"
         raise InputError(problem, got=f"{written} records", expected=str(header.n_records))
+    signature = sign(fingerprint(header.digest, digests)) if sign else b""
+    if len(signature) != SIGNATURE * header.signed:
+        raise InputError(f"the signature does not fit this {header.kind.title}")
+    file.write(signature)
 
 
-def framed_bytes(header: Header, payloads: Iterable[bytes]) -> bytes:
+def framed_bytes(
+    header: Header, payloads: Iterable[bytes], sign: Callable[[bytes], bytes] | None = None
+) -> bytes:
     """Return the bytes of a file. Raises InputError as ``write_framed``."""
     buffer = io.BytesIO()
-    write_framed(buffer, header, payloads)
+    write_framed(buffer, header, payloads, sign)
     return buffer.getvalue()
 
 
@@ -135,7 +167,9 @@ class Reader:
         file.seek(0)
         self.header, self.digest = _read_header(file, kind, name, self.size)
         self._start = file.tell()
+        self.signature = b""  # known once every record was read
         size = self._start + self.header.n_records * (self.header.record_size + DIGEST)
+        size += SIGNATURE * self.header.signed
         if size != self.size:
             problem, got = f"{name} does not have the size that its header states", self.size
             raise FormatError(problem, got=f"{got} bytes", expected=str(size), hint=_DAMAGED)
@@ -151,6 +185,7 @@ class Reader:
                 problem = f"{self.name}: record {index} does not agree with its digest"
                 raise FormatError(problem, hint=_DAMAGED)
             yield record
+        self.signature = _exactly(self._file, SIGNATURE * self.header.signed, self.name)
 
 
 @contextlib.contextmanager
@@ -174,9 +209,8 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
     if size < _HEADER.size + DIGEST:
         raise FormatError(f"{name} is too short to be a {kind.title}", got=f"{size} bytes")
     head = _exactly(file, _HEADER.size, name)
-    magic, version, number, parameter_id, zero, n, record_size, length, zeros, key = _HEADER.unpack(
-        head
-    )
+    fields = _HEADER.unpack(head)
+    magic, version, number, parameter_id, signature, n, record_size, length, zeros, key = fields
     if magic != MAGIC:
         raise FormatError(f"{name} is no key, query or response of linalign-lite")
     if version != VERSION:
@@ -189,7 +223,9 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
     if number != kind:
         found = Kind(number).title if number in set(Kind) else f"kind {number}"
         raise FormatError(f"{name} is another kind of file", got=found, expected=kind.title)
-    if zero or zeros or record_size > MAX_RECORD or record_size < 1 or not 1 <= n <= MAX_RECORDS:
+    signed = signature == SIGNATURE and kind is Kind.QUERY
+    usable = 1 <= record_size <= MAX_RECORD and 1 <= n <= MAX_RECORDS and not zeros
+    if not usable or (signature and not signed):
         raise FormatError(f"{name} states sizes that are not usable")
     if length > min(_MAX_META[kind], size):
         raise FormatError(f"{name} states a description that is too large", got=str(length))
@@ -200,7 +236,7 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
     parameters, description = by_id(parameter_id), _parsed(meta, name)
     if description.pop("profile", None) != parameters.name:
         raise FormatError(f"{name} names another profile than its parameters", hint="make it again")
-    return Header(kind, parameters, key, n, record_size, description), digest
+    return Header(kind, parameters, key, n, record_size, description, signed), digest
 
 
 def _parsed(raw: bytes, name: str) -> dict[str, Any]:

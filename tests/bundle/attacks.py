@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from forging import GOLDEN, KEYS, OTHER, SEED, Parts, made_wheel, signer
 
-from linalign_lite.bundle.signing import SECRET, _framed
+from linalign_lite.core.signing import SECRET, _framed
 from linalign_lite.errors import FormatError, SignatureError
 
 CHUNK = 1 << 20

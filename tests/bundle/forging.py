@@ -14,7 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support import ROOT
 
-from linalign_lite.bundle.signing import SigningKey, VerifyingKey
+from linalign_lite.core.signing import SigningKey, VerifyingKey
 from linalign_lite.extraction.model_card import ModelCard, seal_card
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -29,11 +29,11 @@ from linalign_lite.bundle import file_format
 from linalign_lite.bundle.file_types import detect_kind
 from linalign_lite.bundle.hashing_copy import CHUNK, HashingCopy
 from linalign_lite.bundle.reading import inspect_bundle, install_bundle, verify_bundle
-from linalign_lite.bundle.signing import SigningKey, VerifyingKey
 from linalign_lite.bundle.wheels import Platform
 from linalign_lite.bundle.writing import create_bundle
 from linalign_lite.commands import main
 from linalign_lite.commands.describe_file import describe
+from linalign_lite.core.signing import SigningKey, VerifyingKey
 from linalign_lite.errors import (
     FormatError,
     InputError,

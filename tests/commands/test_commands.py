@@ -371,19 +371,55 @@ def test_a_closed_pipe_is_no_error(played):
 
 def test_a_budget_is_counted_and_refused(played, here, capsys):
     client, provider = played / "client", played / "provider"
-    query, head = played / "exchange" / "test.query", provider / "topics.head.npz"
-    args = ("score", query, "r", "--head", head, "--public", client / "keys", "--budget", "b.db")
-    assert "--limit" in refused(capsys, *args) or "limit" in refused(capsys, *args)
-    done = run(*args, "--limit", "200", "--json")
+    head, states = provider / "topics.head.npz", client / "test.states.npz"
+    unsigned = played / "exchange" / "test.query"
+    args = ("score", unsigned, "r", "--head", head, "--public", client / "keys", "--budget", "b.db")
+    assert "limit" in refused(capsys, *args)
+    run("budget", "b.db", "--limit", "200")
+    assert "keygen --account" in refused(capsys, *args)
+
+    run("bundle", "keygen", "signing")
+    account = json.loads(run("keygen", "keys", "--account", "signing", "--json").stdout)["account"]
+    asking = (
+        "encrypt",
+        states,
+        "q",
+        "--map",
+        client / "client-to-provider.map.npz",
+        "--key",
+        "keys",
+    )
+    run(*asking)
+    args = ("score", "q", "r", "--head", head, "--public", "keys", "--budget", "b.db")
+    assert "not signed by the account" in refused(capsys, *args)
+    run(*asking, "--account", "signing")
+    done = run(*args, "--json")
     assert json.loads(done.stdout)["profile"] == "private"
+    first = (here / "r").read_bytes()
+    run(*args)
+    assert (here / "r").read_bytes() == first  # sent again: free, and the same
+    run(*asking, "--account", "signing")
     said = refused(capsys, *args, code=1)
-    assert "budget of key" in said
+    assert "budget of account" in said
     found = json.loads(run("budget", "b.db", "--json").stdout)
-    assert (found["limit"], found["keys"][0]["used"]) == (200, 145)
+    assert (found["limit"], found["accounts"][0]["used"]) == (200, 145)
+    assert found["accounts"][0]["account"] == account
+    assert found["accounts"][0]["bits"] == 145 * 5 * 24
     assert "145" in run("budget", "b.db").stdout
-    run("budget", "b.db", "--limit", "400")
+    run("budget", "b.db", "--account", account[:4], "--limit", "400")
     run(*args)
     assert "290" in run("inspect", "b.db").stdout
+    run("budget", "b.db", "--account", account, "--close")
+    assert "closed" in run("budget", "b.db").stdout
+    assert "is closed" in refused(capsys, *args, code=1)
+    run("budget", "b.db", "--account", account[:4], "--open")
+    run(*args)
+    for wrong in (
+        ("--close",),
+        ("--account", "zz"),
+        ("--account", account[:4], "--close", "--open"),
+    ):
+        refused(capsys, "budget", "b.db", *wrong)
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import os
+import stat
 import struct
 
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 import tenseal.sealapi as api
 
 from linalign_lite.core.head import Head
+from linalign_lite.core.signing import SigningKey
 from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.keys import keygen, seal_context
+from linalign_lite.encrypt.kept_responses import KeptResponses
+from linalign_lite.encrypt.keys import PublicKey, keygen, seal_context
 from linalign_lite.encrypt.leakage_audit import AuditReport, audit
-from linalign_lite.encrypt.messages import Query
+from linalign_lite.encrypt.messages import Query, signed_bytes
 from linalign_lite.encrypt.modular import add_mod, pack_seeded, unpack_seeded
 from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
@@ -22,7 +26,14 @@ from linalign_lite.encrypt.query_budget import Budget
 from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
 from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.wire import Record, digest_record
-from linalign_lite.errors import BudgetError, FormatError, InputError, PrecisionError
+from linalign_lite.errors import (
+    BudgetError,
+    FormatError,
+    InputError,
+    MismatchError,
+    PrecisionError,
+    SignatureError,
+)
 
 DIM, CLASSES = 48, 5
 
@@ -201,7 +212,6 @@ def packed(words, prime):
 @pytest.mark.parametrize("profile", [PRIVATE, TRUSTED], ids=lambda p: p.name)
 def test_another_seal_implementation_can_ask_and_read(profile):
     """Keys, a query and SEAL's decryption of a response, from docs/FORMAT.md and SEAL alone."""
-    from linalign_lite.encrypt.keys import PublicKey
     from linalign_lite.encrypt.seal.serialization import (
         CIPHERTEXT_START,
         ciphertext_body,
@@ -302,25 +312,26 @@ def secret_body(context, rows):
     return [start, array_header(8 * rows.size), rows.tobytes()]
 
 
-# -- budgets -------------------------------------------------------------------------------------
+# -- accounts and budgets ------------------------------------------------------------------------
 
 
 @pytest.fixture
 def asked(tmp_path):
-    secret, public = keygen(PRIVATE)
-    client = Client(secret)
+    account = SigningKey.generate()
+    secret, public = keygen(PRIVATE, account)
+    client = Client(secret, account=account)
     budget = Budget(tmp_path / "budget.sqlite", 10)
     provider = Provider(head_of(), keys=[public], budget=budget)
-    return client, provider, budget, public.digest
+    return client, provider, budget, account.public
 
 
 def test_a_budget_counts_states_and_then_refuses(asked, tmp_path):
-    client, provider, budget, key = asked
+    client, provider, budget, account = asked
     for count in (4, 6):
         provider.score(client.encrypt(np.zeros((count, DIM))))
-    assert budget.remaining(key) == 0
+    assert budget.remaining(account) == 0
     query = client.encrypt(np.zeros((1, DIM)))
-    with pytest.raises(BudgetError, match=key.hex()[:8]) as caught:
+    with pytest.raises(BudgetError, match=account.hex()[:8]) as caught:
         provider.score(query)
     assert caught.value.exit_code == 1
     query.save(tmp_path / "q")
@@ -330,60 +341,203 @@ def test_a_budget_counts_states_and_then_refuses(asked, tmp_path):
     assert budget.usage()[0].pending == 0
 
 
-def test_other_keys_have_budgets_of_their_own(asked):
-    _, _, budget, key = asked
+def test_bits_are_counted_too(asked):
+    """A state of five scores, each of 24 bits at most: what the header's numbers say."""
+    client, provider, budget, account = asked
+    response = provider.score(client.encrypt(np.zeros((2, DIM))))
+    (usage,) = budget.usage()
+    told = min(response.info.word_bits, 90 - response.info.flood_bits)
+    assert usage.bits == 2 * CLASSES * told == 2 * CLASSES * 24
+    budget.change(account, bits=usage.bits + 10)
+    with pytest.raises(BudgetError, match="more bits of scores than are left"):
+        provider.score(client.encrypt(np.zeros((1, DIM))))
+    assert budget.remaining(account) == 8
+
+
+def test_a_new_key_of_an_account_has_no_budget_of_its_own(asked):
+    client, provider, budget, account = asked
+    signer = client._account
+    provider.score(client.encrypt(np.zeros((7, DIM))))
+    secret, public = keygen(PRIVATE, signer)
+    more = Provider(head_of(), keys=[public], budget=budget)
+    with pytest.raises(BudgetError, match="at most 3, the rest of 10"):
+        more.score(Client(secret, account=signer).encrypt(np.zeros((4, DIM))))
+    more.score(Client(secret, account=signer).encrypt(np.zeros((3, DIM))))
+    assert budget.remaining(account) == 0
+
+
+def test_nobody_else_uses_up_a_budget(asked):
+    """A query that names another's key is refused unsigned, and signed by another account."""
+    client, provider, budget, account = asked
+    query = client.encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 1))
+    thief = SigningKey.generate()
+    unsigned = Query(dataclasses.replace(query.info, signed=False), query.payloads)
+    theirs = dataclasses.replace(query, signature=thief.sign(signed_bytes(query.fingerprint)))
+    other = client.encrypt(np.eye(DIM)[1:2], layout=Layout(4096, DIM, 1))
+    moved = dataclasses.replace(other, signature=query.signature)
+    altered = dataclasses.replace(query, payloads=other.payloads)
+    cut = dataclasses.replace(query, signature=bytes(64))
+    for bad in (unsigned, theirs, moved, altered, cut):
+        with pytest.raises(SignatureError, match="not signed by the account of its key"):
+            provider.score(bad)
+    assert budget.usage() == ()
+    assert provider.score(query)
+    assert budget.remaining(account) == 9
+
+
+def test_a_key_cannot_be_taken_into_another_account():
+    """Registered by another, a payload is another key; a name without its signature is refused."""
+    mine, thief = SigningKey.generate(), SigningKey.generate()
+    _, public = keygen(TRUSTED, mine)
+    assert PublicKey.load(public.to_bytes()) == public
+    assert public.signed_by(thief).digest != public.digest
+    for bad in (
+        dataclasses.replace(public, account=thief.public),
+        dataclasses.replace(public, signature=thief.sign(b"x")),
+    ):
+        with pytest.raises(SignatureError, match="not signed by the account that it names"):
+            PublicKey.load(bad.to_bytes())
+
+
+def test_a_key_without_account_has_no_budget(tmp_path):
     secret, public = keygen(PRIVATE)
-    other = Provider(head_of(), keys=[public], budget=budget)
-    other.score(Client(secret).encrypt(np.zeros((7, DIM))))
-    assert budget.remaining(key) == 10
-    assert budget.remaining(public.digest) == 3
+    provider = Provider(head_of(), keys=[public], budget=Budget(tmp_path / "b", 10))
+    with pytest.raises(MismatchError, match=r"belongs to no account.*keygen --account"):
+        provider.score(Client(secret).encrypt(np.zeros((1, DIM))))
+    # and without a budget a signature that no account explains is refused
+    signed = Client(secret, account=SigningKey.generate()).encrypt(np.zeros((1, DIM)))
+    with pytest.raises(SignatureError):
+        Provider(head_of(), keys=[public]).score(signed)
+
+
+def test_a_replay_gets_the_same_response_free(asked, tmp_path):
+    client, provider, budget, account = asked
+    query = client.encrypt(np.eye(DIM)[:3])
+    first = provider.score(query)
+    assert provider.score(query) == first
+    query.save(tmp_path / "q")
+    done = []
+    provider.score_file(tmp_path / "q", tmp_path / "r", done.append)
+    assert (tmp_path / "r").read_bytes() == first.to_bytes()
+    assert budget.remaining(account) == 7
+    # to another head it is another question
+    other = Provider(head_of(seed=1), keys=provider._keys.values(), budget=budget)
+    assert other.score(query) != first
+    assert budget.remaining(account) == 4
+    # a closed account gets nothing more, not even that
+    budget.change(account, closed=True)
+    with pytest.raises(BudgetError, match="is closed"):
+        provider.score(query)
+    budget.change(account, closed=False)
+    assert provider.score(query) == first
+
+
+def test_a_response_that_is_not_kept_any_more_is_charged_again(asked):
+    client, provider, budget, account = asked
+    query = client.encrypt(np.eye(DIM)[:3])
+    first = provider.score(query)
+    for path in budget.path.with_name("budget.sqlite.responses").iterdir():
+        path.unlink()
+    assert provider.score(query) != first
+    assert budget.remaining(account) == 4
+
+
+def test_kept_responses_stay_within_their_bytes(tmp_path):
+    kept = KeptResponses(tmp_path / "kept", max_bytes=250)
+    for i in range(5):
+        path, mine = kept.keep(bytes([i]) * 32, lambda f: f.write(bytes(100)))
+        assert mine
+        os.utime(path, (i, i))
+    assert [kept.find(bytes([i]) * 32) is not None for i in range(5)] == [False] * 3 + [True] * 2
+    _, mine = kept.keep(bytes([4]) * 32, lambda f: f.write(b"other"))
+    assert not mine
+    assert kept.find(bytes([4]) * 32).read_bytes() == bytes(100)
+    assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
 
 
 def test_what_is_refused_costs_nothing(asked, tmp_path):
     """Errors before scoring, and damage found while the file is read, are not charged."""
-    client, provider, budget, key = asked
+    client, provider, budget, account = asked
     query = client.encrypt(np.zeros((3, DIM)), layout=Layout(4096, DIM, 1))
     with pytest.raises(PrecisionError):
         Provider(head_of(norm=1e6), keys=provider._keys.values(), budget=budget).score(query)
     raw = bytearray(query.to_bytes())
-    raw[-40] ^= 1
+    raw[-104] ^= 1
     (tmp_path / "q").write_bytes(raw)
     with pytest.raises(FormatError, match="record 2"):
         provider.score_file(tmp_path / "q", tmp_path / "r")
-    bad = Query(query.info, (b"\xff" * len(query.payloads[0]),) * 3)
+    bad = dataclasses.replace(query, payloads=(*query.payloads[:2], b"\xff" * 46144))
+    with pytest.raises(FormatError, match="not below its prime"):
+        provider.score(bad)
+    assert budget.remaining(account) == 10
+    assert budget.usage() == ()
+    query.save(tmp_path / "q")
+    with pytest.raises(InputError, match="a folder"):
+        provider.score_file(tmp_path / "q", tmp_path)
+    assert budget.usage() == ()
+
+
+def test_a_bad_last_record_is_found_before_anything_is_scored(asked, monkeypatch):
+    """Free computing: scored until the bad record, then refunded."""
+    client, provider, _, _ = asked
+    query = client.encrypt(np.zeros((3, DIM)), layout=Layout(4096, DIM, 1))
+    bad = dataclasses.replace(query, payloads=(*query.payloads[:2], b"\xff" * 46144))
+    scored = []
+    monkeypatch.setattr("linalign_lite.encrypt.scoring.Scorer.score", lambda *a: scored.append(a))
     with pytest.raises(FormatError):
         provider.score(bad)
-    assert budget.remaining(key) == 10
-    assert budget.usage() == () or budget.usage()[0].used == 0
+    assert scored == []
+
+
+def test_a_query_altered_while_it_is_scored_is_charged(asked, monkeypatch):
+    client, provider, budget, account = asked
+
+    def damaged(*_):
+        raise FormatError("it was altered")
+
+    monkeypatch.setattr("linalign_lite.encrypt.scoring.Scorer.score", damaged)
+    with pytest.raises(FormatError, match="it was altered"):
+        provider.score(client.encrypt(np.zeros((2, DIM))))
+    assert budget.remaining(account) == 8
+    assert budget.usage()[0].pending == 0
 
 
 def test_a_query_cannot_be_altered_and_asked_for_free(asked):
     """The charge is bound to every record, not to the header alone."""
-    client, provider, budget, key = asked
+    client, provider, budget, account = asked
     query = client.encrypt(np.zeros((2, DIM)), layout=Layout(4096, DIM, 1))
     provider.score(query)
-    provider.score(Query(query.info, query.payloads[::-1]))
-    assert budget.remaining(key) == 6
+    swapped = dataclasses.replace(query, payloads=query.payloads[::-1])
+    signature = client._account.sign(signed_bytes(swapped.fingerprint))
+    provider.score(dataclasses.replace(swapped, signature=signature))
+    assert budget.remaining(account) == 6
     digest = query.info.header().digest
     assert isinstance(digest_record(digest, 0, b""), Record)
 
 
-def test_a_key_of_another_does_not_help(asked):
-    """A query that names another's key is masked under that key and useless to its sender."""
-    _, provider, budget, key = asked
+def test_a_key_of_another_does_not_help():
+    """Without accounts, a query that names another's key is masked under that key: useless."""
+    _, public = keygen(PRIVATE)
     thief = Client(keygen(PRIVATE)[0])
     query = thief.encrypt(np.eye(DIM)[:1], layout=Layout(4096, DIM, 1))
-    named = Query(dataclasses.replace(query.info, key=key), query.payloads)
-    response = provider.score(named)
-    assert budget.remaining(key) == 9
+    named = Query(dataclasses.replace(query.info, key=public.digest), query.payloads)
+    response = Provider(head_of(), keys=[public]).score(named)
     mine = dataclasses.replace(
         response, info=dataclasses.replace(response.info, key=query.info.key)
     )
     scores = thief.decrypt(mine).values[0]
     exact = head_of().weight[:, 0] + head_of().bias
-    assert np.abs(scores - exact).max() > 5  # noise over the whole range, five times
+    assert np.abs(scores - exact).max() > 5  # noise over the whole range
 
 
 def test_a_limit_must_make_sense(tmp_path):
     with pytest.raises(InputError):
         Budget(tmp_path / "b", 0)
+    with pytest.raises(InputError):
+        Budget(tmp_path / "b", 5, bits=0)
+    book = Budget(tmp_path / "b", 5)
+    for bad in ({"limit": 0}, {"bits": -1}):
+        with pytest.raises(InputError, match="limit is not usable"):
+            book.change(bytes(32), **bad)
+    with pytest.raises(InputError, match="names no account"):
+        book.change(b"short", limit=5)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite.encrypt import query_budget
+from linalign_lite.encrypt import budget_file, query_budget
 from linalign_lite.encrypt.query_budget import Budget, Usage
 from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError
 
@@ -36,7 +36,7 @@ def names(folder):
 
 def used(budget, key=KEY):
     """Return (used, pending) of one key."""
-    found = [(u.used, u.pending) for u in budget.usage() if u.key == key.hex()]
+    found = [(u.used, u.pending) for u in budget.usage() if u.account == key.hex()]
     return found[0] if found else (0, 0)
 
 
@@ -546,7 +546,7 @@ def test_bytes_altered(path, filled, monkeypatch):
         data[place] ^= rng.randrange(1, 256)
         path.write_bytes(data)
         # every other file as if it were too large for the check of every page
-        monkeypatch.setattr(query_budget, "_MAX_CHECKED", place % 2 << 24)
+        monkeypatch.setattr(query_budget, "MAX_CHECKED", place % 2 << 24)
         tried(path)
 
 
@@ -584,7 +584,7 @@ def test_another_kind_of_database(tmp_path):
         "CREATE VIEW v AS SELECT 1",
         "CREATE TABLE more (x)",
         "CREATE TABLE audit (x INTEGER PRIMARY KEY AUTOINCREMENT)",
-        "CREATE INDEX i ON pending (key)",
+        "CREATE INDEX i ON pending (account)",
         "DROP TABLE settled",
         "ALTER TABLE pending ADD COLUMN more",
         "ALTER TABLE pending RENAME COLUMN owner TO used",
@@ -614,7 +614,7 @@ def test_view_in_place_of_a_table(path, budget):
         "UPDATE budget SET states = 1.5",
         "UPDATE budget SET states = 'many'",
         "DELETE FROM budget",
-        "INSERT INTO budget VALUES (2, 5)",
+        "INSERT INTO budget VALUES (2, 5, NULL)",
     ],
 )
 def test_damaged_limit(path, budget, statement):
@@ -638,7 +638,7 @@ def test_damaged_counts(path, budget, table, states):
 
 @pytest.mark.parametrize("key", ["'text'", "5", "x'0102'", "zeroblob(2000000)"])
 def test_damaged_keys(path, budget, key):
-    altered(path, f"INSERT INTO settled VALUES ({key}, 5)")
+    altered(path, f"INSERT INTO settled VALUES ({key}, 5, 0)")
     with pytest.raises(FormatError, match="damaged"):
         budget.usage()
 
@@ -654,9 +654,102 @@ def test_damaged_owners(path, budget, owner):
 
 
 def test_newer_version(path, budget):
-    altered(path, "PRAGMA user_version = 2")
-    refused(path, "version.*got 2, expected 1.*update")
+    altered(path, "PRAGMA user_version = 3")
+    refused(path, "version.*got 3, expected 1 or 2.*update")
     with pytest.raises(FormatError, match="version"):
+        budget.charge(KEY, ASKED, 1)
+
+
+VERSION_1 = Path(__file__).parents[1] / "golden" / "v1.budget"
+
+
+def test_a_first_use_makes_a_newer_version_of_an_old_file(path):
+    """States that were settled and pending stay; nobody pays twice or less."""
+    path.write_bytes(VERSION_1.read_bytes())
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        settled = dict(db.execute("SELECT key, states FROM settled").fetchall())
+        waiting = db.execute("SELECT key, states FROM pending").fetchall()
+        [(limit,)] = db.execute("SELECT states FROM budget").fetchall()
+    assert settled
+    usage = {bytes.fromhex(u.account): u for u in Budget(path).usage()}
+    assert set(usage) == {*settled, *(key for key, _ in waiting)}
+    for key, found in usage.items():
+        pending = sum(n for k, n in waiting if k == key)
+        assert (found.used, found.pending) == (settled.get(key, 0) + pending, pending)
+        assert (found.limit, found.bits, found.bits_limit, found.closed) == (limit, 0, None, False)
+    assert path.read_bytes()[60:64] == b"\0\0\0\2"
+    assert Budget(path).usage() == tuple(usage[k] for k in sorted(usage))
+
+
+def test_processes_that_make_a_newer_version_at_once_agree(path):
+    path.write_bytes(VERSION_1.read_bytes())
+    children = [fork(lambda i=i: Budget(path).charge(name(7), name(i), 1)) for i in range(6)]
+    for child in children:
+        joined(child)
+    assert used(Budget(path), name(7)) == (6, 6)
+    assert path.read_bytes()[60:64] == b"\0\0\0\2"
+
+
+def test_an_old_file_that_is_damaged_is_not_made_newer(path):
+    path.write_bytes(VERSION_1.read_bytes())
+    altered(path, "CREATE TABLE more (x)")
+    before = path.read_bytes()
+    refused(path, "no budget file, or is damaged")
+    assert path.read_bytes() == before
+
+
+def test_accounts_have_limits_of_their_own(path, budget):
+    budget.change(KEY, limit=7, bits=50)
+    budget.charge(KEY, ASKED, 5, 40)
+    with pytest.raises(BudgetError, match="at most 2, the rest of 7"):
+        budget.charge(KEY, name(1), 3)
+    with pytest.raises(BudgetError, match="more bits of scores"):
+        budget.charge(KEY, name(1), 2, 11)
+    budget.charge(KEY, name(1), 2, 10)
+    budget.charge(OTHER, ASKED, 100, 1 << 40)
+    mine, other = budget.usage()
+    assert (mine.limit, mine.bits, mine.bits_limit) == (7, 50, 50)
+    assert (other.limit, other.bits, other.bits_limit) == (100, 1 << 40, None)
+    assert (budget.remaining(KEY), budget.remaining(name(9))) == (0, 100)
+    budget.settle(KEY, ASKED, 5)
+    budget.refund(KEY, name(1), 2)
+    assert budget.usage()[0].bits == 40
+    assert Budget(path, bits=45).bits == 45
+    with pytest.raises(BudgetError, match="more bits"):
+        budget.charge(name(9), ASKED, 1, 46)
+
+
+def test_a_closed_account(budget):
+    budget.change(KEY, closed=True)
+    for call in (budget.require_open, lambda k: budget.charge(k, ASKED, 1)):
+        with pytest.raises(BudgetError, match="is closed"):
+            call(KEY)
+    budget.require_open(OTHER)
+    assert budget.usage() == (Usage(KEY.hex(), 0, 0, 100, closed=True),)
+    budget.change(KEY, limit=5)
+    assert budget.usage()[0].closed
+    budget.change(KEY, closed=False)
+    budget.charge(KEY, ASKED, 5)
+
+
+def test_what_the_dead_left_is_settled_when_its_response_was_kept(budget):
+    crashed(lambda: budget.charge(KEY, ASKED, 60, 600))
+    budget.settle_abandoned(KEY, name(1), 60)
+    assert used(budget) == (60, 60)
+    budget.settle_abandoned(KEY, ASKED, 60)
+    assert used(budget) == (60, 0)
+    assert budget.usage()[0].bits == 600
+    budget.charge(KEY, ASKED, 10)
+    budget.settle_abandoned(KEY, ASKED, 10)  # its process lives
+    assert used(budget) == (70, 10)
+
+
+@pytest.mark.parametrize(
+    "row", ["(x'{}', 'a', NULL, 0)", "(x'{}', 5, -1, 0)", "(x'{}', 5, 5, 2)", "(x'{}', 0, 5, 0)"]
+)
+def test_damaged_accounts(path, budget, row):
+    altered(path, "INSERT INTO accounts VALUES " + row.format(KEY.hex()))
+    with pytest.raises(FormatError, match="is damaged"):
         budget.charge(KEY, ASKED, 1)
 
 
@@ -666,7 +759,7 @@ def test_other_journal_mode(path, budget):
 
 
 def test_too_large(path, budget, monkeypatch):
-    monkeypatch.setattr(query_budget, "_MAX_FILE", 10_000)
+    monkeypatch.setattr(budget_file, "_MAX_FILE", 10_000)
     refused(path, "1 GiB")
 
 
@@ -726,7 +819,7 @@ def test_locked_for_too_long(path, budget, monkeypatch):
         db.execute("BEGIN EXCLUSIVE")
         globals()["kept"] = db
 
-    monkeypatch.setattr(query_budget, "_LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(budget_file, "_LOCK_TIMEOUT", 0.2)
     with beside(hold):
         for call in (budget.usage, lambda: budget.charge(KEY, ASKED, 1)):
             with pytest.raises(LinalignError, match=r"SQLITE_BUSY.*locked"):
@@ -773,14 +866,14 @@ def test_read_only_file(path):
 
 def test_settings_that_durability_rests_on(path, budget):
     pragmas = "synchronous", "journal_mode", "trusted_schema", "cell_size_check"
-    with query_budget._transaction(path, write=True) as db:
+    with budget_file.transaction(path, write=True) as db:
         values = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert values == [3, "delete", 0, 1]
 
 
 def test_an_error_within_rolls_back(path, budget):
     def interrupted():
-        with query_budget._transaction(path, write=True) as db:
+        with budget_file.transaction(path, write=True) as db:
             db.execute("UPDATE budget SET states = 7")
             raise KeyboardInterrupt
 

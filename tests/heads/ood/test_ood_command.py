@@ -143,7 +143,9 @@ def test_a_client_scores_decrypted_responses(made, here):
     found = json.loads(done.stdout)
     judge = load_detector("e.npz")
     plain = judge.of_scores(load_head(head)(states.states))
-    np.testing.assert_allclose(found["outlyingness"], plain, atol=2 * (found["error"] + 10.0 ** -found["decimals"]))
+    np.testing.assert_allclose(
+        found["outlyingness"], plain, atol=2 * (found["error"] + 10.0 ** -found["decimals"])
+    )
     sure = np.abs(plain - judge.threshold) > 1e-3
     np.testing.assert_array_equal(np.array(found["outlying"])[sure], judge.above(plain)[sure])
     assert any(found["outlying"])

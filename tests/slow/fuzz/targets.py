@@ -22,7 +22,6 @@ from fuzz import archives, bundles, documents, frames, mutators
 from fuzz.contract import Broken, working_folder
 from linalign_lite import commands
 from linalign_lite.bundle.reading import verify_bundle
-from linalign_lite.bundle.signing import VerifyingKey
 from linalign_lite.commands.describe_file import describe
 from linalign_lite.core import serialization
 from linalign_lite.core.affine_map import AffineMap
@@ -30,6 +29,7 @@ from linalign_lite.core.dense_module import from_dense, to_dense
 from linalign_lite.core.faiss_transform import from_faiss, to_faiss
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
+from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen

@@ -39,12 +39,12 @@ from linalign_lite import (
     verify_bundle,
 )
 from linalign_lite.alignment import moments_io
-from linalign_lite.bundle import file_format, signing
+from linalign_lite.bundle import file_format
 from linalign_lite.commands.describe_file import describe
-from linalign_lite.core import serialization
+from linalign_lite.core import serialization, signing
 from linalign_lite.core.shards import manifest, plan
 from linalign_lite.core.space import Space
-from linalign_lite.encrypt import query_budget, wire
+from linalign_lite.encrypt import budget_file, wire
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction import model_card
 from linalign_lite.heads.ood import serialization as detectors
@@ -188,7 +188,8 @@ def read_header(path: Path, work: Path) -> Any:
 
 def read_budget(path: Path, work: Path) -> Any:
     budget = Budget(private_copy(path, work, "budget"))
-    return {"limit": budget.limit, "usage": plain(budget.usage())}
+    usage = [{**plain(u), "key": u.account} for u in budget.usage()]  # what version 1 called it
+    return {"limit": budget.limit, "bits": budget.bits, "usage": usage}
 
 
 def refused(path: Path, work: Path) -> Any:
@@ -215,7 +216,7 @@ KINDS = (
     Kind(r"golden/v(\d+)\.signing\.key", 1, signing.VERSION, read_signing_key),
     Kind(r"golden/v(\d+)\.signing\.pub", 1, signing.VERSION, by(VerifyingKey.load)),
     Kind(r"golden/v(\d+)\.(?:map|head)\.onnx", 1, metadata.VERSION, by(from_onnx)),
-    Kind(r"golden/v(\d+)\.budget", 1, query_budget._VERSION, read_budget),
+    Kind(r"golden/v(\d+)\.budget", 1, budget_file.VERSION, read_budget),
     Kind(r"encrypt/golden/v([3-9])-\w+-secret\.key", 3, wire.VERSION, read_secret_key),
     Kind(r"encrypt/golden/v([3-9])-\w+-public\.key", 3, wire.VERSION,
          by(lambda path: PublicKey.load(path).digest)),

@@ -1,4 +1,4 @@
-"""Ed25519 keys (RFC 8032, by the package `cryptography`) that sign bundles, and their files.
+"""Ed25519 keys (RFC 8032, by the package `cryptography`) that sign bundles and queries.
 
 docs/FORMAT.md, section 7. `signing.key` is created with mode 0600 and never overwritten. Only
 generating a key, signing and verifying need the extra `bundle`.
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from linalign_lite.encrypt.wire import MAGIC
 from linalign_lite.errors import FormatError, InputError, import_extra
+from linalign_lite.storage import MAGIC
 from linalign_lite.storage.atomic import PathLike, open_regular, require_private, write_new
 
 VERSION = 1

@@ -134,8 +134,9 @@ def audit(
     """Test how much encrypted responses reveal of a head.
 
     Makes keys, sends queries, and tries to recover the head as a client could: from one unprotected
-    product (which works), from one response of the profile, from the noise of many, and from as
-    many chosen queries as linear algebra needs (which always works: only a budget helps). Lists
+    product (which works), from one response of the profile, from the noise of many, from as many
+    chosen queries as linear algebra needs (which always works: only a budget helps), and from the
+    fewer that read several weights at once, where these are coarse (int8, int4, ternary). Lists
     what sizes and times depend on. Exit code 1 if a response revealed the head.
 
     \b
@@ -148,7 +149,7 @@ def audit(
 
     console = Console(as_json, quiet)
     loaded = load_head(head)
-    with console.progress("attacking", 4) as tally:
+    with console.progress("attacking", 5) as tally:
         report = run(loaded, by_name(profile.value), progress=tally)
     console.result(report.as_dict(), report.lines())
     if report.leaks and profile is Profile.private:

@@ -6,6 +6,7 @@ product, which shows that the attack works; then the product as the profile mask
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.head import Head
-from linalign_lite.encrypt import packing
+from linalign_lite.encrypt import coarse_attack, packing
 from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.coarse_heads import queries_needed
 from linalign_lite.encrypt.keys import keygen, seal_context
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.modular import Residues, add_mod, centred
@@ -51,6 +53,11 @@ class AuditReport:
     queries: int  # number that linear algebra needs
     asked: bool  # True if those queries were really sent
     algebra_error: float
+    grid_bits: float | None  # of a weight, where all are on a coarse grid
+    coarse_queries: int | None  # honest queries that read such a head
+    coarse_exact: bool | None  # True if they were sent and read it; None if not sent
+    entropy_bits: float  # of the head: an estimate
+    bits_per_state: float  # most that the scores of a state reveal
     sizes_equal: bool
     time_of_zero_query: float  # over that of a random query
     time_of_zero_head: float  # over that of this head
@@ -60,6 +67,11 @@ class AuditReport:
         """True if one response revealed something of the head beyond its scores."""
         found = max(abs(self.masked_correlation), abs(self.sent_correlation))
         return bool(found > self.chance or abs(self.sent_noise) > self.noise_chance)
+
+    @property
+    def whole_states(self) -> int:
+        """Fewest states whose scores could hold the bits of the head: ⌈entropy/bits⌉."""
+        return math.ceil(self.entropy_bits / self.bits_per_state)
 
     def as_dict(self) -> dict[str, Any]:
         found = asdict(self) | {"leaks": self.leaks}
@@ -81,24 +93,44 @@ class AuditReport:
             f"noise of this profile's     correlation {self.sent_noise:+.3f}"
             f" (chance: below {self.noise_chance:.3f})",
             f"{self.queries} chosen queries          reveal the head ({exact}):"
-            " no encryption changes that, only a budget below it",
+            " no encryption changes that, only a budget",
+            self._coarse_line(),
+            f"bits                        {self.entropy_bits:.3g} in the head, at most"
+            f" {self.bits_per_state:.3g} in the scores of a state: {self.whole_states} states could"
+            " hold all",
             f"sizes                       {'the same' if self.sizes_equal else 'NOT the same'}"
             " for all states and weights",
             f"time to score               zero query over random {self.time_of_zero_query:.2f},"
             f" zero head over this {self.time_of_zero_head:.2f}",
         ]
 
+    def _coarse_line(self) -> str:
+        if self.grid_bits is None:
+            return "weights                     not on a coarse grid"
+        start = f"weights on a grid of {round(2**self.grid_bits)} levels"
+        if self.coarse_queries is None:
+            return f"{start}, finer than a score's error"
+        if self.coarse_exact is None:
+            end = "(not sent: too many)"
+        else:
+            end = "exactly" if self.coarse_exact else "WRONGLY"
+        return (
+            f"{start}  {self.coarse_queries} honest queries reveal the head {end}:"
+            " budget in bits, not states"
+        )
+
 
 def audit(
     head: Head, parameters: Parameters, progress: Callable[[int], None] | None = None
 ) -> AuditReport:
-    """Attack ``head`` with fresh keys. Takes a few seconds; ``progress`` counts four steps.
+    """Attack ``head`` with fresh keys. Takes a few seconds; ``progress`` counts five steps.
 
     Of more than 64 classes the first 64 are attacked, of more dimensions than N the first N.
     """
     attacker = _Attacker(head, parameters)
     found: dict[str, Any] = {}
-    for attack in (attacker.divide, attacker.noise, attacker.algebra, attacker.side_channels):
+    attacks = attacker.divide, attacker.noise, attacker.algebra, attacker.coarse
+    for attack in (*attacks, attacker.side_channels):
         found |= attack()
         if progress:
             progress(1)
@@ -132,7 +164,8 @@ class _Attacker:
 
     def __init__(self, head: Head, parameters: Parameters) -> None:
         self.parameters, self.prime = parameters, parameters.data_primes[0]
-        self.dim = head.space.dim
+        self.full, self.dim = head, head.space.dim
+        self.asks = self.dim <= min(_MAX_QUERIED_DIM, parameters.degree)
         # one chunk, which is easiest to attack
         self.head = Head(head.weight[:_CLASSES, : parameters.degree], head.bias[:_CLASSES])
         secret, self.public = keygen(parameters)
@@ -203,12 +236,26 @@ class _Attacker:
     def algebra(self) -> dict[str, Any]:
         """Send zeros and every unit vector; compare the differences of scores with the head."""
         dim, error = self.dim, float("nan")
-        if dim <= _MAX_QUERIED_DIM:
+        if self.asks:
             states = np.concatenate([np.zeros((1, dim)), np.eye(dim)])
             query = self.client.encrypt(states, n_outputs=self.head.n_outputs)
             values = self.client.decrypt(self.provider(self.head).score(query), query).values
             error = float(np.abs((values[1:] - values[0]).T - self.head.weight).max())
-        return {"queries": dim + 1, "asked": dim <= _MAX_QUERIED_DIM, "algebra_error": error}
+        return {"queries": dim + 1, "asked": self.asks, "algebra_error": error}
+
+    def coarse(self) -> dict[str, Any]:
+        """Read several weights with one honest query, where these are on a grid; count bits."""
+        reading = coarse_attack.attack(
+            self.head, self.parameters, self.client, self.public, send=self.asks
+        )
+        per_query, outputs = reading.weights_per_query, self.full.n_outputs
+        return {
+            "grid_bits": reading.grid_bits,
+            "coarse_queries": queries_needed(self.dim, per_query) if per_query else None,
+            "coarse_exact": reading.exact,
+            "entropy_bits": outputs * self.dim * reading.weight_bits,
+            "bits_per_state": outputs * reading.coefficient_bits,
+        }
 
     def side_channels(self) -> dict[str, Any]:
         """Compare the sizes of messages and the medians of times to score."""

@@ -119,7 +119,14 @@ def choose_scales(
 
 @functools.lru_cache(maxsize=256)
 def score_error(
-    parameters: Parameters, norm_bits: int, scale: int, fold: int, flood: int, word_bits: int
+    parameters: Parameters,
+    norm_bits: int,
+    scale: int,
+    fold: int,
+    flood: int,
+    word_bits: int,
+    *,
+    encoded: bool = False,
 ) -> float:
     """Bound the error of a score, from public numbers alone.
 
@@ -128,12 +135,13 @@ def score_error(
     parts: fresh noise times the head, √10.5·√fold·max‖w‖ / 2^a, where b allows
     max‖w‖ = 15/32·q / 2^(a+b+B) at most; rounding of the head to integers, √(1/12)·2^B / 2^b; and
     rounding of the response modulo 2^w, √((1 + N)/12)·q / 2^(w+a+b), where one component is
-    multiplied by a ternary secret.
+    multiplied by a ternary secret. encoded: bound the distance from the scores of the rounded head
+    instead, to which its rounding adds nothing.
     """
     a = query_scale(parameters, norm_bits)
     row_norm = 2.0 ** (score_room(parameters) - a - scale - norm_bits)
     fresh = math.sqrt(NOISE_VARIANCE * fold) * row_norm / 2.0**a
-    rounding = math.sqrt(1 / 12) * 2.0**norm_bits / 2.0**scale
+    rounding = 0.0 if encoded else math.sqrt(1 / 12) * 2.0**norm_bits / 2.0**scale
     per_word = 2.0 ** (parameters.data_bits - word_bits - a - scale)
     words = math.sqrt((1 + parameters.degree) / 12) * per_word
     flooding = 2.0 ** (flood - 1 - a - scale) if flood else 0.0

@@ -38,3 +38,6 @@ Scheduler = Annotated[
         help="A dask scheduler whose workers do the work, such as tcp://host:8786 (extra `dask`).",
     ),
 ]
+Mbit = Annotated[
+    float, Option(help="Speed of the link in Mbit/s; inf for the least work.", min=0.001)
+]

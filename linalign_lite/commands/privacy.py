@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console
-from linalign_lite.commands.options import AsJson, Quiet
+from linalign_lite.commands.options import AsJson, Mbit, Quiet
 from linalign_lite.core.choices import Profile
 from linalign_lite.core.text_tables import column_lines
 from linalign_lite.errors import InputError, LinalignError
@@ -23,7 +24,7 @@ def plan(
     classes: Annotated[int, Option(help="Outputs of the provider's head.", min=1)],
     queries: Annotated[int, Option(help="States to encrypt together.", min=1)] = 1,
     profile: Annotated[Profile, Option(help="Security profile, as for keygen.")] = Profile.private,
-    bandwidth: Annotated[float, Option(help="Bandwidth in Mbit/s.", min=0.001)] = 100.0,
+    mbit: Mbit = 100.0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,14 +36,20 @@ def plan(
     \b
     Examples:
       linalign-lite plan --dim 384 --classes 150
+      linalign-lite plan --dim 384 --classes 150 --mbit 10
       linalign-lite plan --dim 384 --classes 150 --queries 4500 --profile trusted
     """
     from linalign_lite.encrypt.parameters import by_name
-    from linalign_lite.encrypt.planner import HEADINGS, alternative_layouts, relative_error
+    from linalign_lite.encrypt.planner import (
+        HEADINGS,
+        alternative_layouts,
+        bytes_per_second,
+        relative_error,
+    )
 
     console = Console(as_json, quiet)
     parameters = by_name(profile.value)
-    rate = bandwidth * 1e6 / 8
+    rate = bytes_per_second(mbit)
     options = alternative_layouts(parameters, dim, classes, queries, rate)
     rows = [o.as_dict(rate, relative_error(parameters, o.layout, classes)) for o in options]
     best, layout = rows[0], options[0].layout
@@ -54,7 +61,9 @@ def plan(
             f"{layout.packing}{together}, {layout.chunks} chunk(s) per state, "
             f"{best['products']} product(s); error at most {best['error_over_range']:.1e} "
             f"of the head's range ({best['precision_bits']:.0f} bits)",
-            f"lowest total time at {bandwidth:g} Mbit/s among:",
+            "lowest time of work among:"
+            if math.isinf(mbit)
+            else f"lowest total time at {mbit:g} Mbit/s among:",
             *column_lines([HEADINGS, *(o.cells(rate) for o in options)]),
         ],
     )

@@ -16,7 +16,7 @@ from linalign_lite.commands.console import (
     require_output,
 )
 from linalign_lite.commands.detectors import mark_outlying
-from linalign_lite.commands.options import AsJson, MapFile, Quiet
+from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
 from linalign_lite.commands.states import ModelOptions, extract_texts
 from linalign_lite.core.choices import Profile
 from linalign_lite.errors import InputError
@@ -89,6 +89,7 @@ def encrypt(
         Option(help="Classes of the provider's head, if known: makes smaller files.", min=1),
     ] = None,
     account: Account = None,
+    mbit: Mbit = 100.0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -104,7 +105,8 @@ def encrypt(
 
     console = Console(as_json, quiet)
     require_output(out, queries, map_file)
-    client = Client(SecretKey.load(in_folder(key, SECRET)), account=_account(account))
+    signer = _account(account)
+    client = Client(SecretKey.load(in_folder(key, SECRET)), account=signer, mbit=mbit)
     affine = load_optional_map(map_file)
     states = _states(queries, model, affine, console)
     with console.progress("encrypting", len(states)) as tally:

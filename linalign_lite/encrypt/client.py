@@ -19,7 +19,7 @@ from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
 from linalign_lite.encrypt.modular import add_mod, integer_residues, pack_seeded, seeded_size
 from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score_positions
-from linalign_lite.encrypt.planner import choose_layout
+from linalign_lite.encrypt.planner import MBIT, bytes_per_second, choose_layout
 from linalign_lite.encrypt.precision import (
     MAX_ERROR,
     decimals,
@@ -83,7 +83,8 @@ class Scores:
 class Client:
     """Encrypts states and decrypts scores; refuses scores of an error above ``max_error``.
 
-    ``account``: signs queries, for keys that belong to an account.
+    ``account``: signs queries, for keys that belong to an account. ``mbit``: speed of the link to
+    the provider in Mbit/s, for the choice of layouts; ``math.inf`` for the least work.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class Client:
         *,
         account: SigningKey | None = None,
         max_error: float = MAX_ERROR,
+        mbit: float = MBIT,
     ) -> None:
         self._max_error, self._account = max_error, account
+        self._bandwidth = bytes_per_second(mbit)
         self._key = secret_key
         from linalign_lite.encrypt.seal.secret_side import SecretSide
 
@@ -186,7 +189,8 @@ class Client:
         n, space = len(values), states.space if map is None else map.target
         parameters = self._key.parameters
         if layout is None:
-            layout = choose_layout(parameters, space.dim, n_outputs, n).layout
+            shape = parameters, space.dim, n_outputs, n
+            layout = choose_layout(*shape, self._bandwidth).layout
         elif (layout.degree, layout.dim) != (parameters.degree, space.dim):
             raise InputError(
                 "this layout is for other states",

@@ -20,7 +20,7 @@ from linalign_lite.encrypt.wire import DIGEST, MAX_RECORD
 from linalign_lite.errors import InputError, MismatchError
 
 ASSUMED_OUTPUTS = 10  # classes of the provider's head, when the client does not know them
-BANDWIDTH = 12.5e6  # bytes per second: 100 Mbit/s
+MBIT = 100.0  # the link's speed, unless stated
 WORDS = min(WORD_BITS)  # bits of a response's words, for heads of usual norms
 # A provider refuses a layout that takes longer than this many times the fastest one, and a while.
 _WASTE, _WHILE = 20, 100.0  # times; milliseconds
@@ -51,6 +51,14 @@ COSTS = {
     4096: Costs(1.10, 0.90, 0.32, 0.04, 0.04, 0.0028, 0.60, 0.13, 0.50, 0.08),
     2048: Costs(0.50, 0.27, 0.13, 0.02, 0.014, 0.0017, 0.11, 0.00, 0.18, 0.045),
 }
+
+
+def bytes_per_second(mbit: float) -> float:
+    """Convert Mbit/s; infinity is a link that takes no time. Raises InputError below 0.001."""
+    if not mbit >= 1e-3:
+        raise InputError("the link's speed is not usable", got=f"{mbit:g}", expected="Mbit/s")
+    return mbit * 1e6 / 8
+
 
 HEADINGS = ["packing", "together", "chunks", "products", "query kB", "response kB", "ms", "total s"]
 
@@ -162,7 +170,11 @@ def candidate_layouts(
 
 @functools.lru_cache(maxsize=256)
 def choose_layout(
-    parameters: Parameters, dim: int, n_outputs: int | None, n: int, bandwidth: float = BANDWIDTH
+    parameters: Parameters,
+    dim: int,
+    n_outputs: int | None,
+    n: int,
+    bandwidth: float = MBIT * 1e6 / 8,
 ) -> Prediction:
     """Choose the layout of least time, transfer included. Raises InputError when none fits."""
     known, outputs = n_outputs is not None, n_outputs or ASSUMED_OUTPUTS
@@ -189,7 +201,7 @@ def require_reasonable(parameters: Parameters, layout: Layout, n: int, n_outputs
 
 
 def alternative_layouts(
-    parameters: Parameters, dim: int, n_outputs: int, n: int, bandwidth: float = BANDWIDTH
+    parameters: Parameters, dim: int, n_outputs: int, n: int, bandwidth: float = MBIT * 1e6 / 8
 ) -> tuple[Prediction, ...]:
     """The chosen layout, then the best of each other kind: single states, several, columns."""
     best = choose_layout(parameters, dim, n_outputs, n, bandwidth)

@@ -70,6 +70,43 @@ def test_sets_are_sound(parameters):
     assert by_name(parameters.name) is parameters
 
 
+def block_size(degree, modulus_bits):
+    """BKZ block size of the primal attack on ring-LWE: uSVP, Bai–Galbraith embedding.
+
+    Least β over the number of samples m with σ√β ≤ δ(β)^(2β−d−1)·(q^m ν^N)^(1/d), d = m + N + 1,
+    ν = σ/√(2/3) for a ternary secret, σ = √10.5; δ(β) = ((πβ)^(1/β)·β/(2πe))^(1/(2(β−1))).
+    """
+    sigma, found = math.sqrt(10.5), []
+    for m in range(degree // 4, 2 * degree + 1, degree // 64):
+        d = m + degree + 1
+        volume = (m * modulus_bits + degree * math.log2(sigma / math.sqrt(2 / 3))) / d
+
+        def succeeds(beta, d=d, volume=volume):
+            delta = ((math.pi * beta) ** (1 / beta) * beta / (2 * math.pi * math.e)) ** (
+                1 / (2 * (beta - 1))
+            )
+            return (
+                math.log2(sigma * math.sqrt(beta)) <= (2 * beta - d - 1) * math.log2(delta) + volume
+            )
+
+        low, high = 50, 2 * degree
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if succeeds(middle) else (middle + 1, high)
+        found.append(low)
+    return min(found)
+
+
+def test_sets_are_as_hard_as_the_rows_of_the_standard():
+    """Core-SVP, 0.292·β classical and 0.265·β quantum, beside the standard's row for N = 1024."""
+    row = block_size(1024, 27)
+    assert round(0.292 * row) == 101
+    hard = {p.name: block_size(p.degree, p.data_bits) for p in BOTH}
+    assert min(hard.values()) > row
+    assert [round(0.292 * hard[n]) for n in ("private", "trusted")] == [126, 107]
+    assert [round(0.265 * hard[n]) for n in ("private", "trusted")] == [114, 97]
+
+
 def test_seal_accepts_and_would_have_chosen_these():
     import tenseal.sealapi as api
 

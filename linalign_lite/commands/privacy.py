@@ -25,6 +25,9 @@ def plan(
     queries: Annotated[int, Option(help="States to encrypt together.", min=1)] = 1,
     profile: Annotated[Profile, Option(help="Security profile, as for keygen.")] = Profile.private,
     mbit: Mbit = 100.0,
+    proven: Annotated[
+        bool, Option("--proven", help="The key has a proof (keygen --prove), for many queries.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -37,7 +40,7 @@ def plan(
     Examples:
       linalign-lite plan --dim 384 --classes 150
       linalign-lite plan --dim 384 --classes 150 --mbit 10
-      linalign-lite plan --dim 384 --classes 150 --queries 4500 --profile trusted
+      linalign-lite plan --dim 384 --classes 150 --queries 4500 --proven
     """
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.planner import (
@@ -50,7 +53,7 @@ def plan(
     console = Console(as_json, quiet)
     parameters = by_name(profile.value)
     rate = bytes_per_second(mbit)
-    options = alternative_layouts(parameters, dim, classes, queries, rate)
+    options = alternative_layouts(parameters, dim, classes, queries, rate, proven=proven)
     rows = [o.as_dict(rate, relative_error(parameters, o.layout, classes)) for o in options]
     best, layout = rows[0], options[0].layout
     together = f", {layout.batch} states per ciphertext" if layout.batch > 1 else ""

@@ -84,7 +84,8 @@ class Client:
     """Encrypts states and decrypts scores; refuses scores of an error above ``max_error``.
 
     ``account``: signs queries, for keys that belong to an account. ``mbit``: speed of the link to
-    the provider in Mbit/s, for the choice of layouts; ``math.inf`` for the least work.
+    the provider in Mbit/s, for the choice of layouts; ``math.inf`` for the least work. ``proven``:
+    the provider has a proof of the public key, so that any number of states may share ciphertexts.
     """
 
     def __init__(
@@ -94,9 +95,10 @@ class Client:
         account: SigningKey | None = None,
         max_error: float = MAX_ERROR,
         mbit: float = MBIT,
+        proven: bool = False,
     ) -> None:
         self._max_error, self._account = max_error, account
-        self._bandwidth = bytes_per_second(mbit)
+        self._bandwidth, self._proven = bytes_per_second(mbit), proven
         self._key = secret_key
         from linalign_lite.encrypt.seal.secret_side import SecretSide
 
@@ -190,7 +192,7 @@ class Client:
         parameters = self._key.parameters
         if layout is None:
             shape = parameters, space.dim, n_outputs, n
-            layout = choose_layout(*shape, self._bandwidth).layout
+            layout = choose_layout(*shape, self._bandwidth, proven=self._proven).layout
         elif (layout.degree, layout.dim) != (parameters.degree, space.dim):
             raise InputError(
                 "this layout is for other states",

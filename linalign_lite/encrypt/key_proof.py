@@ -45,7 +45,7 @@ import io
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
@@ -53,10 +53,12 @@ import numpy.typing as npt
 
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, seal_context
 from linalign_lite.encrypt.modular import centred, pack_residues, packed_size, unpack_residues
-from linalign_lite.encrypt.noise_flooding import MAX_NOISE
+from linalign_lite.encrypt.noise_flooding import MAX_NOISE, PROVEN_NOISE, PROVEN_SECRET
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.ring import Ring, limb_bits, spectrum
+from linalign_lite.encrypt.wire import Header, Kind, framed_bytes, open_framed
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
+from linalign_lite.storage.atomic import PathLike, write_new
 
 Integers = npt.NDArray[np.int64]  # (N,): coefficients of a polynomial
 Pair = tuple[Integers, Integers]  # y_s and y_e, z_s and z_e, or s and e
@@ -107,8 +109,8 @@ class Box:
         return answer
 
 
-SMALL = Box(1 << 17, 1)  # B_s; s is ternary
-NOISE = Box(1 << 21, MAX_NOISE)  # B_e
+SMALL = Box(int(PROVEN_SECRET) // 2, 1)  # B_s; s is ternary
+NOISE = Box(int(PROVEN_NOISE) // 2, MAX_NOISE)  # B_e
 
 
 def proof_size(parameters: Parameters) -> int:
@@ -124,7 +126,7 @@ def slack(parameters: Parameters) -> tuple[float, float]:
     all terms of these differences are at most B_s, or B_e, in magnitude.
     """
     root = math.sqrt(parameters.degree)
-    return root * 2 * SMALL.half, root * 2 * NOISE.half
+    return root * PROVEN_SECRET, root * PROVEN_NOISE
 
 
 def prove(
@@ -171,6 +173,34 @@ def verify(public: PublicKey, proof: bytes) -> None:
     ]
     if statement.challenge(commitments) != digest:
         raise FormatError(_REFUSED)
+
+
+def proven(secret: SecretKey, public: PublicKey) -> PublicKey:
+    """Return the public key with its proof. Raises as `prove`."""
+    return replace(public, proof=prove(secret, public))
+
+
+def save_proof(path: PathLike, public: PublicKey) -> None:
+    """Create ``path`` (`public.proof`) from ``public.proof``. OutputExistsError when it exists."""
+    header = Header(Kind.PROOF, public.parameters, public.digest, 1, len(public.proof))
+    write_new(path, framed_bytes(header, [public.proof]))
+
+
+def load_proof(source: PathLike | bytes, public: PublicKey) -> PublicKey:
+    """Return ``public`` with the proof in a file, verified.
+
+    Raises MismatchError when it is of another key, FormatError when it does not verify.
+    """
+    with open_framed(source, Kind.PROOF) as reader:
+        header, name = reader.header, reader.name
+        if (header.parameters, header.key) != (public.parameters, public.digest):
+            raise MismatchError(f"{name} is of another public key")
+        expected = 1, proof_size(header.parameters)
+        if (header.n_records, header.record_size) != expected or header.meta:
+            raise FormatError(f"{name} does not have the shape of a proof")
+        (record,) = reader
+    verify(public, record.payload)
+    return replace(public, proof=record.payload)
 
 
 def subset(digest: bytes) -> list[int]:

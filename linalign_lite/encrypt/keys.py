@@ -40,12 +40,14 @@ class PublicKey:
     """The public half of a key pair, and the account that it belongs to, if any.
 
     ``account``: the Ed25519 key that signs its queries, by whose ``signature`` it is registered.
+    ``proof``: that it is well formed (module key_proof), in a file of its own.
     """
 
     parameters: Parameters
     payload: bytes = field(repr=False)
     account: bytes = b""
     signature: bytes = field(default=b"", repr=False)
+    proof: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def digest(self) -> bytes:

@@ -16,11 +16,15 @@ HIDING_BITS = 40  # -log2 of the statistical distance of a returned coefficient
 # the sum of 42 times ±1/2, so by Hoeffding P(|⟨w, e⟩| > t) ≤ 2·exp(-t² / (2·10.5·‖w‖²)).
 NOISE_VARIANCE = 10.5
 MAX_NOISE = 21
-# 2·exp(-t²/2) = 2^-(HIDING_BITS + 1)
-_TAIL_DEVIATIONS = math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + 2)))
+# 2·exp(-t²/2) = 2^-(HIDING_BITS + 1), and 2^-(HIDING_BITS + 3)
+_TAIL, _FAR_TAIL = (math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + n))) for n in (2, 4))
+# Bounds on the coefficients of s and e that a proof of a public key shows: key_proof.slack
+PROVEN_SECRET, PROVEN_NOISE = 2.0**18, 2.0**22
 
 
-def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -> float:
+def product_noise(
+    parameters: Parameters, scale: int, norm: float, terms: int, *, proven: bool = False
+) -> float:
     """Bound δ on the noise of a returned coefficient, exceeded with probability ≤ 2^-41.
 
     Flooding must hide it. Two parts. The query's noise times the encoded rows, at most
@@ -28,22 +32,31 @@ def product_noise(parameters: Parameters, scale: int, norm: float, terms: int) -
     ciphertexts: ``norm``·2^scale, and half a unit each for rounding. And the encryption of zero:
     u·e_pk + e1·s, u and s ternary, |e_pk| and |e1| ≤ 21, at most 42·N: a bound that no draw
     exceeds. (e1 is not drawn, but the argument in docs/SECURITY.md assumes it.)
+
+    proven: of a key of which a proof shows only |s_i| < 2^18 and |e_i| < 2^22. Then the second part
+    is at most t'·(‖e‖ + √10.5·‖s‖) by Hoeffding over u and e1, but for 2^-42.
     """
     encoded = norm * 2.0**scale + math.sqrt(terms) / 2
-    zero = 2 * MAX_NOISE * parameters.degree
-    return _TAIL_DEVIATIONS * math.sqrt(NOISE_VARIANCE) * encoded + zero
+    zero = 2.0 * MAX_NOISE * parameters.degree
+    if proven:
+        root = math.sqrt(parameters.degree)
+        zero = _FAR_TAIL * root * (PROVEN_NOISE + math.sqrt(NOISE_VARIANCE) * PROVEN_SECRET)
+    return _TAIL * math.sqrt(NOISE_VARIANCE) * encoded + zero
 
 
-def flood_bits(parameters: Parameters, scale: int, norm: float, terms: int) -> int:
+def flood_bits(
+    parameters: Parameters, scale: int, norm: float, terms: int, *, proven: bool = False
+) -> int:
     """Return k: flooding draws from 2^k values. 0 when the profile does not hide the head.
 
-    Arguments as for product_noise. Raises PrecisionError when 2^k is above q/32: the modulus cannot
+    Arguments as for product_noise. With a proven key's tail of 2^-42 more, one bit more keeps the
+    statistical distance at 2^-40. Raises PrecisionError when 2^k is above q/32: the modulus cannot
     hold scores and flooding.
     """
     if not parameters.private:
         return 0
-    noise = product_noise(parameters, scale, norm, terms)
-    bits = math.ceil(HIDING_BITS + 1 + math.log2(noise))
+    noise = product_noise(parameters, scale, norm, terms, proven=proven)
+    bits = math.ceil(HIDING_BITS + 1 + proven + math.log2(noise))
     if bits > most_flood_bits(parameters):
         raise PrecisionError(
             "these parameters cannot hold the noise that hides this head",

@@ -10,7 +10,7 @@ With m = 1 this packs single queries. With chunks of one dimension, each ciphert
 feature of up to N queries and w(X) is a number: the packing called *columns*, where scoring is
 a matrix product modulo the primes (modular.matmul_mod). Every other layout is called *inner*; its
 products return at most 128 coefficients each, few enough that a mask under a public key that its
-owner made up still hides the head (docs/SECURITY.md).
+owner made up still hides the head. More need a key that is proven (docs/SECURITY.md).
 """
 
 import functools

@@ -142,12 +142,18 @@ def predict_cost(
 
 
 def candidate_layouts(
-    parameters: Parameters, dim: int, n_outputs: int, n: int, *, known: bool = True
+    parameters: Parameters,
+    dim: int,
+    n_outputs: int,
+    n: int,
+    *,
+    known: bool = True,
+    proven: bool = False,
 ) -> tuple[Prediction, ...]:
     """Predict the cost of every layout worth considering that fits in a file.
 
     m over powers of two, n shared evenly among full records, and N; chunks from the fewest that
-    fit; columns.
+    fit; columns, of which only a proven key's may return more than 128 coefficients a product.
     """
     degree = parameters.degree
     most = min(degree, MAX_RETURNED)
@@ -158,7 +164,8 @@ def candidate_layouts(
         fewest = fewest_chunks(degree, dim, batch)
         last = min(dim - 1, max(MAX_CHUNKS, fewest + 8))
         found += [Layout(degree, dim, k, batch) for k in range(fewest, last + 1)]
-    found.append(Layout(degree, dim, dim, full))  # columns gain from full ciphertexts
+    together = full if proven or not parameters.private else even
+    found.append(Layout(degree, dim, dim, together))  # columns gain from full ciphertexts
     size = seeded_size(degree, parameters.data_primes)
     fitting = [
         x
@@ -175,10 +182,12 @@ def choose_layout(
     n_outputs: int | None,
     n: int,
     bandwidth: float = MBIT * 1e6 / 8,
+    *,
+    proven: bool = False,
 ) -> Prediction:
     """Choose the layout of least time, transfer included. Raises InputError when none fits."""
     known, outputs = n_outputs is not None, n_outputs or ASSUMED_OUTPUTS
-    found = candidate_layouts(parameters, dim, outputs, n, known=known)
+    found = candidate_layouts(parameters, dim, outputs, n, known=known, proven=proven)
     if not found:
         raise InputError(
             "no layout for these dimensions and classes fits in a file",
@@ -189,9 +198,12 @@ def choose_layout(
 
 
 @functools.lru_cache(maxsize=256)
-def require_reasonable(parameters: Parameters, layout: Layout, n: int, n_outputs: int) -> None:
+def require_reasonable(
+    parameters: Parameters, layout: Layout, n: int, n_outputs: int, proven: bool = False
+) -> None:
     """Raise MismatchError for a layout that costs a provider far more than the best one."""
-    best = choose_layout(parameters, layout.dim, n_outputs, n, math.inf).score_ms
+    shape = parameters, layout.dim, n_outputs, n
+    best = choose_layout(*shape, math.inf, proven=proven).score_ms
     if predict_cost(parameters, layout, n, n_outputs).score_ms > _WASTE * best + _WHILE:
         raise MismatchError(
             "this query is refused: its layout would take far longer than another",
@@ -201,11 +213,17 @@ def require_reasonable(parameters: Parameters, layout: Layout, n: int, n_outputs
 
 
 def alternative_layouts(
-    parameters: Parameters, dim: int, n_outputs: int, n: int, bandwidth: float = MBIT * 1e6 / 8
+    parameters: Parameters,
+    dim: int,
+    n_outputs: int,
+    n: int,
+    bandwidth: float = MBIT * 1e6 / 8,
+    *,
+    proven: bool = False,
 ) -> tuple[Prediction, ...]:
     """The chosen layout, then the best of each other kind: single states, several, columns."""
-    best = choose_layout(parameters, dim, n_outputs, n, bandwidth)
-    found = candidate_layouts(parameters, dim, n_outputs, n)
+    best = choose_layout(parameters, dim, n_outputs, n, bandwidth, proven=proven)
+    found = candidate_layouts(parameters, dim, n_outputs, n, proven=proven)
     kinds: dict[tuple[str, bool], Prediction] = {}  # the fastest first
     for p in sorted(found, key=lambda p: p.seconds(bandwidth)):
         kinds.setdefault((p.layout.packing, p.layout.batch > 1), p)

@@ -100,15 +100,16 @@ def choose_scales(
     bias: float,
     product_norm: float,
     max_error: float = MAX_ERROR,
+    proven: bool = False,
 ) -> Scales:
     """Choose the scales of a head. Raises PrecisionError when the modulus cannot hold them.
 
     row_norm: largest norm of a head row. bias: largest |bias|. product_norm: largest norm of all
     rows that share a product. The words are the shortest that keep the error within ``max_error``,
-    the longest where none does.
+    the longest where none does. proven: the public key has a proof.
     """
     scale = head_scale(parameters, norm_bits, row_norm, bias)
-    flood = flood_bits(parameters, scale, product_norm, layout.terms)
+    flood = flood_bits(parameters, scale, product_norm, layout.terms, proven=proven)
     fold = layout.fold(n_outputs)
     for word_bits in WORD_BITS:
         error = score_error(parameters, norm_bits, scale, fold, flood, word_bits)

@@ -17,6 +17,7 @@ from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.ledger import Charge, Ledger
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
+from linalign_lite.encrypt.packing import MAX_RETURNED
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.planner import require_reasonable
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
@@ -35,7 +36,8 @@ _MAX_MASKS = 64  # keys whose masks are kept ready, 0.4 MB each
 class Provider:
     """Scores encrypted states with one head.
 
-    ``keys``: public keys of the clients; a query of the private profile needs its own.
+    ``keys``: public keys of the clients; a query of the private profile needs its own, and one that
+    asks for more than 128 coefficients of a product a key with a proof (`key_proof.load_proof`).
     ``accept``: the profiles that queries may use; under ``trusted`` the holder of a key may learn
     the head. A query that the head cannot answer to within ``max_error`` is refused, and so is one
     whose layout wastes time. ``budget``: limits for each account; then every key must belong to
@@ -55,6 +57,7 @@ class Provider:
     ) -> None:
         self._head = head
         self._keys = {key.digest: key for key in keys}
+        self._proven = frozenset(d for d, key in self._keys.items() if _is_proven(key))
         self._masks = functools.lru_cache(maxsize=_MAX_MASKS)(Masks)
         self._accept = tuple(accept)
         self._max_error = max_error
@@ -139,7 +142,15 @@ class Provider:
                 expected="its public key, which hides the head in the response",
                 hint="ask the client for its public.key",
             )
-        require_reasonable(parameters, layout, query.n, head.n_outputs)
+        proven = query.key in self._proven
+        if parameters.private and layout.rows * layout.batch > MAX_RETURNED and not proven:
+            raise MismatchError(
+                "this query is refused: so many states share a product only under a proven key",
+                got=f"{layout.batch} states",
+                expected=f"at most {MAX_RETURNED}",
+                hint="make a key with keygen --prove, and send its proof with it",
+            )
+        require_reasonable(parameters, layout, query.n, head.n_outputs, proven)
         if query.n_outputs is not None and query.n_outputs < layout.fold(head.n_outputs):
             raise MismatchError(
                 "this query serves fewer scores than the head has",
@@ -147,7 +158,7 @@ class Provider:
                 hint="encrypt it for the head's number of classes, or for any",
             )
         try:
-            scales = self._scorer(parameters).scales(layout, query.norm_bits)
+            scales = self._scorer(parameters).scales(layout, query.norm_bits, proven)
             if not scales.error <= self._max_error:
                 raise PrecisionError("the error is above max_error", got=f"{scales.error:.1e}")
         except PrecisionError as e:  # its numbers are of the head, and a message may reach a client
@@ -241,3 +252,13 @@ class Provider:
                 made = Scorer(self._head, parameters, self._cache_bytes, self._max_error)
                 self._scorers[parameters.id] = made
             return self._scorers[parameters.id]
+
+
+def _is_proven(key: PublicKey) -> bool:
+    """Return whether a key has a proof. Raises FormatError for one that does not verify."""
+    if not key.proof:
+        return False
+    from linalign_lite.encrypt.key_proof import verify
+
+    verify(key, key.proof)
+    return True

@@ -58,8 +58,11 @@ class Scorer:
         self.scales = functools.lru_cache(_MAX_CACHED_SCALES)(self._choose_scales)
         self._lock = threading.Lock()
 
-    def _choose_scales(self, layout: Layout, norm_bits: int) -> Scales:
-        """Scales for states of norm ≤ 2^norm_bits. PrecisionError when the modulus is too small."""
+    def _choose_scales(self, layout: Layout, norm_bits: int, proven: bool = False) -> Scales:
+        """Scales for states of norm ≤ 2^norm_bits. PrecisionError when the modulus is too small.
+
+        proven: the public key has a proof, to whose bounds flooding is fitted.
+        """
         return choose_scales(
             self.parameters,
             layout,
@@ -69,6 +72,7 @@ class Scorer:
             bias=self._largest_bias,
             product_norm=packing.product_norm(layout, self._weight),
             max_error=self._max_error,
+            proven=proven,
         )
 
     def ring(self, layout: Layout, scale: int) -> Ring:

@@ -39,6 +39,7 @@ class Kind(IntEnum):
     PUBLIC_KEY = 2
     QUERY = 3
     RESPONSE = 4
+    PROOF = 8  # 5 to 7 are of signing keys and bundles
 
     @property
     def title(self) -> str:
@@ -49,6 +50,7 @@ class Kind(IntEnum):
 _MAX_META = {
     Kind.SECRET_KEY: 64,
     Kind.PUBLIC_KEY: 1 << 9,
+    Kind.PROOF: 64,
     Kind.QUERY: 1 << 13,
     Kind.RESPONSE: 4 << 20,
 }

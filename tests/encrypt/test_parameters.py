@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linalign_lite.encrypt.key_proof import slack
 from linalign_lite.encrypt.noise_flooding import (
     HIDING_BITS,
     flood_bits,
@@ -225,6 +226,33 @@ def test_flooding_hides_the_noise_to_40_bits(row_norm, rows, chunks, bound):
     assert delta / 2.0**k + tail <= 2.0**-HIDING_BITS * (1 + 1e-9)
     # the flooding and the largest score together stay within half the modulus
     assert 2.0 ** (k - 1) + PRIVATE.modulus / 4 < PRIVATE.modulus / 2
+
+
+@seeded
+@given(row_norm=st.floats(1e-6, 1e6), rows=st.integers(1, 128), bound=st.integers(0, MAX_NORM_BITS))
+def test_flooding_under_a_proven_key_hides_what_the_proof_allows(row_norm, rows, bound):
+    """Tails of W·e, u·e' and e1·s' and the shift, for the largest s' and e' of a proof."""
+    try:
+        b = head_scale(PRIVATE, bound, row_norm, 0.0)
+        norm = row_norm * math.sqrt(rows) * 2.0**b
+        k = flood_bits(PRIVATE, b, row_norm * math.sqrt(rows), PRIVATE.degree, proven=True)
+    except PrecisionError:
+        return
+    delta = product_noise(PRIVATE, b, row_norm * math.sqrt(rows), PRIVATE.degree, proven=True)
+    secret, noise = slack(PRIVATE)
+    rounding = math.sqrt(PRIVATE.degree) / 2
+    tails = 0.0
+    # δ is a sum of three bounds, each λ with 2·exp(-λ²/(2v)): v is the variance proxy
+    for share, deviation in (
+        (math.sqrt(2 * math.log(2.0**42)), math.sqrt(10.5) * (norm + rounding)),
+        (math.sqrt(2 * math.log(2.0**44)), noise),
+        (math.sqrt(2 * math.log(2.0**44)), math.sqrt(10.5) * secret),
+    ):
+        delta -= share * deviation
+        tails += 2 * math.exp(-(share**2) / 2)
+    assert abs(delta) < 1e-6 * norm + 1.0
+    whole = product_noise(PRIVATE, b, row_norm * math.sqrt(rows), PRIVATE.degree, proven=True)
+    assert whole / 2.0**k + tails <= 2.0**-HIDING_BITS * (1 + 1e-9)
 
 
 def test_heads_that_cannot_be_hidden():

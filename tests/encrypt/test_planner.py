@@ -81,7 +81,11 @@ def test_what_the_choice_depends_on():
     single, several, many = (choose_layout(PRIVATE, 384, 150, n).layout for n in (1, 10, 4500))
     assert (single.batch, single.packing) == (1, "inner")
     assert (several.batch, several.packing) == (10, "inner")
-    assert (many.batch, many.packing) == (2250, "columns")
+    assert (many.batch, many.packing) == (125, "inner")
+    proven = choose_layout(PRIVATE, 384, 150, 4500, proven=True).layout
+    assert (proven.batch, proven.packing) == (2250, "columns")
+    trusting = choose_layout(TRUSTED, 384, 150, 4500).layout
+    assert trusting.packing == "columns"
     # bytes count on a slow line, work on a fast one
     slow, fast = (choose_layout(PRIVATE, 384, 150, 1, rate) for rate in (1e4, 1e12))
     sent = [p.query_bytes + p.response_bytes for p in (slow, fast)]
@@ -90,7 +94,8 @@ def test_what_the_choice_depends_on():
 
 
 def test_bulk_needs_a_tenth_of_the_bytes_of_single_queries():
-    bulk, single = choose_layout(PRIVATE, 384, 150, 4500), choose_layout(PRIVATE, 384, 150, 1)
+    bulk = choose_layout(PRIVATE, 384, 150, 4500, proven=True)
+    single = choose_layout(PRIVATE, 384, 150, 1)
     assert bulk.response_bytes / 4500 < single.response_bytes / 10
     assert bulk.query_bytes / 4500 < single.query_bytes / 10
 

@@ -19,6 +19,7 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt import provider as provider_module
 from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.key_proof import proven
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Query, Response
@@ -36,12 +37,25 @@ TOLERANCE = 1e-2  # the largest error accepted, and half a unit of the last plac
 
 
 PAIRS = {}  # by profile: made once, and what provider_of serves
+PROVEN = {}  # the same with proofs, for the tests that need one
 
 
 @pytest.fixture(scope="module")
 def pairs():
     PAIRS.update({p.name: keygen(p) for p in SETS if p.name not in PAIRS})
     return PAIRS
+
+
+@pytest.fixture(scope="module")
+def proof(pairs):
+    return proven(*pairs["private"])
+
+
+@pytest.fixture
+def proofs(proof):
+    PROVEN["private"] = proof
+    yield
+    PROVEN.clear()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +92,7 @@ def require_best(scores, expected):
 
 
 def provider_of(head, *keys, **kwargs):
-    known = [*(public for _, public in PAIRS.values()), *keys]
+    known = [*(PROVEN.get(name, public) for name, (_, public) in PAIRS.items()), *keys]
     return Provider(head, keys=known, **{"accept": SETS} | kwargs)
 
 
@@ -121,7 +135,7 @@ LAYOUTS = [(64, 5, 1, 1), (64, 5, 2, 7), (64, 5, 64, None), (16, 40, 3, 100), (1
 
 
 @pytest.mark.parametrize(("d", "n_outputs", "chunks", "batch"), LAYOUTS)
-def test_every_packing_gives_the_same_scores(client, d, n_outputs, chunks, batch):
+def test_every_packing_gives_the_same_scores(client, proofs, d, n_outputs, chunks, batch):
     """Single queries, shared ciphertexts, columns; the last record is not full."""
     degree = client._key.parameters.degree
     layout = Layout(degree, d, chunks, batch or degree)
@@ -133,7 +147,7 @@ def test_every_packing_gives_the_same_scores(client, d, n_outputs, chunks, batch
     assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
 
 
-def test_columns_with_rows_of_zeros(client):
+def test_columns_with_rows_of_zeros(client, proofs):
     """SEAL refuses products that are zero; a provider's head may be."""
     degree = client._key.parameters.degree
     states, head = make(4, 3, n=3)
@@ -341,6 +355,28 @@ def test_a_query_for_known_outputs_is_small_and_serves_no_others(clients):
     smaller = Head(head.weight[:1], head.bias[:1])
     one = client.decrypt(provider_of(smaller).score(query), query)
     assert np.abs(one.values - exact(smaller, states[:1])).max() < TOLERANCE
+
+
+def test_more_than_128_coefficients_of_a_product_need_a_proven_key(pairs, clients, proof):
+    client, (secret, public) = clients["private"], pairs["private"]
+    states, head = make(4, 3, n=200)
+    bulk = client.encrypt(states, layout=Layout(4096, 4, 4, 200))
+    with pytest.raises(MismatchError, match=r"only under a proven key.*keygen --prove"):
+        Provider(head, keys=[public]).score(bulk)
+    few = client.encrypt(states[:128], layout=Layout(4096, 4, 4, 128))
+    assert Provider(head, keys=[public]).score(few)
+    provider = Provider(head, keys=[proof])
+    mine = Client(secret, proven=True)
+    response = provider.score(bulk)
+    scores = mine.decrypt(response, bulk)
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
+    # flooding is fitted to what the proof shows, for every layout
+    assert response.info.flood_bits > Provider(head, keys=[public]).score(few).info.flood_bits + 4
+    assert mine.encrypt(np.ones((5000, 4)) / 4).info.batch > 128
+    assert client.encrypt(np.ones((5000, 4)) / 4).info.batch <= 128
+    broken = dataclasses.replace(proof, proof=proof.proof[:-1] + b"\0")
+    with pytest.raises(FormatError, match="proof of a public key does not verify"):
+        Provider(head, keys=[broken])
 
 
 def test_words_are_as_long_as_the_error_asks(clients):

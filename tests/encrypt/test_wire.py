@@ -20,6 +20,7 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt import wire
 from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.key_proof import load_proof, proven
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.messages import Query, QueryInfo, Response
 from linalign_lite.encrypt.modular import packed_size, seeded_size
@@ -49,11 +50,15 @@ class Case:
         framed = wire.Header(
             Kind.SECRET_KEY, parameters, self.secret.digest, 1, len(self.secret.material)
         )
+        self.proven = proven(self.secret, self.public)
+        size = len(self.proven.proof)
+        proof = wire.Header(Kind.PROOF, parameters, self.public.digest, 1, size)
         self.files = {
             Kind.SECRET_KEY: framed_bytes(framed, [self.secret.material]),
             Kind.PUBLIC_KEY: self.public.to_bytes(),
             Kind.QUERY: self.query.to_bytes(),
             Kind.RESPONSE: self.response.to_bytes(),
+            Kind.PROOF: framed_bytes(proof, [self.proven.proof]),
         }
 
     def read(self, kind, data):
@@ -62,6 +67,8 @@ class Case:
                 return [r.payload for r in reader]
         if kind is Kind.PUBLIC_KEY:
             return PublicKey.load(data)
+        if kind is Kind.PROOF:
+            return load_proof(data, self.public)
         if kind is Kind.QUERY:
             return self.provider.score(Query.load(data))
         return self.client.decrypt(Response.load(data), self.query)

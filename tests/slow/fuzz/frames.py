@@ -19,7 +19,7 @@ import zstandard
 from fuzz.mutators import EDGES, MAX_SIZE, damaged, text_of, twisted
 
 HEAD = struct.Struct("<8sHHHHQQII32s")
-NAMES = ("magic", "version", "kind", "parameters", "zero", "n", "size", "length", "zeros", "key")
+NAMES = ("magic", "version", "kind", "parameters", "tail", "n", "size", "length", "zeros", "key")
 DIGEST = 32
 CANONICAL = {"sort_keys": True, "separators": (",", ":")}
 # degree and bits of the data primes and of the key primes, by parameter set
@@ -33,18 +33,20 @@ class Frame:
     head: dict[str, Any]
     meta: bytes
     records: list[bytes]
+    tail: bytes = b""  # a signature
 
     def encode(self, *, sound: bool = True, **stated: Any) -> bytes:
         """The file. Numbers follow from its parts but for ``stated``; ``sound``: digests too."""
         size = len(self.records[0]) if self.records else 1
         head = {**self.head, "n": len(self.records), "size": size, "length": len(self.meta)}
+        head["tail"] = len(self.tail)
         start = HEAD.pack(*(({**head, **stated})[name] for name in NAMES)) + self.meta
         header = hashlib.sha256(start).digest() if sound else bytes(DIGEST)
         parts = [start, header]
         for i, record in enumerate(self.records):
             whole = header + i.to_bytes(8, "little") + record
             parts += [record, hashlib.sha256(whole).digest()]
-        return b"".join(parts)
+        return b"".join([*parts, self.tail])
 
 
 def parse(data: bytes) -> Frame | None:
@@ -56,11 +58,11 @@ def parse(data: bytes) -> Frame | None:
     step = head["size"] + DIGEST
     if head["magic"] != b"LINALIGN" or not 1 <= head["n"] <= 4096:
         return None
-    if start + head["n"] * step != len(data):
+    end = start + head["n"] * step
+    if end + head["tail"] != len(data):
         return None
-    places = range(start, len(data), step)
-    records = [data[at : at + head["size"]] for at in places]
-    return Frame(head, data[HEAD.size : start - DIGEST], records)
+    records = [data[at : at + head["size"]] for at in range(start, end, step)]
+    return Frame(head, data[HEAD.size : start - DIGEST], records, data[end:])
 
 
 def mutate(data: bytes, r: Random, others: Sequence[bytes] = ()) -> bytes:
@@ -70,7 +72,9 @@ def mutate(data: bytes, r: Random, others: Sequence[bytes] = ()) -> bytes:
         return damaged(data, r, others)
     stated: dict[str, Any] = {}
     for _ in range(r.choice((1, 1, 1, 2))):
-        match r.randrange(10):
+        match r.randrange(11):
+            case 10:
+                frame.tail = r.choice((b"", bytes(64), r.randbytes(64), frame.tail[:-1], b"\1"))
             case 0 | 1:
                 name = r.choice(NAMES[1:-1])
                 bits = {"Q": 64, "H": 16, "I": 32}["HHHHQQII"[NAMES.index(name) - 1]]

@@ -29,11 +29,12 @@ from linalign_lite.core.dense_module import from_dense, to_dense
 from linalign_lite.core.faiss_transform import from_faiss, to_faiss
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
-from linalign_lite.core.signing import VerifyingKey
+from linalign_lite.core.signing import SigningKey, VerifyingKey
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.client import Client, Scores
+from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
-from linalign_lite.encrypt.messages import Query, QueryInfo, Response, ResponseInfo
+from linalign_lite.encrypt.messages import Query, QueryInfo, Response, ResponseInfo, signed_bytes
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED, by_id
 from linalign_lite.encrypt.provider import Provider
@@ -227,14 +228,14 @@ def _client(number: int) -> Client:
 def _provider(dim: int, outputs: int = 3, budget: Budget | None = None) -> Provider:
     weight = np.random.default_rng(dim).normal(size=(outputs, dim)) / 8
     head = Head(weight, np.linspace(-1, 1, outputs), tuple(f"class {i}" for i in range(outputs)))
-    keys = [public for _, public in _keys().values()]
+    keys = [public for _, public in (*_keys().values(), _account_keys())]
     return Provider(
         head, keys=keys, accept=(PRIVATE, TRUSTED), max_error=float("inf"), budget=budget
     )
 
 
 def public_seeds() -> list[bytes]:
-    return [public.to_bytes() for _, public in _keys().values()]
+    return [public.to_bytes() for _, public in (*_keys().values(), _account_keys())]
 
 
 def secret_seeds() -> list[bytes]:
@@ -251,8 +252,36 @@ def _queries() -> tuple[Query, ...]:
         states = HiddenStates(np.eye(4, DIM, dtype=np.float32), Space(DIM, "", "ash", "mean"))
         layouts = (Layout(p.degree, DIM, *cut) for cut in ((1, 1), (3, 4), (1, 2)))
         made += [_client(p.id).encrypt(states, layout=layout) for layout in layouts]
-        made.append(_client(p.id).encrypt(states[:1], n_outputs=3))
+        made.append(
+            _client(p.id).encrypt(HiddenStates(states.states[:1], states.space), n_outputs=3)
+        )
+    secret, _ = _account_keys()
+    made.append(Client(secret, account=_account()).encrypt(states, layout=Layout(2048, DIM, 1, 2)))
     return tuple(made)
+
+
+@functools.cache
+def _account() -> SigningKey:
+    return SigningKey.generate()
+
+
+@functools.cache
+def _account_keys() -> tuple[SecretKey, PublicKey]:
+    """Keys of an account, with a proof."""
+    secret, public = keygen(TRUSTED, _account())
+    return secret, proven(secret, public)
+
+
+def proof_seeds() -> list[bytes]:
+    with working_folder() as folder:
+        save_proof(folder / "x.proof", _account_keys()[1])
+        return [(folder / "x.proof").read_bytes()]
+
+
+def run_proof(data: bytes, folder: Path) -> None:
+    key = load_proof(data, _account_keys()[1])
+    if key.proof != _account_keys()[1].proof:
+        raise Broken("a forged proof verifies")
 
 
 def query_seeds() -> list[bytes]:
@@ -510,9 +539,18 @@ def run_score(data: bytes, folder: Path) -> None:
     info = query.info
     if info.layout.chunks * len(query.payloads) > MAX_CIPHERTEXTS:
         return
-    query = Query(
-        dataclasses.replace(info, key=_keys()[info.parameters.id][1].digest), query.payloads
-    )
+    mine = _keys()[info.parameters.id][1].digest
+    if info.signed and zlib.crc32(data) & 2:  # as it is, or with a signature that agrees
+        client = Client(_account_keys()[0], account=_account(), max_error=float("inf"))
+        signed = dataclasses.replace(info, key=_account_keys()[1].digest)
+        query = dataclasses.replace(query, info=signed)
+        if zlib.crc32(data) & 4:
+            signature = _account().sign(signed_bytes(query.fingerprint))
+            query = dataclasses.replace(query, signature=signature)
+        response = _provider(info.space.dim).score(query)
+        _finite(client.decrypt(response, query), len(query))
+        return
+    query = Query(dataclasses.replace(info, key=mine, signed=False), query.payloads)
     if zlib.crc32(data) & 1:
         path, out = _file(folder, "x.query", query.to_bytes()), folder / "x.response"
         _provider(info.space.dim).score_file(path, out)
@@ -734,6 +772,7 @@ _ALL = (
     Target("query", query_seeds, frames.mutate, run_query, 20),
     Target("response", response_seeds, frames.mutate, run_response, 20),
     Target("public-key", public_seeds, frames.mutate, run_public, 10, _SEAL),
+    Target("proof", proof_seeds, frames.mutate, run_proof, 10, _SEAL),
     Target("secret-key", secret_seeds, frames.mutate, run_secret, 10, _SEAL),
     Target("score", query_seeds, frames.mutate, run_score, 6, _SEAL),
     Target("decrypt", response_seeds, frames.mutate, run_decrypt, 10, _SEAL),

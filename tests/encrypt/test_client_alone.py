@@ -25,6 +25,7 @@ def test_what_is_looked_for_would_be_found(tmp_path):
 
 
 def test_in_python(tmp_path):
+    (tmp_path / "again").mkdir()
     code = """
 import numpy as np
 from linalign_lite import Client, Head, Provider, Query, Response, SecretKey, keygen
@@ -38,6 +39,12 @@ scores = client.decrypt(Response.load("x.response"), Query.load("x.query"))
 assert np.abs(scores.values - 1).max() < 1e-3
 """
     assert loaded(code, tmp_path) == []
+    said = "print(json.dumps([m for m in ('typer', 'cryptography', 'click') if m in sys.modules]))"
+    command = [sys.executable, "-c", f"import sys, json\n{code}\n{said}"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "again", capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == []
 
 
 def test_by_commands(tmp_path):

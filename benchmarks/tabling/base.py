@@ -18,6 +18,11 @@ def load(name: str) -> dict[str, Any]:
     return found
 
 
+def has(name: str) -> bool:
+    """Return whether there are results of this name."""
+    return (RESULTS / f"{name}.json").exists()
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

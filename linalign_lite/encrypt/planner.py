@@ -23,7 +23,7 @@ ASSUMED_OUTPUTS = 10  # classes of the provider's head, when the client does not
 MBIT = 100.0  # the link's speed, unless stated
 WORDS = min(WORD_BITS)  # bits of a response's words, for heads of usual norms
 # A provider refuses a layout that takes longer than this many times the fastest one, and a while.
-_WASTE, _WHILE = 20, 100.0  # times; milliseconds
+_WASTE, _WHILE = 8, 100.0  # times; milliseconds
 
 
 @dataclass(frozen=True)

@@ -203,8 +203,7 @@ class Provider:
 
     def _require_signed(self, query: QueryInfo, fingerprint: bytes, signature: bytes) -> None:
         """Raise SignatureError unless the account of the query's key signed it, if it has one."""
-        key = self._keys.get(query.key)
-        account = b"" if key is None else key.account
+        account = self._keys[query.key].account if self._knows(query) else b""
         if self._ledger is not None and not account:
             raise MismatchError(
                 "the key of this query belongs to no account, so nobody's budget pays for it",

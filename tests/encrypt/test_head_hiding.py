@@ -15,10 +15,11 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.signing import SigningKey
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.kept_responses import KeptResponses
+from linalign_lite.encrypt.key_proof import prove, verify
 from linalign_lite.encrypt.keys import PublicKey, keygen, seal_context
 from linalign_lite.encrypt.leakage_audit import AuditReport, audit
 from linalign_lite.encrypt.messages import Query, signed_bytes
-from linalign_lite.encrypt.modular import add_mod, pack_seeded, unpack_seeded
+from linalign_lite.encrypt.modular import add_mod, pack_seeded, random_ternary, unpack_seeded
 from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
@@ -175,6 +176,54 @@ def test_nobody_chooses_the_second_component_of_a_public_key():
     for other in (bytes(64), b"\xff" * 64, seed):
         second = seal_context(PRIVATE).grown(other)
         assert all(len(np.unique(row)) > 4000 for row in second)  # of 4096 residues of 45 bits
+
+
+def made_up_key(digits, width, step):
+    """p0 = Σ_i step·3^i·X^(i·width): a returned coefficient shows ``digits`` coefficients of u."""
+    rows = np.zeros((2, 4096), dtype=np.uint64)
+    for i in range(digits):
+        for row, prime in zip(rows, PRIVATE.data_primes, strict=True):
+            row[i * width] = step * 3**i % prime
+    return PublicKey(PRIVATE, pack_seeded(rows, os.urandom(64), PRIVATE.data_primes))
+
+
+def test_a_made_up_key_reads_the_mask_where_every_coefficient_is_returned(monkeypatch):
+    """Why that needs a proof: one product of the packing columns shows all of u."""
+    digits, width, step = 13, 316, 2**68  # above flooding and words, and 13 digits below q/2
+    key = made_up_key(digits, width, step)
+    dim = 3
+    layout, drawn = Layout(4096, dim, dim, 4096), []
+    query = Client(keygen(PRIVATE)[0]).encrypt(np.zeros((4096, dim)), layout=layout)
+    zeros = np.zeros((2, 4096), dtype=np.uint64)
+    payload = b"".join(pack_seeded(zeros, os.urandom(64), PRIVATE.data_primes) for _ in range(dim))
+    query = Query(dataclasses.replace(query.info, key=key.digest), (payload,))
+    provider = Provider(Head(np.eye(1, dim), np.zeros(1)), keys=[key])
+    with pytest.raises(MismatchError, match="only under a proven key"):
+        provider.score(query)
+    secret, honest = keygen(PRIVATE)
+    with pytest.raises(InputError):  # and there is no proof of it
+        prove(dataclasses.replace(secret, digest=key.digest), key)
+    with pytest.raises(FormatError, match="does not verify"):
+        verify(key, prove(secret, honest))
+
+    def recorded(count):
+        drawn.append(random_ternary(count))
+        return drawn[-1]
+
+    monkeypatch.setattr("linalign_lite.encrypt.masks.random_ternary", recorded)
+    monkeypatch.setattr("linalign_lite.encrypt.provider.MAX_RETURNED", 4096)
+    response = provider.score(query)
+    _, first = decode_product(response.payloads[0][32:], 4096, 24)
+    values = first.astype(float) / 2.0**24
+    rest = np.round((values - np.round(values)) * PRIVATE.modulus / step)
+    (mask,) = drawn
+    last = np.arange((digits - 1) * width, 4096)  # where no term has wrapped around
+    right = 0
+    for i in range(digits):  # balanced ternary, the lowest digit first
+        digit = (rest + 1) % 3 - 1
+        right += (digit[last] == mask[last - i * width]).sum()
+        rest = (rest - digit) / 3
+    assert right > 0.98 * digits * len(last) > 0.94 * 4096  # of 4,096 coefficients of u
 
 
 def test_a_query_may_use_no_seed_twice():

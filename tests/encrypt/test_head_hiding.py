@@ -188,7 +188,7 @@ def made_up_key(digits, width, step):
 
 
 def test_a_made_up_key_reads_the_mask_where_every_coefficient_is_returned(monkeypatch):
-    """Why that needs a proof: one product of the packing columns shows all of u."""
+    """One product of the packing columns shows all of u: so that packing needs a proof."""
     digits, width, step = 13, 316, 2**68  # above flooding and words, and 13 digits below q/2
     key = made_up_key(digits, width, step)
     dim = 3

@@ -20,6 +20,16 @@ VERSION = 1
 SECRET, PUBLIC = 5, 6  # kinds, beside those of encrypt.wire.Kind
 _HEADER = struct.Struct("<8sHHI")  # magic, version, kind, 0
 _KEY = 32
+# y of the points of order 1, 2, 4 and 8, and the same modulo p = 2^255 - 19: signatures of these
+# verify for any data
+_SMALL_ORDER = frozenset(
+    (y % 2**255).to_bytes(_KEY, "little")
+    for y in (
+        *(0, 1, -20, -19, -18),  # 0, 1, p - 1, p, p + 1 modulo 2^255
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+    )
+)
 _TITLES = {SECRET: "signing key", PUBLIC: "public signing key"}
 
 
@@ -30,8 +40,10 @@ class VerifyingKey:
     public: bytes  # 32
 
     def __post_init__(self) -> None:
-        if type(self.public) is not bytes or len(self.public) != _KEY or not any(self.public):
-            raise InputError("a public signing key has 32 bytes that are not all zero")
+        if type(self.public) is not bytes or len(self.public) != _KEY:
+            raise InputError("a public signing key has 32 bytes")
+        if self.public[:-1] + bytes([self.public[-1] & 0x7F]) in _SMALL_ORDER:
+            raise InputError("a public signing key that anybody can sign for", hint="make another")
 
     @property
     def fingerprint(self) -> str:

@@ -1,7 +1,8 @@
 """The file of a query budget: a SQLite database, checked before it is used.
 
 docs/FORMAT.md, section 4. Version 1 counted states for each key; a first use makes it version 2,
-whose accounts have limits of their own and are counted in bits, too.
+whose accounts have limits of their own and are counted in bits, too, and which knows each query
+that was answered.
 """
 
 import contextlib
@@ -23,6 +24,8 @@ _APPLICATION = 0x4C414C42  # "LALB"
 _TABLES = {
     "accounts": "CREATE TABLE accounts (account BLOB PRIMARY KEY NOT NULL, states INTEGER,"
     " bits INTEGER, closed INTEGER NOT NULL) WITHOUT ROWID",
+    "answered": "CREATE TABLE answered (account BLOB NOT NULL, fingerprint BLOB NOT NULL,"
+    " PRIMARY KEY (account, fingerprint)) WITHOUT ROWID",
     "budget": "CREATE TABLE budget (id INTEGER PRIMARY KEY, states INTEGER NOT NULL, bits INTEGER)",
     "pending": "CREATE TABLE pending (id INTEGER PRIMARY KEY, account BLOB NOT NULL,"
     " fingerprint BLOB NOT NULL, states INTEGER NOT NULL, bits INTEGER NOT NULL,"

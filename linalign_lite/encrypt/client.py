@@ -118,7 +118,7 @@ class Client:
         """Encrypt map(state), or the states as they are.
 
         states: (n, d). norm_bound: rounded up to a power of two and public; by default the largest
-        norm, at least 2. n_outputs: scores of the provider's head, for the choice of a layout.
+        norm, at least 1. n_outputs: scores of the provider's head, for the choice of a layout.
         layout: overrides that choice. progress: called with the number of states done since its
         last call. Raises MismatchError when the map does not read these states, InputError when a
         state's norm is above the bound.

@@ -47,7 +47,7 @@ class PublicKey:
     payload: bytes = field(repr=False)
     account: bytes = b""
     signature: bytes = field(default=b"", repr=False)
-    proof: bytes = field(default=b"", repr=False, compare=False)
+    proof: bytes = field(default=b"", repr=False)
 
     @property
     def digest(self) -> bytes:
@@ -62,7 +62,9 @@ class PublicKey:
     def require_registered(self) -> None:
         """Raise SignatureError unless its account signed it. Needs the extra `bundle`."""
         signed = _REGISTRATION + self.digest
-        if self.account and not VerifyingKey(self.account).accepts(self.signature, signed):
+        with format_errors("a public key", "account"):
+            account = VerifyingKey(self.account) if self.account else None
+        if account and not account.accepts(self.signature, signed):
             raise SignatureError("a public key is not signed by the account that it names")
 
     @property

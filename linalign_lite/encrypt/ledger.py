@@ -1,21 +1,20 @@
 """A provider's book of one head: what each query was charged, and the response that it got.
 
 A charge is on the disk before anything is scored, and a response is kept before its charge is
-settled. So whatever happens to the process in between, the query is charged once, and sent again it
-gets the same response, free.
+settled. So whatever happens to the process in between, a query is charged once. Sent again, it gets
+the same response, free, or nothing: a query that was settled is never charged again.
 """
 
 import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.kept_responses import KeptResponses
 from linalign_lite.encrypt.query_budget import Budget
-from linalign_lite.errors import FormatError, LinalignError
+from linalign_lite.errors import BudgetError, FormatError, LinalignError
 
 
 @dataclass(frozen=True)
@@ -36,31 +35,36 @@ class Ledger:
         self._head = _digest(head)
         self._kept = KeptResponses(budget.path.with_name(budget.path.name + ".responses"))
 
-    def answered(self, charge: Charge, write: Callable[[IO[bytes]], None]) -> Path:
-        """Return the response's file; ``write`` scores it unless it was kept before.
+    def answered(self, charge: Charge, write: Callable[[IO[bytes]], None]) -> IO[bytes]:
+        """Open the query's response; ``write`` scores it unless it was kept before.
 
-        Raises BudgetError when the account's limits do not allow it.
+        Raises BudgetError when the account's limits do not allow it, or the query was settled and
+        its response to this head is not there: it went with time, or another head answered.
         """
-        # another head is another question
-        asked = hashlib.sha256(self._head + charge.fingerprint).digest()
-        entry = charge.account, asked, charge.states
+        name = hashlib.sha256(self._head + charge.fingerprint).hexdigest()
+        entry = charge.account, charge.fingerprint, charge.states
         self._budget.require_open(charge.account)
-        if path := self._kept.find(asked):
+        if kept := self._kept.open(name):
             self._budget.settle_abandoned(*entry)
-            return path
+            return kept
         self._budget.charge(*entry, charge.bits)
         try:
-            path, mine = self._kept.keep(asked, write)
+            self._kept.keep(name, write)
         except FormatError:  # the query was altered after it was checked: scored, and charged
             self._budget.settle(*entry)
             raise
-        except Exception:  # not Ctrl-C, which may come when the response is already kept: then
-            # the charge stays pending, and the same query takes it over
+        except BaseException:
+            response = self._kept.open(name)  # an error, or Ctrl-C, may come after it was kept
             with contextlib.suppress(LinalignError):
-                self._budget.refund(*entry)
+                (self._budget.settle if response else self._budget.refund)(*entry)
+            if response:
+                response.close()
             raise
-        (self._budget.settle if mine else self._budget.refund)(*entry)
-        return path
+        response = self._kept.open(name)
+        self._budget.settle(*entry)
+        if response is None:
+            raise BudgetError("this query's response was removed at once", hint="is the disk full?")
+        return response
 
 
 def _digest(head: Head) -> bytes:

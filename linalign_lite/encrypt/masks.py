@@ -1,8 +1,8 @@
 """Masks of the private profile: encryptions of zero under a client's public key.
 
 Each masks one product only: the difference of two products under one mask reveals the head. So
-each is drawn when it is used, from the operating system's generator, and nothing is made ahead:
-no process, fork or copy of a machine can use one again.
+each is drawn when it is used, from the operating system's generator, and nothing is made ahead
+that a fork could use again. (A machine that is copied while it runs must reseed its generator.)
 """
 
 import functools

@@ -190,11 +190,12 @@ class FloodingNoise:
 
 
 def modulus_fractions(residues: Residues, primes: tuple[int, ...]) -> FloatArray:
-    """Divide values, given by their residues, by the product of the primes: float64 in [0, 1].
+    """Divide values, given by their residues, by the product of the primes: float64, modulo 1.
 
     residues: (primes, m). One prime, or two of at most 46 bits: the nearest multiple of the second
     is divided out exactly, c' = (c − [c]_p1)·p1^-1 mod p0, and the remainder is added as a float.
-    The result grows with the value: docs/SECURITY.md relies on it.
+    Around the circle it grows with the value (just below q it is negative, for it counts from
+    there): docs/SECURITY.md relies on it.
     """
     if len(primes) == 1:
         single: FloatArray = residues[0] / primes[0]

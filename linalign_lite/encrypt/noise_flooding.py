@@ -18,6 +18,9 @@ NOISE_VARIANCE = 10.5
 MAX_NOISE = 21
 # 2·exp(-t²/2) = 2^-(HIDING_BITS + 1), and 2^-(HIDING_BITS + 3)
 _TAIL, _FAR_TAIL = (math.sqrt(2 * math.log(2.0 ** (HIDING_BITS + n))) for n in (2, 4))
+# Bits that a returned coefficient tells at most, whatever its key: docs/SECURITY.md estimates what
+# 128 such coefficients leave of a mask under a key that was made up
+MOST_TOLD = 25
 # Bounds on the coefficients of s and e that a proof of a public key shows: key_proof.slack
 PROVEN_SECRET, PROVEN_NOISE = 2.0**18, 2.0**22
 
@@ -50,13 +53,14 @@ def flood_bits(
     """Return k: flooding draws from 2^k values. 0 when the profile does not hide the head.
 
     Arguments as for product_noise. With a proven key's tail of 2^-42 more, one bit more keeps the
-    statistical distance at 2^-40. Raises PrecisionError when 2^k is above q/32: the modulus cannot
-    hold scores and flooding.
+    statistical distance at 2^-40. Never less than log2 q − MOST_TOLD. Raises PrecisionError when
+    2^k is above q/32: the modulus cannot hold scores and flooding.
     """
     if not parameters.private:
         return 0
     noise = product_noise(parameters, scale, norm, terms, proven=proven)
     bits = math.ceil(HIDING_BITS + 1 + proven + math.log2(noise))
+    bits = max(bits, math.ceil(parameters.data_bits) - MOST_TOLD)
     if bits > most_flood_bits(parameters):
         raise PrecisionError(
             "these parameters cannot hold the noise that hides this head",

@@ -23,14 +23,14 @@ from linalign_lite.encrypt.planner import require_reasonable
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
 from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Kind, Record, open_framed, write_framed
-from linalign_lite.errors import MismatchError, PrecisionError, SignatureError
+from linalign_lite.errors import FormatError, MismatchError, PrecisionError, SignatureError
 from linalign_lite.storage.atomic import PathLike, atomic, require_replaceable
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.query_budget import Budget
 
 
-_MAX_MASKS = 64  # keys whose masks are kept ready, 0.4 MB each
+_MAX_MASKS = 64  # keys whose masks are kept ready, some megabytes each
 
 
 class Provider:
@@ -41,8 +41,8 @@ class Provider:
     ``accept``: the profiles that queries may use; under ``trusted`` the holder of a key may learn
     the head. A query that the head cannot answer to within ``max_error`` is refused, and so is one
     whose layout wastes time. ``budget``: limits for each account; then every key must belong to
-    one, and a query that is sent again gets its response again, free. ``cache_bytes``: memory for
-    encoded heads. Safe to share among threads.
+    one, and a query that is sent again gets its response again, free, or none. ``cache_bytes``:
+    memory for encoded heads. Safe to share among threads.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class Provider:
         cache_bytes: int = 1 << 30,
     ) -> None:
         self._head = head
-        self._keys = {key.digest: key for key in keys}
+        # of two copies of a key, the one with a proof
+        self._keys = {key.digest: key for key in sorted(keys, key=lambda key: bool(key.proof))}
         self._proven = frozenset(d for d, key in self._keys.items() if _is_proven(key))
         self._masks = functools.lru_cache(maxsize=_MAX_MASKS)(Masks)
         self._accept = tuple(accept)
@@ -76,18 +77,20 @@ class Provider:
         is damaged.
         """
         asked, records = query.info, query.records()
+        if len(records) != asked.layout.blocks(asked.n):
+            raise FormatError("this query does not have the records that its header states")
         info, scales = self._answer(asked, query.digest)
-        digests = list(self._checked(asked, records))
+        digests = [record.digest for record in records]
         fingerprint = wire.fingerprint(asked.header().digest, digests)
-        self._require_signed(asked, fingerprint, query.signature)
+        self._check(asked, fingerprint, query.signature, records, digests)
         if self._ledger is None:
             return Response(info, tuple(self._scored(asked, scales, records)))
 
         def write(file: IO[bytes]) -> None:
             write_framed(file, info.header(), self._scored(asked, scales, records))
 
-        charge = self._charge(asked, scales, fingerprint)
-        return Response.load(self._ledger.answered(charge, write))
+        with self._ledger.answered(self._charge(asked, scales, fingerprint), write) as kept:
+            return Response.load(kept.read())
 
     def score_file(
         self,
@@ -99,19 +102,20 @@ class Provider:
     ) -> ResponseInfo:
         """Score as ``score``, record by record from a `*.query` to a `*.response` file.
 
-        The query is read twice: all of it is checked before anything is charged or scored.
-        progress: called with the number of states done since its last call. workers: above 1, as
-        many spawned processes, which import the main module again.
+        The query is read three times: its signature is verified, then all of it is checked, before
+        anything is charged or scored. progress: called with the number of states done since its
+        last call. workers: above 1, as many spawned processes, which import the main module again.
         """
         with open_framed(query_path, Kind.QUERY) as reader:
             asked = QueryInfo.from_header(reader.header, reader.name)
             info, scales = self._answer(asked, reader.digest.hex())
-            digests = list(self._checked(asked, reader))
+            digests = [record.digest for record in reader]
             fingerprint = wire.fingerprint(reader.digest, digests)
-            self._require_signed(asked, fingerprint, reader.signature)
+            self._check(asked, fingerprint, reader.signature, reader, digests)
 
             def write(file: IO[bytes]) -> None:
-                payloads = self._scored(asked, scales, reader, progress, workers)
+                records = _unaltered(reader, digests)
+                payloads = self._scored(asked, scales, records, progress, workers)
                 write_framed(file, info.header(), payloads)
 
             if self._ledger is None:
@@ -119,10 +123,13 @@ class Provider:
                     write(f)
                 return info
             require_replaceable(Path(out_path))  # before anything is charged
-            path = self._ledger.answered(self._charge(asked, scales, fingerprint), write)
-            with path.open("rb") as kept, atomic(out_path) as f:
+            charge = self._charge(asked, scales, fingerprint)
+            with self._ledger.answered(charge, write) as kept, atomic(out_path) as f:
+                answer = wire.Reader(kept, Kind.RESPONSE, "the response that was kept")
+                for _ in answer:  # whole, before a byte of it is sent
+                    pass
+                kept.seek(0)
                 shutil.copyfileobj(kept, f)
-        with open_framed(path, Kind.RESPONSE) as answer:
             return ResponseInfo.from_header(answer.header, answer.name)
 
     def _answer(self, query: QueryInfo, digest: str) -> tuple[ResponseInfo, Scales]:
@@ -194,12 +201,19 @@ class Provider:
     def _masks_for(self, query: QueryInfo) -> Masks | None:
         return self._masks(self._keys[query.key]) if query.parameters.private else None
 
-    def _checked(self, query: QueryInfo, records: Iterable[Record]) -> Iterator[bytes]:
-        """Yield the digest of each record once it is known that it can be scored."""
+    def _check(
+        self,
+        query: QueryInfo,
+        fingerprint: bytes,
+        signature: bytes,
+        records: Iterable[Record],
+        digests: list[bytes],
+    ) -> None:
+        """Verify the signature, then check every record: nothing is scored before."""
+        self._require_signed(query, fingerprint, signature)
         scorer, masks = self._scorer(query.parameters), self._masks_for(query)
-        for record in records:
+        for record in _unaltered(records, digests):
             scorer.check(query, record, masks)
-            yield record.digest
 
     def _require_signed(self, query: QueryInfo, fingerprint: bytes, signature: bytes) -> None:
         """Raise SignatureError unless the account of the query's key signed it, if it has one."""
@@ -253,6 +267,7 @@ class Provider:
             return self._scorers[parameters.id]
 
 
+@functools.lru_cache(maxsize=256)
 def _is_proven(key: PublicKey) -> bool:
     """Return whether a key has a proof. Raises FormatError for one that does not verify."""
     if not key.proof:
@@ -261,3 +276,11 @@ def _is_proven(key: PublicKey) -> bool:
 
     verify(key, key.proof)
     return True
+
+
+def _unaltered(records: Iterable[Record], digests: list[bytes]) -> Iterator[Record]:
+    """Yield records whose digests are these. Raises FormatError where a file was altered since."""
+    for record, digest in zip(records, digests, strict=True):
+        if record.digest != digest:
+            raise FormatError("this query was altered while it was read")
+        yield record

@@ -117,17 +117,25 @@ class Budget:
             db.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?)", (account, *new))
 
     def charge(self, account: bytes, fingerprint: bytes, count: int, bits: int = 0) -> None:
-        """Charge for the query ``fingerprint``; on the disk when this returns.
+        """Charge for the query ``fingerprint``, ``bits`` at most 2^53; on the disk after this.
 
-        A charge left pending by a dead process is taken over, once, at no cost. A query that was
-        settled, or whose process may be alive, is charged again. Raises BudgetError when a limit
-        does not allow it, or the account is closed; then nothing is charged.
+        A charge left pending by a dead process is taken over, once, at no cost. A query whose
+        process may be alive is charged again. Raises BudgetError when a limit does not allow it,
+        the account is closed, or the query was settled before: whoever sends it again, it is never
+        charged again. Then nothing is charged.
         """
+        if not 0 <= bits <= MAX_LIMIT:
+            raise InputError("cannot charge this", expected="0 to 2^53 bits")
         with transaction(self._path, write=True) as db:
             me, _, dead = _pending(db, self._path, (account, fingerprint, count))
             limits, name = _limits(db, account), account.hex()[:8]
             if limits.closed:
                 raise BudgetError(f"account {name} is closed", hint="ask the provider to open it")
+            if _is_answered(db, account, fingerprint):
+                raise BudgetError(
+                    "this query was answered before, and its response is not kept any more",
+                    hint="make the query again",
+                )
             if dead:
                 db.execute("UPDATE pending SET owner = ? WHERE id = ?", (me, dead[0]))
                 return
@@ -137,7 +145,7 @@ class Budget:
                 what = f"the query budget of account {name} is used up"
                 rest, hint = f"at most {left}, the rest of {limits.states}", "ask for more"
                 raise BudgetError(what, got=f"{count} states", expected=rest, hint=hint)
-            if limits.bits is not None and used_bits + bits > limits.bits:
+            if used_bits + bits > (MAX_LIMIT if limits.bits is None else limits.bits):
                 what = f"the query budget of account {name} is used up"
                 raise BudgetError(
                     what, got="more bits of scores than are left", hint="ask for more"
@@ -157,10 +165,10 @@ class Budget:
         self._end(account, fingerprint, count, used=False)
 
     def settle_abandoned(self, account: bytes, fingerprint: bytes, count: int) -> None:
-        """Settle what dead processes left pending for a query whose response was kept."""
+        """Settle, once, what dead processes left pending for a query whose response was kept."""
         with transaction(self._path, write=True) as db:
             for row in _pending(db, self._path, (account, fingerprint, count))[2]:
-                _settle(db, account, row)
+                _settle(db, account, fingerprint, row)
 
     def require_open(self, account: bytes) -> None:
         """Raise BudgetError when the account is closed."""
@@ -194,7 +202,7 @@ class Budget:
             if not mine:
                 raise InputError("this process has no such charge pending", hint="end it only once")
             if used:
-                _settle(db, account, mine[0])
+                _settle(db, account, fingerprint, mine[0])
             else:
                 db.execute("DELETE FROM pending WHERE id = ?", (mine[0],))
 
@@ -210,11 +218,20 @@ def _require_account(account: bytes) -> None:
         raise InputError("this names no account", expected=f"{DIGEST} bytes")
 
 
-def _settle(db: sqlite3.Connection, account: bytes, row: int) -> None:
+def _is_answered(db: sqlite3.Connection, account: bytes, fingerprint: bytes) -> bool:
+    row = "SELECT 1 FROM answered WHERE account = ? AND fingerprint = ?"
+    return bool(db.execute(row, (account, fingerprint)).fetchall())
+
+
+def _settle(db: sqlite3.Connection, account: bytes, fingerprint: bytes, row: int) -> None:
+    """Settle a pending row, or drop it where the same query was settled before."""
     [(states, bits)] = db.execute(
         "SELECT states, bits FROM pending WHERE id = ?", (row,)
     ).fetchall()
     db.execute("DELETE FROM pending WHERE id = ?", (row,))
+    if _is_answered(db, account, fingerprint):
+        return
+    db.execute("INSERT INTO answered VALUES (?, ?)", (account, fingerprint))
     old = _sums(db, "settled", account)
     new = account, old[0] + states, old[1] + bits
     db.execute("INSERT OR REPLACE INTO settled VALUES (?, ?, ?)", new)

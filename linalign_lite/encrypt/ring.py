@@ -11,8 +11,9 @@ conjugate roots. The N/2 values are its *spectrum*; products are products of spe
 Exactness: Brent, Percival and Zimmermann ("Error bounds on complex floating-point multiplication",
 Mathematics of Computation 76, 2007, theorem 5.1) bound the error of each coefficient of a product
 by ‖x‖‖w‖·((1+ε)^3n (1+ε√5)^(3n+1) (1+β)^3n − 1) for length 2^n, where β is the error of the roots
-and ε = 2^-53. For n ≤ 11, three more multiplications by roots and a sum of C ≤ 128 products, that
-is below ‖x‖‖w‖·2^-45, so norms with a product of 2^43.5 leave an error below 0.36.
+and ε = 2^-53. For n ≤ 11, three more multiplications by roots and a sum of C products, that is
+about ‖x‖‖w‖·(148 + C)·2^-53, so norms with a product of 2^51.3/(148 + C) leave an error below 0.31.
+(The theorem is of the textbook FFT; NumPy's has fewer operations.)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from linalign_lite.encrypt.modular import Residues, centred
 from linalign_lite.encrypt.packing import ComplexArray, FloatArray
 from linalign_lite.errors import PrecisionError
 
-_NORM_BITS = 43.5  # log2 of the largest product of norms
+_NORM_BITS, _OPERATIONS = 51.3, 148  # log2 of the largest (148 + C)·‖x‖‖w‖
 MAX_LIMB_BITS, _MIN_LIMB_BITS = 17, 4
 
 
@@ -39,7 +40,8 @@ def limb_bits(degree: int, norm: float, terms: int) -> int:
     norm: of all integer coefficients that multiply the residues together. Raises PrecisionError
     when there are none: the integers are too large for float64.
     """
-    largest = _NORM_BITS - math.log2(max(norm, 1.0)) - math.log2(terms * degree) / 2
+    room = _NORM_BITS - math.log2(_OPERATIONS + terms)
+    largest = room - math.log2(max(norm, 1.0)) - math.log2(terms * degree) / 2
     bits = min(MAX_LIMB_BITS, math.floor(largest) + 1)  # a limb is at most half of 2^bits
     if bits < _MIN_LIMB_BITS:
         what = "products of these rows are not exact in double precision"

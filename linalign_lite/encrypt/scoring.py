@@ -56,6 +56,7 @@ class Scorer:
         self._cache: OrderedDict[tuple[int, ...], list[ComplexArray]] = OrderedDict()
         # queries may use any number of layouts and bounds
         self.scales = functools.lru_cache(_MAX_CACHED_SCALES)(self._choose_scales)
+        self.ring = functools.lru_cache(_MAX_CACHED_SCALES)(self._exact_ring)
         self._lock = threading.Lock()
 
     def _choose_scales(self, layout: Layout, norm_bits: int, proven: bool = False) -> Scales:
@@ -75,7 +76,7 @@ class Scorer:
             proven=proven,
         )
 
-    def ring(self, layout: Layout, scale: int) -> Ring:
+    def _exact_ring(self, layout: Layout, scale: int) -> Ring:
         """The arithmetic that is exact for this head at 2^scale, and for a mask beside it."""
         degree, primes = self.parameters.degree, self.parameters.data_primes
         if layout.columns:

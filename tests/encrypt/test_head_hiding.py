@@ -12,7 +12,7 @@ import pytest
 import tenseal.sealapi as api
 
 from linalign_lite.core.head import Head
-from linalign_lite.core.signing import SigningKey
+from linalign_lite.core.signing import SigningKey, VerifyingKey
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.kept_responses import KeptResponses
 from linalign_lite.encrypt.key_proof import prove, verify
@@ -469,10 +469,11 @@ def test_a_replay_gets_the_same_response_free(asked, tmp_path):
     provider.score_file(tmp_path / "q", tmp_path / "r", done.append)
     assert (tmp_path / "r").read_bytes() == first.to_bytes()
     assert budget.remaining(account) == 7
-    # to another head it is another question
+    # another head of the same budget does not charge it again, nor answer it
     other = Provider(head_of(seed=1), keys=provider._keys.values(), budget=budget)
-    assert other.score(query) != first
-    assert budget.remaining(account) == 4
+    with pytest.raises(BudgetError, match="answered before"):
+        other.score(query)
+    assert budget.remaining(account) == 7
     # a closed account gets nothing more, not even that
     budget.change(account, closed=True)
     with pytest.raises(BudgetError, match="is closed"):
@@ -481,27 +482,139 @@ def test_a_replay_gets_the_same_response_free(asked, tmp_path):
     assert provider.score(query) == first
 
 
-def test_a_response_that_is_not_kept_any_more_is_charged_again(asked):
+def test_a_response_that_is_not_kept_any_more_is_not_charged_again(asked):
+    """Whoever has a copy of a query uses up nobody's budget with it."""
     client, provider, budget, account = asked
     query = client.encrypt(np.eye(DIM)[:3])
-    first = provider.score(query)
+    provider.score(query)
     for path in budget.path.with_name("budget.sqlite.responses").iterdir():
         path.unlink()
-    assert provider.score(query) != first
-    assert budget.remaining(account) == 4
+    with pytest.raises(BudgetError, match=r"answered before.*make the query again"):
+        provider.score(query)
+    assert budget.remaining(account) == 7
 
 
 def test_kept_responses_stay_within_their_bytes(tmp_path):
     kept = KeptResponses(tmp_path / "kept", max_bytes=250)
     for i in range(5):
-        path, mine = kept.keep(bytes([i]) * 32, lambda f: f.write(bytes(100)))
-        assert mine
-        os.utime(path, (i, i))
-    assert [kept.find(bytes([i]) * 32) is not None for i in range(5)] == [False] * 3 + [True] * 2
-    _, mine = kept.keep(bytes([4]) * 32, lambda f: f.write(b"other"))
-    assert not mine
-    assert kept.find(bytes([4]) * 32).read_bytes() == bytes(100)
+        kept.keep(str(i), lambda f: f.write(bytes(100)))
+        os.utime(tmp_path / "kept" / f"{i}.response", (i, i))
+    assert [kept.open(str(i)) is not None for i in range(5)] == [False] * 3 + [True] * 2
+    kept.keep("4", lambda f: f.write(b"other"))
+    assert kept.open("4").read() == bytes(100)
+    kept.keep("large", lambda f: f.write(bytes(1000)))  # never the one that was just kept
+    assert len(kept.open("large").read()) == 1000
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
+
+
+def test_responses_are_kept_in_a_folder_of_ones_own(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("link", "file"):
+        with pytest.raises(InputError, match="expected a folder of your own"):
+            KeptResponses(tmp_path / name).keep("x", lambda f: f.write(b"x"))
+    kept = KeptResponses(tmp_path / "kept")
+    kept.keep("x", lambda f: f.write(b"x"))
+    (tmp_path / "kept" / "y.response").symlink_to(tmp_path / "file")
+    assert kept.open("y") is None
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_an_error_after_a_response_was_kept_does_not_make_it_free(asked, monkeypatch):
+    client, provider, budget, account = asked
+    query = client.encrypt(np.zeros((2, DIM)))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeptResponses, "_forget", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            provider.score(query)
+    assert (budget.remaining(account), budget.usage()[0].pending) == (8, 0)
+    assert provider.score(query)
+    assert budget.remaining(account) == 8
+
+    def failed(*_):
+        raise OSError(24, "too many open files")
+
+    monkeypatch.setattr(KeptResponses, "_forget", failed)
+    provider.score(client.encrypt(np.zeros((2, DIM))))
+    assert budget.remaining(account) == 6
+
+
+def test_ctrl_c_while_a_query_is_scored_costs_nothing(asked, monkeypatch):
+    client, provider, budget, account = asked
+    query = client.encrypt(np.zeros((2, DIM)))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("linalign_lite.encrypt.scoring.Scorer.score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            provider.score(query)
+    assert budget.usage() == ()
+    provider.score(query)
+    assert budget.remaining(account) == 8
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_file_altered_after_it_was_checked_is_not_scored(asked, tmp_path, monkeypatch, counted):
+    """With a digest that agrees, as anybody can write it: what was signed is what is scored."""
+    client, provider, budget, account = asked
+    if not counted:
+        secret, public = keygen(PRIVATE)
+        client, provider = Client(secret), Provider(head_of(), keys=[public])
+    layout = Layout(4096, DIM, 1)
+    query = client.encrypt(np.eye(DIM)[:2], layout=layout)
+    other = client.encrypt(np.eye(DIM)[2:4], layout=layout)
+    query.save(tmp_path / "q")
+    check = provider._check
+
+    def checked(*args):
+        check(*args)
+        swapped = dataclasses.replace(query, payloads=(query.payloads[0], other.payloads[1]))
+        (tmp_path / "q").write_bytes(swapped.to_bytes())
+
+    # the reader keeps the file open, so it is written to in place
+    monkeypatch.setattr(provider, "_check", checked)
+    with pytest.raises(FormatError, match="altered while it was read"):
+        provider.score_file(tmp_path / "q", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    assert budget.remaining(account) == (8 if counted else 10)
+
+
+def test_a_query_has_the_records_that_it_states(asked):
+    client, provider, budget, _ = asked
+    query = client.encrypt(np.zeros((2, DIM)), layout=Layout(4096, DIM, 1))
+    for payloads in (query.payloads * 2, query.payloads[:1]):
+        with pytest.raises(FormatError, match="records that its header states"):
+            provider.score(dataclasses.replace(query, payloads=payloads))
+    assert budget.usage() == ()
+
+
+def test_keys_that_anybody_can_sign_for_are_refused():
+    """Points of small order: such a signature verifies for any data."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    one = bytes([1]) + bytes(31)
+    Ed25519PublicKey.from_public_bytes(one).verify(one + bytes(32), b"anything at all")
+    _, public = keygen(TRUSTED, SigningKey.generate())
+    negative = bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa")
+    for account in (bytes(32), one, b"\xec" + b"\xff" * 30 + b"\x7f", negative):
+        with pytest.raises(InputError, match="anybody can sign for"):
+            VerifyingKey(account)
+        forged = dataclasses.replace(public, account=account, signature=account + bytes(32))
+        with pytest.raises(FormatError, match="anybody can sign for"):
+            PublicKey.load(forged.to_bytes())
+
+
+def badly_ended(client, query):
+    """The query, signed, with a last record that holds no residues."""
+    bad = dataclasses.replace(query, payloads=(*query.payloads[:-1], b"\xff" * 46144))
+    return dataclasses.replace(bad, signature=client._signature(bad.fingerprint))
 
 
 def test_what_is_refused_costs_nothing(asked, tmp_path):
@@ -515,9 +628,8 @@ def test_what_is_refused_costs_nothing(asked, tmp_path):
     (tmp_path / "q").write_bytes(raw)
     with pytest.raises(FormatError, match="record 2"):
         provider.score_file(tmp_path / "q", tmp_path / "r")
-    bad = dataclasses.replace(query, payloads=(*query.payloads[:2], b"\xff" * 46144))
     with pytest.raises(FormatError, match="not below its prime"):
-        provider.score(bad)
+        provider.score(badly_ended(client, query))
     assert budget.remaining(account) == 10
     assert budget.usage() == ()
     query.save(tmp_path / "q")
@@ -530,11 +642,10 @@ def test_a_bad_last_record_is_found_before_anything_is_scored(asked, monkeypatch
     """Free computing: scored until the bad record, then refunded."""
     client, provider, _, _ = asked
     query = client.encrypt(np.zeros((3, DIM)), layout=Layout(4096, DIM, 1))
-    bad = dataclasses.replace(query, payloads=(*query.payloads[:2], b"\xff" * 46144))
     scored = []
     monkeypatch.setattr("linalign_lite.encrypt.scoring.Scorer.score", lambda *a: scored.append(a))
-    with pytest.raises(FormatError):
-        provider.score(bad)
+    with pytest.raises(FormatError, match="not below its prime"):
+        provider.score(badly_ended(client, query))
     assert scored == []
 
 

@@ -131,11 +131,13 @@ def test_accounts(budget):
     assert budget.usage() == (Usage(KEY.hex(), 30, 30, 100),)
     budget.settle(KEY, ASKED, 30)
     assert budget.usage() == (Usage(KEY.hex(), 30, 0, 100),)
-    budget.charge(KEY, ASKED, 30)  # asked again
+    with pytest.raises(BudgetError, match=r"answered before.*make the query again"):
+        budget.charge(KEY, ASKED, 30)  # asked again
+    budget.charge(KEY, name(1), 30)
     budget.charge(OTHER, ASKED, 100)
     assert budget.usage() == (Usage(KEY.hex(), 60, 30, 100), Usage(OTHER.hex(), 100, 100, 100))
-    budget.refund(KEY, ASKED, 30)
-    budget.charge(KEY, ASKED, 70)
+    budget.refund(KEY, name(1), 30)
+    budget.charge(KEY, name(1), 70)
     assert (budget.remaining(KEY), budget.remaining(bytes(32))) == (0, 100)
     budget.refund(OTHER, ASKED, 100)
     assert used(budget, OTHER) == (0, 0)
@@ -172,7 +174,7 @@ def test_arguments(budget, charge):
 
 
 def test_a_charge_ends_once(budget):
-    for end in (budget.settle, budget.refund):
+    for end in (budget.refund, budget.settle):
         budget.charge(KEY, ASKED, 2)
         for other in [(OTHER, ASKED, 2), (KEY, name(3), 2), (KEY, ASKED, 1)]:
             with pytest.raises(InputError, match="no such charge"):
@@ -360,6 +362,7 @@ def test_agrees_with_a_model(operations):
         for actor in range(3):
             stack.callback(actors.die, actor)
         settled, rows, lives = {KEY: 0, OTHER: 0}, [], [0, 0, 0]  # a row: (query, process, life)
+        answered = set()
         for what, actor, *query in operations:
             key, _, count = query
             me = actor, lives[actor]
@@ -374,6 +377,10 @@ def test_agrees_with_a_model(operations):
             with actors.playing(actor):
                 if what == "charge":
                     dead = [r for r in rows if r[0] == query and lives[r[1][0]] != r[1][1]]
+                    if tuple(query[:2]) in answered:
+                        with pytest.raises(BudgetError, match="answered before"):
+                            budget.charge(*query)
+                        continue
                     if dead:
                         rows.remove(dead[0])
                     elif settled[key] + pending[key] + count > LIMIT:
@@ -385,7 +392,9 @@ def test_agrees_with_a_model(operations):
                 elif (query, me) in rows:
                     getattr(budget, what)(*query)
                     rows.remove((query, me))
-                    settled[key] += count if what == "settle" else 0
+                    if what == "settle" and tuple(query[:2]) not in answered:
+                        settled[key] += count
+                        answered.add(tuple(query[:2]))
                 else:
                     with pytest.raises(InputError):
                         getattr(budget, what)(*query)
@@ -627,8 +636,8 @@ def test_damaged_limit(path, budget, statement):
 @pytest.mark.parametrize("states", ["0", "-1", "9223372036854775807", "2.5", "'x'", "x'00'"])
 @pytest.mark.parametrize("table", ["settled", "pending"])
 def test_damaged_counts(path, budget, table, states):
-    budget.charge(KEY, ASKED, 5)
-    budget.settle(KEY, ASKED, 5)
+    budget.charge(KEY, name(1), 5)
+    budget.settle(KEY, name(1), 5)
     budget.charge(KEY, ASKED, 4)
     altered(path, f"UPDATE {table} SET states = {states}")
     for call in (budget.usage, lambda: budget.remaining(KEY), lambda: budget.charge(KEY, ASKED, 1)):
@@ -739,9 +748,30 @@ def test_what_the_dead_left_is_settled_when_its_response_was_kept(budget):
     budget.settle_abandoned(KEY, ASKED, 60)
     assert used(budget) == (60, 0)
     assert budget.usage()[0].bits == 600
-    budget.charge(KEY, ASKED, 10)
-    budget.settle_abandoned(KEY, ASKED, 10)  # its process lives
+    budget.charge(KEY, name(2), 10)
+    budget.settle_abandoned(KEY, name(2), 10)  # its process lives
     assert used(budget) == (70, 10)
+
+
+def test_two_that_answered_the_same_query_pay_once(path, budget):
+    """One was killed before it could take its charge back."""
+    with beside(lambda: Budget(path).charge(KEY, ASKED, 10)):
+        budget.charge(KEY, ASKED, 10)
+        budget.settle(KEY, ASKED, 10)
+        assert used(budget) == (20, 10)
+    budget.settle_abandoned(KEY, ASKED, 10)
+    assert used(budget) == (10, 0)
+
+
+@pytest.mark.parametrize("bits", [-1, (1 << 53) + 1, 1 << 64])
+def test_bits_out_of_range(budget, bits):
+    with pytest.raises(InputError, match="cannot charge"):
+        budget.charge(KEY, ASKED, 1, bits)
+    assert budget.usage() == ()
+    budget.charge(KEY, ASKED, 1, 1 << 53)
+    with pytest.raises(BudgetError, match="more bits"):
+        budget.charge(KEY, name(1), 1, 1)
+    assert budget.usage()[0].bits == 1 << 53
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ def test_the_bound_leaves_room():
 
 def test_rows_too_large_for_doubles_are_refused():
     assert limb_bits(4096, 1.0, 1) == 17
-    assert limb_bits(4096, 2.0**23, 4) == 14
+    assert limb_bits(4096, 2.0**23, 4) == 15
+    assert limb_bits(4096, 2.0**23, 1000) == 8
     with pytest.raises(PrecisionError, match="not exact in double precision"):
         limb_bits(4096, 2.0**40, 4)
 

@@ -43,7 +43,7 @@ _NAMES = {  # module: its public names
     "encrypt.packing": "Layout",
     "encrypt.parameters": "PRIVATE Parameters TRUSTED",
     "encrypt.provider": "Provider",
-    "encrypt.query_budget": "Budget",
+    "encrypt.budgets.budget": "Budget",
     "errors": "AlignmentError BudgetError FormatError InputError LinalignError MismatchError "
     "MissingExtraError OutputExistsError ParityError PrecisionError SignatureError",
     "extraction.pipeline": "extract extract_to",

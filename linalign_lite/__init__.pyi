@@ -41,6 +41,7 @@ from linalign_lite.core.signing import SigningKey as SigningKey
 from linalign_lite.core.signing import VerifyingKey as VerifyingKey
 from linalign_lite.core.space import Space as Space
 from linalign_lite.core.token_alignment import pair_states as pair_states
+from linalign_lite.encrypt.budgets.budget import Budget as Budget
 from linalign_lite.encrypt.client import Client as Client
 from linalign_lite.encrypt.client import Scores as Scores
 from linalign_lite.encrypt.keys import PublicKey as PublicKey
@@ -53,7 +54,6 @@ from linalign_lite.encrypt.parameters import PRIVATE as PRIVATE
 from linalign_lite.encrypt.parameters import TRUSTED as TRUSTED
 from linalign_lite.encrypt.parameters import Parameters as Parameters
 from linalign_lite.encrypt.provider import Provider as Provider
-from linalign_lite.encrypt.query_budget import Budget as Budget
 from linalign_lite.errors import AlignmentError as AlignmentError
 from linalign_lite.errors import BudgetError as BudgetError
 from linalign_lite.errors import FormatError as FormatError

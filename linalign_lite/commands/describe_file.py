@@ -222,7 +222,7 @@ def _bundle(path: Path, _: int) -> Facts:
 
 
 def _budget(path: Path) -> Facts:
-    from linalign_lite.encrypt.query_budget import Budget
+    from linalign_lite.encrypt.budgets.budget import Budget
 
     budget = Budget(path)
     used = [u.used for u in budget.usage()]

@@ -16,7 +16,7 @@ from linalign_lite.core.text_tables import column_lines
 from linalign_lite.errors import InputError, LinalignError
 
 if TYPE_CHECKING:
-    from linalign_lite.encrypt.query_budget import Budget
+    from linalign_lite.encrypt.budgets.budget import Budget
 
 
 def plan(
@@ -96,7 +96,7 @@ def budget(
       linalign-lite budget clients.sqlite --account 3f2a --close
       linalign-lite budget clients.sqlite
     """
-    from linalign_lite.encrypt.query_budget import Budget
+    from linalign_lite.encrypt.budgets.budget import Budget
 
     console = Console(as_json, quiet)
     if account is None and (close or reopen):
@@ -156,7 +156,7 @@ def audit(
       linalign-lite audit --head intents.head.npz
     """
     from linalign_lite.core.serialization import load_head
-    from linalign_lite.encrypt.leakage_audit import audit as run
+    from linalign_lite.encrypt.audit.report import audit as run
     from linalign_lite.encrypt.parameters import by_name
 
     console = Console(as_json, quiet)

@@ -171,11 +171,11 @@ def score(
     """
     from linalign_lite.core.executor import cores
     from linalign_lite.core.serialization import load_head, load_map
+    from linalign_lite.encrypt.budgets.budget import Budget
     from linalign_lite.encrypt.messages import QueryInfo
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.planner import predict_cost
     from linalign_lite.encrypt.provider import Provider
-    from linalign_lite.encrypt.query_budget import Budget
     from linalign_lite.encrypt.wire import Kind, open_framed
 
     console = Console(as_json, quiet)

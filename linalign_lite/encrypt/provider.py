@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING
 from linalign_lite.core.head import Head
 from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.encrypt import messages, wire
+from linalign_lite.encrypt.budgets.ledger import Charge, Ledger
 from linalign_lite.encrypt.keys import PublicKey
-from linalign_lite.encrypt.ledger import Charge, Ledger
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
 from linalign_lite.encrypt.packing import MAX_RETURNED
@@ -27,7 +27,7 @@ from linalign_lite.errors import FormatError, MismatchError, PrecisionError, Sig
 from linalign_lite.storage.atomic import PathLike, atomic, require_replaceable
 
 if TYPE_CHECKING:
-    from linalign_lite.encrypt.query_budget import Budget
+    from linalign_lite.encrypt.budgets.budget import Budget
 
 
 _MAX_MASKS = 64  # keys whose masks are kept ready, some megabytes each

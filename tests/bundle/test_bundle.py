@@ -272,7 +272,7 @@ def test_no_secret_goes_in_within_a_wheel(tmp_path, inputs):
 
 
 def test_other_things_do_not_go_in(tmp_path, inputs):
-    from linalign_lite.encrypt.query_budget import Budget
+    from linalign_lite.encrypt.budgets.budget import Budget
 
     for kind in ("query", "response"):
         (tmp_path / kind).write_bytes((KEYS / f"v3-private-two.{kind}").read_bytes())

@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linalign_lite.core.head import Head
-from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.coarse_attack import attack
-from linalign_lite.encrypt.coarse_heads import (
+from linalign_lite.encrypt.audit.coarse_attack import attack
+from linalign_lite.encrypt.audit.coarse_heads import (
     Grid,
     grid_of,
     pack_weights,
     queries_needed,
     weight_entropy,
 )
+from linalign_lite.encrypt.audit.report import audit
+from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
-from linalign_lite.encrypt.leakage_audit import audit
 from linalign_lite.encrypt.messages import Query
 from linalign_lite.encrypt.modular import add_mod, pack_seeded, unpack_seeded
 from linalign_lite.encrypt.packing import Layout, score_positions

@@ -13,17 +13,17 @@ import tenseal.sealapi as api
 
 from linalign_lite.core.head import Head
 from linalign_lite.core.signing import SigningKey, VerifyingKey
+from linalign_lite.encrypt.audit.report import AuditReport, audit
+from linalign_lite.encrypt.budgets.budget import Budget
+from linalign_lite.encrypt.budgets.kept_responses import KeptResponses
 from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.kept_responses import KeptResponses
 from linalign_lite.encrypt.key_proof import prove, verify
 from linalign_lite.encrypt.keys import PublicKey, keygen, seal_context
-from linalign_lite.encrypt.leakage_audit import AuditReport, audit
 from linalign_lite.encrypt.messages import Query, signed_bytes
 from linalign_lite.encrypt.modular import add_mod, pack_seeded, random_ternary, unpack_seeded
 from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.query_budget import Budget
 from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
 from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.wire import Record, digest_record

@@ -284,7 +284,7 @@ def test_an_encryption_of_zero_is_as_quiet_as_its_bound():
 def test_seals_noise_is_what_the_bound_supposes():
     """Centred binomial of 42 coins: at most 21, variance 10.5."""
     from linalign_lite.core.head import Head
-    from linalign_lite.encrypt.leakage_audit import _Attacker, _Query
+    from linalign_lite.encrypt.audit.report import _Attacker, _Query
 
     bench = _Attacker(Head(np.ones((1, 8)), np.zeros(1)), PRIVATE)
     noise = np.concatenate([bench.query_noise(_Query(bench, np.zeros(8))) for _ in range(10)])

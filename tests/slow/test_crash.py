@@ -10,13 +10,13 @@ import pytest
 
 from linalign_lite.core.head import Head
 from linalign_lite.core.signing import SigningKey
+from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.messages import Query
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.query_budget import Budget
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 N, DIM, KILLS, SCORED = 3, 16, 60, 100

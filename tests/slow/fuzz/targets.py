@@ -31,6 +31,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.signing import SigningKey, VerifyingKey
 from linalign_lite.core.space import Space
+from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.client import Client, Scores
 from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
@@ -38,7 +39,6 @@ from linalign_lite.encrypt.messages import Query, QueryInfo, Response, ResponseI
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED, by_id
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.query_budget import Budget
 from linalign_lite.encrypt.wire import Header, Kind
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import model_card

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.head import Head
-from linalign_lite.encrypt import coarse_attack, packing
+from linalign_lite.encrypt import packing
+from linalign_lite.encrypt.audit import coarse_attack
+from linalign_lite.encrypt.audit.coarse_heads import queries_needed
 from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.coarse_heads import queries_needed
 from linalign_lite.encrypt.keys import keygen, seal_context
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.modular import Residues, add_mod, centred

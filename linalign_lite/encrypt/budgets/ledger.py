@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from linalign_lite.core.head import Head
-from linalign_lite.encrypt.kept_responses import KeptResponses
-from linalign_lite.encrypt.query_budget import Budget
+from linalign_lite.encrypt.budgets.budget import Budget
+from linalign_lite.encrypt.budgets.kept_responses import KeptResponses
 from linalign_lite.errors import BudgetError, FormatError, LinalignError
 
 

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from linalign_lite.encrypt.budget_file import LOCK, MAX_CHECKED, create, transaction
+from linalign_lite.encrypt.budgets.database import LOCK, MAX_CHECKED, create, transaction
 from linalign_lite.encrypt.wire import DIGEST
 from linalign_lite.errors import BudgetError, InputError
 from linalign_lite.storage.atomic import PathLike

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linalign_lite.core.head import Head
-from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.coarse_heads import (
+from linalign_lite.encrypt.audit.coarse_heads import (
     IntArray,
     Packing,
     grid_of,
@@ -15,6 +14,7 @@ from linalign_lite.encrypt.coarse_heads import (
     queries_needed,
     weight_entropy,
 )
+from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import Parameters

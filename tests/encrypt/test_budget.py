@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite.encrypt import budget_file, query_budget
-from linalign_lite.encrypt.query_budget import Budget, Usage
+from linalign_lite.encrypt.budgets import budget as module
+from linalign_lite.encrypt.budgets import database
+from linalign_lite.encrypt.budgets.budget import Budget, Usage
 from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError
 
 KEY, OTHER = bytes(range(32)), bytes([255]) * 32
@@ -300,7 +301,7 @@ def test_a_child_keeps_nothing_of_its_parent_alive(budget):
 
 
 def test_where_nobody_can_tell_it_is_charged_again(budget, monkeypatch):
-    monkeypatch.setattr(query_budget, "_lock", lambda *_, **__: False)
+    monkeypatch.setattr(module, "_lock", lambda *_, **__: False)
     crashed(lambda: budget.charge(KEY, ASKED, 10))
     for expected in (20, 30):
         budget.charge(KEY, ASKED, 10)
@@ -324,15 +325,15 @@ class Actors:
 
     @contextlib.contextmanager
     def playing(self, actor):
-        kept = dict(query_budget._HELD)
-        query_budget._HELD.clear()
-        query_budget._HELD.update(self.own[actor])
+        kept = dict(module._HELD)
+        module._HELD.clear()
+        module._HELD.update(self.own[actor])
         try:
             yield
         finally:
-            self.own[actor] = dict(query_budget._HELD)
-            query_budget._HELD.clear()
-            query_budget._HELD.update(kept)
+            self.own[actor] = dict(module._HELD)
+            module._HELD.clear()
+            module._HELD.update(kept)
 
     def die(self, actor):
         for handle, _ in self.own[actor].values():
@@ -555,7 +556,7 @@ def test_bytes_altered(path, filled, monkeypatch):
         data[place] ^= rng.randrange(1, 256)
         path.write_bytes(data)
         # every other file as if it were too large for the check of every page
-        monkeypatch.setattr(query_budget, "MAX_CHECKED", place % 2 << 24)
+        monkeypatch.setattr(module, "MAX_CHECKED", place % 2 << 24)
         tried(path)
 
 
@@ -789,7 +790,7 @@ def test_other_journal_mode(path, budget):
 
 
 def test_too_large(path, budget, monkeypatch):
-    monkeypatch.setattr(budget_file, "_MAX_FILE", 10_000)
+    monkeypatch.setattr(database, "_MAX_FILE", 10_000)
     refused(path, "1 GiB")
 
 
@@ -838,7 +839,7 @@ def test_replaced_file_is_told_apart(path, budget):
     budget.charge(KEY, ASKED, 1)
     path.rename(path.with_name("old"))
     Budget(path, 100).charge(KEY, ASKED, 1)
-    assert len({byte for _, byte in query_budget._HELD.values()}) == len(query_budget._HELD)
+    assert len({byte for _, byte in module._HELD.values()}) == len(module._HELD)
     crashed(lambda: budget.charge(KEY, ASKED, 1))
     assert used(budget) == (2, 2)
 
@@ -849,7 +850,7 @@ def test_locked_for_too_long(path, budget, monkeypatch):
         db.execute("BEGIN EXCLUSIVE")
         globals()["kept"] = db
 
-    monkeypatch.setattr(budget_file, "_LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(database, "_LOCK_TIMEOUT", 0.2)
     with beside(hold):
         for call in (budget.usage, lambda: budget.charge(KEY, ASKED, 1)):
             with pytest.raises(LinalignError, match=r"SQLITE_BUSY.*locked"):
@@ -896,14 +897,14 @@ def test_read_only_file(path):
 
 def test_settings_that_durability_rests_on(path, budget):
     pragmas = "synchronous", "journal_mode", "trusted_schema", "cell_size_check"
-    with budget_file.transaction(path, write=True) as db:
+    with database.transaction(path, write=True) as db:
         values = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert values == [3, "delete", 0, 1]
 
 
 def test_an_error_within_rolls_back(path, budget):
     def interrupted():
-        with budget_file.transaction(path, write=True) as db:
+        with database.transaction(path, write=True) as db:
             db.execute("UPDATE budget SET states = 7")
             raise KeyboardInterrupt
 

@@ -23,7 +23,10 @@ from tabling import (
 
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{n}.md" for n in ("DESIGN", "FEW_PAIRS", "FIGURES", "SMALL")),
+    *(
+        ROOT / "docs" / f"{n}.md"
+        for n in ("DESIGN", "FEW_PAIRS", "FIGURES", "REPLICATION", "SMALL")
+    ),
 )
 KINDS = (few_pairs, maps, outliers, encryption, machines, published, replication, retrieval)
 PICTURES = {ROOT / "docs" / "images" / "few_pairs.svg": few_pairs.picture}

@@ -35,6 +35,7 @@ from linalign_lite import (
     read_texts,
     train_head,
 )
+from linalign_lite.encrypt.key_proof import proven
 from linalign_lite.encrypt.precision import precision_bits
 
 MODELS = ("all-minilm-l6-v2", "tinystories-656k", "stories260k")
@@ -96,19 +97,23 @@ def _mapped(states: dict[str, Parts], heads: dict[str, dict[str, Head]]) -> list
 def _encrypted(head: Head, queries: HiddenStates, profile: Parameters) -> dict[str, Any]:
     """Every test query: one at a time, as a client with one question sends it, and all at once."""
     secret, public = keygen(profile)
-    client = Client(secret)
+    if profile.private:  # all at once share ciphertexts under a proven key alone
+        public = proven(secret, public)
+    client = Client(secret, proven=profile.private)
     provider = Provider(head, keys=[public], accept=[profile])
     plain = head(queries.states)
     times: dict[str, list[float]] = {"encrypt": [], "score": [], "decrypt": []}
-    scores, sizes = [], (0, 0)
+    scores, best, sizes = [], [], (0, 0)
     for row in queries.states:
         clock = [time.perf_counter()]
         query = client.encrypt(HiddenStates(row[None], queries.space), n_outputs=head.n_outputs)
         clock.append(time.perf_counter())
         response = provider.score(query)
         clock.append(time.perf_counter())
-        scores.append(client.decrypt(response, query).values[0])
+        decrypted = client.decrypt(response, query)
         clock.append(time.perf_counter())
+        scores.append(decrypted.values[0])
+        best.append(decrypted.predictions()[0])
         for name, seconds in zip(times, np.diff(clock), strict=True):
             times[name].append(1e3 * float(seconds))
         sizes = len(query.to_bytes()), len(response.to_bytes())
@@ -116,7 +121,7 @@ def _encrypted(head: Head, queries: HiddenStates, profile: Parameters) -> dict[s
     return {
         "profile": profile.name, "queries": len(plain), "dim": int(queries.states.shape[1]),
         "classes": head.n_outputs,
-        **_agreement(np.array(scores), plain),
+        **_agreement(np.array(scores), np.array(best), plain),
         "median_ms": {k: statistics.median(v) for k, v in times.items()},
         "median_total_ms": statistics.median(total),
         "mean_total_ms": statistics.mean(total),
@@ -148,7 +153,7 @@ def _bulk(
     two = statistics.median(r[2] for r in rounds if r[0] == 2)
     return {
         "packing": layout.packing, "batch": layout.batch, "chunks": layout.chunks,
-        **_agreement(scores.values, head(queries.states)),
+        **_agreement(scores.values, scores.predictions(), head(queries.states)),
         "seconds": dict(zip(("encrypt", "score", "decrypt"), best, strict=True)),
         "score_seconds_two_processes": two,
         "ms_per_query": 1e3 * sum(best) / n,
@@ -158,9 +163,9 @@ def _bulk(
     }  # fmt: skip
 
 
-def _agreement(got: Any, plain: Any) -> dict[str, Any]:
+def _agreement(got: Any, best: Any, plain: Any) -> dict[str, Any]:
     return {
-        "same_argmax": int((got.argmax(1) == plain.argmax(1)).sum()),
+        "same_argmax": int((best == plain.argmax(1)).sum()),
         "max_abs_error": float(np.abs(got - plain).max()),
         "precision_bits": precision_bits(plain, got),
     }

@@ -434,7 +434,7 @@ def test_audit_attacks_a_head(played, capsys):
 
 
 def test_plan_prints_the_choice_and_the_reason():
-    text = run("plan", "--dim", "384", "--classes", "150", "--queries", "4500").stdout
+    text = run("plan", "--dim", "384", "--classes", "150", "--queries", "4500", "--proven").stdout
     assert text.startswith("columns, 2250 states per ciphertext, 384 chunk(s) per state")
     assert "lowest total time at 100 Mbit/s" in text
     plan = json.loads(run("plan", "--dim", "384", "--classes", "150", "--json").stdout)

@@ -40,6 +40,7 @@ coefficient of 20 answers: 236,960 bytes for N = 2048 and 441,760 for N = 4096.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import math
@@ -199,8 +200,17 @@ def load_proof(source: PathLike | bytes, public: PublicKey) -> PublicKey:
         if (header.n_records, header.record_size) != expected or header.meta:
             raise FormatError(f"{name} does not have the shape of a proof")
         (record,) = reader
-    verify(public, record.payload)
-    return replace(public, proof=record.payload)
+    loaded = replace(public, proof=record.payload)
+    is_proven(loaded)
+    return loaded
+
+
+@functools.lru_cache(maxsize=64)
+def is_proven(key: PublicKey) -> bool:
+    """Return whether a key has a proof, verified once. Raises FormatError if it does not verify."""
+    if key.proof:
+        verify(key, key.proof)
+    return bool(key.proof)
 
 
 def subset(digest: bytes) -> list[int]:

@@ -153,8 +153,8 @@ def matmul_mod(weight: FloatArray, residues: Residues, prime: int) -> Residues:
     return total
 
 
-def add_mod(a: Residues, b: Residues, prime: int) -> Residues:
-    """Compute a + b mod prime, for a and b below prime."""
+def add_mod(a: Residues, b: Residues, prime: int | Residues) -> Residues:
+    """Compute a + b mod prime, for a and b below prime. prime: one, or one of each row, (p, 1)."""
     total = a + b
     return np.where(total >= prime, total - np.uint64(prime), total)
 

@@ -14,6 +14,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.encrypt import messages, wire
 from linalign_lite.encrypt.budgets.ledger import Charge, Ledger
+from linalign_lite.encrypt.key_proof import is_proven
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
@@ -58,7 +59,7 @@ class Provider:
         self._head = head
         # of two copies of a key, the one with a proof
         self._keys = {key.digest: key for key in sorted(keys, key=lambda key: bool(key.proof))}
-        self._proven = frozenset(d for d, key in self._keys.items() if _is_proven(key))
+        self._proven = frozenset(d for d, key in self._keys.items() if is_proven(key))
         self._masks = functools.lru_cache(maxsize=_MAX_MASKS)(Masks)
         self._accept = tuple(accept)
         self._max_error = max_error
@@ -265,17 +266,6 @@ class Provider:
                 made = Scorer(self._head, parameters, self._cache_bytes, self._max_error)
                 self._scorers[parameters.id] = made
             return self._scorers[parameters.id]
-
-
-@functools.lru_cache(maxsize=256)
-def _is_proven(key: PublicKey) -> bool:
-    """Return whether a key has a proof. Raises FormatError for one that does not verify."""
-    if not key.proof:
-        return False
-    from linalign_lite.encrypt.key_proof import verify
-
-    verify(key, key.proof)
-    return True
 
 
 def _unaltered(records: Iterable[Record], digests: list[bytes]) -> Iterator[Record]:

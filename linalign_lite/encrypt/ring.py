@@ -96,12 +96,6 @@ class Ring:
             out[..., i, :] = total
         return out.view(np.uint64)
 
-    def added(self, a: Residues, b: Residues) -> Residues:
-        """a + b: (…, primes, N)."""
-        total = a + b
-        moduli = np.array(self.primes, dtype=np.uint64)[:, None]
-        return np.where(total >= moduli, total - moduli, total)
-
     def _joined(
         self, high: npt.NDArray[np.int64], low: FloatArray, prime: int
     ) -> npt.NDArray[np.int64]:

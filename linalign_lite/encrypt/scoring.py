@@ -126,15 +126,10 @@ class Scorer:
     def ciphertexts(self, query: QueryInfo, payload: bytes) -> Iterator[Residues]:
         """Both components of each chunk, zeros where a first one has no coefficient: (2, p, N)."""
         (start, count), degree = query.window, self.parameters.degree
+        sent = np.arange(start, start + count)  # negative ones count from the end
         for first, seed in self._pairs(query, payload):
             both = np.zeros((2, len(first), degree), dtype=np.uint64)
-            if start:  # negative: coefficients before 0 are those before N
-                both[0, :, start:], both[0, :, : count + start] = (
-                    first[:, :-start],
-                    first[:, -start:],
-                )
-            else:
-                both[0, :, :count] = first
+            both[0][:, sent] = first
             both[1] = self._seal.grown(seed)
             yield both
 
@@ -145,9 +140,10 @@ class Scorer:
         layout, count = query.layout, len(self._bias)
         ring = self.ring(layout, scale)
         if layout.columns:
+            moduli = np.array(ring.primes, dtype=np.uint64)[:, None]
             for bare in self._matrix_products(query, ring, scale, payload):
                 mask = None if masks is None else ring.residues(masks.draw(ring))
-                first, second = bare if mask is None else ring.added(bare, mask)
+                first, second = bare if mask is None else add_mod(bare, mask, moduli)
                 yield first[:, :live].copy(), second
             return
         queries = [ring.spectra(both) for both in self.ciphertexts(query, payload)]

@@ -521,17 +521,22 @@ def test_responses_are_kept_in_a_folder_of_ones_own(tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_an_error_after_a_response_was_kept_does_not_make_it_free(asked, monkeypatch):
-    client, provider, budget, account = asked
-    query = client.encrypt(np.zeros((2, DIM)))
+def score_interrupted(provider, query, monkeypatch, place):
+    """Score until ``place``, where Ctrl-C comes."""
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(KeptResponses, "_forget", interrupted)
+        patched.setattr(f"linalign_lite.encrypt.{place}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             provider.score(query)
+
+
+def test_an_error_after_a_response_was_kept_does_not_make_it_free(asked, monkeypatch):
+    client, provider, budget, account = asked
+    query = client.encrypt(np.zeros((2, DIM)))
+    score_interrupted(provider, query, monkeypatch, "budgets.kept_responses.KeptResponses._forget")
     assert (budget.remaining(account), budget.usage()[0].pending) == (8, 0)
     assert provider.score(query)
     assert budget.remaining(account) == 8
@@ -547,14 +552,7 @@ def test_an_error_after_a_response_was_kept_does_not_make_it_free(asked, monkeyp
 def test_ctrl_c_while_a_query_is_scored_costs_nothing(asked, monkeypatch):
     client, provider, budget, account = asked
     query = client.encrypt(np.zeros((2, DIM)))
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("linalign_lite.encrypt.scoring.Scorer.score", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            provider.score(query)
+    score_interrupted(provider, query, monkeypatch, "scoring.Scorer.score")
     assert budget.usage() == ()
     provider.score(query)
     assert budget.remaining(account) == 8

@@ -50,17 +50,15 @@ class SealContext:
         secret = api.KeyGenerator(self.context).secret_key()
         body = serialization.save_body(secret, PLAINTEXT_START + 8 * n * len(primes), secret=True)
         rows = np.ndarray((len(primes), n), "<u8", body, offset=PLAINTEXT_START)
-        packed = b"".join(map(modular.pack_residues, rows, primes))
+        packed = modular.pack_seeded(rows, b"", primes)
         zero, seed = self.encrypt_zero(api.Encryptor(self.context, secret))
         return packed, modular.pack_seeded(zero, seed, self.parameters.data_primes)
 
     def encrypt_zero(self, encryptor: Any) -> tuple[Residues, bytes]:
         """The first component of an encryption of zero, (primes, N), and the second's seed."""
         n, primes = self.parameters.degree, len(self.parameters.data_primes)
-        cipher, end = (
-            encryptor.encrypt_zero_symmetric(self._level),
-            CIPHERTEXT_START + 8 * n * primes,
-        )
+        cipher = encryptor.encrypt_zero_symmetric(self._level)
+        end = CIPHERTEXT_START + 8 * n * primes
         body = memoryview(serialization.save_body(cipher, end + serialization.SEED_INFO))
         if body[end + serialization.HEADER_SIZE] != serialization.BLAKE2XB:
             raise LinalignError("this build of SEAL expands seeds in another way than BLAKE2Xb")

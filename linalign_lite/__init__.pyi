@@ -43,7 +43,6 @@ from linalign_lite.core.space import Space as Space
 from linalign_lite.core.token_alignment import pair_states as pair_states
 from linalign_lite.encrypt.budgets.budget import Budget as Budget
 from linalign_lite.encrypt.client import Client as Client
-from linalign_lite.encrypt.client import Scores as Scores
 from linalign_lite.encrypt.keys import PublicKey as PublicKey
 from linalign_lite.encrypt.keys import SecretKey as SecretKey
 from linalign_lite.encrypt.keys import keygen as keygen
@@ -54,6 +53,7 @@ from linalign_lite.encrypt.parameters import PRIVATE as PRIVATE
 from linalign_lite.encrypt.parameters import TRUSTED as TRUSTED
 from linalign_lite.encrypt.parameters import Parameters as Parameters
 from linalign_lite.encrypt.provider import Provider as Provider
+from linalign_lite.encrypt.scores import Scores as Scores
 from linalign_lite.errors import AlignmentError as AlignmentError
 from linalign_lite.errors import BudgetError as BudgetError
 from linalign_lite.errors import FormatError as FormatError

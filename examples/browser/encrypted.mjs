@@ -16,7 +16,7 @@ const MAX_OUTPUTS = 1 << 24;
 const MAX_NORM_BITS = 24;
 const PRINTABLE = /^(?:[^\p{C}\p{Z}]| ){1,256}$/u;
 const FIELDS = ["batch", "chunks", "dim", "flood_bits", "head_scale", "labels", "n", "n_outputs",
-  "norm_bits", "query", "softcap", "word_bits"];
+  "norm_bits", "query", "rounding_bits", "softcap", "word_bits"];
 
 /** Layout of n states of d dimensions in polynomials, with as many states in each as may be. */
 export function layoutOf(dim, n) {
@@ -38,13 +38,14 @@ function normBits(states) {
 }
 
 /** Bound on the error of a score, as precision.score_error in the Python library. */
-function scoreError(fold, bound, scale, flood, wordBits) {
+function scoreError(fold, meta) {
+  const { norm_bits: bound, head_scale: scale } = meta;
   const a = QUERY_BITS - bound;
   const row = 2 ** (ROOM - a - scale - bound);
   const fresh = (Math.sqrt(10.5 * fold) * row) / 2 ** a;
-  const rounding = (Math.sqrt(1 / 12) * 2 ** bound) / 2 ** scale;
-  const words = Math.sqrt((1 + DEGREE) / 12) * 2 ** (DATA_BITS - wordBits - a - scale);
-  const flooding = flood ? 2 ** (flood - 1 - a - scale) : 0;
+  const rounding = Math.sqrt(1 / 12) * 2 ** (bound + meta.rounding_bits - scale);
+  const words = Math.sqrt((1 + DEGREE) / 12) * 2 ** (DATA_BITS - meta.word_bits - a - scale);
+  const flooding = meta.flood_bits ? 2 ** (meta.flood_bits - 1 - a - scale) : 0;
   return flooding + 6 * Math.hypot(fresh, rounding, words);
 }
 
@@ -109,10 +110,7 @@ export class Asker {
     const { key, meta, records } = await unframe(bytes, KIND.response);
     if (!same(key, this.digest)) throw new Error("this response belongs to another key");
     const { layout, names, records: asked } = this.#answered(meta, records);
-    const error = scoreError(
-      Math.min(layout.rows, meta.n_outputs), meta.norm_bits, meta.head_scale, meta.flood_bits,
-      meta.word_bits,
-    );
+    const error = scoreError(Math.min(layout.rows, meta.n_outputs), meta);
     if (!(error <= MAX_ERROR)) throw new Error("the scores of this response are too imprecise");
     const places = Math.max(0, Math.min(15, Math.floor(-Math.log10(error))));
     const unit = 2 ** (DATA_BITS - 32 - (QUERY_BITS - meta.norm_bits) - meta.head_scale);
@@ -144,6 +142,7 @@ export class Asker {
     if (!within(meta.flood_bits, 0, MAX_FLOOD)) throw wrong("flooding");
     if (!WORD_BITS.includes(meta.word_bits)) throw wrong("size of words");
     if (!within(meta.head_scale, 0, ROOM) || used > ROOM + 20) throw wrong("scale");
+    if (!within(meta.rounding_bits, 0, meta.head_scale)) throw wrong("rounding");
     if (meta.softcap !== null && !(typeof meta.softcap === "number" && meta.softcap > 0)) {
       throw wrong("soft cap");
     }

@@ -18,9 +18,10 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import accuracy
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
-from linalign_lite.encrypt.client import Client, Scores
+from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey, keygen
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.scores import Scores
 from linalign_lite.extraction.pipeline import extract
 from linalign_lite.extraction.session import Model, load_model
 from linalign_lite.extraction.texts import Texts

@@ -27,57 +27,17 @@ from linalign_lite.encrypt.precision import (
     least_norm_bits,
     query_scale,
 )
-from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
+from linalign_lite.encrypt.response_encoding import decode_products, decrypt_products, product_size
 from linalign_lite.encrypt.ring import spectrum
+from linalign_lite.encrypt.scores import Scores
 from linalign_lite.encrypt.wire import DIGEST, Kind, open_framed, write_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
-from linalign_lite.heads.ood.detector import Detector
-from linalign_lite.heads.ood.detectors import outlyingness
 from linalign_lite.storage.atomic import PathLike, atomic
 
 FloatT = TypeVar("FloatT", bound=np.floating[Any])
 _BATCH = 256  # states mapped at once
+_PRODUCTS = 16  # decrypted at once
 _EXACT_BITS = 52  # of an encoded state before the rest of its scale: float64 has 53
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Decrypted scores of a head, (n, n_outputs), rounded to ``decimals`` places.
-
-    A unit of the last place is at least the error. Never send scores back (docs/SECURITY.md).
-    ``best``: index of the highest score of each state, also where rounding makes two equal.
-    """
-
-    values: FloatArray = field(repr=False)  # shape: (n, n_outputs)
-    best: npt.NDArray[np.intp] = field(repr=False)  # (n,)
-    labels: tuple[str, ...]
-    decimals: int
-    error: float  # bound on the error of a score before rounding
-
-    def predictions(self) -> npt.NDArray[np.intp]:
-        """Index of the highest score of each state, (n,)."""
-        return self.best
-
-    def ranking(self) -> npt.NDArray[np.intp]:
-        """Indices of each state's scores, the highest first: (n, n_outputs)."""
-        first = np.arange(self.values.shape[1]) == self.best[:, None]
-        order: npt.NDArray[np.intp] = np.lexsort((~first, -self.values), axis=1)
-        return order
-
-    def names(self) -> list[str]:
-        """Label of the highest score of each state, or its index where there are no labels."""
-        return [self.labels[i] if self.labels else str(i) for i in self.predictions().tolist()]
-
-    def outlyingness(self, by: str | Detector = "energy", temperature: float = 1.0) -> FloatArray:
-        """Score how far each state lies from the head's training data, (n,); higher is farther.
-
-        by: "energy", "msp" or "max-logit" at ``temperature``; or a detector of these, with its own.
-        Raises InputError when it does not read scores or has other outputs, MismatchError when its
-        labels are not these scores'.
-        """
-        if isinstance(by, str):
-            return outlyingness(self.values, by, temperature)
-        return by.of_scores(self.values, self.labels)
 
 
 class Client:
@@ -248,12 +208,16 @@ class Client:
         (start, count), primes = info.window, info.parameters.data_primes
         scale = query_scale(info.parameters, info.norm_bits)
         zero, seed = self._side.encrypt_zero()
-        wanted = np.arange(start, start + count)  # negative ones count from the end
+        degree, before = info.parameters.degree, -start  # negative ones count from the end
+        coefficients = np.concatenate(
+            [coefficients[degree - before :], coefficients[: count - before]]
+        )
+        zero = np.concatenate([zero[:, degree - before :], zero[:, : count - before]], axis=1)
         # whole numbers below 2^52, exact in float64, then the rest of the scale
         bits = min(scale, _EXACT_BITS - info.norm_bits)
-        whole = np.rint(coefficients[wanted] * 2.0**bits).astype(np.int64)
+        whole = np.rint(coefficients * 2.0**bits).astype(np.int64)
         rows = np.empty((len(primes), count), dtype=np.uint64)
-        for row, part, prime in zip(rows, zero[:, wanted], primes, strict=True):
+        for row, part, prime in zip(rows, zero, primes, strict=True):
             row[:] = add_mod(part, integer_residues(whole, scale - bits, prime), prime)
         return pack_seeded(rows, seed, primes)
 
@@ -304,15 +268,21 @@ class Client:
         layout, degree = info.layout, info.parameters.degree
         total = query_scale(info.parameters, info.norm_bits) + info.head_scale
         unit = 2.0 ** (info.parameters.data_bits - total)
-        parts = []
-        for start in range(0, info.n_outputs, layout.rows):
-            positions = score_positions(layout, min(layout.rows, info.n_outputs - start))
-            size = product_size(degree, positions.size, info.word_bits)
-            second, first = decode_product(view[:size], degree, info.word_bits)
-            view = view[size:]
-            wanted, first = positions[:, :live], first.reshape(positions.shape)[:, :live]
-            values = decrypt_product(
-                self._secret, second, first.ravel(), wanted.ravel(), info.word_bits
+        parts, start = [], 0
+        while start < info.n_outputs:  # a few products of one size at once
+            rows = min(layout.rows, info.n_outputs - start)
+            products = min(_PRODUCTS, (info.n_outputs - start) // rows)
+            positions = score_positions(layout, rows)
+            size = products * product_size(degree, positions.size, info.word_bits)
+            second, first = decode_products(view[:size], products, degree, info.word_bits)
+            view, start = view[size:], start + products * rows
+            wanted, first = positions[:, :live], first.reshape(products, *positions.shape)
+            values = decrypt_products(
+                self._secret,
+                second,
+                first[..., :live].reshape(products, -1),
+                wanted.ravel(),
+                info.word_bits,
             )
             parts.append(values.reshape(-1, live).T * unit)
         return _concatenated(parts, axis=1)

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from linalign_lite.encrypt.keys import PublicKey
-from linalign_lite.encrypt.modular import random_ternary
+from linalign_lite.encrypt.modular import mul_mod, random_ternary
 from linalign_lite.encrypt.packing import ComplexArray
 from linalign_lite.encrypt.ring import Ring, spectrum
 
@@ -24,18 +24,16 @@ class Masks:
         self._spectra = functools.lru_cache(maxsize=4)(self._key_spectra)
 
     def _key_spectra(self, ring: Ring) -> ComplexArray:
-        return ring.spectra(self._residues)
+        """Compute those of the key over 2^shift, by which products are multiplied."""
+        pairs = zip(ring.primes, self._residues.swapaxes(0, 1), strict=True)
+        scaled = [mul_mod(rows, pow(2, -ring.shift, p), p) for p, rows in pairs]
+        return ring.spectra(np.stack(scaled, axis=1))
 
     def draw(self, ring: Ring) -> ComplexArray:
-        """Spectra of (u·p0, u·p1) for a fresh uniform ternary u: (2, primes, limbs, N/2).
+        """Spectra of (u·p0, u·p1) / 2^shift for a fresh ternary u: (2, primes, limbs, N/2).
 
         SEAL's own encryption of zero adds two errors of at most 21. The first is negligible beside
         flooding, the second beside rounding to words (docs/SECURITY.md).
         """
         mask: ComplexArray = self._spectra(ring) * spectrum(random_ternary(ring.degree))
         return mask
-
-
-def ternary_norm(degree: int) -> float:
-    """The largest norm of u."""
-    return float(np.sqrt(degree))

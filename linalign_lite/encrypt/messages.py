@@ -78,6 +78,7 @@ class ResponseDescription(_Packing):
     query: Sha256  # digest of the query's header
     dim: Annotated[int, Range(1, MAX_DIM)]
     head_scale: Annotated[int, Range(0, max(MODULUS_BITS.values()))]  # b of precision.head_scale
+    rounding_bits: Annotated[int, Range(0, max(MODULUS_BITS.values()))]  # precision.Scales
     # k of noise_flooding.flood_bits
     flood_bits: Annotated[int, Range(0, max(MODULUS_BITS.values()))]
     word_bits: Annotated[int, Range(min(WORD_BITS), max(WORD_BITS))]
@@ -178,7 +179,7 @@ class ResponseInfo(ResponseDescription, _Info):
     def error_bound(self) -> float:
         """Bound on the error of a score, from the header alone."""
         fold = self.layout.fold(self.n_outputs)
-        scales = self.head_scale, fold, self.flood_bits, self.word_bits
+        scales = self.head_scale, self.rounding_bits, fold, self.flood_bits, self.word_bits
         return score_error(self.parameters, self.norm_bits, *scales)
 
     def _require_consistent(self) -> None:
@@ -186,6 +187,8 @@ class ResponseInfo(ResponseDescription, _Info):
         used = self.parameters.query_bits - self.norm_bits + self.head_scale
         if self.head_scale > room or not 0 <= used <= room - math.log2(MIN_SCORE):
             raise InputError("its scale is not usable")
+        if self.rounding_bits > self.head_scale:
+            raise InputError("its weights have no bits", got=f"{self.rounding_bits} rounded off")
         if self.flood_bits > most:
             raise InputError("its flooding is not usable", expected=f"at most {most} bits")
         if self.word_bits not in WORD_BITS:

@@ -5,7 +5,9 @@ Primes have up to 60 bits, so a product of residues does not fit in 64. ``mul_mo
 overflows, as long as the float64 quotient is within one of the exact one.
 """
 
+import functools
 import os
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +19,6 @@ Residues = npt.NDArray[np.uint64]
 _LIMB_BITS = 24  # 2^23 of a row's norm times √MAX_FEATURES times 2^24 stays below 2^52
 SEED_SIZE = 64  # bytes
 MAX_FEATURES = 512  # features multiplied at once
-# types for the n low bytes of 64-bit words, by n: each copied as one piece
-_LOW_BYTES = {
-    n: np.dtype({"names": ["low"], "formats": [f"V{n}"], "offsets": [0], "itemsize": 8})
-    for n in range(1, 9)
-}
 _BIT_SHIFTS = np.arange(8, dtype=np.uint64)[:, None]
 # by byte: a table is faster than a division
 _TERNARY_OF_BYTE: FloatArray = (np.arange(256) % 3 - 1).astype(np.float64)
@@ -70,12 +67,25 @@ def pack_residues(words: Residues, prime: int) -> bytes:
     """
     whole, left = divmod(prime.bit_length(), 8)
     words = np.ascontiguousarray(words, dtype="<u8")
-    low = words.view(_LOW_BYTES[whole])["low"].tobytes()
+    low = low_bytes(words, whole)
     if not left:
         return low
     top = np.ascontiguousarray(words.view(np.uint8)[whole::8])
     bits = np.unpackbits(top, bitorder="little").reshape(-1, 8).T[:left]
     return low + np.packbits(bits.ravel(), bitorder="little").tobytes()
+
+
+def low_bytes(words: npt.NDArray[Any], count: int) -> bytes:
+    """The ``count`` low bytes of each word, in order. words: (n,), contiguous, little-endian."""
+    return words.view(_low_bytes_type(count, words.itemsize))["low"].tobytes()
+
+
+@functools.cache
+def _low_bytes_type(count: int, itemsize: int) -> np.dtype[np.void]:
+    """Copied as one piece, which is faster than byte by byte."""
+    names = {"names": ["low"], "formats": [f"V{count}"], "offsets": [0], "itemsize": itemsize}
+    kind: np.dtype[np.void] = np.dtype(names)  # type: ignore[call-overload]
+    return kind
 
 
 def unpack_residues(data: bytes | memoryview, degree: int, prime: int) -> Residues:
@@ -108,8 +118,8 @@ def centred(residues: Residues, prime: int) -> npt.NDArray[np.int64]:
 
 def integer_residues(values: npt.NDArray[np.int64], bits: int, prime: int) -> Residues:
     """Compute values·2^bits mod prime, for integers of at most 2^52 in magnitude, bits ≤ 32."""
-    residues = (values % prime).view(np.uint64)
-    return shift_mod(residues, bits, prime) if bits else residues
+    quotient = np.rint(values * (2.0**bits / prime)).astype(np.int64)
+    return non_negative((values << bits) - quotient * prime, prime).view(np.uint64)
 
 
 def mul_mod(a: Residues, b: int, prime: int) -> Residues:
@@ -122,6 +132,12 @@ def shift_mod(a: Residues, bits: int, prime: int) -> Residues:
     """Compute a·2^bits mod prime, for a below prime and up to 32 bits."""
     quotient = (a.astype(np.float64) * (2.0**bits / prime)).astype(np.uint64)
     return _into_range((a << np.uint64(bits)) - quotient * np.uint64(prime), prime)
+
+
+def non_negative(remainder: npt.NDArray[np.int64], prime: int) -> npt.NDArray[np.int64]:
+    """Move remainders from (−prime, prime) to [0, prime), in place."""
+    remainder += (remainder >> 63) & prime
+    return remainder
 
 
 def _into_range(remainder: Residues, prime: int) -> Residues:
@@ -192,19 +208,20 @@ class FloodingNoise:
 def modulus_fractions(residues: Residues, primes: tuple[int, ...]) -> FloatArray:
     """Divide values, given by their residues, by the product of the primes: float64, modulo 1.
 
-    residues: (primes, m). One prime, or two of at most 46 bits: the nearest multiple of the second
-    is divided out exactly, c' = (c − [c]_p1)·p1^-1 mod p0, and the remainder is added as a float.
-    Around the circle it grows with the value (just below q it is negative, for it counts from
-    there): docs/SECURITY.md relies on it.
+    residues: (primes, m). One prime, or two of at most 46 bits: the second is divided out exactly,
+    c' = (c − [c]_p1)·p1^-1 mod p0, and the remainder is added as a float: (c' + [c]_p1/p1)/p0. It
+    grows with the value: docs/SECURITY.md relies on it.
     """
     if len(primes) == 1:
         single: FloatArray = residues[0] / primes[0]
         return single
     first, second = primes
-    nearest = centred(residues[1], second)
-    rest = residues[0].astype(np.int64) - nearest
-    whole = mul_mod(_into_range(rest.view(np.uint64), first), pow(second, -1, first), first)
-    value: FloatArray = (whole + nearest / second) / first
+    high, low = residues.view(np.int64)
+    high, inverse = high - low, pow(second, -1, first)
+    quotient = np.rint(high * (inverse / first)).astype(np.int64)
+    high *= inverse
+    high -= quotient * first
+    value: FloatArray = (non_negative(high, first) + low * (1 / second)) * (1 / first)
     return value
 
 

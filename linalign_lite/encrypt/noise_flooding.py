@@ -26,20 +26,26 @@ PROVEN_SECRET, PROVEN_NOISE = 2.0**18, 2.0**22
 
 
 def product_noise(
-    parameters: Parameters, scale: int, norm: float, terms: int, *, proven: bool = False
+    parameters: Parameters,
+    scale: int,
+    norm: float,
+    terms: int,
+    *,
+    rounding_bits: int = 0,
+    proven: bool = False,
 ) -> float:
     """Bound δ on the noise of a returned coefficient, exceeded with probability ≤ 2^-41.
 
     Flooding must hide it. Two parts. The query's noise times the encoded rows, at most
     t·√10.5·‖W‖ by Hoeffding, where W are all ``terms`` coefficients multiplied with this product's
-    ciphertexts: ``norm``·2^scale, and half a unit each for rounding. And the encryption of zero:
-    u·e_pk + e1·s, u and s ternary, |e_pk| and |e1| ≤ 21, at most 42·N: a bound that no draw
-    exceeds. (e1 is not drawn, but the argument in docs/SECURITY.md assumes it.)
+    ciphertexts: ``norm``·2^scale, and half of 2^rounding_bits each for rounding. And the encryption
+    of zero: u·e_pk + e1·s, u and s ternary, |e_pk| and |e1| ≤ 21, at most 42·N: a bound that no
+    draw exceeds. (e1 is not drawn, but the argument in docs/SECURITY.md assumes it.)
 
     proven: of a key of which a proof shows only |s_i| < 2^18 and |e_i| < 2^22. Then the second part
     is at most t'·(‖e‖ + √10.5·‖s‖) by Hoeffding over u and e1, but for 2^-42.
     """
-    encoded = norm * 2.0**scale + math.sqrt(terms) / 2
+    encoded = 2.0**rounding_bits * encoded_norm(norm, scale - rounding_bits, terms)
     zero = 2.0 * MAX_NOISE * parameters.degree
     if proven:
         root = math.sqrt(parameters.degree)
@@ -47,8 +53,19 @@ def product_noise(
     return _TAIL * math.sqrt(NOISE_VARIANCE) * encoded + zero
 
 
+def encoded_norm(norm: float, weight_scale: int, terms: int) -> float:
+    """Bound the norm of ``terms`` weights that are multiplied by 2^weight_scale and rounded."""
+    return norm * 2.0**weight_scale + math.sqrt(terms) / 2
+
+
 def flood_bits(
-    parameters: Parameters, scale: int, norm: float, terms: int, *, proven: bool = False
+    parameters: Parameters,
+    scale: int,
+    norm: float,
+    terms: int,
+    *,
+    rounding_bits: int = 0,
+    proven: bool = False,
 ) -> int:
     """Return k: flooding draws from 2^k values. 0 when the profile does not hide the head.
 
@@ -58,7 +75,8 @@ def flood_bits(
     """
     if not parameters.private:
         return 0
-    noise = product_noise(parameters, scale, norm, terms, proven=proven)
+    shape = parameters, scale, norm, terms
+    noise = product_noise(*shape, rounding_bits=rounding_bits, proven=proven)
     bits = math.ceil(HIDING_BITS + 1 + proven + math.log2(noise))
     bits = max(bits, math.ceil(parameters.data_bits) - MOST_TOLD)
     if bits > most_flood_bits(parameters):

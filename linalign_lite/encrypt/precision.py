@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.encrypt.noise_flooding import NOISE_VARIANCE, flood_bits
+from linalign_lite.encrypt.noise_flooding import NOISE_VARIANCE, encoded_norm, flood_bits
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.response_encoding import WORD_BITS
+from linalign_lite.encrypt.ring import widest_limbs
 from linalign_lite.errors import InputError, PrecisionError
 
 MIN_NORM_BITS = 0  # states of norm up to 1 all declare the same bound
@@ -82,12 +83,21 @@ def head_scale(parameters: Parameters, norm_bits: int, row_norm: float, bias: fl
 
 @dataclass(frozen=True)
 class Scales:
-    """b of head_scale, k of flood_bits, bits of a word, and the bound on the error of a score."""
+    """b of head_scale, k of flood_bits, bits of a word, and the bound on the error of a score.
+
+    Weights are encoded as multiples of 2^rounding_bits.
+    """
 
     head: int
+    rounding_bits: int
     flood_bits: int
     word_bits: int
     error: float
+
+    @property
+    def weight_scale(self) -> int:
+        """Weights are rounded to multiples of 2^-weight_scale."""
+        return self.head - self.rounding_bits
 
 
 def choose_scales(
@@ -105,17 +115,47 @@ def choose_scales(
     """Choose the scales of a head. Raises PrecisionError when the modulus cannot hold them.
 
     row_norm: largest norm of a head row. bias: largest |bias|. product_norm: largest norm of all
-    rows that share a product. The words are the shortest that keep the error within ``max_error``,
-    the longest where none does. proven: the public key has a proof.
+    rows that share a product. Of the choices that keep the error within ``max_error``, the first
+    of: weights so short that residues have two limbs (module ring), and short words; whole weights,
+    and short words; whole weights, and long words. The last where none does. proven: the public key
+    has a proof.
     """
     scale = head_scale(parameters, norm_bits, row_norm, bias)
-    flood = flood_bits(parameters, scale, product_norm, layout.terms, proven=proven)
-    fold = layout.fold(n_outputs)
-    for word_bits in WORD_BITS:
-        error = score_error(parameters, norm_bits, scale, fold, flood, word_bits)
+    fold, shape = layout.fold(n_outputs), (product_norm, layout.terms)
+    short = 0  # what the trusted profile does is fast enough
+    if parameters.private:
+        short = _rounding_for_two_limbs(parameters, layout, scale, product_norm)
+    for rounding, word_bits in ((short, WORD_BITS[0]), *((0, bits) for bits in WORD_BITS)):
+        flood = flood_bits(parameters, scale, *shape, rounding_bits=rounding, proven=proven)
+        numbers = scale, rounding, fold, flood, word_bits
+        error = score_error(parameters, norm_bits, *numbers)
         if error <= max_error:
             break
-    return Scales(scale, flood, word_bits, error)
+    return Scales(scale, rounding, flood, word_bits, error)
+
+
+def factors(layout: Layout, product_norm: float, weight_scale: int) -> tuple[float, int]:
+    """Sum of norms, and number, of the polynomials that multiply residues in a product.
+
+    A mask's u, and the head's rows unless they are numbers.
+    """
+    mask = math.sqrt(layout.degree)
+    if layout.columns:
+        return mask, 1
+    rows = encoded_norm(product_norm, weight_scale, layout.terms)
+    return mask + math.sqrt(layout.chunks) * rows, 1 + layout.chunks
+
+
+def _rounding_for_two_limbs(
+    parameters: Parameters, layout: Layout, scale: int, product_norm: float
+) -> int:
+    """The fewest bits to round weights by such that residues need two limbs; 0 if none are."""
+    wanted = -(-max(p.bit_length() for p in parameters.data_primes) // 2)
+    for rounding in range(scale):
+        found = factors(layout, product_norm, scale - rounding)
+        if widest_limbs(layout.degree, *found) >= wanted:
+            return rounding
+    return 0
 
 
 @functools.lru_cache(maxsize=256)
@@ -123,6 +163,7 @@ def score_error(
     parameters: Parameters,
     norm_bits: int,
     scale: int,
+    rounding_bits: int,
     fold: int,
     flood: int,
     word_bits: int,
@@ -131,10 +172,10 @@ def score_error(
 ) -> float:
     """Bound the error of a score, from public numbers alone.
 
-    norm_bits: B. scale: b. fold: rows to a product. flood: k. word_bits: w. Flooding itself,
-    2^(k-1) / 2^(a+b), is never exceeded; to it come six standard deviations of three independent
-    parts: fresh noise times the head, √10.5·√fold·max‖w‖ / 2^a, where b allows
-    max‖w‖ = 15/32·q / 2^(a+b+B) at most; rounding of the head to integers, √(1/12)·2^B / 2^b; and
+    norm_bits: B. scale: b. rounding_bits: g. fold: rows to a product. flood: k. word_bits: w.
+    Flooding itself, 2^(k-1) / 2^(a+b), is never exceeded; to it come six standard deviations of
+    three independent parts: fresh noise times the head, √10.5·√fold·max‖w‖ / 2^a, where b allows
+    max‖w‖ = 15/32·q / 2^(a+b+B) at most; rounding of the head, √(1/12)·2^B·2^(g−b); and
     rounding of the response modulo 2^w, √((1 + N)/12)·q / 2^(w+a+b), where one component is
     multiplied by a ternary secret. encoded: bound the distance from the scores of the rounded head
     instead, to which its rounding adds nothing.
@@ -142,7 +183,7 @@ def score_error(
     a = query_scale(parameters, norm_bits)
     row_norm = 2.0 ** (score_room(parameters) - a - scale - norm_bits)
     fresh = math.sqrt(NOISE_VARIANCE * fold) * row_norm / 2.0**a
-    rounding = 0.0 if encoded else math.sqrt(1 / 12) * 2.0**norm_bits / 2.0**scale
+    rounding = 0.0 if encoded else math.sqrt(1 / 12) * 2.0 ** (norm_bits + rounding_bits - scale)
     per_word = 2.0 ** (parameters.data_bits - word_bits - a - scale)
     words = math.sqrt((1 + parameters.degree) / 12) * per_word
     flooding = 2.0 ** (flood - 1 - a - scale) if flood else 0.0

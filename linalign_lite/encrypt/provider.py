@@ -186,6 +186,7 @@ class Provider:
             batch=query.batch,
             norm_bits=query.norm_bits,
             head_scale=scales.head,
+            rounding_bits=scales.rounding_bits,
             flood_bits=scales.flood_bits,
             word_bits=scales.word_bits,
             n_outputs=head.n_outputs,

@@ -10,6 +10,7 @@ deviation √(N/18) units of 2^-w or so, within the stated one (precision.score_
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.encrypt.modular import low_bytes
 from linalign_lite.encrypt.packing import ComplexArray, FloatArray
 from linalign_lite.encrypt.ring import coefficients, spectrum
 from linalign_lite.errors import FormatError
@@ -24,26 +25,26 @@ def product_size(degree: int, returned: int, word_bits: int) -> int:
     return word_bits // 8 * (degree + returned)
 
 
-def encode_product(words: UInt32Array, word_bits: int) -> bytes:
-    """Bytes of the whole second component followed by what is returned of the first: (N + m,)."""
-    raw = np.ascontiguousarray(words, dtype="<u4")
-    return raw.view(np.uint8).reshape(-1, 4)[:, : word_bits // 8].tobytes()
+def encode_words(words: UInt32Array, word_bits: int) -> bytes:
+    """The low bytes of each word, in order."""
+    return low_bytes(np.ascontiguousarray(words, dtype="<u4"), word_bits // 8)
 
 
-def decode_product(
-    payload: bytes | memoryview, degree: int, word_bits: int
+def decode_products(
+    payload: bytes | memoryview, products: int, degree: int, word_bits: int
 ) -> tuple[UInt32Array, UInt32Array]:
-    """Return (second, first). Raises FormatError on a wrong length."""
+    """Return (second, first): (products, N) and (products, m). FormatError on a wrong length."""
     size = word_bits // 8
-    if len(payload) % size or len(payload) < size * degree:
+    count, left = divmod(len(payload), size * products)
+    if left or count < degree:
         raise FormatError("a response has the wrong length", got=f"{len(payload)} bytes")
-    raw = np.zeros((len(payload) // size, 4), dtype=np.uint8)
-    raw[:, :size] = np.frombuffer(payload, dtype=np.uint8).reshape(-1, size)
-    words = raw.view("<u4")[:, 0].astype(np.uint32, copy=False)
-    return words[:degree], words[degree:]
+    padded = b"".join((payload, bytes(4 - size)))  # overlapping words are read to the end
+    overlapping = np.ndarray((products, count), "<u4", padded, strides=(count * size, size))
+    words = overlapping & np.uint32((1 << word_bits) - 1)
+    return words[:, :degree], words[:, degree:]
 
 
-def decrypt_product(
+def decrypt_products(
     secret: ComplexArray,
     second: UInt32Array,
     first: UInt32Array,
@@ -52,11 +53,12 @@ def decrypt_product(
 ) -> FloatArray:
     """Decrypt: (first + (second·secret)[positions]) / 2^w, in [−1/2, 1/2), fractions of q.
 
-    secret: spectrum of its ternary coefficients, (N/2,). second: (N,). first and positions: (m,).
+    secret: spectrum of its ternary coefficients, (N/2,). second: (…, N). first: (…, m).
+    positions: (m,).
     The FFT is exact: ‖second‖·‖secret‖ ≤ 2^31·√N·√N (module ring).
     """
     up = np.uint32(32 - word_bits)
     centred = (second << up).view(np.int32) >> up.astype(np.int32)
-    products = np.rint(coefficients(spectrum(centred) * secret)[positions])
+    products = np.rint(coefficients(spectrum(centred) * secret, positions))
     total = (first + products.astype(np.int64).astype(np.uint32)) << up  # wraps around
     return total.view(np.int32) / 2.0**32

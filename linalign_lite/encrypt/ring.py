@@ -11,9 +11,9 @@ conjugate roots. The N/2 values are its *spectrum*; products are products of spe
 Exactness: Brent, Percival and Zimmermann ("Error bounds on complex floating-point multiplication",
 Mathematics of Computation 76, 2007, theorem 5.1) bound the error of each coefficient of a product
 by ‖x‖‖w‖·((1+ε)^3n (1+ε√5)^(3n+1) (1+β)^3n − 1) for length 2^n, where β is the error of the roots
-and ε = 2^-53. For n ≤ 11, three more multiplications by roots and a sum of C products, that is
-about ‖x‖‖w‖·(148 + C)·2^-53, so norms with a product of 2^51.3/(148 + C) leave an error below 0.31.
-(The theorem is of the textbook FFT; NumPy's has fewer operations.)
+and ε = 2^-53. With n ≤ 11, β = ε: 142·ε·‖x‖‖w‖. Three more multiplications, by our roots of
+error at most 4·ε, add 3·(√5 + 4), and a sum of C products C: an error below 1/2 for Σ‖x‖‖w‖ up to
+2^52/(161 + C). (The theorem is of the textbook FFT; NumPy's has fewer operations.)
 """
 
 from __future__ import annotations
@@ -26,41 +26,50 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.encrypt.modular import Residues, centred
+from linalign_lite.encrypt.modular import Residues, centred, non_negative
 from linalign_lite.encrypt.packing import ComplexArray, FloatArray
 from linalign_lite.errors import PrecisionError
 
-_NORM_BITS, _OPERATIONS = 51.3, 148  # log2 of the largest (148 + C)·‖x‖‖w‖
-MAX_LIMB_BITS, _MIN_LIMB_BITS = 17, 4
+_NORM_BITS, _OPERATIONS = 52, 161  # log2 of the largest (161 + C)·Σ‖x‖‖w‖
+MAX_LIMB_BITS, _MIN_LIMB_BITS = 26, 4
 
 
 def limb_bits(degree: int, norm: float, terms: int) -> int:
     """Return the widest limbs for which Σ of ``terms`` products is exact.
 
-    norm: of all integer coefficients that multiply the residues together. Raises PrecisionError
-    when there are none: the integers are too large for float64.
+    norm: sum of the norms of the polynomials of integers that multiply residues. Raises
+    PrecisionError when there are none: the integers are too large for float64.
     """
-    room = _NORM_BITS - math.log2(_OPERATIONS + terms)
-    largest = room - math.log2(max(norm, 1.0)) - math.log2(terms * degree) / 2
-    bits = min(MAX_LIMB_BITS, math.floor(largest) + 1)  # a limb is at most half of 2^bits
+    bits = widest_limbs(degree, norm, terms)
     if bits < _MIN_LIMB_BITS:
         what = "products of these rows are not exact in double precision"
         raise PrecisionError(what, hint="scale the head's rows down, or normalise the states")
     return bits
 
 
+def widest_limbs(degree: int, norm: float, terms: int) -> int:
+    """Return the same as limb_bits, but fewer than 4 where there are none."""
+    room = _NORM_BITS - math.log2(_OPERATIONS + terms)
+    largest = room - math.log2(max(norm, 1.0)) - math.log2(degree) / 2
+    return min(MAX_LIMB_BITS, math.floor(largest) + 1)  # a limb is at most half of 2^bits
+
+
 @dataclass(frozen=True)
 class Ring:
-    """Polynomials of ``degree`` coefficients modulo ``primes``, in limbs of ``bits`` bits."""
+    """Polynomials of ``degree`` coefficients modulo ``primes``, in limbs of ``bits`` bits.
+
+    ``shift``: products are multiplied by 2^shift, in passing.
+    """
 
     degree: int
     primes: tuple[int, ...]
     bits: int
+    shift: int = 0
 
     @functools.cached_property
     def limbs(self) -> int:
-        """Limbs of a residue of the largest prime."""
-        return -(-max(p.bit_length() for p in self.primes) // self.bits)
+        """Limbs of a residue of the largest prime, at least two."""
+        return max(2, -(-max(p.bit_length() for p in self.primes) // self.bits))
 
     def spectra(self, residues: Residues) -> ComplexArray:
         """Spectra of the limbs of polynomials: (…, primes, N) → (…, primes, limbs, N/2)."""
@@ -79,36 +88,35 @@ class Ring:
     def residues(
         self, spectra: ComplexArray, positions: npt.NDArray[np.intp] | None = None
     ) -> Residues:
-        """Undo `spectra`, for products: (…, primes, limbs, N/2) → (…, primes, N).
+        """Undo `spectra`, for products, times 2^shift: (…, primes, limbs, N/2) → (…, primes, N).
 
         positions: only these coefficients, (…, primes, m).
         """
-        limbs = coefficients(spectra)
-        if positions is not None:
-            limbs = limbs[..., positions]
+        limbs = coefficients(spectra, positions)
         np.rint(limbs, out=limbs)
         out = np.empty((*limbs.shape[:-2], limbs.shape[-1]), dtype=np.int64)
         for i, prime in enumerate(self.primes):
             total = limbs[..., i, -1, :].astype(np.int64)
             for k in reversed(range(self.limbs - 1)):
-                total = self._joined(total, limbs[..., i, k, :], prime)
-            total += prime & (total >> 63)
-            out[..., i, :] = total
+                shift = 0 if k else self.shift
+                total = self._joined(total, limbs[..., i, k, :], prime, shift)
+            out[..., i, :] = non_negative(total, prime)
         return out.view(np.uint64)
 
     def _joined(
-        self, high: npt.NDArray[np.int64], low: FloatArray, prime: int
+        self, high: npt.NDArray[np.int64], low: FloatArray, prime: int, shift: int
     ) -> npt.NDArray[np.int64]:
-        """high·2^bits + low, nearest to 0 modulo the prime; low: integers.
+        """(high·2^bits + low)·2^shift, nearest to 0 modulo the prime; low: integers.
 
         Exact in spite of overflows: the remainder is small, and so is the quotient's error.
         """
         quotient = high * 2.0**self.bits
         quotient += low
-        quotient *= 1 / prime
+        quotient *= 2.0**shift / prime
         np.rint(quotient, out=quotient)
         total = high << self.bits
         total += low.astype(np.int64)
+        total <<= shift
         total -= quotient.astype(np.int64) * prime
         return total
 
@@ -123,11 +131,17 @@ def spectrum(values: npt.NDArray[Any]) -> ComplexArray:
     return out
 
 
-def coefficients(spectra: ComplexArray) -> FloatArray:
-    """Undo `spectrum`: (…, N/2) → (…, N)."""
+def coefficients(
+    spectra: ComplexArray, positions: npt.NDArray[np.intp] | None = None
+) -> FloatArray:
+    """Undo `spectrum`: (…, N/2) → (…, N), or only these coefficients, (…, m)."""
     half = spectra.shape[-1]
-    folded = np.fft.fft(spectra)
-    folded *= _inverse_roots(2 * half)
+    folded, roots = np.fft.fft(spectra), _inverse_roots(2 * half)
+    if positions is not None:
+        folded = folded[..., positions % half] * roots[positions % half]
+        some: FloatArray = np.where(positions < half, folded.real, folded.imag)
+        return some
+    folded *= roots
     out = np.empty((*spectra.shape[:-1], 2 * half))
     out[..., :half], out[..., half:] = folded.real, folded.imag
     return out

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ import numpy as np
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt import packing
 from linalign_lite.encrypt.keys import seal_context
-from linalign_lite.encrypt.masks import Masks, ternary_norm
+from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.modular import (
     MAX_FEATURES,
@@ -26,14 +25,15 @@ from linalign_lite.encrypt.modular import (
 )
 from linalign_lite.encrypt.packing import ComplexArray, Layout
 from linalign_lite.encrypt.parameters import Parameters
-from linalign_lite.encrypt.precision import Scales, choose_scales, query_scale
-from linalign_lite.encrypt.response_encoding import encode_product
+from linalign_lite.encrypt.precision import Scales, choose_scales, factors, query_scale
+from linalign_lite.encrypt.response_encoding import encode_words
 from linalign_lite.encrypt.ring import Ring, limb_bits, spectrum
 from linalign_lite.encrypt.wire import Record
 from linalign_lite.errors import FormatError
 
 _MAX_CACHED_SCALES = 256
 _CLASSES = 512  # classes of a matrix product held at once
+_RETURNED = 4096  # returned coefficients encoded at once
 
 
 class Scorer:
@@ -76,16 +76,11 @@ class Scorer:
             proven=proven,
         )
 
-    def _exact_ring(self, layout: Layout, scale: int) -> Ring:
-        """The arithmetic that is exact for this head at 2^scale, and for a mask beside it."""
-        degree, primes = self.parameters.degree, self.parameters.data_primes
-        if layout.columns:
-            norm, terms = ternary_norm(degree), 1
-        else:  # rounding adds at most half a unit to each weight
-            weights = packing.product_norm(layout, self._weight) * 2.0**scale
-            rounding = math.sqrt(layout.terms) / 2
-            norm, terms = math.hypot(weights + rounding, ternary_norm(degree)), layout.chunks + 1
-        return Ring(degree, primes, limb_bits(degree, norm, terms))
+    def _exact_ring(self, layout: Layout, scales: Scales) -> Ring:
+        """The arithmetic that is exact for this head at these scales, and for a mask beside it."""
+        found = factors(layout, packing.product_norm(layout, self._weight), scales.weight_scale)
+        bits = limb_bits(layout.degree, *found)
+        return Ring(layout.degree, self.parameters.data_primes, bits, scales.rounding_bits)
 
     def check(self, query: QueryInfo, record: Record, masks: Masks | None) -> None:
         """Raise FormatError unless a record holds ciphertexts that can be scored.
@@ -101,20 +96,25 @@ class Scorer:
         self, query: QueryInfo, scales: Scales, index: int, record: Record, masks: Masks | None
     ) -> bytes:
         """Make one record of a response: the digest of the query record, then every product."""
-        layout, primes = query.layout, self.parameters.data_primes
+        layout, primes, bits = query.layout, self.parameters.data_primes, scales.word_bits
         live = layout.live(query.n, index)
         total = query_scale(self.parameters, query.norm_bits) + scales.head
         unit = 2.0 ** (total - self.parameters.data_bits)  # a score of 1, as part of the modulus
-        parts = [record.digest]
-        products = self._products(query, scales.head, record.payload, masks, live)
-        for k, (returned, second) in enumerate(products):
+        parts, k = [record.digest], 0
+        products = self._products(query, scales, record.payload, masks, live)
+        # returned coefficients of several products at once: there are few in each
+        while some := list(itertools.islice(products, 1 + _RETURNED // (layout.rows * live))):
+            returned = np.concatenate([first for first, _ in some], axis=1)
             flood(returned, scales.flood_bits, primes)
-            bias = self._bias[k * layout.rows : (k + 1) * layout.rows]
+            fractions = modulus_fractions(returned, primes).reshape(-1, live)
+            bias = self._bias[k : k + len(fractions)]
             answers = np.zeros((len(bias), layout.batch))  # zeros in places without a state
-            fractions = modulus_fractions(returned, primes).reshape(len(bias), live)
             answers[:, :live] = fractions + (bias * unit)[:, None]
-            whole = np.concatenate([modulus_fractions(second, primes), answers.ravel()])
-            parts.append(encode_product(switch_modulus(whole, scales.word_bits), scales.word_bits))
+            words = switch_modulus(answers, bits)
+            for i, (_, second) in enumerate(some):
+                rows = words[i * layout.rows : (i + 1) * layout.rows]
+                parts += [second, encode_words(rows, bits)]
+            k += len(bias)
         return b"".join(parts)
 
     def _pairs(self, query: QueryInfo, payload: bytes) -> Iterator[tuple[Residues, bytes]]:
@@ -126,35 +126,41 @@ class Scorer:
     def ciphertexts(self, query: QueryInfo, payload: bytes) -> Iterator[Residues]:
         """Both components of each chunk, zeros where a first one has no coefficient: (2, p, N)."""
         (start, count), degree = query.window, self.parameters.degree
-        sent = np.arange(start, start + count)  # negative ones count from the end
+        before = -start  # negative ones count from the end
         for first, seed in self._pairs(query, payload):
             both = np.zeros((2, len(first), degree), dtype=np.uint64)
-            both[0][:, sent] = first
+            both[0, :, degree - before :] = first[:, :before]
+            both[0, :, : count - before] = first[:, before:]
             both[1] = self._seal.grown(seed)
             yield both
 
     def _products(
-        self, query: QueryInfo, scale: int, payload: bytes, masks: Masks | None, live: int
-    ) -> Iterator[tuple[Residues, Residues]]:
-        """Each product, masked: the first component where scores are, and the whole second."""
+        self, query: QueryInfo, scales: Scales, payload: bytes, masks: Masks | None, live: int
+    ) -> Iterator[tuple[Residues, bytes]]:
+        """Each product, masked: the first component where scores are, and the second in words."""
         layout, count = query.layout, len(self._bias)
-        ring = self.ring(layout, scale)
+        ring = self.ring(layout, scales)
+
+        def in_words(second: Residues) -> bytes:
+            fractions = modulus_fractions(second, ring.primes)
+            return encode_words(switch_modulus(fractions, scales.word_bits), scales.word_bits)
+
         if layout.columns:
             moduli = np.array(ring.primes, dtype=np.uint64)[:, None]
-            for bare in self._matrix_products(query, ring, scale, payload):
+            for bare in self._matrix_products(query, ring, scales.head, payload):
                 mask = None if masks is None else ring.residues(masks.draw(ring))
                 first, second = bare if mask is None else add_mod(bare, mask, moduli)
-                yield first[:, :live].copy(), second
+                yield first[:, :live], in_words(second)
             return
         queries = [ring.spectra(both) for both in self.ciphertexts(query, payload)]
         term = np.empty_like(queries[0])
-        for k, rows in enumerate(self._plaintexts(layout, scale)):
+        for k, rows in enumerate(self._plaintexts(layout, scales.weight_scale)):
             total = np.zeros_like(term) if masks is None else masks.draw(ring)
             for one, row in zip(queries, rows, strict=True):
                 total += np.multiply(one, row, out=term)
             few = min(layout.rows, count - k * layout.rows)
             positions = packing.score_positions(layout, few)[:, :live].ravel()
-            yield ring.residues(total[0], positions), ring.residues(total[1])
+            yield ring.residues(total[0], positions), in_words(ring.residues(total[1]))
 
     def _matrix_products(
         self, query: QueryInfo, ring: Ring, scale: int, payload: bytes

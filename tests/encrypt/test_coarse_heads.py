@@ -25,7 +25,7 @@ from linalign_lite.encrypt.modular import add_mod, pack_seeded, unpack_seeded
 from linalign_lite.encrypt.packing import Layout, score_positions
 from linalign_lite.encrypt.parameters import PRIVATE
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product
+from linalign_lite.encrypt.response_encoding import decode_products, decrypt_products
 from linalign_lite.encrypt.ring import spectrum
 
 DIM, CLASSES = 384, 10
@@ -130,8 +130,8 @@ def test_real_weights_are_read_from_fewer_states_by_dishonest_queries(keys):
     assert (response.info.word_bits, response.info.head_scale) == (32, scale)
     positions = score_positions(layout, classes).ravel()
     secret = spectrum(client._side.secret)
-    parts = [decode_product(p[32:], 4096, 32) for p in response.payloads]
-    bias, *fractions = [decrypt_product(secret, a, b, positions, 32) for a, b in parts]
+    parts = [decode_products(p[32:], 1, 4096, 32) for p in response.payloads]
+    bias, *fractions = [decrypt_products(secret, a, b, positions, 32)[0] for a, b in parts]
     known, found = np.zeros(classes, dtype=int), []
     for t, fraction in enumerate(fractions):
         rest = fraction - bias - known / 2.0 ** (spare * (t + 1))

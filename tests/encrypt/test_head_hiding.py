@@ -24,7 +24,7 @@ from linalign_lite.encrypt.modular import add_mod, pack_seeded, random_ternary, 
 from linalign_lite.encrypt.packing import Layout, pack_rows, score_positions
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.response_encoding import decode_product, decrypt_product, product_size
+from linalign_lite.encrypt.response_encoding import decode_products, decrypt_products, product_size
 from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.wire import Record, digest_record
 from linalign_lite.errors import (
@@ -118,7 +118,7 @@ def test_a_response_of_nothing_but_zeros_is_masked():
     query = Client(secret).encrypt(np.zeros((1, DIM)))
     provider = Provider(Head(np.zeros((2, DIM)), np.zeros(2)), keys=[public])
     replies = [provider.score(query).payloads[0][32:] for _ in range(2)]
-    first, second = (decode_product(r, 4096, 24)[0] for r in replies)
+    first, second = (decode_products(r, 1, 4096, 24)[0][0] for r in replies)
     assert (first == second).sum() <= 2
     for words in (first, second):  # all 24 bits of words are at work
         assert abs((words >> 23).mean() - 0.5) < 0.05
@@ -149,17 +149,17 @@ def test_a_chosen_ciphertext_gets_one_functional_for_each_returned_coefficient()
     impulse[0] = 2.0**69
     query = forged(client, impulse)
     response = provider.score(query)
-    second, first = decode_product(response.payloads[0][32:], 4096, 24)
+    (second,), (first,) = decode_products(response.payloads[0][32:], 1, 4096, 24)
     assert len(first) == CLASSES
     (rows,) = next(pack_rows(query.info.layout, head.weight))
     positions = score_positions(query.info.layout, CLASSES).ravel()
     unit = 2.0 ** (PRIVATE.data_bits - 69 - response.info.head_scale)
     secret = spectrum(client._side.secret)
-    returned = decrypt_product(secret, second, first, positions, 24) * unit
+    returned = decrypt_products(secret, second, first, positions, 24) * unit
     scale = 2.0 ** (70 - 69)  # the header says states of norm 2^0 at 2^70; the impulse is 2^69
     assert np.abs(returned - head.bias * scale - rows[positions]).max() < 2e-3
     guesses = np.zeros(4096, dtype=np.uint32)  # the coefficients of the first that did not come
-    whole = decrypt_product(secret, second, guesses, np.arange(4096), 24) * unit
+    whole = decrypt_products(secret, second, guesses, np.arange(4096), 24) * unit
     used = rows != 0
     used[positions] = False
     correlation = np.corrcoef(whole[used], rows[used])[0, 1]
@@ -213,7 +213,7 @@ def test_a_made_up_key_reads_the_mask_where_every_coefficient_is_returned(monkey
     monkeypatch.setattr("linalign_lite.encrypt.masks.random_ternary", recorded)
     monkeypatch.setattr("linalign_lite.encrypt.provider.MAX_RETURNED", 4096)
     response = provider.score(query)
-    _, first = decode_product(response.payloads[0][32:], 4096, 24)
+    _, (first,) = decode_products(response.payloads[0][32:], 1, 4096, 24)
     values = first.astype(float) / 2.0**24
     rest = np.round((values - np.round(values)) * PRIVATE.modulus / step)
     (mask,) = drawn

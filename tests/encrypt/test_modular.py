@@ -173,20 +173,20 @@ def test_decryption_is_exact(degree, wanted, bits, extreme, seed):
         product = int(np.dot(secret.astype(object), signed[k + degree : k : -1]))
         total = (int(f) + product) % 2**bits
         exact.append((total - 2**bits if total >= 2 ** (bits - 1) else total) / 2**bits)
-    ours = response_encoding.decrypt_product(spectrum(secret), second, first, positions, bits)
+    ours = response_encoding.decrypt_products(spectrum(secret), second, first, positions, bits)
     assert ours.tolist() == exact
 
 
 def test_encoded_and_decoded_products():
-    words = np.array([*range(8), 1, 2, 3, (1 << 24) - 1], dtype=np.uint32)
+    words = np.array([*range(20), 1, 2, 3, (1 << 24) - 1], dtype=np.uint32)
     for bits in WORD_BITS:
-        payload = response_encoding.encode_product(words, bits)
-        assert len(payload) == response_encoding.product_size(8, 4, bits) == 12 * bits // 8
-        second, first = response_encoding.decode_product(payload, 8, bits)
-        assert [*second, *first] == words.tolist()
-        for bad in (payload[:-1], payload[: 7 * bits // 8], b""):
+        payload = response_encoding.encode_words(words, bits)
+        assert len(payload) == 2 * response_encoding.product_size(8, 4, bits) == 24 * bits // 8
+        second, first = response_encoding.decode_products(payload, 2, 8, bits)
+        assert np.concatenate([second, first], axis=1).ravel().tolist() == words.tolist()
+        for bad in (payload[:-1], payload[: 14 * bits // 8], b""):
             with pytest.raises(FormatError, match="wrong length"):
-                response_encoding.decode_product(bad, 8, bits)
+                response_encoding.decode_products(bad, 2, 8, bits)
 
 
 # -- bytes -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from linalign_lite.encrypt.noise_flooding import (
     most_flood_bits,
     product_noise,
 )
+from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import (
     MODULUS_BITS,
     PRIVATE,
@@ -29,7 +30,9 @@ from linalign_lite.encrypt.parameters import (
 from linalign_lite.encrypt.precision import (
     MAX_NORM_BITS,
     MIN_NORM_BITS,
+    choose_scales,
     decimals,
+    factors,
     head_scale,
     largest_norm,
     least_norm_bits,
@@ -37,6 +40,7 @@ from linalign_lite.encrypt.precision import (
     query_scale,
     score_error,
 )
+from linalign_lite.encrypt.ring import limb_bits
 from linalign_lite.errors import FormatError, InputError, PrecisionError
 
 BOTH = [PRIVATE, TRUSTED]
@@ -197,9 +201,26 @@ def test_stated_precision(parameters):
     b = head_scale(parameters, 1, 20.0, 5.0)
     flood = flood_bits(parameters, b, 20.0 * math.sqrt(10), parameters.degree)
     for bits, most, places in ((24, 2e-3, 2), (32, 3e-4, 3)):
-        error = score_error(parameters, 1, b, 10, flood, bits)
+        error = score_error(parameters, 1, b, 0, 10, flood, bits)
         assert error < most
         assert decimals(error) >= places
+
+
+def test_weights_are_as_short_as_the_error_allows():
+    """Short ones, of which residues need two limbs, then whole ones, then long words."""
+    layout = Layout(4096, 384, 2)
+    found = []
+    for max_error in (1e-2, 1e-3, 1e-4, 1e-9):
+        norms = {"row_norm": 20.0, "bias": 1.0, "product_norm": 20.0 * math.sqrt(layout.rows)}
+        scales = choose_scales(PRIVATE, layout, 150, 0, **norms, max_error=max_error)
+        room = factors(layout, norms["product_norm"], scales.weight_scale)
+        found.append((scales.rounding_bits > 0, limb_bits(4096, *room) >= 23, scales.word_bits))
+        numbers = scales.head, scales.rounding_bits, layout.rows, scales.flood_bits
+        assert scales.error == score_error(PRIVATE, 0, *numbers, scales.word_bits)
+        assert scales.error <= max(max_error, 2e-4)
+    assert found == [(True, True, 24), *[(False, False, 24)], *[(False, False, 32)] * 2]
+    columns = choose_scales(PRIVATE, Layout(4096, 384, 384), 150, 0, **norms)
+    assert columns.rounding_bits == 0  # rows are numbers there
 
 
 @seeded

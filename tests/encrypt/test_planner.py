@@ -74,7 +74,8 @@ def test_the_choice_is_the_best_candidate_and_can_be_made(profile, dim, classes,
     others = alternative_layouts(profile, dim, classes, n)
     assert others[0] == plan
     assert len({(p.layout.chunks, p.layout.batch) for p in others}) == len(others)
-    assert 0 < relative_error(profile, plan.layout, classes) < 1e-4
+    most = 1e-3 if profile.private else 1e-4  # of the range
+    assert 0 < relative_error(profile, plan.layout, classes) < most
 
 
 def test_what_the_choice_depends_on():

@@ -41,11 +41,12 @@ def test_a_spectrum_has_the_values_at_the_roots():
     degree=st.sampled_from([16, 64, 256]),
     terms=st.integers(1, 3),
     height=st.integers(0, 24),
+    shift=st.integers(0, 12),
     extreme=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_products_are_exact(parameters, degree, terms, height, extreme, seed):
-    """Sums of products; residues and integers at random, or all of them the largest."""
+def test_products_are_exact(parameters, degree, terms, height, shift, extreme, seed):
+    """Sums of products, shifted; residues and integers at random, or all of them the largest."""
     rng, primes = np.random.default_rng(seed), parameters.data_primes
     rows = rng.integers(-(2**height), 2**height + 1, (terms, degree)).astype(float)
     x = np.stack([rng.integers(0, p, (terms, degree), dtype=np.uint64) for p in primes], axis=1)
@@ -53,12 +54,13 @@ def test_products_are_exact(parameters, degree, terms, height, extreme, seed):
         rows[:] = 2.0**height
         for i, prime in enumerate(primes):
             x[:, i] = prime // 2
-    ring = Ring(degree, primes, limb_bits(degree, float(np.linalg.norm(rows)), terms))
+    norm = float(np.linalg.norm(rows, axis=1).sum())
+    ring = Ring(degree, primes, limb_bits(degree, norm, terms), shift)
     total = (ring.spectra(x) * spectrum(rows)[:, None, None]).sum(axis=0)
     got = ring.residues(total)
     for i, prime in enumerate(primes):
         exact = sum(exact_product(a, b) for a, b in zip(x[:, i], rows.astype(int), strict=True))
-        assert (got[i].astype(object) == exact % prime).all()
+        assert (got[i].astype(object) == exact * 2**shift % prime).all()
     places = rng.choice(degree, 5)
     assert np.array_equal(ring.residues(total, places), got[:, places])
 
@@ -87,7 +89,7 @@ def test_products_at_full_size_are_those_of_seal(parameters):
 def test_the_bound_leaves_room():
     """Errors of the largest products allowed, at full size, measured: far below one half."""
     n, rng = 4096, np.random.default_rng(2)
-    for norm in (2.0**23, 2.0**20):
+    for norm in (2.0**23, 2.0**20, 2.0**15):
         bits = limb_bits(n, norm, 1)
         digits = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) + 1, n).astype(float)
         row = rng.normal(size=n)
@@ -97,9 +99,9 @@ def test_the_bound_leaves_room():
 
 
 def test_rows_too_large_for_doubles_are_refused():
-    assert limb_bits(4096, 1.0, 1) == 17
-    assert limb_bits(4096, 2.0**23, 4) == 15
-    assert limb_bits(4096, 2.0**23, 1000) == 8
+    assert limb_bits(4096, 1.0, 1) == 26
+    assert limb_bits(4096, 2.0**23, 4) == 16
+    assert limb_bits(4096, 2.0**23, 1000) == 13
     with pytest.raises(PrecisionError, match="not exact in double precision"):
         limb_bits(4096, 2.0**40, 4)
 

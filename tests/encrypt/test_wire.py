@@ -418,6 +418,8 @@ def test_descriptions_with_any_field_replaced(cases, data):
         (Kind.RESPONSE, {"word_bits": 8}, r"\.word_bits is not usable: got 8, expected 24 to 32"),
         (Kind.RESPONSE, {"word_bits": 32}, "size that its shape needs"),
         (Kind.RESPONSE, {"head_scale": 92}, "scale is not usable"),
+        (Kind.RESPONSE, {"rounding_bits": 40}, "its weights have no bits: got 40 rounded off"),
+        (Kind.RESPONSE, {"rounding_bits": -1}, r"\.rounding_bits is not usable: got -1"),
         (Kind.RESPONSE, {"head_scale": -1}, r"\.head_scale is not usable: got -1"),
         (Kind.RESPONSE, {"query": "00"}, r"\.query is not usable: got 2 long, expected 64 to 64"),
         (Kind.RESPONSE, {"n_outputs": 0}, r"\.n_outputs is not usable: got 0"),

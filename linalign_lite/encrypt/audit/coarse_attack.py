@@ -59,8 +59,9 @@ def attack(
             break
         for bits, scales in answers.items():
             fold, numbers = layout.fold(head.n_outputs), (scales.flood_bits, scales.word_bits)
-            error = score_error(parameters, bits, scales.head, fold, *numbers, encoded=True)
-            other = pack_weights(head.weight, grid, scales.head, error, 2.0**bits)
+            rounded = scales.head, scales.rounding_bits
+            error = score_error(parameters, bits, *rounded, fold, *numbers, encoded=True)
+            other = pack_weights(head.weight, grid, scales.weight_scale, error, 2.0**bits)
             if other and (packing is None or other.per_query > packing.per_query):
                 packing, bound = other, bits
     if grid and packing and send:
@@ -72,7 +73,7 @@ def attack(
         grid_bits=None if grid is None else grid.bits,
         weights_per_query=packing.per_query if packing else None,
         exact=exact,
-        weight_bits=weight_entropy(head.weight, grid, max(s.head for s in made)),
+        weight_bits=weight_entropy(head.weight, grid, max(s.weight_scale for s in made)),
         coefficient_bits=max(min(s.word_bits, parameters.data_bits - s.flood_bits) for s in made),
     )
 

@@ -25,7 +25,7 @@ from linalign_lite.encrypt.modular import Residues, add_mod, centred
 from linalign_lite.encrypt.packing import FloatArray, Layout
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.provider import Provider
-from linalign_lite.encrypt.response_encoding import decode_product
+from linalign_lite.encrypt.response_encoding import decode_products, product_size
 from linalign_lite.encrypt.ring import Ring, coefficients, limb_bits, spectrum
 from linalign_lite.encrypt.scoring import Scorer, flood
 from linalign_lite.encrypt.wire import DIGEST
@@ -146,10 +146,10 @@ class _Query:
         layout = Layout(attacker.parameters.degree, head.space.dim, 1)
         self.query = attacker.client.encrypt(state[None], layout=layout, norm_bound=1.0)
         self.scales = scorer.scales(layout, self.query.info.norm_bits)
-        self.ring = scorer.ring(layout, self.scales.head)
+        self.ring = scorer.ring(layout, self.scales)
         (self.ciphertext,) = scorer.ciphertexts(self.query.info, self.query.payloads[0])
         (self.rows,) = next(packing.pack_rows(layout, head.weight.astype(np.float64)))
-        self.whole = np.rint(self.rows * 2.0**self.scales.head)
+        self.whole = np.rint(self.rows * 2.0**self.scales.weight_scale)
         self.positions = packing.score_positions(layout, layout.fold(head.n_outputs)).ravel()
         spectra = self.ring.spectra(self.ciphertext) * spectrum(self.whole)
         self.product = self.ring.residues(spectra)  # (2, primes, N)
@@ -193,11 +193,12 @@ class _Attacker:
         masked = self._divided(asked.masked[1][0], known)
         response = self.provider(self.head).score(asked.query)
         bits = response.info.word_bits
-        words, _ = decode_product(response.payloads[0][DIGEST:], self.parameters.degree, bits)
+        size = product_size(self.parameters.degree, len(asked.positions), bits)
+        product = response.payloads[0][DIGEST:][:size]
+        (words,), _ = decode_products(product, 1, self.parameters.degree, bits)
         q = self.parameters.modulus
         lifted = np.array(
-            [round(int(w) * q / 2**bits) % self.prime for w in words[: self.parameters.degree]],
-            dtype=np.uint64,
+            [round(int(w) * q / 2**bits) % self.prime for w in words], dtype=np.uint64
         )
         sent = self._divided(lifted, known)
         used = truth != 0

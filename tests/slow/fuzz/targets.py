@@ -32,13 +32,14 @@ from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.signing import SigningKey, VerifyingKey
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.budgets.budget import Budget
-from linalign_lite.encrypt.client import Client, Scores
+from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.messages import Query, QueryInfo, Response, ResponseInfo, signed_bytes
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED, by_id
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.scores import Scores
 from linalign_lite.encrypt.wire import Header, Kind
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction import model_card

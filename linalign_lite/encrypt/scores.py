@@ -1,0 +1,52 @@
+"""Decrypted scores, and what is read from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from linalign_lite.encrypt.packing import FloatArray
+from linalign_lite.heads.ood.detector import Detector
+from linalign_lite.heads.ood.detectors import outlyingness
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Decrypted scores of a head, (n, n_outputs), rounded to ``decimals`` places.
+
+    A unit of the last place is at least the error. Never send scores back (docs/SECURITY.md).
+    ``best``: index of the highest score of each state, also where rounding makes two equal.
+    """
+
+    values: FloatArray = field(repr=False)  # shape: (n, n_outputs)
+    best: npt.NDArray[np.intp] = field(repr=False)  # (n,)
+    labels: tuple[str, ...]
+    decimals: int
+    error: float  # bound on the error of a score before rounding
+
+    def predictions(self) -> npt.NDArray[np.intp]:
+        """Index of the highest score of each state, (n,)."""
+        return self.best
+
+    def ranking(self) -> npt.NDArray[np.intp]:
+        """Indices of each state's scores, the highest first: (n, n_outputs)."""
+        first = np.arange(self.values.shape[1]) == self.best[:, None]
+        order: npt.NDArray[np.intp] = np.lexsort((~first, -self.values), axis=1)
+        return order
+
+    def names(self) -> list[str]:
+        """Label of the highest score of each state, or its index where there are no labels."""
+        return [self.labels[i] if self.labels else str(i) for i in self.predictions().tolist()]
+
+    def outlyingness(self, by: str | Detector = "energy", temperature: float = 1.0) -> FloatArray:
+        """Score how far each state lies from the head's training data, (n,); higher is farther.
+
+        by: "energy", "msp" or "max-logit" at ``temperature``; or a detector of these, with its own.
+        Raises InputError when it does not read scores or has other outputs, MismatchError when its
+        labels are not these scores'.
+        """
+        if isinstance(by, str):
+            return outlyingness(self.values, by, temperature)
+        return by.of_scores(self.values, self.labels)

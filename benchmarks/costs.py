@@ -146,7 +146,7 @@ def order(parameters: Parameters, dim: int, classes: int, n: int) -> list[dict[s
     secret, public = keygen(parameters)
     client = Client(secret)
     rows = []
-    for chunks, batch in ((1, 1), (3, 1), (8, 1), (24, min(n, 128)), (dim, parameters.degree)):
+    for chunks, batch in ((1, 1), (3, 1), (8, 1), (24, min(n, 128)), (dim, 128)):
         if -(-dim // chunks) * batch > parameters.degree:
             continue
         layout = Layout(parameters.degree, dim, chunks, batch)

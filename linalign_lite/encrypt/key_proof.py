@@ -183,8 +183,13 @@ def proven(secret: SecretKey, public: PublicKey) -> PublicKey:
 
 def save_proof(path: PathLike, public: PublicKey) -> None:
     """Create ``path`` (`public.proof`) from ``public.proof``. OutputExistsError when it exists."""
+    write_new(path, proof_bytes(public))
+
+
+def proof_bytes(public: PublicKey) -> bytes:
+    """Return the bytes of `public.proof`."""
     header = Header(Kind.PROOF, public.parameters, public.digest, 1, len(public.proof))
-    write_new(path, framed_bytes(header, [public.proof]))
+    return framed_bytes(header, [public.proof])
 
 
 def load_proof(source: PathLike | bytes, public: PublicKey) -> PublicKey:

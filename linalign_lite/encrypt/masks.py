@@ -29,11 +29,23 @@ class Masks:
         scaled = [mul_mod(rows, pow(2, -ring.shift, p), p) for p, rows in pairs]
         return ring.spectra(np.stack(scaled, axis=1))
 
+    def key(self, ring: Ring) -> ComplexArray:
+        """Spectra of (p0, p1) / 2^shift: (2, primes, limbs, N/2)."""
+        return self._spectra(ring)
+
     def draw(self, ring: Ring) -> ComplexArray:
         """Spectra of (u·p0, u·p1) / 2^shift for a fresh ternary u: (2, primes, limbs, N/2).
 
         SEAL's own encryption of zero adds two errors of at most 21. The first is negligible beside
         flooding, the second beside rounding to words (docs/SECURITY.md).
         """
-        mask: ComplexArray = self._spectra(ring) * spectrum(random_ternary(ring.degree))
+        mask: ComplexArray = self.key(ring) * fresh_factors(1, ring.degree)[0]
         return mask
+
+
+def fresh_factors(count: int, degree: int) -> ComplexArray:
+    """Draw u of ``count`` masks; their spectra: (count, N/2)."""
+    drawn = np.empty((count, degree))
+    for row in drawn:
+        row[:] = random_ternary(degree)
+    return spectrum(drawn)

@@ -68,6 +68,17 @@ class Provider:
         self._scorers: dict[int, Scorer] = {}
         self._lock = threading.Lock()
 
+    def has_key(self, digest: bytes) -> bool:
+        """Return whether a public key is known."""
+        return digest in self._keys
+
+    def add_key(self, key: PublicKey) -> None:
+        """Know one more public key. Verifies its proof, if it has one."""
+        proven = is_proven(key)
+        with self._lock:
+            self._keys = {**self._keys, key.digest: key}
+            self._proven = self._proven | ({key.digest} if proven else set())
+
     def score(self, query: Query) -> Response:
         """Score every state of ``query``; the scores are encrypted.
 

@@ -75,9 +75,11 @@ class Ring:
         """Spectra of the limbs of polynomials: (…, primes, N) → (…, primes, limbs, N/2)."""
         shape = (*residues.shape[:-1], self.limbs, self.degree)
         digits = np.empty(shape)
+        half, mask = 1 << (self.bits - 1), (1 << self.bits) - 1
         for i, prime in enumerate(self.primes):
-            rest = centred(residues[..., i, :], prime)
-            half, mask = 1 << (self.bits - 1), (1 << self.bits) - 1
+            rest = residues[..., i, :].astype(np.int64)
+            if prime >> self.bits * (self.limbs - 1) >= half:  # the last limb would be too large
+                rest = centred(residues[..., i, :], prime)
             for k in range(self.limbs - 1):
                 digit = ((rest + half) & mask) - half
                 digits[..., i, k, :] = digit

@@ -4,14 +4,14 @@ import functools
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt import packing
 from linalign_lite.encrypt.keys import seal_context
-from linalign_lite.encrypt.masks import Masks
+from linalign_lite.encrypt.masks import Masks, fresh_factors
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.modular import (
     MAX_FEATURES,
@@ -33,7 +33,7 @@ from linalign_lite.errors import FormatError
 
 _MAX_CACHED_SCALES = 256
 _CLASSES = 512  # classes of a matrix product held at once
-_RETURNED = 4096  # returned coefficients encoded at once
+_TOGETHER = 8  # products whose first components are computed at once
 
 
 class Scorer:
@@ -101,17 +101,15 @@ class Scorer:
         total = query_scale(self.parameters, query.norm_bits) + scales.head
         unit = 2.0 ** (total - self.parameters.data_bits)  # a score of 1, as part of the modulus
         parts, k = [record.digest], 0
-        products = self._products(query, scales, record.payload, masks, live)
-        # returned coefficients of several products at once: there are few in each
-        while some := list(itertools.islice(products, 1 + _RETURNED // (layout.rows * live))):
-            returned = np.concatenate([first for first, _ in some], axis=1)
+        make = self._columns if layout.columns else self._inner
+        for returned, seconds in make(query, scales, record.payload, masks, live):
             flood(returned, scales.flood_bits, primes)
             fractions = modulus_fractions(returned, primes).reshape(-1, live)
             bias = self._bias[k : k + len(fractions)]
             answers = np.zeros((len(bias), layout.batch))  # zeros in places without a state
             answers[:, :live] = fractions + (bias * unit)[:, None]
             words = switch_modulus(answers, bits)
-            for i, (_, second) in enumerate(some):
+            for i, second in enumerate(seconds):
                 rows = words[i * layout.rows : (i + 1) * layout.rows]
                 parts += [second, encode_words(rows, bits)]
             k += len(bias)
@@ -134,33 +132,46 @@ class Scorer:
             both[1] = self._seal.grown(seed)
             yield both
 
-    def _products(
+    def _columns(
         self, query: QueryInfo, scales: Scales, payload: bytes, masks: Masks | None, live: int
-    ) -> Iterator[tuple[Residues, bytes]]:
-        """Each product, masked: the first component where scores are, and the second in words."""
-        layout, count = query.layout, len(self._bias)
+    ) -> Iterator[tuple[Residues, list[bytes]]]:
+        """Each product in the packing columns, masked: as `_inner`."""
+        ring = self.ring(query.layout, scales)
+        moduli = np.array(ring.primes, dtype=np.uint64)[:, None]
+        for bare in self._matrix_products(query, ring, scales.head, payload):
+            mask = None if masks is None else ring.residues(masks.draw(ring))
+            first, second = bare if mask is None else add_mod(bare, mask, moduli)
+            yield first[:, :live].copy(), [in_words(second, ring, scales.word_bits)]
+
+    def _inner(
+        self, query: QueryInfo, scales: Scales, payload: bytes, masks: Masks | None, live: int
+    ) -> Iterator[tuple[Residues, list[bytes]]]:
+        """Some products at once, masked: (primes, m) where scores are, and second components.
+
+        Second components are in words. A mask is one chunk more: the key, times its u.
+        """
+        layout, left = query.layout, len(self._bias) * live
         ring = self.ring(layout, scales)
-
-        def in_words(second: Residues) -> bytes:
-            fractions = modulus_fractions(second, ring.primes)
-            return encode_words(switch_modulus(fractions, scales.word_bits), scales.word_bits)
-
-        if layout.columns:
-            moduli = np.array(ring.primes, dtype=np.uint64)[:, None]
-            for bare in self._matrix_products(query, ring, scales.head, payload):
-                mask = None if masks is None else ring.residues(masks.draw(ring))
-                first, second = bare if mask is None else add_mod(bare, mask, moduli)
-                yield first[:, :live], in_words(second)
-            return
-        queries = [ring.spectra(both) for both in self.ciphertexts(query, payload)]
-        term = np.empty_like(queries[0])
-        for k, rows in enumerate(self._plaintexts(layout, scales.weight_scale)):
-            total = np.zeros_like(term) if masks is None else masks.draw(ring)
-            for one, row in zip(queries, rows, strict=True):
-                total += np.multiply(one, row, out=term)
-            few = min(layout.rows, count - k * layout.rows)
-            positions = packing.score_positions(layout, few)[:, :live].ravel()
-            yield ring.residues(total[0], positions), in_words(ring.residues(total[1]))
+        positions = packing.score_positions(layout, layout.fold(len(self._bias)))
+        positions = positions[:, :live].ravel()
+        chunks = [ring.spectra(both) for both in self.ciphertexts(query, payload)]
+        if masks is not None:
+            chunks.append(masks.key(ring))
+        total, term = np.empty_like(chunks[0][1]), np.empty_like(chunks[0][1])
+        products = iter(self._plaintexts(layout, scales.weight_scale))
+        while some := list(itertools.islice(products, _TOGETHER)):
+            fresh = 0 if masks is None else len(some)
+            masked = fresh_factors(fresh, layout.degree)
+            firsts, seconds = np.empty((len(some), *total.shape), dtype=total.dtype), []
+            for k, rows in enumerate(some):
+                factors = [*rows, *masked[k : k + 1]]
+                _combine([chunk[0] for chunk in chunks], factors, firsts[k], term)
+                _combine([chunk[1] for chunk in chunks], factors, total, term)
+                seconds.append(in_words(ring.residues(total), ring, scales.word_bits))
+            returned = ring.residues(firsts, positions).swapaxes(0, 1)
+            found = returned.reshape(len(ring.primes), -1)[:, :left].copy()
+            yield found, seconds
+            left -= found.shape[1]
 
     def _matrix_products(
         self, query: QueryInfo, ring: Ring, scale: int, payload: bytes
@@ -199,6 +210,25 @@ class Scorer:
             while sum(a.nbytes for kept in self._cache.values() for a in kept) > self._cache_bytes:
                 self._cache.popitem(last=False)
         return made
+
+
+def _combine(
+    spectra: Sequence[ComplexArray],
+    factors: Sequence[ComplexArray],
+    out: ComplexArray,
+    term: ComplexArray,
+) -> None:
+    """Compute Σ spectra·factors."""
+    np.multiply(spectra[0], factors[0], out=out)
+    for one, factor in zip(spectra[1:], factors[1:], strict=True):
+        out += np.multiply(one, factor, out=term)
+
+
+def in_words(second: Residues, ring: Ring, word_bits: int) -> bytes:
+    """Switch a second component, (primes, N), to words of ``word_bits``."""
+    return encode_words(
+        switch_modulus(modulus_fractions(second, ring.primes), word_bits), word_bits
+    )
 
 
 def flood(returned: Residues, bits: int, primes: tuple[int, ...]) -> None:

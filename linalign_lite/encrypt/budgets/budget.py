@@ -191,10 +191,14 @@ class Budget:
             for (account,) in db.execute(f"{every} ORDER BY account").fetchall():
                 if not isinstance(account, bytes) or len(account) != DIGEST:
                     raise sqlite3.DatabaseError
-                (used, pending, bits), limits = _used(db, account), _limits(db, account)
-                row = used, pending, limits.states, bits, limits.bits, limits.closed
-                found.append(Usage(account.hex(), *row))
+                found.append(_usage(db, account))
         return tuple(found)
+
+    def usage_of(self, account: bytes) -> Usage:
+        """Return the usage of one account."""
+        _require_account(account)
+        with transaction(self._path) as db:
+            return _usage(db, account)
 
     def _end(self, account: bytes, fingerprint: bytes, count: int, *, used: bool) -> None:
         with transaction(self._path, write=True) as db:
@@ -254,6 +258,12 @@ def _limits(db: sqlite3.Connection, account: bytes) -> _Limits:
         states, bits = own_states or states, own_bits or bits
         return _Limits(states, bits, bool(closed))
     return _Limits(states, bits, closed=False)
+
+
+def _usage(db: sqlite3.Connection, account: bytes) -> Usage:
+    (used, pending, bits), limits = _used(db, account), _limits(db, account)
+    row = used, pending, limits.states, bits, limits.bits, limits.closed
+    return Usage(account.hex(), *row)
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -39,6 +39,7 @@ _NAMES = {  # module: its public names
     "core.token_alignment": "pair_states",
     "encrypt.client": "Client",
     "encrypt.scores": "Scores",
+    "service.remote_provider": "RemoteProvider",
     "encrypt.keys": "PublicKey SecretKey keygen",
     "encrypt.messages": "Query Response",
     "encrypt.packing": "Layout",

@@ -106,6 +106,7 @@ from linalign_lite.retrieval.evaluation import CollectionStates as CollectionSta
 from linalign_lite.retrieval.evaluation import RetrievalReport as RetrievalReport
 from linalign_lite.retrieval.evaluation import evaluate_retrieval as evaluate_retrieval
 from linalign_lite.retrieval.search import search as search
+from linalign_lite.service.remote_provider import RemoteProvider as RemoteProvider
 from linalign_lite.survey.report import to_markdown as to_markdown
 from linalign_lite.survey.report import write_report as write_report
 from linalign_lite.survey.results import Results as Results

@@ -30,6 +30,7 @@ from linalign_lite.commands.onnx_files import export, from_onnx, fuse, onnx
 from linalign_lite.commands.privacy import audit, budget, plan
 from linalign_lite.commands.retrieval import app as retrieval
 from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
+from linalign_lite.commands.service import ask, serve
 from linalign_lite.commands.states import extract
 from linalign_lite.commands.vectors import app as vectors
 from linalign_lite.errors import LinalignError, is_disk_full
@@ -48,6 +49,7 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job
     "Retrieval": (retrieval, migrate),
     "Text": (generate, evaluate_generation),
     "Private scoring": (keygen, encrypt, score, decrypt, plan, budget, audit),
+    "Scoring service": (serve, ask),
     "Comparison": (similarity, compat, survey, report),
     "ONNX and delivery": (onnx, fuse, from_onnx, bundle),
 }

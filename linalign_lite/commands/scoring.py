@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.core.signing import SigningKey
     from linalign_lite.encrypt.keys import PublicKey
+    from linalign_lite.encrypt.scores import Scores
     from linalign_lite.heads.ood.detector import Detector
 
 SECRET, PUBLIC, SIGNING = "secret.key", "public.key", "signing.key"
@@ -33,6 +34,11 @@ PROOF = ".proof"  # of public.key: public.proof
 
 MaxError = Annotated[float, Option(help="Refuse scores whose error may be larger.", min=0.0)]
 Key = Annotated[Path, Option("--key", help="The secret key, or its folder.")]
+Top = Annotated[int, Option(help="Number of best labels to print.", min=1)]
+AllScores = Annotated[Path | None, Option(help="Write all scores to this file (JSONL).")]
+Ood = Annotated[
+    str | None, Option(help="Add an outlier score: energy, msp, max-logit, or a detector file.")
+]
 Account = Annotated[
     Path | None, Option(help="Your signing.key (bundle keygen), or its folder: signs queries.")
 ]
@@ -71,7 +77,7 @@ def keygen(
 
     console = Console(as_json, quiet)
     secret_file, public_file = make_key_folder(folder, SECRET, PUBLIC)
-    secret, public = make_keys(by_name(profile.value), _account(account))
+    secret, public = make_keys(by_name(profile.value), load_account(account))
     if prove:
         from linalign_lite.encrypt.key_proof import proven, save_proof
 
@@ -120,11 +126,11 @@ def encrypt(
 
     console = Console(as_json, quiet)
     require_output(out, queries, map_file)
-    signer, secret = _account(account), in_folder(key, SECRET)
+    signer, secret = load_account(account), in_folder(key, SECRET)
     proven = secret.with_name(PUBLIC).with_suffix(PROOF).exists()
     client = Client(SecretKey.load(secret), account=signer, mbit=mbit, proven=proven)
     affine = load_optional_map(map_file)
-    states = _states(queries, model, affine, console)
+    states = read_queries(queries, model, affine, console)
     with console.progress("encrypting", len(states)) as tally:
         info = client.encrypt_to(out, states, affine, n_outputs=outputs, progress=tally)
     size = out.stat().st_size
@@ -187,7 +193,7 @@ def score(
         asked = QueryInfo.from_header(reader.header, reader.name)
     provider = Provider(
         loaded,
-        keys=_public(public or []),
+        keys=load_public(public or []),
         accept=[by_name(profile.value)],
         max_error=max_error,
         budget=Budget(budget, limit) if budget else None,
@@ -210,11 +216,9 @@ def decrypt(
     response: Annotated[Path, Argument(help="The provider's response file.")],
     key: Key,
     query: Annotated[Path | None, Option(help="The query file, to check the response.")] = None,
-    top: Annotated[int, Option(help="Number of best labels to print.", min=1)] = 1,
-    out: Annotated[Path | None, Option(help="Write all scores to this file (JSONL).")] = None,
-    ood: Annotated[
-        str | None, Option(help="Add an outlier score: energy, msp, max-logit, or a detector file.")
-    ] = None,
+    top: Top = 1,
+    out: AllScores = None,
+    ood: Ood = None,
     max_error: MaxError = 5e-3,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -234,17 +238,25 @@ def decrypt(
     from linalign_lite.encrypt.client import Client
     from linalign_lite.encrypt.keys import SecretKey
     from linalign_lite.encrypt.wire import Kind, open_framed
-    from linalign_lite.storage.atomic import atomic
 
     console = Console(as_json, quiet)
     if out is not None:
         require_output(out, response, query)
-    by = _load_scorer(ood)
+    by = load_scorer(ood)
     client = Client(SecretKey.load(in_folder(key, SECRET)), max_error=max_error)
     with open_framed(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
         scores = client.decrypt_from(response, query, progress=tally)
+    show_scores(console, scores, by, top, out)
+
+
+def show_scores(
+    console: Console, scores: Scores, by: str | Detector | None, top: int, out: Path | None
+) -> None:
+    """Print the best labels of each query, and outlier scores ``by`` a method; write all scores."""
+    from linalign_lite.storage.atomic import atomic
+
     names = scores.labels or tuple(str(i) for i in range(scores.values.shape[1]))
     order, rows = scores.ranking()[:, :top].tolist(), scores.values.tolist()
     best = [[(names[i], row[i]) for i in ids] for row, ids in zip(rows, order, strict=True)]
@@ -269,13 +281,13 @@ def decrypt(
     console.result(data, lines)
 
 
-def _account(path: Path | None) -> SigningKey | None:
+def load_account(path: Path | None) -> SigningKey | None:
     from linalign_lite.core.signing import SigningKey
 
     return None if path is None else SigningKey.load(in_folder(path, SIGNING))
 
 
-def _load_scorer(ood: str | None) -> str | Detector | None:
+def load_scorer(ood: str | None) -> str | Detector | None:
     """The method or the detector that --ood names; loaded before anything is decrypted."""
     from linalign_lite.heads.ood.detectors import SCORE_METHODS
     from linalign_lite.heads.ood.serialization import load_detector
@@ -287,7 +299,7 @@ def _load_scorer(ood: str | None) -> str | Detector | None:
     return detector
 
 
-def _public(paths: list[Path]) -> list[PublicKey]:
+def load_public(paths: list[Path]) -> list[PublicKey]:
     """Load the public keys in these files and folders, with the proofs beside them."""
     from linalign_lite.encrypt.key_proof import load_proof
     from linalign_lite.encrypt.keys import PublicKey
@@ -307,7 +319,7 @@ def _public(paths: list[Path]) -> list[PublicKey]:
     return keys
 
 
-def _states(
+def read_queries(
     queries: str, model: Path | None, affine: AffineMap | None, console: Console
 ) -> HiddenStates:
     from linalign_lite.vectors.locations import find_location

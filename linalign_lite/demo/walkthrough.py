@@ -71,6 +71,18 @@ class Walkthrough:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
+        head, affine, provider, client = self.prepare()
+        self._evaluate(head, affine, provider, client)
+        scores = self._score_encrypted(head, affine, client.test)
+        self._compare(scores, head, affine, client.test)
+        self._generate(public_texts())
+        self.figures["seconds"] = {k: round(v, 3) for k, v in self.seconds.items()}
+        figures = json.dumps(self.figures, indent=2) + "\n"
+        write_atomic(self.out / "figures.json", figures.encode())
+        return self.figures
+
+    def prepare(self) -> tuple[Head, AffineMap, PartyStates, PartyStates]:
+        """Make both parties' states, the client's map and the provider's classifier."""
         for folder in (self.provider, self.client, self.exchange):
             folder.mkdir(parents=True, exist_ok=True)
         texts = public_texts(), labelled_texts(held_out=False), labelled_texts(held_out=True)
@@ -79,15 +91,7 @@ class Walkthrough:
         client = self._extract(CLIENT, "client", self.client, texts)
         save(self.exchange / "provider.public.states.npz", provider.public)
         affine = self._fit(client.public, provider.public)
-        head = self._train(provider.train)
-        self._evaluate(head, affine, provider, client)
-        scores = self._score_encrypted(head, affine, client.test)
-        self._compare(scores, head, affine, client.test)
-        self._generate(texts[0])
-        self.figures["seconds"] = {k: round(v, 3) for k, v in self.seconds.items()}
-        figures = json.dumps(self.figures, indent=2) + "\n"
-        write_atomic(self.out / "figures.json", figures.encode())
-        return self.figures
+        return self._train(provider.train), affine, provider, client
 
     @contextmanager
     def step(self, name: str) -> Iterator[list[str]]:

@@ -1,0 +1,134 @@
+"""serve and ask: a scoring service, and a query to one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
+from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
+from linalign_lite.commands.scoring import (
+    PROOF,
+    PUBLIC,
+    SECRET,
+    Account,
+    AllScores,
+    Key,
+    MaxError,
+    Ood,
+    Top,
+    load_account,
+    load_public,
+    load_scorer,
+    read_queries,
+    show_scores,
+)
+from linalign_lite.errors import InputError
+
+
+def serve(
+    configuration: Annotated[Path, Argument(help="A TOML file, or demo.")],
+    check: Annotated[bool, Option("--check", help="Only check the configuration.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score encrypted queries that come over HTTP.
+
+    The configuration names heads, who may ask them, and budgets: docs/SERVICE.md. Logs are one
+    JSON object a line, on standard error. SIGTERM or Ctrl-C ends the service after it answered
+    what it took; SIGHUP reads the configuration again. `serve demo` serves a classifier of the
+    bundled models, and prints how to ask it. Needs the extra `serve`.
+
+    \b
+    Examples:
+      linalign-lite serve service.toml
+      linalign-lite serve service.toml --check
+      linalign-lite serve demo
+    """
+    from linalign_lite.service.configuration import Configuration
+    from linalign_lite.service.server import run
+
+    console = Console(quiet=quiet)
+    if str(configuration) == "demo":
+        from linalign_lite.demo.service import demo_service
+
+        configuration = demo_service(console.note)
+    if check:
+        found = Configuration.load(configuration)
+        names = ", ".join(h.name for h in found.heads)
+        console.result({}, [f"{configuration} is usable: heads {names}"])
+        return
+    run(configuration, quiet=quiet)
+
+
+def ask(
+    url: Annotated[str, Argument(help="Address of the service.")],
+    queries: Annotated[
+        str, Argument(help="States or vectors, or with --model texts (.txt, .jsonl, .csv, -).")
+    ],
+    key: Key,
+    head: Annotated[
+        str | None, Option("--head", help="Name of the head, if there are more.")
+    ] = None,
+    map_file: MapFile = None,
+    model: Annotated[Path | None, Option(help="The exported model that encodes the texts.")] = None,
+    account: Account = None,
+    top: Top = 1,
+    out: AllScores = None,
+    ood: Ood = None,
+    max_error: MaxError = 5e-3,
+    mbit: Mbit = 100.0,
+    cacert: Annotated[Path | None, Option(help="Authorities for TLS (PEM).")] = None,
+    cert: Annotated[Path | None, Option(help="This client's certificate (PEM).")] = None,
+    cert_key: Annotated[Path | None, Option(help="Its private key (PEM).")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encrypt, ask a scoring service, decrypt, and print the best labels.
+
+    The secret key stays in this process. A public key that the service does not know is registered
+    (public.key beside secret.key, and public.proof if it is there). A request that is interrupted
+    is sent again, and charged once. Needs the extra `serve`.
+
+    \b
+    Examples:
+      linalign-lite ask http://127.0.0.1:8765 mine.states.npz --key keys --map a-to-b.map.npz
+      linalign-lite ask https://host texts.txt --model ash --key keys --account signing
+    """
+    from linalign_lite.encrypt.client import Client
+    from linalign_lite.encrypt.keys import SecretKey
+    from linalign_lite.service.remote_provider import RemoteProvider, UnknownKeyError
+
+    console = Console(as_json, quiet)
+    if (cert is None) != (cert_key is None):
+        raise InputError("a client's certificate needs its key", hint="give --cert and --cert-key")
+    if out is not None:
+        require_output(out, queries, map_file)
+    by, secret = load_scorer(ood), in_folder(key, SECRET)
+    public = secret.with_name(PUBLIC)
+    proven = public.with_suffix(PROOF).exists()
+    client = Client(
+        SecretKey.load(secret),
+        account=load_account(account),
+        max_error=max_error,
+        mbit=mbit,
+        proven=proven,
+    )
+    affine = load_optional_map(map_file)
+    certificate = (str(cert), str(cert_key)) if cert and cert_key else None
+    trust = str(cacert) if cacert else True
+    with RemoteProvider(url, head, verify=trust, certificate=certificate) as provider:
+        chosen = provider.chosen()
+        states = read_queries(queries, model, affine, console)
+        space = states.space if affine is None else affine.target
+        chosen.space.require(space, f"these states do not belong to head {chosen.name}")
+        with console.progress("encrypting", len(states)) as tally:
+            query = client.encrypt(states, affine, n_outputs=chosen.n_outputs, progress=tally)
+        try:
+            response = provider.score(query, console.note)
+        except UnknownKeyError:
+            for one in load_public([public]):
+                provider.register(one)
+            response = provider.score(query, console.note)
+    show_scores(console, client.decrypt(response, query), by, top, out)

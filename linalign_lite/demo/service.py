@@ -1,0 +1,39 @@
+"""`linalign-lite serve demo`: a service of the demo's classifier, and files to ask it with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from linalign_lite.demo.walkthrough import Walkthrough
+from linalign_lite.encrypt.keys import keygen
+from linalign_lite.storage.atomic import write_atomic
+
+FOLDER = Path("linalign-demo-service")
+PORT = 8765
+_CONFIGURATION = f"""\
+port = {PORT}
+keys = "registered"
+
+[[heads]]
+name = "topics"
+file = "topics.head.npz"
+"""
+
+
+def demo_service(say: Callable[[str], None], folder: Path = FOLDER) -> Path:
+    """Make the service's folder unless it is there. Returns the configuration's path."""
+    provider, client = folder / "provider", folder / "client"
+    configuration = provider / "service.toml"
+    if not configuration.exists():
+        Walkthrough(folder, say).prepare()
+        secret, public = keygen()
+        keys = client / "keys"
+        keys.mkdir(mode=0o700, exist_ok=True)
+        secret.save(keys / "secret.key")
+        public.save(keys / "public.key")
+        write_atomic(configuration, _CONFIGURATION.encode())  # last: the folder is whole
+    say(
+        "in another terminal, as the client:\n"
+        f"  linalign-lite ask http://127.0.0.1:{PORT} {client}/test.states.npz"
+        f" --map {client}/client-to-provider.map.npz --key {client}/keys"
+    )
+    return configuration

@@ -1,0 +1,91 @@
+"""Admission: how many queries are scored at once, who is next, and who is sent away.
+
+Accounts take turns, so that one that asks much does not keep others waiting; within one, the first
+is first. A query is sent away when too many wait, or too many of its own account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from linalign_lite.errors import LinalignError
+
+
+class BusyError(LinalignError):
+    """Too many queries wait. ``seconds``: when to ask again."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+        super().__init__("this service is busy", hint=f"ask again in {seconds} s")
+
+
+@dataclass(eq=False)
+class _Waiting:
+    turn: asyncio.Future[None]
+    ms: float  # predicted time of scoring
+
+
+class Admission:
+    """At most ``slots`` at once and ``most`` waiting, of one account half of these."""
+
+    def __init__(self, slots: int, most: int) -> None:
+        self.slots, self._most = slots, most
+        self.running = 0
+        self.waiting = 0
+        self._backlog = 0.0  # milliseconds
+        self._queues: OrderedDict[bytes, deque[_Waiting]] = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, account: bytes, ms: float) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it. Raises BusyError at once when too many wait."""
+        if self.running < self.slots and not self.waiting:
+            self.running += 1
+        else:
+            await self._wait(account, ms)
+        self._backlog += ms
+        try:
+            yield
+        finally:
+            self._backlog -= ms
+            self.running -= 1
+            self._next()
+
+    async def _wait(self, account: bytes, ms: float) -> None:
+        queue = self._queues.setdefault(account, deque())
+        if self.waiting >= self._most or len(queue) >= max(1, self._most // 2):
+            if not queue:
+                del self._queues[account]
+            raise BusyError(max(1, math.ceil(self._backlog / self.slots / 1e3)))
+        mine = _Waiting(asyncio.get_running_loop().create_future(), ms)
+        queue.append(mine)
+        self.waiting += 1
+        self._backlog += ms
+        try:
+            await mine.turn
+        except asyncio.CancelledError:
+            if mine.turn.done() and not mine.turn.cancelled():  # its turn had come
+                self.running -= 1
+                self._next()
+            else:
+                queue.remove(mine)
+                self.waiting -= 1
+            raise
+        finally:
+            self._backlog -= ms
+
+    def _next(self) -> None:
+        """Give free slots to those that wait, one account after another."""
+        while self.running < self.slots and self.waiting:
+            account, queue = next(iter(self._queues.items()))
+            if queue:
+                self.waiting -= 1
+                self.running += 1
+                queue.popleft().turn.set_result(None)
+            self._queues.move_to_end(account)
+            if not queue:
+                del self._queues[account]

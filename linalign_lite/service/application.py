@@ -1,0 +1,280 @@
+"""The HTTP interface of a scoring service: an ASGI application of Starlette.
+
+Octet streams are files of section 3 of docs/FORMAT.md; everything else is JSON. An error is
+{"error": kind, "message": text}; what it says is of the request alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from linalign_lite.core.signing import VerifyingKey
+from linalign_lite.encrypt.key_proof import proof_size
+from linalign_lite.encrypt.keys import PublicKey
+from linalign_lite.encrypt.messages import QueryInfo
+from linalign_lite.encrypt.planner import predict_cost
+from linalign_lite.encrypt.wire import Kind, open_framed
+from linalign_lite.errors import (
+    BudgetError,
+    FormatError,
+    InputError,
+    LinalignError,
+    MismatchError,
+    PrecisionError,
+    SignatureError,
+)
+from linalign_lite.service import budget_requests
+from linalign_lite.service.admission import BusyError
+from linalign_lite.service.key_store import TooManyKeysError
+from linalign_lite.service.openapi import document
+from linalign_lite.service.state import LOG, ServedHead, Service
+
+_UPLOADS = 8  # requests of the largest size that may arrive at once
+_MAX_KEY = 1 << 17
+_STATUS: dict[type[Exception], int] = {
+    SignatureError: 403,
+    BudgetError: 403,
+    TooManyKeysError: 403,
+    MismatchError: 422,
+    PrecisionError: 422,
+    FormatError: 400,
+    InputError: 400,
+}
+_OCTETS = "application/octet-stream"
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, kind: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.message, self.headers = status, kind, message, headers
+
+
+def application(service: Service) -> Starlette:
+    """Return the application. It starts and ends the service's processes with itself."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.close)
+
+    api = _Api(service)
+    routes = [
+        Route(path, api.answering(path, handler), methods=[method])
+        for method, path, handler in (
+            ("GET", "/v1/heads", api.heads),
+            ("GET", "/v1/heads/{head}", api.head),
+            ("POST", "/v1/heads/{head}/score", api.score),
+            ("GET", "/v1/heads/{head}/budget", api.budget),
+            ("POST", "/v1/keys", api.register),
+            ("PUT", "/v1/keys/{key}/proof", api.prove),
+            ("GET", "/health", api.health),
+            ("GET", "/ready", api.ready),
+            ("GET", "/metrics", api.metrics),
+            ("GET", "/openapi.json", api.openapi),
+        )
+    ]
+    origins = list(service.configuration.origins)
+    cors = Middleware(
+        CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "PUT"], max_age=600
+    )
+    return Starlette(routes=routes, middleware=[cors] if origins else [], lifespan=lifespan)
+
+
+class _Api:
+    """Answers of one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def answering(self, route: str, handler: Handler) -> Handler:
+        """Turn errors into answers, and count and log what was answered."""
+
+        async def answer(request: Request) -> Response:
+            began = time.perf_counter()
+            try:
+                response = await handler(request)
+            except _RefusedError as e:
+                response = _error(e.status, e.kind, e.message, e.headers)
+            except BusyError as e:
+                response = _error(429, "BusyError", str(e), {"Retry-After": str(e.seconds)})
+            except ClientDisconnect:
+                response = _error(400, "Disconnected", "the request ended early")
+            except LinalignError as e:
+                status = next((s for kind, s in _STATUS.items() if isinstance(e, kind)), 503)
+                if status == 503:
+                    LOG.error("cannot answer", extra={"fields": {"error": str(e)}})
+                text = "this service cannot answer now" if status == 503 else str(e)
+                response = _error(status, type(e).__name__, text)
+            ms = 1e3 * (time.perf_counter() - began)
+            self._service.metrics.requests.labels(route, response.status_code).inc()
+            fields = {"route": route, "status": response.status_code, "ms": round(ms, 2)}
+            LOG.info("answered", extra={"fields": fields})
+            return response
+
+        return answer
+
+    async def heads(self, _: Request) -> Response:
+        return JSONResponse({"heads": [h.card() for h in self._service.heads.values()]})
+
+    async def head(self, request: Request) -> Response:
+        return JSONResponse(self._head(request).card())
+
+    async def score(self, request: Request) -> Response:
+        served, service = self._head(request), self._service
+        began = time.perf_counter()
+        async with self._body(request, service.configuration.most_body) as body:
+            with open_framed(body, Kind.QUERY) as reader:
+                info = QueryInfo.from_header(reader.header, reader.name)
+            account = self._account(served, info)
+            key = service.keys.path(info.key)
+            outputs = served.head.n_outputs
+            cost = predict_cost(info.parameters, info.layout, info.n, outputs).score_ms
+            async with service.admission.turn(account, cost):
+                # never cancelled: what was charged is answered, or kept for the next request
+                scoring = asyncio.ensure_future(service.workers.score(served.entry.name, body, key))
+                response = await asyncio.shield(scoring)
+        seconds = time.perf_counter() - began
+        service.metrics.states.labels(served.entry.name).inc(info.n)
+        service.metrics.seconds.labels(served.entry.name).observe(seconds)
+        who = {"account": account.hex(), "key": info.key.hex()}
+        service.audit(head=served.entry.name, **who, states=info.n, outputs=outputs)
+        return Response(response, media_type=_OCTETS)
+
+    async def budget(self, request: Request) -> Response:
+        served = self._head(request)
+        if served.budget is None:
+            raise _RefusedError(404, "NoBudget", "this head has no budget")
+        account, moment, signature = budget_requests.read(request.headers)
+        late = abs(time.time() - moment) > budget_requests.TOLERANCE
+        signed = budget_requests.data(served.entry.name, moment)
+        if late or not VerifyingKey(account).accepts(signature, signed):
+            raise SignatureError("this request is not signed by the account that it names, or late")
+        usage = await asyncio.to_thread(served.budget.usage_of, account)
+        return JSONResponse(asdict(usage))
+
+    async def register(self, request: Request) -> Response:
+        async with self._body(request, _MAX_KEY) as body:
+            key = await asyncio.to_thread(PublicKey.load, body)
+            if not self._may_register(key.account):
+                what = "this service answers only accounts that it knows"
+                raise _RefusedError(403, "UnknownAccount", what)
+            new = self._service.keys.register(key)
+        return JSONResponse({"key": key.digest.hex()}, status_code=201 if new else 200)
+
+    async def prove(self, request: Request) -> Response:
+        path = self._service.keys.path(self._digest(request))
+        if path is None:
+            raise _unknown_key()
+        size = max(proof_size(p) for p in _parameters()) + 4096
+        async with self._body(request, size) as body, self._service.admission.turn(b"", 500.0):
+            await self._service.workers.verify(path, body)
+            self._service.keys.keep_proof(self._digest(request), body)
+        return JSONResponse({"key": self._digest(request).hex()})
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(self, _: Request) -> Response:
+        ready = self._service.is_ready
+        return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        host = request.client.host if request.client else ""
+        if not self._service.configuration.allows_metrics(host):
+            raise _RefusedError(403, "Forbidden", "metrics are for this machine alone")
+        return Response(self._service.page(), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, _: Request) -> Response:
+        return JSONResponse(document())
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _head(self, request: Request) -> ServedHead:
+        found = self._service.heads.get(request.path_params["head"])
+        if found is None:
+            raise _RefusedError(404, "UnknownHead", "this service has no head of that name")
+        return found
+
+    def _account(self, served: ServedHead, info: QueryInfo) -> bytes:
+        """The account that asks; empty if none. Raises _RefusedError unless it may."""
+        account = self._service.keys.account(info.key)
+        if account is None:
+            if info.parameters.private or served.budget or served.accounts is not None:
+                raise _unknown_key()
+            return b""
+        if served.accounts is not None and account not in served.accounts:
+            what = "this head answers only accounts that it knows"
+            raise _RefusedError(403, "UnknownAccount", what)
+        return account
+
+    def _may_register(self, account: bytes) -> bool:
+        listed = [h.accounts for h in self._service.heads.values()]
+        return any(found is None or account in found for found in listed)
+
+    def _digest(self, request: Request) -> bytes:
+        try:
+            digest = bytes.fromhex(request.path_params["key"])
+        except ValueError:
+            digest = b""
+        if len(digest) != 32:
+            raise _unknown_key()
+        return digest
+
+    @contextlib.asynccontextmanager
+    async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
+        """The request's body, whose size counts as long as it is held."""
+        length = request.headers.get("content-length", "")
+        if not length.isascii() or not length.isdigit():
+            raise _RefusedError(411, "NoLength", "a request must state its length")
+        if (size := int(length)) > most:
+            raise _RefusedError(413, "TooLarge", f"a request of at most {most} bytes is expected")
+        service = self._service
+        if service.uploading + size > _UPLOADS * service.configuration.most_body:
+            raise BusyError(1)
+        service.uploading += size
+        try:
+            body = io.BytesIO()
+            try:
+                async with asyncio.timeout(service.configuration.request_seconds):
+                    async for part in request.stream():
+                        body.write(part)
+            except TimeoutError:
+                raise _RefusedError(
+                    408, "TooSlow", "the request did not arrive in time", Connection="close"
+                ) from None
+            yield body.getvalue()
+        finally:
+            service.uploading -= size
+
+
+def _unknown_key() -> _RefusedError:
+    return _RefusedError(403, "UnknownKey", "register the public key of this query first")
+
+
+def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": kind, "message": message}, status, headers)
+
+
+def _parameters() -> list[Any]:
+    from linalign_lite.encrypt.parameters import PROFILES
+
+    return list(PROFILES.values())

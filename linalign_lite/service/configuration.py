@@ -1,0 +1,136 @@
+"""The configuration of a scoring service: a TOML file, checked before anything starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from linalign_lite.core.signing import public_half
+from linalign_lite.errors import InputError
+from linalign_lite.storage.atomic import PathLike, open_regular
+from linalign_lite.storage.schema import Range, Size, Text, format_errors, parse
+
+MAX_FILE = 1 << 20
+MAX_HEADS = 256
+IN_THE_CLEAR = "anybody on the network may read and alter what is sent"
+Name = Annotated[str, Text(64, 1, "[A-Za-z0-9][A-Za-z0-9._-]*")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """Files (PEM) for HTTPS. ``clients``: authorities; then clients must have certificates."""
+
+    certificate: Path
+    key: Path
+    clients: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadEntry:
+    """One head, and who may ask it for what.
+
+    ``accounts``: signing.pub files; without them anybody may ask. ``budget``: its file; ``limit``
+    and ``bits`` are limits of each account. With a budget every key must belong to an account.
+    """
+
+    name: Name
+    file: Path
+    map: Path | None = None
+    profile: Literal["private", "trusted"] = "private"
+    max_error: Annotated[float, Range(0.0, 1e6)] = 5e-3
+    accounts: Annotated[tuple[Path, ...], Size(10_000)] | None = None
+    budget: Path | None = None
+    limit: Annotated[int, Range(1, 1 << 53)] | None = None
+    bits: Annotated[int, Range(1, 1 << 53)] | None = None
+
+    def known_accounts(self) -> frozenset[bytes] | None:
+        """The accounts that may ask; None for any. Reads their files."""
+        if self.accounts is None:
+            return None
+        return frozenset(public_half(path).public for path in self.accounts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """A scoring service. Paths are relative to the file's folder."""
+
+    keys: Path  # folder of registered public keys
+    heads: Annotated[tuple[HeadEntry, ...], Size(MAX_HEADS, 1)]
+    host: str = "127.0.0.1"
+    port: Annotated[int, Range(0, 65535)] = 8765
+    tls: Tls | None = None
+    without_tls: Annotated[str, Text()] = ""  # IN_THE_CLEAR, to leave loopback without TLS
+    workers: Annotated[int, Range(1, 256)] | None = None  # processes that score; one per core
+    waiting: Annotated[int, Range(1, 100_000)] = 256  # requests that wait, at most
+    most_body: Annotated[int, Range(1 << 12, 1 << 32)] = 64 << 20  # bytes of a request
+    most_keys: Annotated[int, Range(1, 1_000_000)] = 10_000  # registered
+    request_seconds: Annotated[float, Range(0.1, 3600.0)] = 30.0  # for a request to arrive
+    origins: Annotated[tuple[str, ...], Size(100)] = ()  # of pages that may ask (CORS)
+    audit_log: Path | None = None  # who asked how much of which head
+    metrics: Literal["loopback", "anybody"] = "loopback"  # who may read them
+
+    @classmethod
+    def load(cls, path: PathLike) -> Configuration:
+        """Read and check a TOML file. Raises FormatError, or InputError for what it cannot mean."""
+        with open_regular(path) as file:
+            raw = file.read(MAX_FILE + 1)
+        if len(raw) > MAX_FILE:
+            raise InputError(f"{path} is too large for a configuration", got=f"{len(raw)} bytes")
+        with format_errors(path, "configuration"):
+            found: Configuration = parse(cls, tomllib.loads(raw.decode()), "it")
+        return found._in_folder(Path(path).absolute().parent)
+
+    def allows_metrics(self, host: str) -> bool:
+        """Return whether a client at this address may read the metrics."""
+        return self.metrics == "anybody" or _is_loopback(host)
+
+    def _in_folder(self, folder: Path) -> Configuration:
+        def at(path: Path | None) -> Path | None:
+            return None if path is None else folder / path
+
+        heads = tuple(
+            replace(
+                h,
+                file=folder / h.file,
+                map=at(h.map),
+                budget=at(h.budget),
+                accounts=None if h.accounts is None else tuple(folder / p for p in h.accounts),
+            )
+            for h in self.heads
+        )
+        tls = self.tls and Tls(
+            certificate=folder / self.tls.certificate,
+            key=folder / self.tls.key,
+            clients=at(self.tls.clients),
+        )
+        placed = replace(
+            self, heads=heads, tls=tls, keys=folder / self.keys, audit_log=at(self.audit_log)
+        )
+        placed._require_usable()
+        return placed
+
+    def _require_usable(self) -> None:
+        """Raise InputError for names used twice, limits without a budget, plain HTTP abroad."""
+        names = [h.name for h in self.heads]
+        if len(set(names)) < len(names):
+            raise InputError("two heads have one name", got=", ".join(sorted(names))[:80])
+        for head in self.heads:
+            if head.budget is None and (head.limit, head.bits) != (None, None):
+                raise InputError(f"head {head.name} has limits but no budget", hint="name a file")
+        if self.tls is None and not _is_loopback(self.host) and self.without_tls != IN_THE_CLEAR:
+            raise InputError(
+                "without TLS this service answers its own machine only",
+                got=f"host {self.host}",
+                expected="a table [tls], or host 127.0.0.1",
+                hint=f'behind a proxy that has TLS: without_tls = "{IN_THE_CLEAR}"',
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

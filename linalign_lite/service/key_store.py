@@ -1,0 +1,88 @@
+"""Public keys that clients registered: a folder for each account, with keys and proofs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from linalign_lite.encrypt.keys import PublicKey
+from linalign_lite.errors import InputError, OutputExistsError
+from linalign_lite.storage.atomic import write_atomic
+
+PER_ACCOUNT = 64  # keys of one account
+NOBODY = "nobody"  # folder of keys without an account; only the total limits them
+_RESCAN = 1.0  # seconds between two looks at what other processes registered
+
+
+class TooManyKeysError(InputError):
+    """The service keeps no more keys, or no more of this account."""
+
+
+class KeyStore:
+    """Keys in ``folder``, at most ``most``. Safe to share among threads and processes."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self._folder, self._most = folder, most
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._found: dict[str, Path] = {}
+        self._looked = 0.0
+        self._look()
+
+    @property
+    def count(self) -> int:
+        """Keys that this process knows of."""
+        return len(self._found)
+
+    def path(self, digest: bytes) -> Path | None:
+        """The file of a key, or None."""
+        name = digest.hex()
+        if name not in self._found and time.monotonic() - self._looked > _RESCAN:
+            self._look()
+        return self._found.get(name)
+
+    def account(self, digest: bytes) -> bytes | None:
+        """The account of a key, empty if it has none, or None if the key is not here."""
+        if (path := self.path(digest)) is None:
+            return None
+        owner = path.parent.name
+        return b"" if owner == NOBODY else bytes.fromhex(owner)
+
+    def register(self, key: PublicKey) -> bool:
+        """Keep a key. Returns False if it was there. Raises TooManyKeysError."""
+        if self.path(key.digest) is not None:
+            return False
+        owner = self._folder / (key.account.hex() or NOBODY)
+        with self._lock:
+            mine = sum(p.parent == owner for p in self._found.values())
+            few = mine < PER_ACCOUNT or owner.name == NOBODY
+            if len(self._found) >= self._most or not few:
+                raise TooManyKeysError("this service takes no more keys", hint="ask its operator")
+            owner.mkdir(mode=0o700, exist_ok=True)
+            path = owner / f"{key.digest.hex()}.key"
+            try:
+                key.save(path)
+            except OutputExistsError:  # another process was faster
+                return False
+            finally:
+                self._found[key.digest.hex()] = path
+        return True
+
+    def keep_proof(self, digest: bytes, proof: bytes) -> None:
+        """Keep the proof of a registered key, which the caller verified."""
+        if (path := self.path(digest)) is not None:
+            write_atomic(path.with_suffix(".proof"), proof)
+
+    def _look(self) -> None:
+        with self._lock:
+            self._looked = time.monotonic()
+            self._found = {p.stem: p for p in self._folder.glob("*/*.key")}
+
+
+def load_key(path: Path) -> PublicKey:
+    """Read a registered key and its proof, if it has one."""
+    from linalign_lite.encrypt.key_proof import load_proof
+
+    key, proof = PublicKey.load(path), path.with_suffix(".proof")
+    return load_proof(proof, key) if proof.exists() else key

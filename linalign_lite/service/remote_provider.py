@@ -1,0 +1,227 @@
+"""The client of a scoring service: lists heads, registers a key, sends queries.
+
+What leaves the process is what files would carry: public keys, encrypted queries. A query that is
+sent twice is charged once, so whatever interrupts a request, it is sent again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from linalign_lite.core.signing import SigningKey
+from linalign_lite.core.space import MAX_DIM, Space
+from linalign_lite.encrypt.keys import PublicKey
+from linalign_lite.encrypt.messages import MAX_OUTPUTS, Query, Response
+from linalign_lite.errors import (
+    BudgetError,
+    FormatError,
+    InputError,
+    LinalignError,
+    MismatchError,
+    PrecisionError,
+    SignatureError,
+    import_extra,
+    printable,
+)
+from linalign_lite.service import budget_requests
+from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
+
+MAX_RESPONSE = 1 << 30
+_MAX_JSON = 64 << 20
+_AGAIN = {429, 502, 503, 504}
+_LONGEST_WAIT = 60.0  # seconds between two tries
+_ERRORS: dict[str, type[LinalignError]] = {
+    kind.__name__: kind
+    for kind in (
+        BudgetError,
+        FormatError,
+        InputError,
+        MismatchError,
+        PrecisionError,
+        SignatureError,
+    )
+}
+
+
+class UnknownKeyError(MismatchError):
+    """The service does not know the public key of a query."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteHead:
+    """What a service says of one head."""
+
+    name: str
+    space: Space
+    n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
+    labels: Annotated[tuple[str, ...], Size(MAX_OUTPUTS)]
+    profile: str
+    max_error: float
+    needs_account: bool
+    dim: Annotated[int, Range(1, MAX_DIM)]
+
+
+class RemoteProvider:
+    """A scoring service at ``url``; ``head`` names the one that `score` asks.
+
+    ``tries``: of one request, with growing pauses. ``seconds``: for one answer. ``verify``: a file
+    of authorities for TLS, or True for the system's. ``certificate``: of this client, (certificate,
+    key). Proxies are those of the environment (HTTPS_PROXY). Use it as a context, or close it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        head: str | None = None,
+        *,
+        tries: int = 5,
+        seconds: float = 60.0,
+        verify: str | bool = True,
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
+        library: Any = import_extra("httpx", extra="serve", purpose="asking a service")
+        self._library, self._tries, self.head = library, tries, head
+        context: Any = verify
+        if isinstance(verify, str) or certificate:
+            import ssl
+
+            try:
+                context = ssl.create_default_context(
+                    cafile=verify if isinstance(verify, str) else None
+                )
+                if certificate:
+                    context.load_cert_chain(*certificate)
+            except (OSError, ssl.SSLError) as e:
+                raise InputError("a certificate cannot be used", got=str(e)[:100]) from e
+        try:
+            self._client = library.Client(base_url=url, timeout=seconds, verify=context)
+            if self._client.base_url.scheme not in ("http", "https"):
+                raise ValueError
+        except (ValueError, library.InvalidURL) as e:
+            raise InputError("this is no address of a service", expected="https://…") from e
+
+    def __enter__(self) -> RemoteProvider:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def heads(self) -> tuple[RemoteHead, ...]:
+        """Ask which heads there are."""
+        found = self._json("GET", "/v1/heads")
+        try:
+            return tuple(parse_known(RemoteHead, h, "a head") for h in found["heads"])
+        except (InputError, KeyError, TypeError) as e:
+            raise FormatError("the service describes its heads in an unknown form") from e
+
+    def chosen(self) -> RemoteHead:
+        """Describe the head that `score` asks: the named one, or the only one."""
+        heads = self.heads()
+        named = [h for h in heads if self.head in (None, h.name)]
+        if len(named) != 1:
+            names = ", ".join(h.name for h in heads)
+            what = "the service has no such head" if self.head else "the service has several heads"
+            raise InputError(what, got=self.head or "no name", expected=f"one of {names[:200]}")
+        self.head = named[0].name
+        return named[0]
+
+    def register(self, key: PublicKey) -> None:
+        """Give the service a public key, and its proof if it has one."""
+        self._json("POST", "/v1/keys", key.to_bytes())
+        if key.proof:
+            from linalign_lite.encrypt.key_proof import proof_bytes
+
+            self._json("PUT", f"/v1/keys/{key.digest.hex()}/proof", proof_bytes(key))
+
+    def score(self, query: Query, progress: Callable[[str], None] | None = None) -> Response:
+        """Have a query scored. progress: called with what is waited for.
+
+        Raises UnknownKeyError when its key is not registered, BudgetError, MismatchError,
+        PrecisionError, SignatureError or FormatError as `Provider.score`, LinalignError when the
+        service cannot be reached or stays busy. Sent again, a query is charged once.
+        """
+        name = self.head or self.chosen().name
+        path, body = f"/v1/heads/{name}/score", query.to_bytes()
+        return Response.load(self._send("POST", path, body, most=MAX_RESPONSE, progress=progress))
+
+    def budget(self, account: SigningKey) -> dict[str, Any]:
+        """Ask what this account has used of the head, and its limits."""
+        name = self.head or self.chosen().name
+        signed = budget_requests.headers(account, name)
+        return self._json("GET", f"/v1/heads/{name}/budget", headers=signed)
+
+    def _json(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        raw = self._send(method, path, body, headers=headers)
+        try:
+            found = strict_json(raw)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise FormatError("the service answers in an unknown form", hint="is the URL right?")
+        return found
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        *,
+        most: int = _MAX_JSON,
+        headers: Mapping[str, str] | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> bytes:
+        """Send until it is answered, at most ``tries`` times."""
+        pause, last = 0.25, ""
+        for left in reversed(range(self._tries)):
+            wait = pause * (1 + random.random())  # noqa: S311 (not a secret)
+            try:
+                with self._client.stream(method, path, content=body, headers=headers) as answer:
+                    found = _read(answer, most)
+                    if answer.status_code < 300:
+                        return found
+                    if answer.status_code not in _AGAIN:
+                        raise _refusal(answer.status_code, found)
+                    last = f"status {answer.status_code}"
+                    asked = answer.headers.get("retry-after", "")
+                    if asked.isdigit():
+                        wait = max(wait, min(float(asked[:9]), _LONGEST_WAIT))
+            except self._library.TransportError as e:
+                last = f"{type(e).__name__}: {printable(str(e))[:120]}"
+            if left:
+                if progress:
+                    progress(f"waiting {wait:.1f} s for the service ({last})")
+                time.sleep(wait)
+            pause = min(2 * pause, _LONGEST_WAIT)
+        raise LinalignError("the service does not answer", got=last, hint="is it running there?")
+
+
+def _read(answer: Any, most: int) -> bytes:
+    parts, size = [], 0
+    for part in answer.iter_bytes():
+        size += len(part)
+        if size > most:
+            raise FormatError("the service's answer is too large", expected=f"at most {most} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _refusal(status: int, raw: bytes) -> LinalignError:
+    """The error that a service answered with."""
+    try:
+        found = strict_json(raw[:10_000])
+        kind, message = str(found["error"]), str(found["message"])[:500]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return LinalignError("the service refuses", got=f"status {status}")
+    if kind == "UnknownKey":
+        return UnknownKeyError(message)
+    return _ERRORS.get(kind, LinalignError)(f"the service refuses: {message}")

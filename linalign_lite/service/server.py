@@ -1,0 +1,158 @@
+"""Run a service: uvicorn with TLS, signals, and logs of one JSON object a line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import ssl
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from linalign_lite.errors import InputError, LinalignError, import_extra
+from linalign_lite.service.configuration import Configuration
+
+_GRACE = 30  # seconds to answer what was taken, when the service is told to end
+_CONNECTIONS = 4096
+LOG = logging.getLogger("linalign_lite.service")
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line. Nothing of a request but route, status and time."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {"time": f"{moment}Z", "level": record.levelname.lower()}
+        return json.dumps({**line, "event": record.getMessage(), **fields})
+
+
+def run(configuration_file: Path, *, quiet: bool = False) -> None:
+    """Serve until SIGTERM or Ctrl-C. SIGHUP reads the configuration and its heads again.
+
+    Raises InputError or FormatError for what cannot be served, MissingExtraError without the extra
+    `serve`.
+    """
+    uvicorn: Any = import_extra("uvicorn", extra="serve", purpose="a service")
+    import_extra("starlette", extra="serve", purpose="a service")
+    from linalign_lite.service.application import application
+    from linalign_lite.service.state import Service
+
+    _log(quiet=quiet)
+    configuration = Configuration.load(configuration_file)
+    service = Service(configuration)
+    tls: dict[str, Any] = {}
+    if configuration.tls:
+        tls = {
+            "ssl_certfile": configuration.tls.certificate,
+            "ssl_keyfile": configuration.tls.key,
+            "ssl_ca_certs": configuration.tls.clients,
+            "ssl_cert_reqs": ssl.CERT_REQUIRED if configuration.tls.clients else ssl.CERT_NONE,
+        }
+    settings = uvicorn.Config(
+        application(service),
+        host=configuration.host,
+        port=configuration.port,
+        http=_protocol(configuration.request_seconds),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=_GRACE,
+        h11_max_incomplete_event_size=1 << 14,
+        ws="none",
+        **tls,
+    )
+    server = uvicorn.Server(settings)
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(
+                signal.SIGHUP, lambda: asyncio.ensure_future(_reload(service, configuration_file))
+            )
+        announcing = asyncio.ensure_future(_announce(server, configuration))
+        try:
+            await server.serve()
+        finally:
+            announcing.cancel()
+
+    try:
+        asyncio.run(serve())
+    except (KeyboardInterrupt, SystemExit):  # uvicorn ends by the signal that ended it
+        if not server.should_exit:
+            raise
+    except (OSError, ssl.SSLError) as e:
+        raise InputError("the service cannot start", got=str(e)[:200]) from e
+    finally:
+        service.close()
+    if not server.started:
+        raise LinalignError("the service did not start", hint="the log above says why")
+
+
+def _protocol(seconds: float) -> Any:
+    """A connection that is closed when the head of a request does not arrive in time."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Impatient(HttpToolsProtocol):
+        _patience: asyncio.TimerHandle | None = None
+
+        def _wait(self) -> None:
+            self._stop_waiting()
+            self._patience = self.loop.call_later(seconds, self.transport.close)
+
+        def _stop_waiting(self) -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait()
+
+        def on_message_begin(self) -> None:
+            self._wait()
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._stop_waiting()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+    return Impatient
+
+
+async def _announce(server: Any, configuration: Configuration) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    scheme = "https" if configuration.tls else "http"
+    heads = [h.name for h in configuration.heads]
+    fields = {"url": f"{scheme}://{configuration.host}:{port}", "heads": heads}
+    LOG.info("ready", extra={"fields": fields})
+
+
+async def _reload(service: Any, path: Path) -> None:
+    try:
+        await service.reload(Configuration.load(path))
+    except LinalignError as e:
+        LOG.error("not reloaded; the old heads stay", extra={"fields": {"error": str(e)}})
+    else:
+        LOG.info("reloaded", extra={"fields": {"heads": list(service.heads)}})
+
+
+def _log(*, quiet: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    for name in ("linalign_lite.service", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.WARNING if quiet or name == "uvicorn.error" else logging.INFO)

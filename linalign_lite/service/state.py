@@ -1,0 +1,126 @@
+"""A running service: its heads, keys, processes and books, and what may happen to them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from linalign_lite.core.executor import cores
+from linalign_lite.core.head import Head
+from linalign_lite.core.serialization import load_head, load_map
+from linalign_lite.encrypt.budgets.budget import Budget
+from linalign_lite.service.admission import Admission
+from linalign_lite.service.configuration import Configuration, HeadEntry
+from linalign_lite.service.key_store import KeyStore
+from linalign_lite.service.metrics import Metrics
+from linalign_lite.service.workers import Workers
+from linalign_lite.storage.schema import plain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOG = logging.getLogger("linalign_lite.service")
+_AHEAD = 2  # queries in the hands of each process: one is scored, one is there when it is done
+
+
+@dataclass(frozen=True)
+class ServedHead:
+    """One head as clients see it."""
+
+    entry: HeadEntry
+    head: Head
+    accounts: frozenset[bytes] | None  # None: any
+    budget: Budget | None
+
+    def card(self) -> dict[str, Any]:
+        """What anybody may know of it."""
+        return {
+            "name": self.entry.name,
+            "space": plain(self.head.space),
+            "dim": self.head.space.dim,
+            "n_outputs": self.head.n_outputs,
+            "labels": list(self.head.labels),
+            "profile": self.entry.profile,
+            "max_error": self.entry.max_error,
+            "needs_account": self.budget is not None or self.accounts is not None,
+            "limit": self.entry.limit,
+            "bits_limit": self.entry.bits,
+        }
+
+
+class Service:
+    """State of one service process."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.metrics = Metrics()
+        self.keys = KeyStore(configuration.keys, configuration.most_keys)
+        self.heads = _served(configuration)
+        count = configuration.workers or cores()
+        self.workers = Workers(configuration, count)
+        self.admission = Admission(_AHEAD * count, configuration.waiting)
+        self.uploading = 0  # bytes that requests have announced and not yet been answered for
+        self.is_ready = False
+
+    async def start(self) -> None:
+        """Return once queries can be scored."""
+        await self.workers.started()
+        self.is_ready = True
+
+    async def reload(self, configuration: Configuration) -> None:
+        """Serve other heads. Queries that were taken are answered by the processes that have them.
+
+        Raises what loading the new heads raises; then the old ones stay.
+        """
+        heads, workers = _served(configuration), Workers(configuration, self.workers.count)
+        try:
+            await workers.started()
+        except BaseException:
+            workers.close(wait=False)
+            raise
+        old, self.workers, self.heads = self.workers, workers, heads
+        self.configuration = configuration
+        old.close(wait=False)
+
+    def close(self) -> None:
+        """End the processes, after what they have taken."""
+        self.is_ready = False
+        self.workers.close()
+
+    def page(self) -> bytes:
+        """Metrics for Prometheus."""
+        gauges = self.metrics.gauges
+        gauges["waiting"].set(self.admission.waiting)
+        gauges["running"].set(self.admission.running)
+        gauges["processes_lost"].set(self.workers.lost)
+        gauges["keys"].set(self.keys.count)
+        return self.metrics.page()
+
+    def audit(self, **fields: Any) -> None:
+        """Write who asked how much of which head to the audit log, if there is one."""
+        path: Path | None = self.configuration.audit_log
+        if path is None:
+            return
+        line = json.dumps({"time": round(time.time(), 3), **fields}) + "\n"
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+
+def _served(configuration: Configuration) -> dict[str, ServedHead]:
+    found = {}
+    for entry in configuration.heads:
+        head = load_head(entry.file, mapped=True)
+        if entry.map is not None:
+            head = head @ load_map(entry.map)
+        budget = None
+        if entry.budget is not None:
+            budget = Budget(entry.budget, entry.limit, bits=entry.bits)
+        found[entry.name] = ServedHead(entry, head, entry.known_accounts(), budget)
+    return found

@@ -1,0 +1,317 @@
+"""A real service, asked over HTTP."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import run
+from served import CLASSES, SPACE, a_head, serving, some_states, write_heads
+
+from linalign_lite.core.signing import SigningKey
+from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.messages import Query
+from linalign_lite.encrypt.packing import Layout
+from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError, MismatchError
+from linalign_lite.service.remote_provider import RemoteProvider, UnknownKeyError
+
+CLOSE = 5e-3
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serving(write_heads(tmp_path_factory.mktemp("two"), 2)) as found:
+        yield found
+        assert found.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return keygen()
+
+
+@pytest.fixture(scope="module")
+def registered(served, pair):
+    with RemoteProvider(served.url, "head1") as provider:
+        provider.register(pair[1])
+    return pair
+
+
+def close(scores, head, states):
+    exact = states.states @ head.weight.T + head.bias
+    return np.abs(scores.values - exact).max() < CLOSE + 10.0**-scores.decimals
+
+
+def test_scores_are_those_of_the_head(served, registered):
+    states, client = some_states(3), Client(registered[0])
+    query = client.encrypt(states, n_outputs=CLASSES)
+    for i in range(2):
+        with RemoteProvider(served.url, f"head{i}") as provider:
+            scores = client.decrypt(provider.score(query), query)
+        assert close(scores, a_head(i), states)
+        assert scores.labels == a_head(i).labels
+
+
+def test_heads_are_described(served):
+    with RemoteProvider(served.url) as provider:
+        heads = provider.heads()
+        assert [h.name for h in heads] == ["head0", "head1"]
+        assert all((h.space, h.n_outputs, h.profile) == (SPACE, CLASSES, "private") for h in heads)
+        with pytest.raises(InputError, match="several heads: got no name, expected one of head0"):
+            provider.chosen()
+        with pytest.raises(InputError, match="no such head: got other"):
+            RemoteProvider(served.url, "other").chosen()
+
+
+def test_a_key_must_be_registered(served):
+    secret, public = keygen()
+    query = Client(secret).encrypt(some_states(1))
+    with RemoteProvider(served.url, "head0") as provider:
+        with pytest.raises(UnknownKeyError, match="register the public key"):
+            provider.score(query)
+        provider.register(public)
+        provider.register(public)  # once more changes nothing
+        assert len(provider.score(query)) == 1
+
+
+def test_errors_are_those_of_the_library(served, registered):
+    client = Client(registered[0])
+    with RemoteProvider(served.url, "head0") as provider:
+        other = client.encrypt(np.eye(1, 8))
+        with pytest.raises(MismatchError, match="does not belong in the head's space"):
+            provider.score(other)
+        few = client.encrypt(some_states(1), n_outputs=1)
+        with pytest.raises(MismatchError, match="serves fewer scores than the head has"):
+            provider.score(few)
+        good = client.encrypt(some_states(1))
+        forged = Query(good.info, (b"\xff" * len(good.payloads[0]),))
+        with pytest.raises(FormatError, match="not below its prime"):
+            provider.score(forged)
+    with pytest.raises(InputError, match="no address of a service"):
+        RemoteProvider("ftp://somewhere")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(LinalignError, match="does not answer: got ConnectError"):
+        RemoteProvider(address, tries=2).heads()
+
+
+def ask(served, method, path, body=b"", headers=None):
+    address = served.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=60)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "said"),
+    [
+        ("GET", "/", b"", 404, "Not Found"),
+        ("GET", "/v1/heads/none", b"", 404, "UnknownHead"),
+        ("GET", "/v1/heads/head0/score", b"", 405, "Method Not Allowed"),
+        ("POST", "/v1/heads/none/score", b"x", 404, "UnknownHead"),
+        ("POST", "/v1/heads/head0/score", b"", 400, "too short to be a query"),
+        ("POST", "/v1/heads/head0/score", b"x" * 1000, 400, "no key, query or response"),
+        ("POST", "/v1/keys", b"x" * 1000, 400, "no key, query or response"),
+        ("POST", "/v1/keys", b"x" * (1 << 18), 413, "TooLarge"),
+        ("PUT", "/v1/keys/zz/proof", b"x", 403, "UnknownKey"),
+        ("PUT", f"/v1/keys/{'00' * 32}/proof", b"x", 403, "UnknownKey"),
+        ("GET", "/v1/heads/head0/budget", b"", 404, "NoBudget"),
+    ],
+)
+def test_requests_that_are_refused(served, method, path, body, status, said):
+    found, text = ask(served, method, path, body)
+    assert found == status
+    assert said in text.decode()
+
+
+def test_a_length_is_stated_and_held_to(served):
+    host, port = served.url.removeprefix("http://").split(":")
+    head = b"POST /v1/heads/head0/score HTTP/1.1\r\nHost: x\r\n"
+    for lines, status in (
+        (b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", b"411"),
+        (b"Content-Length: 99999999999\r\n\r\n", b"413"),
+        (b"Content-Length: -1\r\n\r\n", b"400"),
+    ):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(head + lines)
+            assert connection.recv(4096).split(b" ", 2)[1] == status
+
+
+def test_health_metrics_and_description(served):
+    assert ask(served, "GET", "/health")[0] == 200
+    assert json.loads(ask(served, "GET", "/ready")[1]) == {"ready": True}
+    text = ask(served, "GET", "/metrics")[1].decode()
+    assert 'linalign_requests_total{route="/health",status="200"}' in text
+    assert "linalign_waiting 0.0" in text
+    description = json.loads(ask(served, "GET", "/openapi.json")[1])
+    assert "/v1/heads/{head}/score" in description["paths"]
+
+
+def test_logs_hold_nothing_of_queries_or_keys(served, registered):
+    query = Client(registered[0]).encrypt(some_states(1))
+    with RemoteProvider(served.url, "head0") as provider:
+        provider.score(query)
+    while not served._lines.empty():
+        served.log.append(served._lines.get())
+    text = "".join(served.log)
+    assert query.digest not in text
+    assert registered[1].digest.hex() not in text
+    assert "127.0.0.1" not in text.partition('"ready"')[2].partition("\n")[2]
+
+
+# -- accounts and budgets --------------------------------------------------------------------------
+
+
+def test_accounts_pay_once(tmp_path):
+    signer, stranger = SigningKey.generate(), SigningKey.generate()
+    signer.verifying.save(tmp_path / "signer.pub")
+    more = {"accounts": ["signer.pub"], "budget": "budget.sqlite", "limit": 5}
+    path = write_heads(tmp_path, 1, **more)
+    path.write_text('audit_log = "audit.jsonl"\n' + path.read_text())
+    secret, public = keygen(account=signer)
+    client = Client(secret, account=signer)
+    with serving(path) as served, RemoteProvider(served.url) as provider:
+        with pytest.raises(LinalignError, match="answers only accounts that it knows"):
+            provider.register(keygen(account=stranger)[1])
+        with pytest.raises(LinalignError, match="answers only accounts that it knows"):
+            provider.register(keygen()[1])
+        provider.register(public)
+        query = client.encrypt(some_states(3))
+        first, again = provider.score(query), provider.score(query)
+        assert first.payloads == again.payloads
+        assert close(client.decrypt(first, query), a_head(), some_states(3))
+        usage = provider.budget(signer)
+        assert (usage["used"], usage["limit"], usage["pending"]) == (3, 5, 0)
+        assert provider.budget(stranger)["used"] == 0
+        with pytest.raises(BudgetError, match="used up: got 3 states"):
+            provider.score(client.encrypt(some_states(3)))
+        unsigned = Client(secret).encrypt(some_states(1))
+        with pytest.raises(LinalignError, match="not signed by the account"):
+            provider.score(unsigned)
+        found, _ = ask(served, "GET", "/v1/heads/head0/budget")
+        assert found == 403
+    asked = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [a["states"] for a in asked] == [3, 3]
+    assert asked[0]["account"] == signer.public.hex()
+
+
+def test_a_proof_is_verified_when_it_is_registered(tmp_path):
+    from linalign_lite.encrypt.key_proof import proof_bytes, proven
+
+    secret, public = keygen()
+    good = proven(secret, public)
+    with serving(write_heads(tmp_path)) as served, RemoteProvider(served.url) as provider:
+        provider.register(public)
+        path = f"/v1/keys/{public.digest.hex()}/proof"
+        bad = bytearray(proof_bytes(good))
+        bad[-40] ^= 1
+        assert ask(served, "PUT", path, bytes(bad))[0] == 400
+        provider.register(good)
+        states = some_states(300)
+        layout = Layout(4096, 16, 16, 300)  # more together than a key without a proof may
+        query = Client(secret).encrypt(states, layout=layout)
+        assert close(Client(secret).decrypt(provider.score(query), query), a_head(), states)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_a_killed_process_loses_no_query(tmp_path):
+    """Under load, its queries are scored by the next one, and every answer is right."""
+    secret, public = keygen()
+    states, client = some_states(2), Client(secret)
+    with serving(write_heads(tmp_path)) as served:
+        with RemoteProvider(served.url) as provider:
+            provider.register(public)
+        stop, wrong, right = threading.Event(), [], []
+
+        def load():
+            with RemoteProvider(served.url) as provider:
+                while not stop.is_set():
+                    query = client.encrypt(states)
+                    answer = client.decrypt(provider.score(query), query)
+                    (right if close(answer, a_head(), states) else wrong).append(1)
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            before = len(right)
+            for child in served.children():
+                os.kill(child, signal.SIGKILL)
+            limit = time.monotonic() + 60
+            while len(right) < before + 8 and time.monotonic() < limit:
+                time.sleep(0.05)
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        assert not wrong
+        assert len(right) >= 24
+        assert "linalign_processes_lost 3.0" in ask(served, "GET", "/metrics")[1].decode()
+        assert served.stop() == 0
+
+
+def test_a_killed_service_leaves_no_process(tmp_path):
+    with serving(write_heads(tmp_path)) as served:
+        children = served.children()
+        assert children
+        served.process.kill()
+        limit = time.monotonic() + 30
+        while any(map(alive, children)) and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert not any(map(alive, children))
+
+
+def alive(process):
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_heads_are_reloaded_and_a_bad_configuration_is_not(tmp_path):
+    path = write_heads(tmp_path)
+    with serving(path) as served, RemoteProvider(served.url) as provider:
+        write_heads(tmp_path, 2)
+        served.process.send_signal(signal.SIGHUP)
+        served.wait_for("reloaded")
+        assert len(provider.heads()) == 2
+        path.write_text("keys = 3\n")
+        served.process.send_signal(signal.SIGHUP)
+        served.wait_for("not reloaded")
+        assert len(provider.heads()) == 2
+
+
+def test_slow_senders_are_let_go(tmp_path):
+    path = write_heads(tmp_path)
+    path.write_text("request_seconds = 0.5\n" + path.read_text())
+    with serving(path) as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(
+                b"POST /v1/heads/head0/score HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"
+            )
+            assert connection.recv(4096).split(b" ", 2)[1] == b"408"
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(b"GET /hea")  # half of a request line, and nothing more
+            assert connection.recv(4096) == b""
+        assert ask(served, "GET", "/health")[0] == 200
+
+
+def test_a_service_that_cannot_start_says_why(tmp_path):
+    path = write_heads(tmp_path)
+    assert "heads head0" in run("serve", path, "--check").stdout
+    (tmp_path / "0.head.npz").write_bytes(b"nothing")
+    assert "0.head.npz" in run("serve", path, code=2).stderr

@@ -18,6 +18,7 @@ products, masks and decryptions, without anything being saved, loaded or sent.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 import tenseal as ts
 import tenseal.sealapi as api
-from common import RESULTS, ROOT, publish, ratio, side_by_side
+from common import RESULTS, ROOT, publish, ratio, side_by_side, timed
 
 from linalign_lite import PRIVATE, TRUSTED, Client, Head, Parameters, Provider, keygen
 
@@ -45,9 +46,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two shapes, three slow rounds")
     parser.add_argument("--peers", type=Path, default=os.environ.get("LINALIGN_PEERS"))
     parser.add_argument("--shape", help="one of the shapes, as 384,2; the others' figures stay")
+    parser.add_argument("--peers-only", action="store_true", help="all other figures stay")
     args = parser.parse_args()
     shapes = SHAPES[:1] + SHAPES[2:3] if args.quick else SHAPES
     found: list[dict[str, Any]] = []
+    if args.peers_only:
+        for shape in json.loads((RESULTS / "encrypt.json").read_text(encoding="utf-8"))["shapes"]:
+            state, head = question_of(shape["dim"], shape["classes"])
+            ours = {"private": Ours(PRIVATE, head, state)}
+            found.append(
+                {**shape, "peers": other_peers(state, head, args.rounds, args.peers, ours)}
+            )
+        publish("encrypt", {"rounds": args.rounds, "shapes": found})
+        return
     if args.shape:
         shapes = tuple(s for s in SHAPES if f"{s[0]},{s[1]}" == args.shape)
         kept = json.loads((RESULTS / "encrypt.json").read_text(encoding="utf-8"))["shapes"]
@@ -159,11 +170,16 @@ def tenseal_calls(state: Any, head: Head) -> tuple[Any, dict[str, Any]]:
     return answers, {"dot": dot, "client_sum": client_sum, "matmul": matmul}
 
 
-def one(dim: int, classes: int, rounds: int, slow: int, peers: Path | None) -> dict[str, Any]:
+def question_of(dim: int, classes: int) -> tuple[Any, Head]:
+    """A state of norm 1, and a head."""
     rng = np.random.default_rng(dim + classes)
     state = rng.normal(size=dim)
     state /= np.linalg.norm(state)
-    head = Head(rng.normal(size=(classes, dim)), rng.normal(size=classes))
+    return state, Head(rng.normal(size=(classes, dim)), rng.normal(size=classes))
+
+
+def one(dim: int, classes: int, rounds: int, slow: int, peers: Path | None) -> dict[str, Any]:
+    state, head = question_of(dim, classes)
     exact = head.weight @ state + head.bias
     ours = {p.name: Ours(p, head, state) for p in (PRIVATE, TRUSTED)}
     answers, theirs = tenseal_calls(state, head)
@@ -218,39 +234,46 @@ def one(dim: int, classes: int, rounds: int, slow: int, peers: Path | None) -> d
 def other_peers(
     state: Any, head: Head, rounds: int, peers: Path | None, ours: dict[str, Ours]
 ) -> list[dict[str, Any]]:
-    """Each in its own process, ours measured again right before and after it."""
+    """Each in its own process; its rounds and ours in turn, with as many queries in each."""
     found = []
     question = {
         "state": state.tolist(),
         "weight": head.weight.tolist(),
         "bias": head.bias.tolist(),
-        "rounds": rounds,
+        "rounds": max(rounds, 20),
+        "burst": BURST,
     }
     for name in PEERS:
         python = Path(peers) / name / "bin" / "python" if peers else None
         if python is None or not python.exists():
             print(f"  {name} is left out: no environment for it", file=sys.stderr)
             continue
-        private, burst = {"private": ours["private"].answers}, {"private": BURST}
-        side_by_side(private, 1, burst)  # caches are warm, as the peer's are
-        around = side_by_side(private, 10, burst)["private"]
-        done = subprocess.run(
-            [python, ROOT / "benchmarks" / "peers" / f"{name}_dot.py"],
-            input=json.dumps(question),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            print(f"  {name} failed: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        command = [python, ROOT / "benchmarks" / "peers" / f"{name}_dot.py"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, **pipes, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            here: list[float] = []
+            process.stdin.write(json.dumps(question) + "\n")
+            process.stdin.flush()
+            while (line := process.stdout.readline()) == "ready\n":
+                ours["private"].answers()
+                here.append(timed(ours["private"].answers, BURST))
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            rest = line + process.stdout.read()
+        if process.returncode:
+            print(f"  {name} failed", file=sys.stderr)
             continue
-        answer = json.loads(done.stdout)
-        side_by_side(private, 1, burst)
-        around += side_by_side(private, 10, burst)["private"]
-        here = 1e3 * statistics.median(around)
+        answer = json.loads(rest)
         answer.pop("scores")
-        answer["median_ms"] = statistics.median(answer.pop("ms"))
-        found.append({**answer, "ours_ms": here, "times_faster": answer["median_ms"] / here})
+        theirs = answer.pop("ms")
+        answer |= {"median_ms": statistics.median(theirs), "ours_ms": 1e3 * statistics.median(here)}
+        in_turn = [t / (1e3 * h) for t, h in zip(theirs, here, strict=False)]
+        found.append({**answer, "times_faster": statistics.median(in_turn)})
     return found
 
 

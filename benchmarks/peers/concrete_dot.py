@@ -3,7 +3,8 @@
 
     concrete/bin/python concrete_dot.py < query.json
 
-In: {"state": [...], "weight": [[...], ...], "bias": [...], "rounds": 5}; out: times, scores, sizes.
+In, one line: {"state": [...], "weight": [[...], ...], "bias": [...], "rounds": 5, "burst": 1}; then
+a line before each round. Out: "ready" before each and after the last; times, scores, sizes.
 
 The library multiplies an encrypted matrix of whole numbers by a clear one, one dot product after
 another, then packs them with a key of its own. It keeps 27 bits of a product, so state and weights
@@ -26,7 +27,7 @@ LARGEST = 2**11 - 1  # of a state's and of the weights' whole numbers
 
 
 def main() -> None:
-    query = json.load(sys.stdin)
+    query = json.loads(sys.stdin.readline())
     peer = Peer(query["weight"], query["bias"])
     figures, sent, answer = measure(peer, query)
     result = {

@@ -3,7 +3,8 @@
 
     openfhe/bin/python openfhe_dot.py < query.json
 
-In: {"state": [...], "weight": [[...], ...], "bias": [...], "rounds": 5}; out: times, scores, sizes.
+In, one line: {"state": [...], "weight": [[...], ...], "bias": [...], "rounds": 5, "burst": 1}; then
+a line before each round. Out: "ready" before each and after the last; times, scores, sizes.
 
 The head is kept as encoded diagonals (packing.py), as a provider keeps it: hoisted baby steps,
 giant steps, one rescaling, then the other rotations on the one prime that is left. Of what was
@@ -27,7 +28,7 @@ FIRST, SCALE, DIGIT = 57, 51, 19  # bits of the prime that stays, of the one dro
 
 
 def main() -> None:
-    query = json.load(sys.stdin)
+    query = json.loads(sys.stdin.readline())
     peer = Peer(query["weight"], query["bias"])
     figures, sent, answer = measure(peer, query)
     result = {

@@ -3,7 +3,8 @@
 
     pyfhel/bin/python pyfhel_dot.py < query.json
 
-In: {"state": [...], "weight": [[...], ...], "bias": [...], "rounds": 5}; out: times, scores, sizes.
+In, one line: {"state": [...], "weight": [[...], ...], "bias": [...], "rounds": 5, "burst": 1}; then
+a line before each round. Out: "ready" before each and after the last; times, scores, sizes.
 
 The head is kept as encoded diagonals (packing.py), as a provider keeps it. One prime holds the
 product, with the state's scale and the weights' far apart, so that nothing is rescaled, and every
@@ -27,7 +28,7 @@ STATE, WEIGHT = 2.0**31, 2.0**18  # scales
 
 
 def main() -> None:
-    query = json.load(sys.stdin)
+    query = json.loads(sys.stdin.readline())
     peer = Peer(query["weight"], query["bias"])
     figures, sent, answer = measure(peer, query)
     result = {

@@ -20,8 +20,8 @@ _LIMB_BITS = 24  # 2^23 of a row's norm times √MAX_FEATURES times 2^24 stays b
 SEED_SIZE = 64  # bytes
 MAX_FEATURES = 512  # features multiplied at once
 _BIT_SHIFTS = np.arange(8, dtype=np.uint64)[:, None]
-# by byte: a table is faster than a division
-_TERNARY_OF_BYTE: FloatArray = (np.arange(256) % 3 - 1).astype(np.float64)
+# five ternary digits of a byte below 243: a table is faster than divisions, and random bytes cost
+_DIGITS_OF_BYTE = (np.arange(256)[:, None] // 3 ** np.arange(5) % 3 - 1).astype(np.float64)
 
 
 def require_size(what: str, size: int, expected: int) -> None:
@@ -176,13 +176,13 @@ def add_mod(a: Residues, b: Residues, prime: int | Residues) -> Residues:
 
 
 def random_ternary(count: int) -> FloatArray:
-    """Draw -1, 0 and 1 uniformly from the operating system's generator: bytes < 255 modulo 3."""
-    kept = np.empty(0, dtype=np.uint8)
-    while len(kept) < count:
-        drawn = np.frombuffer(os.urandom(count + 64), dtype=np.uint8)
-        drawn = drawn[drawn < 255]
+    """Draw -1, 0 and 1 uniformly: digits to base 3 of the operating system's bytes below 3^5."""
+    kept, needed = np.empty(0, dtype=np.uint8), -(-count // 5)
+    while len(kept) < needed:
+        drawn = np.frombuffer(os.urandom(needed + needed // 8 + 32), dtype=np.uint8)
+        drawn = drawn[drawn < 243]
         kept = np.concatenate([kept, drawn]) if len(kept) else drawn
-    return _TERNARY_OF_BYTE[kept[:count]]
+    return _DIGITS_OF_BYTE[kept[:needed]].reshape(-1)[:count]
 
 
 class FloodingNoise:
@@ -228,5 +228,7 @@ def modulus_fractions(residues: Residues, primes: tuple[int, ...]) -> FloatArray
 def switch_modulus(values: FloatArray, bits: int) -> npt.NDArray[np.uint32]:
     """Switch fractions of the modulus, below 2^31, to the modulus 2^bits: round(2^bits·value)."""
     whole = np.rint(values * 2.0**bits).astype(np.int64)
-    words: npt.NDArray[np.uint32] = (whole & ((1 << bits) - 1)).astype(np.uint32)
+    words: npt.NDArray[np.uint32] = whole.astype(np.uint32)  # modulo 2^32
+    if bits < 32:
+        words &= np.uint32((1 << bits) - 1)
     return words

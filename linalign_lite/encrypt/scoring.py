@@ -33,6 +33,7 @@ from linalign_lite.errors import FormatError
 
 _MAX_CACHED_SCALES = 256
 _CLASSES = 512  # classes of a matrix product held at once
+_SMALL_RECORD = 1 << 20  # bytes of a record whose residues are kept from its check to its score
 _TOGETHER = 8  # products whose first components are computed at once
 
 
@@ -58,6 +59,7 @@ class Scorer:
         self.scales = functools.lru_cache(_MAX_CACHED_SCALES)(self._choose_scales)
         self.ring = functools.lru_cache(_MAX_CACHED_SCALES)(self._exact_ring)
         self._lock = threading.Lock()
+        self._parsed: tuple[bytes, tuple[tuple[Residues, bytes], ...]] = (b"", ())
 
     def _choose_scales(self, layout: Layout, norm_bits: int, proven: bool = False) -> Scales:
         """Scales for states of norm ≤ 2^norm_bits. PrecisionError when the modulus is too small.
@@ -88,7 +90,7 @@ class Scorer:
         No two chunks may have one second component, nor that of the key: no honest client sends
         these, and products of theirs would be related.
         """
-        seeds = {seed for _, seed in self._pairs(query, record.payload)}
+        seeds = {seed for _, seed in self._pairs(query, record)}
         if len(seeds) < query.chunks or (masks is not None and masks.seed in seeds):
             raise FormatError("a query uses a seed twice", hint="make the query again")
 
@@ -102,7 +104,7 @@ class Scorer:
         unit = 2.0 ** (total - self.parameters.data_bits)  # a score of 1, as part of the modulus
         parts, k = [record.digest], 0
         make = self._columns if layout.columns else self._inner
-        for returned, seconds in make(query, scales, record.payload, masks, live):
+        for returned, seconds in make(query, scales, record, masks, live):
             flood(returned, scales.flood_bits, primes)
             fractions = modulus_fractions(returned, primes).reshape(-1, live)
             bias = self._bias[k : k + len(fractions)]
@@ -115,17 +117,27 @@ class Scorer:
             k += len(bias)
         return b"".join(parts)
 
-    def _pairs(self, query: QueryInfo, payload: bytes) -> Iterator[tuple[Residues, bytes]]:
+    def _pairs(self, query: QueryInfo, record: Record) -> Iterable[tuple[Residues, bytes]]:
         """Each chunk's first component, as sent, and the seed of its second."""
-        view, size, primes = memoryview(payload), query.chunk_size, self.parameters.data_primes
-        for start in range(0, len(view), size):
-            yield unpack_seeded(view[start : start + size], query.window[1], primes)
+        digest, kept = self._parsed
+        if digest == record.digest:  # it was checked just before
+            return kept
+        view, size = memoryview(record.payload), query.chunk_size
+        pairs = (
+            unpack_seeded(view[i : i + size], query.window[1], self.parameters.data_primes)
+            for i in range(0, len(view), size)
+        )
+        if len(view) > _SMALL_RECORD:
+            return pairs
+        found = tuple(pairs)
+        self._parsed = record.digest, found
+        return found
 
-    def ciphertexts(self, query: QueryInfo, payload: bytes) -> Iterator[Residues]:
+    def ciphertexts(self, query: QueryInfo, record: Record) -> Iterator[Residues]:
         """Both components of each chunk, zeros where a first one has no coefficient: (2, p, N)."""
         (start, count), degree = query.window, self.parameters.degree
         before = -start  # negative ones count from the end
-        for first, seed in self._pairs(query, payload):
+        for first, seed in self._pairs(query, record):
             both = np.zeros((2, len(first), degree), dtype=np.uint64)
             both[0, :, degree - before :] = first[:, :before]
             both[0, :, : count - before] = first[:, before:]
@@ -133,18 +145,18 @@ class Scorer:
             yield both
 
     def _columns(
-        self, query: QueryInfo, scales: Scales, payload: bytes, masks: Masks | None, live: int
+        self, query: QueryInfo, scales: Scales, record: Record, masks: Masks | None, live: int
     ) -> Iterator[tuple[Residues, list[bytes]]]:
         """Each product in the packing columns, masked: as `_inner`."""
         ring = self.ring(query.layout, scales)
         moduli = np.array(ring.primes, dtype=np.uint64)[:, None]
-        for bare in self._matrix_products(query, ring, scales.head, payload):
+        for bare in self._matrix_products(query, ring, scales.head, record):
             mask = None if masks is None else ring.residues(masks.draw(ring))
             first, second = bare if mask is None else add_mod(bare, mask, moduli)
             yield first[:, :live].copy(), [in_words(second, ring, scales.word_bits)]
 
     def _inner(
-        self, query: QueryInfo, scales: Scales, payload: bytes, masks: Masks | None, live: int
+        self, query: QueryInfo, scales: Scales, record: Record, masks: Masks | None, live: int
     ) -> Iterator[tuple[Residues, list[bytes]]]:
         """Some products at once, masked: (primes, m) where scores are, and second components.
 
@@ -154,7 +166,7 @@ class Scorer:
         ring = self.ring(layout, scales)
         positions = packing.score_positions(layout, layout.fold(len(self._bias)))
         positions = positions[:, :live].ravel()
-        chunks = [ring.spectra(both) for both in self.ciphertexts(query, payload)]
+        chunks = [ring.spectra(both) for both in self.ciphertexts(query, record)]
         if masks is not None:
             chunks.append(masks.key(ring))
         total, term = np.empty_like(chunks[0][1]), np.empty_like(chunks[0][1])
@@ -174,14 +186,14 @@ class Scorer:
             left -= found.shape[1]
 
     def _matrix_products(
-        self, query: QueryInfo, ring: Ring, scale: int, payload: bytes
+        self, query: QueryInfo, ring: Ring, scale: int, record: Record
     ) -> Iterator[Residues]:
         """Both components of each product in the packing columns: (2, primes, N)."""
         whole, primes = np.rint(self._weight * 2.0**scale), self.parameters.data_primes
         for start in range(0, len(whole), _CLASSES):
             part, at = whole[start : start + _CLASSES], 0
             totals = np.zeros((len(part), 2, len(primes), ring.degree), dtype=np.uint64)
-            ciphertexts = self.ciphertexts(query, payload)
+            ciphertexts = self.ciphertexts(query, record)
             while chosen := list(itertools.islice(ciphertexts, MAX_FEATURES)):
                 block, some = np.stack(chosen), part[:, at : at + len(chosen)]
                 for component in range(2):

@@ -124,6 +124,9 @@ class _Api:
                     LOG.error("cannot answer", extra={"fields": {"error": str(e)}})
                 text = "this service cannot answer now" if status == 503 else str(e)
                 response = _error(status, type(e).__name__, text)
+            except Exception as e:  # noqa: BLE001 (a client gets an answer whatever happens)
+                LOG.exception("failed", extra={"fields": {"error": type(e).__name__}})
+                response = _error(500, "InternalError", "this service failed")
             ms = 1e3 * (time.perf_counter() - began)
             self._service.metrics.requests.labels(route, response.status_code).inc()
             fields = {"route": route, "status": response.status_code, "ms": round(ms, 2)}

@@ -30,6 +30,7 @@ class _Worker:
     """State of one worker process."""
 
     providers: ClassVar[dict[str, Any]] = {}
+    files: ClassVar[tuple[str, ...]] = ()  # of the service; no client hears of them
 
 
 class Workers:
@@ -82,6 +83,7 @@ def _start(heads: tuple[HeadEntry, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its processes itself
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _Worker.providers = {entry.name: _provider(entry) for entry in heads}
+    _Worker.files = tuple(str(entry.budget) for entry in heads if entry.budget)
 
 
 def _end_with_parent() -> None:
@@ -123,9 +125,16 @@ def _score(head: str, query: bytes, key: Path | None) -> bytes:
     from linalign_lite.service.key_store import load_key
 
     provider, asked = _Worker.providers[head], Query.load(query)
-    if key is not None and not provider.has_key(asked.info.key):
-        provider.add_key(load_key(key))
-    return bytes(provider.score(asked).to_bytes())
+    try:
+        if key is not None and not provider.has_key(asked.info.key):
+            provider.add_key(load_key(key))
+        return bytes(provider.score(asked).to_bytes())
+    except OSError as e:
+        raise LinalignError("a file of the service cannot be used", got=str(e)) from e
+    except LinalignError as e:
+        if any(name in str(e) for name in _Worker.files):  # not the query's fault
+            raise LinalignError(str(e)) from e
+        raise
 
 
 def _verify(key: Path, proof: bytes) -> None:

@@ -206,6 +206,29 @@ def test_accounts_pay_once(tmp_path):
     assert asked[0]["account"] == signer.public.hex()
 
 
+def test_faults_of_the_service_are_not_described(tmp_path):
+    """The book of charges is gone, is no book, or is locked: 503, and nothing of its name."""
+    signer = SigningKey.generate()
+    path = write_heads(tmp_path, 1, budget="book.sqlite", limit=100)
+    secret, public = keygen(account=signer)
+    client, book = Client(secret, account=signer), tmp_path / "book.sqlite"
+    with serving(path) as served, RemoteProvider(served.url, "head0", tries=1) as provider:
+        provider.register(public)
+        query = client.encrypt(some_states(1))
+        kept = book.read_bytes()
+        for damage in (book.unlink, lambda: book.write_bytes(b"x" * 500)):
+            damage()
+            found, text = ask(served, "POST", "/v1/heads/head0/score", query.to_bytes())
+            assert found == 503
+            assert b"book" not in text
+            with pytest.raises(LinalignError, match="does not answer: got status 503"):
+                provider.score(query)
+        book.write_bytes(kept)
+        book.chmod(0o600)
+        assert close(client.decrypt(provider.score(query), query), a_head(), some_states(1))
+        assert provider.budget(signer)["used"] == 1
+
+
 def test_a_proof_is_verified_when_it_is_registered(tmp_path):
     from linalign_lite.encrypt.key_proof import proof_bytes, proven
 

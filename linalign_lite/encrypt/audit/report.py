@@ -147,7 +147,7 @@ class _Query:
         self.query = attacker.client.encrypt(state[None], layout=layout, norm_bound=1.0)
         self.scales = scorer.scales(layout, self.query.info.norm_bits)
         self.ring = scorer.ring(layout, self.scales)
-        (self.ciphertext,) = scorer.ciphertexts(self.query.info, self.query.payloads[0])
+        (self.ciphertext,) = scorer.ciphertexts(self.query.info, self.query.records()[0])
         (self.rows,) = next(packing.pack_rows(layout, head.weight.astype(np.float64)))
         self.whole = np.rint(self.rows * 2.0**self.scales.weight_scale)
         self.positions = packing.score_positions(layout, layout.fold(head.n_outputs)).ravel()

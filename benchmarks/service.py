@@ -1,0 +1,281 @@
+"""The scoring service under load, beside the library in process: (384, 10), single queries.
+
+    python benchmarks/service.py [--seconds 10] [--workers 1] [--overload 60]
+
+Client load and service share the machine. The load comes from a process of its own over kept
+connections on loopback, with queries made before. Capacity: 1, 8 and 64 clients, each asking again
+as soon as it is answered, beside as many processes that call the library on the same bytes, in
+turn. Latency: requests at fixed times, at 80 % of the capacity of 64 clients. Overload: requests at
+ten times the capacity, each of which must get its answer or 429.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import publish
+
+from linalign_lite import Client, Head, Provider, PublicKey, Query, Space, keygen
+from linalign_lite.encrypt.messages import Response
+from linalign_lite.heads.serialization import save
+from linalign_lite.service.remote_provider import RemoteProvider
+
+DIM, CLASSES, QUERIES = 384, 10, 200
+SPACE = Space(DIM, "ab" * 32, "benchmark", "mean")
+CHECKED = 50  # answers of the overload that are decrypted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--overload", type=float, default=60.0, help="seconds of it")
+    parser.add_argument("--workers", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), args.seconds, args.overload, args.workers)
+    publish("service", found)
+
+
+def measure(folder: Path, seconds: float, overload: float, workers: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    head = Head(rng.normal(size=(CLASSES, DIM)), rng.normal(size=CLASSES), space=SPACE)
+    states = rng.normal(size=(QUERIES, DIM))
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    secret, public = keygen()
+    client = Client(secret)
+    made = [client.encrypt(s[None], n_outputs=CLASSES) for s in states]
+    queries = [q.to_bytes() for q in made]
+    save(folder / "head.npz", head)
+    public.save(folder / "public.key")
+    text = (
+        f'keys = "keys"\nport = 0\nworkers = {workers}\n[[heads]]\nname = "h"\nfile = "head.npz"\n'
+    )
+    (folder / "service.toml").write_text(text)
+    with Served(folder / "service.toml") as served:
+        with RemoteProvider(served.url, "h") as provider:
+            provider.register(public)
+        found: dict[str, Any] = {"workers": workers, "ready_s": served.seconds, "capacity": {}}
+        found["idle_mb"] = served.memory()
+        load = Load(served.url, queries)
+        load.closed(8, 2.0)  # warm
+        for clients in (1, 8, 64):
+            rates: dict[str, list[float]] = {"service": [], "library": []}
+            answers = Answers()
+            for _ in range(3):
+                rates["library"].append(in_process(folder, queries, workers, seconds / 3))
+                answers = load.closed(clients, seconds / 3)
+                rates["service"].append(len(answers.ms) / answers.seconds)
+            row: dict[str, Any] = {k: statistics.median(v) for k, v in rates.items()}
+            row["share"] = row["service"] / row["library"]
+            found["capacity"][clients] = {**row, **answers.summary()}
+        capacity = found["capacity"][64]["service"]
+        found["at_80_percent"] = load.open(0.8 * capacity, 64, seconds).summary()
+        before = served.memory()
+        flood = load.open(10 * capacity, 1024, overload)
+        found["overload"] = {
+            **{k: v for k, v in flood.summary().items() if "ms" not in k and "median" not in k},
+            "asked_per_s": 10 * capacity,
+            "mb_before": before,
+            "mb_after": served.memory(),
+            "mb_most": served.most(),
+            "wrong": wrong(client, flood, made, states, head),
+        }
+    return found
+
+
+def wrong(client: Client, flood: Answers, made: list[Query], states: Any, head: Head) -> int:
+    """Answers, of those looked at, that are not the head's scores."""
+    count = 0
+    for index, body in flood.kept[:CHECKED]:
+        scores = client.decrypt(Response.load(body), made[index]).values[0]
+        exact = head.weight @ states[index] + head.bias
+        count += int(np.abs(scores - exact).max() > 2e-2)
+    return count
+
+
+def in_process(folder: Path, queries: list[bytes], workers: int, seconds: float) -> float:
+    """Queries a second of ``workers`` processes that call the library."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers) as pool:
+        arguments = [(folder, queries, seconds)] * workers
+        return sum(pool.starmap(_score_for, arguments, chunksize=1))
+
+
+def _score_for(folder: Path, queries: list[bytes], seconds: float) -> float:
+    from linalign_lite import load_head
+
+    key = PublicKey.load(folder / "public.key")
+    provider = Provider(load_head(folder / "head.npz"), keys=[key])
+    provider.score(Query.load(queries[0]))
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        provider.score(Query.load(queries[count % len(queries)])).to_bytes()
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+class Served:
+    """The service in a process of its own."""
+
+    def __init__(self, configuration: Path) -> None:
+        began = time.perf_counter()
+        command = [Path(sys.executable).with_name("linalign-lite"), "serve", configuration]
+        log = (configuration.parent / "log").open("w")
+        self.process = subprocess.Popen(command, stderr=log)
+        self.url = ""
+        while not self.url:
+            text = (configuration.parent / "log").read_text()
+            if address := re.search(r'"ready", "url": "([^"]*)"', text):
+                self.url = address[1]
+            elif self.process.poll() is not None:
+                raise SystemExit(text)
+            time.sleep(0.02)
+        self.seconds = time.perf_counter() - began
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+    def _processes(self) -> list[str]:
+        found = [str(self.process.pid)]
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                try:
+                    parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                except OSError:
+                    continue
+                if parent == str(self.process.pid):
+                    found.append(folder.name)
+        return found
+
+    def _megabytes(self, name: str) -> float:
+        total = 0
+        for process in self._processes():
+            text = Path(f"/proc/{process}/status").read_text()
+            total += int(re.search(rf"{name}:\s+(\d+)", text)[1])  # type: ignore[index]
+        return round(total / 1024, 1)
+
+    def memory(self) -> float:
+        """Megabytes of the service and its processes now."""
+        return self._megabytes("VmRSS")
+
+    def most(self) -> float:
+        """The most megabytes that they had, each at its own time."""
+        return self._megabytes("VmHWM")
+
+
+@dataclass
+class Answers:
+    """What came back. ``kept``: some bodies, with the number of their query."""
+
+    ms: list[float] = field(default_factory=list)
+    status: Counter[int] = field(default_factory=Counter)
+    kept: list[tuple[int, bytes]] = field(default_factory=list)
+    lost: int = 0
+    seconds: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        ms = np.array(self.ms) if self.ms else np.array([np.nan])
+        p50, p99 = np.percentile(ms, [50, 99]).tolist()
+        return {
+            "answered": len(self.ms),
+            "status": {str(k): v for k, v in sorted(self.status.items())},
+            "lost": self.lost,
+            "median_ms": p50,
+            "p99_ms": p99,
+            "p99_over_median": p99 / p50,
+        }
+
+
+class Load:
+    """Requests from a process of its own."""
+
+    def __init__(self, url: str, queries: list[bytes]) -> None:
+        self.address, self.queries = url.removeprefix("http://").split(":"), queries
+
+    def closed(self, clients: int, seconds: float) -> Answers:
+        return self._run(clients, seconds, None)
+
+    def open(self, rate: float, connections: int, seconds: float) -> Answers:
+        return self._run(connections, seconds, rate)
+
+    def _run(self, clients: int, seconds: float, rate: float | None) -> Answers:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:
+            arguments = (self.address, self.queries, clients, seconds, rate)
+            found: Answers = pool.apply(_asking, arguments)
+        return found
+
+
+def _asking(
+    address: list[str], queries: list[bytes], clients: int, seconds: float, rate: float | None
+) -> Answers:
+    return asyncio.run(_ask(address, queries, clients, seconds, rate))
+
+
+async def _ask(
+    address: list[str], queries: list[bytes], clients: int, seconds: float, rate: float | None
+) -> Answers:
+    found = Answers()
+    heads = [
+        b"POST /v1/heads/h/score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(q)
+        for q in queries
+    ]
+    requests = [h + q for h, q in zip(heads, queries, strict=True)]
+    began, made = time.perf_counter(), 0
+
+    async def client() -> None:
+        nonlocal made
+        reader, writer = await asyncio.open_connection(address[0], int(address[1]))
+        while time.perf_counter() - began < seconds:
+            index = made
+            made += 1
+            due = began + index / rate if rate else time.perf_counter()
+            if due - began > seconds:
+                break
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            started = due if rate else time.perf_counter()  # a late request counts as slow
+            try:
+                writer.write(requests[index % len(requests)])
+                await writer.drain()
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(re.search(rb"content-length: (\d+)", head.lower())[1])  # type: ignore[index]
+                body = await reader.readexactly(length)
+            except (OSError, asyncio.IncompleteReadError):
+                found.lost += 1
+                reader, writer = await asyncio.open_connection(address[0], int(address[1]))
+                continue
+            status = int(head.split(b" ", 2)[1])
+            found.status[status] += 1
+            if status == 200:
+                found.ms.append(1e3 * (time.perf_counter() - started))
+                if len(found.kept) < CHECKED:
+                    found.kept.append((index % len(queries), body))
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    found.seconds = time.perf_counter() - began
+    return found
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
 
@@ -94,6 +94,7 @@ class _Info(_Packing):
     KIND: ClassVar[Kind]
     DESCRIPTION: ClassVar[type]
     DIM: ClassVar[attrgetter[int]]  # dimension of the states
+    OWN: ClassVar[dict[str, Any]]  # the field that no two messages share, and a value of its form
     parameters: Parameters
     key: bytes
     record_size: int
@@ -132,12 +133,7 @@ class _Info(_Packing):
 
     def require_readable(self) -> None:
         """Raise FormatError for what `from_header` would refuse. Called before writing."""
-        title = self.KIND.title
-        with format_errors(f"this {title}", title):
-            meta = self.header().meta
-            labels: dict[str, Any] = {"labels": []} if "labels" in meta else {}  # faster below
-            parse(self.DESCRIPTION, {**meta, **labels}, "its description")
-            self._require_consistent()
+        _require_readable(replace(self, **self.OWN), _types(self))  # looked at once for all alike
 
     def _require_consistent(self) -> None:
         """Raise InputError when fields do not agree with one another."""
@@ -150,6 +146,7 @@ class QueryInfo(QueryDescription, _Info):
     KIND = Kind.QUERY
     DESCRIPTION = QueryDescription
     DIM = attrgetter("space.dim")
+    OWN: ClassVar = {"identity": "0" * 2 * ID_BYTES}
 
     @property
     def window(self) -> tuple[int, int]:
@@ -174,6 +171,7 @@ class ResponseInfo(ResponseDescription, _Info):
     KIND = Kind.RESPONSE
     DESCRIPTION = ResponseDescription
     DIM = attrgetter("dim")
+    OWN: ClassVar = {"query": "0" * 2 * DIGEST}
 
     @property
     def error_bound(self) -> float:
@@ -198,6 +196,23 @@ class ResponseInfo(ResponseDescription, _Info):
         require_labels(self.labels, "a response")
         size = response_size(self.layout, self.n_outputs, self.word_bits)
         require_size("a record of it", self.record_size, size)
+
+
+def _types(value: Any) -> Any:
+    """Types of a value and its fields: 1, True and 1.0 are equal, but differ in JSON."""
+    if not is_dataclass(value):
+        return type(value)
+    return type(value), *(_types(getattr(value, f.name)) for f in fields(value))
+
+
+@functools.lru_cache(maxsize=64)
+def _require_readable(info: _Info, types: Any) -> None:  # noqa: ARG001 (part of the key)
+    title = info.KIND.title
+    with format_errors(f"this {title}", title):
+        meta = info.header().meta
+        labels: dict[str, Any] = {"labels": []} if "labels" in meta else {}  # faster below
+        parse(info.DESCRIPTION, {**meta, **labels}, "its description")
+        info._require_consistent()
 
 
 def _as_json(value: Any) -> Any:

@@ -49,6 +49,15 @@ function scoreError(fold, meta) {
   return flooding + 6 * Math.hypot(fresh, rounding, words);
 }
 
+/** The least of 1, 2 and 5 times powers of ten that is at least the error, and its places. */
+function roundingStep(error) {
+  const least = Math.max(error, 1e-15);
+  const exponent = Math.floor(Math.log10(least));
+  const factor = [1, 2, 5, 10].find((f) => f * 10 ** exponent >= least);
+  const places = Math.min(15, Math.max(0, -exponent - (factor === 10 ? 1 : 0)));
+  return [factor * 10 ** exponent, places];
+}
+
 /** A key pair, and the queries encrypted under it. */
 export class Asker {
   #key;
@@ -112,7 +121,7 @@ export class Asker {
     const { layout, names, records: asked } = this.#answered(meta, records);
     const error = scoreError(Math.min(layout.rows, meta.n_outputs), meta);
     if (!(error <= MAX_ERROR)) throw new Error("the scores of this response are too imprecise");
-    const places = Math.max(0, Math.min(15, Math.floor(-Math.log10(error))));
+    const [step, places] = roundingStep(error);
     const unit = 2 ** (DATA_BITS - 32 - (QUERY_BITS - meta.norm_bits) - meta.head_scale);
     const cap = (x) => (meta.softcap === null ? x : meta.softcap * Math.tanh(x / meta.softcap));
     const scores = records.flatMap((record, i) => {
@@ -122,7 +131,7 @@ export class Asker {
       const live = Math.min(layout.batch, meta.n - i * layout.batch);
       return this.#scores(record.slice(DIGEST), layout, meta.n_outputs, live, meta.word_bits);
     });
-    const rounded = (x) => Number(cap(x * unit).toFixed(places));
+    const rounded = (x) => Number((Math.round(cap(x * unit) / step) * step).toFixed(places));
     const values = scores.map((row) => row.map(rounded));
     return { names, scores: values, labels: meta.labels, decimals: places, error };
   }

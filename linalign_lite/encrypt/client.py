@@ -22,10 +22,10 @@ from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score
 from linalign_lite.encrypt.planner import MBIT, bytes_per_second, choose_layout
 from linalign_lite.encrypt.precision import (
     MAX_ERROR,
-    decimals,
     largest_norm,
     least_norm_bits,
     query_scale,
+    rounding_step,
 )
 from linalign_lite.encrypt.response_encoding import decode_products, decrypt_products, product_size
 from linalign_lite.encrypt.ring import spectrum
@@ -257,10 +257,10 @@ class Client:
             blocks.append(self._decrypted(info, memoryview(payload)[DIGEST:], live))
             if progress:
                 progress(live)
-        places = decimals(error)
+        step, places = rounding_step(error)
         scores = _concatenated(blocks)
         capped = soft_capped(scores, info.softcap)
-        rounded = np.round(capped, places).astype(np.float64, copy=False)
+        rounded = np.round(np.rint(capped / step) * step, places)  # rint alone leaves tails
         return Scores(rounded, np.argmax(capped, axis=1), info.labels, places, error)
 
     def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> FloatArray:

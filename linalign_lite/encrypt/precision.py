@@ -190,9 +190,16 @@ def score_error(
     return flooding + _DEVIATIONS * math.sqrt(fresh**2 + rounding**2 + words**2)
 
 
-def decimals(error: float) -> int:
-    """Decimal places of rounded scores: one unit of the last place is at least ``error``."""
-    return max(0, min(MAX_DECIMALS, math.floor(-math.log10(error))))
+def rounding_step(error: float) -> tuple[float, int]:
+    """Return the least of 1, 2 and 5 times powers of ten that is at least ``error``.
+
+    And its decimal places, at most MAX_DECIMALS.
+    """
+    least = max(error, 10.0**-MAX_DECIMALS)
+    exponent = math.floor(math.log10(least))
+    factor = next(f for f in (1, 2, 5, 10) if f * 10.0**exponent >= least)
+    places = -exponent - (factor == 10)
+    return factor * 10.0**exponent, min(max(0, places), MAX_DECIMALS)
 
 
 def precision_bits(exact: npt.ArrayLike, got: npt.ArrayLike) -> float:

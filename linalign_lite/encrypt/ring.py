@@ -14,6 +14,10 @@ by ‖x‖‖w‖·((1+ε)^3n (1+ε√5)^(3n+1) (1+β)^3n − 1) for length 2^n,
 and ε = 2^-53. With n ≤ 11, β = ε: 142·ε·‖x‖‖w‖. Three more multiplications, by our roots of
 error at most 4·ε, add 3·(√5 + 4), and a sum of C products C: an error below 1/2 for Σ‖x‖‖w‖ up to
 2^52/(161 + C). (The theorem is of the textbook FFT; NumPy's has fewer operations.)
+
+‖x‖: limbs of a ciphertext look uniform, so their mean square is near a third of the largest, and
+above a third + √(64·ln 2/(2N)) with probability at most 2^-64 (Hoeffding). Polynomials above that
+are refused: nobody encrypts to them.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import numpy.typing as npt
 
 from linalign_lite.encrypt.modular import Residues, centred, non_negative
 from linalign_lite.encrypt.packing import ComplexArray, FloatArray
-from linalign_lite.errors import PrecisionError
+from linalign_lite.errors import FormatError, PrecisionError
 
 _NORM_BITS, _OPERATIONS = 52, 161  # log2 of the largest (161 + C)·Σ‖x‖‖w‖
 MAX_LIMB_BITS, _MIN_LIMB_BITS = 26, 4
@@ -50,8 +54,13 @@ def limb_bits(degree: int, norm: float, terms: int) -> int:
 def widest_limbs(degree: int, norm: float, terms: int) -> int:
     """Return the same as limb_bits, but fewer than 4 where there are none."""
     room = _NORM_BITS - math.log2(_OPERATIONS + terms)
-    largest = room - math.log2(max(norm, 1.0)) - math.log2(degree) / 2
+    largest = room - math.log2(max(norm, 1.0)) - math.log2(degree * mean_square(degree)) / 2
     return min(MAX_LIMB_BITS, math.floor(largest) + 1)  # a limb is at most half of 2^bits
+
+
+def mean_square(degree: int) -> float:
+    """The largest mean square of a limb that is accepted, over that of the largest value."""
+    return min(1.0, 1 / 3 + math.sqrt(64 * math.log(2) / (2 * degree)))
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,10 @@ class Ring:
         return max(2, -(-max(p.bit_length() for p in self.primes) // self.bits))
 
     def spectra(self, residues: Residues) -> ComplexArray:
-        """Spectra of the limbs of polynomials: (…, primes, N) → (…, primes, limbs, N/2)."""
+        """Spectra of the limbs of polynomials: (…, primes, N) → (…, primes, limbs, N/2).
+
+        Raises FormatError for a polynomial whose limbs are larger than a ciphertext's ever are.
+        """
         shape = (*residues.shape[:-1], self.limbs, self.degree)
         digits = np.empty(shape)
         half, mask = 1 << (self.bits - 1), (1 << self.bits) - 1
@@ -85,6 +97,9 @@ class Ring:
                 digits[..., i, k, :] = digit
                 rest = (rest - digit) >> self.bits
             digits[..., i, self.limbs - 1, :] = rest
+        squares = np.einsum("...n,...n", digits, digits)
+        if squares.max() > mean_square(self.degree) * self.degree * 4.0 ** (self.bits - 1):
+            raise FormatError("a polynomial is none that encryption makes")
         return spectrum(digits)
 
     def residues(

@@ -14,9 +14,10 @@ from linalign_lite.heads.ood.detectors import outlyingness
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Decrypted scores of a head, (n, n_outputs), rounded to ``decimals`` places.
+    """Decrypted scores of a head, (n, n_outputs), with ``decimals`` places.
 
-    A unit of the last place is at least the error. Never send scores back (docs/SECURITY.md).
+    They are multiples of 1, 2 or 5 of the last place, at least the error. Never send scores back
+    (docs/SECURITY.md).
     ``best``: index of the highest score of each state, also where rounding makes two equal.
     """
 

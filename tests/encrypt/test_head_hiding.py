@@ -79,7 +79,7 @@ def test_chosen_queries_give_the_head_away(reports):
     """Scores are linear, under any encryption."""
     for report in reports.values():
         assert report.queries == DIM + 1
-        assert report.algebra_error < 1e-3
+        assert report.algebra_error < 2e-3
 
 
 def test_sizes_depend_on_shapes_alone(reports):
@@ -101,7 +101,7 @@ def test_odd_heads_are_audited_too(shape):
     head = Head(np.zeros(shape) if shape == (2, 8) else np.ones(shape), np.zeros(shape[0]))
     report = audit(head, PRIVATE)
     assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["leaks"] is False
-    assert report.algebra_error < 1e-3
+    assert report.algebra_error < 2e-3
 
 
 def test_a_response_has_only_what_is_wanted():

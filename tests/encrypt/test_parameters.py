@@ -31,13 +31,13 @@ from linalign_lite.encrypt.precision import (
     MAX_NORM_BITS,
     MIN_NORM_BITS,
     choose_scales,
-    decimals,
     factors,
     head_scale,
     largest_norm,
     least_norm_bits,
     precision_bits,
     query_scale,
+    rounding_step,
     score_error,
 )
 from linalign_lite.encrypt.ring import limb_bits
@@ -203,7 +203,7 @@ def test_stated_precision(parameters):
     for bits, most, places in ((24, 2e-3, 2), (32, 3e-4, 3)):
         error = score_error(parameters, 1, b, 0, 10, flood, bits)
         assert error < most
-        assert decimals(error) >= places
+        assert rounding_step(error)[1] >= places
 
 
 def test_weights_are_as_short_as_the_error_allows():
@@ -315,8 +315,19 @@ def test_seals_noise_is_what_the_bound_supposes():
     assert abs(noise.mean()) < 0.1
 
 
-def test_decimals():
-    assert [decimals(e) for e in (0.04, 4e-4, 1e-12, 3.0, 1e-20)] == [1, 3, 12, 0, 15]
+def test_steps_of_rounding():
+    found = [rounding_step(e) for e in (0.04, 4e-4, 1.2e-3, 6e-3, 1e-12, 3.0, 70.0, 1e-20, 1e-3)]
+    assert [places for _, places in found] == [2, 4, 3, 2, 12, 0, 0, 15, 3]
+    steps = [0.05, 5e-4, 2e-3, 1e-2, 1e-12, 5.0, 100.0, 1e-15, 1e-3]
+    assert [step for step, _ in found] == pytest.approx(steps, rel=1e-12)
+
+
+@seeded
+@given(error=st.floats(1e-14, 1e3))
+def test_a_step_is_at_least_the_error_and_no_more_than_two_and_a_half_times(error):
+    step, places = rounding_step(error)
+    assert error <= step <= 2.5 * error * (1 + 1e-12)
+    assert round(step, places) == pytest.approx(step, rel=1e-12)
 
 
 def test_precision_bits():

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from linalign_lite.encrypt.keys import seal_context
 from linalign_lite.encrypt.modular import integer_residues
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
-from linalign_lite.encrypt.ring import Ring, coefficients, limb_bits, spectrum
-from linalign_lite.errors import PrecisionError
+from linalign_lite.encrypt.ring import Ring, coefficients, limb_bits, mean_square, spectrum
+from linalign_lite.errors import FormatError, PrecisionError
 
 seeded = settings(derandomize=True, deadline=None, max_examples=40)
 
@@ -52,8 +52,9 @@ def test_products_are_exact(parameters, degree, terms, height, shift, extreme, s
     x = np.stack([rng.integers(0, p, (terms, degree), dtype=np.uint64) for p in primes], axis=1)
     if extreme:
         rows[:] = 2.0**height
+        x[:] = 0  # as many of the largest as are accepted
         for i, prime in enumerate(primes):
-            x[:, i] = prime // 2
+            x[:, i, : int(mean_square(degree) * degree)] = prime // 2
     norm = float(np.linalg.norm(rows, axis=1).sum())
     ring = Ring(degree, primes, limb_bits(degree, norm, terms), shift)
     total = (ring.spectra(x) * spectrum(rows)[:, None, None]).sum(axis=0)
@@ -92,16 +93,33 @@ def test_the_bound_leaves_room():
     for norm in (2.0**23, 2.0**20, 2.0**15):
         bits = limb_bits(n, norm, 1)
         digits = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) + 1, n).astype(float)
+        digits *= np.sqrt(3 * mean_square(n))  # up to the limit
+        digits = np.rint(digits)
         row = rng.normal(size=n)
         row = np.rint(row * norm / np.linalg.norm(row))
         values = coefficients(spectrum(digits) * spectrum(row))
         assert np.abs(values - np.rint(values)).max() < 0.05
 
 
+@pytest.mark.parametrize("parameters", [PRIVATE, TRUSTED], ids=lambda p: p.name)
+def test_polynomials_that_no_encryption_makes_are_refused(parameters):
+    """Uniform ones are far from the limit; with large limbs everywhere, products may be wrong."""
+    n, primes, rng = parameters.degree, parameters.data_primes, np.random.default_rng(5)
+    ring = Ring(n, primes, 23 if len(primes) == 2 else 17)
+    uniform = np.stack([rng.integers(0, p, (200, n), dtype=np.uint64) for p in primes], axis=1)
+    half = 1 << (ring.bits - 1)
+    assert ring.spectra(uniform).shape == (200, len(primes), ring.limbs, n // 2)
+    largest = np.full((len(primes), n), half - 1, dtype=np.uint64)
+    with pytest.raises(FormatError, match="none that encryption makes"):
+        ring.spectra(largest)
+    largest[:, int(mean_square(n) * n) :] = 0
+    ring.spectra(largest)
+
+
 def test_rows_too_large_for_doubles_are_refused():
     assert limb_bits(4096, 1.0, 1) == 26
-    assert limb_bits(4096, 2.0**23, 4) == 16
-    assert limb_bits(4096, 2.0**23, 1000) == 13
+    assert limb_bits(4096, 2.0**23, 4) == 17
+    assert limb_bits(4096, 2.0**23, 1000) == 14
     with pytest.raises(PrecisionError, match="not exact in double precision"):
         limb_bits(4096, 2.0**40, 4)
 

@@ -25,7 +25,7 @@ from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Query, Response
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
-from linalign_lite.encrypt.precision import decimals, precision_bits
+from linalign_lite.encrypt.precision import precision_bits, rounding_step
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.ring import Ring
 from linalign_lite.errors import FormatError, InputError, MismatchError, PrecisionError
@@ -86,7 +86,7 @@ def exact(head, states):
 
 def require_best(scores, expected):
     """Every predicted class has the best score, up to the stated error of two rounded scores."""
-    allowed = 2 * (scores.error + 0.5 * 10.0**-scores.decimals)
+    allowed = 2 * (scores.error + 0.5 * rounding_step(scores.error)[0])
     predicted = np.take_along_axis(expected, scores.predictions()[:, None], axis=1)[:, 0]
     assert (expected.max(axis=1) - predicted).max() <= allowed
 
@@ -110,7 +110,7 @@ def test_scores(client, d, n_outputs, planned, record_property):
     assert np.abs(scores.values - expected).max() < TOLERANCE
     require_best(scores, expected)
     assert np.array_equal(np.round(scores.values, scores.decimals), scores.values)
-    assert scores.decimals >= (2 if query.info.parameters.private else 3)
+    assert scores.decimals >= 3
 
 
 @pytest.mark.parametrize("name", ["private", "trusted"])
@@ -125,7 +125,9 @@ def test_precision_is_what_is_stated(clients, name):
     bits = precision_bits(expected, scores.values)
     print(f"{name}: precision left: {bits:.1f} bits")  # noqa: T201 (seen with pytest -s)
     assert scores.error < 2e-4
-    assert np.abs(scores.values - expected).max() < scores.error + 0.5 * 10.0**-scores.decimals
+    assert (
+        np.abs(scores.values - expected).max() < scores.error + 0.5 * rounding_step(scores.error)[0]
+    )
     assert bits > 13
     require_best(scores, expected)
 
@@ -389,7 +391,10 @@ def test_words_are_as_long_as_the_error_asks(clients):
         assert len(response.payloads[0]) < size
         found = client.decrypt(response, query)
         assert found.error <= most
-        assert np.abs(found.values - exact(head, states)).max() < most + 0.5 * 10.0**-found.decimals
+        assert (
+            np.abs(found.values - exact(head, states)).max()
+            < most + 0.5 * rounding_step(found.error)[0]
+        )
 
 
 @pytest.mark.parametrize("name", ["private", "trusted"])
@@ -478,7 +483,7 @@ def test_a_small_head_is_not_rounded_to_nothing(clients):
 @pytest.mark.parametrize("name", ["private", "trusted"])
 def test_the_stated_error_bounds_the_error(clients, name, monkeypatch):
     """No error exceeds the stated bound, and the bound is at most ten times too large."""
-    monkeypatch.setattr("linalign_lite.encrypt.client.decimals", lambda _: 15)
+    monkeypatch.setattr("linalign_lite.encrypt.client.rounding_step", lambda _: (1e-15, 15))
     client = clients[name]
     states, head = make(384, 10, n=60)
     query = client.encrypt(states, layout=Layout(client._key.parameters.degree, 384, 1, 1))
@@ -487,7 +492,7 @@ def test_the_stated_error_bounds_the_error(clients, name, monkeypatch):
     scales = provider._scorer(query.info.parameters).scales(query.info.layout, query.info.norm_bits)
     error = np.abs(scores.values - exact(head, states)).max()
     assert scales.error / 10 < error < scales.error
-    assert 10.0 ** -decimals(scales.error) >= scales.error
+    assert rounding_step(scales.error)[0] >= scales.error
 
 
 def test_wrong_secret_key_of_the_same_name_gives_noise(clients):

@@ -17,6 +17,7 @@ from pages import artefact, until
 
 from linalign_lite import Head, Provider, PublicKey, Query, Space, extract, fuse, save
 from linalign_lite.encrypt.messages import Response
+from linalign_lite.encrypt.precision import rounding_step
 from linalign_lite.storage.schema import plain
 
 pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
@@ -188,22 +189,20 @@ def test_scores_are_those_of_the_head(page, dim, n, classes):
     query = ask(page, states, Space(dim, name="señal\x20🙂"))
     response = Provider(head, keys=[public]).score(query)
     found = read(page, response.to_bytes())
-    rounding = 0.5 * 10.0 ** -found["decimals"]
+    rounding = 0.5 * rounding_step(found["error"])[0]
     wrong = np.abs(np.array(found["scores"]) - head.apply(states)).max()
     assert wrong <= found["error"] + rounding <= 1e-2
     assert found["labels"] == list(labels)
 
 
 def test_the_stated_error_and_places_are_those_of_python(page):
-    from linalign_lite.encrypt.precision import decimals
-
     public, states = key(page), np.eye(20)[:7] * 9  # norms of 9: bound 2^4
     query = ask(page, states)
     assert query.info.norm_bits == 4
     response = Provider(head_of(20, 6), keys=[public]).score(query)
     found, error = read(page, response.to_bytes()), response.info.error_bound
     assert found["error"] == pytest.approx(error, rel=1e-9)
-    assert found["decimals"] == decimals(error)
+    assert found["decimals"] == rounding_step(error)[1]
 
 
 def test_states_of_zeros(page):

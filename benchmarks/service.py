@@ -183,7 +183,7 @@ class Served:
 
 @dataclass
 class Answers:
-    """What came back. ``kept``: some bodies, with the number of their query."""
+    """Answers to requests. ``kept``: some bodies, with the number of their query."""
 
     ms: list[float] = field(default_factory=list)
     status: Counter[int] = field(default_factory=Counter)

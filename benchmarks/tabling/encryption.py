@@ -80,7 +80,8 @@ def peers() -> str:
                      "yes"])  # fmt: skip
         rows += [
             ["", f"{p['peer']} {p['version']}", f"{p['median_ms']:.1f} ms",
-             f"{p['times_faster']:.1f}", f"{p['max_abs_error']:.0e}",
+             f"{p['times_faster']:.{2 if p['times_faster'] < 10 else 0}f}",
+             f"{p['max_abs_error']:.0e}",
              f"{p['key_bytes'] / 1e6:.1f} MB",
              f"{(p['query_bytes'] + p['response_bytes']) / 1e3:.0f} kB", "no"]
             for p in r["peers"]
@@ -95,4 +96,18 @@ def peers() -> str:
     return table(head, rows)
 
 
-TABLES = (encrypted, private, floors, peers)
+def service() -> str:
+    """The scoring service: capacity beside the library, latency, overload."""
+    found = load("service")
+    head = ["clients", "service, queries a second", "library in process", "share", "median", "p99"]
+    rows = []
+    for clients, r in found["capacity"].items():
+        cells = [clients, f"{r['service']:.0f}", f"{r['library']:.0f}", f"{r['share']:.2f}"]
+        rows.append([*cells, f"{r['median_ms']:.1f} ms", f"{r['p99_ms']:.1f} ms"])
+    steady = found["at_80_percent"]
+    cells = ["64, at 80 % of that", "", "", ""]
+    rows.append([*cells, f"{steady['median_ms']:.1f} ms", f"{steady['p99_ms']:.1f} ms"])
+    return table(head, rows)
+
+
+TABLES = (encrypted, private, floors, peers, service)

@@ -85,9 +85,9 @@ def ask(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encrypt, ask a scoring service, decrypt, and print the best labels.
+    """Ask a scoring service, and print the best labels.
 
-    The secret key stays in this process. A public key that the service does not know is registered
+    Encrypts here, and decrypts here: the secret key stays in this process. A public key that the service does not know is registered
     (public.key beside secret.key, and public.proof if it is there). A request that is interrupted
     is sent again, and charged once. Needs the extra `serve`.
 

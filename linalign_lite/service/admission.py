@@ -40,6 +40,14 @@ class Admission:
         self._backlog = 0.0  # milliseconds
         self._queues: OrderedDict[bytes, deque[_Waiting]] = OrderedDict()
 
+    def require_room(self) -> None:
+        """Raise BusyError when as many wait as may."""
+        if self.waiting >= self._most:
+            raise self._busy()
+
+    def _busy(self) -> BusyError:
+        return BusyError(max(1, math.ceil(self._backlog / self.slots / 1e3)))
+
     @contextlib.asynccontextmanager
     async def turn(self, account: bytes, ms: float) -> AsyncIterator[None]:
         """Wait for a turn, and hold it. Raises BusyError at once when too many wait."""
@@ -56,11 +64,10 @@ class Admission:
             self._next()
 
     async def _wait(self, account: bytes, ms: float) -> None:
+        self.require_room()
         queue = self._queues.setdefault(account, deque())
-        if self.waiting >= self._most or len(queue) >= max(1, self._most // 2):
-            if not queue:
-                del self._queues[account]
-            raise BusyError(max(1, math.ceil(self._backlog / self.slots / 1e3)))
+        if len(queue) >= max(1, self._most // 2):
+            raise self._busy()
         mine = _Waiting(asyncio.get_running_loop().create_future(), ms)
         queue.append(mine)
         self.waiting += 1

@@ -44,6 +44,7 @@ from linalign_lite.service.state import LOG, ServedHead, Service
 
 _UPLOADS = 8  # requests of the largest size that may arrive at once
 _MAX_KEY = 1 << 17
+_REFUSAL = 1.0  # seconds until a request is refused because too many wait
 _STATUS: dict[type[Exception], int] = {
     SignatureError: 403,
     BudgetError: 403,
@@ -115,6 +116,8 @@ class _Api:
             except _RefusedError as e:
                 response = _error(e.status, e.kind, e.message, e.headers)
             except BusyError as e:
+                # whoever asks too often waits: a flood of refusals would starve what was accepted
+                await asyncio.sleep(_REFUSAL)
                 response = _error(429, "BusyError", str(e), {"Retry-After": str(e.seconds)})
             except ClientDisconnect:
                 response = _error(400, "Disconnected", "the request ended early")
@@ -144,6 +147,7 @@ class _Api:
     async def score(self, request: Request) -> Response:
         served, service = self._head(request), self._service
         began = time.perf_counter()
+        service.admission.require_room()  # before the body: being refused must cost little
         async with self._body(request, service.configuration.most_body) as body:
             with open_framed(body, Kind.QUERY) as reader:
                 info = QueryInfo.from_header(reader.header, reader.name)

@@ -1,4 +1,4 @@
-"""How a client asks for what is left of its budget: signed by its account, and soon stale."""
+"""Requests for what is left of a budget: signed by its account, and soon stale."""
 
 from __future__ import annotations
 

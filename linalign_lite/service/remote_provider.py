@@ -53,7 +53,7 @@ class UnknownKeyError(MismatchError):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteHead:
-    """What a service says of one head."""
+    """One head of a service, as it describes it."""
 
     name: str
     space: Space

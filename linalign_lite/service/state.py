@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG = logging.getLogger("linalign_lite.service")
-_AHEAD = 2  # queries in the hands of each process: one is scored, one is there when it is done
+_AHEAD = 4  # queries in the hands of each process: it must not wait for a busy loop
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ServedHead:
     budget: Budget | None
 
     def card(self) -> dict[str, Any]:
-        """What anybody may know of it."""
+        """Return the description that anybody may read."""
         return {
             "name": self.entry.name,
             "space": plain(self.head.space),

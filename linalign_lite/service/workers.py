@@ -87,7 +87,7 @@ def _start(heads: tuple[HeadEntry, ...]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Killed, a service closes nothing: its processes would wait for ever."""
+    """Killed, a service closes nothing: its processes would wait without end."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         with contextlib.suppress(OSError):

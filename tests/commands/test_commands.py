@@ -98,7 +98,7 @@ def test_texts_are_encrypted_from_a_pipe(played, tmp_path):
     done = run("decrypt", tmp_path / "r", "--key", client / "keys", "--top", "2")
     lines = done.stdout.splitlines()
     assert len(lines) == 2
-    assert all(re.fullmatch(r"\w+ -?\d+\.\d{3}\t\w+ -?\d+\.\d{3}", line) for line in lines)
+    assert all(re.fullmatch(r"\w+ -?\d+\.\d{3,4}\t\w+ -?\d+\.\d{3,4}", line) for line in lines)
 
 
 @pytest.mark.parametrize("fmt", ["txt", "jsonl", "csv"])

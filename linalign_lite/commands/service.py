@@ -87,9 +87,9 @@ def ask(
 ) -> None:
     """Ask a scoring service, and print the best labels.
 
-    Encrypts here, and decrypts here: the secret key stays in this process. A public key that the service does not know is registered
-    (public.key beside secret.key, and public.proof if it is there). A request that is interrupted
-    is sent again, and charged once. Needs the extra `serve`.
+    Encrypts here, and decrypts here: the secret key stays in this process. A public key that the
+    service does not know is registered (public.key beside secret.key, and public.proof if it is
+    there). A request that is interrupted is sent again, and charged once. Needs the extra `serve`.
 
     \b
     Examples:

@@ -72,12 +72,18 @@ class Provider:
         """Return whether a public key is known."""
         return digest in self._keys
 
-    def add_key(self, key: PublicKey) -> None:
-        """Know one more public key. Verifies its proof, if it has one."""
+    def add_key(self, key: PublicKey, *, most: int | None = None) -> None:
+        """Know one more public key. Verifies its proof, if it has one.
+
+        most: of as many keys, the oldest is forgotten; no query of it may be scored meanwhile.
+        """
         proven = is_proven(key)
         with self._lock:
-            self._keys = {**self._keys, key.digest: key}
-            self._proven = self._proven | ({key.digest} if proven else set())
+            kept = {**self._keys, key.digest: key}
+            for digest in list(kept)[:-most] if most else ():
+                del kept[digest]
+            known = self._proven | ({key.digest} if proven else set())
+            self._keys, self._proven = kept, known & kept.keys()
 
     def score(self, query: Query) -> Response:
         """Score every state of ``query``; the scores are encrypted.

@@ -95,7 +95,12 @@ def application(service: Service) -> Starlette:
     ]
     origins = list(service.configuration.origins)
     cors = Middleware(
-        CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "PUT"], max_age=600
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "PUT"],
+        allow_headers=["content-type", *budget_requests.HEADERS],
+        expose_headers=["retry-after"],
+        max_age=600,
     )
     return Starlette(routes=routes, middleware=[cors] if origins else [], lifespan=lifespan)
 
@@ -184,7 +189,7 @@ class _Api:
             if not self._may_register(key.account):
                 what = "this service answers only accounts that it knows"
                 raise _RefusedError(403, "UnknownAccount", what)
-            new = self._service.keys.register(key)
+            new = await asyncio.to_thread(self._service.keys.register, key)
         return JSONResponse({"key": key.digest.hex()}, status_code=201 if new else 200)
 
     async def prove(self, request: Request) -> Response:

@@ -9,7 +9,8 @@ from linalign_lite.core.signing import SigningKey
 from linalign_lite.errors import SignatureError
 
 TOLERANCE = 300.0  # seconds by which two clocks may differ
-_ACCOUNT, _MOMENT, _SIGNATURE = (f"linalign-{name}" for name in ("account", "time", "signature"))
+HEADERS = tuple(f"linalign-{name}" for name in ("account", "time", "signature"))
+_ACCOUNT, _MOMENT, _SIGNATURE = HEADERS
 
 
 def data(head: str, moment: int) -> bytes:

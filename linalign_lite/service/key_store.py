@@ -61,13 +61,13 @@ class KeyStore:
                 raise TooManyKeysError("this service takes no more keys", hint="ask its operator")
             owner.mkdir(mode=0o700, exist_ok=True)
             path = owner / f"{key.digest.hex()}.key"
+            new = True
             try:
                 key.save(path)
             except OutputExistsError:  # another process was faster
-                return False
-            finally:
-                self._found[key.digest.hex()] = path
-        return True
+                new = False
+            self._found[key.digest.hex()] = path
+        return new
 
     def keep_proof(self, digest: bytes, proof: bytes) -> None:
         """Keep the proof of a registered key, which the caller verified."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from linalign_lite.core.signing import SigningKey
 from linalign_lite.core.space import MAX_DIM, Space
@@ -148,15 +149,16 @@ class RemoteProvider:
         PrecisionError, SignatureError or FormatError as `Provider.score`, LinalignError when the
         service cannot be reached or stays busy. Sent again, a query is charged once.
         """
-        name = self.head or self.chosen().name
-        path, body = f"/v1/heads/{name}/score", query.to_bytes()
+        path, body = f"/v1/heads/{self._name()}/score", query.to_bytes()
         return Response.load(self._send("POST", path, body, most=MAX_RESPONSE, progress=progress))
 
     def budget(self, account: SigningKey) -> dict[str, Any]:
         """Ask what this account has used of the head, and its limits."""
-        name = self.head or self.chosen().name
-        signed = budget_requests.headers(account, name)
-        return self._json("GET", f"/v1/heads/{name}/budget", headers=signed)
+        signed = budget_requests.headers(account, self.head or self.chosen().name)
+        return self._json("GET", f"/v1/heads/{self._name()}/budget", headers=signed)
+
+    def _name(self) -> str:
+        return quote(self.head or self.chosen().name, safe="")
 
     def _json(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None

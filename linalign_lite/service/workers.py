@@ -24,6 +24,7 @@ from linalign_lite.service.configuration import Configuration, HeadEntry
 T = TypeVar("T")
 _TRIES = 3  # of a query whose process ended
 _CACHE = 1 << 28  # bytes of encoded heads, each head and process
+_KEYS = 1024  # public keys in the memory of one process, each head: 46 kB each
 
 
 class _Worker:
@@ -40,6 +41,7 @@ class Workers:
         self._configuration, self.count = configuration, count
         self._pool = self._new_pool()
         self._lock = threading.Lock()
+        self._closed = False
         self.lost = 0  # pools that were replaced because a process ended
 
     async def started(self) -> None:
@@ -56,6 +58,7 @@ class Workers:
 
     def close(self, *, wait: bool = True) -> None:
         """End the processes once they have answered what they took."""
+        self._closed = True
         self._pool.shutdown(wait=wait)
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -69,7 +72,7 @@ class Workers:
 
     def _replace(self, broken: ProcessPoolExecutor) -> None:
         with self._lock:
-            if self._pool is broken:
+            if self._pool is broken and not self._closed:
                 self._pool = self._new_pool()
                 self.lost += 1
         broken.shutdown(wait=False, cancel_futures=True)
@@ -127,7 +130,7 @@ def _score(head: str, query: bytes, key: Path | None) -> bytes:
     provider, asked = _Worker.providers[head], Query.load(query)
     try:
         if key is not None and not provider.has_key(asked.info.key):
-            provider.add_key(load_key(key))
+            provider.add_key(load_key(key), most=_KEYS)
         return bytes(provider.score(asked).to_bytes())
     except OSError as e:
         raise LinalignError("a file of the service cannot be used", got=str(e)) from e

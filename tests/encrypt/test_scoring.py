@@ -329,6 +329,16 @@ def test_threads_share_a_provider(clients, name):
     assert len({a.payloads for a in answers}) == (4 if name == "private" else 1)
 
 
+def test_keys_come_later_and_the_oldest_are_forgotten():
+    provider = Provider(make(8, 2)[1])
+    keys = [keygen()[1] for _ in range(4)]
+    for key in keys:
+        provider.add_key(key, most=3)
+    assert [provider.has_key(k.digest) for k in keys] == [False, True, True, True]
+    provider.add_key(keys[0])
+    assert all(provider.has_key(k.digest) for k in keys)
+
+
 def test_masks_are_drawn_anew_also_in_a_fork(pairs):
     """Nothing is made ahead, so no process, fork or copy of a machine can use a mask again."""
     masks, ring = Masks(pairs["private"][1]), Ring(4096, PRIVATE.data_primes, 15)

@@ -148,6 +148,28 @@ def test_a_length_is_stated_and_held_to(served):
             assert connection.recv(4096).split(b" ", 2)[1] == status
 
 
+def test_a_name_is_one_part_of_the_path(served):
+    with (
+        RemoteProvider(served.url, "../heads?x", tries=1) as provider,
+        pytest.raises(LinalignError, match="refuses"),
+    ):
+        provider.score(Client(keygen()[0]).encrypt(some_states(1)))
+
+
+def test_pages_of_other_origins_may_ask_if_they_are_named(tmp_path):
+    path = write_heads(tmp_path)
+    path.write_text('origins = ["https://example.org"]\n' + path.read_text())
+    asked = {
+        "Origin": "https://example.org",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    with serving(path) as served:
+        assert ask(served, "OPTIONS", "/v1/heads/head0/score", headers=asked)[0] == 200
+        asked["Origin"] = "https://example.com"
+        assert ask(served, "OPTIONS", "/v1/heads/head0/score", headers=asked)[0] == 400
+
+
 def test_health_metrics_and_description(served):
     assert ask(served, "GET", "/health")[0] == 200
     assert json.loads(ask(served, "GET", "/ready")[1]) == {"ready": True}

@@ -176,9 +176,9 @@ class Scorer:
             masked = fresh_factors(fresh, layout.degree)
             firsts, seconds = np.empty((len(some), *total.shape), dtype=total.dtype), []
             for k, rows in enumerate(some):
-                factors = [*rows, *masked[k : k + 1]]
-                _combine([chunk[0] for chunk in chunks], factors, firsts[k], term)
-                _combine([chunk[1] for chunk in chunks], factors, total, term)
+                multipliers = [*rows, *masked[k : k + 1]]
+                _combine([chunk[0] for chunk in chunks], multipliers, firsts[k], term)
+                _combine([chunk[1] for chunk in chunks], multipliers, total, term)
                 seconds.append(in_words(ring.residues(total), ring, scales.word_bits))
             returned = ring.residues(firsts, positions).swapaxes(0, 1)
             found = returned.reshape(len(ring.primes), -1)[:, :left].copy()

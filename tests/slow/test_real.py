@@ -33,6 +33,7 @@ from linalign_lite import (
 )
 from linalign_lite.core.metrics import cross_entropy
 from linalign_lite.demo import model_folder
+from linalign_lite.encrypt.precision import rounding_step
 
 NAMES = ("all-minilm-l6-v2", "tinystories-656k", "stories260k")
 MINILM, STORY, SMALL = NAMES
@@ -171,7 +172,8 @@ def test_encrypted_scores_are_the_plain_ones(states):
         for count in (1, len(queries)):  # one alone, and all in shared ciphertexts
             query = client.encrypt(queries[:count], n_outputs=head.n_outputs)
             scores = client.decrypt(provider.score(query), query)
-            assert np.abs(scores.values - plain[:count]).max() <= 1e-3
+            most = scores.error + rounding_step(scores.error)[0] / 2
+            assert np.abs(scores.values - plain[:count]).max() <= most < 5e-3
             np.testing.assert_array_equal(scores.predictions(), plain[:count].argmax(axis=1))
 
 

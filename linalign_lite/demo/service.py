@@ -1,5 +1,6 @@
 """`linalign-lite serve demo`: a service of the demo's classifier, and files to ask it with."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,13 @@ def demo_service(say: Callable[[str], None], folder: Path = FOLDER) -> Path:
     configuration = provider / "service.toml"
     if not configuration.exists():
         Walkthrough(folder, say).prepare()
-        secret, public = keygen()
         keys = client / "keys"
-        keys.mkdir(mode=0o700, exist_ok=True)
-        secret.save(keys / "secret.key")
-        public.save(keys / "public.key")
+        if not (keys / "public.key").exists():  # it may have been interrupted
+            shutil.rmtree(keys, ignore_errors=True)
+            keys.mkdir(mode=0o700)
+            secret, public = keygen()
+            secret.save(keys / "secret.key")
+            public.save(keys / "public.key")
         write_atomic(configuration, _CONFIGURATION.encode())  # last: the folder is whole
     say(
         "in another terminal, as the client:\n"

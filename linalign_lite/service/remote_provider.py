@@ -7,11 +7,11 @@ sent twice is charged once, so whatever interrupts a request, it is sent again.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from linalign_lite.core.signing import SigningKey
 from linalign_lite.core.space import MAX_DIM, Space
@@ -158,7 +158,10 @@ class RemoteProvider:
         return self._json("GET", f"/v1/heads/{self._name()}/budget", headers=signed)
 
     def _name(self) -> str:
-        return quote(self.head or self.chosen().name, safe="")
+        name = self.head or self.chosen().name
+        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise InputError("this cannot be the name of a head", got=name[:40])
+        return name
 
     def _json(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None

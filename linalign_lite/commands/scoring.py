@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.core.signing import SigningKey
+    from linalign_lite.encrypt.client import Client
     from linalign_lite.encrypt.keys import PublicKey
     from linalign_lite.encrypt.scores import Scores
     from linalign_lite.heads.ood.detector import Detector
@@ -121,14 +122,9 @@ def encrypt(
       linalign-lite encrypt mine.states.npz mine.query --key keys --map a-to-b.map.npz
       echo "is it raining?" | linalign-lite encrypt - mine.query --model ash --key keys --map m.npz
     """
-    from linalign_lite.encrypt.client import Client
-    from linalign_lite.encrypt.keys import SecretKey
-
     console = Console(as_json, quiet)
     require_output(out, queries, map_file)
-    signer, secret = load_account(account), in_folder(key, SECRET)
-    proven = secret.with_name(PUBLIC).with_suffix(PROOF).exists()
-    client = Client(SecretKey.load(secret), account=signer, mbit=mbit, proven=proven)
+    client = make_client(key, account, mbit=mbit)
     affine = load_optional_map(map_file)
     states = read_queries(queries, model, affine, console)
     with console.progress("encrypting", len(states)) as tally:
@@ -279,6 +275,16 @@ def show_scores(
             ends = mark_outlying(ends, data["outlying"])
         lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
     console.result(data, lines)
+
+
+def make_client(key: Path, account: Path | None, **options: float) -> Client:
+    """Make a client of the secret key, proven if its proof is beside it."""
+    from linalign_lite.encrypt.client import Client
+    from linalign_lite.encrypt.keys import SecretKey
+
+    signer, secret = load_account(account), in_folder(key, SECRET)
+    proven = secret.with_name(PUBLIC).with_suffix(PROOF).exists()
+    return Client(SecretKey.load(secret), account=signer, proven=proven, **options)
 
 
 def load_account(path: Path | None) -> SigningKey | None:

@@ -10,7 +10,6 @@ from typer import Argument, Option
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
 from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
 from linalign_lite.commands.scoring import (
-    PROOF,
     PUBLIC,
     SECRET,
     Account,
@@ -19,9 +18,9 @@ from linalign_lite.commands.scoring import (
     MaxError,
     Ood,
     Top,
-    load_account,
     load_public,
     load_scorer,
+    make_client,
     read_queries,
     show_scores,
 )
@@ -96,8 +95,6 @@ def ask(
       linalign-lite ask http://127.0.0.1:8765 mine.states.npz --key keys --map a-to-b.map.npz
       linalign-lite ask https://host texts.txt --model ash --key keys --account signing
     """
-    from linalign_lite.encrypt.client import Client
-    from linalign_lite.encrypt.keys import SecretKey
     from linalign_lite.service.remote_provider import RemoteProvider, UnknownKeyError
 
     console = Console(as_json, quiet)
@@ -105,16 +102,8 @@ def ask(
         raise InputError("a client's certificate needs its key", hint="give --cert and --cert-key")
     if out is not None:
         require_output(out, queries, map_file)
-    by, secret = load_scorer(ood), in_folder(key, SECRET)
-    public = secret.with_name(PUBLIC)
-    proven = public.with_suffix(PROOF).exists()
-    client = Client(
-        SecretKey.load(secret),
-        account=load_account(account),
-        max_error=max_error,
-        mbit=mbit,
-        proven=proven,
-    )
+    by = load_scorer(ood)
+    client = make_client(key, account, max_error=max_error, mbit=mbit)
     affine = load_optional_map(map_file)
     certificate = (str(cert), str(cert_key)) if cert and cert_key else None
     trust = str(cacert) if cacert else True
@@ -128,7 +117,7 @@ def ask(
         try:
             response = provider.score(query, console.note)
         except UnknownKeyError:
-            for one in load_public([public]):
+            for one in load_public([in_folder(key, SECRET).with_name(PUBLIC)]):
                 provider.register(one)
             response = provider.score(query, console.note)
     show_scores(console, client.decrypt(response, query), by, top, out)

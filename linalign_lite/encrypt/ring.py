@@ -88,10 +88,9 @@ class Ring:
         shape = (*residues.shape[:-1], self.limbs, self.degree)
         digits = np.empty(shape)
         half, mask = 1 << (self.bits - 1), (1 << self.bits) - 1
-        for i, prime in enumerate(self.primes):
-            rest = residues[..., i, :].astype(np.int64)
-            if prime >> self.bits * (self.limbs - 1) >= half:  # the last limb would be too large
-                rest = centred(residues[..., i, :], prime)
+        for i, prime in enumerate(self.primes):  # centred where the last limb would be too large
+            values, fits = residues[..., i, :], prime >> self.bits * (self.limbs - 1) < half
+            rest = values.astype(np.int64) if fits else centred(values, prime)
             for k in range(self.limbs - 1):
                 digit = ((rest + half) & mask) - half
                 digits[..., i, k, :] = digit

@@ -12,7 +12,6 @@ import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -25,35 +24,21 @@ from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.encrypt.key_proof import proof_size
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import QueryInfo
+from linalign_lite.encrypt.parameters import PROFILES
 from linalign_lite.encrypt.planner import predict_cost
 from linalign_lite.encrypt.wire import Kind, open_framed
-from linalign_lite.errors import (
-    BudgetError,
-    FormatError,
-    InputError,
-    LinalignError,
-    MismatchError,
-    PrecisionError,
-    SignatureError,
-)
+from linalign_lite.errors import LinalignError, SignatureError
 from linalign_lite.service import budget_requests
 from linalign_lite.service.admission import BusyError
 from linalign_lite.service.key_store import TooManyKeysError
 from linalign_lite.service.openapi import document
+from linalign_lite.service.protocol import STATUS
 from linalign_lite.service.state import LOG, ServedHead, Service
 
 _UPLOADS = 8  # requests of the largest size that may arrive at once
 _MAX_KEY = 1 << 17
 _REFUSAL = 1.0  # seconds until a request is refused because too many wait
-_STATUS: dict[type[Exception], int] = {
-    SignatureError: 403,
-    BudgetError: 403,
-    TooManyKeysError: 403,
-    MismatchError: 422,
-    PrecisionError: 422,
-    FormatError: 400,
-    InputError: 400,
-}
+_STATUS = {TooManyKeysError: 403, **STATUS}
 _OCTETS = "application/octet-stream"
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -162,8 +147,7 @@ class _Api:
             cost = predict_cost(info.parameters, info.layout, info.n, outputs).score_ms
             async with service.admission.turn(account, cost):
                 # never cancelled: what was charged is answered, or kept for the next request
-                scoring = asyncio.ensure_future(service.workers.score(served.entry.name, body, key))
-                response = await asyncio.shield(scoring)
+                response = await asyncio.shield(service.workers.score(served.entry.name, body, key))
         seconds = time.perf_counter() - began
         service.metrics.states.labels(served.entry.name).inc(info.n)
         service.metrics.seconds.labels(served.entry.name).observe(seconds)
@@ -193,14 +177,15 @@ class _Api:
         return JSONResponse({"key": key.digest.hex()}, status_code=201 if new else 200)
 
     async def prove(self, request: Request) -> Response:
-        path = self._service.keys.path(self._digest(request))
+        service, digest = self._service, self._digest(request)
+        path = service.keys.path(digest)
         if path is None:
             raise _unknown_key()
-        size = max(proof_size(p) for p in _parameters()) + 4096
-        async with self._body(request, size) as body, self._service.admission.turn(b"", 500.0):
-            await self._service.workers.verify(path, body)
-            self._service.keys.keep_proof(self._digest(request), body)
-        return JSONResponse({"key": self._digest(request).hex()})
+        size = max(map(proof_size, PROFILES.values())) + 4096
+        async with self._body(request, size) as body, service.admission.turn(b"", 500.0):
+            await service.workers.verify(path, body)
+            await asyncio.to_thread(service.keys.keep_proof, digest, body)
+        return JSONResponse({"key": digest.hex()})
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -284,9 +269,3 @@ def _unknown_key() -> _RefusedError:
 
 def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": kind, "message": message}, status, headers)
-
-
-def _parameters() -> list[Any]:
-    from linalign_lite.encrypt.parameters import PROFILES
-
-    return list(PROFILES.values())

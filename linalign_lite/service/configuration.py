@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from linalign_lite.core.head import Head
+from linalign_lite.core.serialization import load_head, load_map
 from linalign_lite.core.signing import public_half
+from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.errors import InputError
+from linalign_lite.service.protocol import HEAD_NAME
 from linalign_lite.storage.atomic import PathLike, open_regular
 from linalign_lite.storage.schema import Range, Size, Text, format_errors, parse
 
 MAX_FILE = 1 << 20
 MAX_HEADS = 256
 IN_THE_CLEAR = "anybody on the network may read and alter what is sent"
-Name = Annotated[str, Text(64, 1, "[A-Za-z0-9][A-Za-z0-9._-]*")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class HeadEntry:
     and ``bits`` are limits of each account. With a budget every key must belong to an account.
     """
 
-    name: Name
+    name: Annotated[str, HEAD_NAME]
     file: Path
     map: Path | None = None
     profile: Literal["private", "trusted"] = "private"
@@ -45,6 +48,17 @@ class HeadEntry:
     budget: Path | None = None
     limit: Annotated[int, Range(1, 1 << 53)] | None = None
     bits: Annotated[int, Range(1, 1 << 53)] | None = None
+
+    def load_head(self, *, mapped: bool | None = None) -> Head:
+        """Read the head, with its map folded in. mapped: as `serialization.load_head`."""
+        head = load_head(self.file, mapped=mapped)
+        return head if self.map is None else head @ load_map(self.map)
+
+    def open_budget(self) -> Budget | None:
+        """Open the budget, if the head has one, with the limits given here."""
+        if self.budget is None:
+            return None
+        return Budget(self.budget, self.limit, bits=self.bits)
 
     def known_accounts(self) -> frozenset[bytes] | None:
         """The accounts that may ask; None for any. Reads their files."""

@@ -7,7 +7,6 @@ sent twice is charged once, so whatever interrupts a request, it is sent again.
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,34 +17,22 @@ from linalign_lite.core.space import MAX_DIM, Space
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import MAX_OUTPUTS, Query, Response
 from linalign_lite.errors import (
-    BudgetError,
     FormatError,
     InputError,
     LinalignError,
     MismatchError,
-    PrecisionError,
-    SignatureError,
     import_extra,
     printable,
 )
 from linalign_lite.service import budget_requests
+from linalign_lite.service.protocol import HEAD_NAME, STATUS
 from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
 
 MAX_RESPONSE = 1 << 30
 _MAX_JSON = 64 << 20
 _AGAIN = {429, 502, 503, 504}
 _LONGEST_WAIT = 60.0  # seconds between two tries
-_ERRORS: dict[str, type[LinalignError]] = {
-    kind.__name__: kind
-    for kind in (
-        BudgetError,
-        FormatError,
-        InputError,
-        MismatchError,
-        PrecisionError,
-        SignatureError,
-    )
-}
+_ERRORS = {kind.__name__: kind for kind in STATUS}
 
 
 class UnknownKeyError(MismatchError):
@@ -154,12 +141,13 @@ class RemoteProvider:
 
     def budget(self, account: SigningKey) -> dict[str, Any]:
         """Ask what this account has used of the head, and its limits."""
-        signed = budget_requests.headers(account, self.head or self.chosen().name)
-        return self._json("GET", f"/v1/heads/{self._name()}/budget", headers=signed)
+        name = self._name()
+        signed = budget_requests.headers(account, name)
+        return self._json("GET", f"/v1/heads/{name}/budget", headers=signed)
 
     def _name(self) -> str:
         name = self.head or self.chosen().name
-        if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        if not HEAD_NAME.allows(name):
             raise InputError("this cannot be the name of a head", got=name[:40])
         return name
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from linalign_lite.errors import InputError, LinalignError, import_extra
 from linalign_lite.service.configuration import Configuration
+from linalign_lite.service.state import LOG, Service
 
 _GRACE = 30  # seconds to answer what was taken, when the service is told to end
 _CONNECTIONS = 4096
-LOG = logging.getLogger("linalign_lite.service")
 
 
 class _JsonLines(logging.Formatter):
@@ -39,7 +39,6 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
     uvicorn: Any = import_extra("uvicorn", extra="serve", purpose="a service")
     import_extra("starlette", extra="serve", purpose="a service")
     from linalign_lite.service.application import application
-    from linalign_lite.service.state import Service
 
     _log(quiet=quiet)
     configuration = Configuration.load(configuration_file)
@@ -152,7 +151,7 @@ async def _reload(service: Any, path: Path) -> None:
 def _log(*, quiet: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
-    for name in ("linalign_lite.service", "uvicorn.error"):
+    for name in (LOG.name, "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.WARNING if quiet or name == "uvicorn.error" else logging.INFO)

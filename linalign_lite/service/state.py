@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from linalign_lite.core.executor import cores
 from linalign_lite.core.head import Head
-from linalign_lite.core.serialization import load_head, load_map
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.service.admission import Admission
 from linalign_lite.service.configuration import Configuration, HeadEntry
@@ -116,11 +115,6 @@ class Service:
 def _served(configuration: Configuration) -> dict[str, ServedHead]:
     found = {}
     for entry in configuration.heads:
-        head = load_head(entry.file, mapped=True)
-        if entry.map is not None:
-            head = head @ load_map(entry.map)
-        budget = None
-        if entry.budget is not None:
-            budget = Budget(entry.budget, entry.limit, bits=entry.bits)
-        found[entry.name] = ServedHead(entry, head, entry.known_accounts(), budget)
+        head, accounts = entry.load_head(mapped=True), entry.known_accounts()
+        found[entry.name] = ServedHead(entry, head, accounts, entry.open_budget())
     return found

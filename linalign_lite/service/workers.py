@@ -99,22 +99,14 @@ def _end_with_parent() -> None:
 
 
 def _provider(entry: HeadEntry) -> Any:
-    from linalign_lite.core.serialization import load_head, load_map
-    from linalign_lite.encrypt.budgets.budget import Budget
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.provider import Provider
 
-    head = load_head(entry.file)
-    if entry.map is not None:
-        head = head @ load_map(entry.map)
-    budget = None
-    if entry.budget is not None:
-        budget = Budget(entry.budget, entry.limit, bits=entry.bits)
     return Provider(
-        head,
+        entry.load_head(),
         accept=[by_name(entry.profile)],
         max_error=entry.max_error,
-        budget=budget,
+        budget=entry.open_budget(),
         cache_bytes=_CACHE,
     )
 

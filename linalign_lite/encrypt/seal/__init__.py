@@ -1,6 +1,6 @@
-"""CKKS through ``tenseal.sealapi``: the only folder that loads it.
+"""SEAL's BFV through ``tenseal.sealapi``: the only folder that loads it.
 
-In and out: byte strings of keys and ciphertexts. `context` holds parameters and loads keys,
-`serialization` saves and loads SEAL's objects, `server_side` computes without the secret key,
-`scheme` adds the side that holds it. Importing this package loads nothing.
+In and out: byte strings of keys, and residues. `context` holds parameters, makes keys and grows
+seeds, `serialization` saves and loads SEAL's objects, `secret_side` encrypts zeros. Importing this
+package loads nothing.
 """

@@ -38,7 +38,7 @@ from linalign_lite.service.state import LOG, ServedHead, Service
 _UPLOADS = 8  # requests of the largest size that may arrive at once
 _MAX_KEY = 1 << 17
 _REFUSAL = 1.0  # seconds until a request is refused because too many wait
-_STATUS = {TooManyKeysError: 403, **STATUS}
+_STATUS: dict[type[LinalignError], int] = {TooManyKeysError: 403, **STATUS}
 _OCTETS = "application/octet-stream"
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from linalign_lite.errors import LinalignError
 
+_AHEAD_MS = 40.0  # milliseconds of short queries in the hands of a process
+
 
 class BusyError(LinalignError):
     """Too many queries wait. ``seconds``: when to ask again."""
@@ -31,12 +33,17 @@ class _Waiting:
 
 
 class Admission:
-    """At most ``slots`` at once and ``most`` waiting, of one account half of these."""
+    """Queries for some processes, and at most ``most`` that wait, of one account half of these.
 
-    def __init__(self, slots: int, most: int) -> None:
-        self.slots, self._most = slots, most
+    ``ahead``: short queries in the hands of a process. It need not wait for the next one then, but
+    none is held up long by those before it.
+    """
+
+    def __init__(self, processes: int, most: int, *, ahead: int = 1) -> None:
+        self._processes, self._most, self._ahead = processes, most, ahead
         self.running = 0
         self.waiting = 0
+        self._ahead_ms = 0.0  # of those that run, each as at most the share of one process
         self._backlog = 0.0  # milliseconds
         self._queues: OrderedDict[bytes, deque[_Waiting]] = OrderedDict()
 
@@ -46,13 +53,13 @@ class Admission:
             raise self._busy()
 
     def _busy(self) -> BusyError:
-        return BusyError(max(1, math.ceil(self._backlog / self.slots / 1e3)))
+        return BusyError(max(1, math.ceil(self._backlog / self._processes / 1e3)))
 
     @contextlib.asynccontextmanager
     async def turn(self, account: bytes, ms: float) -> AsyncIterator[None]:
         """Wait for a turn, and hold it. Raises BusyError at once when too many wait."""
-        if self.running < self.slots and not self.waiting:
-            self.running += 1
+        if self._fits(ms) and not self.waiting:
+            self._start(ms)
         else:
             await self._wait(account, ms)
         self._backlog += ms
@@ -60,8 +67,22 @@ class Admission:
             yield
         finally:
             self._backlog -= ms
-            self.running -= 1
-            self._next()
+            self._end(ms)
+
+    def _fits(self, ms: float) -> bool:
+        if self.running < self._processes:
+            return True
+        room = _AHEAD_MS * self._processes - self._ahead_ms
+        return self.running < self._ahead * self._processes and min(ms, _AHEAD_MS) <= room
+
+    def _start(self, ms: float) -> None:
+        self.running += 1
+        self._ahead_ms += min(ms, _AHEAD_MS)
+
+    def _end(self, ms: float) -> None:
+        self.running -= 1
+        self._ahead_ms -= min(ms, _AHEAD_MS)
+        self._next()
 
     async def _wait(self, account: bytes, ms: float) -> None:
         self.require_room()
@@ -76,8 +97,7 @@ class Admission:
             await mine.turn
         except asyncio.CancelledError:
             if mine.turn.done() and not mine.turn.cancelled():  # its turn had come
-                self.running -= 1
-                self._next()
+                self._end(ms)
             else:
                 queue.remove(mine)
                 self.waiting -= 1
@@ -87,11 +107,13 @@ class Admission:
 
     def _next(self) -> None:
         """Give free slots to those that wait, one account after another."""
-        while self.running < self.slots and self.waiting:
+        while self.waiting:
             account, queue = next(iter(self._queues.items()))
             if queue:
+                if not self._fits(queue[0].ms):
+                    return
                 self.waiting -= 1
-                self.running += 1
+                self._start(queue[0].ms)
                 queue.popleft().turn.set_result(None)
             self._queues.move_to_end(account)
             if not queue:

@@ -60,7 +60,7 @@ def application(service: Service) -> Starlette:
         try:
             yield
         finally:
-            await asyncio.to_thread(service.close)
+            await service.close()
 
     api = _Api(service)
     routes = [
@@ -147,7 +147,8 @@ class _Api:
             cost = predict_cost(info.parameters, info.layout, info.n, outputs).score_ms
             async with service.admission.turn(account, cost):
                 # never cancelled: what was charged is answered, or kept for the next request
-                response = await asyncio.shield(service.workers.score(served.entry.name, body, key))
+                scoring = service.workers.score(served.entry.name, body, key, cost)
+                response = await asyncio.shield(scoring)
         seconds = time.perf_counter() - began
         service.metrics.states.labels(served.entry.name).inc(info.n)
         service.metrics.seconds.labels(served.entry.name).observe(seconds)

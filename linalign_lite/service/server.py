@@ -89,7 +89,7 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
     except (OSError, ssl.SSLError) as e:
         raise InputError("the service cannot start", got=str(e)[:200]) from e
     finally:
-        service.close()
+        service.workers.kill()
     if not server.started:
         raise LinalignError("the service did not start", hint="the log above says why")
 

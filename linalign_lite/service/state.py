@@ -60,14 +60,14 @@ class Service:
         self.keys = KeyStore(configuration.keys, configuration.most_keys)
         self.heads = _served(configuration)
         count = configuration.workers or cores()
-        self.workers = Workers(configuration, count)
-        self.admission = Admission(_AHEAD * count, configuration.waiting)
+        self.workers = Workers(configuration.heads, count)
+        self.admission = Admission(count, configuration.waiting, ahead=_AHEAD)
         self.uploading = 0  # bytes that requests have announced and not yet been answered for
         self.is_ready = False
 
     async def start(self) -> None:
         """Return once queries can be scored."""
-        await self.workers.started()
+        await self.workers.start()
         self.is_ready = True
 
     async def reload(self, configuration: Configuration) -> None:
@@ -75,20 +75,16 @@ class Service:
 
         Raises what loading the new heads raises; then the old ones stay.
         """
-        heads, workers = _served(configuration), Workers(configuration, self.workers.count)
-        try:
-            await workers.started()
-        except BaseException:
-            workers.close(wait=False)
-            raise
+        heads, workers = _served(configuration), Workers(configuration.heads, self.workers.count)
+        await workers.start()
         old, self.workers, self.heads = self.workers, workers, heads
         self.configuration = configuration
-        old.close(wait=False)
+        await old.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the processes, after what they have taken."""
         self.is_ready = False
-        self.workers.close()
+        await self.workers.close()
 
     def page(self) -> bytes:
         """Metrics for Prometheus."""

@@ -1,8 +1,7 @@
-"""Processes that score: each holds every head, encoded once, and answers one query at a time.
+"""The processes that score, as the service sees them: who gets a request, and what if one ends.
 
-Spawned, never forked. They get public keys and queries, and give responses; none holds a secret. A
-process that ends takes nothing along: its query is scored again by another, and what it charged is
-taken over (docs/SECURITY.md).
+Spawned, never forked. A process that ends takes nothing along: its requests are answered by
+another, and what it charged is taken over (docs/SECURITY.md).
 """
 
 from __future__ import annotations
@@ -10,130 +9,202 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+import socket
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 from linalign_lite.errors import LinalignError
-from linalign_lite.service.configuration import Configuration, HeadEntry
+from linalign_lite.service.configuration import HeadEntry
+from linalign_lite.service.scoring_process import ANSWER, PROOF, REQUEST, raise_failure, serve
 
-T = TypeVar("T")
-_TRIES = 3  # of a query whose process ended
-_CACHE = 1 << 28  # bytes of encoded heads, each head and process
-_KEYS = 1024  # public keys in the memory of one process, each head: 46 kB each
+_TRIES = 3  # of a request whose process ended
+_PAUSE = 1.0  # seconds before a process that could not start is started again
+_PROOF_MS = 500.0
 
 
-class _Worker:
-    """State of one worker process."""
+@dataclass(eq=False)
+class _Job:
+    """One request, what it was predicted to take, and its answer."""
 
-    providers: ClassVar[dict[str, Any]] = {}
-    files: ClassVar[tuple[str, ...]] = ()  # of the service; no client hears of them
+    parts: tuple[bytes, ...]
+    ms: float
+    answer: asyncio.Future[bytes]
+    ended: int = 0  # processes that ended while they worked on it
 
 
 class Workers:
-    """``count`` processes for one configuration. ``started`` waits until all are ready."""
+    """``count`` processes for some heads. ``start`` waits until all are ready."""
 
-    def __init__(self, configuration: Configuration, count: int) -> None:
-        self._configuration, self.count = configuration, count
-        self._pool = self._new_pool()
-        self._lock = threading.Lock()
-        self._closed = False
-        self.lost = 0  # pools that were replaced because a process ended
+    def __init__(self, heads: tuple[HeadEntry, ...], count: int) -> None:
+        self.count = count
+        self.lost = 0  # processes that ended before they were told to
+        self._heads = heads
+        self._numbers = {entry.name: i for i, entry in enumerate(heads)}
+        self._processes: list[_Process] = []
+        self._closing = False
+        self._tasks: set[asyncio.Task[None]] = set()  # that start processes
 
-    async def started(self) -> None:
+    async def start(self) -> None:
         """Return once every process holds its heads. Raises what one of them raised."""
-        await asyncio.gather(*(self._run(_ready) for _ in range(self.count)))
+        try:
+            await asyncio.gather(*(self._add() for _ in range(self.count)))
+        except BaseException:
+            self.kill()
+            raise
 
-    async def score(self, head: str, query: bytes, key: Path | None) -> bytes:
-        """Score a query file with a head. ``key``: file of its public key."""
-        return await self._run(_score, head, query, key)
+    async def score(self, head: str, query: bytes, key: Path | None, ms: float) -> bytes:
+        """Score a query file with a head. ``key``: file of its public key; ms: predicted."""
+        return await self._ask(self._numbers[head], key, query, ms)
 
     async def verify(self, key: Path, proof: bytes) -> None:
         """Verify the proof of a public key. Raises FormatError."""
-        await self._run(_verify, key, proof)
+        await self._ask(PROOF, key, proof, _PROOF_MS)
 
-    def close(self, *, wait: bool = True) -> None:
+    async def close(self) -> None:
         """End the processes once they have answered what they took."""
-        self._closed = True
-        self._pool.shutdown(wait=wait)
+        self._closing = True
+        while waiting := [job.answer for p in self._processes for job in p.jobs]:
+            await asyncio.wait(waiting)
+            await asyncio.sleep(0)  # an ended process hands its jobs over
+        for process in self._processes:
+            process.close()
+        while any(process.is_alive for process in self._processes):
+            await asyncio.sleep(0.01)
 
-    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        for _ in range(_TRIES):
-            pool = self._pool
-            try:
-                return await asyncio.wrap_future(pool.submit(function, *arguments))
-            except (BrokenExecutor, RuntimeError):  # RuntimeError: it was shut down meanwhile
-                self._replace(pool)
-        raise LinalignError("the process that scored this query ended", hint="send it again")
+    def kill(self) -> None:
+        """End the processes at once."""
+        self._closing = True
+        for process in self._processes:
+            process.kill()
 
-    def _replace(self, broken: ProcessPoolExecutor) -> None:
-        with self._lock:
-            if self._pool is broken and not self._closed:
-                self._pool = self._new_pool()
-                self.lost += 1
-        broken.shutdown(wait=False, cancel_futures=True)
+    async def _ask(self, number: int, path: Path | None, body: bytes, ms: float) -> bytes:
+        name = b"" if path is None else str(path).encode()
+        start = REQUEST.pack(number, len(name), len(body)) + name
+        job = _Job((start, body), ms, asyncio.get_running_loop().create_future())
+        self._give(job)
+        return await job.answer
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.count, context, _start, (self._configuration.heads,))
+    def _give(self, job: _Job) -> None:
+        """Hand a job to the process that has the least to do."""
+        if self._processes:
+            min(self._processes, key=lambda process: (not process.is_ready, process.ms)).take(job)
+        else:
+            job.answer.set_exception(LinalignError("no process can be started"))
 
+    async def _add(self) -> None:
+        process = _Process(self._ended)
+        self._processes.append(process)
+        await process.start(self._heads)
 
-def _start(heads: tuple[HeadEntry, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its processes itself
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _Worker.providers = {entry.name: _provider(entry) for entry in heads}
-    _Worker.files = tuple(str(entry.budget) for entry in heads if entry.budget)
+    def _ended(self, process: _Process) -> None:
+        """Have the jobs of a process that ended done by others."""
+        self._processes.remove(process)
+        if not self._closing or process.jobs:
+            self.lost += 1
+            task = asyncio.ensure_future(self._replace(after=0.0 if process.is_ready else _PAUSE))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if process.jobs and process.is_ready:
+            process.jobs[0].ended += 1  # it may be the cause
+        for job in process.jobs:
+            if job.ended >= _TRIES:
+                what, hint = "the process that scored this query ended", "send it again"
+                job.answer.set_exception(LinalignError(what, hint=hint))
+            else:
+                self._give(job)
 
-
-def _end_with_parent() -> None:
-    """Killed, a service closes nothing: its processes would wait without end."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        with contextlib.suppress(OSError):
-            parent.join()
-        os._exit(1)
-
-
-def _provider(entry: HeadEntry) -> Any:
-    from linalign_lite.encrypt.parameters import by_name
-    from linalign_lite.encrypt.provider import Provider
-
-    return Provider(
-        entry.load_head(),
-        accept=[by_name(entry.profile)],
-        max_error=entry.max_error,
-        budget=entry.open_budget(),
-        cache_bytes=_CACHE,
-    )
-
-
-def _ready() -> None:
-    """Do nothing, in a process that has started."""
-
-
-def _score(head: str, query: bytes, key: Path | None) -> bytes:
-    from linalign_lite.encrypt.messages import Query
-    from linalign_lite.service.key_store import load_key
-
-    provider, asked = _Worker.providers[head], Query.load(query)
-    try:
-        if key is not None and not provider.has_key(asked.info.key):
-            provider.add_key(load_key(key), most=_KEYS)
-        return bytes(provider.score(asked).to_bytes())
-    except OSError as e:
-        raise LinalignError("a file of the service cannot be used", got=str(e)) from e
-    except LinalignError as e:
-        if any(name in str(e) for name in _Worker.files):  # not the query's fault
-            raise LinalignError(str(e)) from e
-        raise
+    async def _replace(self, after: float) -> None:
+        await asyncio.sleep(after)
+        with contextlib.suppress(LinalignError):  # _ended tries again
+            await self._add()
 
 
-def _verify(key: Path, proof: bytes) -> None:
-    from linalign_lite.encrypt.key_proof import load_proof
-    from linalign_lite.encrypt.keys import PublicKey
+class _Process(asyncio.Protocol):
+    """One process, and the jobs that it was given and has not answered, in order."""
 
-    load_proof(proof, PublicKey.load(key))
+    def __init__(self, ended: Any) -> None:
+        self.jobs: deque[_Job] = deque()
+        self.ms = 0.0  # predicted, of its jobs
+        self._ended, self._buffer = ended, bytearray()
+        self._transport: Any = None
+        self._ready: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._process: Any = None
+
+    async def start(self, heads: tuple[HeadEntry, ...]) -> None:
+        """Return once it holds its heads. Raises what it raised."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            context = multiprocessing.get_context("spawn")
+            self._process = context.Process(target=serve, args=(theirs, heads), daemon=True)
+            self._process.start()
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self, sock=ours)
+        await self._ready
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether it ever was ready."""
+        return self._ready.done() and self._ready.exception() is None
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the system still has it."""
+        return bool(self._process and self._process.is_alive())
+
+    def take(self, job: _Job) -> None:
+        """Have a job done after those that it has."""
+        self.jobs.append(job)
+        self.ms += job.ms
+        if self._transport:
+            self._transport.writelines(job.parts)
+
+    def close(self) -> None:
+        """Let it end."""
+        self._ended = lambda _: None
+        if self._transport:
+            self._transport.close()
+
+    def kill(self) -> None:
+        """End it now."""
+        self.close()
+        if self._process:
+            self._process.kill()
+
+    def connection_made(self, transport: Any) -> None:
+        """Send what it was given meanwhile."""
+        self._transport = transport
+        for job in self.jobs:
+            transport.writelines(job.parts)
+
+    def data_received(self, data: bytes) -> None:
+        """Give answers to those who wait for them."""
+        self._buffer += data
+        while len(self._buffer) >= ANSWER.size:
+            good, size = ANSWER.unpack_from(self._buffer)
+            end = ANSWER.size + size
+            if len(self._buffer) < end:
+                return
+            body = bytes(memoryview(self._buffer)[ANSWER.size : end])
+            del self._buffer[:end]
+            self._answered(good, body)
+
+    def _answered(self, good: bool, body: bytes) -> None:
+        answer = self._ready
+        if answer.done():
+            job = self.jobs.popleft()
+            self.ms -= job.ms
+            answer = job.answer
+        if answer.done():  # nobody waits any more
+            return
+        try:
+            answer.set_result(body) if good else raise_failure(body)
+        except LinalignError as e:
+            answer.set_exception(e)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Hand over what it did not answer."""
+        if not self._ready.done():
+            self._ready.set_exception(LinalignError("a process that scores cannot start"))
+        self._ended(self)

@@ -1,0 +1,116 @@
+"""A process that scores: it holds every head, encoded once, and answers one request at a time.
+
+It gets public keys and queries, gives responses, and holds no secret. Requests and answers go
+through one socket, in order, so that the next request is there when an answer is done. When the
+service ends, even killed, the socket ends, and with it the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from linalign_lite import errors
+from linalign_lite.errors import LinalignError
+
+if TYPE_CHECKING:
+    from linalign_lite.encrypt.provider import Provider
+    from linalign_lite.service.configuration import HeadEntry
+
+# a request: number of a head, or PROOF; bytes of the key's path; bytes of a query or proof
+REQUEST = struct.Struct("<IHQ")
+ANSWER = struct.Struct("<?Q")  # an answer: whether it is one, or an error; its bytes
+PROOF = 0xFFFFFFFF
+_CACHE = 1 << 28  # bytes of encoded heads, each head and process
+_KEYS = 1024  # public keys in the memory of one process, each head: 46 kB each
+
+
+def serve(connection: socket.socket, heads: tuple[HeadEntry, ...]) -> None:
+    """Answer requests until the connection ends. The first answer says that all is loaded."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its processes itself
+    with contextlib.suppress(ConnectionError), connection:
+        try:
+            scoring = _Scoring(heads)
+        except LinalignError as e:
+            connection.sendall(_failed(e))
+            return
+        connection.sendall(ANSWER.pack(True, 0))
+        incoming = connection.makefile("rb", buffering=1 << 16)
+        while len(start := incoming.read(REQUEST.size)) == REQUEST.size:
+            number, path_size, size = REQUEST.unpack(start)
+            path = Path(incoming.read(path_size).decode()) if path_size else None
+            body = incoming.read(size)
+            if len(body) < size:
+                return
+            connection.sendall(scoring.answer(number, path, body))
+
+
+def raise_failure(raw: bytes) -> NoReturn:
+    """Raise the error that a process answered with."""
+    kind, text = json.loads(raw)
+    raise getattr(errors, kind, LinalignError)(text)
+
+
+class _Scoring:
+    """Providers of all heads."""
+
+    def __init__(self, heads: tuple[HeadEntry, ...]) -> None:
+        self._providers = [_provider(entry) for entry in heads]
+        # names that no client hears of
+        self._files = tuple(str(entry.budget) for entry in heads if entry.budget)
+
+    def answer(self, number: int, path: Path | None, body: bytes) -> bytes:
+        """Return the bytes of an answer."""
+        try:
+            done = self._verify(path, body) if number == PROOF else self._score(number, path, body)
+        except OSError as e:
+            return _failed(LinalignError("a file of the service cannot be used", got=str(e)))
+        except LinalignError as e:
+            if any(name in str(e) for name in self._files):  # not the query's fault
+                return _failed(LinalignError(str(e)))
+            return _failed(e)
+        except Exception as e:  # noqa: BLE001 (a process that ended would be asked again)
+            return _failed(e)
+        return ANSWER.pack(True, len(done)) + done
+
+    def _score(self, number: int, path: Path | None, query: bytes) -> bytes:
+        from linalign_lite.encrypt.messages import Query
+        from linalign_lite.service.key_store import load_key
+
+        provider, asked = self._providers[number], Query.load(query)
+        if path is not None and not provider.has_key(asked.info.key):
+            provider.add_key(load_key(path), most=_KEYS)
+        return provider.score(asked).to_bytes()
+
+    def _verify(self, path: Path | None, proof: bytes) -> bytes:
+        from linalign_lite.encrypt.key_proof import load_proof
+        from linalign_lite.encrypt.keys import PublicKey
+
+        assert path is not None
+        load_proof(proof, PublicKey.load(path))
+        return b""
+
+
+def _provider(entry: HeadEntry) -> Provider:
+    from linalign_lite.encrypt.parameters import by_name
+    from linalign_lite.encrypt.provider import Provider
+
+    return Provider(
+        entry.load_head(),
+        accept=[by_name(entry.profile)],
+        max_error=entry.max_error,
+        budget=entry.open_budget(),
+        cache_bytes=_CACHE,
+    )
+
+
+def _failed(error: Exception) -> bytes:
+    """Return an answer that is an error: its class and its text."""
+    text = str(error) if isinstance(error, LinalignError) else "a process that scores failed"
+    raw = json.dumps([type(error).__name__, text]).encode()
+    return ANSWER.pack(False, len(raw)) + raw

@@ -91,6 +91,17 @@ class Header:
 
 
 @dataclass(frozen=True)
+class Form:
+    """Fields at fixed places of a header, as stated: see ``stated_form``."""
+
+    parameters: int
+    n_records: int
+    record_size: int
+    signature: int
+    meta: int  # bytes of the description
+
+
+@dataclass(frozen=True)
 class Record:
     """One record: its payload, and the digest that binds it to its file."""
 
@@ -188,6 +199,14 @@ class Reader:
                 raise FormatError(problem, hint=_DAMAGED)
             yield record
         self.signature = _exactly(self._file, SIGNATURE * self.header.signed, self.name)
+
+
+def stated_form(raw: bytes, kind: Kind) -> tuple[Form, bytes]:
+    """Return what the header of a file states, and the digest of its key. Nothing is checked."""
+    if len(raw) < _HEADER.size:
+        raise FormatError(f"this is too short to be a {kind.title}", got=f"{len(raw)} bytes")
+    _, _, _, parameters, signature, n, size, meta, _, key = _HEADER.unpack_from(raw)
+    return Form(parameters, n, size, signature, meta), key
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -23,10 +24,8 @@ from starlette.routing import Route
 from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.encrypt.key_proof import proof_size
 from linalign_lite.encrypt.keys import PublicKey
-from linalign_lite.encrypt.messages import QueryInfo
-from linalign_lite.encrypt.parameters import PROFILES
-from linalign_lite.encrypt.planner import predict_cost
-from linalign_lite.encrypt.wire import Kind, open_framed
+from linalign_lite.encrypt.parameters import PROFILES, Parameters
+from linalign_lite.encrypt.wire import Kind, stated_form
 from linalign_lite.errors import LinalignError, SignatureError
 from linalign_lite.service import budget_requests
 from linalign_lite.service.admission import BusyError
@@ -121,12 +120,16 @@ class _Api:
                 LOG.exception("failed", extra={"fields": {"error": type(e).__name__}})
                 response = _error(500, "InternalError", "this service failed")
             ms = 1e3 * (time.perf_counter() - began)
-            self._service.metrics.requests.labels(route, response.status_code).inc()
-            fields = {"route": route, "status": response.status_code, "ms": round(ms, 2)}
-            LOG.info("answered", extra={"fields": fields})
+            # once it is sent: a client does not wait for our books
+            response.background = BackgroundTask(self._note, route, response.status_code, ms)
             return response
 
         return answer
+
+    async def _note(self, route: str, status: int, ms: float) -> None:
+        self._service.metrics.requests.labels(route, status).inc()
+        fields = {"route": route, "status": status, "ms": round(ms, 2)}
+        LOG.info("answered", extra={"fields": fields})
 
     async def heads(self, _: Request) -> Response:
         return JSONResponse({"heads": [h.card() for h in self._service.heads.values()]})
@@ -139,22 +142,23 @@ class _Api:
         began = time.perf_counter()
         service.admission.require_room()  # before the body: being refused must cost little
         async with self._body(request, service.configuration.most_body) as body:
-            with open_framed(body, Kind.QUERY) as reader:
-                info = QueryInfo.from_header(reader.header, reader.name)
-            account = self._account(served, info)
-            key = service.keys.path(info.key)
-            outputs = served.head.n_outputs
-            cost = predict_cost(info.parameters, info.layout, info.n, outputs).score_ms
-            async with service.admission.turn(account, cost):
+            form, key = stated_form(body, Kind.QUERY)
+            if (expected := served.expected.get(form)) is None:
+                expected = served.expect(form, body)
+            account = self._account(served, key, expected.parameters)
+            path = service.keys.path(key)
+            async with service.admission.turn(account, expected.ms):
                 # never cancelled: what was charged is answered, or kept for the next request
-                scoring = service.workers.score(served.entry.name, body, key, cost)
-                response = await asyncio.shield(scoring)
+                scoring = service.workers.score(served.entry.name, body, path, expected.ms)
+                answer = await asyncio.shield(scoring)
         seconds = time.perf_counter() - began
-        service.metrics.states.labels(served.entry.name).inc(info.n)
+        service.metrics.states.labels(served.entry.name).inc(answer.states)
         service.metrics.seconds.labels(served.entry.name).observe(seconds)
-        who = {"account": account.hex(), "key": info.key.hex()}
-        service.audit(head=served.entry.name, **who, states=info.n, outputs=outputs)
-        return Response(response, media_type=_OCTETS)
+        who = {"account": account.hex(), "key": key.hex()}
+        service.audit(
+            head=served.entry.name, **who, states=answer.states, outputs=served.head.n_outputs
+        )
+        return Response(answer.body, media_type=_OCTETS)
 
     async def budget(self, request: Request) -> Response:
         served = self._head(request)
@@ -212,11 +216,11 @@ class _Api:
             raise _RefusedError(404, "UnknownHead", "this service has no head of that name")
         return found
 
-    def _account(self, served: ServedHead, info: QueryInfo) -> bytes:
+    def _account(self, served: ServedHead, key: bytes, parameters: Parameters) -> bytes:
         """The account that asks; empty if none. Raises _RefusedError unless it may."""
-        account = self._service.keys.account(info.key)
+        account = self._service.keys.account(key)
         if account is None:
-            if info.parameters.private or served.budget or served.accounts is not None:
+            if parameters.private or served.budget or served.accounts is not None:
                 raise _unknown_key()
             return b""
         if served.accounts is not None and account not in served.accounts:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # a request: number of a head, or PROOF; bytes of the key's path; bytes of a query or proof
 REQUEST = struct.Struct("<IHQ")
-ANSWER = struct.Struct("<?Q")  # an answer: whether it is one, or an error; its bytes
+ANSWER = struct.Struct("<?QQ")  # whether it is one, or an error; states scored; its bytes
 PROOF = 0xFFFFFFFF
 _CACHE = 1 << 28  # bytes of encoded heads, each head and process
 _KEYS = 1024  # public keys in the memory of one process, each head: 46 kB each
@@ -39,7 +39,7 @@ def serve(connection: socket.socket, heads: tuple[HeadEntry, ...]) -> None:
         except LinalignError as e:
             connection.sendall(_failed(e))
             return
-        connection.sendall(ANSWER.pack(True, 0))
+        connection.sendall(ANSWER.pack(True, 0, 0))
         incoming = connection.makefile("rb", buffering=1 << 16)
         while len(start := incoming.read(REQUEST.size)) == REQUEST.size:
             number, path_size, size = REQUEST.unpack(start)
@@ -67,7 +67,9 @@ class _Scoring:
     def answer(self, number: int, path: Path | None, body: bytes) -> bytes:
         """Return the bytes of an answer."""
         try:
-            done = self._verify(path, body) if number == PROOF else self._score(number, path, body)
+            if number == PROOF:
+                return self._verify(path, body)
+            return self._score(number, path, body)
         except OSError as e:
             return _failed(LinalignError("a file of the service cannot be used", got=str(e)))
         except LinalignError as e:
@@ -76,7 +78,6 @@ class _Scoring:
             return _failed(e)
         except Exception as e:  # noqa: BLE001 (a process that ended would be asked again)
             return _failed(e)
-        return ANSWER.pack(True, len(done)) + done
 
     def _score(self, number: int, path: Path | None, query: bytes) -> bytes:
         from linalign_lite.encrypt.messages import Query
@@ -85,7 +86,8 @@ class _Scoring:
         provider, asked = self._providers[number], Query.load(query)
         if path is not None and not provider.has_key(asked.info.key):
             provider.add_key(load_key(path), most=_KEYS)
-        return provider.score(asked).to_bytes()
+        response = provider.score(asked).to_bytes()
+        return ANSWER.pack(True, len(asked), len(response)) + response
 
     def _verify(self, path: Path | None, proof: bytes) -> bytes:
         from linalign_lite.encrypt.key_proof import load_proof
@@ -93,7 +95,7 @@ class _Scoring:
 
         assert path is not None
         load_proof(proof, PublicKey.load(path))
-        return b""
+        return ANSWER.pack(True, 0, 0)
 
 
 def _provider(entry: HeadEntry) -> Provider:
@@ -113,4 +115,4 @@ def _failed(error: Exception) -> bytes:
     """Return an answer that is an error: its class and its text."""
     text = str(error) if isinstance(error, LinalignError) else "a process that scores failed"
     raw = json.dumps([type(error).__name__, text]).encode()
-    return ANSWER.pack(False, len(raw)) + raw
+    return ANSWER.pack(False, 0, len(raw)) + raw

@@ -82,7 +82,8 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
             announcing.cancel()
 
     try:
-        asyncio.run(serve())
+        with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
+            runner.run(serve())
     except (KeyboardInterrupt, SystemExit):  # uvicorn ends by the signal that ended it
         if not server.should_exit:
             raise

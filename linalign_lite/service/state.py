@@ -6,12 +6,16 @@ import json
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from linalign_lite.core.executor import cores
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.budgets.budget import Budget
+from linalign_lite.encrypt.messages import QueryInfo
+from linalign_lite.encrypt.parameters import Parameters
+from linalign_lite.encrypt.planner import predict_cost
+from linalign_lite.encrypt.wire import Form, Kind, open_framed
 from linalign_lite.service.admission import Admission
 from linalign_lite.service.configuration import Configuration, HeadEntry
 from linalign_lite.service.key_store import KeyStore
@@ -23,17 +27,37 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG = logging.getLogger("linalign_lite.service")
+_MAX_FORMS = 1024  # of queries, whose costs are remembered
 _AHEAD = 4  # queries in the hands of each process: it must not wait for a busy loop
 
 
 @dataclass(frozen=True)
+class Expected:
+    """The profile of a query, and the predicted milliseconds of scoring it."""
+
+    parameters: Parameters
+    ms: float
+
+
+@dataclass(frozen=True)
 class ServedHead:
-    """One head as clients see it."""
+    """One head as clients see it. ``expected``: of queries whose headers state the same sizes."""
 
     entry: HeadEntry
     head: Head
     accounts: frozenset[bytes] | None  # None: any
     budget: Budget | None
+    expected: dict[Form, Expected] = field(default_factory=dict)
+
+    def expect(self, form: Form, query: bytes) -> Expected:
+        """Read the header of a query, and remember what it costs. Raises FormatError."""
+        with open_framed(query, Kind.QUERY) as reader:
+            info = QueryInfo.from_header(reader.header, reader.name)
+        cost = predict_cost(info.parameters, info.layout, info.n, self.head.n_outputs)
+        if len(self.expected) >= _MAX_FORMS:
+            self.expected.clear()
+        found = self.expected[form] = Expected(info.parameters, cost.score_ms)
+        return found
 
     def card(self) -> dict[str, Any]:
         """Return the description that anybody may read."""

@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from linalign_lite.errors import LinalignError
 from linalign_lite.service.configuration import HeadEntry
@@ -24,13 +24,20 @@ _PAUSE = 1.0  # seconds before a process that could not start is started again
 _PROOF_MS = 500.0
 
 
+class Answer(NamedTuple):
+    """Number of states that were scored, and the response."""
+
+    states: int
+    body: bytes
+
+
 @dataclass(eq=False)
 class _Job:
     """One request, what it was predicted to take, and its answer."""
 
     parts: tuple[bytes, ...]
     ms: float
-    answer: asyncio.Future[bytes]
+    answer: asyncio.Future[Answer]
     ended: int = 0  # processes that ended while they worked on it
 
 
@@ -54,7 +61,7 @@ class Workers:
             self.kill()
             raise
 
-    async def score(self, head: str, query: bytes, key: Path | None, ms: float) -> bytes:
+    async def score(self, head: str, query: bytes, key: Path | None, ms: float) -> Answer:
         """Score a query file with a head. ``key``: file of its public key; ms: predicted."""
         return await self._ask(self._numbers[head], key, query, ms)
 
@@ -79,7 +86,7 @@ class Workers:
         for process in self._processes:
             process.kill()
 
-    async def _ask(self, number: int, path: Path | None, body: bytes, ms: float) -> bytes:
+    async def _ask(self, number: int, path: Path | None, body: bytes, ms: float) -> Answer:
         name = b"" if path is None else str(path).encode()
         start = REQUEST.pack(number, len(name), len(body)) + name
         job = _Job((start, body), ms, asyncio.get_running_loop().create_future())
@@ -129,18 +136,23 @@ class _Process(asyncio.Protocol):
         self.ms = 0.0  # predicted, of its jobs
         self._ended, self._buffer = ended, bytearray()
         self._transport: Any = None
-        self._ready: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._ready: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._process: Any = None
 
     async def start(self, heads: tuple[HeadEntry, ...]) -> None:
         """Return once it holds its heads. Raises what it raised."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            context = multiprocessing.get_context("spawn")
-            self._process = context.Process(target=serve, args=(theirs, heads), daemon=True)
-            self._process.start()
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=ours)
+        context = multiprocessing.get_context("spawn")
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                process = context.Process(target=serve, args=(theirs, heads), daemon=True)
+                process.start()
+        except OSError as e:
+            self.connection_lost(e)
+        else:
+            self._process = process
+            loop = asyncio.get_running_loop()
+            await loop.create_unix_connection(lambda: self, sock=ours)
         await self._ready
 
     @property
@@ -182,15 +194,15 @@ class _Process(asyncio.Protocol):
         """Give answers to those who wait for them."""
         self._buffer += data
         while len(self._buffer) >= ANSWER.size:
-            good, size = ANSWER.unpack_from(self._buffer)
+            good, states, size = ANSWER.unpack_from(self._buffer)
             end = ANSWER.size + size
             if len(self._buffer) < end:
                 return
             body = bytes(memoryview(self._buffer)[ANSWER.size : end])
             del self._buffer[:end]
-            self._answered(good, body)
+            self._answered(good, Answer(states, body))
 
-    def _answered(self, good: bool, body: bytes) -> None:
+    def _answered(self, good: bool, found: Answer) -> None:
         answer = self._ready
         if answer.done():
             job = self.jobs.popleft()
@@ -199,7 +211,7 @@ class _Process(asyncio.Protocol):
         if answer.done():  # nobody waits any more
             return
         try:
-            answer.set_result(body) if good else raise_failure(body)
+            answer.set_result(found) if good else raise_failure(found.body)
         except LinalignError as e:
             answer.set_exception(e)
 

@@ -159,8 +159,8 @@ def score_positions(layout: Layout, count: int) -> npt.NDArray[np.intp]:
     return positions
 
 
-def product_norm(layout: Layout, weight: npt.NDArray[Any]) -> float:
-    """Compute the largest ‖W‖ of the rows that share a product. weight: (n_outputs, dim)."""
-    squares = np.einsum("ij,ij->i", weight, weight)
-    sums = np.add.reduceat(squares, np.arange(0, len(squares), layout.rows))
+def largest_norm(weight: npt.NDArray[Any], rows: int) -> float:
+    """Compute the largest ‖W‖ of ``rows`` rows in sequence. weight: (n_outputs, dim)."""
+    squares = np.einsum("ij,ij->i", weight, weight, dtype=np.float64)
+    sums = np.add.reduceat(squares, np.arange(0, len(squares), rows))
     return float(np.sqrt(sums.max()))

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from linalign_lite.core.executor import map_in_order
 from linalign_lite.core.head import Head
+from linalign_lite.encrypt.encoded_heads import EncodedHeads
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import QueryInfo
@@ -55,7 +56,7 @@ def score_records(job: ScoringJob, records: Iterable[Record], workers: int) -> I
 def _start_worker(job: ScoringJob) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops this process
     masks = None if job.key is None else Masks(job.key)
-    scorer = Scorer(job.head, job.query.parameters, job.cache_bytes, job.max_error)
+    scorer = Scorer(job.head, job.query.parameters, EncodedHeads(job.cache_bytes), job.max_error)
     _Worker.score = functools.partial(scorer.score, job.query, job.scales, masks=masks)
 
 

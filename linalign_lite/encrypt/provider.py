@@ -14,6 +14,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.encrypt import messages, wire
 from linalign_lite.encrypt.budgets.ledger import Charge, Ledger
+from linalign_lite.encrypt.encoded_heads import EncodedHeads
 from linalign_lite.encrypt.key_proof import is_proven
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.masks import Masks
@@ -43,7 +44,8 @@ class Provider:
     the head. A query that the head cannot answer to within ``max_error`` is refused, and so is one
     whose layout wastes time. ``budget``: limits for each account; then every key must belong to
     one, and a query that is sent again gets its response again, free, or none. ``cache_bytes``:
-    memory for encoded heads. Safe to share among threads.
+    memory for encoded heads; ``shared``: a folder of this head alone, best in memory, where
+    processes hold large ones once for all of them. Safe to share among threads.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Provider:
         max_error: float = MAX_ERROR,
         budget: Budget | None = None,
         cache_bytes: int = 1 << 30,
+        shared: Path | None = None,
     ) -> None:
         self._head = head
         # of two copies of a key, the one with a proof
@@ -64,7 +67,7 @@ class Provider:
         self._accept = tuple(accept)
         self._max_error = max_error
         self._ledger = None if budget is None else Ledger(budget, head)
-        self._cache_bytes = cache_bytes
+        self._cache_bytes, self._shared = cache_bytes, shared
         self._scorers: dict[int, Scorer] = {}
         self._lock = threading.Lock()
 
@@ -281,7 +284,12 @@ class Provider:
     def _scorer(self, parameters: Parameters) -> Scorer:
         with self._lock:
             if parameters.id not in self._scorers:
-                made = Scorer(self._head, parameters, self._cache_bytes, self._max_error)
+                folder = None
+                if self._shared is not None:
+                    folder = self._shared / parameters.name
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                encoded = EncodedHeads(self._cache_bytes, folder)
+                made = Scorer(self._head, parameters, encoded, self._max_error)
                 self._scorers[parameters.id] = made
             return self._scorers[parameters.id]
 

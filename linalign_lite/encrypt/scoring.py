@@ -2,14 +2,13 @@
 
 import functools
 import itertools
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt import packing
+from linalign_lite.encrypt.encoded_heads import EncodedHeads
 from linalign_lite.encrypt.keys import seal_context
 from linalign_lite.encrypt.masks import Masks, fresh_factors
 from linalign_lite.encrypt.messages import QueryInfo
@@ -40,25 +39,22 @@ _TOGETHER = 8  # products whose first components are computed at once
 class Scorer:
     """Scores records of queries of one profile with one head. Safe to share among threads.
 
-    Encoded heads, one per layout and scale, are cached in ``cache_bytes``, the least recently used
-    dropped first; a larger one is encoded anew for each record.
+    ``encoded``: where encoded heads are kept.
     """
 
     def __init__(
-        self, head: Head, parameters: Parameters, cache_bytes: int, max_error: float
+        self, head: Head, parameters: Parameters, encoded: EncodedHeads, max_error: float
     ) -> None:
         self.parameters = parameters
         self._seal = seal_context(parameters)
-        self._weight = head.weight.astype(np.float64)
+        self._weight = head.weight  # as it is: it may be mapped, and shared by processes
         self._bias = head.bias.astype(np.float64)
-        self._row_norm = float(np.linalg.norm(self._weight, axis=1).max())
+        self._row_norm = packing.largest_norm(self._weight, 1)
         self._largest_bias = float(np.abs(self._bias).max())
-        self._cache_bytes, self._max_error = cache_bytes, max_error
-        self._cache: OrderedDict[tuple[int, ...], list[ComplexArray]] = OrderedDict()
+        self._encoded, self._max_error = encoded, max_error
         # queries may use any number of layouts and bounds
         self.scales = functools.lru_cache(_MAX_CACHED_SCALES)(self._choose_scales)
         self.ring = functools.lru_cache(_MAX_CACHED_SCALES)(self._exact_ring)
-        self._lock = threading.Lock()
         self._parsed: tuple[bytes, tuple[tuple[Residues, bytes], ...]] = (b"", ())
 
     def _choose_scales(self, layout: Layout, norm_bits: int, proven: bool = False) -> Scales:
@@ -73,14 +69,16 @@ class Scorer:
             norm_bits,
             row_norm=self._row_norm,
             bias=self._largest_bias,
-            product_norm=packing.product_norm(layout, self._weight),
+            product_norm=packing.largest_norm(self._weight, layout.rows),
             max_error=self._max_error,
             proven=proven,
         )
 
     def _exact_ring(self, layout: Layout, scales: Scales) -> Ring:
         """The arithmetic that is exact for this head at these scales, and for a mask beside it."""
-        found = factors(layout, packing.product_norm(layout, self._weight), scales.weight_scale)
+        found = factors(
+            layout, packing.largest_norm(self._weight, layout.rows), scales.weight_scale
+        )
         bits = limb_bits(layout.degree, *found)
         return Ring(layout.degree, self.parameters.data_primes, bits, scales.rounding_bits)
 
@@ -189,9 +187,10 @@ class Scorer:
         self, query: QueryInfo, ring: Ring, scale: int, record: Record
     ) -> Iterator[Residues]:
         """Both components of each product in the packing columns: (2, primes, N)."""
-        whole, primes = np.rint(self._weight * 2.0**scale), self.parameters.data_primes
-        for start in range(0, len(whole), _CLASSES):
-            part, at = whole[start : start + _CLASSES], 0
+        primes = self.parameters.data_primes
+        for start in range(0, len(self._weight), _CLASSES):
+            rows = self._weight[start : start + _CLASSES].astype(np.float64)
+            part, at = np.rint(rows * 2.0**scale), 0
             totals = np.zeros((len(part), 2, len(primes), ring.degree), dtype=np.uint64)
             ciphertexts = self.ciphertexts(query, record)
             while chosen := list(itertools.islice(ciphertexts, MAX_FEATURES)):
@@ -208,20 +207,8 @@ class Scorer:
         """The head by product, from the cache if it fits: spectra, (chunks, N/2) each."""
         rows = packing.pack_rows(layout, self._weight)
         encoded = (spectrum(np.rint(row * 2.0**scale)) for row in rows)
-        size = layout.products(len(self._bias)) * layout.chunks * 8 * layout.degree
-        if size > self._cache_bytes:
-            return encoded
-        key = (layout.chunks, layout.batch, scale)
-        with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-        made = list(encoded)  # without the lock: others score meanwhile
-        with self._lock:
-            self._cache[key] = made
-            while sum(a.nbytes for kept in self._cache.values() for a in kept) > self._cache_bytes:
-                self._cache.popitem(last=False)
-        return made
+        shape = layout.products(len(self._bias)), layout.chunks, layout.degree // 2
+        return self._encoded.get((layout.chunks, layout.batch, scale), shape, encoded)
 
 
 def _combine(

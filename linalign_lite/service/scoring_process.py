@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import struct
@@ -26,16 +27,19 @@ if TYPE_CHECKING:
 REQUEST = struct.Struct("<IHQ")
 ANSWER = struct.Struct("<?QQ")  # whether it is one, or an error; states scored; its bytes
 PROOF = 0xFFFFFFFF
-_CACHE = 1 << 28  # bytes of encoded heads, each head and process
+_CACHE = 1 << 28  # bytes of encoded heads of each head; large ones are held once
 _KEYS = 1024  # public keys in the memory of one process, each head: 46 kB each
 
 
-def serve(connection: socket.socket, heads: tuple[HeadEntry, ...]) -> None:
-    """Answer requests until the connection ends. The first answer says that all is loaded."""
+def serve(connection: socket.socket, heads: tuple[HeadEntry, ...], shared: Path) -> None:
+    """Answer requests until the connection ends. The first answer says that all is loaded.
+
+    shared: a folder where processes hold large encoded heads once for all; it goes with them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its processes itself
     with contextlib.suppress(ConnectionError), connection:
         try:
-            scoring = _Scoring(heads)
+            scoring = _Scoring(heads, shared)
         except LinalignError as e:
             connection.sendall(_failed(e))
             return
@@ -46,8 +50,9 @@ def serve(connection: socket.socket, heads: tuple[HeadEntry, ...]) -> None:
             path = Path(incoming.read(path_size).decode()) if path_size else None
             body = incoming.read(size)
             if len(body) < size:
-                return
+                break
             connection.sendall(scoring.answer(number, path, body))
+    shutil.rmtree(shared, ignore_errors=True)  # a service that was killed does not
 
 
 def raise_failure(raw: bytes) -> NoReturn:
@@ -59,8 +64,8 @@ def raise_failure(raw: bytes) -> NoReturn:
 class _Scoring:
     """Providers of all heads."""
 
-    def __init__(self, heads: tuple[HeadEntry, ...]) -> None:
-        self._providers = [_provider(entry) for entry in heads]
+    def __init__(self, heads: tuple[HeadEntry, ...], shared: Path) -> None:
+        self._providers = [_provider(e, shared / str(i)) for i, e in enumerate(heads)]
         # names that no client hears of
         self._files = tuple(str(entry.budget) for entry in heads if entry.budget)
 
@@ -98,7 +103,7 @@ class _Scoring:
         return ANSWER.pack(True, 0, 0)
 
 
-def _provider(entry: HeadEntry) -> Provider:
+def _provider(entry: HeadEntry, shared: Path) -> Provider:
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.provider import Provider
 
@@ -108,6 +113,7 @@ def _provider(entry: HeadEntry) -> Provider:
         max_error=entry.max_error,
         budget=entry.open_budget(),
         cache_bytes=_CACHE,
+        shared=shared,
     )
 
 

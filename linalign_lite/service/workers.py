@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
+import shutil
 import socket
+import tempfile
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +51,9 @@ class Workers:
         self.count = count
         self.lost = 0  # processes that ended before they were told to
         self._heads = heads
+        fast = Path("/dev/shm")  # noqa: S108 (a folder of our own in it)
+        parent = fast if os.access(fast, os.W_OK) else None
+        self._shared = Path(tempfile.mkdtemp(prefix="linalign-heads-", dir=parent))
         self._numbers = {entry.name: i for i, entry in enumerate(heads)}
         self._processes: list[_Process] = []
         self._closing = False
@@ -79,12 +85,14 @@ class Workers:
             process.close()
         while any(process.is_alive for process in self._processes):
             await asyncio.sleep(0.01)
+        shutil.rmtree(self._shared, ignore_errors=True)
 
     def kill(self) -> None:
         """End the processes at once."""
         self._closing = True
         for process in self._processes:
             process.kill()
+        shutil.rmtree(self._shared, ignore_errors=True)
 
     async def _ask(self, number: int, path: Path | None, body: bytes, ms: float) -> Answer:
         name = b"" if path is None else str(path).encode()
@@ -103,7 +111,7 @@ class Workers:
     async def _add(self) -> None:
         process = _Process(self._ended)
         self._processes.append(process)
-        await process.start(self._heads)
+        await process.start(self._heads, self._shared)
 
     def _ended(self, process: _Process) -> None:
         """Have the jobs of a process that ended done by others."""
@@ -139,13 +147,14 @@ class _Process(asyncio.Protocol):
         self._ready: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._process: Any = None
 
-    async def start(self, heads: tuple[HeadEntry, ...]) -> None:
+    async def start(self, heads: tuple[HeadEntry, ...], shared: Path) -> None:
         """Return once it holds its heads. Raises what it raised."""
         context = multiprocessing.get_context("spawn")
         try:
             ours, theirs = socket.socketpair()
             with theirs:
-                process = context.Process(target=serve, args=(theirs, heads), daemon=True)
+                arguments = theirs, heads, shared
+                process = context.Process(target=serve, args=arguments, daemon=True)
                 process.start()
         except OSError as e:
             self.connection_lost(e)

@@ -290,7 +290,7 @@ def test_head_too_large_to_keep_is_encoded_again(client):
     for provider, held in ((kept, 1), (fresh, 0)):
         scores = client.decrypt(provider.score(query), query)
         assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
-        assert len(provider._scorer(query.info.parameters)._cache) == held
+        assert len(provider._scorer(query.info.parameters)._encoded._kept) == held
 
 
 def test_cache_stays_within_its_bytes(clients):
@@ -298,7 +298,7 @@ def test_cache_stays_within_its_bytes(clients):
     client = clients["trusted"]
     plain = 8 * TRUSTED.degree
     provider = provider_of(head, cache_bytes=3 * plain)
-    cache = provider._scorer(TRUSTED)._cache
+    cache = provider._scorer(TRUSTED)._encoded._kept
     for chunks in (1, 2, 1, 3, 1):
         query = client.encrypt(states, layout=Layout(2048, 64, chunks))
         scores = client.decrypt(provider.score(query), query)

@@ -15,6 +15,7 @@ from linalign_lite.encrypt.audit.coarse_heads import (
     weight_entropy,
 )
 from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.encoded_heads import EncodedHeads
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import Parameters
@@ -95,7 +96,7 @@ def _answered(
     head: Head, parameters: Parameters, layout: Layout, max_error: float
 ) -> dict[int, Scales]:
     """Scales of the answers of a provider, by the bounds 2^B that it answers: {B: scales}."""
-    scorer = Scorer(head, parameters, 0, max_error)
+    scorer = Scorer(head, parameters, EncodedHeads(0), max_error)
     found: dict[int, Scales] = {}
     for bits in range(MAX_NORM_BITS + 1):
         with contextlib.suppress(PrecisionError):

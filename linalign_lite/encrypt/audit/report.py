@@ -19,6 +19,7 @@ from linalign_lite.encrypt import packing
 from linalign_lite.encrypt.audit import coarse_attack
 from linalign_lite.encrypt.audit.coarse_heads import queries_needed
 from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.encoded_heads import EncodedHeads
 from linalign_lite.encrypt.keys import keygen, seal_context
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.modular import Residues, add_mod, centred
@@ -172,7 +173,7 @@ class _Attacker:
         secret, self.public = keygen(parameters)
         self.client = Client(secret, max_error=np.inf)
         self.seal = seal_context(parameters)
-        self.scorer = Scorer(self.head, parameters, 1 << 28, np.inf)
+        self.scorer = Scorer(self.head, parameters, EncodedHeads(1 << 28), np.inf)
         self.masks = Masks(self.public) if parameters.private else None
         self.secret = self.seal.secret_key(secret.material)[1]
         self.rng = np.random.default_rng(0)

@@ -1,16 +1,20 @@
 // The page: loads ARTEFACT/model.onnx and ARTEFACT/tokenizer.json (?artefact=ARTEFACT, a folder on
-// this server, default "artefact") and scores the texts in the form.
+// this server, default "artefact") and scores the texts in the form, or asks a scoring service
+// (?service=ADDRESS) for encrypted scores.
 
 import { Tokenizer } from "./node_modules/@huggingface/tokenizers/dist/tokenizers.min.mjs";
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
 import { Fused, best } from "../fused.mjs";
 import { Asker } from "./encrypted.mjs";
+import { ScoringService, requireFit } from "./service.mjs";
 
 ort.env.wasm.numThreads = 1; // more threads need cross-origin isolation
 
 const $ = (id) => document.getElementById(id);
-const folder = new URLSearchParams(location.search).get("artefact") ?? "artefact";
+const asked = new URLSearchParams(location.search);
+const folder = asked.get("artefact") ?? "artefact";
+const address = asked.get("service");
 
 function say(state, text) {
   $("status").dataset.state = state;
@@ -47,12 +51,16 @@ function show(texts, scores, labels) {
   });
 }
 
-const guarded = (work) => async (event) => {
+/** A listener: says what fails, and disables the button meanwhile. */
+const guarded = (work, button = {}) => async (event) => {
   event?.preventDefault();
+  button.disabled = true;
   try {
     await work();
   } catch (error) {
     say("failed", String(error.message ?? error));
+  } finally {
+    button.disabled = false;
   }
 };
 
@@ -65,7 +73,9 @@ function offer(id, bytes) {
 }
 
 let fused;
-let asker;
+let asker; // a promise
+let service;
+let heads;
 
 const load = guarded(async () => {
   const [model, tokenizer] = [bytes("model.onnx"), bytes("tokenizer.json")];
@@ -74,8 +84,20 @@ const load = guarded(async () => {
   const { model: named, scores } = fused.card;
   $("score").disabled = !scores;
   $("encrypt").disabled = false;
-  say("ready", `${named.name}, ${scores ? `${scores.n} scores per text` : "no head: encrypt"}`);
+  if (address) await connect();
+  const there = heads ? `, ${heads.length} heads at ${address}` : "";
+  say("ready", `${named.name}, ${scores ? `${scores.n} scores per text` : "no head: encrypt"}${there}`);
 });
+
+/** List the heads of the service that the page's address names. */
+async function connect() {
+  const progress = (text) => say("working", text);
+  service = new ScoringService(address, { progress });
+  heads = await service.heads();
+  const text = ({ name, n_outputs: n }) => `${name} (${n} scores)`;
+  $("head").replaceChildren(...heads.map((head, i) => new Option(text(head), i)));
+  $("head").disabled = $("send").disabled = !heads.length;
+}
 
 const score = guarded(async () => {
   const texts = typed();
@@ -87,40 +109,60 @@ const score = guarded(async () => {
   say("done", `${texts.length} texts, ${each.toFixed(1)} ms each`);
 });
 
-// Encrypt for a provider's head. The secret key is lost when the page is closed.
+const space = () => fused.card.mapped ?? fused.card.states;
+
+// The secret key is lost when the page is closed.
+async function newAsker() {
+  const { initialize } = await import("./node_modules/node-seal/dist/index_throws.js");
+  return Asker.create(await initialize());
+}
+
+/** A query of the texts, under the page's key. */
+async function encrypted(texts) {
+  if (!texts.length) throw new Error("no text to encrypt");
+  say("working", `Encrypting ${texts.length} texts …`);
+  asker ??= newAsker();
+  const mine = await asker;
+  const { mapped, states } = await fused.run(texts);
+  return mine.encrypt(mapped ?? states, space(), texts);
+}
+
+async function reveal(response, whose) {
+  const { names, scores, labels } = await (await asker).decrypt(response);
+  show(names, scores, labels);
+  say("decrypted", `${scores.length} texts, scores of ${whose}`);
+}
+
 const encrypt = guarded(async () => {
   const texts = typed();
-  if (!texts.length) throw new Error("no text to encrypt");
-  $("encrypt").disabled = true;
-  try {
-    say("working", `Encrypting ${texts.length} texts …`);
-    if (!asker) {
-      const { initialize } = await import("./node_modules/node-seal/dist/index_throws.js");
-      asker = await Asker.create(await initialize());
-      offer("public", asker.publicKey);
-    }
-    const { mapped, states } = await fused.run(texts);
-    const space = fused.card.mapped ?? fused.card.states;
-    const query = await asker.encrypt(mapped ?? states, space, texts);
-    offer("query", query);
-    $("response").disabled = false;
-    say("encrypted", `${texts.length} texts, ${query.length} bytes`);
-  } finally {
-    $("encrypt").disabled = false;
-  }
-});
+  const query = await encrypted(texts);
+  offer("public", (await asker).publicKey);
+  offer("query", query);
+  $("response").disabled = false;
+  say("encrypted", `${texts.length} texts, ${query.length} bytes`);
+}, $("encrypt"));
 
 const decrypt = guarded(async () => {
   const [file] = $("response").files;
   if (!file) return;
   const bytes = new Uint8Array(await file.arrayBuffer());
   $("response").value = ""; // so that the same file can be chosen again
-  const { names, scores, labels } = await asker.decrypt(bytes);
-  show(names, scores, labels);
-  say("decrypted", `${scores.length} texts, scores of the provider's head`);
+  await reveal(bytes, "the provider's head");
 });
+
+const send = guarded(async () => {
+  const head = heads[$("head").value];
+  requireFit(head, space());
+  const query = await encrypted(typed());
+  say("working", `Waiting for ${address} …`);
+  await reveal(await service.score(head, query, (await asker).publicKey), head.name);
+}, $("send"));
 
 $("encrypt").addEventListener("click", encrypt);
 $("response").addEventListener("change", decrypt);
+$("send").addEventListener("click", send);
 $("ask").addEventListener("submit", score);
+$("service").value = address;
+$("artefact").value = folder;
+$("elsewhere").open = address !== null;
 load();

@@ -80,3 +80,26 @@ def served(installed):
 def browser(tmp_path_factory, installed):
     with started(tmp_path_factory.mktemp("profile")) as driven:
         yield driven
+
+
+@pytest.fixture
+def page(browser, served):
+    """Run JavaScript in a page of this origin; its errors become AssertionErrors."""
+    browser.get(f"{served[1]}page.css")  # has no policy and loads nothing
+
+    def call(body, *args):
+        found = browser.execute_async_script(
+            f"""
+            const [args, done] = [[...arguments].slice(0, -1), arguments[arguments.length - 1]];
+            const into = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+            const from = (bytes) => btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join(""));
+            (async () => {{ {body} }})()
+              .then((ok) => done({{ ok }}), (e) => done({{ no: e.message }}));
+            """,
+            *args,
+        )
+        assert "no" not in found, found["no"]
+        return found["ok"]
+
+    browser.set_script_timeout(60)
+    return call

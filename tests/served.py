@@ -1,6 +1,7 @@
 """A real service in a process of its own, and heads to serve."""
 
 import contextlib
+import http.client
 import json
 import queue
 import signal
@@ -30,6 +31,22 @@ def some_states(n, seed=1):
     values = np.random.default_rng(seed).normal(size=(n, DIM))
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     return HiddenStates(values.astype(np.float32), space=SPACE)
+
+
+def close(scores, head, states):
+    """Whether scores are the head's, within the default error and their rounding."""
+    exact = states.states @ head.weight.T + head.bias
+    return np.abs(scores.values - exact).max() < 5e-3 + 10.0**-scores.decimals
+
+
+def ask(served, method, path, body=b"", headers=None):
+    """Status and body of an answer to one request."""
+    address = served.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=60)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 def write_heads(folder, count=1, **more):

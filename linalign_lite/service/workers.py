@@ -53,7 +53,7 @@ class Workers:
         self._heads = heads
         fast = Path("/dev/shm")  # noqa: S108 (a folder of our own in it)
         parent = fast if os.access(fast, os.W_OK) else None
-        self._shared = Path(tempfile.mkdtemp(prefix="linalign-heads-", dir=parent))
+        self._shared = Path(tempfile.mkdtemp(prefix=f"linalign-heads-{os.getpid()}-", dir=parent))
         self._numbers = {entry.name: i for i, entry in enumerate(heads)}
         self._processes: list[_Process] = []
         self._closing = False

@@ -1,19 +1,13 @@
 """A real service, asked over HTTP."""
 
-import contextlib
-import http.client
 import json
-import os
 import signal
 import socket
-import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import run
-from served import CLASSES, SPACE, a_head, serving, some_states, write_heads
+from served import CLASSES, SPACE, a_head, ask, close, serving, some_states, write_heads
 
 from linalign_lite.core.signing import SigningKey
 from linalign_lite.encrypt.client import Client
@@ -22,8 +16,6 @@ from linalign_lite.encrypt.messages import Query
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError, MismatchError
 from linalign_lite.service.remote_provider import RemoteProvider, UnknownKeyError
-
-CLOSE = 5e-3
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +35,6 @@ def registered(served, pair):
     with RemoteProvider(served.url, "head1") as provider:
         provider.register(pair[1])
     return pair
-
-
-def close(scores, head, states):
-    exact = states.states @ head.weight.T + head.bias
-    return np.abs(scores.values - exact).max() < CLOSE + 10.0**-scores.decimals
 
 
 def test_scores_are_those_of_the_head(served, registered):
@@ -102,15 +89,6 @@ def test_errors_are_those_of_the_library(served, registered):
         address = f"http://127.0.0.1:{unused.getsockname()[1]}"
     with pytest.raises(LinalignError, match="does not answer: got ConnectError"):
         RemoteProvider(address, tries=2).heads()
-
-
-def ask(served, method, path, body=b"", headers=None):
-    address = served.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(address, timeout=60)
-    with contextlib.closing(connection):
-        connection.request(method, path, body, headers or {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
 
 
 @pytest.mark.parametrize(
@@ -270,60 +248,6 @@ def test_a_proof_is_verified_when_it_is_registered(tmp_path):
 
 
 # -- what goes wrong -------------------------------------------------------------------------------
-
-
-def test_a_killed_process_loses_no_query(tmp_path):
-    """Under load, its queries are scored by the next one, and every answer is right."""
-    secret, public = keygen()
-    states, client = some_states(2), Client(secret)
-    with serving(write_heads(tmp_path)) as served:
-        with RemoteProvider(served.url) as provider:
-            provider.register(public)
-        stop, wrong, right = threading.Event(), [], []
-
-        def load():
-            with RemoteProvider(served.url) as provider:
-                while not stop.is_set():
-                    query = client.encrypt(states)
-                    answer = client.decrypt(provider.score(query), query)
-                    (right if close(answer, a_head(), states) else wrong).append(1)
-
-        threads = [threading.Thread(target=load) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for _ in range(3):
-            before = len(right)
-            for child in served.children():
-                os.kill(child, signal.SIGKILL)
-            limit = time.monotonic() + 60
-            while len(right) < before + 8 and time.monotonic() < limit:
-                time.sleep(0.05)
-        stop.set()
-        for thread in threads:
-            thread.join(60)
-        assert not wrong
-        assert len(right) >= 24
-        assert "linalign_processes_lost 3.0" in ask(served, "GET", "/metrics")[1].decode()
-        assert served.stop() == 0
-
-
-def test_a_killed_service_leaves_no_process(tmp_path):
-    with serving(write_heads(tmp_path)) as served:
-        children = served.children()
-        assert children
-        served.process.kill()
-        limit = time.monotonic() + 30
-        while any(map(alive, children)) and time.monotonic() < limit:
-            time.sleep(0.05)
-        assert not any(map(alive, children))
-
-
-def alive(process):
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_heads_are_reloaded_and_a_bad_configuration_is_not(tmp_path):

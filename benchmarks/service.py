@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import multiprocessing
 import os
 import re
@@ -241,6 +242,7 @@ class Load:
 def _asking(
     address: list[str], queries: list[bytes], clients: int, seconds: float, rate: float | None
 ) -> Answers:
+    gc.disable()  # no pauses that are not the service's
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Asking(queries, seconds, rate).run(address, clients))
 

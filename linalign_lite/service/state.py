@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -92,6 +93,7 @@ class Service:
     async def start(self) -> None:
         """Return once queries can be scored."""
         await self.workers.start()
+        gc.freeze()  # collections need not look at what stays, while requests wait
         self.is_ready = True
 
     async def reload(self, configuration: Configuration) -> None:

@@ -38,7 +38,7 @@ from linalign_lite.service.remote_provider import RemoteProvider
 
 DIM, CLASSES, QUERIES = 384, 10, 200
 ROUNDS, MOST = 5, 64
-SPACE = Space(DIM, "ab" * 32, "benchmark", "mean")
+SIZES = (384, 2), (384, 150), (768, 20), (2048, 20), (4096, 20)  # dimensions, classes
 CHECKED = 50  # answers of the overload that are decrypted
 
 
@@ -54,20 +54,22 @@ def main() -> None:
 
 
 def measure(folder: Path, seconds: float, overload: float, workers: int) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    head = Head(rng.normal(size=(CLASSES, DIM)), rng.normal(size=CLASSES), space=SPACE)
-    states = rng.normal(size=(QUERIES, DIM))
-    states /= np.linalg.norm(states, axis=1, keepdims=True)
     secret, public = keygen()
     client = Client(secret)
-    made = [client.encrypt(s[None], n_outputs=CLASSES) for s in states]
+    head, states, made = work(client, DIM, CLASSES, QUERIES)
     queries = [q.to_bytes() for q in made]
     save(folder / "head.npz", head)
     public.save(folder / "public.key")
-    text = (
-        f'keys = "keys"\nport = 0\nworkers = {workers}\n[[heads]]\nname = "h"\nfile = "head.npz"\n'
-    )
-    (folder / "service.toml").write_text(text)
+    lines = ['keys = "keys"', "port = 0", f"workers = {workers}"]
+    lines += ["[[heads]]", 'name = "h"', 'file = "head.npz"']
+    sizes: dict[str, list[bytes]] = {}
+    for dim, classes in SIZES:
+        name = f"{dim}-{classes}"
+        one, _, asked = work(client, dim, classes, 20)
+        sizes[name] = [q.to_bytes() for q in asked]
+        save(folder / f"{name}.npz", one)
+        lines += ["[[heads]]", f'name = "{name}"', f'file = "{name}.npz"']
+    (folder / "service.toml").write_text("\n".join(lines))
     with Served(folder / "service.toml") as served:
         with RemoteProvider(served.url, "h") as provider:
             provider.register(public)
@@ -90,6 +92,13 @@ def measure(folder: Path, seconds: float, overload: float, workers: int) -> dict
                     steady.append(load.open(0.8 * rate, clients, part).summary())
             found["capacity"][clients] = medians(rounds)
         found["at_80_percent"] = medians(steady)
+        found["sizes"] = {}
+        for name, some in sizes.items():
+            answers = Load(served.url, some, name).closed(8, part)
+            rate = len(answers.ms) / answers.seconds
+            found["sizes"][name] = {"service": rate, "query": len(some[0])} | {
+                "response": len(answers.kept[0][1])
+            }
         capacity = found["capacity"][MOST]["service"]
         before = served.memory()
         flood = load.open(10 * capacity, 1024, overload)
@@ -102,6 +111,16 @@ def measure(folder: Path, seconds: float, overload: float, workers: int) -> dict
             "wrong": wrong(client, flood, made, states, head),
         }
     return found
+
+
+def work(client: Client, dim: int, classes: int, n: int) -> tuple[Head, Any, list[Query]]:
+    """Make a head, states, and a query of each state."""
+    rng = np.random.default_rng(0)
+    space = Space(dim, "ab" * 32, "benchmark", "mean")
+    head = Head(rng.normal(size=(classes, dim)), rng.normal(size=classes), space=space)
+    states = rng.normal(size=(n, dim))
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    return head, states, [client.encrypt(s[None], n_outputs=classes) for s in states]
 
 
 def medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -222,8 +241,9 @@ class Answers:
 class Load:
     """Requests from a process of its own."""
 
-    def __init__(self, url: str, queries: list[bytes]) -> None:
+    def __init__(self, url: str, queries: list[bytes], head: str = "h") -> None:
         self.address, self.queries = url.removeprefix("http://").split(":"), queries
+        self.head = head
 
     def closed(self, clients: int, seconds: float) -> Answers:
         return self._run(clients, seconds, None)
@@ -234,24 +254,31 @@ class Load:
     def _run(self, clients: int, seconds: float, rate: float | None) -> Answers:
         context = multiprocessing.get_context("spawn")
         with context.Pool(1) as pool:
-            arguments = (self.address, self.queries, clients, seconds, rate)
+            arguments = (self.address, self.head, self.queries, clients, seconds, rate)
             found: Answers = pool.apply(_asking, arguments)
         return found
 
 
 def _asking(
-    address: list[str], queries: list[bytes], clients: int, seconds: float, rate: float | None
+    address: list[str],
+    head: str,
+    queries: list[bytes],
+    clients: int,
+    seconds: float,
+    rate: float | None,
 ) -> Answers:
     gc.disable()  # no pauses that are not the service's
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Asking(queries, seconds, rate).run(address, clients))
+        return runner.run(_Asking(head, queries, seconds, rate).run(address, clients))
 
 
 class _Asking:
     """Asks over some connections; ``idle`` holds those that wait for a request."""
 
-    def __init__(self, queries: list[bytes], seconds: float, rate: float | None) -> None:
-        self.queries, self.seconds, self.rate = queries, seconds, rate
+    def __init__(self, head: str, queries: list[bytes], seconds: float, rate: float | None) -> None:
+        start = f"POST /v1/heads/{head}/score HTTP/1.1\r\nHost: x\r\nContent-Length: "
+        self.requests = [start.encode() + b"%d\r\n\r\n" % len(q) + q for q in queries]
+        self.seconds, self.rate = seconds, rate
         self.found, self.idle = Answers(), asyncio.Queue[_Connection]()
 
     async def run(self, address: list[str], clients: int) -> Answers:
@@ -265,7 +292,7 @@ class _Asking:
                 await asyncio.sleep(due - now)
             # a request that is late counts from the time at which it was due
             connection = await self.idle.get()
-            connection.ask(made % len(self.queries), due if self.rate else time.perf_counter())
+            connection.ask(made % len(self.requests), due if self.rate else time.perf_counter())
             made += 1
         for _ in range(clients - self.found.lost):
             (await self.idle.get()).transport.close()
@@ -286,9 +313,7 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, index: int, started: float) -> None:
         self.index, self.started, self.busy = index, started, True
-        body = self.asking.queries[index]
-        head = b"POST /v1/heads/h/score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-        self.transport.write(head % len(body) + body)
+        self.transport.write(self.asking.requests[index])
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data

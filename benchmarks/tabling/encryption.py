@@ -110,4 +110,15 @@ def service() -> str:
     return table(head, rows)
 
 
-TABLES = (encrypted, private, floors, peers, service)
+def sizing() -> str:
+    """Sizing of a service: queries a second of one process, and what each sends."""
+    found, rows = load("service"), []
+    small = found["capacity"]["8"]["service"]
+    for name, r in {"384-10": {"service": small}, **found["sizes"]}.items():
+        sent = [f"{r[k] / 1e3:.0f} kB" if k in r else "" for k in ("query", "response")]
+        rows.append([name.replace("-", ", "), f"{r['service']:.0f}", *sent])
+    head = ["dimensions, classes", "queries a second", "query", "response"]
+    return table(head, rows)
+
+
+TABLES = (encrypted, private, floors, peers, service, sizing)

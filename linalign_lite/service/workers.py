@@ -31,7 +31,7 @@ class _Worker:
     """State of one worker process."""
 
     providers: ClassVar[dict[str, Any]] = {}
-    files: ClassVar[tuple[str, ...]] = ()  # of the service; no client hears of them
+    budgets: ClassVar[set[str]] = set()  # their names; no client hears of them
 
 
 class Workers:
@@ -86,7 +86,6 @@ def _start(heads: tuple[HeadEntry, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its processes itself
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _Worker.providers = {entry.name: _provider(entry) for entry in heads}
-    _Worker.files = tuple(str(entry.budget) for entry in heads if entry.budget)
 
 
 def _end_with_parent() -> None:
@@ -102,11 +101,14 @@ def _provider(entry: HeadEntry) -> Any:
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.provider import Provider
 
+    budget = entry.open_budget()
+    if budget is not None:
+        _Worker.budgets.add(budget.name)
     return Provider(
         entry.load_head(),
         accept=[by_name(entry.profile)],
         max_error=entry.max_error,
-        budget=entry.open_budget(),
+        budget=budget,
         cache_bytes=_CACHE,
     )
 
@@ -127,7 +129,7 @@ def _score(head: str, query: bytes, key: Path | None) -> bytes:
     except OSError as e:
         raise LinalignError("a file of the service cannot be used", got=str(e)) from e
     except LinalignError as e:
-        if any(name in str(e) for name in _Worker.files):  # not the query's fault
+        if any(name in str(e) for name in _Worker.budgets):  # not the query's fault
             raise LinalignError(str(e)) from e
         raise
 

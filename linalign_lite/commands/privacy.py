@@ -98,14 +98,15 @@ def budget(
       linalign-lite budget "postgresql://provider@db/heads?budget=intents" --limit 300
     """
     from linalign_lite.encrypt.budgets.budget import Budget
-    from linalign_lite.encrypt.budgets.store import is_url
+    from linalign_lite.encrypt.budgets.location import local_file
 
     console = Console(as_json, quiet)
     if account is None and (close or reopen):
         raise InputError("--close and --open need --account")
     if close and reopen:
         raise InputError("--close and --open exclude each other")
-    if (limit is None or account is not None) and not is_url(file) and not Path(file).exists():
+    path = local_file(file)
+    if (limit is None or account is not None) and path is not None and not path.exists():
         raise InputError(f"{file} is not there", hint="make it with --limit")
     if account is None:
         book = Budget(file, limit, bits=bits)

@@ -12,7 +12,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head, load_map
 from linalign_lite.core.signing import public_half
 from linalign_lite.encrypt.budgets.budget import Budget
-from linalign_lite.encrypt.budgets.store import is_url
+from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError
 from linalign_lite.service.protocol import HEAD_NAME
 from linalign_lite.storage.atomic import PathLike, open_regular
@@ -113,7 +113,7 @@ class Configuration:
                 h,
                 file=folder / h.file,
                 map=at(h.map),
-                budget=h.budget if h.budget is None or is_url(h.budget) else str(folder / h.budget),
+                budget=h.budget and _beside(folder, h.budget),
                 accounts=None if h.accounts is None else tuple(folder / p for p in h.accounts),
             )
             for h in self.heads
@@ -144,6 +144,11 @@ class Configuration:
                 expected="a table [tls], or host 127.0.0.1",
                 hint=f'behind a proxy that has TLS: without_tls = "{IN_THE_CLEAR}"',
             )
+
+
+def _beside(folder: Path, budget: str) -> str:
+    path = local_file(budget)
+    return budget if path is None else str(folder / path)
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,15 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from linalign_lite.encrypt.budgets.store import (
-    UNKNOWN,
-    DamagedError,
-    Execute,
-    Kept,
-    Owner,
-    Store,
-    open_store,
-)
+from linalign_lite.encrypt.budgets.location import open_store
+from linalign_lite.encrypt.budgets.store import UNKNOWN, DamagedError, Execute, Kept, Owner, Store
 from linalign_lite.encrypt.wire import DIGEST
 from linalign_lite.errors import BudgetError, InputError
 from linalign_lite.storage.atomic import PathLike

@@ -25,7 +25,7 @@ _SHARED = (1 << 30) + 2, 510  # the bytes that SQLite locks for as long as a con
 
 @dataclass(frozen=True)
 class Held:
-    """What this process holds of one file: a descriptor that is never closed, and its byte."""
+    """A descriptor of one file, which is never closed, and the byte that it locks."""
 
     handle: int
     owner: Owner

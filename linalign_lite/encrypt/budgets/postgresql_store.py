@@ -23,7 +23,7 @@ from linalign_lite.encrypt.budgets.store import FIRST_OWNER, OWNERS, DamagedErro
 from linalign_lite.errors import FormatError, InputError, LinalignError, import_extra
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
-_TIMEOUT = 30.0  # seconds for a statement, or a lock; ?timeout= of the URL
+_TIMEOUT = 30.0  # seconds for a lock, half of those for a statement; ?timeout= of the URL
 # A machine or a network that went must be noticed on both sides: else its charges stay its own.
 _LIMITS = {
     "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
@@ -32,7 +32,7 @@ _LIMITS = {
 _SETTINGS = """
 SET search_path TO "{schema}", pg_temp; -- temporary tables last, or they would be first
 SET application_name = 'linalign-lite {process}'; -- for whoever looks for it
-SET lock_timeout = {timeout}; SET statement_timeout = {timeout};
+SET lock_timeout = {timeout}; SET statement_timeout = {longer};
 SET idle_in_transaction_session_timeout = {timeout};
 SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
 SELECT set_config('synchronous_commit', 'on', false) -- a charge must be on the server's disk
@@ -63,7 +63,7 @@ class _Session:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the server, or the network, ended the connection."""
+        """Return whether the server, or the network, ended the connection."""
         if self.connection.closed or self.connection.invalidated:
             return True
         return bool(self.connection.connection.dbapi_connection.closed)
@@ -167,7 +167,7 @@ class PostgresqlStore:
             with session.connection.begin():
                 timeout = int(self._timeout * 1000)
                 names = {"schema": self._schema, "process": os.getpid()}
-                session.execute(_SETTINGS.format(timeout=timeout, **names))
+                session.execute(_SETTINGS.format(timeout=timeout, longer=2 * timeout, **names))
                 session.execute("SELECT pg_advisory_lock(?)", session.owner.number)
         except BaseException:
             session.close()

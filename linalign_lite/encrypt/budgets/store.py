@@ -7,19 +7,13 @@ of charges, and the responses kept.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any, Protocol
-
-from linalign_lite.errors import InputError
-from linalign_lite.storage.atomic import PathLike
 
 UNKNOWN = 0  # owner of charges of a process that nobody can ask for: it counts as alive
 FIRST_OWNER, OWNERS = 1 << 40, 1 << 61  # an owner is a random number from the first, of so many
-_SCHEMES = ("postgresql:", "postgres:", "postgresql+psycopg:")
 
 
 class DamagedError(Exception):
@@ -84,22 +78,3 @@ class Store(Protocol):
 
     def is_dead(self, db: Execute, owner: int) -> bool:
         """Return True if the process that is called so is certain to be gone."""
-
-
-def is_url(location: PathLike) -> bool:
-    """Return whether a budget's location is a URL, not a file."""
-    return os.fspath(location).startswith(_SCHEMES)
-
-
-def open_store(location: PathLike) -> Store:
-    """Return the store at a path or a URL. MissingExtraError without the extra `postgresql`."""
-    text = os.fspath(location)
-    if not is_url(text):
-        from linalign_lite.encrypt.budgets.sqlite_store import SqliteStore
-
-        return SqliteStore(Path(text).absolute())
-    if "://" not in text:
-        raise InputError("a URL of a budget is text, not a path", expected="postgresql://…")
-    from linalign_lite.encrypt.budgets.postgresql_store import PostgresqlStore
-
-    return PostgresqlStore(text)

@@ -16,6 +16,7 @@ from linalign_lite.encrypt.budgets import sqlite_store
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
+from linalign_lite.encrypt.packing import Layout
 from linalign_lite.errors import BudgetError, LinalignError
 from linalign_lite.service.remote_provider import RemoteProvider
 
@@ -153,10 +154,9 @@ def test_a_full_disk_charges_nothing_without_an_answer(asking, customer):
     signer, client, _ = customer
     provider.score(client.encrypt(some_states(1)))
     (child,), total, refused = served.children(), 1, 0
-    log = Path(f"{book}-wal").stat().st_size
-    for room in (0, 5_000, log + 100, log + 9_000, log + 25_000, log + 60_000, log + 90_000):
-        states = some_states(3)
-        query = client.encrypt(states)
+    for frames in range(13):  # of the log: there is room for none, a part or all of a charge
+        room = Path(f"{book}-wal").stat().st_size + 4120 * frames
+        query = client.encrypt(some_states(20), layout=Layout(4096, 16, 1))
         resource.prlimit(child, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
         try:
             provider.score(query)
@@ -165,12 +165,12 @@ def test_a_full_disk_charges_nothing_without_an_answer(asking, customer):
             refused += 1
         infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         resource.prlimit(child, resource.RLIMIT_FSIZE, infinite)
-        total += 3
+        total += 20
         for _ in range(2):
             provider.score(query)
         usage = provider.budget(signer)
         assert (usage["used"], usage["pending"]) == (total, 0)
-    assert refused >= 3
+    assert refused >= 5
     assert any("disk full" in error for error in logged(served))
     assert served.children() == [child]
 

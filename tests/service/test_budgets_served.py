@@ -43,7 +43,7 @@ def logged(served):
 
 
 def test_two_services_share_one_budget(tmp_path, database, customer):
-    """As two machines would: the budget's URL and the folder of keys are all that they share."""
+    """They share the URL of the budget and the folder of keys, as two machines would."""
     signer, client, public = customer
     configuration = write_heads(tmp_path, 1, budget=database.budget("shared"), limit=20)
     with (

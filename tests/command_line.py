@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from linalign_lite.commands import main
+from linalign_lite.encrypt.budgets import sqlite_store
 
 COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
 GROUPS = {
@@ -36,6 +37,7 @@ def refused(capsys, *args, code=2):
     """Run in this process, expecting an exit code and no new file; returns standard error."""
     before = sorted(Path.cwd().rglob("*"))
     assert main([str(a) for a in args]) == code
+    sqlite_store.close_connections()  # as the end of a process does
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Traceback" not in captured.err

@@ -34,13 +34,13 @@ def some_states(n, seed=1):
 
 
 def close(scores, head, states):
-    """Whether scores are the head's, within the default error and their rounding."""
+    """Say whether scores are the head's, within the default error and their rounding."""
     exact = states.states @ head.weight.T + head.bias
     return np.abs(scores.values - exact).max() < 5e-3 + 10.0**-scores.decimals
 
 
 def ask(served, method, path, body=b"", headers=None):
-    """Status and body of an answer to one request."""
+    """Send one request; return status and body of its answer."""
     address = served.url.removeprefix("http://")
     connection = http.client.HTTPConnection(address, timeout=60)
     with contextlib.closing(connection):

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "linalign_lite"
 HEAVY = {"onnxruntime", "tenseal", "onnx", "optimum", "torch", "transformers", "scipy",
          "tokenizers", "sklearn", "distributed", "zstandard", "matplotlib", "jinja2", "pyarrow",
          "cryptography", "fsspec", "starlette", "uvicorn", "httpx",
-         "prometheus_client"}  # fmt: skip
+         "prometheus_client", "sqlalchemy"}  # fmt: skip
 
 
 def room(path):

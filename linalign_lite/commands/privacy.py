@@ -73,7 +73,7 @@ def plan(
 
 
 def budget(
-    file: Annotated[Path, Argument(help="The provider's budget file.")],
+    file: Annotated[str, Argument(help="The provider's budget: a file, or postgresql://….")],
     limit: Annotated[int | None, Option(help="Set the most states.", min=1)] = None,
     bits: Annotated[int | None, Option(help="Set the most bits of scores.", min=1)] = None,
     account: Annotated[
@@ -95,15 +95,18 @@ def budget(
       linalign-lite budget clients.sqlite --account 3f2a --limit 1000 --bits 200000
       linalign-lite budget clients.sqlite --account 3f2a --close
       linalign-lite budget clients.sqlite
+      linalign-lite budget "postgresql://provider@db/heads?budget=intents" --limit 300
     """
     from linalign_lite.encrypt.budgets.budget import Budget
+    from linalign_lite.encrypt.budgets.location import local_file
 
     console = Console(as_json, quiet)
     if account is None and (close or reopen):
         raise InputError("--close and --open need --account")
     if close and reopen:
         raise InputError("--close and --open exclude each other")
-    if (limit is None or account is not None) and not file.exists():
+    path = local_file(file)
+    if (limit is None or account is not None) and path is not None and not path.exists():
         raise InputError(f"{file} is not there", hint="make it with --limit")
     if account is None:
         book = Budget(file, limit, bits=bits)

@@ -148,7 +148,7 @@ def score(
     profile: Annotated[
         Profile, Option(help="The profile that queries may have; trusted reveals the head.")
     ] = Profile.private,
-    budget: Annotated[Path | None, Option(help="Count states per account in this file.")] = None,
+    budget: Annotated[str | None, Option(help="Count states per account here.")] = None,
     limit: Annotated[
         int | None, Option(help="With --budget: most states per account.", min=1)
     ] = None,
@@ -174,6 +174,7 @@ def score(
     from linalign_lite.core.executor import cores
     from linalign_lite.core.serialization import load_head, load_map
     from linalign_lite.encrypt.budgets.budget import Budget
+    from linalign_lite.encrypt.budgets.location import local_file
     from linalign_lite.encrypt.messages import QueryInfo
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.planner import predict_cost
@@ -181,7 +182,7 @@ def score(
     from linalign_lite.encrypt.wire import Kind, open_framed
 
     console = Console(as_json, quiet)
-    require_output(out, query, head, map_file, budget, *(public or ()))
+    require_output(out, query, head, map_file, budget and local_file(budget), *(public or ()))
     if limit is not None and budget is None:
         raise InputError("--limit needs a budget", hint="add --budget FILE")
     loaded = load_head(head) if map_file is None else load_head(head) @ load_map(map_file)

@@ -169,7 +169,10 @@ class _Api:
         signed = budget_requests.data(served.entry.name, moment)
         if late or not VerifyingKey(account).accepts(signature, signed):
             raise SignatureError("this request is not signed by the account that it names, or late")
-        usage = await asyncio.to_thread(served.budget.usage_of, account)
+        try:
+            usage = await asyncio.to_thread(served.budget.usage_of, account)
+        except LinalignError as e:  # the service's fault, whatever its kind
+            raise LinalignError(str(e)) from e
         return JSONResponse(asdict(usage))
 
     async def register(self, request: Request) -> Response:

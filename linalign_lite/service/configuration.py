@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +12,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head, load_map
 from linalign_lite.core.signing import public_half
 from linalign_lite.encrypt.budgets.budget import Budget
+from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError
 from linalign_lite.service.protocol import HEAD_NAME
 from linalign_lite.storage.atomic import PathLike, open_regular
@@ -35,8 +36,9 @@ class Tls:
 class HeadEntry:
     """One head, and who may ask it for what.
 
-    ``accounts``: signing.pub files; without them anybody may ask. ``budget``: its file; ``limit``
-    and ``bits`` are limits of each account. With a budget every key must belong to an account.
+    ``accounts``: signing.pub files; without them anybody may ask. ``budget``: its file, or the URL
+    of a budget in PostgreSQL; ``limit`` and ``bits`` are limits of each account. With a budget
+    every key must belong to an account.
     """
 
     name: Annotated[str, HEAD_NAME]
@@ -45,7 +47,8 @@ class HeadEntry:
     profile: Literal["private", "trusted"] = "private"
     max_error: Annotated[float, Range(0.0, 1e6)] = 5e-3
     accounts: Annotated[tuple[Path, ...], Size(10_000)] | None = None
-    budget: Path | None = None
+    # no part of what is printed: a URL may have a password
+    budget: Annotated[str, Text(2048, 1)] | None = field(default=None, repr=False)
     limit: Annotated[int, Range(1, 1 << 53)] | None = None
     bits: Annotated[int, Range(1, 1 << 53)] | None = None
 
@@ -110,7 +113,7 @@ class Configuration:
                 h,
                 file=folder / h.file,
                 map=at(h.map),
-                budget=at(h.budget),
+                budget=h.budget and _beside(folder, h.budget),
                 accounts=None if h.accounts is None else tuple(folder / p for p in h.accounts),
             )
             for h in self.heads
@@ -141,6 +144,11 @@ class Configuration:
                 expected="a table [tls], or host 127.0.0.1",
                 hint=f'behind a proxy that has TLS: without_tls = "{IN_THE_CLEAR}"',
             )
+
+
+def _beside(folder: Path, budget: str) -> str:
+    path = local_file(budget)
+    return budget if path is None else str(folder / path)
 
 
 def _is_loopback(host: str) -> bool:

@@ -21,6 +21,7 @@ from linalign_lite import errors
 from linalign_lite.errors import LinalignError
 
 if TYPE_CHECKING:
+    from linalign_lite.encrypt.budgets.budget import Budget
     from linalign_lite.encrypt.provider import Provider
     from linalign_lite.service.configuration import HeadEntry
 
@@ -67,9 +68,12 @@ class _Scoring:
     """Providers of all heads."""
 
     def __init__(self, heads: tuple[HeadEntry, ...], shared: Path) -> None:
-        self._providers = [_provider(e, shared / str(i)) for i, e in enumerate(heads)]
-        # names that no client hears of
-        self._files = tuple(str(entry.budget) for entry in heads if entry.budget)
+        budgets = [entry.open_budget() for entry in heads]
+        self._providers = [
+            _provider(entry, budget, shared / str(i))
+            for i, (entry, budget) in enumerate(zip(heads, budgets, strict=True))
+        ]
+        self._budgets = {budget.name for budget in budgets if budget}  # no client hears of them
 
     def answer(self, number: int, path: Path | None, body: bytes) -> bytes:
         """Return the bytes of an answer."""
@@ -80,7 +84,7 @@ class _Scoring:
         except OSError as e:
             return _failed(LinalignError("a file of the service cannot be used", got=str(e)))
         except LinalignError as e:
-            if any(name in str(e) for name in self._files):  # not the query's fault
+            if any(name in str(e) for name in self._budgets):  # not the query's fault
                 return _failed(LinalignError(str(e)))
             return _failed(e)
         except Exception as e:  # noqa: BLE001 (a process that ended would be asked again)
@@ -105,7 +109,7 @@ class _Scoring:
         return ANSWER.pack(True, 0, 0)
 
 
-def _provider(entry: HeadEntry, shared: Path) -> Provider:
+def _provider(entry: HeadEntry, budget: Budget | None, shared: Path) -> Provider:
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.provider import Provider
 
@@ -113,7 +117,7 @@ def _provider(entry: HeadEntry, shared: Path) -> Provider:
         entry.load_head(),
         accept=[by_name(entry.profile)],
         max_error=entry.max_error,
-        budget=entry.open_budget(),
+        budget=budget,
         cache_bytes=_CACHE,
         shared=shared,
     )

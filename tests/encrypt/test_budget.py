@@ -1,4 +1,4 @@
-"""The query budget stays within its limit under crashes, concurrency and damaged files."""
+"""A budget in a file: crashes, concurrency, damaged files and full disks. See also test_budgets."""
 
 import contextlib
 import os
@@ -8,84 +8,21 @@ import select
 import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
-import threading
 import time
-import traceback
 from pathlib import Path
 
 import pytest
+from budget_processes import ASKED, KEY, OTHER, beside, crashed, fork, joined, name, names, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linalign_lite.encrypt.budgets import budget as module
-from linalign_lite.encrypt.budgets import database
-from linalign_lite.encrypt.budgets.budget import Budget, Usage
+from linalign_lite.encrypt.budgets import file_locks, sqlite_store
+from linalign_lite.encrypt.budgets.budget import Budget
+from linalign_lite.encrypt.budgets.sqlite_store import SqliteStore
 from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError
-
-KEY, OTHER = bytes(range(32)), bytes([255]) * 32
-ASKED = b"q" * 32
-
-
-def name(i):
-    return i.to_bytes(32, "big")
-
-
-def names(folder):
-    return sorted(p.name for p in folder.iterdir())
-
-
-def used(budget, key=KEY):
-    """Return (used, pending) of one key."""
-    found = [(u.used, u.pending) for u in budget.usage() if u.account == key.hex()]
-    return found[0] if found else (0, 0)
-
-
-def fork(work):
-    """Run ``work`` in a child that is killed afterwards, as by a crash. Return its process id."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 (nothing may return into the parent's tests)
-            traceback.print_exc()
-            os._exit(1)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return child
-
-
-def joined(child):
-    """Wait for a child of ``fork``, which must have finished its work."""
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"the child failed: {status}"
-
-
-def crashed(work):
-    joined(fork(work))
-
-
-@contextlib.contextmanager
-def beside(work):
-    """Run ``work`` in a child that stays alive until the block ends."""
-    (ready, tell), (listen, end) = os.pipe(), os.pipe()
-
-    def run():
-        os.close(end)
-        work()
-        os.write(tell, b"!")
-        os.read(listen, 1)
-
-    child = fork(run)
-    os.close(listen)
-    os.close(tell)
-    try:
-        assert os.read(ready, 1) == b"!"
-        yield child
-    finally:
-        os.close(end)
-        os.close(ready)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(child, 0)
 
 
 @pytest.fixture
@@ -98,7 +35,15 @@ def budget(path):
     return Budget(path, 100)
 
 
+def written(path, data):
+    """Write a file's bytes while nothing uses it."""
+    sqlite_store.close_connections()
+    path.write_bytes(data)
+
+
 def altered(path, *statements):
+    """Execute statements, and leave all of the file in one place."""
+    sqlite_store.close_connections()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         for statement in statements:
             db.execute(statement)
@@ -108,15 +53,10 @@ def test_file_is_private_whole_and_alone(path, budget):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     budget.charge(KEY, ASKED, 5)
     assert names(path.parent) == ["budget"]  # no journal, no temporary file, no log
-
-
-def test_limit_is_kept_until_another_is_given(path, budget):
-    budget.charge(KEY, ASKED, 50)
-    assert Budget(path).limit == 100
-    assert Budget(path, 60).remaining(KEY) == 10
-    assert budget.limit == 60
-    assert Budget(path, 40).remaining(KEY) == 0
-    assert Budget(path, 1 << 53).remaining(OTHER) == 1 << 53
+    Budget(path).charge(KEY, name(1), 5)
+    used_now = list(path.parent.iterdir())
+    assert {p.name for p in used_now} == {"budget", "budget-wal", "budget-shm"}
+    assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in used_now)
 
 
 @pytest.mark.parametrize("limit", [0, -1, (1 << 53) + 1])
@@ -124,24 +64,6 @@ def test_limits_out_of_range(path, limit):
     with pytest.raises(InputError, match="limit"):
         Budget(path, limit)
     assert not path.exists()
-
-
-def test_accounts(budget):
-    assert budget.usage() == ()
-    budget.charge(KEY, ASKED, 30)
-    assert budget.usage() == (Usage(KEY.hex(), 30, 30, 100),)
-    budget.settle(KEY, ASKED, 30)
-    assert budget.usage() == (Usage(KEY.hex(), 30, 0, 100),)
-    with pytest.raises(BudgetError, match=r"answered before.*make the query again"):
-        budget.charge(KEY, ASKED, 30)  # asked again
-    budget.charge(KEY, name(1), 30)
-    budget.charge(OTHER, ASKED, 100)
-    assert budget.usage() == (Usage(KEY.hex(), 60, 30, 100), Usage(OTHER.hex(), 100, 100, 100))
-    budget.refund(KEY, name(1), 30)
-    budget.charge(KEY, name(1), 70)
-    assert (budget.remaining(KEY), budget.remaining(bytes(32))) == (0, 100)
-    budget.refund(OTHER, ASKED, 100)
-    assert used(budget, OTHER) == (0, 0)
 
 
 def test_used_up(path, budget):
@@ -157,151 +79,8 @@ def test_used_up(path, budget):
     budget.charge(KEY, name(1), 2)
 
 
-@pytest.mark.parametrize(
-    "charge",
-    [
-        (b"", ASKED, 1),
-        (KEY, KEY + b"x", 1),
-        (KEY, ASKED, 0),
-        (KEY, ASKED, -5),
-        (KEY, ASKED, 1 << 70),
-    ],
-)
-def test_arguments(budget, charge):
-    for call in (budget.charge, budget.settle, budget.refund):
-        with pytest.raises(InputError, match="cannot charge"):
-            call(*charge)
-    assert budget.usage() == ()
-
-
-def test_a_charge_ends_once(budget):
-    for end in (budget.refund, budget.settle):
-        budget.charge(KEY, ASKED, 2)
-        for other in [(OTHER, ASKED, 2), (KEY, name(3), 2), (KEY, ASKED, 1)]:
-            with pytest.raises(InputError, match="no such charge"):
-                end(*other)
-        end(KEY, ASKED, 2)
-        with pytest.raises(InputError, match="no such charge"):
-            end(KEY, ASKED, 2)
-    assert used(budget) == (2, 0)
-
-
-def test_what_a_crash_interrupted_is_free_once(budget):
-    crashed(lambda: budget.charge(KEY, ASKED, 60))
-    assert used(budget) == (60, 60)
-    with pytest.raises(BudgetError):
-        budget.charge(KEY, ASKED, 59)  # another count, another query
-    budget.charge(KEY, ASKED, 60)
-    assert used(budget) == (60, 60)
-    with pytest.raises(BudgetError):  # now this process is scoring it
-        budget.charge(KEY, ASKED, 60)
-    budget.settle(KEY, ASKED, 60)
-    with pytest.raises(BudgetError):
-        budget.charge(KEY, ASKED, 60)
-    assert used(budget) == (60, 0)
-
-
-def test_interrupted_again_and_again_is_charged_once(path, budget):
-    for _ in range(5):
-        crashed(lambda: budget.charge(KEY, ASKED, 60))
-    Budget(path, 10)  # a lower limit does not take back what was granted
-    budget.charge(KEY, ASKED, 60)
-    assert used(budget) == (60, 60)
-
-
-def test_each_of_several_interrupted_charges_is_free_once(budget):
-    def twice():
-        budget.charge(KEY, ASKED, 20)
-        budget.charge(KEY, ASKED, 20)
-
-    crashed(twice)
-    for expected in (40, 40, 60):
-        budget.charge(KEY, ASKED, 20)
-        assert used(budget) == (expected, expected)
-
-
-def test_what_lives_is_charged_again(path, budget):
-    with beside(lambda: Budget(path).charge(KEY, ASKED, 10)):
-        budget.charge(KEY, ASKED, 10)
-        assert used(budget) == (20, 20)
-        budget.refund(KEY, ASKED, 10)
-        with pytest.raises(InputError, match="no such charge"):  # the other's is not ours to end
-            budget.settle(KEY, ASKED, 10)
-    budget.charge(KEY, ASKED, 10)
-    assert used(budget) == (10, 10)
-
-
-def test_threads_and_instances_live(path, budget):
-    budget.charge(KEY, ASKED, 10)
-    thread = threading.Thread(target=budget.charge, args=(KEY, ASKED, 10))
-    thread.start()
-    thread.join()
-    again = Budget(path)
-    again.charge(KEY, ASKED, 10)
-    del budget
-    again.charge(KEY, ASKED, 10)
-    assert used(again) == (40, 40)
-
-
-def test_one_of_many_at_once_resumes(path, budget):
-    crashed(lambda: budget.charge(KEY, ASKED, 10))
-    with contextlib.ExitStack() as all_alive:
-        for _ in range(4):
-            all_alive.enter_context(beside(lambda: Budget(path).charge(KEY, ASKED, 10)))
-        assert used(budget) == (40, 40)
-    (hold, let_go), (told, tell), (stay, leave) = os.pipe(), os.pipe(), os.pipe()
-
-    def race():
-        os.close(let_go)
-        os.close(leave)
-        os.read(hold, 1)
-        budget.charge(KEY, ASKED, 10)
-        os.write(tell, b"!")
-        os.close(tell)
-        os.read(stay, 1)  # alive until all of them have charged
-
-    children = [fork(race) for _ in range(6)]
-    os.close(let_go)
-    os.close(tell)
-    for _ in children:
-        assert os.read(told, 1) == b"!"
-    os.close(leave)
-    for child in children:
-        joined(child)
-    for descriptor in (hold, told, stay):
-        os.close(descriptor)
-    assert used(budget) == (60, 60)  # four of the six were free
-
-
-def test_a_child_keeps_nothing_of_its_parent_alive(budget):
-    """A parent charges, forks a worker and is killed; the worker lives."""
-    listen, end = os.pipe()
-
-    def parent():
-        budget.charge(KEY, ASKED, 10)
-        told, tell = os.pipe()
-        if not os.fork():
-            os.close(end)
-            with pytest.raises(InputError, match="no such charge"):
-                budget.settle(KEY, ASKED, 10)  # its parent's
-            budget.charge(KEY, ASKED, 10)  # its parent lives
-            os.write(tell, b"!")
-            os.read(listen, 1)
-            os._exit(0)
-        os.close(tell)
-        assert os.read(told, 1) == b"!"
-
-    crashed(parent)
-    budget.charge(KEY, ASKED, 10)
-    assert used(budget) == (20, 20)  # the parent's was taken over
-    budget.charge(KEY, ASKED, 10)
-    assert used(budget) == (30, 30)  # the worker's was not
-    os.close(end)
-    os.close(listen)
-
-
 def test_where_nobody_can_tell_it_is_charged_again(budget, monkeypatch):
-    monkeypatch.setattr(module, "_lock", lambda *_, **__: False)
+    monkeypatch.setattr(file_locks, "_lock", lambda *_, **__: False)
     crashed(lambda: budget.charge(KEY, ASKED, 10))
     for expected in (20, 30):
         budget.charge(KEY, ASKED, 10)
@@ -325,19 +104,21 @@ class Actors:
 
     @contextlib.contextmanager
     def playing(self, actor):
-        kept = dict(module._HELD)
-        module._HELD.clear()
-        module._HELD.update(self.own[actor])
+        sqlite_store.close_connections()
+        kept = dict(file_locks.HELD)
+        file_locks.HELD.clear()
+        file_locks.HELD.update(self.own[actor])
         try:
             yield
         finally:
-            self.own[actor] = dict(module._HELD)
-            module._HELD.clear()
-            module._HELD.update(kept)
+            sqlite_store.close_connections()
+            self.own[actor] = dict(file_locks.HELD)
+            file_locks.HELD.clear()
+            file_locks.HELD.update(kept)
 
     def die(self, actor):
-        for handle, _ in self.own[actor].values():
-            os.close(handle)
+        for held in self.own[actor].values():
+            os.close(held.handle)
         self.own[actor] = {}
 
 
@@ -405,28 +186,6 @@ def test_agrees_with_a_model(operations):
                 assert budget.remaining(k) == LIMIT - done - waiting >= 0
 
 
-def test_processes_in_parallel(path):
-    budget = Budget(path, 120)
-    told, tell = os.pipe()
-
-    def work(i):
-        for j in range(50):
-            with contextlib.suppress(BudgetError):
-                budget.charge(KEY, name(1000 * i + j), 1)
-                os.write(tell, b".")
-                if j % 2:
-                    budget.settle(KEY, name(1000 * i + j), 1)
-
-    children = [fork(lambda i=i: work(i)) for i in range(4)]
-    for child in children:
-        joined(child)
-    os.close(tell)
-    with os.fdopen(told, "rb") as f:
-        assert len(f.read()) == 120
-    assert used(budget)[0] == 120
-    assert budget.remaining(KEY) == 0
-
-
 def test_processes_that_create_at_once_agree(tmp_path):
     for i in range(20):
         path = tmp_path / str(i)
@@ -435,27 +194,6 @@ def test_processes_that_create_at_once_agree(tmp_path):
             joined(child)
         assert used(Budget(path))[0] in (3, 6)  # 3: the first was dead when the second charged
     assert len(names(tmp_path)) == 20
-
-
-def test_forks_while_threads_charge(path):
-    budget = Budget(path, 1000)
-    done = []
-
-    def charge(i):
-        own = Budget(path)
-        for j in range(40):
-            (own if j % 2 else budget).charge(KEY, name(1000 * i + j), 1)
-            done.append(1)
-
-    threads = [threading.Thread(target=charge, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    for i in range(20):
-        crashed(lambda i=i: budget.charge(KEY, name(10**6 + i), 1))
-    for thread in threads:
-        thread.join()
-    assert len(done) == 120
-    assert used(budget) == (140, 140)
 
 
 @pytest.mark.slow
@@ -521,6 +259,7 @@ def tried(path):
 
 def refused(path, match):
     """A new Budget raises FormatError with a hint and leaves the file as it is."""
+    sqlite_store.close_connections()
     before = path.read_bytes()
     for limit in (None, 5):
         with pytest.raises(FormatError, match=match) as error:
@@ -538,12 +277,13 @@ def filled(path, budget):
         if i % 2:
             budget.settle(name(i), ASKED, 2)
     budget.charge(KEY, ASKED, 1)
+    sqlite_store.close_connections()
     return path.read_bytes()
 
 
 def test_cut_short(path, filled):
     for size in [*range(120), *range(128, len(filled), 97), len(filled) - 1]:
-        path.write_bytes(filled[:size])
+        written(path, filled[:size])
         refused(path, "damaged")
 
 
@@ -554,21 +294,21 @@ def test_bytes_altered(path, filled, monkeypatch):
     for place in places:
         data = bytearray(filled)
         data[place] ^= rng.randrange(1, 256)
-        path.write_bytes(data)
+        written(path, data)
         # every other file as if it were too large for the check of every page
-        monkeypatch.setattr(module, "MAX_CHECKED", place % 2 << 24)
+        monkeypatch.setattr(sqlite_store, "MAX_CHECKED", place % 2 << 24)
         tried(path)
 
 
 def test_noise(path, filled):
     rng = random.Random(6)
     for size in (0, 1, 16, 99, 100, 512, 5000):
-        path.write_bytes(rng.randbytes(size))
+        written(path, rng.randbytes(size))
         refused(path, "another kind of file")
     for start in (16, 100, 512, 4096, 8192):  # ours up to there
-        path.write_bytes(filled[:start] + rng.randbytes(len(filled) - start))
+        written(path, filled[:start] + rng.randbytes(len(filled) - start))
         assert tried(path) == 0
-    path.write_bytes(filled)
+    written(path, filled)
     path.with_name("budget-journal").write_bytes(rng.randbytes(3000))
     tried(path)
 
@@ -576,7 +316,7 @@ def test_noise(path, filled):
 def test_schema_that_is_no_text(path, filled):
     """SQLite's message quotes the contents, and Python cannot decode the message."""
     unnamed = filled.replace(b"tablepending", b"table\xff\xfe\xfd\xfcing")
-    path.write_bytes(unnamed.replace(b"CREATE TABLE pending", b"CREATE TABEL pending"))
+    written(path, unnamed.replace(b"CREATE TABLE pending", b"CREATE TABEL pending"))
     refused(path, "damaged")
 
 
@@ -708,73 +448,6 @@ def test_an_old_file_that_is_damaged_is_not_made_newer(path):
     assert path.read_bytes() == before
 
 
-def test_accounts_have_limits_of_their_own(path, budget):
-    budget.change(KEY, limit=7, bits=50)
-    budget.charge(KEY, ASKED, 5, 40)
-    with pytest.raises(BudgetError, match="at most 2, the rest of 7"):
-        budget.charge(KEY, name(1), 3)
-    with pytest.raises(BudgetError, match="more bits of scores"):
-        budget.charge(KEY, name(1), 2, 11)
-    budget.charge(KEY, name(1), 2, 10)
-    budget.charge(OTHER, ASKED, 100, 1 << 40)
-    mine, other = budget.usage()
-    assert (mine.limit, mine.bits, mine.bits_limit) == (7, 50, 50)
-    assert (other.limit, other.bits, other.bits_limit) == (100, 1 << 40, None)
-    assert (budget.remaining(KEY), budget.remaining(name(9))) == (0, 100)
-    budget.settle(KEY, ASKED, 5)
-    budget.refund(KEY, name(1), 2)
-    assert budget.usage()[0].bits == 40
-    assert Budget(path, bits=45).bits == 45
-    with pytest.raises(BudgetError, match="more bits"):
-        budget.charge(name(9), ASKED, 1, 46)
-
-
-def test_a_closed_account(budget):
-    budget.change(KEY, closed=True)
-    for call in (budget.require_open, lambda k: budget.charge(k, ASKED, 1)):
-        with pytest.raises(BudgetError, match="is closed"):
-            call(KEY)
-    budget.require_open(OTHER)
-    assert budget.usage() == (Usage(KEY.hex(), 0, 0, 100, closed=True),)
-    budget.change(KEY, limit=5)
-    assert budget.usage()[0].closed
-    budget.change(KEY, closed=False)
-    budget.charge(KEY, ASKED, 5)
-
-
-def test_what_the_dead_left_is_settled_when_its_response_was_kept(budget):
-    crashed(lambda: budget.charge(KEY, ASKED, 60, 600))
-    budget.settle_abandoned(KEY, name(1), 60)
-    assert used(budget) == (60, 60)
-    budget.settle_abandoned(KEY, ASKED, 60)
-    assert used(budget) == (60, 0)
-    assert budget.usage()[0].bits == 600
-    budget.charge(KEY, name(2), 10)
-    budget.settle_abandoned(KEY, name(2), 10)  # its process lives
-    assert used(budget) == (70, 10)
-
-
-def test_two_that_answered_the_same_query_pay_once(path, budget):
-    """One was killed before it could take its charge back."""
-    with beside(lambda: Budget(path).charge(KEY, ASKED, 10)):
-        budget.charge(KEY, ASKED, 10)
-        budget.settle(KEY, ASKED, 10)
-        assert used(budget) == (20, 10)
-    budget.settle_abandoned(KEY, ASKED, 10)
-    assert used(budget) == (10, 0)
-
-
-@pytest.mark.parametrize("bits", [-1, (1 << 53) + 1, 1 << 64])
-def test_bits_out_of_range(budget, bits):
-    with pytest.raises(InputError, match="cannot charge"):
-        budget.charge(KEY, ASKED, 1, bits)
-    assert budget.usage() == ()
-    budget.charge(KEY, ASKED, 1, 1 << 53)
-    with pytest.raises(BudgetError, match="more bits"):
-        budget.charge(KEY, name(1), 1, 1)
-    assert budget.usage()[0].bits == 1 << 53
-
-
 @pytest.mark.parametrize(
     "row", ["(x'{}', 'a', NULL, 0)", "(x'{}', 5, -1, 0)", "(x'{}', 5, 5, 2)", "(x'{}', 0, 5, 0)"]
 )
@@ -784,13 +457,31 @@ def test_damaged_accounts(path, budget, row):
         budget.charge(KEY, ASKED, 1)
 
 
+def test_a_file_of_an_older_journal_mode_is_set_to_wal_by_its_first_write(path, budget):
+    budget.charge(KEY, ASKED, 5)
+    altered(path, "PRAGMA journal_mode = DELETE")
+    before = path.read_bytes()
+    assert before[18:20] == b"\1\1"
+    assert used(Budget(path)) == (5, 5)
+    sqlite_store.close_connections()
+    assert path.read_bytes() == before
+    children = [fork(lambda i=i: Budget(path).charge(KEY, name(i), 1)) for i in range(6)]
+    for child in children:
+        joined(child)
+    assert used(budget) == (11, 11)
+    sqlite_store.close_connections()
+    assert path.read_bytes()[18:20] == b"\2\2"
+
+
 def test_other_journal_mode(path, budget):
-    altered(path, "PRAGMA journal_mode = WAL")
+    sqlite_store.close_connections()
+    data = path.read_bytes()
+    written(path, data[:18] + b"\3\3" + data[20:])
     refused(path, "journal mode")
 
 
 def test_too_large(path, budget, monkeypatch):
-    monkeypatch.setattr(database, "_MAX_FILE", 10_000)
+    monkeypatch.setattr(sqlite_store, "_MAX_FILE", 10_000)
     refused(path, "1 GiB")
 
 
@@ -837,25 +528,137 @@ def test_a_file_that_went_away_is_not_begun_anew(path, budget):
 def test_replaced_file_is_told_apart(path, budget):
     """A process locks a byte of the new file, not of the replaced one."""
     budget.charge(KEY, ASKED, 1)
+    sqlite_store.close_connections()
     path.rename(path.with_name("old"))
     Budget(path, 100).charge(KEY, ASKED, 1)
-    assert len({byte for _, byte in module._HELD.values()}) == len(module._HELD)
+    owners = [held.owner.number for held in file_locks.HELD.values()]
+    assert len(set(owners)) == len(owners)
     crashed(lambda: budget.charge(KEY, ASKED, 1))
     assert used(budget) == (2, 2)
 
 
+def test_a_log_is_not_taken_for_that_of_another_file(tmp_path, path, budget):
+    """A file that is replaced while it is used is refused until its log is gone, too."""
+    copy, moved = tmp_path / "copy", tmp_path / "moved"
+    copy.write_bytes(path.read_bytes())
+    for i in range(3):
+        budget.charge(KEY, name(i), 1)
+    path.rename(moved)
+    with pytest.raises(InputError, match="a write-ahead log is left beside"):
+        Budget(path, 100)
+    assert not path.exists()
+    copy.rename(path)
+    for _ in range(2):
+        with pytest.raises(LinalignError, match="was replaced, but not the write-ahead log"):
+            budget.charge(KEY, ASKED, 1)
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / f"budget{suffix}").rename(tmp_path / f"moved{suffix}")
+    assert used(budget) == (0, 0)
+    budget.charge(KEY, ASKED, 7)
+    assert used(Budget(path)) == (7, 7)
+    assert used(Budget(moved)) == (3, 3)
+
+
+def test_reading_the_file_takes_no_lock_from_it(path, budget):
+    """Closing any descriptor of a file drops POSIX locks; another process must not see the last."""
+    code = (
+        "import sys; from linalign_lite.encrypt.budgets.budget import Budget;"
+        "Budget(sys.argv[1]).charge(bytes(range(32)), sys.argv[2].encode(), 5)"
+    )
+    for i in range(2):
+        budget.charge(KEY, name(i), 5)
+        path.read_bytes()
+        subprocess.run([sys.executable, "-c", code, path, str(i) * 32], check=True)
+        used_now = {p.name for p in path.parent.iterdir()}
+        assert used_now == {"budget", "budget-wal", "budget-shm"}
+    budget.charge(KEY, ASKED, 5)
+    assert used(budget) == (25, 25)
+    assert names(path.parent) == ["budget"]
+    assert used(Budget(path)) == (25, 25)
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_what_lies_beside_the_file_is_not_trusted(tmp_path, path, filled, suffix):
+    rng, beside_it = random.Random(8), tmp_path / f"budget{suffix}"
+    before = used(Budget(path), name(3))
+    for data in (b"", rng.randbytes(100), rng.randbytes(40_000), bytes(32_768)):
+        sqlite_store.close_connections()
+        beside_it.write_bytes(data)
+        assert used(Budget(path), name(3)) == before
+    sqlite_store.close_connections()
+    for make in (beside_it.mkdir, lambda: beside_it.symlink_to("x"), lambda: os.mkfifo(beside_it)):
+        make()
+        with pytest.raises(FormatError, match=f"something else as budget{suffix}"):
+            Budget(path)
+        beside_it.rmdir() if beside_it.is_dir() else beside_it.unlink()
+    with beside_it.open("wb") as f:
+        f.truncate((1 << 30) + 1)
+    with pytest.raises(FormatError, match="something else as"):
+        Budget(path)
+
+
+def test_a_log_with_other_tables_is_refused(tmp_path, path, budget):
+    """A log whose checksums are right may hold any page."""
+    sqlite_store.close_connections()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("CREATE TRIGGER t AFTER INSERT ON pending BEGIN DELETE FROM pending; END")
+        log = (tmp_path / "budget-wal").read_bytes()
+        main = path.read_bytes()
+    written(path, main)
+    (tmp_path / "budget-wal").write_bytes(log)
+    with pytest.raises(FormatError, match="is damaged"):
+        Budget(path)
+
+
+def test_copies_of_a_budget_that_is_used(tmp_path, path, budget):
+    """The backup that docs/SERVICE.md describes has every charge; a copy of the file may not."""
+    budget.charge(KEY, ASKED, 5)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("VACUUM INTO ?", [str(tmp_path / "vacuumed")])
+        with contextlib.closing(sqlite3.connect(tmp_path / "copied")) as copy:
+            db.backup(copy)
+    budget.charge(KEY, name(1), 5)
+    for kind in ("vacuumed", "copied"):
+        assert used(Budget(tmp_path / kind)) == (5, 5)
+        Budget(tmp_path / kind).charge(KEY, name(1), 1)
+    assert used(budget) == (10, 10)
+
+
+def test_what_a_failure_left_is_resumed_by_the_process_that_lives(path, budget):
+    """A charge that could neither be settled nor refunded is not made twice."""
+    budget.charge(KEY, ASKED, 5)
+    sqlite_store.close_connections()
+    moved = path.rename(path.with_name("moved"))
+    with pytest.raises(LinalignError):
+        budget.refund(KEY, ASKED, 5)
+    moved.rename(path)
+    budget.charge(KEY, ASKED, 5)
+    assert used(budget) == (5, 5)
+    budget.charge(KEY, ASKED, 5)  # that one is being scored now
+    assert used(budget) == (10, 10)
+    budget.refund(KEY, ASKED, 5)
+    budget.abandon(KEY, ASKED, 5)
+    budget.settle_abandoned(KEY, ASKED, 5)
+    assert used(budget) == (5, 0)
+
+
 def test_locked_for_too_long(path, budget, monkeypatch):
+    """A process that writes keeps others from writing; they read."""
+
     def hold():
         db = sqlite3.connect(path, isolation_level=None)
         db.execute("BEGIN EXCLUSIVE")
         globals()["kept"] = db
 
-    monkeypatch.setattr(database, "_LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(sqlite_store, "_LOCK_TIMEOUT", 0.2)
+    sqlite_store.close_connections()
     with beside(hold):
-        for call in (budget.usage, lambda: budget.charge(KEY, ASKED, 1)):
+        assert budget.usage() == ()
+        for _ in range(2):
             with pytest.raises(LinalignError, match=r"SQLITE_BUSY.*locked"):
-                call()
+                budget.charge(KEY, ASKED, 1)
     budget.charge(KEY, ASKED, 1)
+    sqlite_store.close_connections()  # the next waits as long as others
 
 
 @pytest.mark.parametrize("room", [0, 600, 8200])
@@ -886,7 +689,6 @@ def test_read_only_file(path):
         def work():
             if not os.getuid():
                 os.setuid(65534)
-            assert Budget(path).remaining(KEY) == 3
             for call in (budget.charge, budget.settle):
                 with pytest.raises(LinalignError, match="read-only"):
                     call(KEY, ASKED, 2)
@@ -897,15 +699,15 @@ def test_read_only_file(path):
 
 def test_settings_that_durability_rests_on(path, budget):
     pragmas = "synchronous", "journal_mode", "trusted_schema", "cell_size_check"
-    with database.transaction(path, write=True) as db:
-        values = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
-    assert values == [3, "delete", 0, 1]
+    with SqliteStore(path).transaction(write=True) as db:
+        values = [db(f"PRAGMA {name}")[0][0] for name in pragmas]
+    assert values == [3, "wal", 0, 1]
 
 
 def test_an_error_within_rolls_back(path, budget):
     def interrupted():
-        with database.transaction(path, write=True) as db:
-            db.execute("UPDATE budget SET states = 7")
+        with SqliteStore(path).transaction(write=True) as db:
+            db("UPDATE budget SET states = 7")
             raise KeyboardInterrupt
 
     before = path.read_bytes()

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -487,7 +488,7 @@ def test_a_response_that_is_not_kept_any_more_is_not_charged_again(asked):
     client, provider, budget, account = asked
     query = client.encrypt(np.eye(DIM)[:3])
     provider.score(query)
-    for path in budget.path.with_name("budget.sqlite.responses").iterdir():
+    for path in Path(budget.name).with_name("budget.sqlite.responses").iterdir():
         path.unlink()
     with pytest.raises(BudgetError, match=r"answered before.*make the query again"):
         provider.score(query)

@@ -77,3 +77,12 @@ def test_a_file_that_is_no_configuration(tmp_path):
     (tmp_path / "large.toml").write_bytes(b"#" * (1 << 20) + b"#")
     with pytest.raises(LinalignError, match="too large"):
         Configuration.load(tmp_path / "large.toml")
+
+
+def test_a_budget_is_a_file_or_a_url(tmp_path):
+    found = load(tmp_path, f'keys = "keys"\n{HEAD}budget = "b.sqlite"\nlimit = 5\n')
+    assert found.heads[0].open_budget().name == str(tmp_path / "b.sqlite")
+    url = "postgresql://user:pass-word@db.example.org/heads?budget=intents"
+    found = load(tmp_path, f'keys = "keys"\n{HEAD}budget = "{url}"\n')
+    assert found.heads[0].budget == url
+    assert "pass-word" not in repr(found)

@@ -15,7 +15,7 @@ from linalign_lite.service.remote_provider import RemoteProvider
 
 
 def shared_folders(served):
-    """Folders of encoded heads of this service, in memory."""
+    """Find the folders of encoded heads of this service, in memory."""
     return list(Path("/dev/shm").glob(f"linalign-heads-{served.process.pid}-*"))
 
 
@@ -76,7 +76,7 @@ def alive(process):
 
 
 def test_processes_hold_a_large_encoded_head_once(tmp_path):
-    """Of 4,096 outputs: 1 MiB. A small one is in no file."""
+    """One of 4,096 outputs has 1 MiB. A small one is in no file."""
     path, large = write_heads(tmp_path, 2), a_head(1, classes=4096)
     (tmp_path / "1.head.npz").unlink()
     save(tmp_path / "1.head.npz", large)

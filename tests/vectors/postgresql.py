@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -55,6 +56,18 @@ class Server:
 
     def location(self, table: str, options: str = "", database: str = "postgres") -> str:
         return f"postgresql:///{database}?host={self.socket}&user={USER}{options}#{table}"
+
+    def budget(self, name: str, options: str = "") -> str:
+        """The location of a query budget."""
+        at = f"host={self.socket}&user={USER}"
+        return f"postgresql:///postgres?{at}&budget={name}{options}"
+
+    def wait_for_end(self, process: int) -> None:
+        """Return once the server has seen that a process that used a budget ended."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+        with self.connect() as db:
+            while db.execute(query, [f"linalign-lite {process}"]).fetchone() != (0,):
+                time.sleep(0.005)
 
     def connect(self):
         import psycopg

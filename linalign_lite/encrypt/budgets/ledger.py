@@ -13,8 +13,7 @@ from typing import IO
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.budgets.budget import Budget
-from linalign_lite.encrypt.budgets.kept_responses import KeptResponses
-from linalign_lite.errors import BudgetError, FormatError, LinalignError
+from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,12 @@ class Charge:
 
 
 class Ledger:
-    """Charges queries to one head, and keeps its responses in the folder BUDGET.responses."""
+    """Charges queries to one head, and keeps its responses beside the budget."""
 
     def __init__(self, budget: Budget, head: Head) -> None:
         self._budget = budget
         self._head = _digest(head)
-        self._kept = KeptResponses(budget.path.with_name(budget.path.name + ".responses"))
+        self._kept = budget.kept
 
     def answered(self, charge: Charge, write: Callable[[IO[bytes]], None]) -> IO[bytes]:
         """Open the query's response; ``write`` scores it unless it was kept before.
@@ -51,20 +50,39 @@ class Ledger:
         try:
             self._kept.keep(name, write)
         except FormatError:  # the query was altered after it was checked: scored, and charged
-            self._budget.settle(*entry)
+            self._settle(entry)
             raise
         except BaseException:
-            response = self._kept.open(name)  # an error, or Ctrl-C, may come after it was kept
-            with contextlib.suppress(LinalignError):
-                (self._budget.settle if response else self._budget.refund)(*entry)
-            if response:
-                response.close()
+            self._take_back(name, entry)
             raise
-        response = self._kept.open(name)
-        self._budget.settle(*entry)
+        try:
+            response = self._kept.open(name)
+        except LinalignError:
+            self._budget.abandon(*entry)
+            raise
+        self._settle(entry)
         if response is None:
             raise BudgetError("this query's response was removed at once", hint="is the disk full?")
         return response
+
+    def _settle(self, entry: tuple[bytes, bytes, int]) -> None:
+        """Settle a charge whose response was kept; also one that a lost connection left to all."""
+        try:
+            self._budget.settle(*entry)
+        except InputError:  # another process may have it now, and settles it itself
+            self._budget.settle_abandoned(*entry)
+
+    def _take_back(self, name: str, entry: tuple[bytes, bytes, int]) -> None:
+        """Refund a charge without a response. Where that fails, the same query resumes it."""
+        try:
+            response = self._kept.open(name)  # an error, or Ctrl-C, may come after it was kept
+        except LinalignError:
+            self._budget.abandon(*entry)
+            return
+        with contextlib.suppress(LinalignError):
+            (self._budget.settle if response else self._budget.refund)(*entry)
+        if response:
+            response.close()
 
 
 def _digest(head: Head) -> bytes:

@@ -31,6 +31,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.signing import SigningKey, VerifyingKey
 from linalign_lite.core.space import Space
+from linalign_lite.encrypt.budgets import sqlite_store
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
@@ -356,6 +357,7 @@ def budget_seeds() -> list[bytes]:
                 book.charge(*charge)
                 if i % 3:
                     (book.settle if i % 2 else book.refund)(*charge)
+            sqlite_store.close_connections()
             seeds.append(path.read_bytes())
         return seeds
 
@@ -642,8 +644,10 @@ def _inspected(path: Path, data: bytes) -> None:
 
 def run_budget(data: bytes, folder: Path) -> None:
     # into the same file each time: the process keeps one descriptor for each budget that it charges
+    sqlite_store.close_connections()
     path = _file(folder, "x.sqlite", data)
-    (folder / "x.sqlite-journal").unlink(missing_ok=True)
+    for suffix in ("journal", "wal", "shm"):
+        (folder / f"x.sqlite-{suffix}").unlink(missing_ok=True)
     book = Budget(path)
     used = book.usage()
     key, fingerprint = bytes(32), b"\1" * 32

@@ -170,10 +170,12 @@ def _budget(statement: str) -> bytes:
     import sqlite3
 
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        db.deserialize(TARGETS["budget"].corpus[1])
+        seed = TARGETS["budget"].corpus[1]
+        db.deserialize(seed[:18] + b"\1\1" + seed[20:])  # a database in memory has no log
         db.execute("PRAGMA writable_schema = ON")
         db.execute(statement)
-        return db.serialize()
+        data = db.serialize()
+        return data[:18] + seed[18:20] + data[20:]
 
 
 def _raw_infinity() -> bytes:

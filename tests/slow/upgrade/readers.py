@@ -45,7 +45,7 @@ from linalign_lite.core import serialization, signing
 from linalign_lite.core.shards import manifest, plan
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt import wire
-from linalign_lite.encrypt.budgets import database
+from linalign_lite.encrypt.budgets import sqlite_store
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction import model_card
 from linalign_lite.heads.ood import serialization as detectors
@@ -217,7 +217,7 @@ KINDS = (
     Kind(r"golden/v(\d+)\.signing\.key", 1, signing.VERSION, read_signing_key),
     Kind(r"golden/v(\d+)\.signing\.pub", 1, signing.VERSION, by(VerifyingKey.load)),
     Kind(r"golden/v(\d+)\.(?:map|head)\.onnx", 1, metadata.VERSION, by(from_onnx)),
-    Kind(r"golden/v(\d+)\.budget", 1, database.VERSION, read_budget),
+    Kind(r"golden/v(\d+)\.budget", 1, sqlite_store.VERSION, read_budget),
     Kind(r"encrypt/golden/v([3-9])-\w+-secret\.key", 3, wire.VERSION, read_secret_key),
     Kind(r"encrypt/golden/v([3-9])-\w+-public\.key", 3, wire.VERSION,
          by(lambda path: PublicKey.load(path).digest)),

@@ -14,6 +14,7 @@ from typing import Any
 
 from linalign_lite.errors import InputError, LinalignError, import_extra
 from linalign_lite.service.configuration import Configuration
+from linalign_lite.service.connections import KEEP_ALIVE, protocol
 from linalign_lite.service.state import LOG, Service
 
 _GRACE = 30  # seconds to answer what was taken, when the service is told to end
@@ -55,15 +56,14 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
         application(service),
         host=configuration.host,
         port=configuration.port,
-        http=_protocol(configuration.request_seconds),
+        http=protocol(configuration.request_seconds),
         log_config=None,
         access_log=False,
         lifespan="on",
         server_header=False,
         limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=30,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
-        h11_max_incomplete_event_size=1 << 14,
         ws="none",
         **tls,
     )
@@ -92,41 +92,6 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
         service.close()
     if not server.started:
         raise LinalignError("the service did not start", hint="the log above says why")
-
-
-def _protocol(seconds: float) -> Any:
-    """A connection that is closed when the head of a request does not arrive in time."""
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    class Impatient(HttpToolsProtocol):
-        _patience: asyncio.TimerHandle | None = None
-
-        def _wait(self) -> None:
-            self._stop_waiting()
-            self._patience = self.loop.call_later(seconds, self.transport.close)
-
-        def _stop_waiting(self) -> None:
-            if self._patience is not None:
-                self._patience.cancel()
-                self._patience = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._wait()
-
-        def on_message_begin(self) -> None:
-            self._wait()
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._stop_waiting()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_waiting()
-            super().connection_lost(exc)
-
-    return Impatient
 
 
 async def _announce(server: Any, configuration: Configuration) -> None:

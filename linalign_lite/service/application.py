@@ -242,18 +242,20 @@ class _Api:
         length = request.headers.get("content-length", "")
         if not length.isascii() or not length.isdigit():
             raise _RefusedError(411, "NoLength", "a request must state its length")
-        if (size := int(length)) > most:
+        if int(length) > most:
             raise _RefusedError(413, "TooLarge", f"a request of at most {most} bytes is expected")
-        service = self._service
-        if service.uploading + size > _UPLOADS * service.configuration.most_body:
-            raise BusyError(1)
-        service.uploading += size
+        service, body, size = self._service, io.BytesIO(), 0
         try:
-            body = io.BytesIO()
             try:
                 async with asyncio.timeout(service.configuration.request_seconds):
-                    async for part in request.stream():
-                        body.write(part)
+                    async for part in request.stream():  # what is only announced takes no room
+                        if (
+                            service.uploading + len(part)
+                            > _UPLOADS * service.configuration.most_body
+                        ):
+                            raise BusyError(1)
+                        service.uploading += len(part)
+                        size += body.write(part)
             except TimeoutError:
                 raise _RefusedError(
                     408, "TooSlow", "the request did not arrive in time", Connection="close"

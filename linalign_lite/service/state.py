@@ -62,7 +62,7 @@ class Service:
         count = configuration.workers or cores()
         self.workers = Workers(configuration, count)
         self.admission = Admission(_AHEAD * count, configuration.waiting)
-        self.uploading = 0  # bytes that requests have announced and not yet been answered for
+        self.uploading = 0  # bytes of requests that arrived and are not answered yet
         self.is_ready = False
 
     async def start(self) -> None:

@@ -12,8 +12,10 @@ import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
+from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -87,7 +89,14 @@ def application(service: Service) -> Starlette:
         expose_headers=["retry-after"],
         max_age=600,
     )
-    return Starlette(routes=routes, middleware=[cors] if origins else [], lifespan=lifespan)
+    found = Starlette(
+        routes=routes,
+        middleware=[cors] if origins else [],
+        exception_handlers={HTTPException: _no_route},
+        lifespan=lifespan,
+    )
+    found.router.redirect_slashes = False  # it would redirect to whatever host a request names
+    return found
 
 
 class _Api:
@@ -267,6 +276,11 @@ class _Api:
 
 def _unknown_key() -> _RefusedError:
     return _RefusedError(403, "UnknownKey", "register the public key of this query first")
+
+
+async def _no_route(_: Request, e: Any) -> Response:
+    """Answer 404 and 405 in the form of all errors."""
+    return _error(e.status_code, e.detail.replace(" ", ""), e.detail, e.headers)
 
 
 def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:

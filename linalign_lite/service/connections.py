@@ -83,6 +83,9 @@ def protocol(seconds: float) -> Any:
             if any(name == b"transfer-encoding" for name, _ in self.headers):
                 self.cycle.keep_alive = False  # refused; its chunks and trailers have no limit
 
+        def _unsupported_upgrade_warning(self) -> None:
+            """Log nothing: the request is answered as if it asked for no other protocol."""
+
         # -- what is answered ----------------------------------------------------------------------
 
         def on_response_complete(self) -> None:

@@ -169,10 +169,10 @@ class _Api:
         if served.budget is None:
             raise _RefusedError(404, "NoBudget", "this head has no budget")
         account, moment, signature = budget_requests.read(request.headers)
-        late = abs(time.time() - moment) > budget_requests.TOLERANCE
         signed = budget_requests.data(served.entry.name, moment)
-        if late or not VerifyingKey(account).accepts(signature, signed):
-            raise SignatureError("this request is not signed by the account that it names, or late")
+        if not VerifyingKey(account).accepts(signature, signed):
+            raise SignatureError("this request is not signed by the account that it names")
+        budget_requests.require_recent(moment)
         usage = await asyncio.to_thread(served.budget.usage_of, account)
         return JSONResponse(asdict(usage))
 

@@ -14,11 +14,10 @@ from typing import Any
 
 from linalign_lite.errors import InputError, LinalignError, import_extra
 from linalign_lite.service.configuration import Configuration
-from linalign_lite.service.connections import KEEP_ALIVE, protocol
+from linalign_lite.service.connections import KEEP_ALIVE, most_connections, protocol
 from linalign_lite.service.state import LOG, Service
 
 _GRACE = 30  # seconds to answer what was taken, when the service is told to end
-_CONNECTIONS = 4096
 
 
 class _JsonLines(logging.Formatter):
@@ -45,6 +44,7 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
     configuration = Configuration.load(configuration_file)
     service = Service(configuration)
     tls: dict[str, Any] = {}
+    most = most_connections()
     if configuration.tls:
         tls = {
             "ssl_certfile": configuration.tls.certificate,
@@ -56,12 +56,13 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
         application(service),
         host=configuration.host,
         port=configuration.port,
-        http=protocol(configuration.request_seconds),
+        http=protocol(configuration.request_seconds, most),
         log_config=None,
         access_log=False,
         lifespan="on",
         server_header=False,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=2 * most,
+        backlog=min(most, 1024),
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
         ws="none",
@@ -116,7 +117,7 @@ async def _reload(service: Any, path: Path) -> None:
 def _log(*, quiet: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
-    for name in (LOG.name, "uvicorn.error"):
+    for name in (LOG.name, "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.WARNING if quiet or name == "uvicorn.error" else logging.INFO)
+        logger.setLevel(logging.WARNING if quiet or name != LOG.name else logging.INFO)

@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+import served as served_module
+from command_line import COMMAND
 from served import Served, a_head, serving, some_states, write_heads
 
 from linalign_lite.core.signing import SigningKey
@@ -43,9 +45,9 @@ def a_query(pair, n=1, seed=1):
 
 
 def is_right(pair, served, n=1, seed=1):
-    """Whether a query is answered with the scores of its head."""
+    """Whether a query is answered at once, with the scores of its head."""
     states, query = some_states(n, seed), a_query(pair, n, seed)
-    with RemoteProvider(served.url, "head0") as provider:
+    with RemoteProvider(served.url, "head0", tries=1) as provider:
         values = Client(pair[0]).decrypt(provider.score(query), query).values
     exact = states.states @ a_head().weight.T + a_head().bias
     return abs(values - exact).max() < 2e-2
@@ -157,6 +159,22 @@ def test_many_connections_at_once(served, pair):
         for _ in range(300):
             opened.enter_context(connected(served)).sendall(b"GET /hea")
         assert is_right(pair, served)
+
+
+def test_more_connections_than_files_may_be_open(tmp_path, pair, monkeypatch):
+    """Those that send no request make room for one that does, and the log stays short."""
+    start = 'ulimit -n 300; exec "$@"'
+    monkeypatch.setattr(served_module, "COMMAND", ["bash", "-c", start, "-", *COMMAND])
+    with serving(write_heads(tmp_path)) as served, contextlib.ExitStack() as opened:
+        with RemoteProvider(served.url) as provider:
+            provider.register(pair[1])
+        for _ in range(600):
+            connection = opened.enter_context(connected(served))
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"GET /hea")
+        assert all(is_right(pair, served, 1, seed) for seed in range(5))
+        assert served.stop() == 0
+        assert served._lines.qsize() < 50
 
 
 def test_another_protocol_is_not_offered(served):

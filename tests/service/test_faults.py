@@ -45,7 +45,7 @@ def a_query(pair, n=1, seed=1):
 
 
 def is_right(pair, served, n=1, seed=1):
-    """Whether a query is answered at once, with the scores of its head."""
+    """Return True if a query is answered at once, with the scores of its head."""
     states, query = some_states(n, seed), a_query(pair, n, seed)
     with RemoteProvider(served.url, "head0", tries=1) as provider:
         values = Client(pair[0]).decrypt(provider.score(query), query).values
@@ -59,7 +59,7 @@ def connected(served):
 
 
 def all_of(connection):
-    """What comes until the connection is closed, by whatever means."""
+    """Read until the connection is closed, by whatever means."""
     found = b""
     with contextlib.suppress(ConnectionError):
         while part := connection.recv(1 << 16):
@@ -113,7 +113,7 @@ def test_a_head_of_a_request_has_an_end(served, start):
 
 
 def test_requests_that_wait_on_one_connection_are_few(served):
-    """As many bytes as are taken; not the hundreds of megabytes that they would become."""
+    """A connection takes some bytes of them, not hundreds of megabytes."""
     many, sent = b"GET /v1/heads HTTP/1.1\r\nHost: x\r\n\r\n" * 1000, 0
     with connected(served) as connection, contextlib.suppress(ConnectionError):
         for _ in range(1000):

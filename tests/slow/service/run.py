@@ -87,7 +87,7 @@ class Connection:
             self._found.statuses.update(statuses or ["none"])
 
     def _talk(self, attempt: Attempt, statuses: list[str], kind: str) -> bool:
-        """Whether the service closed the connection."""
+        """Return True if the service closed the connection."""
         assert self._socket
         try:
             self._socket.sendall(attempt.data)

@@ -49,7 +49,7 @@ def clock(request, tmp_path, monkeypatch):
 
 
 def is_dropped(served):
-    """Whether a connection that sends nothing is closed, in the time that it has."""
+    """Return True if a connection that sends nothing is closed, in the time that it has."""
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(b"GET /hea")

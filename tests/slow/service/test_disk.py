@@ -69,7 +69,7 @@ def limited(served, size):
 
 
 def events(served):
-    """What the service logged as an error, so far."""
+    """Return lines that the service logged as errors, so far."""
     found = []
     while not served._lines.empty():
         served.log.append(served._lines.get())

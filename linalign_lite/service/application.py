@@ -12,9 +12,11 @@ import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -86,7 +88,14 @@ def application(service: Service) -> Starlette:
         expose_headers=["retry-after"],
         max_age=600,
     )
-    return Starlette(routes=routes, middleware=[cors] if origins else [], lifespan=lifespan)
+    found = Starlette(
+        routes=routes,
+        middleware=[cors] if origins else [],
+        exception_handlers={HTTPException: _no_route},
+        lifespan=lifespan,
+    )
+    found.router.redirect_slashes = False  # it would redirect to whatever host a request names
+    return found
 
 
 class _Api:
@@ -145,7 +154,7 @@ class _Api:
             form, key = stated_form(body, Kind.QUERY)
             if (expected := served.expected.get(form)) is None:
                 expected = served.expect(form, body)
-            account = self._account(served, key, expected.parameters)
+            account = await self._account(served, key, expected.parameters)
             path = service.keys.path(key)
             async with service.admission.turn(account, expected.ms):
                 # never cancelled: what was charged is answered, or kept for the next request
@@ -165,10 +174,10 @@ class _Api:
         if served.budget is None:
             raise _RefusedError(404, "NoBudget", "this head has no budget")
         account, moment, signature = budget_requests.read(request.headers)
-        late = abs(time.time() - moment) > budget_requests.TOLERANCE
         signed = budget_requests.data(served.entry.name, moment)
-        if late or not VerifyingKey(account).accepts(signature, signed):
-            raise SignatureError("this request is not signed by the account that it names, or late")
+        if not VerifyingKey(account).accepts(signature, signed):
+            raise SignatureError("this request is not signed by the account that it names")
+        budget_requests.require_recent(moment)
         try:
             usage = await asyncio.to_thread(served.budget.usage_of, account)
         except LinalignError as e:  # the service's fault, whatever its kind
@@ -219,9 +228,12 @@ class _Api:
             raise _RefusedError(404, "UnknownHead", "this service has no head of that name")
         return found
 
-    def _account(self, served: ServedHead, key: bytes, parameters: Parameters) -> bytes:
+    async def _account(self, served: ServedHead, key: bytes, parameters: Parameters) -> bytes:
         """The account that asks; empty if none. Raises _RefusedError unless it may."""
-        account = self._service.keys.account(key)
+        keys = self._service.keys
+        if (account := keys.account(key)) is None:  # another service may just have registered it
+            await asyncio.sleep(keys.until_next_look() + 0.01)  # timers count whole ms
+            account = keys.account(key)
         if account is None:
             if parameters.private or served.budget or served.accounts is not None:
                 raise _unknown_key()
@@ -250,18 +262,20 @@ class _Api:
         length = request.headers.get("content-length", "")
         if not length.isascii() or not length.isdigit():
             raise _RefusedError(411, "NoLength", "a request must state its length")
-        if (size := int(length)) > most:
+        if int(length) > most:
             raise _RefusedError(413, "TooLarge", f"a request of at most {most} bytes is expected")
-        service = self._service
-        if service.uploading + size > _UPLOADS * service.configuration.most_body:
-            raise BusyError(1)
-        service.uploading += size
+        service, body, size = self._service, io.BytesIO(), 0
         try:
-            body = io.BytesIO()
             try:
                 async with asyncio.timeout(service.configuration.request_seconds):
-                    async for part in request.stream():
-                        body.write(part)
+                    async for part in request.stream():  # what is only announced takes no room
+                        if (
+                            service.uploading + len(part)
+                            > _UPLOADS * service.configuration.most_body
+                        ):
+                            raise BusyError(1)
+                        service.uploading += len(part)
+                        size += body.write(part)
             except TimeoutError:
                 raise _RefusedError(
                     408, "TooSlow", "the request did not arrive in time", Connection="close"
@@ -273,6 +287,11 @@ class _Api:
 
 def _unknown_key() -> _RefusedError:
     return _RefusedError(403, "UnknownKey", "register the public key of this query first")
+
+
+async def _no_route(_: Request, e: Any) -> Response:
+    """Answer 404 and 405 in the form of all errors."""
+    return _error(e.status_code, e.detail.replace(" ", ""), e.detail, e.headers)
 
 
 def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:

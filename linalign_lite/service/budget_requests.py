@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from linalign_lite.core.signing import SigningKey
 from linalign_lite.errors import SignatureError
 
-TOLERANCE = 300.0  # seconds by which two clocks may differ
+_TOLERANCE = 300.0  # seconds by which two clocks may differ
 HEADERS = tuple(f"linalign-{name}" for name in ("account", "time", "signature"))
 _ACCOUNT, _MOMENT, _SIGNATURE = HEADERS
 
@@ -35,3 +35,13 @@ def read(found: Mapping[str, str]) -> tuple[bytes, int, bytes]:
     if len(account) != 32 or len(signature) != 64:
         raise SignatureError("this request is not signed by an account")
     return account, moment, signature
+
+
+def require_recent(moment: int) -> None:
+    """Raise SignatureError unless a request was signed in the last minutes, by the clock here."""
+    if abs(time.time() - moment) > _TOLERANCE:
+        raise SignatureError(
+            "this request is too old, or the clocks of client and service differ by more than"
+            f" {_TOLERANCE / 60:.0f} minutes",
+            hint="set the clock",
+        )

@@ -7,31 +7,45 @@ from typing import Any
 from linalign_lite.version import __version__
 
 _OCTETS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_ERROR = {
-    "type": "object",
-    "required": ["error", "message"],
-    "properties": {"error": {"type": "string"}, "message": {"type": "string"}},
-}
-_HEAD = {
-    "type": "object",
-    "required": ["name", "space", "dim", "n_outputs", "labels", "profile", "max_error"],
-    "properties": {
-        "name": {"type": "string"},
-        "space": {"type": "object"},
-        "dim": {"type": "integer", "minimum": 1},
-        "n_outputs": {"type": "integer", "minimum": 1},
-        "labels": {"type": "array", "items": {"type": "string"}},
-        "profile": {"enum": ["private", "trusted"]},
-        "max_error": {"type": "number"},
-        "needs_account": {"type": "boolean"},
-        "limit": {"type": ["integer", "null"]},
-        "bits_limit": {"type": ["integer", "null"]},
-    },
-}
-_WHAT = {
+_TEXT, _FLAG, _COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}
+_LIMIT = {"type": ["integer", "null"], "minimum": 1}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _hexadecimal(digits: int) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^[0-9a-fA-F]{{{digits}}}$"}
+
+
+_ERROR = _object(error=_TEXT, message=_TEXT)
+_NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$", "maxLength": 64}
+_HEAD = _object(
+    name=_NAME,
+    space={"type": "object"},
+    dim={"type": "integer", "minimum": 1},
+    n_outputs={"type": "integer", "minimum": 1},
+    labels={"type": "array", "items": _TEXT},
+    profile={"enum": ["private", "trusted"]},
+    max_error={"type": "number", "minimum": 0},
+    needs_account=_FLAG,
+    limit=_LIMIT,
+    bits_limit=_LIMIT,
+)
+_USAGE = _object(
+    account=_hexadecimal(64),
+    used=_COUNT,
+    pending=_COUNT,
+    limit=_COUNT,
+    bits=_COUNT,
+    bits_limit=_LIMIT,
+    closed=_FLAG,
+)
+_REFUSED = {
     400: "not what is expected here",
     403: "not allowed, or not signed by an account that is",
-    404: "no such head",
+    404: "no such head, or no budget",
     408: "the request did not arrive in time",
     411: "no length was stated",
     413: "too large",
@@ -39,30 +53,39 @@ _WHAT = {
     429: "too many requests wait; Retry-After says when to ask again",
     503: "the service cannot answer now",
 }
+_RETRY = {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}
+_UPLOAD = (400, 403, 408, 411, 413, 429, 503)
 
 
 def document() -> dict[str, Any]:
     """Return the description as JSON."""
-    head = [_parameter("head", "path", "name of a head")]
-    key = [_parameter("key", "path", "digest of a public key, 64 hexadecimal digits")]
+    head = [_parameter("head", "path", "name of a head", _NAME)]
+    digits = _hexadecimal(64)
+    key = [_parameter("key", "path", "digest of a public key", digits)]
+    moment = {"type": "string", "pattern": "^[0-9]{1,20}$"}
     signed = [
-        _parameter("linalign-account", "header", "public signing key, 64 hexadecimal digits"),
-        _parameter("linalign-time", "header", "seconds since 1970"),
-        _parameter("linalign-signature", "header", "signature, 128 hexadecimal digits"),
+        _parameter("linalign-account", "header", "public signing key", digits),
+        _parameter("linalign-time", "header", "seconds since 1970", moment),
+        _parameter("linalign-signature", "header", "signature", _hexadecimal(128)),
     ]
-    heads = {"type": "object", "properties": {"heads": {"type": "array", "items": _HEAD}}}
     sent = {"required": True, "content": _OCTETS}
-    named = _json({"type": "object", "properties": {"key": {"type": "string"}}})
+    named = _json("digest of the key", _object(key=digits))
+    scores = {"description": "the encrypted scores", "content": _OCTETS}
+    counters = {"description": "counters", "content": {"text/plain": {"schema": _TEXT}}}
+    ready = _object(ready=_FLAG)
+    heads = _json("the heads", _object(heads={"type": "array", "items": _HEAD}))
     paths: dict[str, dict[str, Any]] = {
-        "/v1/heads": {"get": _operation("List the heads.", {200: _json(heads)})},
+        "/v1/heads": {"get": _operation("List the heads.", {200: heads})},
         "/v1/heads/{head}": {
-            "get": _operation("Describe one head.", {200: _json(_HEAD)}, 404, parameters=head)
+            "get": _operation(
+                "Describe one head.", {200: _json("the head", _HEAD)}, 404, parameters=head
+            )
         },
         "/v1/heads/{head}/score": {
             "post": _operation(
                 "Score an encrypted query (*.query); the answer is a *.response.",
-                {200: {"description": "the encrypted scores", "content": _OCTETS}},
-                *(400, 403, 404, 408, 411, 413, 422, 429, 503),
+                {200: scores},
+                *(404, 422, *_UPLOAD),
                 parameters=head,
                 requestBody=sent,
             )
@@ -70,7 +93,7 @@ def document() -> dict[str, Any]:
         "/v1/heads/{head}/budget": {
             "get": _operation(
                 "Say what an account has used; the account signs the request.",
-                {200: _json({"type": "object"})},
+                {200: _json("what it has used, and its limits", _USAGE)},
                 *(400, 403, 404, 503),
                 parameters=head + signed,
             )
@@ -79,7 +102,7 @@ def document() -> dict[str, Any]:
             "post": _operation(
                 "Register a public key (public.key).",
                 {200: named, 201: named},
-                *(400, 403, 408, 411, 413, 429),
+                *_UPLOAD,
                 requestBody=sent,
             )
         },
@@ -87,29 +110,49 @@ def document() -> dict[str, Any]:
             "put": _operation(
                 "Add the proof of a registered key (public.proof).",
                 {200: named},
-                *(400, 403, 408, 411, 413, 429, 503),
+                *_UPLOAD,
                 parameters=key,
                 requestBody=sent,
             )
         },
-        "/health": {"get": _operation("Say that the process lives.", {200: _json({})})},
-        "/ready": {"get": _operation("Say whether queries are scored.", {200: _json({})}, 503)},
-        "/openapi.json": {"get": _operation("This description.", {200: _json({})})},
+        "/health": {
+            "get": _operation(
+                "Say that the process lives.", {200: _json("it does", _object(status=_TEXT))}
+            )
+        },
+        "/ready": {
+            "get": _operation(
+                "Say whether queries are scored.",
+                {200: _json("they are", ready), 503: _json("not yet, or not any more", ready)},
+            )
+        },
+        "/metrics": {"get": _operation("Counters, for Prometheus.", {200: counters}, 403)},
+        "/openapi.json": {
+            "get": _operation("This description.", {200: _json("JSON", {"type": "object"})})
+        },
     }
-    info = {"title": "linalign-lite scoring service", "version": __version__}
+    info = {
+        "title": "linalign-lite scoring service",
+        "version": __version__,
+        "description": "Other paths are answered with 404, other methods of a path with 405 and"
+        " Allow, in the form of all errors. Bytes that are no HTTP request get 400, and a"
+        " connection above the limit 503, both as plain text.",
+    }
     return {"openapi": "3.1.0", "info": info, "paths": paths}
 
 
 def _operation(summary: str, found: dict[int, Any], *refused: int, **more: Any) -> dict[str, Any]:
     answers = {str(status): answer for status, answer in found.items()}
-    answers |= {str(status): {**_json(_ERROR), "description": _WHAT[status]} for status in refused}
+    for status in refused:
+        answers[str(status)] = _json(_REFUSED[status], _ERROR)
+        if status == 429:
+            answers[str(status)]["headers"] = {"Retry-After": _RETRY}
     return {"summary": summary, "responses": answers, **more}
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": "JSON", "content": {"application/json": {"schema": schema}}}
+def _json(what: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": what, "content": {"application/json": {"schema": schema}}}
 
 
-def _parameter(name: str, place: str, what: str) -> dict[str, Any]:
-    schema = {"type": "string"}
+def _parameter(name: str, place: str, what: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": place, "required": True, "description": what, "schema": schema}

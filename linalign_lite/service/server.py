@@ -14,10 +14,10 @@ from typing import Any
 
 from linalign_lite.errors import InputError, LinalignError, import_extra
 from linalign_lite.service.configuration import Configuration
+from linalign_lite.service.connections import KEEP_ALIVE, most_connections, protocol
 from linalign_lite.service.state import LOG, Service
 
 _GRACE = 30  # seconds to answer what was taken, when the service is told to end
-_CONNECTIONS = 4096
 
 
 class _JsonLines(logging.Formatter):
@@ -44,6 +44,7 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
     configuration = Configuration.load(configuration_file)
     service = Service(configuration)
     tls: dict[str, Any] = {}
+    most = most_connections()
     if configuration.tls:
         tls = {
             "ssl_certfile": configuration.tls.certificate,
@@ -55,15 +56,15 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
         application(service),
         host=configuration.host,
         port=configuration.port,
-        http=_protocol(configuration.request_seconds),
+        http=protocol(configuration.request_seconds, most),
         log_config=None,
         access_log=False,
         lifespan="on",
         server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=30,
+        limit_concurrency=2 * most,
+        backlog=min(most, 1024),
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
-        h11_max_incomplete_event_size=1 << 14,
         ws="none",
         **tls,
     )
@@ -95,41 +96,6 @@ def run(configuration_file: Path, *, quiet: bool = False) -> None:
         raise LinalignError("the service did not start", hint="the log above says why")
 
 
-def _protocol(seconds: float) -> Any:
-    """A connection that is closed when the head of a request does not arrive in time."""
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    class Impatient(HttpToolsProtocol):
-        _patience: asyncio.TimerHandle | None = None
-
-        def _wait(self) -> None:
-            self._stop_waiting()
-            self._patience = self.loop.call_later(seconds, self.transport.close)
-
-        def _stop_waiting(self) -> None:
-            if self._patience is not None:
-                self._patience.cancel()
-                self._patience = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._wait()
-
-        def on_message_begin(self) -> None:
-            self._wait()
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._stop_waiting()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_waiting()
-            super().connection_lost(exc)
-
-    return Impatient
-
-
 async def _announce(server: Any, configuration: Configuration) -> None:
     while not server.started:
         await asyncio.sleep(0.01)
@@ -152,7 +118,7 @@ async def _reload(service: Any, path: Path) -> None:
 def _log(*, quiet: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
-    for name in (LOG.name, "uvicorn.error"):
+    for name in (LOG.name, "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.WARNING if quiet or name == "uvicorn.error" else logging.INFO)
+        logger.setLevel(logging.WARNING if quiet or name != LOG.name else logging.INFO)

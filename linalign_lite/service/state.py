@@ -87,7 +87,7 @@ class Service:
         count = configuration.workers or cores()
         self.workers = Workers(configuration.heads, count)
         self.admission = Admission(count, configuration.waiting, ahead=_AHEAD)
-        self.uploading = 0  # bytes that requests have announced and not yet been answered for
+        self.uploading = 0  # bytes of requests that arrived and are not answered yet
         self.is_ready = False
 
     async def start(self) -> None:
@@ -122,16 +122,25 @@ class Service:
         return self.metrics.page()
 
     def audit(self, **fields: Any) -> None:
-        """Write who asked how much of which head to the audit log, if there is one."""
+        """Write who asked how much of which head to the audit log, if there is one.
+
+        The query was charged and scored before: it is answered even if this fails, and the log
+        says so.
+        """
         path: Path | None = self.configuration.audit_log
         if path is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), **fields}) + "\n"
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        line = (json.dumps({"time": round(time.time(), 3), **fields}) + "\n").encode()
         try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                if os.write(handle, line) < len(line):
+                    raise OSError("only part of a line was written")
+            finally:
+                os.close(handle)
+        except OSError as e:
+            said = {"error": e.strerror or str(e), "states": fields.get("states")}
+            LOG.error("audit log not written", extra={"fields": said})
 
 
 def _served(configuration: Configuration) -> dict[str, ServedHead]:

@@ -23,6 +23,7 @@ from linalign_lite.service.configuration import HeadEntry
 from linalign_lite.service.scoring_process import ANSWER, PROOF, REQUEST, raise_failure, serve
 
 _TRIES = 3  # of a request whose process ended
+_MOMENT = 0.002  # seconds between two looks at a process that ends
 _PAUSE = 1.0  # seconds before a process that could not start is started again
 _PROOF_MS = 500.0
 
@@ -43,6 +44,11 @@ class _Job:
     answer: asyncio.Future[Answer]
     ended: int = 0  # processes that ended while they worked on it
 
+    def fail(self, problem: str) -> None:
+        """Answer with an error."""
+        if not self.answer.done():
+            self.answer.set_exception(LinalignError(problem, hint="send it again"))
+
 
 class Workers:
     """``count`` processes for some heads. ``start`` waits until all are ready."""
@@ -51,13 +57,15 @@ class Workers:
         self.count = count
         self.lost = 0  # processes that ended before they were told to
         self._heads = heads
+        self._numbers = {entry.name: i for i, entry in enumerate(heads)}
+        self._processes: list[_Process] = []
+        self._held: list[_Job] = []  # while there is no process
+        self._answers: set[asyncio.Future[Answer]] = set()  # that are waited for
+        self._closing = False
+        self._tasks: set[asyncio.Task[None]] = set()  # that replace processes
         fast = Path("/dev/shm")  # noqa: S108 (a folder of our own in it)
         parent = fast if os.access(fast, os.W_OK) else None
         self._shared = Path(tempfile.mkdtemp(prefix=f"linalign-heads-{os.getpid()}-", dir=parent))
-        self._numbers = {entry.name: i for i, entry in enumerate(heads)}
-        self._processes: list[_Process] = []
-        self._closing = False
-        self._tasks: set[asyncio.Task[None]] = set()  # that start processes
 
     async def start(self) -> None:
         """Return once every process holds its heads. Raises what one of them raised."""
@@ -78,9 +86,8 @@ class Workers:
     async def close(self) -> None:
         """End the processes once they have answered what they took."""
         self._closing = True
-        while waiting := [job.answer for p in self._processes for job in p.jobs]:
-            await asyncio.wait(waiting)
-            await asyncio.sleep(0)  # an ended process hands its jobs over
+        while self._answers:
+            await asyncio.wait(self._answers)
         for process in self._processes:
             process.close()
         while any(process.is_alive for process in self._processes):
@@ -98,6 +105,8 @@ class Workers:
         name = b"" if path is None else str(path).encode()
         start = REQUEST.pack(number, len(name), len(body)) + name
         job = _Job((start, body), ms, asyncio.get_running_loop().create_future())
+        self._answers.add(job.answer)
+        job.answer.add_done_callback(self._answers.discard)
         self._give(job)
         return await job.answer
 
@@ -106,34 +115,42 @@ class Workers:
         if self._processes:
             min(self._processes, key=lambda process: (not process.is_ready, process.ms)).take(job)
         else:
-            job.answer.set_exception(LinalignError("no process can be started"))
+            self._held.append(job)
 
     async def _add(self) -> None:
         process = _Process(self._ended)
         self._processes.append(process)
+        held, self._held = self._held, []
+        for job in held:
+            process.take(job)
         await process.start(self._heads, self._shared)
 
     def _ended(self, process: _Process) -> None:
-        """Have the jobs of a process that ended done by others."""
         self._processes.remove(process)
-        if not self._closing or process.jobs:
-            self.lost += 1
-            task = asyncio.ensure_future(self._replace(after=0.0 if process.is_ready else _PAUSE))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        if process.jobs and process.is_ready:
-            process.jobs[0].ended += 1  # it may be the cause
-        for job in process.jobs:
-            if job.ended >= _TRIES:
-                what, hint = "the process that scored this query ended", "send it again"
-                job.answer.set_exception(LinalignError(what, hint=hint))
-            else:
-                self._give(job)
+        task = asyncio.ensure_future(self._replace(process))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _replace(self, after: float) -> None:
-        await asyncio.sleep(after)
-        with contextlib.suppress(LinalignError):  # _ended tries again
-            await self._add()
+    async def _replace(self, ended: _Process) -> None:
+        """Have the jobs of a process that ended done by others, and start another one."""
+        while ended.is_alive:  # it still holds its charges: they would be charged again
+            await asyncio.sleep(_MOMENT)
+        if ended.is_ready:
+            if ended.jobs:
+                ended.jobs[0].ended += 1  # it may be the cause
+            for job in ended.jobs:
+                if job.ended < _TRIES:
+                    self._give(job)
+                else:
+                    job.fail("the process that scored this query ended")
+        else:
+            for job in ended.jobs:
+                job.fail("no process can be started")
+            await asyncio.sleep(_PAUSE)
+        if not self._closing or self._answers:
+            self.lost += 1
+            with contextlib.suppress(LinalignError):  # it ends, and is replaced
+                await self._add()
 
 
 class _Process(asyncio.Protocol):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from linalign_lite.encrypt.budgets.location import open_store
 from linalign_lite.encrypt.budgets.store import UNKNOWN, DamagedError, Execute, Kept, Owner, Store
 from linalign_lite.encrypt.wire import DIGEST
-from linalign_lite.errors import BudgetError, InputError
+from linalign_lite.errors import BudgetError, InputError, LinalignError
 from linalign_lite.storage.atomic import PathLike
 
 MAX_LIMIT = 1 << 53
@@ -67,6 +67,7 @@ class Budget:
         _require_limits(limit, bits)
         self._store: Store = open_store(location)
         self._owner: Owner | None = None  # as of the last transaction
+        self._left: list[tuple[Charge, bool]] = []  # charges that could not be ended; if used
         if limit is not None:
             self._store.create(limit, bits)
         changed = limit is not None or bits is not None
@@ -126,6 +127,7 @@ class Budget:
         charge = _checked(account, fingerprint, count)
         if not 0 <= bits <= MAX_LIMIT:
             raise InputError("cannot charge this", expected="0 to 2^53 bits")
+        self._end_left()
         with self._charging(charge) as (db, owner):
             limits, name = _limits(db, account), account.hex()[:8]
             if limits.closed:
@@ -170,6 +172,7 @@ class Budget:
     def settle_abandoned(self, account: bytes, fingerprint: bytes, count: int) -> None:
         """Settle, once, what was left pending for a query whose response was kept."""
         charge = _checked(account, fingerprint, count)
+        self._end_left()
         with self._store.transaction(write=True, account=account) as db:
             for row in self._pending(db, charge)[1]:
                 _settle(db, account, fingerprint, row)
@@ -232,9 +235,28 @@ class Budget:
                     _settle(db, charge[0], charge[1], mine[0])
                 else:
                     db("DELETE FROM pending WHERE id = ?", mine[0])
+        except LinalignError:
+            if ended:
+                self._left.append((charge, used))
+            raise
         finally:  # also when that could not be written: it is scored no more
             if ended:
                 self.abandon(*charge)
+
+    def _end_left(self) -> None:
+        """End what could not be ended in time, lest another process charge the query again."""
+        while self._left:
+            charge, used = self._left.pop()
+            try:
+                with self._store.transaction(write=True, account=charge[0]) as db:
+                    for row in self._pending(db, charge)[1][:1]:
+                        if used:
+                            _settle(db, charge[0], charge[1], row)
+                        else:
+                            db("DELETE FROM pending WHERE id = ?", row)
+            except LinalignError:
+                self._left.append((charge, used))
+                raise
 
     def _pending(self, db: Execute, charge: Charge) -> tuple[list[int], list[int]]:
         """Return the query's pending rows: this process's own, and those that nobody scores."""

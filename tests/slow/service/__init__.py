@@ -1,0 +1,1 @@
+"""A service in trouble: hostile requests, killed processes, full disks, more than it can do."""

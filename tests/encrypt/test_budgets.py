@@ -3,14 +3,18 @@
 import contextlib
 import os
 import threading
+import types
 
 import budget_processes
+import numpy as np
 import pytest
 from budget_processes import ASKED, KEY, OTHER, beside, crashed, fork, joined, name, used
 from vectors.postgresql import Server
 
+from linalign_lite.core.head import Head
 from linalign_lite.encrypt.budgets import postgresql_store, sqlite_store
 from linalign_lite.encrypt.budgets.budget import Budget, Usage
+from linalign_lite.encrypt.budgets.ledger import Charge, Ledger
 from linalign_lite.errors import BudgetError, InputError
 
 
@@ -315,3 +319,25 @@ def test_bits_out_of_range(budget, bits):
     with pytest.raises(BudgetError, match="more bits"):
         budget.charge(KEY, name(1), 1, 1)
     assert budget.usage()[0].bits == 1 << 53
+
+
+def test_a_query_that_is_answered_while_its_copy_is_looked_for(budget, monkeypatch):
+    """The copy was not there yet, and cannot be charged any more: it gets the same response."""
+    head, charge = Head(np.eye(2), np.zeros(2)), Charge(KEY, ASKED, 5, 50)
+    one, other = Ledger(budget, head), Ledger(budget, head)
+    look, looked = one._kept.open, []
+
+    def late(name):
+        looked.append(name)
+        if len(looked) > 1:
+            return look(name)
+        other.answered(charge, lambda f: f.write(b"scores")).close()
+        return None
+
+    monkeypatch.setattr(one, "_kept", types.SimpleNamespace(open=late))
+    with one.answered(charge, None) as kept:
+        assert kept.read() == b"scores"
+    assert used(budget) == (5, 0)
+    monkeypatch.setattr(one, "_kept", types.SimpleNamespace(open=lambda _: None))
+    with pytest.raises(BudgetError, match="answered before"):
+        one.answered(charge, None)

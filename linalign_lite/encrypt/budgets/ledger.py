@@ -46,7 +46,13 @@ class Ledger:
         if kept := self._kept.open(name):
             self._budget.settle_abandoned(*entry)
             return kept
-        self._budget.charge(*entry, charge.bits)
+        try:
+            self._budget.charge(*entry, charge.bits)
+        except BudgetError:
+            self._budget.require_open(charge.account)
+            if kept := self._kept.open(name):  # another process answered it since
+                return kept
+            raise
         try:
             self._kept.keep(name, write)
         except FormatError:  # the query was altered after it was checked: scored, and charged

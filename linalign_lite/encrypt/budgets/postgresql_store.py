@@ -138,7 +138,7 @@ class PostgresqlStore:
     def _begun(self, write: bool, account: bytes) -> tuple[_Session, Any]:
         """Begin a transaction. A connection that was lost before it is made anew, once."""
         while True:
-            known = self._key in _SESSIONS
+            before = _SESSIONS.get(self._key)
             session = self._connected()
             transaction = session.connection.begin()
             try:
@@ -151,7 +151,7 @@ class PostgresqlStore:
             except BaseException:
                 with contextlib.suppress(self._sqlalchemy.exc.SQLAlchemyError):
                     transaction.rollback()
-                if known and session.is_lost:  # it was so before anything was sent
+                if session is before and session.is_lost:  # as before anything was sent
                     continue
                 raise
             return session, transaction

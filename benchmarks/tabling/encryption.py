@@ -107,7 +107,16 @@ def service() -> str:
     steady = found["at_80_percent"]
     cells = ["64, at 80 % of that", "", "", ""]
     rows.append([*cells, f"{steady['median_ms']:.1f} ms", f"{steady['p99_ms']:.1f} ms"])
-    return table(head, rows)
+    flood = found["overload"]
+    right, refused = (flood["status"].get(k, 0) for k in ("200", "429"))
+    text = (
+        f"Ready after {found['ready_s']:.1f} s with {1 + len(found['sizes'])} heads; idle"
+        f" {found['idle_mb']:.0f} MB, service and one process together. Asked ten times as much as it"
+        f" can, 1,024 clients: {right:,} answers, {refused:,} times 429, {flood['lost']} requests"
+        f" lost, {flood['wrong']} wrong answers of 50; memory {flood['mb_before']:.0f} to"
+        f" {flood['mb_most']:.0f} MB."
+    )
+    return table(head, rows) + "\n\n" + text
 
 
 def sizing() -> str:

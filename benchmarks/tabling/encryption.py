@@ -111,9 +111,9 @@ def service() -> str:
     right, refused = (flood["status"].get(k, 0) for k in ("200", "429"))
     text = (
         f"Ready after {found['ready_s']:.1f} s with {1 + len(found['sizes'])} heads; idle"
-        f" {found['idle_mb']:.0f} MB, service and one process together. Asked ten times as much as it"
-        f" can, 1,024 clients: {right:,} answers, {refused:,} times 429, {flood['lost']} requests"
-        f" lost, {flood['wrong']} wrong answers of 50; memory {flood['mb_before']:.0f} to"
+        f" {found['idle_mb']:.0f} MB, service and one process together. Asked ten times as much as"
+        f" it can, 1,024 clients: {right:,} answers, {refused:,} times 429, {flood['lost']}"
+        f" requests lost, {flood['wrong']} wrong answers of 50; memory {flood['mb_before']:.0f} to"
         f" {flood['mb_most']:.0f} MB."
     )
     return table(head, rows) + "\n\n" + text

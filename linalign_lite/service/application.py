@@ -230,14 +230,15 @@ class _Api:
 
     async def _account(self, served: ServedHead, key: bytes, parameters: Parameters) -> bytes:
         """The account that asks; empty if none. Raises _RefusedError unless it may."""
-        keys = self._service.keys
-        if (account := keys.account(key)) is None:  # another service may just have registered it
+        keys, known = self._service.keys, served.budget or served.accounts is not None
+        account = keys.account(key)
+        if account is None and not (known or parameters.private):
+            return b""
+        if account is None:  # another service may just have registered it
             await asyncio.sleep(keys.until_next_look() + 0.01)  # timers count whole ms
             account = keys.account(key)
         if account is None:
-            if parameters.private or served.budget or served.accounts is not None:
-                raise _unknown_key()
-            return b""
+            raise _unknown_key()
         if served.accounts is not None and account not in served.accounts:
             what = "this head answers only accounts that it knows"
             raise _RefusedError(403, "UnknownAccount", what)

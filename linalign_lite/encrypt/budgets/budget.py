@@ -231,10 +231,7 @@ class Budget:
                     ended = False
                     hint = "end it only once; after a failure another process may have it"
                     raise InputError("this process has no such charge pending", hint=hint)
-                if used:
-                    _settle(db, charge[0], charge[1], mine[0])
-                else:
-                    db("DELETE FROM pending WHERE id = ?", mine[0])
+                _finish(db, charge, mine[0], used=used)
         except LinalignError:
             if ended:
                 self._left.append((charge, used))
@@ -250,10 +247,7 @@ class Budget:
             try:
                 with self._store.transaction(write=True, account=charge[0]) as db:
                     for row in self._pending(db, charge)[1][:1]:
-                        if used:
-                            _settle(db, charge[0], charge[1], row)
-                        else:
-                            db("DELETE FROM pending WHERE id = ?", row)
+                        _finish(db, charge, row, used=used)
             except LinalignError:
                 self._left.append((charge, used))
                 raise
@@ -288,6 +282,13 @@ def _require_account(account: bytes) -> None:
 def _is_answered(db: Execute, account: bytes, fingerprint: bytes) -> bool:
     row = "SELECT 1 FROM answered WHERE account = ? AND fingerprint = ?"
     return bool(db(row, account, fingerprint))
+
+
+def _finish(db: Execute, charge: Charge, row: int, *, used: bool) -> None:
+    if used:
+        _settle(db, charge[0], charge[1], row)
+    else:
+        db("DELETE FROM pending WHERE id = ?", row)
 
 
 def _settle(db: Execute, account: bytes, fingerprint: bytes, row: int) -> None:

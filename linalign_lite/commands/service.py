@@ -18,6 +18,7 @@ from linalign_lite.commands.scoring import (
     MaxError,
     Ood,
     Top,
+    load_account,
     load_public,
     load_scorer,
     make_client,
@@ -29,7 +30,12 @@ from linalign_lite.errors import InputError
 
 def serve(
     configuration: Annotated[Path, Argument(help="A TOML file, or demo.")],
-    check: Annotated[bool, Option("--check", help="Only check the configuration.")] = False,
+    check: Annotated[
+        bool, Option("--check", help="Only check the configuration, and all that it names.")
+    ] = False,
+    port: Annotated[
+        int | None, Option(help="Instead of the configuration's; 0: a free one.", min=0, max=65535)
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Score encrypted queries that come over HTTP.
@@ -44,21 +50,31 @@ def serve(
       linalign-lite serve service.toml
       linalign-lite serve service.toml --check
       linalign-lite serve demo
+      linalign-lite serve demo --port 0
     """
     from linalign_lite.service.configuration import Configuration
     from linalign_lite.service.server import run
+    from linalign_lite.service.startup import require_extra, require_usable
 
     console = Console(quiet=quiet)
-    if str(configuration) == "demo":
-        from linalign_lite.demo.service import demo_service
+    require_extra()
+    is_demo = str(configuration) == "demo"
+    if is_demo:
+        from linalign_lite.demo.service import demo_service, how_to_ask
 
         configuration = demo_service(console.note)
     if check:
         found = Configuration.load(configuration)
+        require_usable(found)
         names = ", ".join(h.name for h in found.heads)
         console.result({}, [f"{configuration} is usable: heads {names}"])
         return
-    run(configuration, quiet=quiet)
+
+    def ready(url: str) -> None:
+        if is_demo:
+            console.note(how_to_ask(url))
+
+    run(configuration, port=port, quiet=quiet, ready=ready)
 
 
 def ask(
@@ -107,7 +123,10 @@ def ask(
     affine = load_optional_map(map_file)
     certificate = (str(cert), str(cert_key)) if cert and cert_key else None
     trust = str(cacert) if cacert else True
-    with RemoteProvider(url, head, verify=trust, certificate=certificate) as provider:
+    said = console.note
+    with RemoteProvider(
+        url, head, verify=trust, certificate=certificate, progress=said
+    ) as provider:
         chosen = provider.chosen()
         states = read_queries(queries, model, affine, console)
         space = states.space if affine is None else affine.target
@@ -115,9 +134,15 @@ def ask(
         with console.progress("encrypting", len(states)) as tally:
             query = client.encrypt(states, affine, n_outputs=chosen.n_outputs, progress=tally)
         try:
-            response = provider.score(query, console.note)
+            response = provider.score(query)
         except UnknownKeyError:
             for one in load_public([in_folder(key, SECRET).with_name(PUBLIC)]):
                 provider.register(one)
-            response = provider.score(query, console.note)
+                said(f"registered the public key {one.digest.hex()[:8]}")
+            response = provider.score(query)
+        said(f"{len(states)} states scored by head {chosen.name}")
+        signer = load_account(account)
+        if chosen.has_budget and signer is not None:
+            usage = provider.budget(signer)
+            said(f"account: {usage['used']} of {usage['limit']} states used")
     show_scores(console, client.decrypt(response, query), by, top, out)

@@ -34,9 +34,15 @@ def demo_service(say: Callable[[str], None], folder: Path = FOLDER) -> Path:
             secret.save(keys / "secret.key")
             public.save(keys / "public.key")
         write_atomic(configuration, _CONFIGURATION.encode())  # last: the folder is whole
-    say(
-        "in another terminal, as the client:\n"
-        f"  linalign-lite ask http://127.0.0.1:{PORT} {client}/test.states.npz"
-        f" --map {client}/client-to-provider.map.npz --key {client}/keys"
-    )
     return configuration
+
+
+def how_to_ask(url: str, folder: Path = FOLDER) -> str:
+    """Return what a client types, and how to go on."""
+    client, provider = folder / "client", folder / "provider"
+    return (
+        "in another terminal, as the client:\n"
+        f"  linalign-lite ask {url} {client}/test.states.npz"
+        f" --map {client}/client-to-provider.map.npz --key {client}/keys\n"
+        f"Ctrl-C ends the service; {provider}/service.toml is its configuration"
+    )

@@ -18,7 +18,7 @@ from linalign_lite.core.space import MAX_DIM, Space, require_labels
 from linalign_lite.encrypt import wire
 from linalign_lite.encrypt.modular import require_size, seeded_size
 from linalign_lite.encrypt.noise_flooding import most_flood_bits
-from linalign_lite.encrypt.packing import Layout
+from linalign_lite.encrypt.packing import MAX_RETURNED, Layout
 from linalign_lite.encrypt.parameters import MODULUS_BITS, Parameters
 from linalign_lite.encrypt.precision import (
     MAX_NORM_BITS,
@@ -152,6 +152,11 @@ class QueryInfo(QueryDescription, _Info):
     def window(self) -> tuple[int, int]:
         """The coefficients that its first components have: see Layout.window."""
         return self.layout.window(self.n_outputs)
+
+    @property
+    def needs_proof(self) -> bool:
+        """True if a product returns more coefficients than an unproven key may ask for."""
+        return self.parameters.private and self.layout.rows * self.batch > MAX_RETURNED
 
     @property
     def chunk_size(self) -> int:

@@ -75,6 +75,10 @@ class Provider:
         """Return whether a public key is known."""
         return digest in self._keys
 
+    def is_proven(self, digest: bytes) -> bool:
+        """Return whether a public key is known with a proof."""
+        return digest in self._proven
+
     def add_key(self, key: PublicKey, *, most: int | None = None) -> None:
         """Know one more public key. Verifies its proof, if it has one.
 
@@ -250,7 +254,10 @@ class Provider:
         if bool(account) != query.signed or (
             account and not VerifyingKey(account).accepts(signature, signed)
         ):
-            raise SignatureError("this query is not signed by the account of its key")
+            raise SignatureError(
+                "this query is not signed by the account of its key",
+                hint="sign it with the signing key that the key was made with: --account",
+            )
 
     def _charge(self, query: QueryInfo, scales: Scales, fingerprint: bytes) -> Charge:
         """Return the cost of a query: its states, and the bits that their scores can tell."""

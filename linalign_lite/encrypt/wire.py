@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ SIGNATURE = 64
 # magic, version, kind, parameter id, signature size, records, record size, meta size, reserved, key
 _HEADER = struct.Struct("<8sHHHHQQII32s")
 _DAMAGED = "the file may be truncated or altered; make or copy it again"
+_IDENTITY = re.compile(rb'"identity":"[0-9a-f]{32}"')
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -88,17 +90,6 @@ class Header:
     @property
     def digest(self) -> bytes:
         return self.encoded[-DIGEST:]
-
-
-@dataclass(frozen=True)
-class Form:
-    """Fields at fixed places of a header, as stated: see ``stated_form``."""
-
-    parameters: int
-    n_records: int
-    record_size: int
-    signature: int
-    meta: int  # bytes of the description
 
 
 @dataclass(frozen=True)
@@ -201,12 +192,16 @@ class Reader:
         self.signature = _exactly(self._file, SIGNATURE * self.header.signed, self.name)
 
 
-def stated_form(raw: bytes, kind: Kind) -> tuple[Form, bytes]:
-    """Return what the header of a file states, and the digest of its key. Nothing is checked."""
+def stated_form(raw: bytes, kind: Kind) -> tuple[bytes, bytes]:
+    """Return a query's header without what differs between alike queries, and its key's digest.
+
+    Two valid headers with the same first part differ in key and identity alone. Checks nothing.
+    """
     if len(raw) < _HEADER.size:
         raise FormatError(f"this is too short to be a {kind.title}", got=f"{len(raw)} bytes")
-    _, _, _, parameters, signature, n, size, meta, _, key = _HEADER.unpack_from(raw)
-    return Form(parameters, n, size, signature, meta), key
+    *_, length, _, key = _HEADER.unpack_from(raw)
+    meta = raw[_HEADER.size : _HEADER.size + min(length, _MAX_META[kind])]
+    return raw[: _HEADER.size - DIGEST] + _IDENTITY.sub(b"", meta), key
 
 
 @contextlib.contextmanager

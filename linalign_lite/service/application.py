@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import io
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -28,18 +29,17 @@ from linalign_lite.encrypt.key_proof import proof_size
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.parameters import PROFILES, Parameters
 from linalign_lite.encrypt.wire import Kind, stated_form
-from linalign_lite.errors import LinalignError, SignatureError
+from linalign_lite.errors import LinalignError, MismatchError, SignatureError
 from linalign_lite.service import budget_requests
 from linalign_lite.service.admission import BusyError
-from linalign_lite.service.key_store import TooManyKeysError
 from linalign_lite.service.openapi import document
 from linalign_lite.service.protocol import STATUS
-from linalign_lite.service.state import LOG, ServedHead, Service
+from linalign_lite.service.state import LOG, Expected, ServedHead, Service
 
 _UPLOADS = 8  # requests of the largest size that may arrive at once
 _MAX_KEY = 1 << 17
+_SMALL = 1 << 20  # bytes of a small request
 _REFUSAL = 1.0  # seconds until a request is refused because too many wait
-_STATUS: dict[type[LinalignError], int] = {TooManyKeysError: 403, **STATUS}
 _OCTETS = "application/octet-stream"
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -52,17 +52,18 @@ class _RefusedError(Exception):
         self.status, self.kind, self.message, self.headers = status, kind, message, headers
 
 
+class _Failure(JSONResponse):
+    """An answer that is an error."""
+
+    def __init__(
+        self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__({"error": kind, "message": message}, status, headers)
+        self.kind = kind
+
+
 def application(service: Service) -> Starlette:
-    """Return the application. It starts and ends the service's processes with itself."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await service.start()
-        try:
-            yield
-        finally:
-            await service.close()
-
+    """Return the application of a service that was started."""
     api = _Api(service)
     routes = [
         Route(path, api.answering(path, handler), methods=[method])
@@ -92,7 +93,6 @@ def application(service: Service) -> Starlette:
         routes=routes,
         middleware=[cors] if origins else [],
         exception_handlers={HTTPException: _no_route},
-        lifespan=lifespan,
     )
     found.router.redirect_slashes = False  # it would redirect to whatever host a request names
     return found
@@ -109,35 +109,42 @@ class _Api:
 
         async def answer(request: Request) -> Response:
             began = time.perf_counter()
+            response: Response
             try:
                 response = await handler(request)
             except _RefusedError as e:
-                response = _error(e.status, e.kind, e.message, e.headers)
+                response = _Failure(e.status, e.kind, e.message, e.headers)
             except BusyError as e:
                 # whoever asks too often waits: a flood of refusals would starve what was accepted
                 await asyncio.sleep(_REFUSAL)
-                response = _error(429, "BusyError", str(e), {"Retry-After": str(e.seconds)})
+                response = _Failure(429, "BusyError", str(e), {"Retry-After": str(e.seconds)})
+            except asyncio.CancelledError:  # the service ends
+                response = _Failure(503, "LinalignError", "this service cannot answer now")
             except ClientDisconnect:
-                response = _error(400, "Disconnected", "the request ended early")
+                response = _Failure(400, "Disconnected", "the request ended early")
             except LinalignError as e:
-                status = next((s for kind, s in _STATUS.items() if isinstance(e, kind)), 503)
+                status = next((s for kind, s in STATUS.items() if isinstance(e, kind)), 503)
                 if status == 503:
                     LOG.error("cannot answer", extra={"fields": {"error": str(e)}})
                 text = "this service cannot answer now" if status == 503 else str(e)
-                response = _error(status, type(e).__name__, text)
+                response = _Failure(status, type(e).__name__, text)
             except Exception as e:  # noqa: BLE001 (a client gets an answer whatever happens)
                 LOG.exception("failed", extra={"fields": {"error": type(e).__name__}})
-                response = _error(500, "InternalError", "this service failed")
+                response = _Failure(500, "InternalError", "this service failed")
             ms = 1e3 * (time.perf_counter() - began)
             # once it is sent: a client does not wait for our books
-            response.background = BackgroundTask(self._note, route, response.status_code, ms)
+            fields = {"route": route, "status": response.status_code, "ms": round(ms, 2)}
+            if (head := request.path_params.get("head")) in self._service.heads:
+                fields["head"] = head
+            if isinstance(response, _Failure):
+                fields["error"] = response.kind
+            response.background = BackgroundTask(self._note, fields)
             return response
 
         return answer
 
-    async def _note(self, route: str, status: int, ms: float) -> None:
-        self._service.metrics.requests.labels(route, status).inc()
-        fields = {"route": route, "status": status, "ms": round(ms, 2)}
+    async def _note(self, fields: dict[str, Any]) -> None:
+        self._service.metrics.requests.labels(fields["route"], fields["status"]).inc()
         LOG.info("answered", extra={"fields": fields})
 
     async def heads(self, _: Request) -> Response:
@@ -154,9 +161,13 @@ class _Api:
             form, key = stated_form(body, Kind.QUERY)
             if (expected := served.expected.get(form)) is None:
                 expected = served.expect(form, body)
+            self._require_modest(expected)
             account = await self._account(served, key, expected.parameters)
             path = service.keys.path(key)
             async with service.admission.turn(account, expected.ms):
+                if (now := self._head(request)) is not served:  # reloaded while this one waited
+                    served = now
+                    await self._account(served, key, expected.parameters)
                 # never cancelled: what was charged is answered, or kept for the next request
                 scoring = service.workers.score(served.entry.name, body, path, expected.ms)
                 answer = await asyncio.shield(scoring)
@@ -188,15 +199,13 @@ class _Api:
         async with self._body(request, _MAX_KEY) as body:
             key = await asyncio.to_thread(PublicKey.load, body)
             if not self._may_register(key.account):
-                what = "this service answers only accounts that it knows"
-                raise _RefusedError(403, "UnknownAccount", what)
+                raise _unknown_account(key.account)
             new = await asyncio.to_thread(self._service.keys.register, key)
         return JSONResponse({"key": key.digest.hex()}, status_code=201 if new else 200)
 
     async def prove(self, request: Request) -> Response:
         service, digest = self._service, self._digest(request)
-        path = service.keys.path(digest)
-        if path is None:
+        if (path := await self._path(digest)) is None:
             raise _unknown_key()
         size = max(map(proof_size, PROFILES.values())) + 4096
         async with self._body(request, size) as body, service.admission.turn(b"", 500.0):
@@ -228,21 +237,39 @@ class _Api:
             raise _RefusedError(404, "UnknownHead", "this service has no head of that name")
         return found
 
+    def _require_modest(self, expected: Expected) -> None:
+        """Raise MismatchError for a query that takes too long, or whose response is too large."""
+        configuration, hint = self._service.configuration, "send fewer states at once"
+        if expected.ms > 1e3 * configuration.most_seconds:
+            got, most = f"{expected.ms / 1e3:.0f} s", f"{configuration.most_seconds:.0f} s"
+            raise MismatchError("this query takes too long", got=got, expected=most, hint=hint)
+        if expected.response_bytes > configuration.most_response:
+            got, most = str(expected.response_bytes), f"{configuration.most_response} bytes"
+            what = "the response to this query is too large"
+            raise MismatchError(what, got=got, expected=most, hint=hint)
+
     async def _account(self, served: ServedHead, key: bytes, parameters: Parameters) -> bytes:
         """The account that asks; empty if none. Raises _RefusedError unless it may."""
-        keys, known = self._service.keys, served.budget or served.accounts is not None
-        account = keys.account(key)
-        if account is None and not (known or parameters.private):
-            return b""
-        if account is None:  # another service may just have registered it
-            await asyncio.sleep(keys.until_next_look() + 0.01)  # timers count whole ms
-            account = keys.account(key)
+        known = served.budget or served.accounts is not None
+        if parameters.private or known:
+            await self._path(key)
+        account = self._service.keys.account(key)
         if account is None:
-            raise _unknown_key()
+            if parameters.private or known:
+                raise _unknown_key()
+            return b""
         if served.accounts is not None and account not in served.accounts:
-            what = "this head answers only accounts that it knows"
-            raise _RefusedError(403, "UnknownAccount", what)
+            raise _unknown_account(account)
         return account
+
+    async def _path(self, key: bytes) -> Path | None:
+        """The file of a key, which another service may just have registered."""
+        keys = self._service.keys
+        if (path := keys.path(key)) is None:
+            await asyncio.sleep(keys.until_next_look())
+            await asyncio.to_thread(keys.look)
+            path = keys.path(key)
+        return path
 
     def _may_register(self, account: bytes) -> bool:
         listed = [h.accounts for h in self._service.heads.values()]
@@ -266,16 +293,15 @@ class _Api:
         if int(length) > most:
             raise _RefusedError(413, "TooLarge", f"a request of at most {most} bytes is expected")
         service, body, size = self._service, io.BytesIO(), 0
+        small = int(length) <= _SMALL  # whose room large requests cannot take
+        room = _UPLOADS * service.configuration.most_body // 2
         try:
             try:
                 async with asyncio.timeout(service.configuration.request_seconds):
                     async for part in request.stream():  # what is only announced takes no room
-                        if (
-                            service.uploading + len(part)
-                            > _UPLOADS * service.configuration.most_body
-                        ):
+                        if service.uploading[small] + len(part) > room:
                             raise BusyError(1)
-                        service.uploading += len(part)
+                        service.uploading[small] += len(part)
                         size += body.write(part)
             except TimeoutError:
                 raise _RefusedError(
@@ -283,17 +309,21 @@ class _Api:
                 ) from None
             yield body.getvalue()
         finally:
-            service.uploading -= size
+            service.uploading[small] -= size
 
 
 def _unknown_key() -> _RefusedError:
     return _RefusedError(403, "UnknownKey", "register the public key of this query first")
 
 
+def _unknown_account(account: bytes) -> _RefusedError:
+    if account:
+        what = f"account {account.hex()[:16]} is not among those that are answered"
+        return _RefusedError(403, "UnknownAccount", f"{what} (hint: ask the provider)")
+    what = "the key of this query belongs to no account (hint: make keys with keygen --account)"
+    return _RefusedError(403, "UnknownAccount", what)
+
+
 async def _no_route(_: Request, e: Any) -> Response:
     """Answer 404 and 405 in the form of all errors."""
-    return _error(e.status_code, e.detail.replace(" ", ""), e.detail, e.headers)
-
-
-def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": kind, "message": message}, status, headers)
+    return _Failure(e.status_code, e.detail.replace(" ", ""), e.detail, e.headers)

@@ -82,6 +82,8 @@ class Configuration:
     without_tls: Annotated[str, Text()] = ""  # IN_THE_CLEAR, to leave loopback without TLS
     workers: Annotated[int, Range(1, 256)] | None = None  # processes that score; one per core
     waiting: Annotated[int, Range(1, 100_000)] = 256  # requests that wait, at most
+    most_seconds: Annotated[float, Range(0.1, 1e5)] = 60.0  # predicted, of one query
+    most_response: Annotated[int, Range(1 << 12, 1 << 30)] = 256 << 20  # bytes
     most_body: Annotated[int, Range(1 << 12, 1 << 32)] = 64 << 20  # bytes of a request
     most_keys: Annotated[int, Range(1, 1_000_000)] = 10_000  # registered
     request_seconds: Annotated[float, Range(0.1, 3600.0)] = 30.0  # for a request to arrive

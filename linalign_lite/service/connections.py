@@ -35,7 +35,7 @@ def most_connections(most: int = 4096) -> int:
     return max(1, min(most, (soft - _OTHER_FILES) // 3))
 
 
-class _Limit:
+class Limit:
     """Seconds after which something is done, unless it is stopped before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
@@ -73,8 +73,8 @@ def protocol(seconds: float, most: int) -> Any:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._request = _Limit(self.loop, transport.abort)
-            self._unread = _Limit(self.loop, transport.abort)
+            self._request = Limit(self.loop, transport.abort)
+            self._unread = Limit(self.loop, transport.abort)
             self._request.start(seconds)
             self._wait()
 

@@ -14,23 +14,23 @@ from linalign_lite.storage.atomic import write_atomic
 
 PER_ACCOUNT = 64  # keys of one account
 NOBODY = "nobody"  # folder of keys without an account; only the total limits them
-_RESCAN = 1.0  # seconds between two looks at what other processes registered
-
-
-class TooManyKeysError(InputError):
-    """The service keeps no more keys, or no more of this account."""
+_PAUSE, _LONGEST = 0.02, 1.0  # seconds between two looks at what other processes registered
+_SHARE = 30  # times that a look took, between two
 
 
 class KeyStore:
-    """Keys in ``folder``, at most ``most``. Safe to share among threads and processes."""
+    """Keys in ``folder``, at most ``most``; a client whose key went registers it again.
+
+    Safe to share among threads and processes.
+    """
 
     def __init__(self, folder: Path, most: int) -> None:
         self._folder, self._most = folder, most
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._found: dict[str, Path] = {}
-        self._looked = 0.0
-        self._look()
+        self._looked, self._pause = 0.0, 0.0
+        self.look()
 
     @property
     def count(self) -> int:
@@ -38,15 +38,22 @@ class KeyStore:
         return len(self._found)
 
     def path(self, digest: bytes) -> Path | None:
-        """The file of a key, or None."""
-        name = digest.hex()
-        if name not in self._found and not self.until_next_look():
-            self._look()
-        return self._found.get(name)
+        """The file of a key, or None if this process knows of none."""
+        return self._found.get(digest.hex())
 
     def until_next_look(self) -> float:
-        """Return the seconds until keys that other processes registered are looked for."""
-        return max(0.0, self._looked + _RESCAN - time.monotonic())
+        """Return the seconds until keys that other processes registered may be looked for."""
+        return max(0.0, self._looked + self._pause - time.monotonic())
+
+    def look(self) -> None:
+        """Look for keys that other processes registered, unless that was done just now."""
+        with self._lock:
+            if self.until_next_look() > _PAUSE:
+                return
+            began = time.monotonic()
+            self._found = {p.stem: p for p in self._folder.glob("*/*.key")}
+            self._looked = time.monotonic()
+            self._pause = min(_LONGEST, max(_PAUSE, _SHARE * (self._looked - began)))
 
     def account(self, digest: bytes) -> bytes | None:
         """The account of a key, empty if it has none, or None if the key is not here."""
@@ -56,28 +63,40 @@ class KeyStore:
         return b"" if owner == NOBODY else bytes.fromhex(owner)
 
     def register(self, key: PublicKey) -> bool:
-        """Keep a key. Returns False if it was there.
+        """Keep a key, and forget the oldest of too many. Returns False if it was there.
 
-        Raises TooManyKeysError, or LinalignError when the folder cannot be written.
+        Raises LinalignError when the folder cannot be written.
         """
         if self.path(key.digest) is not None:
             return False
         owner = self._folder / (key.account.hex() or NOBODY)
+        path, new = owner / f"{key.digest.hex()}.key", True
+        with _written():
+            self._make_room(owner)
+            owner.mkdir(mode=0o700, exist_ok=True)
+            try:
+                key.save(path)
+            except OutputExistsError:  # another process was faster
+                new = False
         with self._lock:
-            mine = sum(p.parent == owner for p in self._found.values())
-            few = mine < PER_ACCOUNT or owner.name == NOBODY
-            if len(self._found) >= self._most or not few:
-                raise TooManyKeysError("this service takes no more keys", hint="ask its operator")
-            path = owner / f"{key.digest.hex()}.key"
-            new = True
-            with _written():
-                owner.mkdir(mode=0o700, exist_ok=True)
-                try:
-                    key.save(path)
-                except OutputExistsError:  # another process was faster
-                    new = False
             self._found[key.digest.hex()] = path
         return new
+
+    def _make_room(self, owner: Path) -> None:
+        """Forget the oldest key of an account that has its share, or of all, first of nobody's."""
+        found = list(self._found.values())
+        mine = [path for path in found if path.parent == owner]
+        if owner.name != NOBODY and len(mine) >= PER_ACCOUNT:
+            candidates = mine
+        elif len(found) >= self._most:
+            candidates = [path for path in found if path.parent.name == NOBODY] or found
+        else:
+            return
+        oldest = min(candidates, key=_age)
+        oldest.unlink(missing_ok=True)
+        oldest.with_suffix(".proof").unlink(missing_ok=True)
+        with self._lock:
+            self._found.pop(oldest.stem, None)
 
     def keep_proof(self, digest: bytes, proof: bytes) -> None:
         """Keep the proof of a registered key, which the caller verified.
@@ -88,10 +107,12 @@ class KeyStore:
             with _written():
                 write_atomic(path.with_suffix(".proof"), proof)
 
-    def _look(self) -> None:
-        with self._lock:
-            self._looked = time.monotonic()
-            self._found = {p.stem: p for p in self._folder.glob("*/*.key")}
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it went
+        return 0.0
 
 
 @contextlib.contextmanager

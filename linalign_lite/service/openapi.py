@@ -30,6 +30,7 @@ _HEAD = _object(
     profile={"enum": ["private", "trusted"]},
     max_error={"type": "number", "minimum": 0},
     needs_account=_FLAG,
+    has_budget=_FLAG,
     limit=_LIMIT,
     bits_limit=_LIMIT,
 )

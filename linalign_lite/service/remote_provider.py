@@ -26,12 +26,17 @@ from linalign_lite.errors import (
 )
 from linalign_lite.service import budget_requests
 from linalign_lite.service.protocol import HEAD_NAME, STATUS
+from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
 
 MAX_RESPONSE = 1 << 30
 _MAX_JSON = 64 << 20
 _AGAIN = {429, 502, 503, 504}
 _LONGEST_WAIT = 60.0  # seconds between two tries
+_HOPELESS = {  # parts of errors that another try does not change
+    "CERTIFICATE_VERIFY_FAILED": "give the authorities of its certificate: --cacert",
+    "WRONG_VERSION_NUMBER": "it speaks no https there; does it speak http?",
+}
 _ERRORS = {kind.__name__: kind for kind in STATUS}
 
 
@@ -50,13 +55,15 @@ class RemoteHead:
     profile: str
     max_error: float
     needs_account: bool
+    has_budget: bool
     dim: Annotated[int, Range(1, MAX_DIM)]
 
 
 class RemoteProvider:
     """A scoring service at ``url``; ``head`` names the one that `score` asks.
 
-    ``tries``: of one request, with growing pauses. ``seconds``: for one answer. ``verify``: a file
+    ``tries``: of one request, with growing pauses. ``seconds``: for one answer. ``progress``: is
+    called with what is waited for. ``verify``: a file
     of authorities for TLS, or True for the system's. ``certificate``: of this client, (certificate,
     key). Proxies are those of the environment (HTTPS_PROXY). Use it as a context, or close it.
     """
@@ -70,21 +77,14 @@ class RemoteProvider:
         seconds: float = 60.0,
         verify: str | bool = True,
         certificate: tuple[str, str] | None = None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         library: Any = import_extra("httpx", extra="serve", purpose="asking a service")
         self._library, self._tries, self.head = library, tries, head
+        self._url, self._progress = url, progress
         context: Any = verify
         if isinstance(verify, str) or certificate:
-            import ssl
-
-            try:
-                context = ssl.create_default_context(
-                    cafile=verify if isinstance(verify, str) else None
-                )
-                if certificate:
-                    context.load_cert_chain(*certificate)
-            except (OSError, ssl.SSLError) as e:
-                raise InputError("a certificate cannot be used", got=str(e)[:100]) from e
+            context = _context(verify if isinstance(verify, str) else None, certificate)
         try:
             self._client = library.Client(base_url=url, timeout=seconds, verify=context)
             if self._client.base_url.scheme not in ("http", "https"):
@@ -129,15 +129,15 @@ class RemoteProvider:
 
             self._json("PUT", f"/v1/keys/{key.digest.hex()}/proof", proof_bytes(key))
 
-    def score(self, query: Query, progress: Callable[[str], None] | None = None) -> Response:
-        """Have a query scored. progress: called with what is waited for.
+    def score(self, query: Query) -> Response:
+        """Have a query scored.
 
         Raises UnknownKeyError when its key is not registered, BudgetError, MismatchError,
         PrecisionError, SignatureError or FormatError as `Provider.score`, LinalignError when the
         service cannot be reached or stays busy. Sent again, a query is charged once.
         """
         path, body = f"/v1/heads/{self._name()}/score", query.to_bytes()
-        return Response.load(self._send("POST", path, body, most=MAX_RESPONSE, progress=progress))
+        return Response.load(self._send("POST", path, body, most=MAX_RESPONSE))
 
     def budget(self, account: SigningKey) -> dict[str, Any]:
         """Ask what this account has used of the head, and its limits."""
@@ -171,7 +171,6 @@ class RemoteProvider:
         *,
         most: int = _MAX_JSON,
         headers: Mapping[str, str] | None = None,
-        progress: Callable[[str], None] | None = None,
     ) -> bytes:
         """Send until it is answered, at most ``tries`` times."""
         pause, last = 0.25, ""
@@ -190,12 +189,37 @@ class RemoteProvider:
                         wait = max(wait, min(float(asked[:9]), _LONGEST_WAIT))
             except self._library.TransportError as e:
                 last = f"{type(e).__name__}: {printable(str(e))[:120]}"
+                for known, hint in _HOPELESS.items():
+                    if known in last:
+                        raise self._silence(last, hint) from e
             if left:
-                if progress:
-                    progress(f"waiting {wait:.1f} s for the service ({last})")
+                self._progress(f"waiting {wait:.1f} s for the service ({last})")
                 time.sleep(wait)
             pause = min(2 * pause, _LONGEST_WAIT)
-        raise LinalignError("the service does not answer", got=last, hint="is it running there?")
+        asked = last.startswith("status")
+        hint = "is it running there, and does it speak http or https?"
+        raise self._silence(last, "ask again later" if asked else hint)
+
+    def _silence(self, got: str, hint: str) -> LinalignError:
+        return LinalignError(f"the service at {self._url} does not answer", got=got, hint=hint)
+
+
+def _context(authorities: str | None, certificate: tuple[str, str] | None) -> Any:
+    """Return a context for TLS. Raises InputError, which names the file at fault."""
+    import ssl
+
+    files = [path for path in (authorities, *(certificate or ())) if path is not None]
+    for path in files:
+        with open_regular(path):
+            pass
+    try:
+        context = ssl.create_default_context(cafile=authorities)
+        if certificate:
+            context.load_cert_chain(*certificate)
+    except (OSError, ssl.SSLError) as e:
+        problem = f"a certificate cannot be used, of {', '.join(files)}"
+        raise InputError(problem, got=str(e)[:100], expected="PEM") from e
+    return context
 
 
 def _read(answer: Any, most: int) -> bytes:

@@ -61,7 +61,8 @@ def serve(connection: socket.socket, heads: tuple[HeadEntry, ...], shared: Path)
 def raise_failure(raw: bytes) -> NoReturn:
     """Raise the error that a process answered with."""
     kind, text = json.loads(raw)
-    raise getattr(errors, kind, LinalignError)(text)
+    found = getattr(errors, kind, LinalignError)
+    raise (LinalignError if found is errors.MissingExtraError else found)(text)
 
 
 class _Scoring:
@@ -97,15 +98,17 @@ class _Scoring:
         provider, asked = self._providers[number], Query.load(query)
         if path is not None and not provider.has_key(asked.info.key):
             provider.add_key(load_key(path), most=_KEYS)
+        elif path is not None and asked.info.needs_proof and not provider.is_proven(asked.info.key):
+            provider.add_key(load_key(path), most=_KEYS)  # its proof may have come later
         response = provider.score(asked).to_bytes()
         return ANSWER.pack(True, len(asked), len(response)) + response
 
     def _verify(self, path: Path | None, proof: bytes) -> bytes:
         from linalign_lite.encrypt.key_proof import load_proof
-        from linalign_lite.encrypt.keys import PublicKey
+        from linalign_lite.service.key_store import load_key
 
         assert path is not None
-        load_proof(proof, PublicKey.load(path))
+        load_proof(proof, load_key(path))
         return ANSWER.pack(True, 0, 0)
 
 

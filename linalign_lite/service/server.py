@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import signal
-import ssl
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.errors import InputError, LinalignError, import_extra
+from linalign_lite.errors import LinalignError
 from linalign_lite.service.configuration import Configuration
 from linalign_lite.service.connections import KEEP_ALIVE, most_connections, protocol
+from linalign_lite.service.startup import listen, require_extra, require_places, tls_context
 from linalign_lite.service.state import LOG, Service
 
+# fields that are read when a service starts
+_FIXED = (
+    *("host", "port", "tls", "workers", "waiting", "keys", "most_keys", "request_seconds"),
+    "origins",
+)
 _GRACE = 30  # seconds to answer what was taken, when the service is told to end
 
 
@@ -30,89 +37,98 @@ class _JsonLines(logging.Formatter):
         return json.dumps({**line, "event": record.getMessage(), **fields})
 
 
-def run(configuration_file: Path, *, quiet: bool = False) -> None:
+def run(
+    configuration_file: Path,
+    *,
+    port: int | None = None,
+    quiet: bool = False,
+    ready: Callable[[str], None] = lambda _: None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C. SIGHUP reads the configuration and its heads again.
 
+    port: instead of the configuration's. ready: called with the URL once queries are answered.
     Raises InputError or FormatError for what cannot be served, MissingExtraError without the extra
     `serve`.
     """
-    uvicorn: Any = import_extra("uvicorn", extra="serve", purpose="a service")
-    import_extra("starlette", extra="serve", purpose="a service")
+    require_extra()
+    import uvicorn
+
     from linalign_lite.service.application import application
 
     _log(quiet=quiet)
     configuration = Configuration.load(configuration_file)
-    service = Service(configuration)
-    tls: dict[str, Any] = {}
+    require_places(configuration)
     most = most_connections()
-    if configuration.tls:
-        tls = {
-            "ssl_certfile": configuration.tls.certificate,
-            "ssl_keyfile": configuration.tls.key,
-            "ssl_ca_certs": configuration.tls.clients,
-            "ssl_cert_reqs": ssl.CERT_REQUIRED if configuration.tls.clients else ssl.CERT_NONE,
-        }
-    settings = uvicorn.Config(
-        application(service),
-        host=configuration.host,
-        port=configuration.port,
-        http=protocol(configuration.request_seconds, most),
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        server_header=False,
-        limit_concurrency=2 * most,
-        backlog=min(most, 1024),
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=_GRACE,
-        ws="none",
-        **tls,
-    )
-    server = uvicorn.Server(settings)
+    with listen(configuration.host, configuration.port if port is None else port) as listening:
+        service = Service(configuration)
+        settings = uvicorn.Config(
+            application(service),
+            http=protocol(configuration.request_seconds, most),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=2 * most,
+            backlog=min(most, 1024),
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=_GRACE,
+            ws="none",
+        )
+        settings.load()
+        if configuration.tls:
+            settings.ssl = tls_context(configuration.tls)
 
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        if hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(
-                signal.SIGHUP, lambda: asyncio.ensure_future(_reload(service, configuration_file))
-            )
-        announcing = asyncio.ensure_future(_announce(server, configuration))
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[Any] | None = None) -> None:
+                await super().startup(sockets)
+                scheme = "https" if configuration.tls else "http"
+                url = f"{scheme}://{_address(configuration.host, listening)}"
+                LOG.info("ready", extra={"fields": {"url": url, "heads": list(service.heads)}})
+                ready(url)
+
+            async def shutdown(self, sockets: list[Any] | None = None) -> None:
+                LOG.info("stopping")
+                await super().shutdown(sockets)
+                await service.close()
+                LOG.info("stopped")
+
+        server = Server(settings)
+
+        async def serve() -> None:
+            await service.start()
+            reload = functools.partial(_reload, service, configuration_file)
+            if hasattr(signal, "SIGHUP"):
+                loop = asyncio.get_running_loop()
+                loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(reload()))
+            await server.serve([listening])
+
         try:
-            await server.serve()
+            with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
+                runner.run(serve())
+        except (KeyboardInterrupt, SystemExit):  # uvicorn ends by the signal that ended it
+            if not server.should_exit:
+                raise
         finally:
-            announcing.cancel()
-
-    try:
-        with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
-            runner.run(serve())
-    except (KeyboardInterrupt, SystemExit):  # uvicorn ends by the signal that ended it
-        if not server.should_exit:
-            raise
-    except (OSError, ssl.SSLError) as e:
-        raise InputError("the service cannot start", got=str(e)[:200]) from e
-    finally:
-        service.workers.kill()
-    if not server.started:
-        raise LinalignError("the service did not start", hint="the log above says why")
+            service.workers.kill()
 
 
-async def _announce(server: Any, configuration: Configuration) -> None:
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    scheme = "https" if configuration.tls else "http"
-    heads = [h.name for h in configuration.heads]
-    fields = {"url": f"{scheme}://{configuration.host}:{port}", "heads": heads}
-    LOG.info("ready", extra={"fields": fields})
+def _address(host: str, listening: Any) -> str:
+    port = listening.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _reload(service: Any, path: Path) -> None:
+async def _reload(service: Service, path: Path) -> None:
+    before = service.configuration
     try:
         await service.reload(Configuration.load(path))
     except LinalignError as e:
         LOG.error("not reloaded; the old heads stay", extra={"fields": {"error": str(e)}})
-    else:
-        LOG.info("reloaded", extra={"fields": {"heads": list(service.heads)}})
+        return
+    LOG.info("reloaded", extra={"fields": {"heads": list(service.heads)}})
+    after = service.configuration
+    changed = [name for name in _FIXED if getattr(before, name) != getattr(after, name)]
+    if changed:
+        LOG.warning("needs a restart", extra={"fields": {"changed": changed}})
 
 
 def _log(*, quiet: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -16,7 +17,7 @@ from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.planner import predict_cost
-from linalign_lite.encrypt.wire import Form, Kind, open_framed
+from linalign_lite.encrypt.wire import Kind, open_framed
 from linalign_lite.service.admission import Admission
 from linalign_lite.service.configuration import Configuration, HeadEntry
 from linalign_lite.service.key_store import KeyStore
@@ -28,36 +29,38 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG = logging.getLogger("linalign_lite.service")
-_MAX_FORMS = 1024  # of queries, whose costs are remembered
+_MAX_FORMS = 256  # of queries, whose costs are remembered
 _AHEAD = 4  # queries in the hands of each process: it must not wait for a busy loop
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The profile of a query, and the predicted milliseconds of scoring it."""
+    """The profile of a query, and predicted milliseconds of scoring and bytes of the response."""
 
     parameters: Parameters
     ms: float
+    response_bytes: int
 
 
 @dataclass(frozen=True)
 class ServedHead:
-    """One head as clients see it. ``expected``: of queries whose headers state the same sizes."""
+    """One head as clients see it. ``expected``: of queries, by ``wire.stated_form``."""
 
     entry: HeadEntry
     head: Head
     accounts: frozenset[bytes] | None  # None: any
     budget: Budget | None
-    expected: dict[Form, Expected] = field(default_factory=dict)
+    expected: dict[bytes, Expected] = field(default_factory=dict)
 
-    def expect(self, form: Form, query: bytes) -> Expected:
+    def expect(self, form: bytes, query: bytes) -> Expected:
         """Read the header of a query, and remember what it costs. Raises FormatError."""
         with open_framed(query, Kind.QUERY) as reader:
             info = QueryInfo.from_header(reader.header, reader.name)
         cost = predict_cost(info.parameters, info.layout, info.n, self.head.n_outputs)
         if len(self.expected) >= _MAX_FORMS:
             self.expected.clear()
-        found = self.expected[form] = Expected(info.parameters, cost.score_ms)
+        found = Expected(info.parameters, cost.score_ms, cost.response_bytes)
+        self.expected[form] = found
         return found
 
     def card(self) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class ServedHead:
             "profile": self.entry.profile,
             "max_error": self.entry.max_error,
             "needs_account": self.budget is not None or self.accounts is not None,
+            "has_budget": self.budget is not None,
             "limit": self.entry.limit,
             "bits_limit": self.entry.bits,
         }
@@ -87,29 +91,38 @@ class Service:
         count = configuration.workers or cores()
         self.workers = Workers(configuration.heads, count)
         self.admission = Admission(count, configuration.waiting, ahead=_AHEAD)
-        self.uploading = 0  # bytes of requests that arrived and are not answered yet
-        self.is_ready = False
+        # bytes of small requests and of large ones that arrived and are not answered yet
+        self.uploading = {True: 0, False: 0}
+        self._started = False
+        self._reloading = asyncio.Lock()
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether queries can be scored now."""
+        return self._started and self.workers.is_ready
 
     async def start(self) -> None:
         """Return once queries can be scored."""
         await self.workers.start()
         gc.freeze()  # collections need not look at what stays, while requests wait
-        self.is_ready = True
+        self._started = True
 
     async def reload(self, configuration: Configuration) -> None:
         """Serve other heads. Queries that were taken are answered by the processes that have them.
 
         Raises what loading the new heads raises; then the old ones stay.
         """
-        heads, workers = _served(configuration), Workers(configuration.heads, self.workers.count)
-        await workers.start()
-        old, self.workers, self.heads = self.workers, workers, heads
-        self.configuration = configuration
-        await old.close()
+        async with self._reloading:
+            heads = await asyncio.to_thread(_served, configuration)
+            workers = Workers(configuration.heads, self.workers.count)
+            await workers.start()
+            old, self.workers, self.heads = self.workers, workers, heads
+            self.configuration = configuration
+            await old.close()
 
     async def close(self) -> None:
         """End the processes, after what they have taken."""
-        self.is_ready = False
+        self._started = False
         await self.workers.close()
 
     def page(self) -> bytes:

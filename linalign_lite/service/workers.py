@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 
 from linalign_lite.errors import LinalignError
 from linalign_lite.service.configuration import HeadEntry
+from linalign_lite.service.connections import Limit
 from linalign_lite.service.scoring_process import ANSWER, PROOF, REQUEST, raise_failure, serve
 
 _TRIES = 3  # of a request whose process ended
 _MOMENT = 0.002  # seconds between two looks at a process that ends
 _PAUSE = 1.0  # seconds before a process that could not start is started again
 _PROOF_MS = 500.0
+_PATIENCE = 120.0  # seconds, and ten times what was predicted: a budget may be locked for 30
 
 
 class Answer(NamedTuple):
@@ -83,22 +85,32 @@ class Workers:
         """Verify the proof of a public key. Raises FormatError."""
         await self._ask(PROOF, key, proof, _PROOF_MS)
 
-    async def close(self) -> None:
-        """End the processes once they have answered what they took."""
-        self._closing = True
-        while self._answers:
-            await asyncio.wait(self._answers)
-        for process in self._processes:
-            process.close()
-        while any(process.is_alive for process in self._processes):
-            await asyncio.sleep(0.01)
-        shutil.rmtree(self._shared, ignore_errors=True)
+    @property
+    def is_ready(self) -> bool:
+        """Return whether a process can score."""
+        return any(process.is_ready for process in self._processes)
+
+    async def close(self, seconds: float = 30.0) -> None:
+        """End the processes once they have answered what they took, or after ``seconds``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._answers:
+                    await asyncio.wait(self._answers)
+                self._closing = True
+                for process in self._processes:
+                    process.close()
+                while any(process.is_alive for process in self._processes):
+                    await asyncio.sleep(0.01)
+        self.kill()
 
     def kill(self) -> None:
         """End the processes at once."""
         self._closing = True
         for process in self._processes:
             process.kill()
+        for answer in self._answers:
+            with contextlib.suppress(asyncio.InvalidStateError, RuntimeError):  # the loop ended
+                answer.set_exception(LinalignError("the processes that score were ended"))
         shutil.rmtree(self._shared, ignore_errors=True)
 
     async def _ask(self, number: int, path: Path | None, body: bytes, ms: float) -> Answer:
@@ -107,7 +119,10 @@ class Workers:
         job = _Job((start, body), ms, asyncio.get_running_loop().create_future())
         self._answers.add(job.answer)
         job.answer.add_done_callback(self._answers.discard)
-        self._give(job)
+        if self._closing:  # as the heads were reloaded
+            job.fail("the processes that score ended")
+        else:
+            self._give(job)
         return await job.answer
 
     def _give(self, job: _Job) -> None:
@@ -147,7 +162,7 @@ class Workers:
             for job in ended.jobs:
                 job.fail("no process can be started")
             await asyncio.sleep(_PAUSE)
-        if not self._closing or self._answers:
+        if not self._closing:
             self.lost += 1
             with contextlib.suppress(LinalignError):  # it ends, and is replaced
                 await self._add()
@@ -163,22 +178,22 @@ class _Process(asyncio.Protocol):
         self._transport: Any = None
         self._ready: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._process: Any = None
+        self._hangs = Limit(asyncio.get_running_loop(), self._kill)
 
     async def start(self, heads: tuple[HeadEntry, ...], shared: Path) -> None:
         """Return once it holds its heads. Raises what it raised."""
-        context = multiprocessing.get_context("spawn")
+        context, loop = multiprocessing.get_context("spawn"), asyncio.get_running_loop()
         try:
             ours, theirs = socket.socketpair()
             with theirs:
                 arguments = theirs, heads, shared
                 process = context.Process(target=serve, args=arguments, daemon=True)
                 process.start()
-        except OSError as e:
-            self.connection_lost(e)
-        else:
             self._process = process
-            loop = asyncio.get_running_loop()
             await loop.create_unix_connection(lambda: self, sock=ours)
+        except OSError as e:
+            self._kill()
+            self.connection_lost(e)
         await self._ready
 
     @property
@@ -195,6 +210,8 @@ class _Process(asyncio.Protocol):
         """Have a job done after those that it has."""
         self.jobs.append(job)
         self.ms += job.ms
+        if len(self.jobs) == 1:
+            self._expect()
         if self._transport:
             self._transport.writelines(job.parts)
 
@@ -206,9 +223,18 @@ class _Process(asyncio.Protocol):
 
     def kill(self) -> None:
         """End it now."""
-        self.close()
+        self._ended = lambda _: None
+        self._kill()
+
+    def _kill(self) -> None:
         if self._process:
             self._process.kill()
+
+    def _expect(self) -> None:
+        """Wait for the answer to its first job, not longer than any may take: then it hangs."""
+        self._hangs.stop()
+        if self.jobs:
+            self._hangs.start(_PATIENCE + 10 * self.jobs[0].ms / 1e3)
 
     def connection_made(self, transport: Any) -> None:
         """Send what it was given meanwhile."""
@@ -234,15 +260,17 @@ class _Process(asyncio.Protocol):
             job = self.jobs.popleft()
             self.ms -= job.ms
             answer = job.answer
+            self._expect()
         if answer.done():  # nobody waits any more
             return
         try:
             answer.set_result(found) if good else raise_failure(found.body)
-        except LinalignError as e:
+        except Exception as e:  # noqa: BLE001 (whoever waits gets it)
             answer.set_exception(e)
 
     def connection_lost(self, _: Exception | None) -> None:
         """Hand over what it did not answer."""
+        self._hangs.stop()
         if not self._ready.done():
             self._ready.set_exception(LinalignError("a process that scores cannot start"))
         self._ended(self)

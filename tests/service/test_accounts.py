@@ -1,6 +1,7 @@
-"""The account of a query: whose key is waited for, and whose is not."""
+"""The account of a query: whose key is looked for, and whose is not."""
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,17 +13,22 @@ KEY = b"k" * 32
 
 
 class Keys:
-    """Keys whose accounts are found look by look."""
+    """Keys that are known after a number of looks."""
 
-    def __init__(self, *found):
-        self.found, self.waited = list(found), 0
+    def __init__(self, looks):
+        self.missing, self.looks = looks, 0
 
-    def account(self, _):
-        return self.found.pop(0)
+    def path(self, _):
+        return None if self.missing > self.looks else Path("key")
+
+    def account(self, key):
+        return self.path(key) and b"a" * 32
 
     def until_next_look(self):
-        self.waited += 1
         return 0.0
+
+    def look(self):
+        self.looks += 1
 
 
 def account(keys, parameters, accounts=None, budget=None):
@@ -30,10 +36,11 @@ def account(keys, parameters, accounts=None, budget=None):
     return asyncio.run(_Api(SimpleNamespace(keys=keys))._account(served, KEY, parameters))
 
 
-def test_a_key_that_another_service_just_registered_is_waited_for():
-    keys = Keys(None, b"a" * 32)
+@pytest.mark.parametrize("looks", [0, 1])
+def test_a_key_that_another_service_just_registered_is_found(looks):
+    keys = Keys(looks)
     assert account(keys, PRIVATE) == b"a" * 32
-    assert keys.waited == 1
+    assert keys.looks == looks
 
 
 @pytest.mark.parametrize(
@@ -41,13 +48,13 @@ def test_a_key_that_another_service_just_registered_is_waited_for():
     [(PRIVATE, {}), (TRUSTED, {"budget": object()}), (TRUSTED, {"accounts": frozenset()})],
 )
 def test_a_key_that_is_needed_and_not_there_is_refused(parameters, more):
-    keys = Keys(None, None)
+    keys = Keys(2)
     with pytest.raises(_RefusedError, match="register the public key"):
         account(keys, parameters, **more)
-    assert keys.waited == 1
+    assert keys.looks == 1
 
 
 def test_a_query_that_needs_no_key_waits_for_none():
-    keys = Keys(None)
+    keys = Keys(1)
     assert account(keys, TRUSTED) == b""
-    assert keys.waited == 0
+    assert keys.looks == 0

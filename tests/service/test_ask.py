@@ -62,7 +62,7 @@ def test_a_map_is_applied_here(served, files):
         ((), 2, "the service has several heads"),
         (("--head", "none"), 2, "no such head: got none, expected one of head0, head1"),
         (("--head", "head0", "--cert", "x.pem"), 2, "a client's certificate needs its key"),
-        (("--head", "head0", "--cacert", "missing.pem"), 2, "a certificate cannot be used"),
+        (("--head", "head0", "--cacert", "missing.pem"), 2, "cannot read missing.pem"),
     ],
 )
 def test_what_is_refused(served, files, words, code, said):
@@ -82,6 +82,8 @@ def test_states_of_another_space_are_not_sent(served, files):
 
 def test_a_service_that_is_not_there(files, tmp_path):
     words = ("ask", "http://127.0.0.1:9", files / "mine.states.npz", "--key", files / "keys")
-    assert "the service does not answer: got ConnectError" in run(*words, code=1).stderr
+    said = run(*words, code=1).stderr
+    assert "the service at http://127.0.0.1:9 does not answer: got ConnectError" in said
+    assert "waiting" in said
     words = ("ask", "nowhere", files / "mine.states.npz", "--key", files / "keys")
     assert "this is no address of a service" in run(*words, code=2).stderr

@@ -231,8 +231,10 @@ def test_an_audit_log_that_cannot_be_written(tmp_path, pair):
     """The answer was charged before, so it is sent; the service's log names the fault."""
     path, audit = write_heads(tmp_path, 1, budget="budget.sqlite", limit=100), tmp_path / "audit"
     path.write_text('audit_log = "audit/log"\n' + path.read_text())
+    audit.mkdir()
     with serving(path) as served, RemoteProvider(served.url, "head0", tries=1) as provider:
         provider.register(pair[1])
+        audit.rmdir()
         assert is_right(pair, served, 3)
         [line] = logged(served, "audit log not written")
         assert (line["level"], line["states"]) == ("error", 3)

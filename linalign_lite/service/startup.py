@@ -1,0 +1,98 @@
+"""Everything that a configuration names, tried before a service starts or is said to be usable."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from pathlib import Path
+
+from linalign_lite.encrypt.budgets.budget import Budget
+from linalign_lite.encrypt.budgets.location import local_file
+from linalign_lite.errors import InputError, import_extra
+from linalign_lite.service.configuration import Configuration, HeadEntry, Tls
+from linalign_lite.storage.atomic import open_regular
+
+
+def require_extra() -> None:
+    """Raise MissingExtraError without the extra `serve`."""
+    for package in ("starlette", "uvicorn", "prometheus_client"):
+        import_extra(package, extra="serve", purpose="a service")
+
+
+def require_usable(configuration: Configuration) -> None:
+    """Raise what serving this would raise. Makes and changes nothing."""
+    require_places(configuration)
+    for entry in configuration.heads:
+        entry.load_head(mapped=True)
+        entry.known_accounts()
+        if entry.budget is not None:
+            _require_budget(entry, entry.budget)
+
+
+def require_places(configuration: Configuration) -> None:
+    """Raise InputError unless keys and the audit log can be written, and TLS files fit."""
+    keys, log = configuration.keys, configuration.audit_log
+    if keys.exists() and not keys.is_dir():
+        raise InputError(f"{keys} is no folder for keys", hint="keys = names a folder")
+    _require_writable(keys if keys.exists() else _existing(keys), "the folder of keys")
+    if log is not None:
+        if log.is_dir():
+            raise InputError(f"{log} is no file for an audit log", got="a folder")
+        _require_writable(log if log.exists() else log.parent, "the audit log")
+    if configuration.tls:
+        tls_context(configuration.tls)
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """Return the context of TLS files. Raises InputError, which names the file at fault."""
+    for path in filter(None, (tls.certificate, tls.key, tls.clients)):
+        with open_regular(path):
+            pass
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ssl.SSLError) as e:
+        problem = f"the certificate {tls.certificate} and the key {tls.key} cannot be used"
+        raise InputError(problem, got=str(e)[:100], expected="PEM files of one pair") from e
+    if tls.clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(tls.clients)
+        except (OSError, ssl.SSLError) as e:
+            problem = f"the authorities {tls.clients} cannot be used"
+            raise InputError(problem, got=str(e)[:100], expected="PEM") from e
+    return context
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises InputError, which names the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as e:
+        got = getattr(e, "strerror", None) or str(e)
+        hint = "does another program use this port? port = 0 takes a free one"
+        raise InputError(f"the service cannot listen on {host}:{port}", got=got, hint=hint) from e
+
+
+def _require_budget(entry: HeadEntry, location: str) -> None:
+    path = local_file(location)
+    if path is not None and not path.exists() and entry.limit is not None:
+        _require_writable(path.parent, f"the folder of budget {path}")
+        return
+    try:
+        Budget(location)
+    except InputError:
+        if path is not None or entry.limit is None:  # in a database it is made by serving
+            raise
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in path.parents if parent.exists())
+
+
+def _require_writable(path: Path, what: str) -> None:
+    if not path.exists() or not os.access(path, os.W_OK):
+        got = "no right to write" if path.exists() else "nothing"
+        raise InputError(f"{what} cannot be written", got=f"{got} at {path}")

@@ -220,7 +220,7 @@ def extract_texts(
 
 
 def read_encoded(queries: str) -> HiddenStates:
-    """Read states or vectors; what is not usable may be texts, which need --model."""
+    """Read states or vectors; a .jsonl that is not usable may hold texts, which need --model."""
     from linalign_lite.vectors.locations import find_location
     from linalign_lite.vectors.reading import read_states
 
@@ -230,9 +230,9 @@ def read_encoded(queries: str) -> HiddenStates:
     try:
         return read_states(queries)
     except FormatError as e:
-        if not queries.lower().endswith((".jsonl", ".parquet")):
+        if e.hint or not queries.lower().endswith(".jsonl"):
             raise
-        hint = f"{e.hint}; for texts give --model" if e.hint else "for texts give --model"
+        hint = "for texts give --model"
         raise FormatError(e.problem, got=e.got, expected=e.expected, hint=hint) from e
 
 

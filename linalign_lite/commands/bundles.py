@@ -41,7 +41,8 @@ def keygen(
 
     signing.key has mode 0600 and stays with you. Send signing.pub once, through a channel that
     you trust, to the recipients of your bundles, and compare the fingerprint with them. Neither
-    file is ever overwritten.
+    file is ever overwritten. A provider's budget and logs name your account by the first digits of
+    the public key in hexadecimal, which are printed, too.
 
     \b
     Example:
@@ -55,8 +56,10 @@ def keygen(
     key.save(secret)
     key.verifying.save(public)
     console.note(f"{secret} stays with you; {public} goes to your recipients")
-    data = {"secret": str(secret), "public": str(public), "fingerprint": key.verifying.fingerprint}
-    console.result(data, [f"fingerprint {key.verifying.fingerprint}"])
+    fingerprint, account = key.verifying.fingerprint, key.public.hex()
+    data = {"secret": str(secret), "public": str(public), "fingerprint": fingerprint}
+    lines = [f"fingerprint {fingerprint}", f"account {account[:16]}"]
+    console.result({**data, "account": account}, lines)
 
 
 @app.command()

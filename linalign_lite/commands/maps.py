@@ -147,17 +147,17 @@ def fit(
 
     least-squares minimises the distance between mapped states and the target's states. kl minimises
     the divergence between a head's outputs on them: far better when the map serves that head, a
-    classifier or a model's token head. retrieval tries whitened maps of documents and pseudo-
-    queries, for one --use, and takes the one with which held-out texts find their document and keep
-    the target's ranking (`retrieval extract` writes the files). SOURCE and TARGET are files or
-    folders of states, or vectors from elsewhere (.npy, .npz#NAME, .parquet, .jsonl, a store), which
-    are paired by their ids where both have some. Folders, and more vectors than 1 GB, are read a
-    part at a time, except for kl and lstsq. Tokens that end at the same character are paired.
-    SOURCE, TARGET and OUT may be URLs that fsspec can open (extra `remote`). With --with-few,
-    SOURCE and TARGET hold states of public texts, and a few unlabelled texts of the kind that the
-    map is for choose the penalty and their own weight. With --unpaired, SOURCE and TARGET hold a
-    few shared texts, and thousands that only one side has do the rest; --no-pairs does without
-    shared texts. Exit code 1, and no file, when no alignment was found.
+    classifier or a model's token head. retrieval tries whitened maps of documents and
+    pseudo-queries, for one --use, and takes the one with which held-out texts find their document
+    and keep the target's ranking (`retrieval extract` writes the files). SOURCE and TARGET are
+    files or folders of states, or vectors from elsewhere (.npy, .npz#NAME, .parquet, .jsonl, a
+    store), which are paired by their ids where both have some. Folders, and more vectors than 1 GB,
+    are read a part at a time, except for kl and lstsq. Tokens that end at the same character are
+    paired. SOURCE, TARGET and OUT may be URLs that fsspec can open (extra `remote`). With
+    --with-few, SOURCE and TARGET hold states of public texts, and a few unlabelled texts of the
+    kind that the map is for choose the penalty and their own weight. With --unpaired, SOURCE and
+    TARGET hold a few shared texts, and thousands that only one side has do the rest; --no-pairs
+    does without shared texts. Exit code 1, and no file, when no alignment was found.
 
     \b
     Examples:
@@ -168,7 +168,7 @@ def fit(
       linalign-lite fit b-tokens a-tokens b-to-a.map.npz --objective kl --head a-model
       linalign-lite fit a.states.npz b.states.npz a-to-b.map.npz --with-few a.few.npz b.few.npz
       linalign-lite fit a.few.npz b.few.npz a-to-b.map.npz --unpaired a.own.npz b.own.npz
-      linalign-lite fit a/documents.states.npz b/documents.states.npz queries.map.npz \
+      linalign-lite fit a/documents.states.npz b/documents.states.npz queries.map.npz \\
         --objective retrieval --pseudo a/pseudo.states.npz b/pseudo.states.npz
     """
     from linalign_lite.heads.serialization import save

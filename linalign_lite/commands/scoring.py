@@ -17,7 +17,7 @@ from linalign_lite.commands.console import (
 )
 from linalign_lite.commands.detectors import mark_outlying
 from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
-from linalign_lite.commands.states import ModelOptions, extract_texts
+from linalign_lite.commands.states import ModelOptions, extract_texts, read_encoded
 from linalign_lite.core.choices import Profile
 from linalign_lite.errors import InputError
 
@@ -329,14 +329,8 @@ def load_public(paths: list[Path]) -> list[PublicKey]:
 def read_queries(
     queries: str, model: Path | None, affine: AffineMap | None, console: Console
 ) -> HiddenStates:
-    from linalign_lite.vectors.locations import find_location
-    from linalign_lite.vectors.reading import read_states
-
     if model is None:
-        if find_location(queries) is None:
-            what, hint = f"cannot encrypt {queries} as it is", "add --model FOLDER to read texts"
-            raise InputError(what, expected="states (.npz) or vectors", hint=hint)
-        return read_states(queries)
+        return read_encoded(queries)
     from linalign_lite.extraction.texts import read_texts
 
     source = None if affine is None else affine.source

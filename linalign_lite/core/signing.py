@@ -128,9 +128,13 @@ class SigningKey:
 
 def public_half(path: PathLike) -> VerifyingKey:
     """The public key in a file of either half; needs no extra."""
+    return VerifyingKey(_unframed(path, SECRET if kind_of(path) == SECRET else PUBLIC)[-_KEY:])
+
+
+def kind_of(path: PathLike) -> int:
+    """The kind that a file's header states, such as SECRET; the file may be damaged, or no key."""
     with open_regular(path) as f:
-        kind = int.from_bytes(f.read(12)[10:], "little")
-    return VerifyingKey(_unframed(path, SECRET if kind == SECRET else PUBLIC)[-_KEY:])
+        return int.from_bytes(f.read(12)[10:], "little")
 
 
 def _library() -> Any:

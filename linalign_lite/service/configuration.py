@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head, load_map
-from linalign_lite.core.signing import public_half
+from linalign_lite.core.signing import SECRET, VerifyingKey, kind_of
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError
 from linalign_lite.service.protocol import HEAD_NAME
-from linalign_lite.storage.atomic import PathLike, open_regular
+from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.schema import Range, Size, Text, format_errors, parse
+from linalign_lite.storage.toml_file import read_toml
 
 MAX_FILE = 1 << 20
 MAX_HEADS = 256
@@ -64,10 +64,10 @@ class HeadEntry:
         return Budget(self.budget, self.limit, bits=self.bits)
 
     def known_accounts(self) -> frozenset[bytes] | None:
-        """The accounts that may ask; None for any. Reads their files."""
+        """The accounts that may ask; None for any. InputError for a file that is no signing.pub."""
         if self.accounts is None:
             return None
-        return frozenset(public_half(path).public for path in self.accounts)
+        return frozenset(map(_account, self.accounts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +94,12 @@ class Configuration:
     @classmethod
     def load(cls, path: PathLike) -> Configuration:
         """Read and check a TOML file. Raises FormatError, or InputError for what it cannot mean."""
-        with open_regular(path) as file:
-            raw = file.read(MAX_FILE + 1)
-        if len(raw) > MAX_FILE:
-            raise InputError(f"{path} is too large for a configuration", got=f"{len(raw)} bytes")
+        raw = read_toml(path, "configuration", MAX_FILE)
         with format_errors(path, "configuration"):
-            found: Configuration = parse(cls, tomllib.loads(raw.decode()), "it")
+            if isinstance(raw.get("heads"), dict):
+                hint = "write [[heads]] with two brackets"
+                raise InputError("heads is not a list of tables", got="[heads]", hint=hint)
+            found: Configuration = parse(cls, raw, "configuration")
         return found._in_folder(Path(path).absolute().parent)
 
     def allows_metrics(self, host: str) -> bool:
@@ -151,6 +151,16 @@ class Configuration:
 def _beside(folder: Path, budget: str) -> str:
     path = local_file(budget)
     return budget if path is None else str(folder / path)
+
+
+def _account(path: Path) -> bytes:
+    """The public key in a `signing.pub`. Raises InputError for the secret half."""
+    if kind_of(path) == SECRET:
+        raise InputError(
+            f"{path}: this is the secret half of a signing key; nobody else may have it",
+            hint="ask the client to make a new key, and to send its signing.pub only",
+        )
+    return VerifyingKey.load(path).public
 
 
 def _is_loopback(host: str) -> bool:

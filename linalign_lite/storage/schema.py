@@ -98,6 +98,10 @@ Check = Range | Text | Size | Choice  # in an annotation `Annotated[type, check,
 Sha256 = Annotated[str, Text(most=64, least=64, pattern="[0-9a-f]{64}")]
 _NUMBER = Range(-MAX_NUMBER, MAX_NUMBER)
 _DEFAULTS: dict[type, Check] = {str: Text(), int: _NUMBER, float: _NUMBER}
+_NAMES: dict[type, str] = {
+    str: "text", int: "a whole number", float: "a number", bool: "true or false",
+    list: "a list", dict: "an object", type(None): "null",
+}  # fmt: skip
 _ALL_REQUIRED: set[type] = set()
 # metadata of a field that `plain` leaves out when it is empty: older files keep their bytes
 LEFT_OUT = {"left out when empty": True}
@@ -218,14 +222,12 @@ def _fields_parser(kind: Any) -> Parser:
 
     def read(raw: Any, where: str) -> Any:
         if not isinstance(raw, dict):
-            raise InputError(f"{where} is not an object", got=type(raw).__name__)
-        if not needed <= raw.keys() <= parsers.keys():
-            wrong = sorted(str(name) for name in raw.keys() - parsers.keys())
-            raise InputError(
-                f"{where} has unknown or missing fields",
-                got=", ".join(wrong or sorted(needed - raw.keys()))[:80],
-                expected=", ".join(parsers)[:200],
-            )
+            raise InputError(f"{where} is not an object", got=_name(type(raw)))
+        if unknown := sorted(str(name) for name in raw.keys() - parsers.keys()):
+            got, expected = ", ".join(unknown)[:80], ", ".join(parsers)[:200]
+            raise InputError(f"{where} has unknown fields", got=got, expected=expected)
+        if missing := sorted(needed - raw.keys()):
+            raise InputError(f"{where} lacks fields", expected=", ".join(missing))
         return kind(**{name: parsers[name](v, f"{where}.{name}") for name, v in raw.items()})
 
     return read
@@ -241,7 +243,7 @@ def _literal(values: Any, _: tuple[Check, ...], raw: Any, where: str) -> Any:
 
 def _tuple(inside: Any, checks: tuple[Check, ...], raw: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(raw, list):
-        raise InputError(f"{where} is not a list", got=type(raw).__name__)
+        raise InputError(f"{where} is not a list", got=_name(type(raw)))
     _require(raw, where, checks)
     if inside[-1] is Ellipsis:
         parsers = [_parser(inside[0], ())] * len(raw)
@@ -255,7 +257,7 @@ def _tuple(inside: Any, checks: tuple[Check, ...], raw: Any, where: str) -> tupl
 
 def _mapping(inside: Any, checks: tuple[Check, ...], raw: Any, where: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
-        raise InputError(f"{where} is not an object", got=type(raw).__name__)
+        raise InputError(f"{where} is not an object", got=_name(type(raw)))
     _require(raw, where, checks)
     if not inside:
         return raw
@@ -274,9 +276,15 @@ def _plain(kind: Any, checks: tuple[Check, ...], raw: Any, where: str) -> Any:
     whole_as_float = kind is float and type(raw) is int
     finite = type(raw) is not float or math.isfinite(raw)
     if not finite or (type(raw) is not kind and not whole_as_float):
-        raise InputError(f"{where} is not usable", got=type(raw).__name__, expected=kind.__name__)
+        # a float as it is, such as 3.0 for a whole number, or inf
+        got = str(raw) if type(raw) is float else _name(type(raw))
+        raise InputError(f"{where} is not usable", got=got, expected=_name(kind))
     _require(raw, where, checks)
     return float(raw) if whole_as_float else raw
+
+
+def _name(kind: type) -> str:
+    return _NAMES.get(kind, kind.__name__)
 
 
 def _require(value: Any, where: str, checks: tuple[Check, ...]) -> None:

@@ -1,7 +1,6 @@
 """Configuration of a survey: `CONFIG.toml`. docs/FORMAT.md, section 6."""
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Annotated, Any
 
 from linalign_lite.core.choices import TextPooling, values_of
 from linalign_lite.core.space import Prompt
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import InputError
 from linalign_lite.extraction.texts import Texts, read_texts
-from linalign_lite.storage.atomic import PathLike, open_regular
+from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.schema import Choice, Range, Size, Text, format_errors, parse
+from linalign_lite.storage.toml_file import read_toml
 from linalign_lite.survey.validation import MOST_DATA, MOST_MODELS
 
 USUAL_TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
@@ -100,14 +100,7 @@ def load_config(path: PathLike) -> SurveyConfig:
     Raises InputError for a missing file, FormatError that names the first unusable setting.
     """
     path = Path(path)
-    with open_regular(path) as f:
-        raw = f.read(MAX_CONFIG + 1)
-    if len(raw) > MAX_CONFIG:
-        raise FormatError(f"{path} is too large", expected=f"at most {MAX_CONFIG} bytes")
-    try:
-        settings = tomllib.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as e:  # UnicodeDecodeError and TOMLDecodeError among them
-        raise FormatError(f"{path} is not TOML", got=str(e)[:120]) from e
+    settings = read_toml(path, "survey configuration", MAX_CONFIG)
     with format_errors(path, "survey configuration"):
         return parse_config(settings, path.parent)
 

@@ -167,10 +167,10 @@ AWAY, NAME = "a path outside its folder", "name is not one that a bundle may hav
 NOTE, PATH = r"manifest\.note is not usable", r"manifest\.files\[\d\]\.path is not usable"
 DIGEST, SIZE = (rf"manifest\.files\[\d\]\.{name} is not usable" for name in ("sha256", "size"))
 COUNT, UNUSABLE = r"manifest\.files is not usable: got .* expected 1 to 4096", "is not usable"
-FIELDS = "manifest has unknown or missing fields"
-PLATFORM = "manifest.platform has unknown or missing fields"
+UNKNOWN, LACKING = "manifest has unknown fields: got", "manifest lacks fields: expected note$"
+PLATFORM = "manifest.platform lacks fields: expected"
 KIND = r"manifest\.files\[\d\]\.kind is not usable: got "
-ENTRY = r"manifest\.files\[\d\] has unknown or missing fields"
+ENTRY = r"manifest\.files\[\d\] (has unknown|lacks) fields: "
 ATTACKS = {
     # the header
     "nothing at all": Attack(lambda p: b"", "is not a bundle"),
@@ -254,8 +254,8 @@ ATTACKS = {
     "version as text": Attack(top(version="1"), "unknown version: got 1, expected 1 to 1"),
     "version that is true": Attack(top(version=True), "unknown version: got True, expected 1 to 1"),
     "version that is 1.0": Attack(top(version=1.0), "unknown version: got 1.0, expected 1 to 1"),
-    "a field more": Attack(top(scripts=["rm -rf"]), FIELDS),
-    "a field less": Attack(lambda p: p.manifest.pop("note"), FIELDS),
+    "a field more": Attack(top(scripts=["rm -rf"]), UNKNOWN),
+    "a field less": Attack(lambda p: p.manifest.pop("note"), LACKING),
     "files by name": Attack(top(files={"a": 1}), "manifest.files is not a list"),
     "no files": Attack(lambda p: (p.files.clear(), p.contents.clear()), COUNT),
     "4,097 files": Attack(_crowd, COUNT),
@@ -269,7 +269,7 @@ ATTACKS = {
     "kind symlink": Attack(entry(kind="symlink"), KIND + "symlink, expected 'map'"),
     "kind states": Attack(entry(kind="states"), KIND + "states, expected 'map'"),
     "kind secret-key": Attack(entry(kind="secret-key"), KIND + "secret-key, expected 'map'"),
-    "kind that is a list": Attack(entry(kind=["map"]), KIND + "list, expected str"),
+    "kind that is a list": Attack(entry(kind=["map"]), KIND + "a list, expected text"),
     "an entry without a size": Attack(lambda p: p.files[0].pop("size"), ENTRY),
     "an entry that is text": Attack(
         lambda p: p.files.insert(0, "maps/x"), r"manifest\.files\[0\] is not an object"

@@ -489,6 +489,8 @@ def test_the_command_from_keys_to_files(tmp_path, inputs, monkeypatch, capsys):
                *place, "--note", "for the ward", "--json")  # fmt: skip
     made_one = json.loads(done.out)
     assert made_one["signer"] == made_keys["fingerprint"]
+    public = Path("signing/signing.pub").read_bytes()[16:48]  # after the header
+    assert made_keys["account"] == public.hex()
     found = json.loads(
         run("bundle", "verify", "x.bundle", "--key", "signing/signing.pub", "--deep", "--json").out
     )

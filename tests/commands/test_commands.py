@@ -187,6 +187,7 @@ def test_wrong_texts_exit_with_2_and_leave_nothing(tmp_path, stdin, words):
 def test_wrong_options_exit_with_2(here, capsys, played):
     ash, states = MODELS["ash"], played / "client" / "test.states.npz"
     (here / "t.txt").write_text("a\n")
+    (here / "t.jsonl").write_text('{"text": "a"}\n')
     cases = [
         (("extract", ash, "t.txt", "x", "--max-length", "9999"), "expected 2 to 384 tokens"),
         (("extract", ash, "t.txt", "x", "--batch-tokens", "0"), "token budget"),
@@ -202,6 +203,10 @@ def test_wrong_options_exit_with_2(here, capsys, played):
         (("fit", states, "gone.npz", "m"), "cannot read gone.npz"),
         (("encrypt", "t.txt", "q", "--key", "gone"), "cannot read gone"),
         (("encrypt", "t.txt", "q", "--key", played / "client" / "keys"), "add --model FOLDER"),
+        (
+            ("encrypt", "t.jsonl", "q", "--key", played / "client" / "keys"),
+            "for texts give --model",
+        ),
         (("inspect", "t.txt"), "is not a file of linalign-lite"),
         (("inspect", "gone"), "cannot read gone"),
         (("keygen", "t.txt"), "t.txt"),
@@ -378,8 +383,9 @@ def test_a_budget_is_counted_and_refused(played, here, capsys):
     run("budget", "b.db", "--limit", "200")
     assert "keygen --account" in refused(capsys, *args)
 
-    run("bundle", "keygen", "signing")
+    shown = run("bundle", "keygen", "signing").stdout.splitlines()
     account = json.loads(run("keygen", "keys", "--account", "signing", "--json").stdout)["account"]
+    assert shown[1] == f"account {account[:16]}"
     asking = (
         "encrypt",
         states,

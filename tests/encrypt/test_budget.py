@@ -72,6 +72,7 @@ def test_used_up(path, budget):
     with pytest.raises(BudgetError) as error:
         budget.charge(KEY, name(1), 3)
     assert "at most 2" in str(error.value)
+    assert "(hint: ask the provider for more)" in str(error.value)
     assert KEY.hex()[:8] in str(error.value)
     assert KEY.hex()[:12] not in str(error.value)
     assert error.value.exit_code == 1
@@ -520,9 +521,19 @@ def test_relative_path_stays_where_it_was(tmp_path, monkeypatch):
 def test_a_file_that_went_away_is_not_begun_anew(path, budget):
     path.unlink()
     for call in (budget.usage, lambda: budget.charge(KEY, ASKED, 1)):
-        with pytest.raises(InputError, match="cannot read"):
+        with pytest.raises(InputError, match=r"cannot read .*; with a limit a new one is made"):
             call()
     assert not path.exists()
+
+
+def test_a_new_budget_in_no_folder_is_named(tmp_path):
+    with pytest.raises(InputError) as error:
+        Budget(tmp_path / "gone" / "b.sqlite", 5)
+    assert str(error.value).startswith(
+        f"cannot create {tmp_path / 'gone' / 'b.sqlite'}: got No such"
+    )
+    assert f"does the folder {tmp_path / 'gone'} exist" in str(error.value)
+    assert ".tmp" not in str(error.value)
 
 
 def test_replaced_file_is_told_apart(path, budget):

@@ -258,16 +258,17 @@ def test_cards_that_are_none(ours):
     changed(put("version", 2), "unknown version: got 2, expected 1 to 1")
     changed(put("version", True), "unknown version")
     changed(put("kind", "oracle"), "of an unknown kind")
-    changed(put("states", {"dim": 4}), "unknown or missing fields")
-    changed(put("states", None), "space is not an object: got NoneType")
+    changed(put("states", {"dim": 4}), "lacks fields: expected ")
+    changed(put("states", None), "space is not an object: got null")
     changed(
-        put("scores", {"labels": [1, 2, 3]}), r"labels\[0\] is not usable: got int, expected str"
+        put("scores", {"labels": [1, 2, 3]}),
+        r"labels\[0\] is not usable: got a whole number, expected text",
     )
     changed(put("scores", {"labels": ["a", "b"]}), "labels do not fit its weight")
     changed(put("scores", {"labels": ["a", "b\x1b[2J", "c"]}), r"labels\[1\] is not usable")
-    changed(put("info", []), "info is not an object: got list")
+    changed(put("info", []), "info is not an object: got a list")
     changed(put("data", {"file": "../x", "sha256": "", "size": 1}), "a file of another name")
-    changed(put("kind", "map"), "space is not an object: got NoneType")
+    changed(put("kind", "map"), "space is not an object: got null")
 
     def infinite(model, _card):
         for tensor in model.graph.initializer:

@@ -33,13 +33,24 @@ def test_accounts_are_files(tmp_path):
     assert found.heads[0].known_accounts() == {signer.public}
 
 
+def test_the_secret_half_of_an_account_is_refused(tmp_path):
+    SigningKey.generate().save(tmp_path / "alice.key")
+    found = load(tmp_path, f'keys = "keys"\n{HEAD}accounts = ["alice.key"]\n')
+    with pytest.raises(InputError, match=r"alice\.key: this is the secret half .*make a new key"):
+        found.heads[0].known_accounts()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("keys = ", "not a usable configuration"),
-        ('keys = "keys"\n', "unknown or missing fields: got heads"),
+        ("keys = ", r"service\.toml is not TOML: got Invalid value \(at "),
+        ("port = 8000\n", "configuration lacks fields: expected heads, keys$"),
+        (f"keys = 3\n{HEAD}", r"configuration\.keys .*: got a whole number, expected text"),
+        (f'keys = "keys"\nport = "80"\n{HEAD}', "got text, expected a whole number"),
+        (f'keys = "keys"\n{HEAD}limit = 0\n', r"configuration\.heads\[0\]\.limit is not usable"),
+        (f'keys = "keys"\n{HEAD.replace("[[heads]]", "[heads]")}', r"write \[\[heads\]\] with two"),
         (f'keys = "keys"\nport = 70000\n{HEAD}', r"port is not usable: got 70000"),
-        (f'keys = "keys"\nspeed = 1\n{HEAD}', "unknown or missing fields: got speed"),
+        (f'keys = "keys"\nspeed = 1\n{HEAD}', "has unknown fields: got speed"),
         (f'keys = "keys"\n{HEAD}profile = "open"\n', r"profile is unknown: got open"),
         (f'keys = "keys"\n{HEAD.replace("intents", "../x")}', r"name is not usable"),
         ('keys = "keys"\nheads = []\n', "heads is not usable: got 0 long, expected 1 to 256"),

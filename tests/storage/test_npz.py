@@ -244,7 +244,7 @@ ATTACKS = {
     ),
     "space with a wrong type": (
         {"weight": WEIGHT, "bias": BIAS, "card": card(source={"dim": "3"})},
-        r"card\.source has unknown or missing fields: got model, name, normalize, pooling",
+        r"card\.source lacks fields: expected model, name, normalize, pooling",
     ),
     "space of another dimension": (
         {"weight": WEIGHT, "bias": BIAS, "card": card(source={
@@ -258,7 +258,7 @@ ATTACKS = {
     ),
     "info is no object": (
         {"weight": WEIGHT, "bias": BIAS, "card": card(info=3)},
-        r"card\.info is not an object: got int",
+        r"card\.info is not an object: got a whole number",
     ),
     "version is a string": ({"weight": WEIGHT, "bias": BIAS, "card": card(version="1")}, "version"),
     "version is true": ({"weight": WEIGHT, "bias": BIAS, "card": card(version=True)}, "version"),

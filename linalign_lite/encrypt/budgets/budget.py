@@ -17,6 +17,7 @@ from linalign_lite.errors import BudgetError, InputError, LinalignError
 from linalign_lite.storage.atomic import PathLike
 
 MAX_LIMIT = 1 << 53
+_MORE = "ask the provider for more"
 _CHANGE = (
     "INSERT INTO accounts VALUES (?, ?, ?, ?) ON CONFLICT (account) DO UPDATE"
     " SET states = excluded.states, bits = excluded.bits, closed = excluded.closed"
@@ -144,13 +145,11 @@ class Budget:
             left = max(0, limits.states - used)
             if count > left:
                 what = f"the query budget of account {name} is used up"
-                rest, hint = f"at most {left}, the rest of {limits.states}", "ask for more"
-                raise BudgetError(what, got=f"{count} states", expected=rest, hint=hint)
+                rest = f"at most {left}, the rest of {limits.states}"
+                raise BudgetError(what, got=f"{count} states", expected=rest, hint=_MORE)
             if used_bits + bits > (MAX_LIMIT if limits.bits is None else limits.bits):
                 what = f"the query budget of account {name} is used up"
-                raise BudgetError(
-                    what, got="more bits of scores than are left", hint="ask for more"
-                )
+                raise BudgetError(what, got="more bits of scores than are left", hint=_MORE)
             db(_NEW, *charge, bits, owner.number)
 
     def settle(self, account: bytes, fingerprint: bytes, count: int) -> None:

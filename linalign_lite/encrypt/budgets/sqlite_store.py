@@ -143,7 +143,11 @@ def _create(path: Path, states: int, bits: int | None) -> None:
         data = db.serialize()
     data = data[:18] + _WAL + data[20:]  # a database in memory cannot be set to WAL mode
     temporary = path.with_name(f".linalign-{secrets.token_hex(6)}.tmp")
-    write_new(temporary, data, private=True)
+    try:
+        write_new(temporary, data, private=True)
+    except InputError as e:
+        hint = f"does the folder {path.parent} exist, and may you write to it?"
+        raise InputError(f"cannot create {path}", got=e.got, hint=hint) from e
     try:
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(temporary, path)
@@ -298,7 +302,7 @@ def _check_header(path: Path) -> int:
         with open_regular(path) as f:
             header, size = f.read(100), os.fstat(f.fileno()).st_size
     except InputError as e:
-        hint = "give the path of a budget, or a limit to create one"
+        hint = "give the path of a budget; with a limit a new one is made"
         raise InputError(e.problem, got=e.got, hint=hint) from e
     if header[:16] != b"SQLite format 3\0" or header[68:72] != _APPLICATION.to_bytes(4, "big"):
         raise _damaged(path, "another kind of file")

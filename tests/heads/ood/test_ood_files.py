@@ -190,26 +190,29 @@ ATTACKS = {
         ("cosine", {"space": {**dataclasses.asdict(SPACE), "dim": 4}}),
         "space does not fit",
     ),
-    "no space": (("cosine", {"space": None}), "space is not an object: got NoneType"),
+    "no space": (("cosine", {"space": None}), "space is not an object: got null"),
     "settings of another": (
         ("knn", {"settings": {"alpha": 1.0}}),
-        "card.settings has unknown or missing fields",
+        "card.settings has unknown fields: got alpha, expected",
     ),
-    "settings is a list": (("knn", {"settings": [2]}), "card.settings is not an object: got list"),
+    "settings is a list": (
+        ("knn", {"settings": [2]}),
+        "card.settings is not an object: got a list",
+    ),
     "k of nothing": (("knn", {"settings": {"k": 0}}), "expected 1 to 3"),
     "k too large": (("knn", {"settings": {"k": 10**9}}), "expected 1 to 3"),
     "k is half": (
         ("knn", {"settings": {"k": 1.5}}),
-        "settings.k is not usable: got float, expected int",
+        "settings.k is not usable: got 1.5, expected a whole number",
     ),
     "k is true": (
         ("knn", {"settings": {"k": True}}),
-        "settings.k is not usable: got bool, expected int",
+        "settings.k is not usable: got true or false, expected a whole number",
     ),
     "k is huge": (("knn", {"settings": {"k": 10**400}}), "settings.k is not usable: got 1000"),
     "k is null": (
         ("knn", {"settings": {"k": None}}),
-        "settings.k is not usable: got NoneType, expected int",
+        "settings.k is not usable: got null, expected a whole number",
     ),
     "cold": (("energy", {"settings": {"temperature": 0, "n_outputs": 2}}), "temperature is not"),
     "outputs that lie": (
@@ -223,13 +226,13 @@ ATTACKS = {
     "alpha below 0": (("vim", {"settings": {"alpha": -1, "n_outputs": 2}}), "alpha is not usable"),
     "threshold is a string": (
         ("knn", {"threshold": "1"}),
-        "card.threshold is not usable: got str, expected float",
+        "card.threshold is not usable: got text, expected a number",
     ),
     "threshold alone": (("knn", {"tpr": None}), "threshold and tpr go together"),
     "tpr of 2": (("knn", {"tpr": 2}), "share to keep is not usable"),
     "labels of no string": (
         ("energy", {"labels": [1, 2]}),
-        r"labels\[0\] is not usable: got int, expected str",
+        r"labels\[0\] is not usable: got a whole number, expected text",
     ),
     "labels that do not fit": (("bare", {"labels": ["a", "b", "c"]}), "labels do not fit"),
     "labels where none belong": (("knn", {"labels": ["a", "b"]}), "labels do not fit"),
@@ -240,9 +243,9 @@ ATTACKS = {
     "soft cap of 0": (("energy", {"softcap": 0}), "soft cap is not usable"),
     "soft cap is true": (
         ("knn", {"softcap": True}),
-        "card.softcap is not usable: got bool, expected float",
+        "card.softcap is not usable: got true or false, expected a number",
     ),
-    "info is a list": (("knn", {"info": []}), "card.info is not an object: got list"),
+    "info is a list": (("knn", {"info": []}), "card.info is not an object: got a list"),
 }
 
 

@@ -64,8 +64,8 @@ def write_heads(folder, count=1, **more):
 class Served:
     """A running `linalign-lite serve`: its process, address and log."""
 
-    def __init__(self, configuration):
-        command = [*COMMAND, "serve", str(configuration)]
+    def __init__(self, configuration, *words):
+        command = [*COMMAND, "serve", str(configuration), *map(str, words)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log, self._lines = [], queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -105,8 +105,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(configuration):
-    served = Served(configuration)
+def serving(configuration, *words):
+    served = Served(configuration, *words)
     try:
         yield served
     finally:

@@ -88,7 +88,7 @@ class Workers:
     @property
     def is_ready(self) -> bool:
         """Return whether a process can score."""
-        return any(process.is_ready for process in self._processes)
+        return not self._closing and any(process.is_ready for process in self._processes)
 
     async def close(self, seconds: float = 30.0) -> None:
         """End the processes once they have answered what they took, or after ``seconds``."""

@@ -1,4 +1,4 @@
-"""What one client cannot do to the others, and what a service does when a process hangs."""
+"""Limits on one client, for the sake of the others, and processes that hang."""
 
 import asyncio
 import os

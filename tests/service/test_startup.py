@@ -1,4 +1,4 @@
-"""What a service says before it starts, when it changes and ends, and what `ask` says."""
+"""Messages of a service before it starts, when it changes and ends, and those of `ask`."""
 
 import json
 import signal

@@ -81,6 +81,7 @@ class EncodedHeads:
                 found = _mapped(file, shape)
             except OSError:
                 return None
+            file.seek(0)
             for rows in made:  # from here on it is there, whatever becomes of its name
                 file.write(rows.tobytes())
             file.flush()

@@ -17,6 +17,7 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
+from linalign_lite.encrypt import encoded_heads
 from linalign_lite.encrypt import provider as provider_module
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.key_proof import proven
@@ -350,6 +351,7 @@ def test_a_proof_may_come_after_its_key(pairs, proof):
 @pytest.mark.parametrize("where", ["there", "gone", "another user's"])
 def test_encoded_heads_are_shared_in_a_folder_of_ones_own(clients, tmp_path, monkeypatch, where):
     """A folder that was removed is not made again: others know its name, and may read in it."""
+    monkeypatch.setattr(encoded_heads, "_LARGE", 1)
     root, client = tmp_path / "root", clients["private"]
     if where != "gone":
         root.mkdir()

@@ -12,20 +12,25 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from linalign_lite.encrypt.packing import ComplexArray
+from linalign_lite.storage.own_folder import forget_oldest
 
 _LARGE = 1 << 20  # bytes from which an encoded head is shared
+_SUFFIX = ".spectra"
+_FRESH = 60.0  # seconds for which a file that is being written is left alone
 Key = tuple[int, ...]
 
 
 class EncodedHeads:
     """Encoded heads of one head and profile, at most ``max_bytes``, and as many in ``folder``.
 
-    ``folder``: the provider's own, best in memory, and of this head and profile alone. Safe to
-    share among threads, the folder among processes.
+    ``folder``: the provider's own, best in memory, and of this head and profile alone; without room
+    or rights in it they are kept in memory. Safe to share among threads, the folder among
+    processes.
     """
 
     def __init__(self, max_bytes: int, folder: Path | None = None) -> None:
@@ -61,35 +66,37 @@ class EncodedHeads:
     ) -> Sequence[ComplexArray] | None:
         """Map a file, written first if no process has; None if there is no room for it."""
         assert self._folder is not None
-        path = self._folder / ("-".join(map(str, key)) + ".spectra")
+        path = self._folder / ("-".join(map(str, key)) + _SUFFIX)
         with contextlib.suppress(FileNotFoundError):
             return _mapped(path, shape)
-        new = self._folder / f"{os.urandom(8).hex()}.new"
-        try:
-            with new.open("xb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # mapped later, a full disk is a crash
-                for rows in made:
-                    file.write(rows.tobytes())
-            new.chmod(0o400)
-            found = _mapped(new, shape)
-            new.replace(path)
-        except OSError:
-            new.unlink(missing_ok=True)
+        if not hasattr(os, "posix_fallocate"):  # macOS, Windows
             return None
-        self._forget(path)
+        new = self._folder / f"{os.urandom(8).hex()}.new"
+        with contextlib.ExitStack() as opened:
+            try:
+                handle = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+                opened.callback(_remove, new)
+                file = opened.enter_context(os.fdopen(handle, "r+b"))
+                os.posix_fallocate(handle, 0, size)  # mapped later, a full disk is a crash
+                found = _mapped(file, shape)
+            except OSError:
+                return None
+            file.seek(0)
+            for rows in made:  # from here on it is there, whatever becomes of its name
+                file.write(rows.tobytes())
+            file.flush()
+            with contextlib.suppress(OSError):
+                os.fchmod(handle, 0o400)
+                new.replace(path)  # processes that map an older file keep it
+                most = self._max_bytes
+                forget_oldest(self._folder, most, keep=path, suffix=_SUFFIX, fresh=_FRESH)
         return found
 
-    def _forget(self, newest: Path) -> None:
-        """Remove the oldest files while they are too large; processes that map one keep it."""
-        assert self._folder is not None
-        with contextlib.suppress(OSError):
-            files = [(f.stat().st_mtime_ns, f.stat().st_size, f) for f in self._folder.iterdir()]
-            total = sum(size for _, size, _ in files)
-            for _, size, file in sorted(files):
-                if total > self._max_bytes and file != newest and file.suffix == ".spectra":
-                    file.unlink(missing_ok=True)
-                    total -= size
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it has another name by then, or its folder went
+        path.unlink()
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> Sequence[ComplexArray]:
-    return list(np.memmap(path, dtype=np.complex128, mode="r", shape=shape).view(np.ndarray))
+def _mapped(file: Path | IO[bytes], shape: tuple[int, ...]) -> Sequence[ComplexArray]:
+    return list(np.memmap(file, dtype=np.complex128, mode="r", shape=shape).view(np.ndarray))

@@ -25,8 +25,15 @@ from linalign_lite.encrypt.planner import require_reasonable
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
 from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Kind, Record, open_framed, write_framed
-from linalign_lite.errors import FormatError, MismatchError, PrecisionError, SignatureError
+from linalign_lite.errors import (
+    FormatError,
+    InputError,
+    MismatchError,
+    PrecisionError,
+    SignatureError,
+)
 from linalign_lite.storage.atomic import PathLike, atomic, require_replaceable
+from linalign_lite.storage.own_folder import make_own_folder
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.budgets.budget import Budget
@@ -45,7 +52,8 @@ class Provider:
     whose layout wastes time. ``budget``: limits for each account; then every key must belong to
     one, and a query that is sent again gets its response again, free, or none. ``cache_bytes``:
     memory for encoded heads; ``shared``: a folder of this head alone, best in memory, where
-    processes hold large ones once for all of them. Safe to share among threads.
+    processes hold large ones once for all of them. It is made, mode 0700, in a folder of your own;
+    where it cannot be, each process holds them. Safe to share among threads.
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class Provider:
         return digest in self._keys
 
     def is_proven(self, digest: bytes) -> bool:
-        """Return whether a public key is known with a proof."""
+        """Return whether a public key is known with a proof: `add_key` adds one that came later."""
         return digest in self._proven
 
     def add_key(self, key: PublicKey, *, most: int | None = None) -> None:
@@ -99,7 +107,7 @@ class Provider:
         is not accepted, its public key is not known or its layout wastes time; SignatureError when
         its key's account did not sign it; PrecisionError when scores could overflow, be too
         imprecise or not be hidden; BudgetError when a limit is reached; FormatError when the query
-        is damaged.
+        is damaged. With a budget MismatchError, too, when the response is too large to be kept.
         """
         asked, records = query.info, query.records()
         if len(records) != asked.layout.blocks(asked.n):
@@ -175,7 +183,7 @@ class Provider:
                 hint="ask the client for its public.key",
             )
         proven = query.key in self._proven
-        if parameters.private and layout.rows * layout.batch > MAX_RETURNED and not proven:
+        if query.needs_proof and not proven:
             raise MismatchError(
                 "this query is refused: so many states share a product only under a proven key",
                 got=f"{layout.batch} states",
@@ -218,6 +226,10 @@ class Provider:
             softcap=None if head.softcap is None else float(head.softcap),
         )
         info.require_readable()
+        if self._ledger is not None:
+            header = info.header()
+            records = header.n_records * (header.record_size + wire.DIGEST)
+            self._ledger.require_room(len(header.encoded) + records)
         return info, scales
 
     def _knows(self, query: QueryInfo) -> bool:
@@ -291,14 +303,21 @@ class Provider:
     def _scorer(self, parameters: Parameters) -> Scorer:
         with self._lock:
             if parameters.id not in self._scorers:
-                folder = None
-                if self._shared is not None:
-                    folder = self._shared / parameters.name
-                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder = None if self._shared is None else _own(self._shared, parameters.name)
                 encoded = EncodedHeads(self._cache_bytes, folder)
                 made = Scorer(self._head, parameters, encoded, self._max_error)
                 self._scorers[parameters.id] = made
             return self._scorers[parameters.id]
+
+
+def _own(shared: Path, name: str) -> Path | None:
+    """Make ``shared`` and a folder in it, and nothing above; None where they cannot be our own."""
+    try:
+        for folder in (shared, shared / name):
+            make_own_folder(folder)
+    except (OSError, InputError):  # what is above it went: others may have its name now
+        return None
+    return shared / name
 
 
 def _unaltered(records: Iterable[Record], digests: list[bytes]) -> Iterator[Record]:

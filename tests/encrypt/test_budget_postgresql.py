@@ -1,5 +1,6 @@
 """A budget in PostgreSQL: servers that stop, sessions that are lost, tables that are no budget."""
 
+import contextlib
 import io
 import os
 import sys
@@ -251,6 +252,50 @@ def test_the_first_response_stays_and_the_oldest_go(budget, sql):
     assert isinstance(kept.open("large"), io.BytesIO)
 
 
+def test_looks_at_all_responses_are_rare(budget, monkeypatch):
+    """One at the first, and one for each 1/64 of the bytes: 64 here."""
+    kept, looks = postgresql_responses.PostgresqlResponses(budget._store, 4096), []
+    begin = budget._store.transaction
+
+    @contextlib.contextmanager
+    def watched(**options):
+        with begin(**options) as db:
+
+            def execute(sql, *values):
+                looks.extend([1] * ("sum(size)" in sql))
+                return db(sql, *values)
+
+            yield execute
+
+    monkeypatch.setattr(budget._store, "transaction", watched)
+    for i in range(13):
+        kept.keep(str(i), lambda f: f.write(bytes(16)))
+    assert len(looks) == 1 + 12 // 4
+
+
+def test_a_process_whose_end_is_noticed_late_is_charged_once(budget, url, monkeypatch):
+    """The next process charges the query too, and drops the first charge when it has answered."""
+    crashed(lambda: Budget(url).charge(KEY, ASKED, 5, 50))
+    with monkeypatch.context() as late:
+        late.setattr(postgresql_store.PostgresqlStore, "is_dead", lambda *_: False)
+        budget.charge(KEY, ASKED, 5, 50)
+    assert used(budget) == (10, 10)
+    budget.settle(KEY, ASKED, 5)
+    (usage,) = budget.usage()
+    assert (usage.used, usage.pending, usage.bits) == (5, 0, 50)
+
+
+def test_a_refund_leaves_the_charge_of_a_dead_process(budget, url, monkeypatch):
+    crashed(lambda: Budget(url).charge(KEY, ASKED, 5))
+    with monkeypatch.context() as late:
+        late.setattr(postgresql_store.PostgresqlStore, "is_dead", lambda *_: False)
+        budget.charge(KEY, ASKED, 5)
+    budget.refund(KEY, ASKED, 5)
+    assert used(budget) == (5, 5)
+    budget.charge(KEY, ASKED, 5)
+    assert used(budget) == (5, 5)
+
+
 def test_errors_of_the_server_are_named(budget, sql, url):
     """A trigger that raises them; a Budget that is made later refuses the trigger."""
     for code, cause in (
@@ -369,6 +414,27 @@ def test_a_password_is_used_and_not_shown(guarded, server, monkeypatch, capfd):
 def test_urls_that_name_no_budget(url):
     with pytest.raises(InputError, match=r"(URL of a budget is not usable|is text, not a path)"):
         Budget(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://bob:s3cr@et@host/db", "postgresql://bob:a@s3cr/et@host/db",
+        "postgresql://bob:a@s3cr?et@host/db", "postgresql://b/ob:s3cret@host/db",
+        "postgresql://bob:s3cret@a/db?host=a&host=b&port=1,1",
+        "postgresql://bob:s3cret@/db?port=1&port=2",
+    ],
+)  # fmt: skip
+def test_urls_that_would_show_a_password_or_fail_without_a_name(url):
+    with pytest.raises(InputError, match=r"URL of a budget (has an @ too many|is not usable)") as e:
+        Budget(url)
+    assert not any(part in str(e.value) for part in ("s3cr", "et@", "bob"))
+
+
+def test_an_at_sign_that_is_encoded_or_of_an_option_is_none_too_many():
+    for url in ("me%40x:s%40@127.0.0.1:1/db", "bob:s3?c@127.0.0.1:1/db?password=a@b"):
+        with pytest.raises(LinalignError, match=r"budget default of postgresql://127.0.0.1:1/db:"):
+            Budget(f"postgresql://{url}", 5)
 
 
 def test_a_path_is_not_a_url():

@@ -1,6 +1,7 @@
 """Encoded heads in memory, and shared by processes through files."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -53,14 +54,53 @@ def test_the_oldest_files_go_first_and_stay_readable(tmp_path):
     assert list(encoded._kept) == [(2,), (3,)]
 
 
-@pytest.mark.parametrize("where", ["full", "missing"])
+def test_what_killed_processes_left_does_not_defeat_the_cache(tmp_path):
+    left = tmp_path / "left.new"
+    left.write_bytes(bytes(2 << 20))
+    os.utime(left, ns=(1, 1))
+    encoded = EncodedHeads(2 << 20, tmp_path)
+    for key in (1, 2):
+        encoded.get((key,), SHAPE, rows(key))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["1.spectra", "2.spectra"]
+
+
+def test_a_file_is_private_from_its_first_byte(tmp_path):
+    modes = []
+
+    def watched():
+        for row in rows(3):
+            modes.extend(f.stat().st_mode & 0o777 for f in tmp_path.iterdir())
+            yield row
+
+    EncodedHeads(1 << 24, tmp_path).get((1,), SHAPE, watched())
+    assert modes == [0o600] * 4
+
+
+def test_a_folder_that_goes_meanwhile_costs_no_row(tmp_path):
+    """Rows that were encoded before the name failed are used: nothing is encoded twice."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def removed():
+        yield from rows(4)
+        shutil.rmtree(folder)
+
+    encoded = EncodedHeads(1 << 24, folder)
+    for made in (removed(), never()):
+        assert values(encoded.get((1,), SHAPE, made)) == [4 + i + 1j for i in range(4)]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("where", ["full", "missing", "macOS"])
 def test_without_room_they_are_kept_in_memory(tmp_path, monkeypatch, where):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     if where == "full":
         monkeypatch.setattr(os, "posix_fallocate", full)
-    encoded = EncodedHeads(1 << 24, tmp_path if where == "full" else tmp_path / "none")
+    if where == "macOS":
+        monkeypatch.delattr(os, "posix_fallocate")
+    encoded = EncodedHeads(1 << 24, tmp_path / "none" if where == "missing" else tmp_path)
     for made in (rows(5), never()):
         assert values(encoded.get((1,), SHAPE, made)) == [5 + i + 1j for i in range(4)]
     assert not list(tmp_path.iterdir())

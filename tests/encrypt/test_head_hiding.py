@@ -212,7 +212,7 @@ def test_a_made_up_key_reads_the_mask_where_every_coefficient_is_returned(monkey
         return drawn[-1]
 
     monkeypatch.setattr("linalign_lite.encrypt.masks.random_ternary", recorded)
-    monkeypatch.setattr("linalign_lite.encrypt.provider.MAX_RETURNED", 4096)
+    monkeypatch.setattr("linalign_lite.encrypt.messages.MAX_RETURNED", 4096)
     response = provider.score(query)
     _, (first,) = decode_products(response.payloads[0][32:], 1, 4096, 24)
     values = first.astype(float) / 2.0**24
@@ -506,6 +506,42 @@ def test_kept_responses_stay_within_their_bytes(tmp_path):
     kept.keep("large", lambda f: f.write(bytes(1000)))  # never the one that was just kept
     assert len(kept.open("large").read()) == 1000
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
+
+
+def test_looks_at_all_kept_responses_are_rare(tmp_path, monkeypatch):
+    """One at the first, and one for each 1/64 of the bytes: 64 here; then down to 7/8."""
+    looks, look = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda *a: (looks.append(1), look(*a))[1])
+    kept = KeptResponses(tmp_path / "kept", max_bytes=4096)
+    for i in range(13):
+        kept.keep(str(i), lambda f: f.write(bytes(16)))
+    assert len(looks) == 1 + 12 // 4
+    for i in range(13, 1000):
+        kept.keep(str(i), lambda f: f.write(bytes(16)))
+        assert 16 * len(list((tmp_path / "kept").iterdir())) <= 4096 * 7 / 8 + 64
+    assert kept.open("999")
+    assert not kept.open("700")
+
+
+def test_a_response_too_large_to_be_kept_is_not_scored(asked, monkeypatch, tmp_path):
+    client, provider, budget, account = asked
+    query = client.encrypt(np.zeros((2, DIM)))
+    first = len(provider.score(query).to_bytes())
+    query = client.encrypt(np.zeros((2, DIM)))
+    query.save(tmp_path / "q")
+    monkeypatch.setattr(KeptResponses, "most_bytes", first - 1)
+    sizes = rf"got {first} bytes, expected at most {first - 1} .*fewer states"
+    with monkeypatch.context() as patched:
+        patched.setattr(Provider, "_scored", None)
+        for score in (
+            lambda: provider.score(query),
+            lambda: provider.score_file(tmp_path / "q", tmp_path / "r"),
+        ):
+            with pytest.raises(MismatchError, match=f"response would be too large: {sizes}"):
+                score()
+    assert (budget.remaining(account), budget.usage()[0].pending) == (8, 0)
+    monkeypatch.setattr(KeptResponses, "most_bytes", first)
+    assert provider.score(query)
 
 
 def test_responses_are_kept_in_a_folder_of_ones_own(tmp_path):

@@ -17,6 +17,7 @@ from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
+from linalign_lite.encrypt import encoded_heads
 from linalign_lite.encrypt import provider as provider_module
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.key_proof import proven
@@ -337,6 +338,38 @@ def test_keys_come_later_and_the_oldest_are_forgotten():
     assert [provider.has_key(k.digest) for k in keys] == [False, True, True, True]
     provider.add_key(keys[0])
     assert all(provider.has_key(k.digest) for k in keys)
+
+
+def test_a_proof_may_come_after_its_key(pairs, proof):
+    provider = Provider(make(8, 2)[1], keys=[pairs["private"][1]])
+    assert not provider.is_proven(proof.digest)
+    provider.add_key(proof)
+    assert provider.has_key(proof.digest)
+    assert provider.is_proven(proof.digest)
+
+
+@pytest.mark.parametrize("where", ["there", "gone", "another user's"])
+def test_encoded_heads_are_shared_in_a_folder_of_ones_own(clients, tmp_path, monkeypatch, where):
+    """A folder that was removed is not made again: others know its name, and may read in it."""
+    monkeypatch.setattr(encoded_heads, "_LARGE", 1)
+    root, client = tmp_path / "root", clients["private"]
+    if where != "gone":
+        root.mkdir()
+    if where == "another user's":
+        (root / "0").mkdir(mode=0o777)
+        monkeypatch.setattr(os, "getuid", lambda: root.stat().st_uid + 1)
+    states, head = make(384, 150)
+    provider = Provider(head, keys=[PAIRS["private"][1]], shared=root / "0")
+    query = client.encrypt(states)
+    scores = client.decrypt(provider.score(query), query)
+    assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
+    if where == "there":
+        for folder in (root / "0", root / "0" / "private"):
+            assert folder.stat().st_mode & 0o777 == 0o700
+        assert list((root / "0" / "private").iterdir())
+    else:
+        assert not list(tmp_path.rglob("*.spectra"))
+        assert root.exists() == (where != "gone")
 
 
 def test_masks_are_drawn_anew_also_in_a_fork(pairs):

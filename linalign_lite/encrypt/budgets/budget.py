@@ -225,12 +225,13 @@ class Budget:
         ended = True
         try:
             with self._store.transaction(write=True, account=charge[0]) as db:
-                mine, _ = self._pending(db, charge)
+                mine, left = self._pending(db, charge)
                 if not mine:
                     ended = False
                     hint = "end it only once; after a failure another process may have it"
                     raise InputError("this process has no such charge pending", hint=hint)
-                _finish(db, charge, mine[0], used=used)
+                for row in dict.fromkeys([mine[0], *left] if used else mine[:1]):  # answered: all
+                    _finish(db, charge, row, used=used)
         except LinalignError:
             if ended:
                 self._left.append((charge, used))

@@ -13,7 +13,7 @@ from typing import IO
 
 from linalign_lite.core.head import Head
 from linalign_lite.encrypt.budgets.budget import Budget
-from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError
+from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError, MismatchError
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ class Ledger:
         self._budget = budget
         self._head = _digest(head)
         self._kept = budget.kept
+
+    def require_room(self, size: int) -> None:
+        """Raise MismatchError for a response of more bytes than can be kept; before its charge."""
+        if size > (most := self._kept.most_bytes):
+            raise MismatchError(
+                "this query's response would be too large",
+                got=f"{size} bytes",
+                expected=f"at most {most}",
+                hint="send fewer states in one query",
+            )
 
     def answered(self, charge: Charge, write: Callable[[IO[bytes]], None]) -> IO[bytes]:
         """Open the query's response; ``write`` scores it unless it was kept before.

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
-from linalign_lite.encrypt.budgets.kept_responses import MAX_BYTES
+from linalign_lite.encrypt.budgets.kept_responses import MAX_BYTES, Room
 from linalign_lite.errors import FormatError, LinalignError, MismatchError
 
 if TYPE_CHECKING:
@@ -22,10 +22,19 @@ DELETE FROM responses WHERE name <> ? AND name IN (SELECT name FROM (
 
 
 class PostgresqlResponses:
-    """Responses in the table of that name, at most ``max_bytes`` in all; the oldest go first."""
+    """Responses in the table of that name, at most ``max_bytes`` in all; the oldest go first.
+
+    The newest stays, whatever its size. Of more than eight instances that keep at once, each may
+    add 1/64 of ``max_bytes`` before the oldest go.
+    """
 
     def __init__(self, store: Store, max_bytes: int = MAX_BYTES) -> None:
-        self._store, self._max_bytes = store, max_bytes
+        self._store, self._room = store, Room(max_bytes)
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of one response, at most."""
+        return MAX_ONE
 
     def open(self, name: str) -> IO[bytes] | None:
         """Read a response, or return None if it is not there, or not any more."""
@@ -47,8 +56,9 @@ class PostgresqlResponses:
                 db(_KEEP, name, len(data), data)
         except FormatError as e:  # of the database; one of `write` says that the query is damaged
             raise LinalignError(str(e)) from e
-        with contextlib.suppress(LinalignError), self._store.transaction(write=True) as db:
-            db(_FORGET, name, self._max_bytes)  # kept; nothing that fails later is raised
+        if self._room.is_scarce(len(data)):  # kept; nothing that fails later is raised
+            with contextlib.suppress(LinalignError), self._store.transaction(write=True) as db:
+                db(_FORGET, name, self._room.most)
 
 
 class _Limited(io.BytesIO):

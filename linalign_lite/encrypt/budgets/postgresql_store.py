@@ -97,16 +97,21 @@ class PostgresqlStore:
         self._schema = f"linalign_{name}"
         self._key = self._url.render_as_string(hide_password=False), name
         port = f":{self._url.port}" if self._url.port else ""
-        host = self._url.host or self._url.query.get("host") or "localhost"
+        hosts = self._url.host or self._url.query.get("host") or "localhost"
+        host = hosts if isinstance(hosts, str) else ",".join(hosts)
         self.name = f"budget {name} of postgresql://{host}{port}/{self._url.database or ''}"
         limits = {name: value for name, value in _LIMITS.items() if name not in self._url.query}
-        self._engine = self._sqlalchemy.create_engine(
-            self._url,
-            poolclass=self._sqlalchemy.pool.NullPool,
-            isolation_level="READ COMMITTED",
-            hide_parameters=True,
-            connect_args=limits,
-        )
+        try:
+            self._engine = self._sqlalchemy.create_engine(
+                self._url,
+                poolclass=self._sqlalchemy.pool.NullPool,
+                isolation_level="READ COMMITTED",
+                hide_parameters=True,
+                connect_args=limits,
+            )
+        except self._sqlalchemy.exc.ArgumentError:
+            what, form = "the URL of a budget is not usable", "host=A,B&port=1,2 for several hosts"
+            raise InputError(what, expected=form) from None
         self.kept = PostgresqlResponses(self)
 
     def create(self, states: int, bits: int | None) -> None:
@@ -219,7 +224,12 @@ class PostgresqlStore:
 
 
 def _parsed(sqlalchemy: Any, text: str) -> tuple[Any, str, float]:
-    """Return the URL without options of this library, the budget's name and the timeout."""
+    """Return the URL without options of this library, the budget's name and the timeout.
+
+    Raises InputError, also for an @ that may be of a password: it would be part of the host.
+    """
+    where, _, query = text.partition("@")[2].partition("?")  # after the user and the password
+    names = [option.partition("=")[0] for option in query.split("&")]
     try:
         url = sqlalchemy.make_url(re.sub("^[a-z+]*", "postgresql+psycopg", text))
         options = dict(url.query)
@@ -227,6 +237,9 @@ def _parsed(sqlalchemy: Any, text: str) -> tuple[Any, str, float]:
         seconds = float(timeout)
         if not (_NAME.fullmatch(name) and 0.1 <= seconds <= 3600):
             raise ValueError
+        if any("@" in (part or "") for part in (where, *names, url.host, url.database)):
+            what, hint = "the URL of a budget has an @ too many", "write that of a password as %40"
+            raise InputError(what, hint=f"{hint}, / as %2F, : as %3A")
     except (sqlalchemy.exc.ArgumentError, ValueError, TypeError):
         form = "postgresql://USER@HOST/DATABASE?budget=NAME&timeout=SECONDS"
         raise InputError("the URL of a budget is not usable", expected=form) from None

@@ -39,6 +39,10 @@ class Execute(Protocol):
 class Kept(Protocol):
     """Responses kept under a name. The first that is kept stays."""
 
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of one response, at most."""
+
     def open(self, name: str) -> IO[bytes] | None:
         """Open a response, or return None if it is not there, or not any more."""
 

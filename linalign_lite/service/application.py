@@ -23,6 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.encrypt.key_proof import proof_size
@@ -62,7 +63,7 @@ class _Failure(JSONResponse):
         self.kind = kind
 
 
-def application(service: Service) -> Starlette:
+def application(service: Service) -> ASGIApp:
     """Return the application of a service that was started."""
     api = _Api(service)
     routes = [
@@ -95,7 +96,15 @@ def application(service: Service) -> Starlette:
         exception_handlers={HTTPException: _no_route},
     )
     found.router.redirect_slashes = False  # it would redirect to whatever host a request names
-    return found
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await found(scope, receive, send)
+        except RuntimeError as e:  # uvloop's, of a connection that its client reset
+            if "handler is closed" not in str(e):
+                raise
+
+    return answering
 
 
 class _Api:

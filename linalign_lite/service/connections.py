@@ -73,8 +73,8 @@ def protocol(seconds: float, most: int) -> Any:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._request = Limit(self.loop, transport.abort)
-            self._unread = Limit(self.loop, transport.abort)
+            self._request = Limit(self.loop, self._drop)
+            self._unread = Limit(self.loop, self._drop)
             self._request.start(seconds)
             self._wait()
 
@@ -85,7 +85,13 @@ def protocol(seconds: float, most: int) -> Any:
             if len(idle) > most:
                 oldest = next(iter(idle))
                 del idle[oldest]
-                oldest.transport.abort()
+                oldest._drop()
+
+        def _drop(self) -> None:
+            """Close at once; an answer on its way goes nowhere."""
+            if self.cycle:
+                self.cycle.disconnected = True
+            self.transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
             idle.pop(self, None)

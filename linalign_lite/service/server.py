@@ -83,8 +83,8 @@ def run(
                 await super().startup(sockets)
                 scheme = "https" if configuration.tls else "http"
                 url = f"{scheme}://{_address(configuration.host, listening)}"
-                LOG.info("ready", extra={"fields": {"url": url, "heads": list(service.heads)}})
                 ready(url)
+                LOG.info("ready", extra={"fields": {"url": url, "heads": list(service.heads)}})
 
             async def shutdown(self, sockets: list[Any] | None = None) -> None:
                 LOG.info("stopping")

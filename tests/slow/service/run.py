@@ -276,7 +276,8 @@ def run(folder: Path, requests: int, seed: int, threads: int) -> dict[str, Any]:
             found.wrong(f"the service ended with {served.process.returncode}")
     for line in log.strange[:5]:
         found.wrong(f"the log: {line[:300]}")
-    if count := log.events["failed"] + log.events["cannot answer"]:
+    bad = ("failed", "cannot answer", "Exception")
+    if count := sum(n for event, n in log.events.items() if event.startswith(bad)):
         found.wrong(f"the log: {count} failures")
     return {
         "seconds": round(seconds),

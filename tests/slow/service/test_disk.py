@@ -14,7 +14,7 @@ from served import serving, write_heads
 from linalign_lite.service.remote_provider import RemoteProvider
 from service.load import Load
 
-UNAVAILABLE = "does not answer: got status 503 (hint: ask again later)"
+UNAVAILABLE = "LinalignError: the service does not answer: got status 503 (hint: ask again later)"
 
 
 @pytest.fixture

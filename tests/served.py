@@ -49,9 +49,9 @@ def ask(served, method, path, body=b"", headers=None):
         return answer.status, answer.read()
 
 
-def write_heads(folder, count=1, **more):
+def write_heads(folder, count=1, *, workers=1, **more):
     """Heads head0, head1, …, and a configuration of them with ``more`` in each entry."""
-    lines = ['keys = "keys"', "port = 0", "workers = 1"]
+    lines = ['keys = "keys"', "port = 0", f"workers = {workers}"]
     for i in range(count):
         save(folder / f"{i}.head.npz", a_head(i))
         lines += ["[[heads]]", f'name = "head{i}"', f'file = "{i}.head.npz"']

@@ -259,12 +259,12 @@ class _Api:
 
     async def _account(self, served: ServedHead, key: bytes, parameters: Parameters) -> bytes:
         """The account that asks; empty if none. Raises _RefusedError unless it may."""
-        known = served.budget or served.accounts is not None
-        if parameters.private or known:
+        needed = parameters.private or served.budget or served.accounts is not None
+        if needed:
             await self._path(key)
         account = self._service.keys.account(key)
         if account is None:
-            if parameters.private or known:
+            if needed:
                 raise _unknown_key()
             return b""
         if served.accounts is not None and account not in served.accounts:

@@ -58,6 +58,7 @@ def run(
     _log(quiet=quiet)
     configuration = Configuration.load(configuration_file)
     require_places(configuration)
+    tls = tls_context(configuration.tls) if configuration.tls else None
     most = most_connections()
     with listen(configuration.host, configuration.port if port is None else port) as listening:
         service = Service(configuration)
@@ -75,13 +76,12 @@ def run(
             ws="none",
         )
         settings.load()
-        if configuration.tls:
-            settings.ssl = tls_context(configuration.tls)
+        settings.ssl = tls
 
         class Server(uvicorn.Server):
             async def startup(self, sockets: list[Any] | None = None) -> None:
                 await super().startup(sockets)
-                scheme = "https" if configuration.tls else "http"
+                scheme = "https" if tls else "http"
                 url = f"{scheme}://{_address(configuration.host, listening)}"
                 ready(url)
                 LOG.info("ready", extra={"fields": {"url": url, "heads": list(service.heads)}})

@@ -1,4 +1,4 @@
-"""Everything that a configuration names, tried before a service starts or is said to be usable."""
+"""Checks of everything that a configuration names, for a start and for `serve --check`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ def require_usable(configuration: Configuration) -> None:
         entry.known_accounts()
         if entry.budget is not None:
             _require_budget(entry, entry.budget)
+    if configuration.tls:
+        tls_context(configuration.tls)
 
 
 def require_places(configuration: Configuration) -> None:
-    """Raise InputError unless keys and the audit log can be written, and TLS files fit."""
+    """Raise InputError unless keys and the audit log can be written."""
     keys, log = configuration.keys, configuration.audit_log
     if keys.exists() and not keys.is_dir():
         raise InputError(f"{keys} is no folder for keys", hint="keys = names a folder")
@@ -40,8 +42,6 @@ def require_places(configuration: Configuration) -> None:
         if log.is_dir():
             raise InputError(f"{log} is no file for an audit log", got="a folder")
         _require_writable(log if log.exists() else log.parent, "the audit log")
-    if configuration.tls:
-        tls_context(configuration.tls)
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:

@@ -77,10 +77,9 @@ def alive(process):
 
 def test_processes_hold_a_large_encoded_head_once(tmp_path):
     """One of 4,096 outputs has 1 MiB. A small one is in no file."""
-    path, large = write_heads(tmp_path, 2), a_head(1, classes=4096)
+    path, large = write_heads(tmp_path, 2, workers=2), a_head(1, classes=4096)
     (tmp_path / "1.head.npz").unlink()
     save(tmp_path / "1.head.npz", large)
-    path.write_text(path.read_text().replace("workers = 1", "workers = 2"))
     secret, public = keygen()
     states, client = some_states(1), Client(secret)
     with serving(path) as served:

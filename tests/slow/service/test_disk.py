@@ -66,6 +66,14 @@ def limited(served, size):
             resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
 
 
+@contextlib.contextmanager
+def gone(book):
+    """Have the file elsewhere."""
+    away = book.rename(book.with_name("away"))
+    yield
+    away.rename(book)
+
+
 def events(served):
     """Return lines that the service logged as errors, so far."""
     found = []
@@ -88,22 +96,25 @@ def fails(load, seconds=2.0):
 
 
 def two_processes(folder, book="budget.sqlite"):
-    path = write_heads(folder, 1, budget=book, limit=1 << 40)
-    path.write_text(path.read_text().replace("workers = 1", "workers = 2"))
-    return path
+    return write_heads(folder, 1, workers=2, budget=book, limit=1 << 40)
+
+
+def survives(served, book, fault):
+    """Queries fail while there is the fault, are answered after it, and are charged once."""
+    load = Load(served.url, tries=1)
+    load.register()
+    with load.running():
+        load.wait_for(5)
+        with fault:
+            fails(load)
+        load.wait_for(10)
+    load.check_charges(book)
 
 
 def test_a_full_disk(small, tmp_path):
     path = two_processes(tmp_path, "small/budget.sqlite")
     with serving(path) as served:
-        load = Load(served.url, tries=1)
-        load.register()
-        with load.running():
-            load.wait_for(5)
-            with filled(small):
-                fails(load)
-            load.wait_for(10)
-        load.check_charges(small / "budget.sqlite")
+        survives(served, small / "budget.sqlite", filled(small))
         assert any("cannot be used" in line or "cannot use" in line for line in events(served))
 
 
@@ -112,14 +123,7 @@ def test_files_that_cannot_grow(tmp_path, size):
     """A quota, or a limit on files: errors at other places than those of a full disk."""
     path = two_processes(tmp_path)
     with serving(path) as served:
-        load = Load(served.url, tries=1)
-        load.register()
-        with load.running():
-            load.wait_for(5)
-            with limited(served, size):
-                fails(load)
-            load.wait_for(10)
-        load.check_charges(tmp_path / "budget.sqlite")
+        survives(served, tmp_path / "budget.sqlite", limited(served, size))
 
 
 def test_a_locked_budget(tmp_path):
@@ -149,14 +153,6 @@ def test_a_locked_budget(tmp_path):
 def test_a_budget_that_goes_and_comes_back(tmp_path):
     path, book = two_processes(tmp_path), "budget.sqlite"
     with serving(path) as served:
-        load = Load(served.url, tries=1)
-        load.register()
-        with load.running():
-            load.wait_for(5)
-            (tmp_path / book).rename(tmp_path / "away")
-            fails(load)
-            (tmp_path / "away").rename(tmp_path / book)
-            load.wait_for(10)
-        load.check_charges(tmp_path / book)
+        survives(served, tmp_path / book, gone(tmp_path / book))
         with RemoteProvider(served.url) as provider:
             assert len(provider.heads()) == 1

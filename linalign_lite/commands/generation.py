@@ -30,6 +30,9 @@ MapBetween = Annotated[
     Path | None,
     Option("--map", help="The map from source to target; none if they are the same model."),
 ]
+Penalty = Annotated[
+    float, Option("--repetition-penalty", help="Above 1: lower the scores of tokens that occurred.")
+]
 
 
 def generate(
@@ -40,6 +43,7 @@ def generate(
     max_tokens: Annotated[int, Option(help="Stop after this many tokens.")] = 128,
     temperature: Annotated[float, Option(help="0: the likeliest token; above 0: sampled.")] = 0.0,
     top_p: Annotated[float, Option(help="Nucleus sampling: probability of the nucleus.")] = 1.0,
+    repetition_penalty: Penalty = 1.0,
     seed: Annotated[int, Option(help="Seed of the sampling.")] = 0,
     stop: Annotated[list[str] | None, Option(help="Stop before this text (repeatable).")] = None,
     chat: Annotated[
@@ -61,6 +65,7 @@ def generate(
       linalign-lite generate --source small --target large --map small-to-large.map.npz "Once upon"
       linalign-lite generate --source b --target a --map b-to-a.map.npz - --stop "End" < prompt.txt
       linalign-lite generate --source a --target a "Once upon a time" --temperature 0.8 --seed 3
+      linalign-lite generate --source a --target a "Once upon" --repetition-penalty 1.2
       linalign-lite generate --source chatty --target chatty --chat "What is the capital of France?"
     """
     from linalign_lite.extraction.model_card import load_card
@@ -83,6 +88,7 @@ def generate(
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
+        repetition_penalty=repetition_penalty,
         seed=seed,
         stop=tuple(stop or ()),
         end=asked.end,
@@ -123,6 +129,7 @@ def evaluate_generation(
     separator: shared.Separator = None,
     samples: Annotated[int, Option(help="Number of texts to continue.", min=0)] = 16,
     sample_tokens: Annotated[int, Option(help="Tokens of a sample.", min=1)] = 64,
+    repetition_penalty: Penalty = 1.0,
     seed: Annotated[int, Option(help="Seed that selects these texts.", min=0)] = 0,
     threads: shared.Threads = None,
     as_json: shared.AsJson = False,
@@ -157,6 +164,7 @@ def evaluate_generation(
             read,
             samples=samples,
             sample_tokens=sample_tokens,
+            repetition_penalty=repetition_penalty,
             seed=seed,
             progress=tally,
         )

@@ -23,7 +23,12 @@ from linalign_lite.extraction.session import Model
 from linalign_lite.generation.decoding.detokenizer import StreamingDetokenizer, TokenBytes
 from linalign_lite.generation.decoding.incremental_tokenizer import IncrementalTokenizer
 from linalign_lite.generation.decoding.kv_cache import CachedModel
-from linalign_lite.generation.decoding.sampling import Sampler, StopStrings, make_sampler
+from linalign_lite.generation.decoding.sampling import (
+    RepetitionPenalty,
+    Sampler,
+    StopStrings,
+    make_sampler,
+)
 from linalign_lite.generation.decoding.token_scores import TokenScores
 
 _TABLES: WeakKeyDictionary[Model, TokenBytes] = WeakKeyDictionary()
@@ -93,6 +98,7 @@ class _Decoder:
     token_bytes: TokenBytes  # the target's
     score: TokenScores  # of the target's tokens, in a state of the source
     sample: Sampler
+    penalty: RepetitionPenalty
     end: frozenset[int]  # tokens that end the text
     max_tokens: int
 
@@ -108,6 +114,7 @@ class _Decoder:
                 reason = "eos"
                 break
             ids.append(token)
+            self.penalty.add(token)
             yield _Step(detokenizer.push(token), token)
         yield _Step(detokenizer.close(), reason=reason)
 
@@ -130,6 +137,7 @@ class _Decoder:
             if appended is None:
                 yield _Step("", reason="eos")
                 return
+            self.penalty.add(token)
             added, pending = appended
             text += added
             yield _Step(added, token)
@@ -142,10 +150,10 @@ class _Decoder:
         """
         if scores is None:
             token = self.score.best(state)
-            if token is not None:
+            if token is not None and not self.penalty.lowers(token):
                 return token, None
             scores = self.score(state)
-        return self.sample(scores), scores
+        return self.sample(self.penalty(scores)), scores
 
     def _next(
         self, state: Array, pending: bytes, scores: Array | None
@@ -177,6 +185,7 @@ def generate(
     max_tokens: int = 128,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
     end: Collection[int] = (),
@@ -186,14 +195,16 @@ def generate(
 
     Without a map, source and target must be the same model, which then generates alone, its tokens
     never tokenised again. ``head`` replaces the target's own token head. Greedy with temperature 0;
-    otherwise sampled, and the same seed gives the same text. ``stop``: the text ends before the
-    first of these strings. ``end``: tokens of the target that end it too, beside those of its card.
+    otherwise sampled, and the same seed gives the same text. ``repetition_penalty``: see
+    `RepetitionPenalty`; of the target's tokens, the prompt's too. ``stop``: the text ends before
+    the first of these strings. ``end``: tokens of the target that end it too, beside its card's.
     Raises InputError when an option is not usable, MismatchError when map, head and models do not
     belong together; the iteration raises LinalignError when the source's graph fails.
     """
     if max_tokens < 1:
         raise InputError("max_tokens must be at least 1", got=str(max_tokens))
     sample, stops = make_sampler(temperature, top_p, seed), StopStrings(stop)
+    penalty = RepetitionPenalty(repetition_penalty)
     require_map(affine, source, target)
     head = target.token_head() if head is None else require_token_head(target, head)
     decoder = _Decoder(
@@ -202,10 +213,13 @@ def generate(
         token_bytes=_token_bytes(target),
         score=TokenScores(head, affine, greedy=temperature == 0, threads=source.threads),
         sample=sample,
+        penalty=penalty,
         end=target.card.ends.union(end),
         max_tokens=max_tokens,
     )
     ids = _prompt_ids(decoder.tokenizer, prompt, decoder.source.context)
+    for token in ids if affine is None else target.encode([prompt])[0].ids:
+        penalty.add(token)
     if affine is not None:
         decoder.token_bytes.require_streaming(target.card.name)
     steps = decoder.alone(ids) if affine is None else decoder.hybrid(prompt)

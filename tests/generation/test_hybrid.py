@@ -32,7 +32,7 @@ from linalign_lite.generation.decoding.incremental_tokenizer import (
     IncrementalTokenizer,
 )
 from linalign_lite.generation.decoding.kv_cache import OLDER_CACHES, CachedModel
-from linalign_lite.generation.decoding.sampling import StopStrings, make_sampler
+from linalign_lite.generation.decoding.sampling import RepetitionPenalty, StopStrings, make_sampler
 from linalign_lite.generation.decoding.token_scores import MAX_FOLD, TokenScores
 from linalign_lite.generation.hybrid import Piece, generate
 
@@ -394,6 +394,26 @@ def test_draws_have_the_requested_distribution():
 
 
 @given(
+    scores=st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=30),
+    seen=st.lists(st.integers(0, 29)),
+    penalty=st.floats(1, 3),
+)
+@exactly
+def test_tokens_that_occurred_lose_and_no_other(scores, seen, penalty):
+    given, seen = np.array(scores, dtype=np.float32), [t for t in seen if t < len(scores)]
+    lower = RepetitionPenalty(penalty, seen[:1])
+    for token in seen:
+        lower.add(token)
+    found = lower(given)
+    assert given.tolist() == [np.float32(s) for s in scores]  # the caller's, as they were
+    for token, before in enumerate(scores):
+        once = before / penalty if before > 0 else before * penalty
+        wanted = once if token in seen else before
+        assert found[token] == pytest.approx(wanted, rel=1e-5)
+        assert lower.lowers(token) == (penalty > 1 and token in seen)
+
+
+@given(
     values=st.lists(st.integers(0, 6), min_size=1, max_size=80),
     top_p=st.floats(0.01, 1),
     first=st.integers(1, 9),
@@ -448,6 +468,22 @@ def test_an_identity_map_generates_what_the_model_generates_alone(name):
     assert native.summary.tokens_read == len(ids) + 119
     whole = loaded.tokenizer.decode([*ids, *(p.token for p in said)])
     assert whole == PROMPT + "".join(p.text for p in said)
+
+
+@pytest.mark.parametrize("name", ["ash", "birch"])
+def test_a_repetition_penalty_ends_a_loop_the_same_way_alone_and_through_a_map(name):
+    def repeats(said):
+        tokens = tokens_of(said)
+        return len(tokens) - len(set(tokens))
+
+    loaded, free = model(name), [*generate(model(name), model(name), PROMPT, max_tokens=120)]
+    options = {"max_tokens": 120, "repetition_penalty": 1.3}
+    native = list(generate(loaded, loaded, PROMPT, **options))
+    hybrid = generate(loaded, loaded, PROMPT, affine=identity(name), **options)
+    assert [p for p in hybrid if p.token is not None] == native
+    assert repeats(native) < 0.7 * repeats(free)
+    with mock.patch("linalign_lite.generation.decoding.greedy_head.MIN_SIZE", 1):
+        assert list(generate(loaded, loaded, PROMPT, **options)) == native  # by the int8 copy
 
 
 @pytest.mark.parametrize(("source", "target"), [("ash", "birch"), ("birch", "ash")])
@@ -590,6 +626,8 @@ def test_a_map_is_folded_where_that_is_less_work(rng):
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0.0}, "top-p"),
         ({"top_p": 1.1}, "top-p"),
+        ({"repetition_penalty": 0.9}, "penalty is not usable: got 0.9"),
+        ({"repetition_penalty": float("nan")}, "penalty is not usable"),
         ({"seed": -1}, "seed"),
         ({"stop": ["x", ""]}, "stop string"),
         ({"prompt": ""}, "the prompt is empty"),
@@ -661,14 +699,15 @@ def test_a_model_alone_generates_what_transformers_generates(shared, exported, n
     encode = transformers.AutoTokenizer.from_pretrained(shared / "models" / name)
     ours = load_model(exported / name, threads=1)
     eos = ours.card.special["eos"]
-    for prompt, steps in ((PROMPT, 150), ("The dog and", 40), ("\u00e9", 20)):
+    asked = ((PROMPT, 150, 1.0), ("The dog and", 40, 1.0), ("\u00e9", 20, 1.0), (PROMPT, 80, 1.3))
+    for prompt, steps, penalty in asked:
         inputs = encode(prompt, return_tensors="pt")
         wanted = reference.generate(
             **{k: inputs[k] for k in ("input_ids", "attention_mask")}, do_sample=False,
-            max_new_tokens=steps, eos_token_id=eos, pad_token_id=eos,
+            max_new_tokens=steps, eos_token_id=eos, pad_token_id=eos, repetition_penalty=penalty,
         )[0].tolist()  # fmt: skip
         new = wanted[inputs["input_ids"].shape[1] :]
-        generation = generate(ours, ours, prompt, max_tokens=steps)
+        generation = generate(ours, ours, prompt, max_tokens=steps, repetition_penalty=penalty)
         said = list(generation)
         ended = bool(new) and new[-1] == eos
         assert tokens_of(said) == (new[:-1] if ended else new)

@@ -1,6 +1,6 @@
 """Choose the next token, and end a text at a stop string."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,42 @@ def _inverse_cdf(mass: Array, uniform: float) -> int:
     sums = np.cumsum(mass)
     found = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
     return min(found, int(np.flatnonzero(mass)[-1]))  # rounding at the upper end
+
+
+class RepetitionPenalty:
+    """Lower the scores of tokens that were read or made: s / penalty where s > 0, else s · penalty.
+
+    Keskar et al., "CTRL: A conditional transformer language model for controllable generation",
+    2019. With a penalty of 1 nothing changes. Raises InputError for a penalty below 1.
+    """
+
+    def __init__(self, penalty: float, tokens: Iterable[int] = ()) -> None:
+        if not 1 <= penalty < np.inf:
+            raise InputError(
+                "the repetition penalty is not usable",
+                got=repr(penalty),
+                expected="1 (none) or above, such as 1.2",
+            )
+        self._penalty = np.float32(penalty)
+        self._seen = set(tokens) if penalty > 1 else None
+
+    def add(self, token: int) -> None:
+        """Lower this token from now on."""
+        if self._seen is not None:
+            self._seen.add(token)
+
+    def lowers(self, token: int) -> bool:
+        """True if the score of this token is lowered; the highest of the others stays so."""
+        return self._seen is not None and token in self._seen
+
+    def __call__(self, scores: Array) -> Array:
+        """A copy with the scores lowered; ``scores`` itself where none is."""
+        if not self._seen:
+            return scores
+        seen, found = np.fromiter(self._seen, np.intp), scores.copy()
+        lowered = found[seen]
+        found[seen] = np.where(lowered > 0, lowered / self._penalty, lowered * self._penalty)
+        return found
 
 
 class StopStrings:

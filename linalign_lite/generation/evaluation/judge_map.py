@@ -109,6 +109,7 @@ def judge(
     samples: int = 16,
     sample_tokens: int = 64,
     prompt_characters: int = 80,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Judgement:
@@ -116,9 +117,10 @@ def judge(
 
     Without a map, source and target must be the same model. ``head`` replaces the target's token
     head. A sample begins with the first words of a text, about ``prompt_characters``; shorter texts
-    are left out, and ``seed`` draws among the others. Both models continue greedily, with at most
-    ``sample_tokens`` of the target's tokens. progress is called with the number of texts and of
-    samples done since the last call, len(texts.texts) + samples in all.
+    are left out, and ``seed`` draws among the others. Both models continue greedily, with
+    ``repetition_penalty`` (see `generate`), by at most ``sample_tokens`` of the target's tokens.
+    progress is called with the number of texts and of samples done since the last call,
+    len(texts.texts) + samples in all.
 
     The states of a bidirectional source (an encoder) depend on later tokens: it gets a warning, and
     only its samples are meaningful.
@@ -137,7 +139,7 @@ def judge(
     hybrid = teacher_forcing.make_hybrid(source, target, affine, head)
     # samples first: a generation that fails then fails at once, not after an hour
     prompts = sampled_texts.draw_prompts(texts.texts, samples, prompt_characters, seed)
-    sampled = sampled_texts.sample(hybrid, prompts, sample_tokens, progress)
+    sampled = sampled_texts.sample(hybrid, prompts, sample_tokens, repetition_penalty, progress)
     progress(samples - len(prompts))
     warnings: tuple[str, ...] = ()
     longest = max(texts.texts[:PROBED], key=len, default="")

@@ -73,14 +73,18 @@ def repetition(items: Sequence[object], gram: int = GRAM) -> float | None:
     return (total - len(runs)) / total if total else None
 
 
-def sample(hybrid: Hybrid, prompts: list[str], tokens: int, progress: Progress) -> Samples:
-    """Continue every prompt greedily; calls progress(1) after each."""
+def sample(
+    hybrid: Hybrid, prompts: list[str], tokens: int, penalty: float, progress: Progress
+) -> Samples:
+    """Continue every prompt greedily, with a repetition penalty; calls progress(1) after each."""
     made: list[Continuation] = []
     alone: list[Continuation] = []
     for prompt in prompts:
-        alone.append(_continue(hybrid, prompt, tokens, None))
+        alone.append(_continue(hybrid, prompt, tokens, penalty, None))
         through_map = hybrid.affine is not None
-        made.append(_continue(hybrid, prompt, tokens, hybrid.affine) if through_map else alone[-1])
+        made.append(
+            _continue(hybrid, prompt, tokens, penalty, hybrid.affine) if through_map else alone[-1]
+        )
         progress(1)
     rows = zip(prompts[:SHOWN], made[:SHOWN], alone[:SHOWN], strict=True)
     examples = tuple(Sample(prompt, ours[0], theirs[0]) for prompt, ours, theirs in rows)
@@ -91,10 +95,20 @@ def sample(hybrid: Hybrid, prompts: list[str], tokens: int, progress: Progress) 
     return Samples(len(prompts), examples, *quality)
 
 
-def _continue(hybrid: Hybrid, prompt: str, tokens: int, affine: AffineMap | None) -> Continuation:
+def _continue(
+    hybrid: Hybrid, prompt: str, tokens: int, penalty: float, affine: AffineMap | None
+) -> Continuation:
     source = hybrid.target if affine is None else hybrid.source
     pieces = list(
-        generate(source, hybrid.target, prompt, affine=affine, max_tokens=tokens, head=hybrid.head)
+        generate(
+            source,
+            hybrid.target,
+            prompt,
+            affine=affine,
+            max_tokens=tokens,
+            repetition_penalty=penalty,
+            head=hybrid.head,
+        )
     )
     chosen = [piece.token for piece in pieces if piece.token is not None]
     return "".join(piece.text for piece in pieces), chosen

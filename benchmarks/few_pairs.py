@@ -1,14 +1,15 @@
 """Maps from a few pairs, or none, and texts that only one side has: how often the partner is first.
 
-    python benchmarks/few_pairs.py [--draws 5] [--jobs 2]
+    python benchmarks/few_pairs.py [--draws 5] [--jobs 2] [--mini-vec2vec PYTHON NOTEBOOK]
 
 20,000 public sentences: 1,000 to judge by, some pairs, and the rest split so that no text is on
 both sides. MiniLM and EmbeddingGemma, SmolLM2 and Gemma (mean-pooled), both directions, with and
 without the unshared texts, and CLINC150's test texts through the target's head; states that have
 nothing in common, which must be refused; and 100,000 made texts a side of 768 dimensions. Each
 result is kept in results/few_pairs.json as soon as it is there: a stopped run resumes. States are
-those of public_only.py. Needs the models and data (LINALIGN_SHARED, LINALIGN_REAL) and the extra
-`bench`.
+those of public_only.py. --mini-vec2vec: an environment's Python and the notebook, as its script
+in benchmarks/peers states; it gets the same states without pairs. Needs the models and data
+(LINALIGN_SHARED, LINALIGN_REAL) and the extra `bench`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, publish
+from common import RESULTS, ROOT, publish
 from public_only import PUBLIC, head_of, states
 
 from linalign_lite import AlignmentError, HiddenStates, InputError, evaluate, fit, fit_unpaired
@@ -39,8 +43,11 @@ MODELS = (("MiniLM", "EmbeddingGemma"), ("EmbeddingGemma", "MiniLM"), ("SmolLM2"
           ("Gemma", "SmolLM2"))  # fmt: skip
 HARD = (("SmolLM2", "MiniLM"), ("Gemma", "EmbeddingGemma"))  # language models to embedders
 EMBEDDERS = {"MiniLM", "EmbeddingGemma"}
+STORIES = (("656k", "260k"), ("260k", "656k"), ("656k", "MiniLM"))  # models of half a million
 NOTHING = ("normal", "permuted", "other texts")
 DIFFER = {"other texts": 1.0, "half other texts": 0.5}  # share of the source's texts
+SHORTER = "half of each text"  # of the source's texts, their first words
+PEER = "mini-vec2vec"
 Job = dict[str, Any]
 
 
@@ -49,13 +56,19 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--nothing", type=int, default=50, help="runs that must be refused")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--mini-vec2vec", nargs=2, metavar=("PYTHON", "NOTEBOOK"))
     args = parser.parse_args()
+    if args.mini_vec2vec:
+        os.environ[PEER] = json.dumps(args.mini_vec2vec)
     path = RESULTS / "few_pairs.json"
     done = json.loads(path.read_text())["runs"] if path.exists() else []
     known = {json.dumps(run["job"]) for run in done}
     jobs = [job for job in plan(args.draws, args.nothing) if json.dumps(job) not in known]
+    jobs = [job for job in jobs if job["kind"] != PEER or args.mini_vec2vec]
     for model in {job[side] for job in jobs for side in ("source", "target")} - {""}:
         states(model, "public")
+    for model in {job["source"] for job in jobs if job["kind"] == SHORTER}:
+        states(model, "public, halved")
     # one thread a job: two jobs on two cores do more than two threads on one
     threads = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
     os.environ.update(threads)
@@ -77,7 +90,11 @@ def plan(draws: int, nothing: int) -> list[Job]:
     kinds = itertools.cycle(NOTHING)
     refused = [one(next(kinds), MODELS[d % 2], 0, d) for d in range(nothing)]
     found += [one("scale", ("", ""), 16, 0), *refused[:12]]
-    found += [one(kind, p, n, 0) for kind in DIFFER for n in (16, 64) for p in MODELS[:2]]
+    differ = (*DIFFER, SHORTER)
+    found += [one(kind, p, n, 0) for kind in differ for n in (16, 64) for p in MODELS[:2]]
+    found += [one("unpaired", p, n, 0) for n in (16, 64, 0) for p in STORIES]
+    found += [one("alone", p, n, 0) for p in STORIES for n in ALONE]
+    found += [one(PEER, p, 0, 0) for p in MODELS]
     found += [one("unpaired", p, n, d) for d in range(1, draws) for n in PAIRS for p in MODELS[:2]]
     found += [one("alone", p, n, d) for d in range(1, draws) for n in ALONE for p in MODELS[:2]]
     return found + refused[12:]
@@ -94,6 +111,8 @@ def run(job: Job) -> dict[str, Any]:
     pairs = (x.rows(shared), y.rows(shared)) if len(shared) else None
     began, found = time.perf_counter(), {}
     try:
+        if job["kind"] == PEER:
+            return {"job": job, **peer(x, y, own, theirs, judged)}
         if job["kind"] == "alone":
             assert pairs is not None
             affine, _ = fit(*pairs)
@@ -110,14 +129,33 @@ def run(job: Job) -> dict[str, Any]:
         return {"job": job, "refused": str(e), **close, "seconds": time.perf_counter() - began}
     found["seconds"] = time.perf_counter() - began
     centre = y.states[theirs].mean(axis=0)
-    image, partner = affine(x.states[judged]) - centre, y.states[judged] - centre
-    scores = unit_rows(image) @ unit_rows(partner).T
-    rank = (scores > np.diag(scores)[:, None]).sum(axis=1)
-    found |= {"first": float((rank == 0).mean()), "ten": float((rank < 10).mean())}
+    found |= ranked(affine(x.states[judged]) - centre, y.states[judged] - centre)
     if {job["source"], job["target"]} == EMBEDDERS and job["kind"] in {"alone", "unpaired"}:
         test = states(job["source"], "test")
         found["clinc150"] = evaluate(head_of(job["target"]), test, affine=affine).accuracy.value
     return {"job": job, **found}
+
+
+def ranked(image: Any, partner: Any) -> dict[str, float]:
+    """How often the partner is nearest by centred cosine, and among the ten nearest."""
+    scores = unit_rows(image) @ unit_rows(partner).T
+    rank = (scores > np.diag(scores)[:, None]).sum(axis=1)
+    return {"first": float((rank == 0).mean()), "ten": float((rank < 10).mean())}
+
+
+def peer(x: HiddenStates, y: HiddenStates, own: Any, theirs: Any, judged: Any) -> dict[str, float]:
+    """mini-vec2vec's own notebook on the same states, in its own environment."""
+    python, notebook = json.loads(os.environ[PEER])
+    script = ROOT / "benchmarks" / "peers" / "mini_vec2vec_notebook.py"
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder) / "given.npz", Path(folder) / "made.npy"
+        np.savez(given, x=x.states[own], y=y.states[theirs], x_judged=x.states[judged],
+                 y_judged=y.states[judged])  # fmt: skip
+        command = [python, str(script), notebook, str(given), str(made)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True)
+        image = np.load(made)
+    partner = y.states[judged] - y.states[theirs].mean(axis=0)
+    return {**json.loads(said.stdout), **ranked(image, partner)}
 
 
 def scale(job: Job) -> dict[str, Any]:
@@ -148,6 +186,8 @@ def without_relation(job: Job, x: HiddenStates, own: Any) -> HiddenStates:
         rows = rng.multivariate_normal(rows.mean(axis=0), np.cov(rows.T), len(rows), method="eigh")
     elif kind == "permuted":
         rows = rng.permuted(rows, axis=0)
+    elif kind == SHORTER:
+        rows = states(job["source"], "public, halved").states[own]
     elif kind in DIFFER:
         train, count = states(job["source"], "train"), round(DIFFER[kind] * len(rows))
         others = train.states[rng.permutation(len(train))[:count]]

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=8.0)
     args = parser.parse_args()
-    x, y = pair_states(*(token_states(n, quick=False) for n in ("Gemma", "SmolLM2")))
+    x, y = pair_states(*(token_states(n) for n in ("Gemma", "SmolLM2")))
     some = np.random.default_rng(0).permutation(len(x))[: args.pairs + HELD_OUT]
     softmax = reduce_head(load_model(exported(PUBLISHED["SmolLM2"])).token_head())
     data, curvature = objective.distillation_data(

@@ -36,6 +36,7 @@ from linalign_lite import (
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 
 PUBLIC, FEWER = 20_000, 5_000
+FOLDERS = {**PUBLISHED, "656k": "tinystories-656k", "260k": "stories260k"}
 PATTERNS = ("{}", "help me with {}", "i want to know about {}", "tell me the {} please",
             "can you {}", "what is my {}")  # fmt: skip
 NEAREST = 5  # label sentences that the nearness of a public text is the mean of
@@ -118,9 +119,15 @@ def label_sentences() -> list[str]:
 @cache
 def head_of(model: str) -> Head:
     return cached(
-        f"{PUBLISHED[model]}.clinc150.head.npz",
+        f"{FOLDERS[model]}.clinc150.head.npz",
         lambda: train_head(states(model, "train"), method="logistic")[0],
     )
+
+
+def first_half(text: str) -> str:
+    """The first half of the words, at least one."""
+    words = text.split()
+    return " ".join(words[: (len(words) + 1) // 2])
 
 
 @cache
@@ -128,13 +135,15 @@ def states(model: str, part: str) -> HiddenStates:
     def make() -> HiddenStates:
         if part == "labels":
             texts = Texts(tuple(label_sentences()))
-        elif part == "public":
+        elif part.startswith("public"):
             texts = Texts(read_texts(data("generic_sentences.jsonl"), limit=PUBLIC).texts)
+            if part == "public, halved":
+                texts = Texts(tuple(first_half(text) for text in texts.texts))
         else:
             texts = read_texts(data(f"clinc150_{part}.jsonl"))
-        return extract(load_model(exported(PUBLISHED[model])), texts, prompt=PROMPTS.get(model))
+        return extract(load_model(exported(FOLDERS[model])), texts, prompt=PROMPTS.get(model))
 
-    return cached(f"{PUBLISHED[model]}.public_only.{part}.states.npz", make)
+    return cached(f"{FOLDERS[model]}.public_only.{part}.states.npz", make)
 
 
 if __name__ == "__main__":

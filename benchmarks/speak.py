@@ -4,10 +4,12 @@
 
 Both directions, ridge and kl maps. Fitted on the exact token pairs of 1,600 public texts (AG News'
 training texts and encyclopaedia); judged on texts that no map has seen: AG News' test texts, other
-encyclopaedia texts and the instructions below, 17 prompts of each continued greedily. Each fit runs
-in a process of its own, so that its peak memory is its own. Each map is kept in the cache and each
-direction in results/speak.json as soon as it is there: a stopped run resumes. docs/SAMPLES.md gets
-samples, whole. Needs the models and data (LINALIGN_SHARED, LINALIGN_REAL) and the extra `bench`.
+encyclopaedia texts and the instructions below, 17 prompts of each continued greedily, without and
+with a repetition penalty. "bound": kl on 1,600 of AG News' test texts, the judged ones among them:
+about the most that an affine map can do there. Each fit runs in a process of its own, so that its
+peak memory is its own. Each map is kept in the cache and each direction in results/speak.json as
+soon as it is there: a stopped run resumes. docs/SAMPLES.md gets samples, whole. Needs the models
+and data (LINALIGN_SHARED, LINALIGN_REAL) and the extra `bench`.
 """
 
 from __future__ import annotations
@@ -25,17 +27,30 @@ from typing import Any
 import numpy as np
 from common import CACHE, PUBLISHED, RESULTS, ROOT, cached, data, exported, publish
 
-from linalign_lite import Texts, extract, fit, load_map, load_model, read_texts, save
+from linalign_lite import (
+    AffineMap,
+    Model,
+    Texts,
+    extract,
+    fit,
+    load_map,
+    load_model,
+    read_texts,
+    save,
+)
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.generation.evaluation.judge_map import judge
+from linalign_lite.generation.evaluation.sampled_texts import draw_prompts, sample
+from linalign_lite.generation.evaluation.teacher_forcing import make_hybrid
 
 DIRECTIONS = (("Gemma", "SmolLM2"), ("SmolLM2", "Gemma"))
 NEWS, PROSE = 900, 700  # public texts
 JUDGED = 60  # texts of each kind
 PROMPTS, TOKENS = 17, 48
 PROMPT = 60  # characters
+PENALTY = 1.2  # of repetition, for samples beside the greedy ones
 INSTRUCTIONS = (
     "Explain to a child of eight years why the sky is blue during the day and red in the evening.",
     "Write a short letter to a neighbour who has watered your plants while you were on holiday.",
@@ -74,31 +89,49 @@ def main() -> None:
 
 
 def direction(source: str, target: str, quick: bool) -> dict[str, Any]:
+    """Ridge and kl maps of public texts, judged; and the bound: kl on more of the judged kind."""
     models = [load_model(exported(PUBLISHED[n])) for n in (source, target)]
     row: dict[str, Any] = {"source": source, "target": target, "maps": {}}
-    for objective in ("ridge", "kl"):
-        name = f"{source}-{target}.{objective}{'.quick' if quick else ''}"
-        if not (CACHE / f"{name}.json").exists():
+    for name in ("ridge", "kl", "bound"):
+        stem = f"{source}-{target}.{name}{'.quick' if quick else ''}"
+        if not (CACHE / f"{stem}.json").exists():
             fresh = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
             with fresh as runner:
-                cost = runner.submit(fitted, source, target, objective, name, quick).result()
-            (CACHE / f"{name}.json").write_text(json.dumps(cost))
-        affine = load_map(CACHE / f"{name}.map.npz")
-        found = json.loads((CACHE / f"{name}.json").read_text())
-        prompts = (2 if quick else PROMPTS) if objective == "kl" else 0
+                cost = runner.submit(fitted, source, target, name, stem, quick).result()
+            (CACHE / f"{stem}.json").write_text(json.dumps(cost))
+        affine = load_map(CACHE / f"{stem}.map.npz")
+        found = json.loads((CACHE / f"{stem}.json").read_text())
+        prompts = 0 if name == "ridge" else 2 if quick else PROMPTS
         for kind, texts in judged(quick).items():
+            if name == "bound" and kind != "news":
+                continue
             judgement = judge(
                 *models, affine, texts, samples=prompts, sample_tokens=TOKENS,
                 prompt_characters=PROMPT,
             )  # fmt: skip
             found[kind] = asdict(judgement)
-        row["maps"][objective] = found
+            if name == "kl":
+                found[kind]["penalised"] = penalised(*models, affine, texts, prompts)
+        if name == "bound":
+            row["bound"] = found
+        else:
+            row["maps"][name] = found
     return row
 
 
-def fitted(source: str, target: str, objective: str, name: str, quick: bool) -> dict[str, Any]:
+def penalised(
+    source: Model, target: Model, affine: AffineMap, texts: Texts, prompts: int
+) -> dict[str, Any]:
+    """Quality of samples of the same prompts with a repetition penalty, the target's too."""
+    opened = draw_prompts(texts.texts, prompts, PROMPT, 0)
+    hybrid = make_hybrid(source, target, affine, None)
+    return asdict(sample(hybrid, opened, TOKENS, PENALTY, lambda _: None))
+
+
+def fitted(source: str, target: str, objective: str, stem: str, quick: bool) -> dict[str, Any]:
     """Fit and save one map; its cost."""
-    x, y = pair_states(*(token_states(n, quick) for n in (source, target)))
+    part = "judged" if objective == "bound" else "public"
+    x, y = pair_states(*(token_states(n, part, quick) for n in (source, target)))
     head = load_model(exported(PUBLISHED[target])).token_head()
     began, cpu = time.perf_counter(), time.process_time()
     affine, report = fit(x, y) if objective == "ridge" else fit_kl(x, y, head)
@@ -107,19 +140,25 @@ def fitted(source: str, target: str, objective: str, name: str, quick: bool) -> 
         "cpu_seconds": time.process_time() - cpu, "penalty": report.penalty,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }  # fmt: skip
-    save(CACHE / f"{name}.map.npz", affine)
+    save(CACHE / f"{stem}.map.npz", affine)
     return cost
 
 
-def token_states(name: str, quick: bool) -> HiddenStates:
-    """States of every token of the public texts; made once and kept in the cache."""
+def token_states(name: str, part: str = "public", quick: bool = False) -> HiddenStates:
+    """States of every token of the public texts, or of the judged kind; kept in the cache."""
 
     def make() -> HiddenStates:
         model = load_model(exported(PUBLISHED[name]))
-        return extract(model, public(quick), pooling="tokens", max_length=256)
+        texts = public(quick) if part == "public" else own(quick)
+        return extract(model, texts, pooling="tokens", max_length=256)
 
-    part = "public.quick" if quick else "public"
+    part = f"{part}.quick" if quick else part
     return cached(f"{PUBLISHED[name]}.{part}.tokens.states.npz", make)
+
+
+def own(quick: bool) -> Texts:
+    """AG News' test texts, those that are judged among them: what no map may see but the bound."""
+    return read_texts(data("agnews_test2000.jsonl"), limit=40 if quick else NEWS + PROSE)
 
 
 def public(quick: bool) -> Texts:
@@ -151,17 +190,20 @@ def samples_page(directions: list[dict[str, Any]]) -> str:
         "",
         "Greedy continuations by `benchmarks/speak.py`, the first ones of each kind of prompt, not",
         f"chosen; at most {TOKENS} tokens. Hybrid: one model reads, an affine map fitted for the",
-        "other's token head (kl) lets that head speak. The figures are in [FIGURES](FIGURES.md).",
+        "other's token head (kl) lets that head speak. The first two lines of each are greedy, the",
+        f"others have `--repetition-penalty {PENALTY}`. The figures are in [FIGURES](FIGURES.md).",
     ]
     for row in directions:
         lines += ["", f"## {row['source']} reads, {row['target']} speaks"]
         for kind in ("news", "prose", "instructions"):
-            for e in row["maps"]["kl"][kind]["examples"]:
-                texts = {k: " ".join(v.split()) for k, v in e.items()}
+            greedy = row["maps"]["kl"][kind]
+            for pair in zip(greedy["examples"], greedy["penalised"]["examples"], strict=True):
+                lines += ["", f"**{kind}:** {' '.join(pair[0]['prompt'].split())}", ""]
                 lines += [
-                    "", f"**{kind}:** {texts['prompt']}", "",
-                    f"- hybrid: {texts['hybrid']}", f"- {row['target']} alone: {texts['target']}",
-                ]  # fmt: skip
+                    f"- {who}{how}: {' '.join(e[which].split())}"
+                    for how, e in zip(("", ", with the penalty"), pair, strict=True)
+                    for who, which in (("hybrid", "hybrid"), (f"{row['target']} alone", "target"))
+                ]
     return "\n".join(lines) + "\n"
 
 

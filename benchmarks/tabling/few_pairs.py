@@ -67,13 +67,27 @@ def few_pairs_refused() -> str:
 def few_pairs_differ() -> str:
     """Unshared texts of another kind on one side."""
     rows = []
-    for kind in (LOOSE, "half other texts"):
+    for kind in (LOOSE, "half other texts", "half of each text"):
         for key, found in runs(kind).items():
             if key[2]:
                 first = spread(r["first"] for r in found if "first" in r)
                 refused = sum("refused" in r for r in found)
                 rows.append([kind, *key[:2], str(key[2]), first, f"{refused} of {len(found)}"])
     head = ["source's unshared texts", "from", "to", "pairs", "partner first", "refused"]
+    return table(head, rows)
+
+
+def few_pairs_peer() -> str:
+    """No pairs: mini-vec2vec's notebook and this project's fit on the same states."""
+    ours, rows = runs("unpaired"), []
+    for key, found in runs("mini-vec2vec").items():
+        own = ours[key][0]
+        rows.append([
+            *key[:2], f"{found[0]['first']:.3f}", f"{found[0]['seconds'] / 60:.1f} min",
+            "refused" if "refused" in own else f"{own['first']:.3f}",
+            f"{own['seconds'] / 60:.1f} min",
+        ])  # fmt: skip
+    head = ["from", "to", "mini-vec2vec: first", "time", "linalign-lite: first", "time"]
     return table(head, rows)
 
 
@@ -130,4 +144,5 @@ def picture() -> str:
     return svg(axes, lines)
 
 
-TABLES = (few_pairs, few_pairs_alone, few_pairs_refused, few_pairs_differ, few_pairs_scale)
+TABLES = (few_pairs, few_pairs_alone, few_pairs_refused, few_pairs_differ, few_pairs_peer,
+          few_pairs_scale)  # fmt: skip

@@ -84,24 +84,39 @@ def across() -> str:
 
 
 def spoken() -> str:
-    """Teacher-forced figures and samples of both directions, ridge and kl."""
+    """Teacher-forced figures and samples of both directions: ridge, kl and the bound."""
+    rows = []
+    for r in load("speak")["directions"]:
+        maps = {**r["maps"], "bound": r["bound"]}
+        for kind in ("news", "prose", "instructions"):
+            for name, one in ((k, m[kind]) for k, m in maps.items() if kind in m):
+                hybrid, target = one["hybrid"], one["target"]
+                rows.append([
+                    FULL[r["source"]], FULL[r["target"]], kind, name,
+                    f"{one['agreement']:.3f}", f"{one['top_overlap']:.3f}",
+                    f"{hybrid['cross_entropy']:.3f}", f"{target['cross_entropy']:.3f}",
+                    *(f"{side['bits_per_character']:.2f}" for side in (hybrid, one["source"])),
+                ])  # fmt: skip
+    head = ["reads", "speaks", "texts", "map", "agreement", "top-5 overlap", "nats a token",
+            "speaker alone", "bits a character", "reader alone"]  # fmt: skip
+    return table(head, rows)
+
+
+def sampled() -> str:
+    """Repetition and perplexity of continuations, greedy and with a repetition penalty."""
     rows = []
     for r in load("speak")["directions"]:
         for kind in ("news", "prose", "instructions"):
-            for objective, found in r["maps"].items():
-                one = found[kind]
-                hybrid, target = one["hybrid"], one["target"]
-                sampled = (
-                    [f"{hybrid[k]:.2f}, {target[k]:.2f}" for k in ("repetition", "perplexity")]
-                    if hybrid["repetition"] is not None else ["", ""]
-                )  # fmt: skip
-                rows.append([
-                    FULL[r["source"]], FULL[r["target"]], kind, objective,
-                    f"{one['agreement']:.3f}", f"{one['top_overlap']:.3f}",
-                    f"{hybrid['cross_entropy']:.3f}", f"{target['cross_entropy']:.3f}", *sampled,
-                ])  # fmt: skip
-    head = ["reads", "speaks", "texts", "map", "agreement", "top-10 overlap", "cross-entropy",
-            "speaker's own", "repetition, its own", "perplexity, its own"]  # fmt: skip
+            greedy = r["maps"]["kl"][kind]
+            cells = [
+                f"{one[side][k]:.{digits}f}"
+                for k, digits in (("repetition", 2), ("perplexity", 1))
+                for one in (greedy, greedy["penalised"]) for side in ("hybrid", "target")
+            ]  # fmt: skip
+            rows.append([FULL[r["source"]], FULL[r["target"]], kind, *cells])
+    head = ["reads", "speaks", "prompts"]
+    for k in ("repetition", "perplexity"):
+        head += [f"{k}: hybrid", "speaker alone", "with the penalty: hybrid", "speaker alone"]
     return table(head, rows)
 
 
@@ -110,7 +125,8 @@ def spoken_cost() -> str:
     rows = [
         [FULL[r["source"]], FULL[r["target"]], f"{m['outputs']:,}", f"{m['pairs']:,}", objective,
          *(f"{m[k] / 60:.1f} min" for k in ("seconds", "cpu_seconds")), f"{m['peak_gb']:.1f} GB"]
-        for r in load("speak")["directions"] for objective, m in r["maps"].items()
+        for r in load("speak")["directions"]
+        for objective, m in {**r["maps"], "kl, the bound": r["bound"]}.items()
     ]  # fmt: skip
     head = ["reads", "speaks", "outputs", "pairs", "map", "time", "processor time", "memory"]
     return table(head, rows)
@@ -142,6 +158,7 @@ TABLES = (
     published_kept,
     across,
     spoken,
+    sampled,
     spoken_cost,
     kl_course,
 )

@@ -17,7 +17,13 @@ from linalign_lite.core.signing import SigningKey
 from linalign_lite.encrypt import messages
 from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
-from linalign_lite.encrypt.modular import add_mod, integer_residues, pack_seeded, seeded_size
+from linalign_lite.encrypt.modular import (
+    Residues,
+    add_mod,
+    integer_residues,
+    pack_seeded,
+    seeded_size,
+)
 from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score_positions
 from linalign_lite.encrypt.planner import MBIT, bytes_per_second, choose_layout
 from linalign_lite.encrypt.precision import (
@@ -213,12 +219,7 @@ class Client:
             [coefficients[degree - before :], coefficients[: count - before]]
         )
         zero = np.concatenate([zero[:, degree - before :], zero[:, : count - before]], axis=1)
-        # whole numbers below 2^52, exact in float64, then the rest of the scale
-        bits = min(scale, _EXACT_BITS - info.norm_bits)
-        whole = np.rint(coefficients * 2.0**bits).astype(np.int64)
-        rows = np.empty((len(primes), count), dtype=np.uint64)
-        for row, part, prime in zip(rows, zero, primes, strict=True):
-            row[:] = add_mod(part, integer_residues(whole, scale - bits, prime), prime)
+        rows = add_encoded(zero, coefficients, scale, info.norm_bits, primes)
         return pack_seeded(rows, seed, primes)
 
     def _scores(
@@ -286,6 +287,19 @@ class Client:
             )
             parts.append(values.reshape(-1, live).T * unit)
         return _concatenated(parts, axis=1)
+
+
+def add_encoded(
+    zero: Residues, coefficients: FloatArray, scale: int, norm_bits: int, primes: tuple[int, ...]
+) -> Residues:
+    """Add coefficients·2^scale, below 2^norm_bits, to a first component: (primes, m)."""
+    # whole numbers below 2^52, exact in float64, then the rest of the scale
+    bits = min(scale, _EXACT_BITS - norm_bits)
+    whole = np.rint(coefficients * 2.0**bits).astype(np.int64)
+    rows = np.empty((len(primes), len(coefficients)), dtype=np.uint64)
+    for row, part, prime in zip(rows, zero, primes, strict=True):
+        row[:] = add_mod(part, integer_residues(whole, scale - bits, prime), prime)
+    return rows
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Kind(IntEnum):
     QUERY = 3
     RESPONSE = 4
     PROOF = 8  # 5 to 7 are of signing keys and bundles
+    OFFER = 9
+    ANSWER = 10
 
     @property
     def title(self) -> str:
@@ -55,7 +57,10 @@ _MAX_META = {
     Kind.PROOF: 64,
     Kind.QUERY: 1 << 13,
     Kind.RESPONSE: 4 << 20,
+    Kind.OFFER: 1 << 10,
+    Kind.ANSWER: 1 << 13,
 }
+_SIGNED = (Kind.QUERY, Kind.OFFER)  # kinds that an account may sign
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,7 @@ def _read_header(file: IO[bytes], kind: Kind, name: str, size: int) -> tuple[Hea
     if number != kind:
         found = Kind(number).title if number in set(Kind) else f"kind {number}"
         raise FormatError(f"{name} is another kind of file", got=found, expected=kind.title)
-    signed = signature == SIGNATURE and kind is Kind.QUERY
+    signed = signature == SIGNATURE and kind in _SIGNED
     usable = 1 <= record_size <= MAX_RECORD and 1 <= n <= MAX_RECORDS and not zeros
     if not usable or (signature and not signed):
         raise FormatError(f"{name} states sizes that are not usable")

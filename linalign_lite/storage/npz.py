@@ -49,14 +49,23 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def save_npz(
-    path: PathLike, kind: str, version: int, arrays: Mapping[str, AnyArray], card: Mapping[str, Any]
+    path: PathLike,
+    kind: str,
+    version: int,
+    arrays: Mapping[str, AnyArray],
+    card: Mapping[str, Any],
+    *,
+    private: bool = False,
 ) -> None:
-    """Write arrays and a JSON card (docs/FORMAT.md, section 1). Same content, same bytes."""
+    """Write arrays and a JSON card (docs/FORMAT.md, section 1). Same content, same bytes.
+
+    private: only its owner may read the file.
+    """
     text = json.dumps(
         {**card, "format": kind, "version": version}, sort_keys=True, allow_nan=False
     ).encode()
     members = {**arrays, "card": np.frombuffer(text, dtype=np.uint8)}
-    with atomic(path) as f, zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as archive:
+    with atomic(path, private=private) as f, zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as archive:
         for name, array in members.items():
             info = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
             info.external_attr = 0o644 << 16

@@ -27,11 +27,14 @@ class Charge:
 
 
 class Ledger:
-    """Charges queries to one head, and keeps its responses beside the budget."""
+    """Charges queries to one head, and keeps its responses beside the budget.
 
-    def __init__(self, budget: Budget, head: Head) -> None:
+    head: or the digest of whatever else answers.
+    """
+
+    def __init__(self, budget: Budget, head: Head | bytes) -> None:
         self._budget = budget
-        self._head = _digest(head)
+        self._head = head if isinstance(head, bytes) else _digest(head)
         self._kept = budget.kept
 
     def require_room(self, size: int) -> None:

@@ -1,0 +1,147 @@
+"""The client's side of an encrypted fit: the columns that it offers, and the file that it keeps.
+
+**Columns.** With X the client's states, about the mean of their fold, and XᵀX = Q diag(s) Qᵀ over
+all folds, the offered columns are U = X Q diag(a), a_i so that the largest norm of column i in a
+fold is 1. Every direction is then as exact as every other, whatever the condition of XᵀX, the
+norms say nothing of the states, and XᵀY = Q diag(1/a) UᵀY. Directions whose s is rounding noise are
+left out, and those beyond the m largest where fewer columns are asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from linalign_lite.alignment.moments import Float64, FoldAccumulator, FoldedMoments, Moments
+from linalign_lite.alignment.ridge import spectrum
+from linalign_lite.core.affine_map import Array
+from linalign_lite.core.space import Space
+from linalign_lite.encrypt.fitting.shape import MAX_FOLDS, FitShape
+from linalign_lite.encrypt.fitting.sources import TextStates
+from linalign_lite.encrypt.messages import MAX_DEGREE
+from linalign_lite.errors import FormatError, InputError
+from linalign_lite.storage.atomic import PathLike
+from linalign_lite.storage.npz import load_npz, save_npz
+from linalign_lite.storage.schema import Range, Sha256, format_errors, parse, plain
+
+FORMAT, VERSION = "linalign-offer", 1
+_F8 = ("<f8",)
+_SCHEMA = {"mean": (_F8, 2), "xx": (_F8, 2), "basis": (_F8, 2), "scale": (_F8, 1)}
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Columns u = diag(a) Qᵀ (x − the mean of x's fold) of a client's states x.
+
+    moments: of the states, in folds, with no target.
+    """
+
+    moments: FoldedMoments
+    basis: Float64  # shape: (d, m)  Q
+    scale: Float64  # shape: (m,)  a
+
+    def __call__(self, fold: int, rows: Array) -> Float64:
+        """Compute the columns of some texts of one fold: (w, d) → (w, m), each at most 1."""
+        centred = rows.astype(np.float64) - self.moments.folds[fold].mean_x
+        columns: Float64 = centred @ self.basis * self.scale
+        return columns
+
+    @cached_property
+    def projected(self) -> tuple[Moments, ...]:
+        """Moments of the states' projections onto the basis: of what was offered."""
+        d, m = self.basis.shape
+        if d == m:
+            return self.moments.folds
+        project = self.basis @ self.basis.T
+        return tuple(replace(f, xx=project @ f.xx @ project) for f in self.moments.folds)
+
+
+def measure_source(states: TextStates, shape: FitShape) -> FoldedMoments:
+    """Compute moments of the states in folds; a target of one dimension stands in, unused."""
+    totals, at = FoldAccumulator(shape.folds, states.space.dim, 1), 0
+    for block in states:
+        totals.add(block, block[:, :1], shape.fold_of_text[at : at + len(block)])
+        at += len(block)
+    return totals.moments()
+
+
+def choose_columns(moments: FoldedMoments, most: int | None = None) -> Columns:
+    """Choose the columns: all directions, or the ``most`` of largest variance.
+
+    Raises InputError when the states do not vary.
+    """
+    within = sum((f.xx for f in moments.folds[1:]), moments.folds[0].xx)
+    zeros = np.zeros(len(within))
+    found = spectrum(Moments(moments.n, zeros, zeros[:1], within, zeros[:, None], zeros[:1]))
+    kept = np.flatnonzero(found.values > found.cutoff)[::-1][:most]
+    if not len(kept):
+        raise InputError("the source states are all the same, so no map can be fitted")
+    basis = np.ascontiguousarray(found.vectors[:, kept])
+    squares = [np.einsum("di,di->i", basis, f.xx @ basis) for f in moments.folds]
+    return Columns(moments, basis, 1 / np.sqrt(np.max(squares, axis=0)))
+
+
+@dataclass(frozen=True)
+class _KeptCard:
+    source: Space
+    n: Annotated[int, Range(2, 1 << 32)]
+    folds: Annotated[int, Range(2, MAX_FOLDS)]
+    seed: Annotated[int, Range(0, (1 << 63) - 1)]
+    text_digest: Sha256
+    offer: Sha256
+    key: Sha256
+    degree: Annotated[int, Range(1, MAX_DEGREE)]
+
+
+@dataclass(frozen=True, eq=False)
+class KeptOffer:
+    """What finishes a fit: the columns, and the fingerprint of the offer that has them."""
+
+    columns: Columns
+    source: Space
+    shape: FitShape
+    text_digest: str
+    offer: str  # fingerprint
+    key: str  # digest of the public key
+
+    def save(self, path: PathLike) -> None:
+        """Write ``path`` (`*.kept.npz`), whole or not at all, mode 0600."""
+        folds, s = self.columns.moments.folds, self.shape
+        lower = np.tri(self.source.dim, dtype=np.bool_)
+        arrays: dict[str, Any] = {
+            "mean": np.stack([f.mean_x for f in folds]),
+            "xx": np.stack([f.xx[lower] for f in folds]),
+            "basis": self.columns.basis,
+            "scale": self.columns.scale,
+        }
+        names = self.text_digest, self.offer, self.key
+        card = _KeptCard(self.source, s.n, s.folds, s.seed, *names, s.degree)
+        save_npz(path, FORMAT, VERSION, arrays, plain(card), private=True)
+
+    @classmethod
+    def load(cls, path: PathLike) -> KeptOffer:
+        """Read a `*.kept.npz`. Raises FormatError, or InputError when it is not there."""
+        arrays, raw = load_npz(Path(path), FORMAT, VERSION, _SCHEMA, required=_SCHEMA)
+        with format_errors(path, "kept offer"):
+            card = parse(_KeptCard, raw, "card")
+        (d, m), folds = arrays["basis"].shape, card.folds
+        shapes = {"mean": (folds, d), "xx": (folds, d * (d + 1) // 2), "scale": (m,)}
+        fits = all(arrays[name].shape == shape for name, shape in shapes.items())
+        if not fits or d != card.source.dim or not 1 <= m <= min(d, card.degree):
+            raise FormatError(f"{path}: its parts do not fit together")
+        if (arrays["scale"] <= 0).any():
+            raise FormatError(f"{path}: it has a scale that is not above 0")
+        shape = FitShape(card.n, folds, card.seed, m, card.degree)
+        lower, zero = np.tri(d, dtype=np.bool_), np.zeros(1)
+        parts = []
+        for size, mean, packed in zip(shape.sizes, arrays["mean"], arrays["xx"], strict=True):
+            xx = np.zeros((d, d))
+            xx[lower] = packed
+            xx += np.tril(xx, -1).T
+            parts.append(Moments(size, mean, zero, xx, np.zeros((d, 1)), zero))
+        columns = Columns(FoldedMoments(tuple(parts)), arrays["basis"], arrays["scale"])
+        return cls(columns, card.source, shape, card.text_digest, card.offer, card.key)

@@ -1,0 +1,160 @@
+"""The client's first step: encrypt columns of its states as an offer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.shards.states_folder import StatesFolder
+from linalign_lite.core.signing import SigningKey
+from linalign_lite.encrypt import wire
+from linalign_lite.encrypt.client import add_encoded
+from linalign_lite.encrypt.fitting.descriptions import OfferInfo
+from linalign_lite.encrypt.fitting.kept import Columns, KeptOffer, choose_columns, measure_source
+from linalign_lite.encrypt.fitting.shape import FitShape, choose_folds, count_distinct
+from linalign_lite.encrypt.fitting.sources import TextStates
+from linalign_lite.encrypt.keys import SecretKey
+from linalign_lite.encrypt.messages import ID_BYTES, Progress
+from linalign_lite.encrypt.modular import pack_seeded
+from linalign_lite.encrypt.precision import query_scale
+from linalign_lite.errors import InputError
+from linalign_lite.storage.atomic import PathLike, atomic
+
+_SIGNS = b"linalign-lite offers a private fit "
+
+
+def signed_bytes(fingerprint: bytes) -> bytes:
+    """Return the bytes that an account signs for an offer."""
+    return _SIGNS + fingerprint
+
+
+def plan_shape(
+    states: TextStates,
+    degree: int,
+    *,
+    folds: int | None = None,
+    seed: int = 0,
+    columns: int | None = None,
+) -> FitShape:
+    """Choose the shape of an offer: folds, and as many columns as the states have dimensions.
+
+    folds: by default the most, up to 5, that have enough texts. columns: fewer than dimensions.
+    Raises InputError for options that do not fit, and where a fold would have too few texts.
+    """
+    most = min(states.space.dim, degree)
+    if columns is not None and not 1 <= columns <= most:
+        raise InputError(
+            "so many columns cannot be offered", got=str(columns), expected=f"1 to {most}"
+        )
+    if columns is None and states.space.dim > degree:
+        raise InputError(
+            "the states have more dimensions than a ciphertext holds",
+            got=str(states.space.dim),
+            expected=f"at most {degree}",
+            hint=f"offer fewer columns: --columns {degree}",
+        )
+    chosen = columns or most
+    if folds is None:
+        folds = choose_folds(states.n, chosen)
+    shape = FitShape(states.n, folds, seed, chosen, degree)
+    _ = shape.fold_of_text  # InputError for folds and seeds that nothing can be dealt with
+    shape.require_enough()
+    return shape
+
+
+def offer_fit(
+    path: PathLike,
+    kept_path: PathLike,
+    states: HiddenStates | StatesFolder,
+    key: SecretKey,
+    *,
+    folds: int | None = None,
+    seed: int = 0,
+    columns: int | None = None,
+    account: SigningKey | None = None,
+    progress: Progress | None = None,
+) -> OfferInfo:
+    """Encrypt columns of ``states`` into an offer; keep what `finish_fit` needs in ``kept_path``.
+
+    Objective of the fit: that of `fit`, ridge on states about their means. states: (n, d), one of
+    each text, with a text digest; a folder is read twice, shard by shard. The public key of ``key``
+    must have a proof when it comes to the provider. folds: of the cross-validation, by default 5,
+    fewer where texts are few, each of at least 4·(columns + 1) texts. columns: directions of
+    largest variance that are offered, by default all d. account: signs the offer. Both files are
+    written whole or not at all; the kept one, mode 0600, holds moments of the states.
+
+    Raises InputError for states that are not of texts, for too few different texts and for options
+    that do not fit.
+    """
+    source, parameters = TextStates(states), key.parameters
+    if not parameters.private:
+        raise InputError("a private fit needs a key of the profile private", got=parameters.name)
+    shape = plan_shape(source, parameters.degree, folds=folds, seed=seed, columns=columns)
+    shape.require_enough(count_distinct(source, shape.fold_of_text, shape.folds))
+    chosen = choose_columns(measure_source(source, shape), shape.columns)
+    shape = FitShape(shape.n, shape.folds, seed, len(chosen.scale), shape.degree)  # of full rank
+    info = OfferInfo(
+        parameters=parameters,
+        key=key.digest,
+        signed=account is not None,
+        n=shape.n,
+        folds=shape.folds,
+        seed=seed,
+        columns=shape.columns,
+        text_digest=source.text_digest,
+        identity=os.urandom(ID_BYTES).hex(),
+    )
+    tape = _Tape(info)
+    with atomic(path) as f:
+        payloads = tape.recorded(_payloads(info, chosen, source, key, progress))
+        sign = None if account is None else lambda name: account.sign(signed_bytes(name))
+        wire.write_framed(f, info.header(), payloads, sign)
+        names = source.text_digest, tape.fingerprint, key.digest.hex()
+        KeptOffer(chosen, source.space, shape, *names).save(kept_path)  # named before the offer is
+    return info
+
+
+@dataclass
+class _Tape:
+    """Digests of the records that went by."""
+
+    info: OfferInfo
+
+    def __post_init__(self) -> None:
+        self._digests: list[bytes] = []
+
+    def recorded(self, payloads: Iterator[bytes]) -> Iterator[bytes]:
+        digest = self.info.header().digest
+        for i, payload in enumerate(payloads):
+            self._digests.append(wire.digest_record(digest, i, payload).digest)
+            yield payload
+
+    @property
+    def fingerprint(self) -> str:
+        return wire.fingerprint(self.info.header().digest, self._digests).hex()
+
+
+def _payloads(
+    info: OfferInfo, columns: Columns, states: TextStates, key: SecretKey, progress: Progress | None
+) -> Iterator[bytes]:
+    from linalign_lite.encrypt.seal.secret_side import SecretSide
+
+    side, primes, shape = (
+        SecretSide(info.parameters, key.material),
+        info.parameters.data_primes,
+        info.shape,
+    )
+    scale = query_scale(info.parameters, 0)
+    for fold, rows in shape.chunked(states):
+        values = np.zeros(shape.sent)
+        values[: len(rows) * shape.columns] = columns(fold, rows).ravel()
+        zero, seed = side.encrypt_zero()
+        yield pack_seeded(
+            add_encoded(zero[:, : shape.sent], values, scale, 0, primes), seed, primes
+        )
+        if progress:
+            progress(len(rows))

@@ -43,6 +43,9 @@ from linalign_lite.core.space import Space as Space
 from linalign_lite.core.token_alignment import pair_states as pair_states
 from linalign_lite.encrypt.budgets.budget import Budget as Budget
 from linalign_lite.encrypt.client import Client as Client
+from linalign_lite.encrypt.fitting.answer import answer_fit as answer_fit
+from linalign_lite.encrypt.fitting.finish import finish_fit as finish_fit
+from linalign_lite.encrypt.fitting.offer import offer_fit as offer_fit
 from linalign_lite.encrypt.keys import PublicKey as PublicKey
 from linalign_lite.encrypt.keys import SecretKey as SecretKey
 from linalign_lite.encrypt.keys import keygen as keygen

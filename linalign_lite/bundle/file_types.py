@@ -22,7 +22,13 @@ START = 128  # bytes of a file that its kind is told by
 _ZIP = b"PK\3\4"
 _TYPES = {"map": AffineMap, "head": Head, "detector": Detector}
 _FRAMED = {"public-key": int(Kind.PUBLIC_KEY), "signer": signing.PUBLIC}
-_REFUSED = {Kind.QUERY: "a query", Kind.RESPONSE: "a response", file_format.KIND: "a bundle"}
+_REFUSED = {
+    Kind.QUERY: "a query",
+    Kind.RESPONSE: "a response",
+    Kind.OFFER: "an offer",
+    Kind.ANSWER: "an answer",
+    file_format.KIND: "a bundle",
+}
 
 
 def detect_kind(path: Path) -> str:

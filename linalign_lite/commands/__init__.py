@@ -28,6 +28,7 @@ from linalign_lite.commands.migration import app as migrate
 from linalign_lite.commands.moment_files import fit_moments, moments
 from linalign_lite.commands.onnx_files import export, from_onnx, fuse, onnx
 from linalign_lite.commands.privacy import audit, budget, plan
+from linalign_lite.commands.private_fit import app as fit_private
 from linalign_lite.commands.retrieval import app as retrieval
 from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
 from linalign_lite.commands.service import ask, serve
@@ -44,7 +45,7 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job, as help shows them
     "Getting started": (demo, inspect),
     "Models and states": (export, extract, vectors),
-    "Maps": (fit, apply, moments, fit_moments),
+    "Maps": (fit, apply, moments, fit_moments, fit_private),
     "Heads and detectors": (head, evaluate, ood),
     "Retrieval": (retrieval, migrate),
     "Text": (generate, evaluate_generation),

@@ -15,6 +15,9 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.manifest import MANIFEST, UNFINISHED
 from linalign_lite.core.shards.states_folder import StatesFolder, open_folder
 from linalign_lite.core.space import Space
+from linalign_lite.encrypt.fitting.descriptions import AnswerInfo, OfferInfo
+from linalign_lite.encrypt.fitting.kept import FORMAT as KEPT
+from linalign_lite.encrypt.fitting.kept import KeptOffer
 from linalign_lite.encrypt.messages import QueryInfo, ResponseInfo
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.wire import Kind, open_framed
@@ -58,6 +61,8 @@ def describe(path: Path) -> Facts:
 def _archive(path: Path) -> Facts:
     if peek_npz(path).get("format") == MOMENTS:
         return _moments(path)
+    if peek_npz(path).get("format") == KEPT:
+        return _kept(path)
     content = load(path)
     return next(facts(content) for kind, facts in _BY_CLASS.items() if isinstance(content, kind))
 
@@ -101,6 +106,19 @@ def _moments(path: Path) -> Facts:
         "fewest_in_a_fold": m.fewest,
         "give_states_away": m.telling,
         "text_digests": [p.text_digest for p in m.parts],
+    }
+
+
+def _kept(path: Path) -> Facts:
+    k = KeptOffer.load(path)
+    shape = {"texts": k.shape.n, "folds": k.shape.folds, "columns": k.shape.columns}
+    return {
+        "kind": "what an offer's maker keeps",
+        "source": k.source.describe(),
+        **shape,
+        "offer": k.offer,
+        "key": k.key,
+        "text_digest": k.text_digest,
     }
 
 
@@ -187,9 +205,21 @@ def _framed(path: Path, number: int) -> Facts:
             facts |= _layout(response.layout, reader.size / response.n)
             facts |= {"flood_bits": response.flood_bits, "word_bits": response.word_bits}
             facts["answers"] = response.query
+        elif kind is Kind.OFFER:
+            facts |= _fitted(OfferInfo.from_header(header, reader.name))
+        elif kind is Kind.ANSWER:
+            answer = AnswerInfo.from_header(header, reader.name)
+            facts |= _fitted(answer)
+            facts |= {"space": answer.space.describe(), "answers": answer.offer}
         for _ in reader:  # checks every record against its digest
             pass
     return facts
+
+
+def _fitted(info: OfferInfo | AnswerInfo) -> Facts:
+    shape = info.shape
+    facts = {"texts": shape.n, "folds": shape.folds, "columns": shape.columns}
+    return {**facts, "texts_together": shape.width, "bytes": info.size}
 
 
 def _layout(layout: Layout, size: float) -> Facts:

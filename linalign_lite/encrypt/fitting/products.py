@@ -17,8 +17,8 @@ from linalign_lite.encrypt.fitting.descriptions import SCALE
 from linalign_lite.encrypt.fitting.shape import FitShape
 from linalign_lite.encrypt.modular import Residues, add_mod, matmul_mod
 
-# Exact: rows of norm 2^18 or so, times √1024·2^24 for limbs of 24 bits, stay below 2^52
-_TOGETHER = 1024  # texts of one matrix product
+# Exact: rows of norm 2^18 or so, times √2048·2^24 for limbs of 24 bits, stay below 2^52
+TOGETHER = 2048  # texts of one matrix product
 MAX_BYTES = 1 << 29  # of the sums of a block of dimensions
 Ciphertext = tuple[Residues, Residues]  # (primes, w·m) as sent, and (primes, N)
 
@@ -52,7 +52,7 @@ class FoldSums:
         """Add a chunk; weights: the provider's integers for its texts, (texts, b)."""
         self._held.append((ciphertext, weights))
         self._texts += len(weights)
-        if self._texts + self.shape.width > _TOGETHER:
+        if self._texts + self.shape.width > TOGETHER:
             self.flush()
 
     def flush(self) -> None:

@@ -1,0 +1,209 @@
+"""fit-private offer, answer, finish: fit a map without showing the states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from linalign_lite.commands import options as shared
+from linalign_lite.commands.console import Console, in_folder, require_output
+from linalign_lite.commands.scoring import SECRET, Account, Key, load_account, load_public
+from linalign_lite.core.choices import MomentsMethod
+from linalign_lite.core.text_tables import pair_lines
+from linalign_lite.errors import InputError
+from linalign_lite.storage.places import delivered, place
+
+if TYPE_CHECKING:
+    from linalign_lite.encrypt.fitting.sources import TextStates
+
+KEPT = ".kept.npz"
+
+app = typer.Typer(
+    name="fit-private",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Fit a map without showing the states.",
+)
+
+DryRun = Annotated[bool, Option("--dry-run", help="Predict bytes, time and memory; do nothing.")]
+
+
+@app.command()
+def offer(
+    states: Annotated[str, Argument(help="Your states of the texts: file, folder or URL.")],
+    out: Annotated[Path, Argument(help="The offer to write (.offer), for the provider.")],
+    key: Key,
+    kept: Annotated[
+        Path | None, Option("--kept", help="File to keep for finish; default: OUT with .kept.npz.")
+    ] = None,
+    account: Account = None,
+    folds: Annotated[
+        int | None, Option(help="Folds of the cross-validation; default: up to 5.", min=2, max=64)
+    ] = None,
+    seed: shared.Seed = 0,
+    columns: Annotated[
+        int | None, Option(help="Offer only the directions of largest variance.", min=1)
+    ] = None,
+    target_dim: Annotated[
+        int | None, Option(help="The provider's dimensions, for a prediction.", min=1)
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Encrypt your states of the texts that both sides have.
+
+    OUT goes to the provider, with public.key and public.proof (keygen --prove). The provider learns
+    the number of texts, folds and columns and the digest of the texts. The kept file stays with
+    you: it holds sums over your states. Every fold needs 4 texts for each column, and 4 more.
+
+    \b
+    Examples:
+      linalign-lite fit-private offer mine.states.npz mine.offer --key keys
+      linalign-lite fit-private offer mine-states mine.offer --key keys --columns 200
+      linalign-lite fit-private offer mine-states mine.offer --key keys --dry-run --target-dim 640
+    """
+    from linalign_lite.encrypt.fitting.cost import predict_fit
+    from linalign_lite.encrypt.fitting.offer import offer_fit, plan_shape
+    from linalign_lite.encrypt.keys import SecretKey
+
+    console = Console(as_json, quiet)
+    kept = kept or out.with_suffix(KEPT)
+    require_output(out, states, key, kept)
+    require_output(kept, states, key)
+    secret, source = SecretKey.load(in_folder(key, SECRET)), _read(states)
+    options: dict[str, Any] = {"folds": folds, "seed": seed, "columns": columns}
+    shape = plan_shape(source, secret.parameters.degree, **options)
+    cost = predict_fit(shape, target_dim or source.space.dim)
+    if dry_run:
+        console.result(cost.as_dict(), pair_lines(cost.rows()))
+        return
+    signer = load_account(account)
+    with console.progress("encrypting", source.n) as tally:
+        info = offer_fit(
+            out, kept, source.states, secret, account=signer, progress=tally, **options
+        )
+    size = out.stat().st_size
+    data = {"out": str(out), "kept": str(kept), "bytes": size, "texts": info.n}
+    data |= {"folds": info.folds, "columns": info.columns, "text_digest": info.text_digest}
+    rows = [
+        ("offer", f"{out}, {size / 1e6:.1f} MB, for the provider"),
+        ("kept", f"{kept} stays with you"),
+        ("texts", f"{info.n} in {info.folds} folds"),
+        ("columns", f"{info.columns} of {source.space.dim} dimensions"),
+    ]
+    if target_dim:
+        rows.append(("answer", f"about {cost.answer_bytes / 1e6:.1f} MB"))
+    console.result({**data, "predicted": cost.as_dict()}, pair_lines(rows))
+
+
+@app.command()
+def answer(
+    offer_at: Annotated[Path, Argument(metavar="offer", help="A client's offer.")],
+    states: Annotated[str, Argument(help="Your states of the same texts: file, folder or URL.")],
+    out: Annotated[Path, Argument(help="The answer to write (.answer), for the client.")],
+    public: Annotated[list[Path], Option(help="Public key or folder, with its proof; repeatable.")],
+    budget: Annotated[str | None, Option(help="Count what is told per account here.")] = None,
+    limit: Annotated[
+        int | None, Option(help="With --budget: most states per account.", min=1)
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Multiply a client's encrypted columns by your states.
+
+    The client learns the map, and so your states as far as its own predict them, and of the rest at
+    most a quarter; a dishonest client chooses what it learns (docs/PRIVATE_FIT.md). With --budget
+    an offer of m columns in k folds counts as m·k states.
+
+    \b
+    Examples:
+      linalign-lite fit-private answer their.offer mine.states.npz their.answer --public keys
+      linalign-lite fit-private answer o s a --public keys --budget clients.sqlite --limit 2000
+    """
+    from linalign_lite.encrypt.budgets.budget import Budget
+    from linalign_lite.encrypt.budgets.location import local_file
+    from linalign_lite.encrypt.fitting.answer import answer_fit
+    from linalign_lite.encrypt.fitting.cost import predict_fit
+    from linalign_lite.encrypt.fitting.descriptions import OfferInfo
+    from linalign_lite.encrypt.wire import Kind, open_framed
+
+    console = Console(as_json, quiet)
+    require_output(out, offer_at, states, budget and local_file(budget), *public)
+    if limit is not None and budget is None:
+        raise InputError("--limit needs a budget", hint="add --budget FILE")
+    with open_framed(offer_at, Kind.OFFER) as reader:
+        asked = OfferInfo.from_header(reader.header, reader.name)
+    source = _read(states)
+    cost = predict_fit(asked.shape, source.space.dim)
+    if dry_run:
+        console.result(cost.as_dict(), pair_lines(cost.rows()))
+        return
+    total = asked.n * cost.passes
+    with console.progress("multiplying", total) as tally:
+        info = answer_fit(
+            offer_at,
+            out,
+            source.states,
+            load_public(public),
+            budget=Budget(budget, limit) if budget else None,
+            progress=tally,
+        )
+    size, counted = out.stat().st_size, info.columns * info.folds
+    data = {"out": str(out), "bytes": size, "texts": info.n, "folds": info.folds}
+    data |= {"columns": info.columns, "target_dim": info.space.dim, "states_counted": counted}
+    rows = [
+        ("answer", f"{out}, {size / 1e6:.1f} MB, for the client"),
+        ("texts", f"{info.n} in {info.folds} folds"),
+        ("told", f"{counted} numbers of each of {info.space.dim} dimensions"),
+    ]
+    console.result(data, pair_lines(rows))
+
+
+@app.command()
+def finish(
+    answer_at: Annotated[Path, Argument(metavar="answer", help="The provider's answer.")],
+    out_at: shared.MapOut,
+    key: Key,
+    kept: Annotated[Path, Option("--kept", help="The file that offer kept.")],
+    method: Annotated[MomentsMethod, Option(help="Method of the fit.")] = MomentsMethod.ridge,
+    penalty: shared.Penalty = "auto",
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Decrypt an answer and fit the map, as `fit` does from both sides' states.
+
+    \b
+    Example:
+      linalign-lite fit-private finish their.answer to-them.map.npz --kept mine.kept.npz --key keys
+    """
+    from linalign_lite.encrypt.fitting.finish import finish_fit
+    from linalign_lite.encrypt.keys import SecretKey
+    from linalign_lite.encrypt.wire import Kind, open_framed
+    from linalign_lite.heads.serialization import save
+
+    console, to = Console(as_json, quiet), place(out_at)
+    require_output(to, answer_at, kept, key)
+    secret = SecretKey.load(in_folder(key, SECRET))
+    with open_framed(answer_at, Kind.ANSWER) as reader:
+        count = reader.header.n_records
+    with console.progress("decrypting", count) as tally:
+        affine, report = finish_fit(
+            answer_at, kept, secret, method=method.value, penalty=penalty, progress=tally
+        )
+    with delivered(to) as path:
+        save(path, affine)
+    console.warn(report.warnings)
+    lines = pair_lines([("map", to), *report.rows()])
+    console.result({"out": str(to), **report.as_dict()}, lines)
+
+
+def _read(states: str) -> TextStates:
+    from linalign_lite.core.shards.states_folder import open_states
+    from linalign_lite.encrypt.fitting.sources import TextStates
+
+    return TextStates(open_states(place(states)))

@@ -52,12 +52,19 @@ class Columns:
 
     @cached_property
     def projected(self) -> tuple[Moments, ...]:
-        """Moments of the states' projections onto the basis: of what was offered."""
+        """Moments of the states' projections onto the basis, through their mean: of the offer."""
         d, m = self.basis.shape
         if d == m:
             return self.moments.folds
         project = self.basis @ self.basis.T
-        return tuple(replace(f, xx=project @ f.xx @ project) for f in self.moments.folds)
+        folds = self.moments.folds
+        mean = sum((f.n * f.mean_x for f in folds), np.zeros(d)) / self.moments.n
+
+        def projected(f: Moments) -> Moments:
+            near = mean + project @ (f.mean_x - mean)
+            return replace(f, mean_x=near, xx=project @ f.xx @ project)
+
+        return tuple(map(projected, folds))
 
 
 def measure_source(states: TextStates, shape: FitShape) -> FoldedMoments:

@@ -20,6 +20,7 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt import wire
 from linalign_lite.encrypt.client import Client
+from linalign_lite.encrypt.fitting.descriptions import AnswerInfo, OfferInfo
 from linalign_lite.encrypt.key_proof import load_proof, proven
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.messages import Query, QueryInfo, Response
@@ -35,6 +36,19 @@ GOLDEN = Path(__file__).parent / "golden"
 SETS = [TRUSTED, PRIVATE]
 HEAD = Head(np.array([[1.0, -2.0, 0.5], [0.25, 0.0, 3.0]]), np.array([0.5, -1.0]), ("no", "yes"))
 STATES = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.25]], dtype=np.float32)
+
+
+FIT = {"parameters": PRIVATE, "key": bytes(32), "n": 8, "folds": 2, "seed": 0, "columns": 4}
+FITS = (
+    OfferInfo(**FIT, text_digest="0" * 64, identity="0" * 32),
+    AnswerInfo(**FIT, offer="0" * 64, space=Space(2), flood_bits=74),
+)
+
+
+def made_up(info):
+    """A file of an encrypted fit with records of noise: tests/encrypt/fitting has real ones."""
+    header = info.header()
+    return framed_bytes(header, [os.urandom(header.record_size) for _ in range(header.n_records)])
 
 
 class Case:
@@ -59,6 +73,7 @@ class Case:
             Kind.QUERY: self.query.to_bytes(),
             Kind.RESPONSE: self.response.to_bytes(),
             Kind.PROOF: framed_bytes(proof, [self.proven.proof]),
+            **{info.KIND: made_up(info) for info in FITS},
         }
 
     def read(self, kind, data):
@@ -71,6 +86,11 @@ class Case:
             return load_proof(data, self.public)
         if kind is Kind.QUERY:
             return self.provider.score(Query.load(data))
+        for info in FITS:
+            if kind is info.KIND:
+                with wire.open_framed(data, kind) as reader:
+                    type(info).from_header(reader.header, reader.name)
+                    return [r.payload for r in reader]
         return self.client.decrypt(Response.load(data), self.query)
 
 
@@ -283,7 +303,7 @@ def forged(header, meta=None, payloads=None, **head):
         ({"magic": b"PK\x03\x04abcd"}, "is no key, query or response of linalign-lite"),
         ({"version": 4}, "version that this library does not read"),
         ({"version": 0}, "version"),
-        ({"kind": 9}, "got kind 9"),
+        ({"kind": 11}, "got kind 11"),
         ({"parameters": 3}, "unknown parameter set"),
         ({"zero": 1}, "not usable"),
         ({"zeros": 1}, "not usable"),

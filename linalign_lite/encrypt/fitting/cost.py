@@ -22,7 +22,7 @@ from linalign_lite.encrypt.planner import COSTS
 from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import DIGEST
 
-_BASE = 180e6  # bytes of a process that has loaded the libraries
+_BASE = 90e6  # bytes of a process that has loaded the libraries
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def predict_fit(shape: FitShape, target_dim: int, parameters: Parameters = PRIVA
     answer = passes * shape.chunks * costs.grow + products * (costs.mask + costs.reply)
     answer += share * target_dim * (shape.n * costs.matmul + groups * costs.reduce)
     sums = 8 * len(primes) * shape.folds * dims * (n + shape.columns)
-    work = 8 * (TOGETHER * (3 * n + shape.columns) + 8 * dims * n)
+    texts = min(TOGETHER, max(shape.sizes))
+    work = 8 * (texts * (3 * n + shape.columns) + 8 * dims * n)
     return FitCost(
         shape=shape,
         target_dim=target_dim,

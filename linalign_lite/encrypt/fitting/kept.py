@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from linalign_lite.alignment.moments import Float64, FoldAccumulator, FoldedMoments, Moments
 from linalign_lite.alignment.ridge import spectrum
@@ -44,10 +45,10 @@ class Columns:
     basis: Float64  # shape: (d, m)  Q
     scale: Float64  # shape: (m,)  a
 
-    def __call__(self, fold: int, rows: Array) -> Float64:
-        """Compute the columns of some texts of one fold: (w, d) → (w, m), each at most 1."""
-        centred = rows.astype(np.float64) - self.moments.folds[fold].mean_x
-        columns: Float64 = centred @ self.basis * self.scale
+    def __call__(self, folds: npt.NDArray[np.int64], rows: Array) -> Float64:
+        """Compute the columns of texts of these folds, (w,): (w, d) → (w, m), each at most 1."""
+        means = np.stack([f.mean_x for f in self.moments.folds])
+        columns: Float64 = (rows - means[folds]) @ self.basis * self.scale
         return columns
 
     @cached_property

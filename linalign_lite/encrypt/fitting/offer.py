@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linalign_lite.alignment.moments import Float64
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import StatesFolder
 from linalign_lite.core.signing import SigningKey
@@ -138,6 +139,14 @@ class _Tape:
         return wire.fingerprint(self.info.header().digest, self._digests).hex()
 
 
+def _blocks(columns: Columns, states: TextStates, shape: FitShape) -> Iterator[Float64]:
+    """Compute the columns of every text, in order, a block of texts at a time."""
+    at = 0
+    for block in states:
+        yield columns(shape.fold_of_text[at : at + len(block)], block)
+        at += len(block)
+
+
 def _payloads(
     info: OfferInfo, columns: Columns, states: TextStates, key: SecretKey, progress: Progress | None
 ) -> Iterator[bytes]:
@@ -149,9 +158,9 @@ def _payloads(
         info.shape,
     )
     scale = query_scale(info.parameters, 0)
-    for fold, rows in shape.chunked(states):
+    for _, rows in shape.chunked(_blocks(columns, states, shape)):
         values = np.zeros(shape.sent)
-        values[: len(rows) * shape.columns] = columns(fold, rows).ravel()
+        values[: rows.size] = rows.ravel()
         zero, seed = side.encrypt_zero()
         yield pack_seeded(
             add_encoded(zero[:, : shape.sent], values, scale, 0, primes), seed, primes

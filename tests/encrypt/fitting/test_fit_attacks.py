@@ -106,9 +106,9 @@ def one_hot(exchange, n, columns, rows, secret=SECRET, **options):
     class Chosen:
         scale = np.ones(columns)
 
-        def __call__(self, fold, some):
+        def __call__(self, folds, some):
             texts = some[:, 0].astype(int)  # each row says which text it is
-            return (texts[:, None] == rows[fold]).astype(float)
+            return (texts[:, None] == rows[folds]).astype(float)
 
     numbered = np.repeat(np.arange(n, dtype=np.float32)[:, None], columns, axis=1)
 

@@ -1,0 +1,133 @@
+"""fit-private by the installed command: the whole exchange, its errors, kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from command_line import COMMAND, refused, run
+
+from linalign_lite import HiddenStates, load_map, load_states, save
+from linalign_lite.core.hidden_states import text_digest
+
+
+def made(n, dim, causes, rng, texts="text"):
+    rows = causes @ rng.normal(size=(causes.shape[1], dim)) + 0.3 * rng.normal(size=(n, dim)) + 1
+    digest = text_digest(f"{texts} {i}" for i in range(n))
+    return HiddenStates(rows.astype(np.float32), text_digest=digest)
+
+
+@pytest.fixture(scope="module")
+def parties(tmp_path_factory):
+    """Two parties with states of the same texts; the client's keys with a proof, and an offer."""
+    folder = tmp_path_factory.mktemp("parties")
+    rng = np.random.default_rng(5)
+    causes = rng.normal(size=(300, 6))
+    save(folder / "a.states.npz", made(300, 12, causes, rng))
+    save(folder / "b.states.npz", made(300, 9, causes, rng))
+    save(folder / "other.states.npz", made(300, 9, causes, rng, "another"))
+    run("bundle", "keygen", folder / "signing")
+    run("keygen", folder / "keys", "--account", folder / "signing", "--prove")
+    run("keygen", folder / "unproven")
+    (folder / "provider").mkdir()
+    for name in ("public.key", "public.proof"):
+        (folder / "provider" / name).write_bytes((folder / "keys" / name).read_bytes())
+    words = "fit-private", "offer", folder / "a.states.npz", folder / "m.offer"
+    signed = "--key", folder / "keys", "--account", folder / "signing"
+    done = run(*words, *signed, "--json", "--target-dim", 9)
+    (folder / "offer.json").write_text(done.stdout)
+    return folder
+
+
+def test_the_whole_exchange(parties, tmp_path):
+    told = json.loads((parties / "offer.json").read_text())
+    assert (told["texts"], told["columns"], told["folds"]) == (300, 12, 5)
+    assert told["bytes"] == (parties / "m.offer").stat().st_size
+    assert abs(told["predicted"]["offer_bytes"] - told["bytes"]) < 3000
+    answer, budget = tmp_path / "m.answer", tmp_path / "clients.sqlite"
+    words = "fit-private", "answer", parties / "m.offer", parties / "b.states.npz", answer
+    public = "--public", parties / "provider"
+    done = run(*words, *public, "--budget", budget, "--limit", 100, "--json")
+    answered = json.loads(done.stdout)
+    assert answered["states_counted"] == 60
+    assert abs(told["predicted"]["answer_bytes"] - answer.stat().st_size) < 3000
+    used = json.loads(run("budget", budget, "--json").stdout)["accounts"][0]
+    assert used["used"] == 60
+    kept, keys = parties / "m.kept.npz", parties / "keys"
+    out = tmp_path / "a-to-b.map.npz"
+    done = run("fit-private", "finish", answer, out, "--kept", kept, "--key", keys, "--json")
+    report = json.loads(done.stdout)
+    clear = tmp_path / "clear.map.npz"
+    states = parties / "a.states.npz", parties / "b.states.npz"
+    expected = json.loads(run("fit", *states, clear, "--json").stdout)
+    assert report["held_out_r2"] == pytest.approx(expected["held_out_r2"], abs=1e-3)
+    assert report["penalty"] == expected["penalty"]
+    x = load_states(states[0]).states
+    private, plain = (load_map(m).apply(x) for m in (out, clear))
+    assert np.abs(private - plain).max() < 1e-2 * np.abs(plain).max()
+    for file, kind in ((parties / "m.offer", "offer"), (answer, "answer"), (kept, "maker keeps")):
+        facts = json.loads(run("inspect", file, "--json").stdout)
+        assert kind in facts["kind"]
+        assert (facts["texts"], facts["columns"]) == (300, 12)
+
+
+def test_a_dry_run_predicts_and_writes_nothing(parties, tmp_path):
+    out = tmp_path / "m.offer"
+    words = "fit-private", "offer", parties / "a.states.npz", out, "--key", parties / "keys"
+    told = json.loads(run(*words, "--dry-run", "--target-dim", 640, "--json").stdout)
+    assert told["target_dim"] == 640
+    assert told["answer_bytes"] > 5 * 640 * 12288
+    assert "memory" in run(*words, "--dry-run").stdout
+    offer = parties / "m.offer"
+    words = "fit-private", "answer", offer, parties / "b.states.npz", out
+    told = json.loads(run(*words, "--public", parties / "provider", "--dry-run", "--json").stdout)
+    assert told["target_dim"] == 9
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_have_one_line_and_leave_nothing(parties, here, capsys):
+    key = "--key", parties / "keys"
+    a, b, offer = (parties / n for n in ("a.states.npz", "b.states.npz", "m.offer"))
+    cases = [
+        (("offer", a, "x.offer", *key, "--columns", 40), "so many columns"),
+        (("offer", a, "x.offer", *key, "--folds", 6), "so few texts"),
+        (("offer", a, "x.offer", "--key", parties / "provider" / "public.key"), "another kind"),
+        (("offer", "missing.npz", "x.offer", *key), "missing.npz"),
+        (("offer", a, a, *key), "is an input"),
+        (("answer", a, b, "x.answer", "--public", parties / "provider"), "key, query or response"),
+        (("answer", offer, b, "x.answer", "--public", parties / "unproven"), "not among"),
+        (("answer", offer, parties / "other.states.npz", "x.answer", "--public",
+          parties / "provider"), "not of the offer's texts"),
+        (("answer", offer, b, "x.answer", "--public", parties / "provider", "--limit", 3),
+         "--limit needs a budget"),
+        (("finish", offer, "x.map.npz", "--kept", parties / "m.kept.npz", *key), "another kind"),
+        (("finish", offer, "x.map.npz", *key), "--kept"),
+    ]  # fmt: skip
+    for words, said in cases:
+        assert said in refused(capsys, "fit-private", *words), words
+
+
+@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_answer_leaves_nothing_and_is_made_again(parties, tmp_path, which):
+    out, budget = tmp_path / "m.answer", tmp_path / "b" / "clients.sqlite"
+    budget.parent.mkdir()
+    words = ["fit-private", "answer", parties / "m.offer", parties / "b.states.npz", out]
+    words += ["--public", parties / "provider", "--budget", budget, "--limit", 60]
+    running = subprocess.Popen(
+        [*COMMAND, *map(str, words)], stderr=subprocess.DEVNULL, env=dict(os.environ)
+    )
+    deadline = time.monotonic() + 60
+    while not budget.exists() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)  # about where it multiplies; at any moment it must hold
+    running.send_signal(which)
+    running.wait(60)
+    left = [p for p in tmp_path.iterdir() if p.is_file()]
+    assert left in ([], [out])
+    run(*words)  # taken over at no cost, or kept: 60 states are all that the budget has
+    assert json.loads(run("budget", budget, "--json").stdout)["accounts"][0]["used"] == 60

@@ -54,6 +54,7 @@ JOBS = (
     Job("ood.py"),
     Job("similarity.py"),
     Job("encrypt.py"),
+    Job("private_fit.py"),
     Job("service.py", quick=("--seconds", "1", "--overload", "2")),
     Job("kl.py"),
     Job("generate.py", quick=("--tokens", "8", "--prompts", "1", "--rounds", "1")),

@@ -5,9 +5,9 @@
 Made states: two models are mixtures of the same causes, whose sizes fall as i^-0.7, with noise of
 their own, directions of unlike size, and a mean far from zero. The map is fitted on the first
 texts, and judged on 2,000 others. Each step runs in a process of its own: seconds of the clock, of
-the processor (all cores together) and the peak of its memory. Predicted bytes, seconds and memory
-stand beside. What TenSEAL's own products would take is calculated from one block of each length
-tried: a client's column of so many texts, encrypted, times the provider's matrix of them.
+the processor (all cores together) and the peak of its memory. docs/PRIVATE_FIT.md has
+what was predicted beside. The time of TenSEAL's own products is calculated from one block of each
+length tried: a client's column of so many texts, encrypted, times the provider's matrix of them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from linalign_lite import (
     save,
 )
 from linalign_lite.core.hidden_states import text_digest
-from linalign_lite.encrypt.fitting.cost import predict_fit
 from linalign_lite.encrypt.fitting.offer import plan_shape
 from linalign_lite.encrypt.fitting.sources import TextStates
 from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
@@ -118,7 +117,6 @@ def one(folder: Path, n: int, d_source: int, d_target: int) -> dict[str, Any]:
         "steps": steps,
         "seconds": sum(s["seconds"] for s in steps.values()),
         "peak_bytes": max(s["peak_bytes"] for s in steps.values()),
-        "predicted": predict_fit(shape, d_target).as_dict(),
         "r2": {**r2, "clear_five_folds": usual, "gap": abs(r2["private"] - r2["clear"])},
         "held_out_r2": {"private": private.card["held_out_r2"], "clear": report.held_out_r2},
         "penalty": {"private": private.card["penalty"], "clear": report.penalty},

@@ -25,7 +25,15 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{n}.md"
-        for n in ("DESIGN", "FEW_PAIRS", "FIGURES", "REPLICATION", "SERVICE", "SMALL")
+        for n in (
+            "DESIGN",
+            "FEW_PAIRS",
+            "FIGURES",
+            "PRIVATE_FIT",
+            "REPLICATION",
+            "SERVICE",
+            "SMALL",
+        )
     ),
 )
 KINDS = (few_pairs, maps, outliers, encryption, machines, published, replication, retrieval)

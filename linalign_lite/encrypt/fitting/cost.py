@@ -22,7 +22,9 @@ from linalign_lite.encrypt.planner import COSTS
 from linalign_lite.encrypt.response_encoding import product_size
 from linalign_lite.encrypt.wire import DIGEST
 
-_BASE = 90e6  # bytes of a process that has loaded the libraries
+_BASE = 100e6  # bytes of a process that has loaded the libraries
+_PRODUCT = 2.0  # milliseconds to mask, flood and round a product (benchmarks/private_fit.py)
+_RATE = 2e10  # operations a second of products and eigenvalues in float64
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,21 @@ def predict_fit(shape: FitShape, target_dim: int, parameters: Parameters = PRIVA
     share = (n + shape.columns) / (2 * n)  # of coefficients that are multiplied
     dims = block_dims(shape, len(primes), target_dim)
     passes, groups = -(-target_dim // dims), shape.folds + shape.n // TOGETHER
-    answer = passes * shape.chunks * costs.grow + products * (costs.mask + costs.reply)
+    answer = passes * shape.chunks * costs.grow + products * _PRODUCT
     answer += share * target_dim * (shape.n * costs.matmul + groups * costs.reduce)
     sums = 8 * len(primes) * shape.folds * dims * (n + shape.columns)
     texts = min(TOGETHER, max(shape.sizes))
-    work = 8 * (texts * (3 * n + shape.columns) + 8 * dims * n)
+    held = shape.folds * -(-texts // shape.width) * 8 * len(primes) * (n + shape.sent)
+    work = 8 * (texts * (5 * n + shape.columns) + 6 * dims * n) + 4 * shape.n * target_dim
     return FitCost(
         shape=shape,
         target_dim=target_dim,
         offer_bytes=shape.chunks * (seeded_size(shape.sent, primes) + DIGEST),
         answer_bytes=products * (product_size(n, shape.columns, WORD) + MOMENT)
         + target_dim * DIGEST,
-        offer_s=shape.chunks * costs.encrypt / 1e3,
+        offer_s=shape.chunks * costs.encrypt / 1e3 + 6 * shape.n * shape.columns**2 / _RATE,
         answer_s=answer / 1e3,
-        finish_s=products * costs.decrypt / 1e3,
-        memory=int(_BASE + sums + work),
+        finish_s=products * costs.decrypt / 1e3 + 25 * (shape.folds + 1) * shape.columns**3 / _RATE,
+        memory=int(_BASE + sums + held + work),
         passes=passes,
     )

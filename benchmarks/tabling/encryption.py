@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from tabling.base import load, table
-
 from linalign_lite.encrypt.fitting.cost import predict_fit
 from linalign_lite.encrypt.fitting.shape import FitShape
 from linalign_lite.encrypt.parameters import PRIVATE
+from tabling.base import load, table
 
 
 def encrypted() -> str:

@@ -81,7 +81,7 @@ def predict_fit(shape: FitShape, target_dim: int, parameters: Parameters = PRIVA
     answer = passes * shape.chunks * costs.grow + products * _PRODUCT
     answer += share * target_dim * (shape.n * costs.matmul + groups * costs.reduce)
     sums = 8 * len(primes) * shape.folds * dims * (n + shape.columns)
-    texts = min(TOGETHER, max(shape.sizes))
+    texts = min(max(TOGETHER, shape.width), max(shape.sizes))
     held = shape.folds * -(-texts // shape.width) * 8 * len(primes) * (n + shape.sent)
     work = 8 * (texts * (5 * n + shape.columns) + 6 * dims * n) + 4 * shape.n * target_dim
     return FitCost(

@@ -107,7 +107,7 @@ class _KeptCard:
 
 @dataclass(frozen=True, eq=False)
 class KeptOffer:
-    """What finishes a fit: the columns, and the fingerprint of the offer that has them."""
+    """The columns and the fingerprint of an offer, which `finish_fit` needs."""
 
     columns: Columns
     source: Space

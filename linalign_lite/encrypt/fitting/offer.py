@@ -82,7 +82,7 @@ def offer_fit(
     """Encrypt columns of ``states`` into an offer; keep what `finish_fit` needs in ``kept_path``.
 
     Objective of the fit: that of `fit`, ridge on states about their means. states: (n, d), one of
-    each text, with a text digest; a folder is read twice, shard by shard. The public key of ``key``
+    each text, with a text digest; a folder is read shard by shard, three times. The public key of ``key``
     must have a proof when it comes to the provider. folds: of the cross-validation, by default 5,
     fewer where texts are few, each of at least 4·(columns + 1) texts. columns: directions of
     largest variance that are offered, by default all d. account: signs the offer. Both files are

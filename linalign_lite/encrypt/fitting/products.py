@@ -17,7 +17,7 @@ from linalign_lite.encrypt.fitting.descriptions import SCALE
 from linalign_lite.encrypt.fitting.shape import FitShape
 from linalign_lite.encrypt.modular import Residues, add_mod, matmul_mod
 
-# Exact: rows of norm 2^18 or so, times √2048·2^24 for limbs of 24 bits, stay below 2^52
+# Exact: rows of norm 2^18 or so, times √4096·2^24 for limbs of 24 bits, stay below 2^52
 TOGETHER = 2048  # texts of one matrix product
 MAX_BYTES = 1 << 29  # of the sums of a block of dimensions
 Ciphertext = tuple[Residues, Residues]  # (primes, w·m) as sent, and (primes, N)

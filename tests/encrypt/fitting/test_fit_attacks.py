@@ -1,4 +1,4 @@
-"""What a dishonest client gets of a provider's states from an encrypted fit, and what it costs."""
+"""A dishonest client: the states that it gets from an encrypted fit, and their price."""
 
 from __future__ import annotations
 

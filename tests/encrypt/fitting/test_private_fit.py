@@ -245,8 +245,9 @@ def test_a_providers_integers_have_the_norm_that_the_scale_is_for(rng):
 
 def test_matrix_products_stay_exact():
     """The bound of matmul_mod, for as many texts at once as there are: a row's norm is 2^b."""
-    norm = 2.0**SCALE * (1 + 2**-6) + np.sqrt(products.TOGETHER) / 2
-    assert norm * np.sqrt(products.TOGETHER) * 2**24 < 2**52
+    texts = max(products.TOGETHER, PRIVATE.degree)  # a ciphertext of one column
+    norm = 2.0**SCALE * (1 + 2**-6) + np.sqrt(texts) / 2
+    assert norm * np.sqrt(texts) * 2**24 < 2**52
 
 
 def test_flooding_hides_the_noise_of_the_largest_fold():

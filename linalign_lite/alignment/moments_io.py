@@ -104,7 +104,7 @@ def _folds(path: Path, arrays: Mapping[str, AnyArray]) -> tuple[Moments, ...]:
         xx += np.tril(xx, -1).T
         mean_x, mean_y, xy, yy = (arrays[m][k] for m in ("mean_x", "mean_y", "xy", "yy"))
         fold = Moments(int(counts[k]), mean_x, mean_y, xx, xy, yy)
-        if not _possible(fold):
+        if not is_possible(fold):
             raise FormatError(
                 f"{path} holds moments that no states have",
                 got=f"fold {k + 1} of {folds}",
@@ -114,7 +114,7 @@ def _folds(path: Path, arrays: Mapping[str, AnyArray]) -> tuple[Moments, ...]:
     return tuple(found)
 
 
-def _possible(m: Moments) -> bool:
+def is_possible(m: Moments) -> bool:
     """Return True if n pairs can have these moments: XᵀX ⪰ 0, and no R² above 1."""
     from scipy.linalg import solve_triangular
 

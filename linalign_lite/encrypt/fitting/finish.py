@@ -20,6 +20,8 @@ from linalign_lite.encrypt.wire import Kind, open_framed
 from linalign_lite.errors import FormatError, MismatchError
 from linalign_lite.storage.atomic import PathLike
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def finish_fit(
     answer_path: PathLike,
@@ -95,7 +97,9 @@ def _decrypted(
             progress(1)
     found, moments = np.stack(products), np.stack(numbers)
     means, squares = moments[..., 0], moments[..., 1]
-    if not np.isfinite(moments).all() or (squares < 0).any():
+    # NaN is neither; a state is a float32 at most
+    possible = (np.abs(means) <= _LARGEST) & (squares >= 0) & (squares <= 4 * info.n * _LARGEST**2)
+    if not possible.all():
         raise FormatError(f"{name} has moments that no states have")
     if np.abs(found).max() > 1.125 + info.error:  # Cauchy–Schwarz
         raise FormatError(

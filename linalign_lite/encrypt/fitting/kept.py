@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.alignment.moments import Float64, FoldAccumulator, FoldedMoments, Moments
+from linalign_lite.alignment.moments_io import is_possible
 from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.space import Space
@@ -31,6 +32,7 @@ from linalign_lite.storage.schema import Range, Sha256, format_errors, parse, pl
 
 FORMAT, VERSION = "linalign-offer", 1
 _F8 = ("<f8",)
+_ROUNDING, _TINY = 1e-6, 1e-10  # of a number, and of the sum of all squares
 _SCHEMA = {"mean": (_F8, 2), "xx": (_F8, 2), "basis": (_F8, 2), "scale": (_F8, 1)}
 
 
@@ -50,6 +52,16 @@ class Columns:
         means = np.stack([f.mean_x for f in self.moments.folds])
         columns: Float64 = (rows - means[folds]) @ self.basis * self.scale
         return columns
+
+    @property
+    def consistent(self) -> bool:
+        """True if Q is orthonormal and a fits the moments, up to rounding."""
+        with np.errstate(all="ignore"):
+            gap = self.basis.T @ self.basis - np.eye(self.basis.shape[1])
+            stated, found = 1 / self.scale**2, _largest(self.moments, self.basis)
+            total = sum(float(np.trace(f.xx)) for f in self.moments.folds)
+            fits = np.abs(found - stated) <= _ROUNDING * stated + _TINY * total
+        return bool(np.abs(gap).max() < _ROUNDING and fits.all())
 
     @cached_property
     def projected(self) -> tuple[Moments, ...]:
@@ -89,8 +101,14 @@ def choose_columns(moments: FoldedMoments, most: int | None = None) -> Columns:
     if not len(kept):
         raise InputError("the source states are all the same, so no map can be fitted")
     basis = np.ascontiguousarray(found.vectors[:, kept])
+    return Columns(moments, basis, 1 / np.sqrt(_largest(moments, basis)))
+
+
+def _largest(moments: FoldedMoments, basis: Float64) -> Float64:
+    """The largest sum of squares in a fold of each column of X Q: (m,)."""
     squares = [np.einsum("di,di->i", basis, f.xx @ basis) for f in moments.folds]
-    return Columns(moments, basis, 1 / np.sqrt(np.max(squares, axis=0)))
+    largest: Float64 = np.max(squares, axis=0)
+    return largest
 
 
 @dataclass(frozen=True)
@@ -152,4 +170,6 @@ class KeptOffer:
             xx += np.tril(xx, -1).T
             parts.append(Moments(size, mean, zero, xx, np.zeros((d, 1)), zero))
         columns = Columns(FoldedMoments(tuple(parts)), arrays["basis"], arrays["scale"])
+        if not all(map(is_possible, parts)) or not columns.consistent:
+            raise FormatError(f"{path} holds moments or columns that no states have")
         return cls(columns, card.source, shape, card.text_digest, card.offer, card.key)

@@ -82,11 +82,12 @@ def offer_fit(
     """Encrypt columns of ``states`` into an offer; keep what `finish_fit` needs in ``kept_path``.
 
     Objective of the fit: that of `fit`, ridge on states about their means. states: (n, d), one of
-    each text, with a text digest; a folder is read shard by shard, three times. The public key of ``key``
-    must have a proof when it comes to the provider. folds: of the cross-validation, by default 5,
-    fewer where texts are few, each of at least 4·(columns + 1) texts. columns: directions of
-    largest variance that are offered, by default all d. account: signs the offer. Both files are
-    written whole or not at all; the kept one, mode 0600, holds moments of the states.
+    each text, with a text digest; a folder is read shard by shard, three times. ``key`` needs a
+    public key with a proof when it comes to the provider. folds: of the cross-validation, by
+    default 5, fewer where texts are few, each of at least 4·(columns + 1) texts. columns:
+    directions of largest variance that are offered, by default all d. account: signs the offer.
+    Both files are written whole or not at all; the kept one, mode 0600, holds moments of the
+    states.
 
     Raises InputError for states that are not of texts, for too few different texts and for options
     that do not fit.

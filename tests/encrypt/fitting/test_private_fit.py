@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import shutil
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,17 +17,23 @@ from made_fit import PROVEN, PUBLIC, SECRET, Exchange, states, two_models
 
 from linalign_lite import (
     FormatError,
+    HiddenStates,
     InputError,
     LinalignError,
     MismatchError,
+    PublicKey,
+    SecretKey,
+    answer_fit,
+    finish_fit,
     fit,
     keygen,
     offer_fit,
     save,
 )
 from linalign_lite.alignment.moments import assign_folds, folded
+from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.core.shards.states_folder import open_states, write_shards
-from linalign_lite.encrypt.fitting import products
+from linalign_lite.encrypt.fitting import kept, products
 from linalign_lite.encrypt.fitting.cost import predict_fit
 from linalign_lite.encrypt.fitting.descriptions import SCALE, AnswerInfo, flooding
 from linalign_lite.encrypt.fitting.finish import decrypt_moments
@@ -33,8 +41,10 @@ from linalign_lite.encrypt.fitting.kept import KeptOffer, choose_columns, measur
 from linalign_lite.encrypt.fitting.products import FoldSums, TargetMoments
 from linalign_lite.encrypt.fitting.shape import FitShape, choose_folds, count_distinct
 from linalign_lite.encrypt.fitting.sources import TextStates
+from linalign_lite.encrypt.key_proof import proven
 from linalign_lite.encrypt.noise_flooding import HIDING_BITS, product_noise
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
+from linalign_lite.storage.npz import load_npz, save_npz
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +142,14 @@ def test_decrypted_moments_are_within_the_stated_error(done, models):
     x, y = models
     found = decrypt_moments(done.answer_at, done.kept_at, SECRET)
     exact = folded(x.states, y.states, len(found.moments.folds)).folds
-    kept = KeptOffer.load(done.kept_at).columns
+    mine_kept = KeptOffer.load(done.kept_at).columns
     info = header(done.answer_at)
     for mine, true in zip(found.moments.folds, exact, strict=True):
         assert mine.n == true.n
         np.testing.assert_allclose(mine.mean_y, true.mean_y, rtol=1e-9)
         np.testing.assert_allclose(mine.yy, true.yy, rtol=1e-9)
         np.testing.assert_allclose(mine.xx, true.xx, rtol=1e-9, atol=1e-9 * true.xx.max())
-        gap = np.diag(kept.scale) @ kept.basis.T @ (mine.xy - true.xy) / np.sqrt(true.yy)
+        gap = np.diag(mine_kept.scale) @ mine_kept.basis.T @ (mine.xy - true.xy) / np.sqrt(true.yy)
         assert 0 < np.abs(gap).max() <= info.error
 
 
@@ -286,9 +296,8 @@ def test_repeated_rows_are_counted_once():
 
 def test_what_is_kept_is_private_and_whole(done):
     assert stat.S_IMODE(done.kept_at.stat().st_mode) == 0o600
-    kept = KeptOffer.load(done.kept_at)
     again = done.folder / "again.npz"
-    kept.save(again)
+    KeptOffer.load(done.kept_at).save(again)
     assert again.read_bytes() == done.kept_at.read_bytes()
     again.unlink()
 
@@ -399,6 +408,52 @@ def test_moments_and_products_that_no_states_have_are_refused(done, tmp_path):
         out.write_bytes(wire.framed_bytes(made, [first, *payloads[1:]]))
         with pytest.raises(FormatError, match="that no states have"):
             decrypt_moments(out, done.kept_at, SECRET)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+KEYS = Path(__file__).parents[1] / "golden"
+
+
+def test_golden_files_are_read(tmp_path):
+    """An offer, its answer and what was kept, of the first versions; and a new answer to it."""
+    for path in (*GOLDEN.iterdir(), *KEYS.glob("v3-private-*.key")):
+        shutil.copy(path, tmp_path / path.name)
+    (tmp_path / "v3-private-secret.key").chmod(0o600)
+    secret = SecretKey.load(tmp_path / "v3-private-secret.key")
+    kept_at = tmp_path / "v1.kept.npz"
+    found, report = finish_fit(tmp_path / "v3-private.answer", kept_at, secret)
+    np.testing.assert_allclose(found.weight, [[1.453729, -0.4922018]], atol=1e-4)
+    np.testing.assert_allclose(found.bias, [2.9888], atol=1e-3)
+    assert (report.n, report.folds) == (24, 2)
+    assert (found.source.name, found.target.name) == ("source", "target")
+    i = np.arange(24)
+    x = np.stack([np.sin(i), np.cos(2 * i) + i / 8], axis=1).astype(np.float32)
+    y = (x @ [[1.5], [-0.5]] + 3 + np.sin(9 * i)[:, None] / 4).astype(np.float32)
+    digest = text_digest(map(str, range(24)))
+    public = proven(secret, PublicKey.load(tmp_path / "v3-private-public.key"))
+    answer = tmp_path / "again.answer"
+    answer_fit(tmp_path / "v3-private.offer", answer, HiddenStates(y, text_digest=digest), [public])
+    again, _ = finish_fit(answer, kept_at, secret)
+    np.testing.assert_allclose(again.weight, found.weight, atol=1e-4)
+
+
+def altered(path, out, change):
+    arrays, card = load_npz(path, "linalign-offer", 1, kept._SCHEMA)
+    change(arrays)
+    card = {k: v for k, v in card.items() if k not in ("format", "version")}
+    save_npz(out, "linalign-offer", 1, arrays, card)
+
+
+@pytest.mark.parametrize("name", ["basis", "scale", "xx"])
+@pytest.mark.parametrize("factor", [-1, 0, 1.1, 1e200])
+def test_made_up_kept_files_are_refused(done, tmp_path, name, factor):
+    def change(arrays):
+        arrays[name] = arrays[name].copy()
+        arrays[name].flat[0] *= factor
+
+    altered(done.kept_at, tmp_path / "k.npz", change)
+    with pytest.raises(FormatError, match=r"that no states have|not above 0"):
+        KeptOffer.load(tmp_path / "k.npz")
 
 
 # --- what is refused before work ----------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from support import ROOT
 
-from fuzz import archives, bundles, documents, frames, mutators
+from fuzz import archives, bundles, documents, fits, frames, mutators
 from fuzz.contract import Broken, working_folder
 from linalign_lite import commands
 from linalign_lite.bundle.reading import verify_bundle
@@ -781,6 +781,9 @@ _ALL = (
     Target("secret-key", secret_seeds, frames.mutate, run_secret, 10, _SEAL),
     Target("score", query_seeds, frames.mutate, run_score, 6, _SEAL),
     Target("decrypt", response_seeds, frames.mutate, run_decrypt, 10, _SEAL),
+    Target("offer", fits.offer_seeds, frames.mutate, fits.run_offer, 6, _SEAL),
+    Target("answer", fits.answer_seeds, frames.mutate, fits.run_answer, 6, _SEAL),
+    Target("kept", fits.kept_seeds, archives.mutate, fits.run_kept, 10),
     Target("inspect", _everything, _mixed, run_describe, 10, "runs the command too: fewer inputs"),
     Target("budget", budget_seeds, documents.mutate_sqlite, run_budget, 6,
         "SQLite writes for each: fewer inputs"),

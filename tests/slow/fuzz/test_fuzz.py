@@ -21,7 +21,8 @@ from fuzz.targets import _FOLDER, TARGETS, Target
 from linalign_lite.errors import FormatError
 
 EXAMPLES = 150
-_SLOW = {"public-key", "secret-key", "score", "decrypt", "inspect", "budget", "results", "bundle"}
+_SLOW = {"public-key", "secret-key", "score", "decrypt", "inspect", "budget", "results", "bundle",
+         "offer", "answer"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

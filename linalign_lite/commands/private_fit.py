@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
-from linalign_lite.commands.console import Console, in_folder, require_output
+from linalign_lite.commands.console import Console, Interrupted, in_folder, require_output
 from linalign_lite.commands.scoring import SECRET, Account, Key, load_account, load_public
 from linalign_lite.core.choices import MomentsMethod
 from linalign_lite.core.text_tables import pair_lines
@@ -110,6 +110,9 @@ def answer(
     limit: Annotated[
         int | None, Option(help="With --budget: most states per account.", min=1)
     ] = None,
+    checkpoint: Annotated[
+        Path | None, Option(help="Save progress in files of this name, and resume from them.")
+    ] = None,
     dry_run: DryRun = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -144,15 +147,21 @@ def answer(
         console.result(cost.as_dict(), pair_lines(cost.rows()))
         return
     total = asked.n * cost.passes
-    with console.progress("multiplying", total) as tally:
-        info = answer_fit(
-            offer_at,
-            out,
-            source.states,
-            load_public(public),
-            budget=Budget(budget, limit) if budget else None,
-            progress=tally,
-        )
+    try:
+        with console.progress("multiplying", total) as tally:
+            info = answer_fit(
+                offer_at,
+                out,
+                source.states,
+                load_public(public),
+                budget=Budget(budget, limit) if budget else None,
+                checkpoint=checkpoint,
+                progress=tally,
+            )
+    except (KeyboardInterrupt, SystemExit) as e:
+        if checkpoint is None:
+            raise
+        raise Interrupted(e, f"with {checkpoint} the same command resumes") from e
     size, counted = out.stat().st_size, info.columns * info.folds
     data = {"out": str(out), "bytes": size, "texts": info.n, "folds": info.folds}
     data |= {"columns": info.columns, "target_dim": info.space.dim, "states_counted": counted}

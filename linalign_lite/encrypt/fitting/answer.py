@@ -6,6 +6,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from linalign_lite.core.shards.states_folder import StatesFolder
 from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.encrypt import wire
 from linalign_lite.encrypt.budgets.ledger import Charge, Ledger
+from linalign_lite.encrypt.fitting.checkpoint import SumsCheckpoint
 from linalign_lite.encrypt.fitting.descriptions import (
     WORD,
     AnswerInfo,
@@ -51,6 +53,7 @@ def answer_fit(
     keys: Iterable[PublicKey],
     *,
     budget: Budget | None = None,
+    checkpoint: PathLike | None = None,
     progress: Progress | None = None,
 ) -> AnswerInfo:
     """Answer an offer: UᵀY of each fold, encrypted under the client's key, masked and flooded.
@@ -61,7 +64,9 @@ def answer_fit(
     its choice if it is dishonest (docs/PRIVATE_FIT.md). keys: public keys of clients; the offer's
     must have a proof. budget: limits for each account; an offer of m columns in k folds counts as
     m·k states. progress: called with the number of texts done since its last call, once for each
-    block of dimensions. A folder of states is read shard by shard.
+    block of dimensions. A folder of states is read shard by shard. checkpoint: files of this name
+    and a number keep the sums, each minute, and an answer that was interrupted resumes with them;
+    they are removed at the end.
 
     Raises MismatchError when the states are not of the offer's texts, or its key is not known or
     not proven; InputError when a fold has too few different texts; SignatureError when the account
@@ -90,16 +95,20 @@ def answer_fit(
             flood_bits=flooding(max(offer.shape.sizes)),
         )
 
+        name, blocks = _name(target, moments), len(_blocks(info))
+        saved = SumsCheckpoint(checkpoint, hashlib.sha256(fingerprint + name).hexdigest())
+
         def write(file: IO[bytes]) -> None:
-            payloads = _payloads(reader, digests, info, target, moments, key, progress)
-            wire.write_framed(file, info.header(), payloads)
+            work = _Work(info, target, moments, key, saved)
+            wire.write_framed(file, info.header(), work.payloads(reader, digests, progress))
 
         if budget is None:
             with atomic(out_path) as f:
                 write(f)
+            saved.close(blocks)
             return info
         require_replaceable(Path(out_path))  # before anything is charged
-        ledger = Ledger(budget, _name(target, moments))
+        ledger = Ledger(budget, name)
         ledger.require_room(len(info.header().encoded) + info.size)
         charge = Charge(key.account, fingerprint, info.columns * info.folds, told_bits(info))
         with ledger.answered(charge, write) as kept, atomic(out_path) as f:
@@ -108,6 +117,7 @@ def answer_fit(
                 pass
             kept.seek(0)
             shutil.copyfileobj(kept, f)
+        saved.close(blocks)
         return AnswerInfo.from_header(answer.header, answer.name)
 
 
@@ -187,38 +197,67 @@ def _checked(reader: Reader, offer: OfferInfo, key: PublicKey) -> list[bytes]:
     return digests
 
 
-def _payloads(
-    records: Iterable[Record],
-    digests: list[bytes],
-    info: AnswerInfo,
-    states: TextStates,
-    moments: TargetMoments,
-    key: PublicKey,
-    progress: Progress | None,
-) -> Iterator[bytes]:
-    """Make the records of an answer; for each block of dimensions the offer is read again."""
-    primes, shape, seal = info.parameters.data_primes, info.shape, seal_context(info.parameters)
-    masks = Masks(key)
-    ring = Ring(shape.degree, primes, limb_bits(shape.degree, math.sqrt(shape.degree), 1))
-    step = block_dims(shape, len(primes), info.space.dim)
-    for start in range(0, info.space.dim, step):
-        dims = slice(start, min(start + step, info.space.dim))
-        sums = [FoldSums(shape, primes, dims.stop - start) for _ in range(shape.folds)]
-        chunks = shape.chunked(states)
-        for record, digest, (fold, rows) in zip(records, digests, chunks, strict=True):
+def _blocks(info: AnswerInfo) -> list[slice]:
+    """Cut the provider's dimensions into blocks whose sums are held at once."""
+    dim = info.space.dim
+    step = block_dims(info.shape, len(info.parameters.data_primes), dim)
+    return [slice(start, min(start + step, dim)) for start in range(0, dim, step)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One answer in the making."""
+
+    info: AnswerInfo
+    states: TextStates
+    moments: TargetMoments
+    key: PublicKey
+    saved: SumsCheckpoint
+
+    def payloads(
+        self, records: Iterable[Record], digests: list[bytes], progress: Progress | None
+    ) -> Iterator[bytes]:
+        """Make the records of an answer; for each block of dimensions the offer is read again."""
+        primes, degree = self.info.parameters.data_primes, self.info.parameters.degree
+        masks = Masks(self.key)
+        ring = Ring(degree, primes, limb_bits(degree, math.sqrt(degree), 1))
+        for block, dims in enumerate(_blocks(self.info)):
+            sums = self._sums(block, dims, records, digests, progress)
+            for j, at in enumerate(range(dims.start, dims.stop)):
+                parts = [_product(s.first[j], s.second[j], self.info, masks, ring) for s in sums]
+                numbers = [self.moments.mean[:, at], self.moments.squares[:, at]]
+                yield b"".join([*parts, np.stack(numbers, axis=1).astype("<f8").tobytes()])
+
+    def _sums(
+        self,
+        block: int,
+        dims: slice,
+        records: Iterable[Record],
+        digests: list[bytes],
+        progress: Progress | None,
+    ) -> list[FoldSums]:
+        """Add up the products of one block of dimensions, from where a checkpoint has them."""
+        primes, shape = self.info.parameters.data_primes, self.info.shape
+        seal = seal_context(self.info.parameters)
+        sums = [FoldSums(shape, primes, dims.stop - dims.start) for _ in range(shape.folds)]
+        done = self.saved.resume(block, sums)
+        if done > len(digests):
+            raise FormatError("the checkpoint has more records than the offer", hint="remove it")
+        every = zip(records, digests, shape.chunked(self.states), strict=True)
+        for i, (record, digest, (fold, rows)) in enumerate(every):
             if record.digest != digest:
                 raise FormatError("this offer was altered while it was read")
-            first, seed = unpack_seeded(record.payload, shape.sent, primes)
-            weights = moments.encoded(fold, rows, dims)
-            sums[fold].add((first, seal.grown(seed)), weights)
+            if i >= done:
+                first, seed = unpack_seeded(record.payload, shape.sent, primes)
+                weights = self.moments.encoded(fold, rows, dims)
+                sums[fold].add((first, seal.grown(seed)), weights)
+                self.saved.save(block, i + 1, sums, now=False)
             if progress:
                 progress(len(rows))
         for one in sums:
             one.flush()
-        for j in range(dims.stop - start):
-            parts = [_product(one.first[j], one.second[j], info, masks, ring) for one in sums]
-            numbers = np.stack([moments.mean[:, start + j], moments.squares[:, start + j]], axis=1)
-            yield b"".join([*parts, numbers.astype("<f8").tobytes()])
+        self.saved.save(block, len(digests), sums, now=done < len(digests))
+        return sums
 
 
 def _product(

@@ -33,7 +33,7 @@ from linalign_lite import (
 from linalign_lite.alignment.moments import assign_folds, folded
 from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.core.shards.states_folder import open_states, write_shards
-from linalign_lite.encrypt.fitting import kept, products
+from linalign_lite.encrypt.fitting import checkpoint, kept, products
 from linalign_lite.encrypt.fitting.cost import predict_fit
 from linalign_lite.encrypt.fitting.descriptions import SCALE, AnswerInfo, flooding
 from linalign_lite.encrypt.fitting.finish import decrypt_moments
@@ -517,6 +517,57 @@ def test_a_failure_leaves_nothing(models, tmp_path, monkeypatch):
         with pytest.raises(LinalignError):
             exchange.answer(models[1])
     assert sorted(tmp_path.iterdir()) == sorted([exchange.offer_at, exchange.kept_at])
+
+
+class StoppedError(Exception):
+    """As if the process were killed."""
+
+
+def stop_after(texts):
+    seen = [0]
+
+    def progress(count):
+        seen[0] += count
+        if seen[0] > texts:
+            raise StoppedError
+
+    return progress
+
+
+def test_an_interrupted_answer_resumes(done, models, tmp_path, monkeypatch):
+    """In the second of three blocks of dimensions: what was added up before is not again."""
+    from linalign_lite.encrypt.seal.context import SealContext
+
+    monkeypatch.setattr(products, "MAX_BYTES", 5 * 8 * 2 * 5 * (4096 + 16))
+    monkeypatch.setattr(checkpoint, "SECONDS", 0)
+    work = Exchange(tmp_path)
+    for name in ("offer_at", "kept_at"):
+        shutil.copy(getattr(done, name), getattr(work, name))
+    sums = tmp_path / "sums"
+    with pytest.raises(StoppedError):
+        work.answer(models[1], checkpoint=sums, progress=stop_after(600))
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["m.kept.npz", "m.offer", "sums.0", "sums.1"]
+    assert stat.S_IMODE((tmp_path / "sums.1").stat().st_mode) == 0o600
+    with pytest.raises(FormatError, match="belongs to another answer"):
+        work.answer(states(models[1].states + 1), checkpoint=sums)
+    good = (tmp_path / "sums.1").read_bytes()
+    (tmp_path / "sums.1").write_bytes(good[:-1000])
+    with pytest.raises(FormatError, match=r"sums\.1"):
+        work.answer(models[1], checkpoint=sums)
+    (tmp_path / "sums.1").write_bytes(good)
+    grown, multiplied = SealContext.grown, []
+    monkeypatch.setattr(
+        SealContext, "grown", lambda self, seed: multiplied.append(seed) or grown(self, seed)
+    )
+    info = work.answer(models[1], checkpoint=sums)
+    chunks = info.shape.chunks
+    masks = 1  # of the public key
+    assert chunks + masks <= len(multiplied) < 2 * chunks  # of the third block, and some
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.answer", "m.kept.npz", "m.offer"]
+    _, report = work.finish()
+    _, expected = fit(*models, folds=report.folds)
+    assert report.held_out_r2 == pytest.approx(expected.held_out_r2, abs=1e-4)
 
 
 def test_keys_must_be_known(done, models, tmp_path):

@@ -520,7 +520,7 @@ def test_a_failure_leaves_nothing(models, tmp_path, monkeypatch):
 
 
 class StoppedError(Exception):
-    """As if the process were killed."""
+    """Raised in place of a kill."""
 
 
 def stop_after(texts):

@@ -54,7 +54,7 @@ def offer(
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Encrypt your states of the texts that both sides have.
+    """Encrypt your states of the shared texts.
 
     OUT goes to the provider, with public.key and public.proof (keygen --prove). The provider learns
     the number of texts, folds and columns and the digest of the texts. The kept file stays with
@@ -117,7 +117,7 @@ def answer(
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Multiply a client's encrypted columns by your states.
+    """Multiply a client's offer by your states.
 
     The client learns the map, and so your states as far as its own predict them, and of the rest at
     most a quarter; a dishonest client chooses what it learns (docs/PRIVATE_FIT.md). With --budget
@@ -184,7 +184,9 @@ def finish(
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Decrypt an answer and fit the map, as `fit` does from both sides' states.
+    """Decrypt an answer and fit the map.
+
+    It is the map that `fit` makes of both sides' states.
 
     \b
     Example:

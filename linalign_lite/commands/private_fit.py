@@ -121,7 +121,7 @@ def answer(
 
     The client learns the map, and so your states as far as its own predict them, and of the rest at
     most a quarter; a dishonest client chooses what it learns (docs/PRIVATE_FIT.md). With --budget
-    an offer of m columns in k folds counts as m·k states.
+    an offer of m columns in k folds counts as (m + 1)·k states.
 
     \b
     Examples:
@@ -132,7 +132,7 @@ def answer(
     from linalign_lite.encrypt.budgets.location import local_file
     from linalign_lite.encrypt.fitting.answer import answer_fit
     from linalign_lite.encrypt.fitting.cost import predict_fit
-    from linalign_lite.encrypt.fitting.descriptions import OfferInfo
+    from linalign_lite.encrypt.fitting.descriptions import OfferInfo, told_states
     from linalign_lite.encrypt.wire import Kind, open_framed
 
     console = Console(as_json, quiet)
@@ -162,7 +162,7 @@ def answer(
         if checkpoint is None:
             raise
         raise Interrupted(e, f"with {checkpoint} the same command resumes") from e
-    size, counted = out.stat().st_size, info.columns * info.folds
+    size, counted = out.stat().st_size, told_states(info)
     data = {"out": str(out), "bytes": size, "texts": info.n, "folds": info.folds}
     data |= {"columns": info.columns, "target_dim": info.space.dim, "states_counted": counted}
     rows = [

@@ -25,6 +25,7 @@ from linalign_lite.encrypt.fitting.descriptions import (
     OfferInfo,
     flooding,
     told_bits,
+    told_states,
 )
 from linalign_lite.encrypt.fitting.offer import signed_bytes
 from linalign_lite.encrypt.fitting.products import FoldSums, TargetMoments, block_dims
@@ -63,10 +64,10 @@ def answer_fit(
     columns in each fold. The client learns m·d_target linear functions of each fold's states, of
     its choice if it is dishonest (docs/PRIVATE_FIT.md). keys: public keys of clients; the offer's
     must have a proof. budget: limits for each account; an offer of m columns in k folds counts as
-    m·k states. progress: called with the number of texts done since its last call, once for each
-    block of dimensions. A folder of states is read shard by shard. checkpoint: files of this name
-    and a number keep the sums, each minute, and an answer that was interrupted resumes with them;
-    they are removed at the end.
+    (m + 1)·k states. progress: called with the number of texts done since its last call, once for
+    each block of dimensions. A folder of states is read shard by shard. checkpoint: files of this
+    name and a number keep the sums, each minute, and an answer that was interrupted resumes with
+    them; they are removed at the end.
 
     Raises MismatchError when the states are not of the offer's texts, or its key is not known or
     not proven; InputError when a fold has too few different texts; SignatureError when the account
@@ -110,7 +111,7 @@ def answer_fit(
         require_replaceable(Path(out_path))  # before anything is charged
         ledger = Ledger(budget, name)
         ledger.require_room(len(info.header().encoded) + info.size)
-        charge = Charge(key.account, fingerprint, info.columns * info.folds, told_bits(info))
+        charge = Charge(key.account, fingerprint, told_states(info), told_bits(info))
         with ledger.answered(charge, write) as kept, atomic(out_path) as f:
             answer = Reader(kept, Kind.ANSWER, "the answer that was kept")
             for _ in answer:  # whole, before a byte of it is sent

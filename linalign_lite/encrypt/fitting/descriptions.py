@@ -170,6 +170,14 @@ def flooding(texts: int) -> int:
     return flood_bits(PRIVATE, SCALE, 1.0, texts, proven=True)
 
 
+def told_states(info: OfferInfo | AnswerInfo) -> int:
+    """Linear functions that are told of each of the provider's dimensions: a budget's states.
+
+    Of each fold m products and a mean.
+    """
+    return info.folds * (info.columns + 1)
+
+
 def told_bits(info: AnswerInfo) -> int:
     """Bits that an answer tells of the provider's states at most.
 

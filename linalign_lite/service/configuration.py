@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError
 from linalign_lite.service.protocol import HEAD_NAME
+from linalign_lite.service.tls import server_context
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.schema import Range, Size, Text, format_errors, parse
 from linalign_lite.storage.toml_file import read_toml
@@ -30,6 +32,10 @@ class Tls:
     certificate: Path
     key: Path
     clients: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context of these files. Raises InputError for one that cannot be used."""
+        return server_context((self.certificate, self.key), self.clients)
 
 
 @dataclass(frozen=True, kw_only=True)

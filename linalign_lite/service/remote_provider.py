@@ -26,7 +26,6 @@ from linalign_lite.errors import (
 )
 from linalign_lite.service import budget_requests
 from linalign_lite.service.protocol import HEAD_NAME, STATUS
-from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
 
 MAX_RESPONSE = 1 << 30
@@ -84,7 +83,9 @@ class RemoteProvider:
         self._url, self._progress = url, progress
         context: Any = verify
         if isinstance(verify, str) or certificate:
-            context = _context(verify if isinstance(verify, str) else None, certificate)
+            from linalign_lite.service.tls import client_context
+
+            context = client_context(verify if isinstance(verify, str) else None, certificate)
         try:
             self._client = library.Client(base_url=url, timeout=seconds, verify=context)
             if self._client.base_url.scheme not in ("http", "https"):
@@ -202,24 +203,6 @@ class RemoteProvider:
 
     def _silence(self, got: str, hint: str) -> LinalignError:
         return LinalignError(f"the service at {self._url} does not answer", got=got, hint=hint)
-
-
-def _context(authorities: str | None, certificate: tuple[str, str] | None) -> Any:
-    """Return a context for TLS. Raises InputError, which names the file at fault."""
-    import ssl
-
-    files = [path for path in (authorities, *(certificate or ())) if path is not None]
-    for path in files:
-        with open_regular(path):
-            pass
-    try:
-        context = ssl.create_default_context(cafile=authorities)
-        if certificate:
-            context.load_cert_chain(*certificate)
-    except (OSError, ssl.SSLError) as e:
-        problem = f"a certificate cannot be used, of {', '.join(files)}"
-        raise InputError(problem, got=str(e)[:100], expected="PEM") from e
-    return context
 
 
 def _read(answer: Any, most: int) -> bytes:

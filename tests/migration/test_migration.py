@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import refused
+from support import ROOT
 from vectors.contract import read, write
 
 import linalign_lite as la
@@ -270,6 +272,24 @@ def test_a_collection_that_changed_meanwhile_is_not_replaced(here, capsys):
     write("docs.jsonl", more, 200, metric="cosine")
     assert "was changed since" in refused(capsys, "migrate", "apply", "m", code=1)
     assert len(read("docs.jsonl")[0]) == N + 1
+
+
+def test_a_migration_of_version_1_goes_on(tmp_path, capsys, monkeypatch):
+    """What version 1 left when its documents were written: verified, applied, and rolled back."""
+    shutil.copytree(ROOT / "tests/golden/v1.migration", tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    before = Path("docs.jsonl").read_bytes()
+    noted = json.loads(Path("m/verified.json").read_text())
+    verdict = run(capsys, "verify", "m")
+    assert verdict["passed"]
+    assert verdict["maps"] == noted["maps"]
+    for name in ("retention", "low", "high"):
+        assert verdict[name] == pytest.approx(noted[name], abs=0.02)  # processors round otherwise
+    state = run(capsys, "apply", "m")
+    assert (state["state"], state["new"]) == ("switched", "docs-new.jsonl")
+    assert read("docs.jsonl", 500)[1].dim == 4
+    run(capsys, "rollback", "m")
+    assert Path("docs.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,12 @@ def read_collection(path: PathLike, *, split: str = "test") -> Collection:
         names = [base / "corpus.jsonl", base / "queries.jsonl", base / "qrels" / f"{split}.tsv"]
     else:
         names = [base.with_name(f"{base.name}_{p}.jsonl") for p in ("corpus", "queries", "qrels")]
-    corpus, queries, judgements = map(_existing, names)
+    return read_collection_files(*map(_existing, names))
+
+
+def read_collection_files(corpus: PathLike, queries: PathLike, judgements: PathLike) -> Collection:
+    """Read a collection from its three files, each as `read_collection` describes it."""
+    corpus, queries = os.fspath(corpus), os.fspath(queries)
     documents = dict(_documents(corpus))
     asked = {key: _text(queries, n, row) for n, key, row in _rows(queries)}
     found = judged(read_judgements(judgements), tuple(asked), tuple(documents))

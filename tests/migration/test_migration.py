@@ -204,7 +204,7 @@ def test_retention_is_that_of_ndcg_where_there_are_judgements(judged, capsys):
     held_out, (_, asked_old), (_, asked) = sample.split(0)[1], *models()
 
     def gained(queries, documents):
-        """Of each query with a relevant canary, by hand."""
+        """Mean nDCG@10 of the queries with a relevant canary, by hand."""
         order = np.argsort(-queries @ unit(documents).T, axis=1)[:, :10]
         discount, found = 1 / np.log2(np.arange(2, 12)), []
         for rows, grades in zip(order, judged, strict=True):

@@ -250,6 +250,28 @@ def test_a_number_without_end(tmp_path):
         read(str(path))
 
 
+def test_a_histogram_at_which_pyarrow_ends_the_process(tmp_path):
+    """It does where Python asks for the column's metadata, which nothing here does."""
+    path = honest(tmp_path / "x.parquet")
+    whole = path.read_bytes()
+    struct, _ = footer.read_struct(bytes(footer.split(whole)[1]), 0)
+    assert chunk_of(struct)[16][1][3][1][1]  # levels of what is defined, counted
+    forge(path, footer_says=lambda found: chunk_of(found)[16][1][3][1][1].append(0))
+    with pytest.raises(FormatError, match="histogram"):
+        read(str(path))
+
+
+def test_a_field_that_stands_twice_is_refused(tmp_path):
+    """One reader takes the first and another the last."""
+    path = honest(tmp_path / "x.parquet")
+    body, end = footer.split(path.read_bytes())
+    twice = bytes(end[:-1]) + b"\x06\x06\x02" + b"\0"  # field 3 again: one row
+    size = len(twice).to_bytes(4, "little")
+    path.write_bytes(footer.MAGIC + body + twice + size + footer.MAGIC)
+    with pytest.raises(FormatError, match="a field twice"):
+        read(str(path))
+
+
 MEASURED = """
 import resource, sys
 import pyarrow as pa, pyarrow.parquet

@@ -15,6 +15,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+from command_line import run
 from vectors.contract import check_back_end, made, read, write
 from vectors.store_contract import (
     check_full_disk,
@@ -235,6 +236,7 @@ def test_a_store_that_another_process_holds(tmp_path):
         ):
             with pytest.raises(StoreLockedError, match="let the other process end"):
                 action()
+        assert "let the other process end" in run("vectors", "info", location, code=1).stderr
         other.communicate(b"\n")
     assert len(read(location)[0]) == 23
 

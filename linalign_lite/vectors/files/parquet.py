@@ -44,9 +44,9 @@ class Source(FileSource):
         self.location, self.path = location, Path(location.path)
         with open_regular(self.path) as f, arrow_errors(location, "Parquet"):
             version = file_version(self.path)
+            require_claims(f.fileno(), location)
             self._file = pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
             self.count = self._file.metadata.num_rows
-            require_claims(f.fileno(), self._file.metadata, location)
             schema = self._file.schema_arrow
             first = next(self._read(1), None)
             table = schema.empty_table() if first is None else pa.Table.from_batches([first])

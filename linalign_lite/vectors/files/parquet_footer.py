@@ -78,6 +78,8 @@ def read_struct(raw: bytes, at: int) -> tuple[Struct, int]:
             field += step
         else:
             field, at = _read_integer(raw, at)
+        if field in found:  # another reader might take the other one
+            raise FormatError("the footer of a Parquet file is not known", got="a field twice")
         if kind in {_TRUE, _FALSE}:
             found[field] = (kind, None)
         else:

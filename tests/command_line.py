@@ -14,6 +14,7 @@ from linalign_lite.encrypt.budgets import sqlite_store
 COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
 GROUPS = {
     "bundle",
+    "index",
     "ood",
     "migrate",
     "retrieval",

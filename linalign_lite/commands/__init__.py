@@ -23,6 +23,7 @@ from linalign_lite.commands.detectors import app as ood
 from linalign_lite.commands.generation import evaluate_generation, generate
 from linalign_lite.commands.getting_started import demo, inspect
 from linalign_lite.commands.heads import evaluate, head
+from linalign_lite.commands.indexes import app as index
 from linalign_lite.commands.maps import apply, fit
 from linalign_lite.commands.migration import app as migrate
 from linalign_lite.commands.moment_files import fit_moments, moments
@@ -46,7 +47,7 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job
     "Models and states": (export, extract, vectors),
     "Maps": (fit, apply, moments, fit_moments),
     "Heads and detectors": (head, evaluate, ood),
-    "Retrieval": (retrieval, migrate),
+    "Retrieval": (retrieval, index, migrate),
     "Text": (generate, evaluate_generation),
     "Private scoring": (keygen, encrypt, score, decrypt, plan, budget, audit),
     "Scoring service": (serve, ask),

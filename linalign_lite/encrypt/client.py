@@ -178,6 +178,7 @@ class Client:
             space=space,
             chunks=layout.chunks,
             batch=layout.batch,
+            many=layout.many,
             norm_bits=bound,
             identity=os.urandom(messages.ID_BYTES).hex(),
             signed=self._account is not None,

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, load_optional_map, require_elsewhere
+from linalign_lite.commands.found import show_found
 from linalign_lite.commands.options import AsJson, MapFile, Quiet
 from linalign_lite.commands.scoring import read_queries
 from linalign_lite.core.choices import Metric
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.hidden_states import HiddenStates
-    from linalign_lite.retrieval.index.card import RowIds
 
 app = typer.Typer(
     name="index",
@@ -52,8 +52,8 @@ def build(
     """Make an index of document vectors.
 
     Rows are fixed-point numbers, mapped into memory and read in blocks, with ids and a card.
-    Rankings by rows of 8 to 14 bits are compared with exact ones, and an encrypted search uses the
-    fewest bits that keep 0.99 of the first ten. Clients get index.json and ids.txt of the folder.
+    Rankings by rows of 9 to 14 bits are compared with exact ones, and an encrypted search uses the
+    fewest bits that keep 0.99 of the first ten. Clients need index.json and ids.txt of the folder.
 
     \b
     Examples:
@@ -140,31 +140,3 @@ def named_queries(
     else:
         states = read_queries(queries, model, affine, console)
     return states, [str(i) for i in range(len(states))]
-
-
-def show_found(
-    console: Console,
-    names: Sequence[str],
-    rows: Sequence[Sequence[int]],
-    scores: Sequence[Sequence[float]],
-    ids: RowIds,
-    digits: int,
-) -> None:
-    """Print the documents found for each query, a run in TREC's format."""
-    found = [
-        [(ids[row], score) for row, score in zip(*pair, strict=True)]
-        for pair in zip(rows, scores, strict=True)
-    ]
-    console.result(
-        {
-            "found": [
-                {"query": name, "documents": [{"id": i, "score": s} for i, s in best]}
-                for name, best in zip(names, found, strict=True)
-            ]
-        },
-        [
-            f"{name} Q0 {own} {rank} {score:.{digits}f} linalign-lite"
-            for name, best in zip(names, found, strict=True)
-            for rank, (own, score) in enumerate(best, 1)
-        ],
-    )

@@ -8,18 +8,13 @@ from typing import Annotated
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
+from linalign_lite.commands.keys import PUBLIC, SECRET, Account, Key, load_account, load_public
 from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
 from linalign_lite.commands.scoring import (
-    PUBLIC,
-    SECRET,
-    Account,
     AllScores,
-    Key,
     MaxError,
     Ood,
     Top,
-    load_account,
-    load_public,
     load_scorer,
     make_client,
     read_queries,

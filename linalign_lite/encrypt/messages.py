@@ -86,8 +86,8 @@ class ResponseDescription(_Packing):
     n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
     labels: tuple[str, ...]
     softcap: Annotated[float, _PositiveFloat()] | None
-    # digest of the file of ids of an index, which stand for labels
-    ids: Annotated[str, Text(64, 0, "[0-9a-f]{64}|")] = field(default="", metadata=LEFT_OUT)
+    # of an index, whose rows have ids in place of labels: digest of their file, or "numbers"
+    ids: Annotated[str, Text(64, 0, "[0-9a-f]{64}|numbers|")] = field(default="", metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +184,17 @@ class ResponseInfo(ResponseDescription, _Info):
     @property
     def error_bound(self) -> float:
         """Bound on the error of a score, from the header alone."""
+        return self._bound(encoded=False)
+
+    @property
+    def noise_bound(self) -> float:
+        """Bound on the distance from scores of the rounded rows, of which no key is the cause."""
+        return self._bound(encoded=True)
+
+    def _bound(self, *, encoded: bool) -> float:
         fold = self.layout.fold(self.n_outputs)
         scales = self.head_scale, self.rounding_bits, fold, self.flood_bits, self.word_bits
-        return score_error(self.parameters, self.norm_bits, *scales)
+        return score_error(self.parameters, self.norm_bits, *scales, encoded=encoded)
 
     def _require_consistent(self) -> None:
         room, most = score_room(self.parameters), most_flood_bits(self.parameters)

@@ -81,6 +81,11 @@ class Provider:
         self._scorers: dict[int, Scorer] = {}
         self._lock = threading.Lock()
 
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the head, or rows of the index."""
+        return self._rows.n_outputs
+
     def has_key(self, digest: bytes) -> bool:
         """Return whether a public key is known."""
         return digest in self._keys

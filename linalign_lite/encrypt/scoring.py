@@ -3,13 +3,14 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from linalign_lite.core.executor import map_in_order
 from linalign_lite.encrypt import packing
+from linalign_lite.encrypt.chunk_products import ChunkProducts
 from linalign_lite.encrypt.encoded_heads import EncodedHeads
 from linalign_lite.encrypt.keys import seal_context
 from linalign_lite.encrypt.masks import Masks, fresh_factors
@@ -181,24 +182,21 @@ class Scorer:
         chunks = [ring.spectra(both) for both in self.ciphertexts(query, record)]
         if masks is not None:
             chunks.append(masks.key(ring))
-        plaintexts = self._plaintexts(layout, scales.weight_scale)
+        products, plaintexts = layout.products(n), self._plaintexts(layout, scales.weight_scale)
+        sums = ChunkProducts(chunks, products).sums
 
         def group(start: int) -> tuple[Residues, list[bytes]]:
-            some = [plaintexts(k) for k in range(start, min(start + _TOGETHER, products))]
-            fresh = 0 if masks is None else len(some)
-            masked = fresh_factors(fresh, layout.degree)
-            total, term = np.empty_like(chunks[0][1]), np.empty_like(chunks[0][1])
-            firsts, seconds = np.empty((len(some), *total.shape), dtype=total.dtype), []
-            for k, rows in enumerate(some):
-                multipliers = [*rows, *masked[k : k + 1]]
-                _combine([chunk[0] for chunk in chunks], multipliers, firsts[k], term)
-                _combine([chunk[1] for chunk in chunks], multipliers, total, term)
-                seconds.append(in_words(ring.residues(total), ring, scales.word_bits))
-            returned = ring.residues(firsts, positions).swapaxes(0, 1)
+            some = [[*plaintexts(k)] for k in range(start, min(start + _TOGETHER, products))]
+            if masks is not None:
+                for rows, fresh in zip(some, fresh_factors(len(some), layout.degree), strict=True):
+                    rows.append(fresh)
+            totals = sums(some)
+            seconds = ring.residues(totals[:, 1])
+            returned = ring.residues(totals[:, 0], positions).swapaxes(0, 1)
             used = (min((start + len(some)) * layout.rows, n) - start * layout.rows) * live
-            return returned.reshape(len(ring.primes), -1)[:, :used].copy(), seconds
+            found = returned.reshape(len(ring.primes), -1)[:, :used].copy()
+            return found, [in_words(second, ring, scales.word_bits) for second in seconds]
 
-        products = layout.products(n)
         starts = range(0, products, _TOGETHER)
         with contextlib.ExitStack() as stack:
             if threads == 1 or len(starts) == 1:
@@ -243,18 +241,6 @@ class Scorer:
         key = layout.chunks, layout.batch, layout.rows, scale
         kept = self._encoded.get(key, shape, map(encode, range(shape[0])))
         return kept.__getitem__ if isinstance(kept, list) else encode
-
-
-def _combine(
-    spectra: Sequence[ComplexArray],
-    factors: Sequence[ComplexArray],
-    out: ComplexArray,
-    term: ComplexArray,
-) -> None:
-    """Compute Σ spectra·factors."""
-    np.multiply(spectra[0], factors[0], out=out)
-    for one, factor in zip(spectra[1:], factors[1:], strict=True):
-        out += np.multiply(one, factor, out=term)
 
 
 def in_words(second: Residues, ring: Ring, word_bits: int) -> bytes:

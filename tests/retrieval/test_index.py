@@ -126,11 +126,11 @@ def test_a_ranking_loses_what_its_bits_leave_out(tmp_path):
     shares = {o.row_bits: o.overlap for o in found.overlaps}
     truth, _ = search(asked.states, vectors, 10, library="numpy")
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    for bits in (8, 10, 14):
+    for bits in (9, 10, 14):
         coarse, _ = search(asked.states, np.rint(unit * 2.0**bits), 10, metric="dot")
         same = np.mean([len({*a} & {*b}) / 10 for a, b in zip(truth, coarse, strict=True)])
         assert shares[bits] == pytest.approx(same, abs=0.02)
-    assert 0.9 < shares[8] < 1 == shares[14]
+    assert 0.9 < shares[9] < 1 == shares[14]
     assert shares[found.row_bits] >= 0.99
     assert all(shares[b] < 0.99 for b in shares if b < found.row_bits)
     own = build_index(Made(vectors), tmp_path / "b", seed=1)

@@ -35,7 +35,7 @@ from linalign_lite.vectors.source import Batch, VectorSource
 from linalign_lite.version import __version__
 
 SHARD_BYTES = 256 << 20
-ROW_BITS = (8, 9, 10, 12, FRACTION)  # precisions that are measured
+ROW_BITS = (9, 10, 12, FRACTION)  # precisions that are measured; of fewer, scores err too much
 LEAST_OVERLAP = 0.99
 SAMPLE, TOP = 64, 10
 Progress = Callable[[int], None]  # called with the number of vectors done since its last call
@@ -57,7 +57,7 @@ def build_index(
     e the least integer with max‖v_i‖ ≤ 2^e. metric: by default "dot" if the source says so, else
     "cosine". queries: of the same space, on which the loss of a ranking is measured; by default 64
     of the vectors, drawn by ``seed``, each without itself. row_bits: to which an encrypted search
-    rounds rows; by default the fewest of 8, 9, 10, 12 and 14 that keep 0.99 of the first ten. The
+    rounds rows; by default the fewest of 9, 10, 12 and 14 that keep 0.99 of the first ten. The
     source is read twice. Raises InputError for vectors that are no index (a zero vector under
     "cosine", ids that are not printable, distances as metric), MismatchError for queries of another
     space or a source that changed, OutputExistsError when ``out`` is there.

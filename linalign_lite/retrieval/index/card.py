@@ -34,6 +34,7 @@ FRACTION = 14  # bits of a stored value below the exponent: 2^14 and its negativ
 MAX_ROWS = 1 << 24  # scores of an encrypted response
 MAX_SHARDS, MAX_CARD = 1 << 14, 4 << 20
 MAX_ID = 1024  # bytes of an id in UTF-8: 256 characters
+NUMBERS = "numbers"  # of rows, in place of a digest of ids
 HINT = "the index may be altered or incomplete; build or copy it again"
 RowMetric = Literal["cosine", "dot"]
 

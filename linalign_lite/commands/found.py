@@ -27,18 +27,33 @@ def ids_of(scores: Scores, index: Path | None, card: IndexCard | None) -> RowIds
 
     Raises MismatchError for scores of a head, or of another index.
     """
-    from linalign_lite.retrieval.index.card import NUMBERS, RowNumbers, read_ids
+    from linalign_lite.retrieval.index.card import RowNumbers, read_ids
+
+    if index is None or card is None:
+        return RowNumbers(scores.values.shape[1])
+    require_same_index(scores, card, index)
+    return read_ids(index, card)
+
+
+def require_same_index(scores: Scores, card: IndexCard, index: object) -> None:
+    """Raise MismatchError unless scores are of the index of this card."""
+    from linalign_lite.retrieval.index.card import NUMBERS
 
     n = scores.values.shape[1]
-    if index is None or card is None:
-        return RowNumbers(n)
     if (scores.ids, n) != (card.ids or NUMBERS, card.rows):
         raise MismatchError(
             f"this response is not of the index {index}",
             got=f"{n} scores of {'another index' if scores.ids else 'a head'}",
             expected=f"{card.rows} rows",
         )
-    return read_ids(index, card)
+
+
+def show_best(console: Console, scores: Scores, top: int, ids: RowIds) -> None:
+    """Print the best documents of decrypted scores; queries are numbered."""
+    best = scores.top(top)
+    values = [own[rows].tolist() for own, rows in zip(scores.values, best, strict=True)]
+    names = [str(i) for i in range(len(best))]
+    show_found(console, names, best.tolist(), values, ids, scores.decimals)
 
 
 def show_found(

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
 from linalign_lite.commands.detectors import mark_outlying
-from linalign_lite.commands.found import ids_of, load_optional_card, show_found
+from linalign_lite.commands.found import ids_of, load_optional_card, show_best
 from linalign_lite.commands.keys import (
     PROOF,
     PUBLIC,
@@ -218,12 +218,7 @@ def decrypt(
     if scores.ids or index is not None:
         if out is not None or by is not None:
             raise InputError("--out and --ood are for scores of a head")
-        ids = ids_of(scores, index, card)
-        best = scores.top(top)
-        pairs = zip(scores.values, best, strict=True)
-        values = [own[rows].tolist() for own, rows in pairs]
-        names = [str(i) for i in range(len(best))]
-        show_found(console, names, best.tolist(), values, ids, scores.decimals)
+        show_best(console, scores, top, ids_of(scores, index, card))
         return
     show_scores(console, scores, by, top, out)
 

@@ -14,6 +14,7 @@ from linalign_lite.core.signing import SECRET, VerifyingKey, kind_of
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError
+from linalign_lite.retrieval.index.reading import Index, open_index
 from linalign_lite.service.protocol import HEAD_NAME
 from linalign_lite.service.tls import server_context
 from linalign_lite.storage.atomic import PathLike
@@ -40,7 +41,7 @@ class Tls:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadEntry:
-    """One head, and who may ask it for what.
+    """One head, or the folder of an index as ``file``, and who may ask it for what.
 
     ``accounts``: signing.pub files; without them anybody may ask. ``budget``: its file, or the URL
     of a budget in PostgreSQL; ``limit`` and ``bits`` are limits of each account. With a budget
@@ -58,8 +59,16 @@ class HeadEntry:
     limit: Annotated[int, Range(1, 1 << 53)] | None = None
     bits: Annotated[int, Range(1, 1 << 53)] | None = None
 
-    def load_head(self, *, mapped: bool | None = None) -> Head:
-        """Read the head, with its map folded in. mapped: as `serialization.load_head`."""
+    def load_head(self, *, mapped: bool | None = None, verify: bool = True) -> Head | Index:
+        """Read the head, with its map folded in, or open the index.
+
+        mapped: as `serialization.load_head`; verify: as `open_index`.
+        """
+        if self.file.is_dir():
+            if self.map is not None:
+                hint = "clients map their queries"
+                raise InputError(f"a map cannot be folded into {self.file}", hint=hint)
+            return open_index(self.file, verify=verify)
         head = load_head(self.file, mapped=mapped)
         return head if self.map is None else head @ load_map(self.map)
 

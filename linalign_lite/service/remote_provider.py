@@ -24,6 +24,15 @@ from linalign_lite.errors import (
     import_extra,
     printable,
 )
+from linalign_lite.retrieval.index.card import (
+    MAX_CARD,
+    MAX_ID,
+    IndexCard,
+    RowIds,
+    RowNumbers,
+    checked_ids,
+    parse_card,
+)
 from linalign_lite.service import budget_requests
 from linalign_lite.service.protocol import HEAD_NAME, STATUS
 from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
@@ -56,6 +65,7 @@ class RemoteHead:
     needs_account: bool
     has_budget: bool
     dim: Annotated[int, Range(1, MAX_DIM)]
+    index: bool = False
 
 
 class RemoteProvider:
@@ -139,6 +149,16 @@ class RemoteProvider:
         """
         path, body = f"/v1/heads/{self._name()}/score", query.to_bytes()
         return Response.load(self._send("POST", path, body, most=MAX_RESPONSE))
+
+    def index(self) -> tuple[IndexCard, RowIds]:
+        """Ask for the card and the ids of the index that `score` asks. LinalignError for a head."""
+        path = f"/v1/heads/{self._name()}"
+        name = f"the index of {self._url}"
+        card = parse_card(name, self._send("GET", f"{path}/index", b"", most=MAX_CARD))
+        if card.ids is None:
+            return card, RowNumbers(card.rows)
+        most = card.rows * (MAX_ID + 1)
+        return card, checked_ids(name, self._send("GET", f"{path}/ids", b"", most=most), card)
 
     def budget(self, account: SigningKey) -> dict[str, Any]:
         """Ask what this account has used of the head, and its limits."""

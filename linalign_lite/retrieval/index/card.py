@@ -108,11 +108,16 @@ def read_card(path: PathLike) -> IndexCard:
     Raises InputError when it is not there, FormatError when it was altered.
     """
     path = _inside(Path(path), CARD)
-    with open_regular(path) as f, format_errors(path, "index", hint=HINT):
-        raw = f.read(MAX_CARD + 1)
-        if len(raw) > MAX_CARD:
-            raise FormatError(f"{path} is too large", expected=f"at most {MAX_CARD} bytes")
-        fields = read_document(raw, path, "index", kind=FORMAT, version=VERSION, sealed=True)
+    with open_regular(path) as f:
+        return parse_card(str(path), f.read(MAX_CARD + 1))
+
+
+def parse_card(name: str, content: bytes) -> IndexCard:
+    """Parse the content of `index.json`; name: of it, for the FormatError when it was altered."""
+    with format_errors(name, "index", hint=HINT):
+        if len(content) > MAX_CARD:
+            raise FormatError(f"{name} is too large", expected=f"at most {MAX_CARD} bytes")
+        fields = read_document(content, name, "index", kind=FORMAT, version=VERSION, sealed=True)
         return cast(IndexCard, parse(IndexCard, fields, "its card"))
 
 
@@ -160,7 +165,7 @@ class RowNumbers:
         return str(range(self.count)[row])
 
 
-def read_ids(path: PathLike, card: IndexCard) -> RowIds:
+def read_ids(path: PathLike, card: IndexCard) -> OwnIds | RowNumbers:
     """Read the ids of an index: of its folder, or `ids.txt` beside its card.
 
     Raises InputError when it is not there, MismatchError when it is not of this index.
@@ -169,10 +174,14 @@ def read_ids(path: PathLike, card: IndexCard) -> RowIds:
         return RowNumbers(card.rows)
     path = _inside(Path(path), IDS)
     with open_regular(path) as f:
-        content = f.read(card.rows * (MAX_ID + 1) + 1)
-    found = OwnIds(str(path), content)
+        return checked_ids(str(path), f.read(card.rows * (MAX_ID + 1) + 1), card)
+
+
+def checked_ids(name: str, content: bytes, card: IndexCard) -> OwnIds:
+    """Return ids; name: of their file, for the MismatchError when they are not of this index."""
+    found = OwnIds(name, content)
     if hashlib.sha256(content).hexdigest() != card.ids or len(found) != card.rows:
-        raise MismatchError(f"{path} does not hold the ids of this index", hint=HINT)
+        raise MismatchError(f"{name} does not hold the ids of this index", hint=HINT)
     return found
 
 

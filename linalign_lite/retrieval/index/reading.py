@@ -20,7 +20,8 @@ from linalign_lite.retrieval.index.card import (
     HINT,
     IDS,
     IndexCard,
-    RowIds,
+    OwnIds,
+    RowNumbers,
     read_card,
     read_ids,
     unit,
@@ -40,7 +41,7 @@ class Index:
 
     folder: Path
     card: IndexCard
-    ids: RowIds
+    ids: OwnIds | RowNumbers
 
     def __len__(self) -> int:
         return self.card.rows

@@ -37,7 +37,7 @@ class Clustered(VectorSource):
         self.info = VectorInfo(Space(dim), rows, ids="rows")
         self.centres = np.random.default_rng(0).normal(size=(2000, dim)).astype(np.float32)
 
-    def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:
+    def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:  # noqa: ARG002
         count = self.info.count or 0
         for start in range(0, count, rows):
             n = min(rows, count - start)

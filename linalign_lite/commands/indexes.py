@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, load_optional_map, require_elsewhere
-from linalign_lite.commands.found import show_found
+from linalign_lite.commands.found import ranking_lines, show_found
 from linalign_lite.commands.options import AsJson, MapFile, Quiet
 from linalign_lite.commands.scoring import read_queries
 from linalign_lite.core.choices import Metric
@@ -89,12 +89,8 @@ def build(
         ("rows", f"{card.rows}, {card.space.describe()}"),
         ("metric", card.metric),
         ("size", f"{size / 1e6:.1f} MB, {len(card.shards)} shard(s)"),
-        ("bits of rows", f"{card.row_bits} in an encrypted search"),
     ]
-    if overlaps:
-        shown = ", ".join(f"{bits} bits {share:.3f}" for bits, share in overlaps.items())
-        lines.append(("top 10 kept", f"{shown} ({card.sample} queries)"))
-    console.result({**data, "overlaps": overlaps}, pair_lines(lines))
+    console.result({**data, "overlaps": overlaps}, [*pair_lines(lines), *ranking_lines(card)])
 
 
 @app.command()

@@ -115,7 +115,7 @@ def score(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Apply a classifier, or the rows of an index, to encrypted queries.
+    """Score encrypted queries by a classifier or an index.
 
     Needs no secret key: the provider learns neither the texts nor the scores. With --budget every
     query must be signed by its key's account, which pays for it once: sent again, it gets the same

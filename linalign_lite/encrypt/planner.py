@@ -239,10 +239,22 @@ def alternative_layouts(
     return (best, *(p for p in kinds.values() if p.layout != best.layout))
 
 
-def relative_error(parameters: Parameters, layout: Layout, n_outputs: int) -> float:
-    """Bound the error of a score, over the largest score, for rows of one norm and no bias."""
+def relative_error(
+    parameters: Parameters, layout: Layout, n_outputs: int, *, row_bits: int | None = None
+) -> float:
+    """Bound the error of a score, over the largest score, for rows of one norm and no bias.
+
+    row_bits: of an index, to which its rows are rounded.
+    """
     norm = math.sqrt(layout.fold(n_outputs))
     scales = choose_scales(
-        parameters, layout, n_outputs, MIN_NORM_BITS, row_norm=1.0, bias=0.0, product_norm=norm
+        parameters,
+        layout,
+        n_outputs,
+        MIN_NORM_BITS,
+        row_norm=1.0,
+        bias=0.0,
+        product_norm=norm,
+        row_scale=row_bits,
     )
     return scales.error / 2.0**MIN_NORM_BITS

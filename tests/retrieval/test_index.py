@@ -142,6 +142,7 @@ def test_a_ranking_loses_what_its_bits_leave_out(tmp_path):
     ("source", "options", "word"),
     [
         (Made(np.zeros((3, 2))), {}, "length 0 has no direction"),
+        (Made(np.ones((0, 2))), {}, "there are no vectors"),
         (Made(np.ones((3, 2)), ("a", "b\nc", "d")), {}, "an id is not usable"),
         (Made(np.ones((3, 2)), metric="euclidean"), {}, "for distances"),
         (Made(np.ones((3, 2))), {"metric": "euclidean"}, "unknown metric"),
@@ -154,6 +155,14 @@ def test_vectors_that_are_no_index_leave_nothing(tmp_path, source, options, word
     with pytest.raises((InputError, MismatchError), match=word):
         build_index(source, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_of_many_queries_some_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "MOST_QUERIES", 5)
+    rng = np.random.default_rng(1)
+    asked = la.HiddenStates(rng.normal(size=(40, 8)).astype(np.float32))
+    found = build_index(Made(rng.normal(size=(50, 8))), tmp_path / "a", queries=asked)
+    assert found.sample == 5
 
 
 def test_an_index_is_never_overwritten(tmp_path):
@@ -276,6 +285,10 @@ def test_commands(tmp_path, capsys):
     assert lines[0].split()[:4] == ["q7", "Q0", "d7", "1"]
     assert "is already there" in refused(capsys, "index", "build", docs, out)
     assert "is not an index" in refused(capsys, "index", "search", q, "--index", str(tmp_path))
+    planned = run("plan", "--index", out, "--proven").stdout
+    assert "of the first 10: 9 bits" in planned
+    assert "--index alone" in refused(capsys, "plan", "--index", out, "--dim", "6")
+    assert "--index alone" in refused(capsys, "plan", "--dim", "6")
     described = run("inspect", out).stdout
     assert "index" in described
     assert "500" in described

@@ -24,6 +24,7 @@ from linalign_lite.retrieval.index.card import (
     IndexShard,
     Overlap,
     RowMetric,
+    read_card,
     shard_name,
 )
 from linalign_lite.retrieval.index.reading import Stored
@@ -38,6 +39,8 @@ SHARD_BYTES = 256 << 20
 ROW_BITS = (9, 10, 12, FRACTION)  # precisions that are measured; of fewer, scores err too much
 LEAST_OVERLAP = 0.99
 SAMPLE, TOP = 64, 10
+MOST_QUERIES = 1000  # on which rankings are measured
+_BATCH = 16 << 20  # bytes of the vectors that are in memory together
 Progress = Callable[[int], None]  # called with the number of vectors done since its last call
 
 
@@ -55,12 +58,12 @@ def build_index(
 
     Row i becomes round(2^(14−e)·v_i), v_i the vector or for "cosine" the vector over its length,
     e the least integer with max‖v_i‖ ≤ 2^e. metric: by default "dot" if the source says so, else
-    "cosine". queries: of the same space, on which the loss of a ranking is measured; by default 64
-    of the vectors, drawn by ``seed``, each without itself. row_bits: to which an encrypted search
-    rounds rows; by default the fewest of 9, 10, 12 and 14 that keep 0.99 of the first ten. The
-    source is read twice. Raises InputError for vectors that are no index (a zero vector under
-    "cosine", ids that are not printable, distances as metric), MismatchError for queries of another
-    space or a source that changed, OutputExistsError when ``out`` is there.
+    "cosine". queries: of the same space, on which the loss of a ranking is measured, at most 1,000
+    of them drawn by ``seed``; by default 64 of the vectors, each without itself. row_bits: to which
+    an encrypted search rounds rows; by default the fewest of 9, 10, 12 and 14 that keep 0.99 of the
+    first ten. The source is read twice. Raises InputError for vectors that are no index (none, a
+    zero vector under "cosine", ids that are not printable, distances as metric), MismatchError for
+    queries of another space or a source that changed, OutputExistsError when ``out`` is there.
     """
     out, info = Path(out), source.info
     require_name(out)
@@ -78,9 +81,12 @@ def build_index(
             "bits of rows are not usable", got=str(row_bits), expected=f"1 to {FRACTION}"
         )
     with whole_folder(out) as folder:
-        survey = _Survey(chosen, 0 if queries is not None else SAMPLE, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        survey = _Survey(chosen, 0 if queries is not None else SAMPLE, rng)
         for batch in _counted(source, progress):
             survey.add(batch)
+        if not survey.rows:
+            raise InputError("there are no vectors to make an index of")
         writer = _Writer(folder, chosen, survey.exponent, info.space.dim, ids=info.ids != "rows")
         check = survey.check(None if queries is None else queries.states)
         for batch in _counted(source, progress):
@@ -104,11 +110,11 @@ def build_index(
             library=__version__,
         )
         (folder / CARD).write_bytes(card.to_bytes())
-    return card
+        return read_card(folder)
 
 
 def _counted(source: VectorSource, progress: Progress | None) -> Iterator[Batch]:
-    for batch in source.batches():
+    for batch in source.batches(max(1, _BATCH // (4 * source.info.dim))):
         yield batch
         if progress:
             progress(len(batch))
@@ -149,6 +155,9 @@ class _Survey:
     def check(self, queries: npt.NDArray[np.floating] | None) -> _RankingCheck:
         """Return the check of the second pass: of these queries, else of the sample."""
         if queries is not None:
+            if len(queries) > MOST_QUERIES:
+                chosen = self._rng.choice(len(queries), MOST_QUERIES, replace=False)
+                queries = queries[np.sort(chosen)]
             own = np.full(len(queries), -1)
         else:
             sample = sorted(self._sample.values(), key=lambda pair: pair[0])

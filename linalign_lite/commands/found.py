@@ -23,7 +23,7 @@ def load_optional_card(path: Path | None) -> IndexCard | None:
 
 
 def ranking_lines(card: IndexCard) -> list[str]:
-    """Say what an encrypted search of an index loses: the share of the first ten, by bits of rows."""
+    """Say which share of the first ten rows an encrypted search keeps, by bits of rows."""
     shown = ", ".join(f"{o.row_bits} bits {o.overlap:.3f}" for o in card.overlaps)
     lines = [f"rows are rounded to {card.row_bits} bits"]
     return [*lines, f"of the first 10: {shown} ({card.sample} queries)"] if shown else lines

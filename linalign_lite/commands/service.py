@@ -96,7 +96,7 @@ def ask(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask a scoring service, and print the best labels or documents.
+    """Ask a scoring service, and print what is best.
 
     Encrypts here, and decrypts here: the secret key stays in this process. A public key that the
     service does not know is registered (public.key beside secret.key, and public.proof if it is

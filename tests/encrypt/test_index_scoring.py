@@ -304,6 +304,23 @@ def test_many_groups_of_products_and_threads_give_the_same_scores(documents, key
     assert np.abs(found[0] - found[1]).max() < 2.1e-4  # a step
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_processes_and_threads_score_an_index(documents, keys, tmp_path, batch):
+    """Three records by processes, which open the index themselves, or one record by threads."""
+    client = la.Client(keys[0], proven=True)
+    states = np.random.default_rng(4).normal(size=(3, 24))
+    layout = Layout(4096, 24, 3, batch, many=True)
+    info = client.encrypt_to(tmp_path / "q", states, index=documents.card, layout=layout)
+    assert info.layout.blocks(3) == 3 // batch
+    provider = la.Provider(documents, keys=[keys[2]], cache_bytes=0)
+    done = []
+    provider.score_file(tmp_path / "q", tmp_path / "r", done.append, workers=2)
+    assert sum(done) == 3
+    found = client.decrypt_from(tmp_path / "r", tmp_path / "q")
+    rows, scores = documents.search(states, 4)
+    assert np.abs(np.take_along_axis(found.values, rows, axis=1) - scores).max() <= found.error
+
+
 def test_commands(here, capsys, documents):
     vectors = documents.rows(0, 1000)
     with (here / "docs.jsonl").open("w") as f:

@@ -138,9 +138,9 @@ def test_a_large_head_is_fitted_by_steps_however_few_the_rows(monkeypatch):
     steps.clear()
     _, report = fit_kl(x[:300], y[:300], head, watch=steps.append)
     assert report.held_out_divergence < report.start_divergence
-    assert {s.stage for s in steps} == {"penalty 1e+00", "penalty 1e-01", "penalty 1e-02",
-                                        "penalty 1e-03", "300 rows"} < exact | {"300 rows"}  # fmt: skip
     last = {s.stage: s.iteration for s in steps}
+    assert last.keys() == {"penalty 1e+00", "penalty 1e-01", "penalty 1e-02", "penalty 1e-03",
+                           "300 rows"} != exact  # fmt: skip
     assert last["300 rows"] == 200  # 240 steps, a step an epoch, at most as many as iterations
     assert last["penalty 1e-01"] == 32
 

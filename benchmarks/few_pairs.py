@@ -137,7 +137,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def ranked(image: Any, partner: Any) -> dict[str, float]:
-    """How often the partner is nearest by centred cosine, and among the ten nearest."""
+    """Shares of texts whose partner is the nearest by centred cosine, and among the ten nearest."""
     scores = unit_rows(image) @ unit_rows(partner).T
     rank = (scores > np.diag(scores)[:, None]).sum(axis=1)
     return {"first": float((rank == 0).mean()), "ten": float((rank < 10).mean())}

@@ -73,6 +73,8 @@ _NAMES = {  # module: its public names
     "retrieval.choosing": "RetrievalFitReport fit_retrieval",
     "retrieval.collection": "Collection read_collection",
     "retrieval.evaluation": "CollectionStates RetrievalReport evaluate_retrieval",
+    "retrieval.index.building": "build_index",
+    "retrieval.index.reading": "Index open_index",
     "retrieval.search": "search",
     "survey.report": "to_markdown write_report",
     "survey.results": "Results",

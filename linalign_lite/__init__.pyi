@@ -108,6 +108,9 @@ from linalign_lite.retrieval.collection import read_collection as read_collectio
 from linalign_lite.retrieval.evaluation import CollectionStates as CollectionStates
 from linalign_lite.retrieval.evaluation import RetrievalReport as RetrievalReport
 from linalign_lite.retrieval.evaluation import evaluate_retrieval as evaluate_retrieval
+from linalign_lite.retrieval.index.building import build_index as build_index
+from linalign_lite.retrieval.index.reading import Index as Index
+from linalign_lite.retrieval.index.reading import open_index as open_index
 from linalign_lite.retrieval.search import search as search
 from linalign_lite.service.remote_provider import RemoteProvider as RemoteProvider
 from linalign_lite.survey.report import to_markdown as to_markdown

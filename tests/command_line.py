@@ -15,6 +15,7 @@ COMMAND = [str(Path(sys.executable).with_name("linalign-lite"))]
 GROUPS = {
     "bundle",
     "fit-private",
+    "index",
     "ood",
     "migrate",
     "retrieval",

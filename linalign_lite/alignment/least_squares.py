@@ -17,7 +17,7 @@ from linalign_lite.alignment.moments import Float64, FoldedMoments, fold_index, 
 from linalign_lite.alignment.report import Report
 from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
-from linalign_lite.core.choices import MapMethod, values_of
+from linalign_lite.core.choices import MAP_FOLDS, MapMethod, values_of
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
@@ -66,7 +66,7 @@ def fit(
     *,
     method: str = "ridge",
     penalty: float | str = "auto",
-    folds: int = 5,
+    folds: int = MAP_FOLDS,
     seed: int = 0,
 ) -> tuple[AffineMap, FitReport]:
     """Fit the affine map from the source's space to the target's.

@@ -15,6 +15,7 @@ from linalign_lite.alignment.moments import FoldedMoments, Moments, folded
 from linalign_lite.alignment.ridge import PENALTIES, Spectrum, penalty_errors, ridge, spectrum
 from linalign_lite.alignment.solvers import Solution, best_penalty, r2
 from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.choices import MAP_FOLDS
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
 
@@ -23,7 +24,7 @@ def fit_several(
     source: HiddenStates | Array,
     targets: Mapping[str, HiddenStates | Array],
     *,
-    folds: int = 5,
+    folds: int = MAP_FOLDS,
     seed: int = 0,
 ) -> dict[str, tuple[AffineMap, FitReport]]:
     """Fit the ridge map from the source to each target, penalties by K-fold cross-validation.

@@ -23,6 +23,8 @@ from linalign_lite.commands.detectors import app as ood
 from linalign_lite.commands.generation import evaluate_generation, generate
 from linalign_lite.commands.getting_started import demo, inspect
 from linalign_lite.commands.heads import evaluate, head
+from linalign_lite.commands.indexes import app as index
+from linalign_lite.commands.keys import keygen
 from linalign_lite.commands.maps import apply, fit
 from linalign_lite.commands.migration import app as migrate
 from linalign_lite.commands.moment_files import fit_moments, moments
@@ -30,7 +32,7 @@ from linalign_lite.commands.onnx_files import export, from_onnx, fuse, onnx
 from linalign_lite.commands.privacy import audit, budget, plan
 from linalign_lite.commands.private_fit import app as fit_private
 from linalign_lite.commands.retrieval import app as retrieval
-from linalign_lite.commands.scoring import decrypt, encrypt, keygen, score
+from linalign_lite.commands.scoring import decrypt, encrypt, score
 from linalign_lite.commands.service import ask, serve
 from linalign_lite.commands.states import extract
 from linalign_lite.commands.vectors import app as vectors
@@ -47,7 +49,7 @@ COMMANDS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {  # by job
     "Models and states": (export, extract, vectors),
     "Maps": (fit, apply, moments, fit_moments, fit_private),
     "Heads and detectors": (head, evaluate, ood),
-    "Retrieval": (retrieval, migrate),
+    "Retrieval": (retrieval, index, migrate),
     "Text": (generate, evaluate_generation),
     "Private scoring": (keygen, encrypt, score, decrypt, plan, budget, audit),
     "Scoring service": (serve, ask),

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, require_output
 from linalign_lite.commands.options import AsJson, Format, Limit, Quiet, Separator, TextsFile
-from linalign_lite.core.choices import TextFormat
+from linalign_lite.core.choices import MAP_FOLDS, TextFormat
 from linalign_lite.core.text_tables import column_lines, pair_lines
 from linalign_lite.errors import InputError, MissingExtraError, printable
 
@@ -27,7 +27,7 @@ def similarity(
     permutations: Annotated[int, Option(help="Permutations per p-value; 0 for none.", min=0)] = 100,
     k: Annotated[int, Option(help="Neighbours of mutual_knn.", min=1)] = 10,
     share: Annotated[float, Option(help="Share of variance that svcca keeps.")] = 0.99,
-    folds: Annotated[int, Option(help="Folds of r2, cosine and cycle.")] = 5,
+    folds: Annotated[int, Option(help="Folds of r2, cosine and cycle.")] = MAP_FOLDS,
     null_rows: Annotated[int, Option(help="Maximum rows in the permutation test.")] = 1000,
     knn_rows: Annotated[int, Option(help="Maximum rows for mutual_knn.")] = 10000,
     limit: Annotated[int | None, Option(help="Only the first N rows.", min=1)] = None,

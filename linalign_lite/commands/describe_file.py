@@ -26,6 +26,8 @@ from linalign_lite.extraction.model_card import load_card
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.serialization import load
 from linalign_lite.onnx.metadata import read_card
+from linalign_lite.retrieval.index.card import CARD as INDEX
+from linalign_lite.retrieval.index.reading import open_index
 from linalign_lite.storage import MAGIC
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.npz import peek_npz
@@ -39,6 +41,8 @@ def describe(path: Path) -> Facts:
 
     Raises InputError if it does not exist, FormatError if it is of no known kind or damaged.
     """
+    if (path / INDEX).exists():
+        return _index(path)
     if path.is_dir():
         shards = (path / MANIFEST).exists() or (path / UNFINISHED).exists()
         return _folder(path) if shards else _model(path)
@@ -52,8 +56,8 @@ def describe(path: Path) -> Facts:
             return describe_kind(path)
     raise FormatError(
         f"{path} is not a file of linalign-lite",
-        expected="states, a map, a head, a detector, a model folder, ONNX, a key, a query, a "
-        "response, a budget or a bundle",
+        expected="states, a map, a head, a detector, an index, a model folder, ONNX, a key, "
+        "a query, a response, a budget or a bundle",
         hint="`vectors info` shows vectors of other files",
     )
 
@@ -154,6 +158,19 @@ def _detector(d: Detector) -> Facts:
         "tpr": d.tpr,
         **_present(vars(d.rule), "temperature k alpha n_outputs"),
         **_present(d.card, "n classes classes_from shrinkage components"),
+    }
+
+
+def _index(folder: Path) -> Facts:
+    card = open_index(folder).card
+    names = "rows metric row_bits sample largest_norm"
+    return {
+        "kind": "index",
+        "space": card.space.describe(),
+        **{name: getattr(card, name) for name in names.split()},
+        "top_10_kept": {str(o.row_bits): o.overlap for o in card.overlaps},
+        "ids": card.ids or "numbers of the rows",
+        "shards": len(card.shards),
     }
 
 

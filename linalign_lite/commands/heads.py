@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, load_optional_map, require_output
 from linalign_lite.commands.options import AsJson, Folds, LabelledStates, MapFile, Quiet, Seed
-from linalign_lite.core.choices import HeadMethod
+from linalign_lite.core.choices import HEAD_FOLDS, HeadMethod
 from linalign_lite.core.text_tables import pair_lines
 
 
@@ -17,7 +17,7 @@ def head(
     out: Annotated[Path, Argument(help="The head to write (.head.npz).")],
     method: Annotated[HeadMethod, Option(help="auto takes the more accurate.")] = HeadMethod.auto,
     penalty: Annotated[str, Option(help="auto, or a number above 0.")] = "auto",
-    folds: Folds = 3,
+    folds: Folds = HEAD_FOLDS,
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -137,7 +137,7 @@ def fit(
     part: Annotated[
         bool, Option("--part", help="retrieval: other documents will be mapped or searched too.")
     ] = False,
-    folds: shared.Folds = 5,
+    folds: shared.MapFolds = None,
     seed: shared.Seed = 0,
     scheduler: shared.Scheduler = None,
     as_json: shared.AsJson = False,
@@ -183,7 +183,9 @@ def fit(
         kl=objective is Objective.kl,
         method=method,
         penalty=penalty,
-        moments=MomentsOptions(folds, seed, pair.value, scheduler=scheduler),
+        moments=MomentsOptions(
+            shared.map_folds(folds, objective), seed, pair.value, scheduler=scheduler
+        ),
         temperature=temperature,
         truth=truth,
         iterations=iterations,

@@ -38,7 +38,10 @@ def plan(
         str, Option(help="The new model's vectors of queries; `relevant`: ids of documents.")
     ] = "",
     queries_old: Annotated[str, Option(help="The old model's vectors of these queries.")] = "",
-    gate: Annotated[float, Option(help="Overlap with the new model's ranking to ask for.")] = 0.7,
+    judgements: Annotated[
+        str, Option(help="Grades of documents for the queries (qrels/test.tsv, or .jsonl).")
+    ] = "",
+    gate: Annotated[float, Option(help="Retention to ask for: overlap, or share of nDCG.")] = 0.7,
     k: Annotated[int, Option("-k", help="Documents that a search returns.", min=1)] = 10,
     metric: Annotated[
         SearchMetric, Option(help="auto: the collection's, or cosine.")
@@ -52,13 +55,15 @@ def plan(
     Ways: map queries into the old space; map documents into the new one, perhaps with a part
     embedded again; or both, where scores of both spaces add up. SAMPLE has the ids of DOCUMENTS. A
     fifth of it, the canaries, is held out of every fit. Overlap is with the new model's own
-    ranking of the canaries, 95 % intervals by bootstrap; "stay" is the old model's search.
+    ranking of the canaries, 95 % intervals by bootstrap; "stay" is the old model's search. With
+    --judgements, nDCG over the new model's own is measured instead, of the canaries they judge.
     Nothing is changed but FOLDER.
 
     \b
     Examples:
       linalign-lite migrate plan to-new qdrant:store#docs sample.jsonl
-      linalign-lite migrate plan to-new docs.parquet sample.jsonl --queries q.jsonl --gate 0.8
+      linalign-lite migrate plan to-new docs.parquet sample.jsonl --queries q.jsonl \\
+        --judgements qrels/test.tsv --gate 0.9
     """
     from linalign_lite.migration.folder import MigrationFolder
     from linalign_lite.migration.plan import make_plan
@@ -68,7 +73,8 @@ def plan(
     require_elsewhere(folder)
     wanted = "" if metric is SearchMetric.auto else metric.value
     places = (documents, sample, queries, queries_old)
-    found = make_plan(read_sample(*places, wanted), places, k=k, gate=gate, seed=seed)
+    sample_read = read_sample(*places, wanted, judgements=judgements)
+    found = make_plan(sample_read, places, k=k, gate=gate, seed=seed, judgements=judgements)
     folder.mkdir(exist_ok=True)
     MigrationFolder(folder).write("plan", found)
     console.result({"folder": str(folder), **plain(found)}, found.lines())
@@ -118,8 +124,9 @@ def verify(
 ) -> None:
     """Measure the maps on the canaries, against the gate.
 
-    The overlap of search results is measured with the maps of FOLDER on documents, and queries if
-    the plan has some, that no map was fitted on. Exit code 1 when it is below the gate. After
+    Overlap of search results, or share of nDCG where the plan has judgements, is measured with the
+    maps of FOLDER on documents, and queries if the plan has some, that no map was fitted on. Exit
+    code 1 when it is below the gate. After
     `apply` it is also checked that the live collection holds what was written.
 
     \b
@@ -130,9 +137,10 @@ def verify(
     from linalign_lite.migration.steps import verify as measure
 
     verdict, found = measure(MigrationFolder(folder), gate)
+    name = MigrationFolder(folder).plan().measure
     rows: list[tuple[str, object]] = [
         ("way", verdict.choice),
-        ("overlap", f"{verdict.retention:.3f} ({verdict.low:.3f} to {verdict.high:.3f})"),
+        (name, f"{verdict.retention:.3f} ({verdict.low:.3f} to {verdict.high:.3f})"),
         ("gate", f"{verdict.gate:g}, {'met' if verdict.passed else 'not met'}"),
     ]
     if found.recall is not None:
@@ -145,7 +153,7 @@ def verify(
     if not verdict.passed:
         raise GateError(
             "the gate is not met",
-            got=f"overlap {verdict.retention:.3f}",
+            got=f"{name} {verdict.retention:.3f}",
             expected=f"{verdict.gate:g} or more",
             hint="embed more texts, or re-embed a part: see `migrate plan`",
         )

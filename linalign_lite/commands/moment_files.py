@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, require_output
-from linalign_lite.core.choices import MomentsMethod, PairingRule
+from linalign_lite.core.choices import MAP_FOLDS, MomentsMethod, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
 from linalign_lite.storage.places import delivered, fetched, place
@@ -38,7 +38,7 @@ def moments(
     source_at: shared.SourceStates,
     target_at: shared.TargetStates,
     out_at: Annotated[str, Argument(metavar="out", help="The moments to write (.moments.npz).")],
-    folds: Annotated[int, Option(help="Folds for the cross-validation in fit-moments.")] = 5,
+    folds: Annotated[int, Option(help="Folds of the fit, fit-moments.")] = MAP_FOLDS,
     seed: shared.Seed = 0,
     pair: shared.Pairing = PairingRule.exact,
     reveal: Annotated[

@@ -5,7 +5,14 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from linalign_lite.core.choices import FloatDtype, PairingRule, TextFormat
+from linalign_lite.core.choices import (
+    MAP_FOLDS,
+    SEARCH_FOLDS,
+    FloatDtype,
+    Objective,
+    PairingRule,
+    TextFormat,
+)
 
 AsJson = Annotated[bool, Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only errors on standard error.")]
@@ -28,6 +35,9 @@ LabelledStates = Annotated[str, Argument(help="Labelled states, or vectors with 
 MapOut = Annotated[str, Argument(metavar="out", help="The map to write (.map.npz).")]
 MapFile = Annotated[Path | None, Option("--map", help="Apply this map to the states first.")]
 Folds = Annotated[int, Option(help="Folds of the cross-validation.")]
+MapFolds = Annotated[
+    int | None, Option(help=f"Folds; default: {MAP_FOLDS}, with retrieval {SEARCH_FOLDS}.")
+]
 Seed = Annotated[int, Option(help="Seed of the folds.", min=0)]
 Pairing = Annotated[PairingRule, Option(help="Token states: rule that pairs positions.")]
 Penalty = Annotated[str, Option(help="auto, or a number relative to the source's mean variance.")]
@@ -41,3 +51,10 @@ Scheduler = Annotated[
 Mbit = Annotated[
     float, Option(help="Speed of the link in Mbit/s; inf for the least work.", min=0.001)
 ]
+
+
+def map_folds(folds: int | None, objective: Objective) -> int:
+    """Return the folds of a fit, by default those of its objective."""
+    if folds is not None:
+        return folds
+    return SEARCH_FOLDS if objective is Objective.retrieval else MAP_FOLDS

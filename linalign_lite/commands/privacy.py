@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console
+from linalign_lite.commands.found import load_optional_card, ranking_lines
 from linalign_lite.commands.options import AsJson, Mbit, Quiet
 from linalign_lite.core.choices import Profile
 from linalign_lite.core.text_tables import column_lines
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
 
 
 def plan(
-    dim: Annotated[int, Option(help="Dimensions of the states that are encrypted.", min=1)],
-    classes: Annotated[int, Option(help="Outputs of the provider's head.", min=1)],
+    dim: Annotated[
+        int | None, Option(help="Dimensions of the states that are encrypted.", min=1)
+    ] = None,
+    classes: Annotated[int | None, Option(help="Outputs of the provider's head.", min=1)] = None,
+    index: Annotated[
+        Path | None, Option("--index", help="An index.json, in place of --dim and --classes.")
+    ] = None,
     queries: Annotated[int, Option(help="States to encrypt together.", min=1)] = 1,
     profile: Annotated[Profile, Option(help="Security profile, as for keygen.")] = Profile.private,
     mbit: Mbit = 100.0,
@@ -41,6 +47,7 @@ def plan(
       linalign-lite plan --dim 384 --classes 150
       linalign-lite plan --dim 384 --classes 150 --mbit 10
       linalign-lite plan --dim 384 --classes 150 --queries 4500 --proven
+      linalign-lite plan --index index.json --proven
     """
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.planner import (
@@ -52,9 +59,16 @@ def plan(
 
     console = Console(as_json, quiet)
     parameters = by_name(profile.value)
+    card = load_optional_card(index)
+    if card is not None and (dim, classes) == (None, None):
+        dim, classes = card.space.dim, card.rows
+    elif card is not None or dim is None or classes is None:
+        raise InputError("give --dim and --classes, or --index alone")
     rate = bytes_per_second(mbit)
     options = alternative_layouts(parameters, dim, classes, queries, rate, proven=proven)
-    rows = [o.as_dict(rate, relative_error(parameters, o.layout, classes)) for o in options]
+    bits = None if card is None else card.row_bits
+    errors = [relative_error(parameters, o.layout, classes, row_bits=bits) for o in options]
+    rows = [o.as_dict(rate, error) for o, error in zip(options, errors, strict=True)]
     best, layout = rows[0], options[0].layout
     together = f", {layout.batch} states per ciphertext" if layout.batch > 1 else ""
     data = {"profile": profile.value, "dim": dim, "classes": classes, "queries": queries}
@@ -68,6 +82,7 @@ def plan(
             if math.isinf(mbit)
             else f"lowest total time at {mbit:g} Mbit/s among:",
             *column_lines([HEADINGS, *(o.cells(rate) for o in options)]),
+            *(ranking_lines(card) if card is not None else ()),
         ],
     )
 

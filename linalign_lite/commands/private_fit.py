@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, Interrupted, in_folder, require_output
-from linalign_lite.commands.scoring import SECRET, Account, Key, load_account, load_public
+from linalign_lite.commands.keys import SECRET, Account, Key, load_account, load_public
 from linalign_lite.core.choices import MomentsMethod
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError

@@ -15,11 +15,12 @@ from linalign_lite.commands.moment_files import MomentsOptions
 from linalign_lite.commands.states import load_limited
 from linalign_lite.core.choices import Metric, Use
 from linalign_lite.core.text_tables import pair_lines
-from linalign_lite.errors import InputError
+from linalign_lite.errors import InputError, without_secrets
 
 if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.retrieval.choosing import RetrievalFitReport
+    from linalign_lite.retrieval.collection import Judged
     from linalign_lite.retrieval.evaluation import CollectionStates
 
 QUERIES, DOCUMENTS, PSEUDO = "queries.states.npz", "documents.states.npz", "pseudo.states.npz"
@@ -141,10 +142,20 @@ def extract(
 
 @app.command()
 def evaluate(
-    collection_at: CollectionAt,
-    source: Annotated[Path, Option(help="Folder of the source's states (retrieval extract).")],
-    target: Annotated[Path, Option(help="Folder of the target's states, same collection.")],
+    collection_at: Annotated[
+        Path,
+        Argument(
+            metavar="COLLECTION",
+            help="As for extract; or a file of judgements (.tsv, .jsonl), for vectors with ids.",
+        ),
+    ],
+    source: Annotated[
+        str, Option(help="Folder of the source's states (retrieval extract), or its documents.")
+    ],
+    target: Annotated[str, Option(help="The same of the target, for the same collection.")],
     map_file: Annotated[Path, Option("--map", help="The map from source to target.")],
+    source_queries: Annotated[str, Option(help="The source's queries, if not in a folder.")] = "",
+    target_queries: Annotated[str, Option(help="The target's queries, if not in a folder.")] = "",
     documents_map: Annotated[
         Path | None, Option("--documents-map", help="Map of documents, if it is another.")
     ] = None,
@@ -160,22 +171,27 @@ def evaluate(
     Two ways are measured: mapped queries search the target's documents, and the target's queries
     search mapped documents. nDCG, recall, reciprocal rank, and overlap with the target's own
     ranking have 95 % bootstrap intervals over queries. The metric does all scaling there is.
+    Documents and queries may be vectors of any file or store; those with ids are put in order by
+    them, others are in the collection's order.
 
     \b
     Examples:
       linalign-lite retrieval evaluate cranfield --source minilm-c --target gemma-c --map m.map.npz
-      linalign-lite retrieval evaluate cranfield --source a --target b --map m.map.npz --json
+      linalign-lite retrieval evaluate qrels/test.tsv --map m.map.npz \\
+        --source qdrant:store#docs --source-queries q-old.jsonl \\
+        --target docs.parquet --target-queries q-new.jsonl
     """
     from linalign_lite.core.serialization import load_map
-    from linalign_lite.retrieval.collection import read_collection
     from linalign_lite.retrieval.evaluation import evaluate_retrieval
 
-    console, found = Console(as_json, quiet), read_collection(collection_at)
+    console = Console(as_json, quiet)
+    old, new = _places(source, source_queries, "source"), _places(target, target_queries, "target")
+    found = _judged(collection_at, new)
     if found.unknown:
         console.warn([f"{found.unknown} judgement(s) of unknown queries or documents left out"])
     report = evaluate_retrieval(
-        _states(source),
-        _states(target),
+        _states(old, found),
+        _states(new, found),
         load_map(map_file),
         found.binary() if binary else found,
         documents_map=load_optional_map(documents_map),
@@ -186,10 +202,41 @@ def evaluate(
     console.result(report.as_dict(), report.lines())
 
 
-def _states(folder: Path) -> CollectionStates:
-    from linalign_lite.core.serialization import load_states
-    from linalign_lite.retrieval.evaluation import CollectionStates
+def _places(documents: str, queries: str, side: str) -> tuple[str, str]:
+    """Locations of documents and queries."""
+    if queries:
+        return documents, queries
+    folder = Path(documents)
+    if not (folder / DOCUMENTS).is_file():
+        raise InputError(
+            f"{without_secrets(documents)} is not a folder that `retrieval extract` wrote",
+            hint=f"if these are vectors of documents, name their queries: --{side}-queries",
+        )
+    return str(folder / DOCUMENTS), str(folder / QUERIES)
 
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder", expected="what `retrieval extract` writes")
-    return CollectionStates(*(load_states(folder / name) for name in (QUERIES, DOCUMENTS)))
+
+def _judged(at: Path, places: tuple[str, str]) -> Judged:
+    """Read a collection, or judgements of vectors that have ids."""
+    from linalign_lite.retrieval.collection import judged, read_collection, read_judgements
+    from linalign_lite.vectors.reading import read_with_ids
+
+    if not at.is_file():
+        return read_collection(at)
+    documents, queries = (read_with_ids(place)[1] for place in places)
+    for place, ids in zip(places, (documents, queries), strict=True):
+        if not ids:
+            raise InputError(
+                f"{without_secrets(place)} has no ids, so judgements say nothing of it",
+                hint="give the whole collection, whose order it has",
+            )
+    return judged(read_judgements(at), queries, documents)
+
+
+def _states(places: tuple[str, str], found: Judged) -> CollectionStates:
+    from linalign_lite.retrieval.evaluation import CollectionStates
+    from linalign_lite.vectors.reading import read_by_ids
+
+    documents, queries = places
+    return CollectionStates(
+        read_by_ids(queries, found.query_ids), read_by_ids(documents, found.document_ids)
+    )

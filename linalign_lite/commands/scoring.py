@@ -1,4 +1,4 @@
-"""keygen, encrypt, score, decrypt: the client's and the provider's side of a private query."""
+"""encrypt, score, decrypt: the client's and the provider's side of a private query."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from linalign_lite.commands.console import (
-    Console,
-    in_folder,
-    load_optional_map,
-    make_key_folder,
-    require_output,
-)
+from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
 from linalign_lite.commands.detectors import mark_outlying
+from linalign_lite.commands.found import ids_of, load_optional_card, show_best
+from linalign_lite.commands.keys import (
+    PROOF,
+    PUBLIC,
+    SECRET,
+    Account,
+    Key,
+    load_account,
+    load_public,
+)
 from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
 from linalign_lite.commands.states import ModelOptions, extract_texts, read_encoded
 from linalign_lite.core.choices import Profile
@@ -23,79 +27,21 @@ from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
-    from linalign_lite.core.signing import SigningKey
     from linalign_lite.encrypt.client import Client
-    from linalign_lite.encrypt.keys import PublicKey
     from linalign_lite.encrypt.scores import Scores
     from linalign_lite.heads.ood.detector import Detector
+    from linalign_lite.retrieval.index.reading import Index
 
-SECRET, PUBLIC, SIGNING = "secret.key", "public.key", "signing.key"
-PROOF = ".proof"  # of public.key: public.proof
 
+_KEPT = 1 << 30  # bytes of encoded rows that are used again
 MaxError = Annotated[float, Option(help="Refuse scores whose error may be larger.", min=0.0)]
-Key = Annotated[Path, Option("--key", help="The secret key, or its folder.")]
 Top = Annotated[int, Option(help="Number of best labels to print.", min=1)]
 AllScores = Annotated[Path | None, Option(help="Write all scores to this file (JSONL).")]
 Ood = Annotated[
     str | None, Option(help="Add an outlier score: energy, msp, max-logit, or a detector file.")
 ]
-Account = Annotated[
-    Path | None, Option(help="Your signing.key (bundle keygen), or its folder: signs queries.")
-]
-
-
-def keygen(
-    folder: Annotated[Path, Argument(help="Folder for the two keys; made if needed.")],
-    profile: Annotated[
-        Profile, Option(help="trusted: smaller and faster, but responses do not hide the head.")
-    ] = Profile.private,
-    account: Account = None,
-    prove: Annotated[
-        bool, Option("--prove", help="Prove that the key is well formed, for queries in bulk.")
-    ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Make a client's key pair for encrypted queries.
-
-    secret.key has mode 0600; it encrypts queries and decrypts scores, and stays with the client.
-    public.key goes to the provider, who needs it to hide its head in the responses. Neither is ever
-    overwritten. With --account the key belongs to the account of that signing key, which a
-    provider with a budget asks for. With --prove there is public.proof, too, 0.4 MB, made in some
-    seconds: a provider that has it beside public.key lets thousands of states share ciphertexts,
-    which makes bulk queries many times smaller.
-
-    \b
-    Examples:
-      linalign-lite keygen keys
-      linalign-lite bundle keygen signing
-      linalign-lite keygen keys --account signing
-      linalign-lite keygen keys --prove
-    """
-    from linalign_lite.encrypt.keys import keygen as make_keys
-    from linalign_lite.encrypt.parameters import by_name
-
-    console = Console(as_json, quiet)
-    secret_file, public_file = make_key_folder(folder, SECRET, PUBLIC)
-    secret, public = make_keys(by_name(profile.value), load_account(account))
-    if prove:
-        from linalign_lite.encrypt.key_proof import proven, save_proof
-
-        console.note("proving that the key is well formed")
-        public = proven(secret, public)
-    secret.save(secret_file)
-    public.save(public_file)
-    if prove:
-        save_proof(public_file.with_suffix(PROOF), public)
-    sent = f"{public_file} and its proof go" if prove else f"{public_file} goes"
-    console.note(f"{secret_file} stays with you; {sent} to the provider")
-    digest = public.digest.hex()
-    data = {"secret": str(secret_file), "public": str(public_file)}
-    owner = public.account.hex()
-    named = f", account {owner[:16]}" if owner else ""
-    data |= {"key": digest, "profile": profile.value}
-    console.result({**data, "account": owner or None}, [f"key {digest[:16]}{named}"])
 
 
 def encrypt(
@@ -110,6 +56,9 @@ def encrypt(
         int | None,
         Option(help="Classes of the provider's head, if known: makes smaller files.", min=1),
     ] = None,
+    index: Annotated[
+        Path | None, Option("--index", help="The provider's index.json, to search its index.")
+    ] = None,
     account: Account = None,
     mbit: Mbit = 100.0,
     as_json: AsJson = False,
@@ -120,21 +69,25 @@ def encrypt(
     \b
     Examples:
       linalign-lite encrypt mine.states.npz mine.query --key keys --map a-to-b.map.npz
+      linalign-lite encrypt mine.states.npz mine.query --key keys --index index.json
       echo "is it raining?" | linalign-lite encrypt - mine.query --model ash --key keys --map m.npz
     """
     console = Console(as_json, quiet)
-    require_output(out, queries, map_file)
+    require_output(out, queries, map_file, index)
+    if index is not None and outputs is not None:
+        raise InputError("--outputs is for a head", hint="an index states its number of rows")
+    card = load_optional_card(index)
     client = make_client(key, account, mbit=mbit)
     affine = load_optional_map(map_file)
     states = read_queries(queries, model, affine, console)
     with console.progress("encrypting", len(states)) as tally:
-        info = client.encrypt_to(out, states, affine, n_outputs=outputs, progress=tally)
+        info = client.encrypt_to(out, states, affine, n_outputs=outputs, index=card, progress=tally)
     size = out.stat().st_size
     console.result(
         {"out": str(out), "queries": info.n, "bytes": size, "space": info.space.describe()},
         [
             f"{out}: {info.n} encrypted queries, {size / max(info.n, 1) / 1e3:.1f} kB each, "
-            f"for a head that reads {info.space.describe()}"
+            f"for {'an index' if card else 'a head'} that reads {info.space.describe()}"
         ],
     )
 
@@ -142,7 +95,10 @@ def encrypt(
 def score(
     query: Annotated[Path, Argument(help="A client's query file.")],
     out: Annotated[Path, Argument(help="The response file to write (.response).")],
-    head: Annotated[Path, Option("--head", help="The provider's head.")],
+    head: Annotated[Path | None, Option("--head", help="The provider's head.")] = None,
+    index: Annotated[
+        Path | None, Option("--index", help="The provider's index, in place of a head.")
+    ] = None,
     public: Annotated[list[Path] | None, Option(help="Public key or folder; repeatable.")] = None,
     map_file: Annotated[Path | None, Option("--map", help="Fold this map into the head.")] = None,
     profile: Annotated[
@@ -154,12 +110,12 @@ def score(
     ] = None,
     max_error: MaxError = 5e-3,
     threads: Annotated[
-        int | None, Option(help="Processes for many queries; default: one per core.", min=1)
+        int | None, Option(help="Processes or threads; default: one per core for much.", min=1)
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Apply a classifier to encrypted queries.
+    """Score encrypted queries by a classifier or an index.
 
     Needs no secret key: the provider learns neither the texts nor the scores. With --budget every
     query must be signed by its key's account, which pays for it once: sent again, it gets the same
@@ -169,10 +125,10 @@ def score(
     Examples:
       linalign-lite score theirs.query theirs.response --head intents.head.npz --public public.key
       linalign-lite score q r --head h.npz --public keys --map b-to-a.map.npz
+      linalign-lite score q r --index documents.index --public keys
       linalign-lite score q r --head h.npz --public keys --budget clients.sqlite --limit 300
     """
     from linalign_lite.core.executor import cores
-    from linalign_lite.core.serialization import load_head, load_map
     from linalign_lite.encrypt.budgets.budget import Budget
     from linalign_lite.encrypt.budgets.location import local_file
     from linalign_lite.encrypt.messages import QueryInfo
@@ -182,10 +138,12 @@ def score(
     from linalign_lite.encrypt.wire import Kind, open_framed
 
     console = Console(as_json, quiet)
-    require_output(out, query, head, map_file, budget and local_file(budget), *(public or ()))
+    require_output(
+        out, query, head, index, map_file, budget and local_file(budget), *(public or ())
+    )
     if limit is not None and budget is None:
         raise InputError("--limit needs a budget", hint="add --budget FILE")
-    loaded = load_head(head) if map_file is None else load_head(head) @ load_map(map_file)
+    loaded = load_scored(head, index, map_file)
     with open_framed(query, Kind.QUERY) as reader:
         asked = QueryInfo.from_header(reader.header, reader.name)
     provider = Provider(
@@ -194,10 +152,14 @@ def score(
         accept=[by_name(profile.value)],
         max_error=max_error,
         budget=Budget(budget, limit) if budget else None,
+        # rows that are used once are encoded when they are used
+        cache_bytes=_KEPT if asked.layout.blocks(asked.n) > 1 else 0,
     )
     if threads is None:
-        cost = predict_cost(asked.parameters, asked.layout, asked.n, loaded.n_outputs)
-        threads = cores() if cost.score_ms > 4e3 else 1  # processes take a second to start
+        cost = predict_cost(asked.parameters, asked.layout, asked.n, provider.n_outputs)
+        # processes take a second to start, threads nothing
+        much = 4e3 if asked.layout.blocks(asked.n) > 1 else 1e2
+        threads = cores() if cost.score_ms > much else 1
     with console.progress("scoring", asked.n) as tally:
         info = provider.score_file(query, out, tally, workers=threads)
     size = out.stat().st_size
@@ -205,7 +167,10 @@ def score(
     data = {"out": str(out), "queries": n, "outputs": outputs, "bytes": size}
     console.result(
         {**data, "profile": info.parameters.name},
-        [f"{out}: {n} queries scored for {outputs} classes, {size / n / 1e3:.1f} kB each"],
+        [
+            f"{out}: {n} queries scored for {outputs} {'rows' if index else 'classes'}, "
+            f"{size / n / 1e3:.1f} kB each"
+        ],
     )
 
 
@@ -216,14 +181,18 @@ def decrypt(
     top: Top = 1,
     out: AllScores = None,
     ood: Ood = None,
+    index: Annotated[
+        Path | None, Option("--index", help="The index.json asked, with ids.txt beside it.")
+    ] = None,
     max_error: MaxError = 5e-3,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Decrypt a response and print the best labels.
 
-    Prints one line per query, in the order of the queries. --ood adds an out-of-distribution score
-    computed from the decrypted scores; a detector file with a threshold adds in or out.
+    Prints one line per query, in the order of the queries; of an index, the best documents in
+    TREC's format, as `index search`, and with --index their ids. --ood adds an out-of-distribution
+    score computed from the decrypted scores; a detector file with a threshold adds in or out.
     Never send scores back to the provider; docs/SECURITY.md explains why.
 
     \b
@@ -231,6 +200,7 @@ def decrypt(
       linalign-lite decrypt mine.response --key keys
       linalign-lite decrypt mine.response --key keys --top 3 --out scores.jsonl
       linalign-lite decrypt mine.response --key keys --ood energy
+      linalign-lite decrypt mine.response --key keys --index index.json --top 10
     """
     from linalign_lite.encrypt.client import Client
     from linalign_lite.encrypt.keys import SecretKey
@@ -239,12 +209,17 @@ def decrypt(
     console = Console(as_json, quiet)
     if out is not None:
         require_output(out, response, query)
-    by = load_scorer(ood)
+    by, card = load_scorer(ood), load_optional_card(index)
     client = Client(SecretKey.load(in_folder(key, SECRET)), max_error=max_error)
     with open_framed(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
         scores = client.decrypt_from(response, query, progress=tally)
+    if scores.ids or index is not None:
+        if out is not None or by is not None:
+            raise InputError("--out and --ood are for scores of a head")
+        show_best(console, scores, top, ids_of(scores, index, card))
+        return
     show_scores(console, scores, by, top, out)
 
 
@@ -288,10 +263,19 @@ def make_client(key: Path, account: Path | None, **options: float) -> Client:
     return Client(SecretKey.load(secret), account=signer, proven=proven, **options)
 
 
-def load_account(path: Path | None) -> SigningKey | None:
-    from linalign_lite.core.signing import SigningKey
+def load_scored(head: Path | None, index: Path | None, map_file: Path | None) -> Head | Index:
+    """The head, with a map folded in, or the index, of which one is given."""
+    from linalign_lite.core.serialization import load_head, load_map
+    from linalign_lite.retrieval.index.reading import open_index
 
-    return None if path is None else SigningKey.load(in_folder(path, SIGNING))
+    if (head is None) == (index is None):
+        raise InputError("give --head or --index, one of the two")
+    if index is not None:
+        if map_file is not None:
+            raise InputError("--map is folded into a head", hint="the client maps its queries")
+        return open_index(index)
+    assert head is not None
+    return load_head(head) if map_file is None else load_head(head) @ load_map(map_file)
 
 
 def load_scorer(ood: str | None) -> str | Detector | None:
@@ -304,26 +288,6 @@ def load_scorer(ood: str | None) -> str | Detector | None:
     detector = load_detector(ood)
     detector.require_scores()
     return detector
-
-
-def load_public(paths: list[Path]) -> list[PublicKey]:
-    """Load the public keys in these files and folders, with the proofs beside them."""
-    from linalign_lite.encrypt.key_proof import load_proof
-    from linalign_lite.encrypt.keys import PublicKey
-
-    files: list[Path] = []
-    for path in paths:
-        found = [path]
-        if path.is_dir():
-            found = [p for p in sorted(path.rglob("*.key")) if p.name not in (SECRET, SIGNING)]
-        if not found:
-            raise InputError(f"there is no public key in {path}", expected=f"{PUBLIC} files")
-        files += found
-    keys = []
-    for path in files:
-        key, proof = PublicKey.load(path), path.with_suffix(PROOF)
-        keys.append(load_proof(proof, key) if proof.exists() else key)
-    return keys
 
 
 def read_queries(

@@ -8,18 +8,14 @@ from typing import Annotated
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
+from linalign_lite.commands.found import require_same_index, show_best
+from linalign_lite.commands.keys import PUBLIC, SECRET, Account, Key, load_account, load_public
 from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
 from linalign_lite.commands.scoring import (
-    PUBLIC,
-    SECRET,
-    Account,
     AllScores,
-    Key,
     MaxError,
     Ood,
     Top,
-    load_account,
-    load_public,
     load_scorer,
     make_client,
     read_queries,
@@ -100,7 +96,7 @@ def ask(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask a scoring service, and print the best labels.
+    """Ask a scoring service, and print what is best.
 
     Encrypts here, and decrypts here: the secret key stays in this process. A public key that the
     service does not know is registered (public.key beside secret.key, and public.proof if it is
@@ -110,6 +106,7 @@ def ask(
     Examples:
       linalign-lite ask http://127.0.0.1:8765 mine.states.npz --key keys --map a-to-b.map.npz
       linalign-lite ask https://host texts.txt --model ash --key keys --account signing
+      linalign-lite ask https://host queries.txt --model ash --key keys --head documents --top 10
     """
     from linalign_lite.service.remote_provider import RemoteProvider, UnknownKeyError
 
@@ -131,8 +128,13 @@ def ask(
         states = read_queries(queries, model, affine, console)
         space = states.space if affine is None else affine.target
         chosen.space.require(space, f"these states do not belong to head {chosen.name}")
+        card, ids = provider.index() if chosen.index else (None, None)
+        if ids is not None and (out is not None or by is not None):
+            raise InputError("--out and --ood are for scores of a head")
         with console.progress("encrypting", len(states)) as tally:
-            query = client.encrypt(states, affine, n_outputs=chosen.n_outputs, progress=tally)
+            query = client.encrypt(
+                states, affine, n_outputs=chosen.n_outputs, index=card, progress=tally
+            )
         try:
             response = provider.score(query)
         except UnknownKeyError:
@@ -145,4 +147,9 @@ def ask(
         if chosen.has_budget and signer is not None:
             usage = provider.budget(signer)
             said(f"account: {usage['used']} of {usage['limit']} states used")
-    show_scores(console, client.decrypt(response, query), by, top, out)
+    scores = client.decrypt(response, query)
+    if card is None or ids is None:
+        show_scores(console, scores, by, top, out)
+    else:
+        require_same_index(scores, card, url)
+        show_best(console, scores, top, ids)

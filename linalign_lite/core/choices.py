@@ -1,9 +1,14 @@
-"""Values of options that have a fixed list, for the library and for the command line.
+"""Values of options that have a fixed list, and defaults, for the library and for the command line.
 
 This module imports only `enum`, so that `--help` needs no NumPy.
 """
 
 from enum import StrEnum
+
+# default folds of cross-validations
+MAP_FOLDS = 5
+HEAD_FOLDS = 3
+SEARCH_FOLDS = 3  # of a map for search, whose trials are many
 
 # embedding: all modules of a sentence-transformers model; tokens: one state per token
 TextPooling = StrEnum("TextPooling", "mean last cls max weighted-mean mean-sqrt embedding")

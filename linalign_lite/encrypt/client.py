@@ -17,13 +17,7 @@ from linalign_lite.core.signing import SigningKey
 from linalign_lite.encrypt import messages
 from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
-from linalign_lite.encrypt.modular import (
-    Residues,
-    add_mod,
-    integer_residues,
-    pack_seeded,
-    seeded_size,
-)
+from linalign_lite.encrypt.modular import add_encoded, pack_seeded, seeded_size
 from linalign_lite.encrypt.packing import FloatArray, Layout, pack_states, score_positions
 from linalign_lite.encrypt.planner import MBIT, bytes_per_second, choose_layout
 from linalign_lite.encrypt.precision import (
@@ -38,12 +32,13 @@ from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.scores import Scores
 from linalign_lite.encrypt.wire import DIGEST, Kind, open_framed, write_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
+from linalign_lite.retrieval.index.card import IndexCard
+from linalign_lite.storage.arrays import unit_rows
 from linalign_lite.storage.atomic import PathLike, atomic
 
 FloatT = TypeVar("FloatT", bound=np.floating[Any])
 _BATCH = 256  # states mapped at once
 _PRODUCTS = 16  # decrypted at once
-_EXACT_BITS = 52  # of an encoded state before the rest of its scale: float64 has 53
 
 
 class Client:
@@ -78,6 +73,7 @@ class Client:
         *,
         norm_bound: float | None = None,
         n_outputs: int | None = None,
+        index: IndexCard | None = None,
         layout: Layout | None = None,
         progress: Progress | None = None,
     ) -> Query:
@@ -85,11 +81,13 @@ class Client:
 
         states: (n, d). norm_bound: rounded up to a power of two and public; by default the largest
         norm, at least 1. n_outputs: scores of the provider's head, for the choice of a layout.
+        index: of the provider, in place of a head; for cosines states are scaled to length 1.
         layout: overrides that choice. progress: called with the number of states done since its
-        last call. Raises MismatchError when the map does not read these states, InputError when a
-        state's norm is above the bound.
+        last call. Raises MismatchError when the map does not read these states, or the
+        index is of another space, InputError when a state's norm is above the bound.
         """
-        info, values = self._prepared(as_states(states), map, norm_bound, n_outputs, layout)
+        asked = norm_bound, n_outputs, index, layout
+        info, values = self._prepared(as_states(states), map, *asked)
         query = Query(info, tuple(self._payloads(info, values, progress)))
         if self._account is None:
             return query
@@ -103,11 +101,13 @@ class Client:
         *,
         norm_bound: float | None = None,
         n_outputs: int | None = None,
+        index: IndexCard | None = None,
         layout: Layout | None = None,
         progress: Progress | None = None,
     ) -> QueryInfo:
         """Encrypt as ``encrypt``, record by record into a `*.query` file, whole or not at all."""
-        info, values = self._prepared(as_states(states), map, norm_bound, n_outputs, layout)
+        asked = norm_bound, n_outputs, index, layout
+        info, values = self._prepared(as_states(states), map, *asked)
         with atomic(path) as f:
             sign = None if self._account is None else self._signature
             write_framed(f, info.header(), self._payloads(info, values, progress), sign)
@@ -150,11 +150,17 @@ class Client:
         map: AffineMap | None,  # noqa: A002
         norm_bound: float | None,
         n_outputs: int | None,
+        index: IndexCard | None,
         layout: Layout | None,
     ) -> tuple[QueryInfo, Array]:
         """Map the states, once, and return the query's header and the mapped states, (n, d)."""
-        values, norms = _mapped(states, map)
-        n, space = len(values), states.space if map is None else map.target
+        space = states.space if map is None else map.target
+        if index is not None:
+            index.space.require(space, "these states do not belong in the index's space")
+            n_outputs = index.rows
+        unit = index is not None and index.metric == "cosine"
+        values, norms = _mapped(states, map, unit=unit)
+        n = len(values)
         parameters = self._key.parameters
         if layout is None:
             shape = parameters, space.dim, n_outputs, n
@@ -184,6 +190,7 @@ class Client:
             space=space,
             chunks=layout.chunks,
             batch=layout.batch,
+            many=layout.many,
             norm_bits=bound,
             identity=os.urandom(messages.ID_BYTES).hex(),
             signed=self._account is not None,
@@ -258,11 +265,12 @@ class Client:
             blocks.append(self._decrypted(info, memoryview(payload)[DIGEST:], live))
             if progress:
                 progress(live)
-        step, places = rounding_step(error)
+        # rankings are finer than what rounding of an index's rows may do to one score
+        step, places = rounding_step(info.noise_bound if info.ids else error)
         scores = _concatenated(blocks)
         capped = soft_capped(scores, info.softcap)
         rounded = np.round(np.rint(capped / step) * step, places)  # rint alone leaves tails
-        return Scores(rounded, np.argmax(capped, axis=1), info.labels, places, error)
+        return Scores(rounded, np.argmax(capped, axis=1), info.labels, places, error, info.ids)
 
     def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> FloatArray:
         """Scores of one record: (live, n_outputs)."""
@@ -289,19 +297,6 @@ class Client:
         return _concatenated(parts, axis=1)
 
 
-def add_encoded(
-    zero: Residues, coefficients: FloatArray, scale: int, norm_bits: int, primes: tuple[int, ...]
-) -> Residues:
-    """Add coefficients·2^scale, below 2^norm_bits, to a first component: (primes, m)."""
-    # whole numbers below 2^52, exact in float64, then the rest of the scale
-    bits = min(scale, _EXACT_BITS - norm_bits)
-    whole = np.rint(coefficients * 2.0**bits).astype(np.int64)
-    rows = np.empty((len(primes), len(coefficients)), dtype=np.uint64)
-    for row, part, prime in zip(rows, zero, primes, strict=True):
-        row[:] = add_mod(part, integer_residues(whole, scale - bits, prime), prime)
-    return rows
-
-
 @dataclass(frozen=True)
 class _ExpectedQuery:
     """The query that a response must answer: its header, and the digests of its records."""
@@ -310,13 +305,24 @@ class _ExpectedQuery:
     digests: list[bytes] = field(repr=False)
 
 
-def _mapped(states: HiddenStates, map: AffineMap | None) -> tuple[Array, FloatArray]:  # noqa: A002
-    """Map the states. Returns them and their norms. MismatchError when the map reads others."""
+def _mapped(
+    states: HiddenStates,
+    map: AffineMap | None,  # noqa: A002
+    *,
+    unit: bool,
+) -> tuple[Array, FloatArray]:
+    """Map the states; unit: and scale them to length 1. Returns them and their norms.
+
+    Raises MismatchError when the map reads others.
+    """
     values = states.states
     batches = [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
     if map is not None:
         map.source.require(states.space, "this map does not read these states")
         batches = [map.apply(batch) for batch in batches]
+    if unit:
+        batches = [unit_rows(batch.astype(np.float64)) for batch in batches]
+    if unit or map is not None:
         values = _concatenated(batches)
     with np.errstate(over="ignore", invalid="ignore"):  # least_norm_bits refuses what overflows
         squares = [np.square(batch, dtype=np.float64).sum(axis=1) for batch in batches]

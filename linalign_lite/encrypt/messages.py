@@ -31,7 +31,7 @@ from linalign_lite.encrypt.response_encoding import WORD_BITS, product_size
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORDS, Header, Kind, Record
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import PathLike, write_atomic
-from linalign_lite.storage.schema import Range, Sha256, Text, format_errors, parse, plain
+from linalign_lite.storage.schema import LEFT_OUT, Range, Sha256, Text, format_errors, parse, plain
 
 Progress = Callable[[int], None]  # called with the number of states done since the last call
 MAX_OUTPUTS = 1 << 24
@@ -56,6 +56,7 @@ class _Packing:
     n: Annotated[int, Range(1, MAX_RECORDS * MAX_DEGREE)]
     chunks: Annotated[int, Range(1, MAX_DIM)]
     batch: Annotated[int, Range(1, MAX_DEGREE)]
+    many: bool = field(default=False, metadata=LEFT_OUT)  # packing.Layout
     norm_bits: Annotated[int, Range(MIN_NORM_BITS, MAX_NORM_BITS)]
 
 
@@ -85,6 +86,8 @@ class ResponseDescription(_Packing):
     n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
     labels: tuple[str, ...]
     softcap: Annotated[float, _PositiveFloat()] | None
+    # of an index, whose rows have ids in place of labels: digest of their file, or "numbers"
+    ids: Annotated[str, Text(64, 0, "[0-9a-f]{64}|numbers|")] = field(default="", metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +106,16 @@ class _Info(_Packing):
     @functools.cached_property
     def layout(self) -> Layout:
         """Layout of the states in ciphertexts."""
-        return Layout(self.parameters.degree, self.DIM(self), self.chunks, self.batch)
+        return Layout(self.parameters.degree, self.DIM(self), self.chunks, self.batch, self.many)
 
     def header(self) -> Header:
         return self._header
 
     @functools.cached_property
     def _header(self) -> Header:
-        names, blocks = [f.name for f in fields(self.DESCRIPTION)], self.layout.blocks(self.n)
-        meta = {name: _as_json(getattr(self, name)) for name in names}
+        blocks = self.layout.blocks(self.n)
+        values = [(f, getattr(self, f.name)) for f in fields(self.DESCRIPTION)]
+        meta = {f.name: _as_json(v) for f, v in values if v or f.metadata != LEFT_OUT}
         shape = blocks, self.record_size
         return Header(self.KIND, self.parameters, self.key, *shape, meta, self.signed)
 
@@ -123,9 +127,8 @@ class _Info(_Packing):
             names = ("parameters", "key", "record_size", "signed")
             common = {k: getattr(header, k) for k in names}
             info = cls(**common, **described)
-            space = described.get("space")  # written in another way, it would have another digest
-            if space is not None and plain(space) != header.meta["space"]:
-                raise InputError("its space has an empty field that is left out when it is empty")
+            if info.header().meta != header.meta:  # it would have another digest
+                raise InputError("it has an empty field that is left out when it is empty")
             if info.layout.blocks(info.n) != header.n_records:
                 raise InputError("its number of states does not fit its records")
             info._require_consistent()
@@ -181,9 +184,17 @@ class ResponseInfo(ResponseDescription, _Info):
     @property
     def error_bound(self) -> float:
         """Bound on the error of a score, from the header alone."""
+        return self._bound(encoded=False)
+
+    @property
+    def noise_bound(self) -> float:
+        """Bound on the distance from scores of the rounded rows, of which no key is the cause."""
+        return self._bound(encoded=True)
+
+    def _bound(self, *, encoded: bool) -> float:
         fold = self.layout.fold(self.n_outputs)
         scales = self.head_scale, self.rounding_bits, fold, self.flood_bits, self.word_bits
-        return score_error(self.parameters, self.norm_bits, *scales)
+        return score_error(self.parameters, self.norm_bits, *scales, encoded=encoded)
 
     def _require_consistent(self) -> None:
         room, most = score_room(self.parameters), most_flood_bits(self.parameters)

@@ -18,6 +18,7 @@ from linalign_lite.errors import FormatError
 Residues = npt.NDArray[np.uint64]
 _LIMB_BITS = 24  # 2^23 of a row's norm times √MAX_FEATURES times 2^24 stays below 2^52
 SEED_SIZE = 64  # bytes
+_EXACT_BITS = 52  # of an encoded number before the rest of its scale: float64 has 53
 MAX_FEATURES = 512  # features multiplied at once
 _BIT_SHIFTS = np.arange(8, dtype=np.uint64)[:, None]
 # five ternary digits of a byte below 243: a table is faster than divisions, and random bytes cost
@@ -120,6 +121,19 @@ def integer_residues(values: npt.NDArray[np.int64], bits: int, prime: int) -> Re
     """Compute values·2^bits mod prime, for integers of at most 2^52 in magnitude, bits ≤ 32."""
     quotient = np.rint(values * (2.0**bits / prime)).astype(np.int64)
     return non_negative((values << bits) - quotient * prime, prime).view(np.uint64)
+
+
+def add_encoded(
+    zero: Residues, coefficients: FloatArray, scale: int, norm_bits: int, primes: tuple[int, ...]
+) -> Residues:
+    """Add coefficients·2^scale, below 2^norm_bits, to a first component: (primes, m)."""
+    # whole numbers below 2^52, exact in float64, then the rest of the scale
+    bits = min(scale, _EXACT_BITS - norm_bits)
+    whole = np.rint(coefficients * 2.0**bits).astype(np.int64)
+    rows = np.empty((len(primes), len(coefficients)), dtype=np.uint64)
+    for row, part, prime in zip(rows, zero, primes, strict=True):
+        row[:] = add_mod(part, integer_residues(whole, scale - bits, prime), prime)
+    return rows
 
 
 def mul_mod(a: Residues, b: int, prime: int) -> Residues:

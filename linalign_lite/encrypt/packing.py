@@ -10,19 +10,22 @@ With m = 1 this packs single queries. With chunks of one dimension, each ciphert
 feature of up to N queries and w(X) is a number: the packing called *columns*, where scoring is
 a matrix product modulo the primes (modular.matmul_mod). Every other layout is called *inner*; its
 products return at most 128 coefficients each, few enough that a mask under a public key that its
-owner made up still hides the head. More need a key that is proven (docs/SECURITY.md).
+owner made up still hides the head. More need a key that is proven (docs/SECURITY.md): the packing
+*many* is inner without that limit. Its products hold ⌊N/(w·m)⌋ rows of chunks of any width w,
+down to w = 1, where a chunk is a number, w(X) = Σ_j w_j·X^(j·m), and every coefficient a score.
 """
 
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.errors import InputError
 
+Number = TypeVar("Number", bound=np.number[Any])
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
 MAX_CHUNKS = 64  # of single queries; more only where the dimension or the batch needs them
@@ -34,18 +37,20 @@ class Layout:
     """Placement of ``batch`` states, and of head rows, of dimension ``dim`` in polynomials.
 
     Polynomials have ``degree`` coefficients. A state is cut into ``chunks`` parts of ``width`` =
-    ⌈dim/chunks⌉ coefficients, the last padded with zeros. Raises InputError when a chunk of all
-    states is wider than the ring, or more than 128 states share a product.
+    ⌈dim/chunks⌉ coefficients, the last padded with zeros. many: a product returns as many
+    coefficients as fit, for rows by the thousand. Raises InputError when a chunk of all states is
+    wider than the ring, or more than 128 states share a product that is neither columns nor many.
     """
 
     degree: int
     dim: int
     chunks: int
     batch: int = 1
+    many: bool = False
 
     def __post_init__(self) -> None:
         columns = self.dim == self.chunks
-        most = self.degree if columns else min(self.degree, MAX_RETURNED)
+        most = self.degree if columns or self.many else min(self.degree, MAX_RETURNED)
         if not 1 <= self.batch <= most:
             raise InputError(
                 "so many queries cannot share ciphertexts",
@@ -67,20 +72,21 @@ class Layout:
 
     @property
     def columns(self) -> bool:
-        """True if a chunk is one dimension: rows are numbers then, not polynomials."""
-        return self.width == 1
+        """True if rows are numbers, not polynomials: a chunk is one dimension, and not many."""
+        return self.width == 1 and not self.many
 
     @property
     def packing(self) -> str:
-        """Either "columns" or "inner": docs/FORMAT.md, section 3."""
-        return "columns" if self.columns else "inner"
+        """One of "columns", "inner" and "many": docs/FORMAT.md, section 3."""
+        return "columns" if self.columns else "many" if self.many else "inner"
 
     @functools.cached_property
     def rows(self) -> int:
         """Head rows that one product scores."""
         if self.columns:
             return 1
-        return min(self.degree // (self.width * self.batch), MAX_RETURNED // self.batch)
+        fitting = self.degree // (self.width * self.batch)
+        return fitting if self.many else min(fitting, MAX_RETURNED // self.batch)
 
     def fold(self, n_outputs: int) -> int:
         """Head rows that share one product and its noise."""
@@ -135,16 +141,19 @@ def pack_states(layout: Layout, states: npt.NDArray[Any]) -> Iterator[FloatArray
 
 def pack_rows(layout: Layout, weight: npt.NDArray[Any]) -> Iterator[FloatArray]:
     """Yield coefficients of a head by product: (chunks, degree). weight: (n_outputs, dim)."""
-    used = layout.rows * layout.width
     for start in range(0, weight.shape[0], layout.rows):
-        block = np.zeros((layout.rows, layout.chunks * layout.width))
-        part = weight[start : start + layout.rows]
-        block[: part.shape[0], : layout.dim] = part
-        chunked = block.reshape(layout.rows, layout.chunks, layout.width)
-        out = np.zeros((layout.chunks, layout.degree))
-        values = chunked[:, :, ::-1].transpose(1, 0, 2).reshape(layout.chunks, used)
-        out[:, : used * layout.batch : layout.batch] = values
-        yield out
+        yield pack_product(layout, weight[start : start + layout.rows].astype(np.float64))
+
+
+def pack_product(layout: Layout, rows: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """Coefficients of the rows of one product, (n, dim) with n ≤ layout.rows: (chunks, degree)."""
+    n, width, step = len(rows), layout.width, layout.batch
+    padded = np.zeros((n, layout.chunks * width), rows.dtype)
+    padded[:, : layout.dim] = rows
+    out = np.zeros((layout.chunks, layout.degree), rows.dtype)
+    chunked = padded.reshape(n, layout.chunks, width)[:, :, ::-1].transpose(1, 0, 2)
+    out[:, : n * width * step : step] = chunked.reshape(layout.chunks, n * width)
+    return out
 
 
 @functools.lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ MBIT = 100.0  # the link's speed, unless stated
 WORDS = min(WORD_BITS)  # bits of a response's words, for heads of usual norms
 # A provider refuses a layout that takes longer than this many times the fastest one, and a while.
 _WASTE, _WHILE = 8, 100.0  # times; milliseconds
+_WIDEST_OF_MANY = 64  # dimensions of a chunk: wider ones hold too few rows to be worth a proof
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,10 @@ def candidate_layouts(
     """Predict the cost of every layout worth considering that fits in a file.
 
     m over powers of two, n shared evenly among full records, and N; chunks from the fewest that
-    fit; columns, of which only a proven key's may return more than 128 coefficients a product.
+    fit; columns, and where 128 scores are not all, many, down to chunks of one dimension. Only a
+    proven key's products may return more than 128 coefficients.
     """
-    degree = parameters.degree
+    degree, free = parameters.degree, proven or not parameters.private
     most = min(degree, MAX_RETURNED)
     even, full = -(-n // -(-n // most)), -(-n // -(-n // degree))
     batches = {even} | {1 << k for k in range(most.bit_length()) if 1 << k <= min(n, most)}
@@ -164,7 +166,11 @@ def candidate_layouts(
         fewest = fewest_chunks(degree, dim, batch)
         last = min(dim - 1, max(MAX_CHUNKS, fewest + 8))
         found += [Layout(degree, dim, k, batch) for k in range(fewest, last + 1)]
-    together = full if proven or not parameters.private else even
+        if free and n_outputs * batch > MAX_RETURNED:
+            widths = range(1, min(-(-dim // fewest), _WIDEST_OF_MANY) + 1)
+            cuts = sorted({-(-dim // width) for width in widths})
+            found += [Layout(degree, dim, k, batch, many=True) for k in cuts]
+    together = full if free else even
     found.append(Layout(degree, dim, dim, together))  # columns gain from full ciphertexts
     size = seeded_size(degree, parameters.data_primes)
     fitting = [
@@ -233,10 +239,22 @@ def alternative_layouts(
     return (best, *(p for p in kinds.values() if p.layout != best.layout))
 
 
-def relative_error(parameters: Parameters, layout: Layout, n_outputs: int) -> float:
-    """Bound the error of a score, over the largest score, for rows of one norm and no bias."""
+def relative_error(
+    parameters: Parameters, layout: Layout, n_outputs: int, *, row_bits: int | None = None
+) -> float:
+    """Bound the error of a score, over the largest score, for rows of one norm and no bias.
+
+    row_bits: of an index, to which its rows are rounded.
+    """
     norm = math.sqrt(layout.fold(n_outputs))
     scales = choose_scales(
-        parameters, layout, n_outputs, MIN_NORM_BITS, row_norm=1.0, bias=0.0, product_norm=norm
+        parameters,
+        layout,
+        n_outputs,
+        MIN_NORM_BITS,
+        row_norm=1.0,
+        bias=0.0,
+        product_norm=norm,
+        row_scale=row_bits,
     )
     return scales.error / 2.0**MIN_NORM_BITS

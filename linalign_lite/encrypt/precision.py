@@ -28,6 +28,7 @@ MAX_NORM_BITS = 24
 MAX_ERROR = 5e-3  # of a score, by default
 MIN_SCORE = 2.0**-20  # assumed size of the largest score at least: a head of zeros needs a scale
 MAX_DECIMALS = 15  # of float64 numbers of order 1
+_SHORTEST = 11  # bits of weights that are rounded so that products take less time
 _DEVIATIONS = 6.0  # standard deviations that a stated error covers
 
 
@@ -109,22 +110,26 @@ def choose_scales(
     row_norm: float,
     bias: float,
     product_norm: float,
+    row_scale: int | None = None,
     max_error: float = MAX_ERROR,
     proven: bool = False,
 ) -> Scales:
     """Choose the scales of a head. Raises PrecisionError when the modulus cannot hold them.
 
     row_norm: largest norm of a head row. bias: largest |bias|. product_norm: largest norm of all
-    rows that share a product. Of the choices that keep the error within ``max_error``, the first
-    of: weights so short that residues have two limbs (module ring), and short words; whole weights,
-    and short words; whole weights, and long words. The last where none does. proven: the public key
-    has a proof.
+    rows that share a product. row_scale: of an index, whose rows are rounded to multiples of
+    2^-row_scale, for rankings lose then what was measured. Of the choices that keep the error
+    within ``max_error``, the first of: rows rounded like that, or weights so short that residues
+    have two limbs or three (module ring), and short words; whole weights, and short words; whole
+    weights, and long words. The last where none does. proven: the public key has a proof.
     """
     scale = head_scale(parameters, norm_bits, row_norm, bias)
     fold, shape = layout.fold(n_outputs), (product_norm, layout.terms)
     short = 0  # what the trusted profile does is fast enough
-    if parameters.private:
-        short = _rounding_for_two_limbs(parameters, layout, scale, product_norm)
+    if row_scale is not None:
+        short = max(0, scale - max(0, row_scale))
+    elif parameters.private:
+        short = _short_rounding(parameters, layout, scale, row_norm, product_norm)
     for rounding, word_bits in ((short, WORD_BITS[0]), *((0, bits) for bits in WORD_BITS)):
         flood = flood_bits(parameters, scale, *shape, rounding_bits=rounding, proven=proven)
         numbers = scale, rounding, fold, flood, word_bits
@@ -146,15 +151,20 @@ def factors(layout: Layout, product_norm: float, weight_scale: int) -> tuple[flo
     return mask + math.sqrt(layout.chunks) * rows, 1 + layout.chunks
 
 
-def _rounding_for_two_limbs(
-    parameters: Parameters, layout: Layout, scale: int, product_norm: float
+def _short_rounding(
+    parameters: Parameters, layout: Layout, scale: int, row_norm: float, product_norm: float
 ) -> int:
-    """The fewest bits to round weights by such that residues need two limbs; 0 if none are."""
-    wanted = -(-max(p.bit_length() for p in parameters.data_primes) // 2)
-    for rounding in range(scale):
-        found = factors(layout, product_norm, scale - rounding)
-        if widest_limbs(layout.degree, *found) >= wanted:
-            return rounding
+    """The fewest bits to round weights by such that residues need two limbs, or three.
+
+    A row keeps _SHORTEST bits of its norm; 0 where that is not possible.
+    """
+    most = math.floor(scale + math.log2(max(row_norm, MIN_SCORE))) - _SHORTEST
+    bits = max(p.bit_length() for p in parameters.data_primes)
+    for limbs in (2, 3):
+        for rounding in range(min(most, scale) + 1):
+            found = factors(layout, product_norm, scale - rounding)
+            if widest_limbs(layout.degree, *found) >= -(-bits // limbs):
+                return rounding
     return 0
 
 

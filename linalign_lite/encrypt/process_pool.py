@@ -18,8 +18,10 @@ from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.precision import Scales
+from linalign_lite.encrypt.scored_rows import rows_of
 from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Record
+from linalign_lite.retrieval.index.reading import Index
 
 _IN_FLIGHT = 2  # records in flight per process: bounds memory
 
@@ -28,7 +30,7 @@ _IN_FLIGHT = 2  # records in flight per process: bounds memory
 class ScoringJob:
     """Input of every worker. ``key``: the public key of the masks; None where nothing is masked."""
 
-    head: Head
+    scored: Head | Index
     cache_bytes: int
     max_error: float
     key: PublicKey | None
@@ -56,7 +58,9 @@ def score_records(job: ScoringJob, records: Iterable[Record], workers: int) -> I
 def _start_worker(job: ScoringJob) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops this process
     masks = None if job.key is None else Masks(job.key)
-    scorer = Scorer(job.head, job.query.parameters, EncodedHeads(job.cache_bytes), job.max_error)
+    scorer = Scorer(
+        rows_of(job.scored), job.query.parameters, EncodedHeads(job.cache_bytes), job.max_error
+    )
     _Worker.score = functools.partial(scorer.score, job.query, job.scales, masks=masks)
 
 

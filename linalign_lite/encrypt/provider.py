@@ -23,6 +23,7 @@ from linalign_lite.encrypt.packing import MAX_RETURNED
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.planner import require_reasonable
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
+from linalign_lite.encrypt.scored_rows import rows_of
 from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import Kind, Record, open_framed, write_framed
 from linalign_lite.errors import (
@@ -32,6 +33,7 @@ from linalign_lite.errors import (
     PrecisionError,
     SignatureError,
 )
+from linalign_lite.retrieval.index.reading import Index
 from linalign_lite.storage.atomic import PathLike, atomic, require_replaceable
 from linalign_lite.storage.own_folder import make_own_folder
 
@@ -43,7 +45,7 @@ _MAX_MASKS = 64  # keys whose masks are kept ready, some megabytes each
 
 
 class Provider:
-    """Scores encrypted states with one head.
+    """Scores encrypted states with one head, or with the rows of one index.
 
     ``keys``: public keys of the clients; a query of the private profile needs its own, and one that
     asks for more than 128 coefficients of a product a key with a proof (`key_proof.load_proof`).
@@ -58,7 +60,7 @@ class Provider:
 
     def __init__(
         self,
-        head: Head,
+        scored: Head | Index,
         *,
         keys: Iterable[PublicKey] = (),
         accept: Iterable[Parameters] = (PRIVATE,),
@@ -67,17 +69,22 @@ class Provider:
         cache_bytes: int = 1 << 30,
         shared: Path | None = None,
     ) -> None:
-        self._head = head
+        self._head, self._rows = scored, rows_of(scored)
         # of two copies of a key, the one with a proof
         self._keys = {key.digest: key for key in sorted(keys, key=lambda key: bool(key.proof))}
         self._proven = frozenset(d for d, key in self._keys.items() if is_proven(key))
         self._masks = functools.lru_cache(maxsize=_MAX_MASKS)(Masks)
         self._accept = tuple(accept)
         self._max_error = max_error
-        self._ledger = None if budget is None else Ledger(budget, head)
+        self._ledger = None if budget is None else Ledger(budget, self._rows.digest())
         self._cache_bytes, self._shared = cache_bytes, shared
         self._scorers: dict[int, Scorer] = {}
         self._lock = threading.Lock()
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the head, or rows of the index."""
+        return self._rows.n_outputs
 
     def has_key(self, digest: bytes) -> bool:
         """Return whether a public key is known."""
@@ -137,7 +144,8 @@ class Provider:
 
         The query is read three times: its signature is verified, then all of it is checked, before
         anything is charged or scored. progress: called with the number of states done since its
-        last call. workers: above 1, as many spawned processes, which import the main module again.
+        last call. workers: above 1, as many spawned processes, which import the main module again;
+        for one record as many threads.
         """
         with open_framed(query_path, Kind.QUERY) as reader:
             asked = QueryInfo.from_header(reader.header, reader.name)
@@ -167,7 +175,7 @@ class Provider:
 
     def _answer(self, query: QueryInfo, digest: str) -> tuple[ResponseInfo, Scales]:
         """Check everything that precedes scoring. Returns the response's header and scales."""
-        parameters, head, layout = query.parameters, self._head, query.layout
+        parameters, head, layout = query.parameters, self._rows, query.layout
         if parameters not in self._accept:
             raise MismatchError(
                 "this provider does not accept the query's profile",
@@ -185,8 +193,8 @@ class Provider:
         proven = query.key in self._proven
         if query.needs_proof and not proven:
             raise MismatchError(
-                "this query is refused: so many states share a product only under a proven key",
-                got=f"{layout.batch} states",
+                "this query is refused: a product returns so many scores only under a proven key",
+                got=f"{layout.rows * layout.batch} scores",
                 expected=f"at most {MAX_RETURNED}",
                 hint="make a key with keygen --prove, and send its proof with it",
             )
@@ -216,6 +224,7 @@ class Provider:
             dim=query.space.dim,
             chunks=query.chunks,
             batch=query.batch,
+            many=query.many,
             norm_bits=query.norm_bits,
             head_scale=scales.head,
             rounding_bits=scales.rounding_bits,
@@ -223,7 +232,8 @@ class Provider:
             word_bits=scales.word_bits,
             n_outputs=head.n_outputs,
             labels=head.labels,
-            softcap=None if head.softcap is None else float(head.softcap),
+            softcap=head.softcap,
+            ids=head.ids,
         )
         info.require_readable()
         if self._ledger is not None:
@@ -274,7 +284,7 @@ class Provider:
     def _charge(self, query: QueryInfo, scales: Scales, fingerprint: bytes) -> Charge:
         """Return the cost of a query: its states, and the bits that their scores can tell."""
         told = min(scales.word_bits, math.ceil(query.parameters.data_bits) - scales.flood_bits)
-        bits = query.n * self._head.n_outputs * told
+        bits = query.n * self._rows.n_outputs * told
         return Charge(self._keys[query.key].account, fingerprint, query.n, bits)
 
     def _scored(
@@ -294,7 +304,9 @@ class Provider:
             payloads = score_records(job, records, workers)
         else:
             scorer = self._scorer(query.parameters)
-            payloads = (scorer.score(query, scales, i, r, masks) for i, r in enumerate(records))
+            payloads = (
+                scorer.score(query, scales, i, r, masks, workers) for i, r in enumerate(records)
+            )
         for index, payload in enumerate(payloads):
             yield payload
             if progress:
@@ -305,7 +317,7 @@ class Provider:
             if parameters.id not in self._scorers:
                 folder = None if self._shared is None else _own(self._shared, parameters.name)
                 encoded = EncodedHeads(self._cache_bytes, folder)
-                made = Scorer(self._head, parameters, encoded, self._max_error)
+                made = Scorer(self._rows, parameters, encoded, self._max_error)
                 self._scorers[parameters.id] = made
             return self._scorers[parameters.id]
 

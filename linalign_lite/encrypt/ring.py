@@ -12,8 +12,9 @@ Exactness: Brent, Percival and Zimmermann ("Error bounds on complex floating-poi
 Mathematics of Computation 76, 2007, theorem 5.1) bound the error of each coefficient of a product
 by ‖x‖‖w‖·((1+ε)^3n (1+ε√5)^(3n+1) (1+β)^3n − 1) for length 2^n, where β is the error of the roots
 and ε = 2^-53. With n ≤ 11, β = ε: 142·ε·‖x‖‖w‖. Three more multiplications, by our roots of
-error at most 4·ε, add 3·(√5 + 4), and a sum of C products C: an error below 1/2 for Σ‖x‖‖w‖ up to
-2^52/(161 + C). (The theorem is of the textbook FFT; NumPy's has fewer operations.)
+error at most 4·ε, add 3·(√5 + 4), and a sum of C products, whose real and imaginary parts are sums
+of 2C numbers in any order, 2√2·C: an error below 1/2 for Σ‖x‖‖w‖ up to 2^52/(161 + 3C). (The
+theorem is of the textbook FFT; NumPy's has fewer operations.)
 
 ‖x‖: limbs of a ciphertext look uniform, so their mean square is near a third of the largest, and
 above a third + √(64·ln 2/(2N)) with probability at most 2^-64 (Hoeffding). Polynomials above that
@@ -34,7 +35,7 @@ from linalign_lite.encrypt.modular import Residues, centred, non_negative
 from linalign_lite.encrypt.packing import ComplexArray, FloatArray
 from linalign_lite.errors import FormatError, PrecisionError
 
-_NORM_BITS, _OPERATIONS = 52, 161  # log2 of the largest (161 + C)·Σ‖x‖‖w‖
+_NORM_BITS, _OPERATIONS = 52, 161  # log2 of the largest (161 + 3C)·Σ‖x‖‖w‖
 MAX_LIMB_BITS, _MIN_LIMB_BITS = 26, 4
 
 
@@ -53,7 +54,7 @@ def limb_bits(degree: int, norm: float, terms: int) -> int:
 
 def widest_limbs(degree: int, norm: float, terms: int) -> int:
     """Return the same as limb_bits, but fewer than 4 where there are none."""
-    room = _NORM_BITS - math.log2(_OPERATIONS + terms)
+    room = _NORM_BITS - math.log2(_OPERATIONS + 3 * terms)
     largest = room - math.log2(max(norm, 1.0)) - math.log2(degree * mean_square(degree)) / 2
     return min(MAX_LIMB_BITS, math.floor(largest) + 1)  # a limb is at most half of 2^bits
 

@@ -16,9 +16,10 @@ from linalign_lite.heads.ood.detectors import outlyingness
 class Scores:
     """Decrypted scores of a head, (n, n_outputs), with ``decimals`` places.
 
-    They are multiples of 1, 2 or 5 of the last place, at least the error. Never send scores back
-    (docs/SECURITY.md).
+    They are multiples of 1, 2 or 5 of the last place, at least the error; of an index at least the
+    part of the error that is not rounding of its rows. Never send scores back (docs/SECURITY.md).
     ``best``: index of the highest score of each state, also where rounding makes two equal.
+    ``ids``: of an index, the digest of its ids' file, or "numbers"; "" of a head.
     """
 
     values: FloatArray = field(repr=False)  # shape: (n, n_outputs)
@@ -26,10 +27,20 @@ class Scores:
     labels: tuple[str, ...]
     decimals: int
     error: float  # bound on the error of a score before rounding
+    ids: str = ""
 
     def predictions(self) -> npt.NDArray[np.intp]:
         """Index of the highest score of each state, (n,)."""
         return self.best
+
+    def top(self, k: int) -> npt.NDArray[np.intp]:
+        """Indices of each state's k highest scores, the highest first: (n, min(k, n_outputs))."""
+        k = min(k, self.values.shape[1])
+        found = np.empty((len(self.values), k), dtype=np.intp)
+        for own, values, best in zip(found, self.values, self.best, strict=True):
+            some = np.flatnonzero(values >= np.partition(values, -k)[-k])
+            own[:] = some[np.lexsort((some, some != best, -values[some]))[:k]]
+        return found
 
     def ranking(self) -> npt.NDArray[np.intp]:
         """Indices of each state's scores, the highest first: (n, n_outputs)."""

@@ -1,13 +1,16 @@
-"""One head under one profile: encoded once, applied to records of queries."""
+"""Rows of one head or index under one profile, applied to records of queries."""
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from linalign_lite.core.head import Head
+from linalign_lite.core.executor import map_in_order
 from linalign_lite.encrypt import packing
+from linalign_lite.encrypt.chunk_products import ChunkProducts
 from linalign_lite.encrypt.encoded_heads import EncodedHeads
 from linalign_lite.encrypt.keys import seal_context
 from linalign_lite.encrypt.masks import Masks, fresh_factors
@@ -27,6 +30,7 @@ from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.precision import Scales, choose_scales, factors, query_scale
 from linalign_lite.encrypt.response_encoding import encode_words
 from linalign_lite.encrypt.ring import Ring, limb_bits, spectrum
+from linalign_lite.encrypt.scored_rows import ScoredRows
 from linalign_lite.encrypt.wire import Record
 from linalign_lite.errors import FormatError
 
@@ -37,20 +41,17 @@ _TOGETHER = 8  # products whose first components are computed at once
 
 
 class Scorer:
-    """Scores records of queries of one profile with one head. Safe to share among threads.
+    """Scores records of queries of one profile with some rows. Safe to share among threads.
 
-    ``encoded``: where encoded heads are kept.
+    ``encoded``: where encoded rows are kept.
     """
 
     def __init__(
-        self, head: Head, parameters: Parameters, encoded: EncodedHeads, max_error: float
+        self, rows: ScoredRows, parameters: Parameters, encoded: EncodedHeads, max_error: float
     ) -> None:
         self.parameters = parameters
         self._seal = seal_context(parameters)
-        self._weight = head.weight  # as it is: it may be mapped, and shared by processes
-        self._bias = head.bias.astype(np.float64)
-        self._row_norm = packing.largest_norm(self._weight, 1)
-        self._largest_bias = float(np.abs(self._bias).max())
+        self._rows = rows
         self._encoded, self._max_error = encoded, max_error
         # queries may use any number of layouts and bounds
         self.scales = functools.lru_cache(_MAX_CACHED_SCALES)(self._choose_scales)
@@ -65,20 +66,19 @@ class Scorer:
         return choose_scales(
             self.parameters,
             layout,
-            len(self._bias),
+            self._rows.n_outputs,
             norm_bits,
-            row_norm=self._row_norm,
-            bias=self._largest_bias,
-            product_norm=packing.largest_norm(self._weight, layout.rows),
+            row_norm=self._rows.row_norm,
+            bias=self._rows.largest_bias,
+            product_norm=self._rows.product_norm(layout.rows),
+            row_scale=self._rows.row_scale,
             max_error=self._max_error,
             proven=proven,
         )
 
     def _exact_ring(self, layout: Layout, scales: Scales) -> Ring:
         """The arithmetic that is exact for this head at these scales, and for a mask beside it."""
-        found = factors(
-            layout, packing.largest_norm(self._weight, layout.rows), scales.weight_scale
-        )
+        found = factors(layout, self._rows.product_norm(layout.rows), scales.weight_scale)
         bits = limb_bits(layout.degree, *found)
         return Ring(layout.degree, self.parameters.data_primes, bits, scales.rounding_bits)
 
@@ -93,7 +93,13 @@ class Scorer:
             raise FormatError("a query uses a seed twice", hint="make the query again")
 
     def score(
-        self, query: QueryInfo, scales: Scales, index: int, record: Record, masks: Masks | None
+        self,
+        query: QueryInfo,
+        scales: Scales,
+        index: int,
+        record: Record,
+        masks: Masks | None,
+        threads: int = 1,
     ) -> bytes:
         """Make one record of a response: the digest of the query record, then every product."""
         layout, primes, bits = query.layout, self.parameters.data_primes, scales.word_bits
@@ -101,11 +107,14 @@ class Scorer:
         total = query_scale(self.parameters, query.norm_bits) + scales.head
         unit = 2.0 ** (total - self.parameters.data_bits)  # a score of 1, as part of the modulus
         parts, k = [record.digest], 0
-        make = self._columns if layout.columns else self._inner
-        for returned, seconds in make(query, scales, record, masks, live):
+        if layout.columns:
+            made = self._columns(query, scales, record, masks, live)
+        else:
+            made = self._inner(query, scales, record, masks, live, threads)
+        for returned, seconds in made:
             flood(returned, scales.flood_bits, primes)
             fractions = modulus_fractions(returned, primes).reshape(-1, live)
-            bias = self._bias[k : k + len(fractions)]
+            bias = self._rows.bias(k, k + len(fractions))
             answers = np.zeros((len(bias), layout.batch))  # zeros in places without a state
             answers[:, :live] = fractions + (bias * unit)[:, None]
             words = switch_modulus(answers, bits)
@@ -154,43 +163,57 @@ class Scorer:
             yield first[:, :live].copy(), [in_words(second, ring, scales.word_bits)]
 
     def _inner(
-        self, query: QueryInfo, scales: Scales, record: Record, masks: Masks | None, live: int
+        self,
+        query: QueryInfo,
+        scales: Scales,
+        record: Record,
+        masks: Masks | None,
+        live: int,
+        threads: int,
     ) -> Iterator[tuple[Residues, list[bytes]]]:
         """Some products at once, masked: (primes, m) where scores are, and second components.
 
-        Second components are in words. A mask is one chunk more: the key, times its u.
+        Second components are in words. A mask is one chunk more: the key, times its u. With
+        threads, as many groups of products are computed at once.
         """
-        layout, left = query.layout, len(self._bias) * live
+        layout, n = query.layout, self._rows.n_outputs
         ring = self.ring(layout, scales)
-        positions = packing.score_positions(layout, layout.fold(len(self._bias)))
-        positions = positions[:, :live].ravel()
+        positions = packing.score_positions(layout, layout.fold(n))[:, :live].ravel()
         chunks = [ring.spectra(both) for both in self.ciphertexts(query, record)]
         if masks is not None:
             chunks.append(masks.key(ring))
-        total, term = np.empty_like(chunks[0][1]), np.empty_like(chunks[0][1])
-        products = iter(self._plaintexts(layout, scales.weight_scale))
-        while some := list(itertools.islice(products, _TOGETHER)):
-            fresh = 0 if masks is None else len(some)
-            masked = fresh_factors(fresh, layout.degree)
-            firsts, seconds = np.empty((len(some), *total.shape), dtype=total.dtype), []
-            for k, rows in enumerate(some):
-                multipliers = [*rows, *masked[k : k + 1]]
-                _combine([chunk[0] for chunk in chunks], multipliers, firsts[k], term)
-                _combine([chunk[1] for chunk in chunks], multipliers, total, term)
-                seconds.append(in_words(ring.residues(total), ring, scales.word_bits))
-            returned = ring.residues(firsts, positions).swapaxes(0, 1)
-            found = returned.reshape(len(ring.primes), -1)[:, :left].copy()
-            yield found, seconds
-            left -= found.shape[1]
+        products, plaintexts = layout.products(n), self._plaintexts(layout, scales.weight_scale)
+        sums = ChunkProducts(chunks, products).sums
+
+        def group(start: int) -> tuple[Residues, list[bytes]]:
+            some = [[*plaintexts(k)] for k in range(start, min(start + _TOGETHER, products))]
+            if masks is not None:
+                for rows, fresh in zip(some, fresh_factors(len(some), layout.degree), strict=True):
+                    rows.append(fresh)
+            totals = sums(some)
+            seconds = ring.residues(totals[:, 1])
+            returned = ring.residues(totals[:, 0], positions).swapaxes(0, 1)
+            used = (min((start + len(some)) * layout.rows, n) - start * layout.rows) * live
+            found = returned.reshape(len(ring.primes), -1)[:, :used].copy()
+            return found, [in_words(second, ring, scales.word_bits) for second in seconds]
+
+        starts = range(0, products, _TOGETHER)
+        with contextlib.ExitStack() as stack:
+            if threads == 1 or len(starts) == 1:
+                yield from map(group, starts)
+            else:
+                pool = stack.enter_context(ThreadPoolExecutor(threads))
+                yield from map_in_order(pool, group, starts, in_flight=threads + 1)
 
     def _matrix_products(
         self, query: QueryInfo, ring: Ring, scale: int, record: Record
     ) -> Iterator[Residues]:
         """Both components of each product in the packing columns: (2, primes, N)."""
         primes = self.parameters.data_primes
-        for start in range(0, len(self._weight), _CLASSES):
-            rows = self._weight[start : start + _CLASSES].astype(np.float64)
-            part, at = np.rint(rows * 2.0**scale), 0
+        n = self._rows.n_outputs
+        for start in range(0, n, _CLASSES):
+            rows = self._rows.encoded(start, min(start + _CLASSES, n), scale)
+            part, at = rows.astype(np.float64), 0
             totals = np.zeros((len(part), 2, len(primes), ring.degree), dtype=np.uint64)
             ciphertexts = self.ciphertexts(query, record)
             while chosen := list(itertools.islice(ciphertexts, MAX_FEATURES)):
@@ -203,24 +226,21 @@ class Scorer:
                 at += len(chosen)
             yield from totals
 
-    def _plaintexts(self, layout: Layout, scale: int) -> Iterable[ComplexArray]:
-        """The head by product, from the cache if it fits: spectra, (chunks, N/2) each."""
-        rows = packing.pack_rows(layout, self._weight)
-        encoded = (spectrum(np.rint(row * 2.0**scale)) for row in rows)
-        shape = layout.products(len(self._bias)), layout.chunks, layout.degree // 2
-        return self._encoded.get((layout.chunks, layout.batch, scale), shape, encoded)
+    def _plaintexts(self, layout: Layout, scale: int) -> Callable[[int], ComplexArray]:
+        """A function that gives the rows of a product: spectra, (chunks, N/2).
 
+        From the cache if it fits, else they are encoded when they are asked for.
+        """
+        n, rows = self._rows.n_outputs, layout.rows
 
-def _combine(
-    spectra: Sequence[ComplexArray],
-    factors: Sequence[ComplexArray],
-    out: ComplexArray,
-    term: ComplexArray,
-) -> None:
-    """Compute Σ spectra·factors."""
-    np.multiply(spectra[0], factors[0], out=out)
-    for one, factor in zip(spectra[1:], factors[1:], strict=True):
-        out += np.multiply(one, factor, out=term)
+        def encode(k: int) -> ComplexArray:
+            some = self._rows.encoded(k * rows, min((k + 1) * rows, n), scale)
+            return spectrum(packing.pack_product(layout, some))
+
+        shape = layout.products(n), layout.chunks, layout.degree // 2
+        key = layout.chunks, layout.batch, layout.rows, scale
+        kept = self._encoded.get(key, shape, map(encode, range(shape[0])))
+        return kept.__getitem__ if isinstance(kept, list) else encode
 
 
 def in_words(second: Residues, ring: Ring, word_bits: int) -> bytes:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from linalign_lite.alignment.moments import Float64, fold_index, measure
 from linalign_lite.alignment.ridge import number_or_auto, ridge, spectrum
 from linalign_lite.core.affine_map import Array
-from linalign_lite.core.choices import HeadMethod, values_of
+from linalign_lite.core.choices import HEAD_FOLDS, HeadMethod, values_of
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.text_tables import Pairs
@@ -84,7 +84,7 @@ def train_head(
     *,
     method: str = "auto",
     penalty: float | str = "auto",
-    folds: int = 3,
+    folds: int = HEAD_FOLDS,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Head, HeadReport]:

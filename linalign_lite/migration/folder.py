@@ -23,6 +23,7 @@ MAX_BYTES = 1 << 20
 VERSION = 1
 T = TypeVar("T")
 Share = Annotated[float, Range(-1, 1)]
+Retention = Annotated[float, Range(-1, 1 << 20)]  # above 1: more nDCG than natively
 
 
 class GateError(LinalignError):
@@ -35,9 +36,9 @@ class Verified:
 
     choice: Literal["queries", "documents", "both"]
     maps: dict[str, Any]  # name of a map's file: its SHA-256
-    retention: Share
-    low: Share
-    high: Share
+    retention: Retention
+    low: Retention
+    high: Retention
     gate: Share
     passed: bool
 

@@ -14,9 +14,10 @@ from linalign_lite.core.choices import MigrationWay, Use, values_of
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import Interval
 from linalign_lite.core.space import Space
+from linalign_lite.errors import InputError
 from linalign_lite.migration.sample import Pairs, Queries, Sample
 from linalign_lite.retrieval.choosing import fit_retrieval
-from linalign_lite.retrieval.measures import bootstrap, overlap
+from linalign_lite.retrieval.measures import bootstrap, ndcg, overlap, ratio, recall
 from linalign_lite.retrieval.search import Rows, search
 
 QUERIES, DOCUMENTS, BOTH = "queries", "documents", "both"
@@ -30,8 +31,9 @@ class Measured:
     """Measures of one way of migrating, on canaries.
 
     share: of the documents embedded by the new model. retention: overlap of the first k with the
-    new model's own ranking. recall: of relevant documents, where known; recall_change: minus
-    that of the old model, of the same queries.
+    new model's own ranking, or with a file of judgements nDCG@k over that of this ranking, which
+    may exceed 1. recall: of relevant documents, where known; recall_change: minus that of the old
+    model, of the same queries.
     """
 
     name: str
@@ -87,23 +89,27 @@ class Canaries:
             chosen = np.random.default_rng(seed).random(len(pairs)) < share
             documents = np.where(chosen[:, None], pairs.new, _alike(documents, pairs.new))
         found = self.ranking(queries, documents)
-        columns = [overlap(found, native, self.k)]
-        if known := self._relevant():
-            columns.append(_recall(found, known))
+        known = self._grades()
+        kept = [i for i, grades in enumerate(known) if any(g > 0 for g in grades.values())]
+        judged, mine = [known[i] for i in kept], found[kept]
+        if asked.judged:
+            gains = [ndcg(rows, judged, self.k) for rows in (mine, native[kept])]
+            values = [ratio(*gains, seed=seed)]
+        else:
+            values = bootstrap(overlap(found, native, self.k)[:, None], seed=seed)
+        if kept:
+            columns = [recall(mine, judged, self.k)]
             if asked.old is not None:
-                columns.append(columns[1] - _recall(self.ranking(asked.old, pairs.old), known))
-        kept = [i for i, rows in enumerate(known) if rows] if known else slice(None)
-        table: npt.NDArray[np.float64] = np.stack(columns, axis=1)
-        values = [bootstrap(table[:, :1], seed=seed)[0]]
-        if table.shape[1] > 1:
-            values += bootstrap(table[kept, 1:], seed=seed)
+                old = self.ranking(asked.old, pairs.old)[kept]
+                columns.append(columns[0] - recall(old, judged, self.k))
+            values += bootstrap(np.stack(columns, axis=1), seed=seed)
         return Measured(name, share, *values)
 
-    def _relevant(self) -> list[set[int]]:
-        """Rows of the relevant documents of each query; empty where none is known."""
+    def _grades(self) -> list[dict[int, int]]:
+        """Grades of the canaries' rows for each query."""
         row = {own: i for i, own in enumerate(self.documents.ids)}
-        found = [{row[own] for own in ids if own in row} for ids in self.queries.relevant]
-        return found if any(found) else []
+        of = self.queries.grades
+        return [{row[own]: g for own, g in grades.items() if own in row} for grades in of]
 
 
 def canaries(sample: Sample, held_out: Pairs, k: int) -> Canaries:
@@ -111,6 +117,13 @@ def canaries(sample: Sample, held_out: Pairs, k: int) -> Canaries:
     if sample.queries is None:
         own = Queries(held_out.ids, held_out.new, held_out.old)
         return Canaries(held_out, own, True, sample.metric, min(k, len(held_out) - 1))
+    there = set(held_out.ids)
+    found = (g for of in sample.queries.grades for own, g in of.items() if own in there)
+    if sample.queries.judged and max(found, default=0) <= 0:
+        raise InputError(
+            "no judged query has a relevant document among the canaries",
+            hint="let the sample hold judged documents; a fifth of it are canaries",
+        )
     return Canaries(held_out, sample.queries, False, sample.metric, min(k, len(held_out)))
 
 
@@ -219,9 +232,3 @@ def _alike(mapped: Array, new: Array) -> Array:
     lengths = [np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1)).mean() for rows in (new, mapped)]
     scaled: Array = (mapped * (lengths[0] / max(lengths[1], 1e-30))).astype(np.float32)
     return scaled
-
-
-def _recall(found: Rows, relevant: Sequence[set[int]]) -> npt.NDArray[np.float64]:
-    """Share of each query's relevant documents among those found, (q,)."""
-    rows = zip(found.tolist(), relevant, strict=True)
-    return np.array([len(set(a) & b) / max(1, len(b)) for a, b in rows])

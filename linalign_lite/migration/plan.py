@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from linalign_lite.migration.options import (
 )
 from linalign_lite.migration.sample import Pairs, Sample
 from linalign_lite.retrieval.choosing import LEAST
-from linalign_lite.storage.schema import Range, Size, Text
+from linalign_lite.storage.schema import LEFT_OUT, Range, Size, Text
 
 SHARES = (0.25, 0.5)  # of documents embedded again, measured beside that of the sample
 CURVE = (8, 4, 2)  # the sample divided by these, beside the whole
@@ -67,6 +67,12 @@ class Plan:
     curve: Annotated[tuple[Texts, ...], Size(16)]
     needed: Count | None
     choice: Literal["queries", "documents", "both"]
+    judgements: Place = field(default="", metadata=LEFT_OUT)
+
+    @property
+    def measure(self) -> str:
+        """Name of what retention is."""
+        return "share of nDCG" if self.judgements else "overlap"
 
     def way(self, name: str) -> Measured:
         """Return the measurement of a way without documents embedded again."""
@@ -81,7 +87,9 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return the plan as a table."""
-        rows = [["way", "embedded again", f"overlap@{self.k}", "interval", *self._recall_head()]]
+        rows = [
+            ["way", "embedded again", f"{self.measure}@{self.k}", "interval", *self._recall_head()]
+        ]
         for m in self.ways:
             share = f"{m.share:.0%}" if m.share else "–"
             rows.append([m.name, share, f"{m.retention.value:.3f}", _interval(m.retention),
@@ -105,11 +113,18 @@ class Plan:
 
 
 def make_plan(
-    sample: Sample, places: tuple[str, str, str, str], *, k: int, gate: float, seed: int
+    sample: Sample,
+    places: tuple[str, str, str, str],
+    *,
+    k: int,
+    gate: float,
+    seed: int,
+    judgements: str = "",
 ) -> Plan:
     """Fit every way on the sample without its canaries, and measure it on these.
 
-    places: locations of documents, sample, queries and the old model's queries. The row "stay" is
+    places: locations of documents, sample, queries and the old model's queries; ``judgements`` is a
+    file of them, read by `read_sample`. The row "stay" is
     the old model's search, "documents" with a share has so much embedded again.
     """
     if not 0 < gate <= 1 or k < 1:
@@ -145,6 +160,7 @@ def make_plan(
         curve=curve,
         needed=_needed(curve, gate, sample.count),
         choice=best(measured),  # type: ignore[arg-type]
+        judgements=judgements,
     )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.retrieval.collection import read_judgements
 from linalign_lite.vectors.locations import open_vectors
 from linalign_lite.vectors.reading import vectors_of
 from linalign_lite.vectors.source import Vectors
@@ -39,12 +40,17 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """Canary queries: vectors by the new model, by the old one where known, and relevant ids."""
+    """Canary queries: vectors by the new model, by the old one where known, and judgements.
+
+    grades: of documents by id, for each query. judged: they are of a file of judgements, so that
+    nDCG is measured by them; otherwise they are what somebody marked as relevant.
+    """
 
     ids: tuple[str, ...]
     new: Vectors
     old: Vectors | None = None
-    relevant: tuple[frozenset[str], ...] = ()
+    grades: tuple[Mapping[str, int], ...] = ()
+    judged: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +74,20 @@ class Sample:
 
 
 def read_sample(
-    documents: str, sample: str, queries: str = "", queries_old: str = "", metric: str = ""
+    documents: str,
+    sample: str,
+    queries: str = "",
+    queries_old: str = "",
+    metric: str = "",
+    *,
+    judgements: str = "",
 ) -> Sample:
     """Read the new model's vectors of a sample, and from the collection the old ones of these ids.
 
     The collection is read once, a batch at a time. Payload `relevant` of a query, an id or a list
-    of ids, says which documents answer it. Raises MismatchError for ids that the collection lacks,
-    InputError for fewer than LEAST.
+    of ids, says which documents answer it; ``judgements``, a file of them, takes its place. Raises
+    MismatchError for ids that the collection lacks, and judgements of other queries; InputError for
+    fewer than LEAST.
     """
     wanted, new, space, _ = _read(sample)
     if len(wanted) < LEAST:
@@ -92,7 +105,9 @@ def read_sample(
         )
     order = np.argsort(np.array(wanted))
     pairs = Pairs(tuple(wanted[i] for i in order), old[order], new[order])
-    asked = _read_queries(queries, queries_old) if queries else None
+    if judgements and not queries:
+        raise InputError("judgements need the vectors of their queries", hint="give --queries")
+    asked = _read_queries(queries, queries_old, judgements) if queries else None
     _require_dims(asked, info.space, space)
     found = metric or (info.metric if info.metric in {"cosine", "dot"} else "cosine")
     return Sample(pairs, info.space, space, found, count, asked)
@@ -117,9 +132,16 @@ def _read(location: str) -> tuple[tuple[str, ...], Vectors, Space, list[Mapping[
     return tuple(own for b in batches for own in b.ids), vectors, space, payload
 
 
-def _read_queries(queries: str, queries_old: str) -> Queries:
+def _read_queries(queries: str, queries_old: str, judgements: str) -> Queries:
     ids, new, _, payload = _read(queries)
-    relevant = tuple(_relevant(row.get("relevant")) for row in payload)
+    grades: tuple[Mapping[str, int], ...] = tuple(_relevant(row.get("relevant")) for row in payload)
+    if judgements:
+        known = read_judgements(judgements)
+        grades = tuple(known.get(own, {}) for own in ids)
+        if not any(grades):
+            raise MismatchError(
+                f"{judgements} judges none of the queries of {queries}", hint="compare their ids"
+            )
     old = None
     if queries_old:
         others, vectors, _, _ = _read(queries_old)
@@ -129,13 +151,12 @@ def _read_queries(queries: str, queries_old: str) -> Queries:
                 f"{queries_old} lacks queries of {queries}", got=f"{len(missing)} of {len(ids)}"
             )
         old = vectors[[where[own] for own in ids]]
-    return Queries(ids, new, old, relevant if any(relevant) else ())
+    return Queries(ids, new, old, grades if any(grades) else (), judged=bool(judgements))
 
 
-def _relevant(value: Any) -> frozenset[str]:
-    return frozenset(
-        map(str, value if isinstance(value, list | tuple) else [value] if value else ())
-    )
+def _relevant(value: Any) -> dict[str, int]:
+    ids = value if isinstance(value, list | tuple) else [value] if value else ()
+    return dict.fromkeys(map(str, ids), 1)
 
 
 def _require_dims(queries: Queries | None, old: Space, new: Space) -> None:

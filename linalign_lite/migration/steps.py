@@ -39,7 +39,7 @@ Progress = Callable[[int], None]
 def sample_of(plan: Plan, documents: str = "") -> Sample:
     """Read the sample of a plan again; documents: where the old collection is now."""
     places = (documents or plan.documents, plan.sample, plan.queries, plan.queries_old)
-    return read_sample(*places, plan.metric)
+    return read_sample(*places, plan.metric, judgements=plan.judgements)
 
 
 def fit(folder: MigrationFolder, choice: str = "", *, embedded: bool | None = None) -> str:
@@ -66,8 +66,8 @@ def verify(folder: MigrationFolder, gate: float | None = None) -> tuple[Verified
 
     After `apply` the vectors that the live collection holds are compared as well: LinalignError
     when they are not those that were written. The gate is met when the overlap with the new model's
-    own ranking is at least as large; it is measured, not predicted. Nothing is raised when it is
-    not met: see ``passed``.
+    own ranking, or its share of nDCG where the plan has judgements, is at least as large; it is
+    measured, not predicted. Nothing is raised when it is not met: see ``passed``.
     """
     plan, maps, there = folder.plan(), folder.load_maps(), folder.applied()
     switched = there is not None and there.state == "switched"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from linalign_lite.alignment.report import Report
 from linalign_lite.core.affine_map import AffineMap, Array
-from linalign_lite.core.choices import Metric, Use
+from linalign_lite.core.choices import SEARCH_FOLDS, Metric, Use
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
@@ -93,7 +93,7 @@ def fit_retrieval(
     use: str = Use.queries,
     whole: bool = True,
     metric: str = Metric.cosine,
-    folds: int = 3,
+    folds: int = SEARCH_FOLDS,
     seed: int = 0,
 ) -> tuple[AffineMap, RetrievalFitReport]:
     """Fit the map from source to target that keeps the most of a search, chosen on held-out texts.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.compressed_text import lines, open_bytes
 from linalign_lite.retrieval.measures import Judgements
 from linalign_lite.storage.atomic import PathLike
+
+Grades = Mapping[str, Mapping[str, int]]  # of documents, by query; ids of both
 
 MAX_GRADE = 1000
 PSEUDO_PER_DOCUMENT = 2  # a title or first sentence, and a sentence drawn
@@ -22,24 +25,30 @@ _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
 
 
 @dataclass(frozen=True)
-class Collection:
-    """A test collection; ``judgements[i]`` grades rows of documents for query i.
+class Judged:
+    """Queries and documents by id; ``judgements[i]`` grades rows of documents for query i.
 
     ``unknown``: judgements of queries or documents that are not there, which are left out.
     """
 
     document_ids: tuple[str, ...]
-    documents: tuple[str, ...]  # title and text
-    titles: tuple[str, ...]  # "" where there is none
     query_ids: tuple[str, ...]
-    queries: tuple[str, ...]
     judgements: Judgements
-    unknown: int = 0
+    unknown: int
 
-    def binary(self) -> Collection:
-        """The collection with every grade above 0 counted as 1, and every other as 0."""
+    def binary(self) -> Self:
+        """The same with every grade above 0 counted as 1, and every other as 0."""
         grades = [{row: int(g > 0) for row, g in of.items()} for of in self.judgements]
         return replace(self, judgements=grades)
+
+
+@dataclass(frozen=True)
+class Collection(Judged):
+    """A test collection: what is judged, and its texts."""
+
+    documents: tuple[str, ...]  # title and text
+    titles: tuple[str, ...]  # "" where there is none
+    queries: tuple[str, ...]
 
     def pseudo_queries(
         self, per_document: int = PSEUDO_PER_DOCUMENT, seed: int = 0
@@ -82,28 +91,42 @@ def read_collection(path: PathLike, *, split: str = "test") -> Collection:
         names = [base / "corpus.jsonl", base / "queries.jsonl", base / "qrels" / f"{split}.tsv"]
     else:
         names = [base.with_name(f"{base.name}_{p}.jsonl") for p in ("corpus", "queries", "qrels")]
-    corpus, queries, judged = map(_existing, names)
+    return read_collection_files(*map(_existing, names))
+
+
+def read_collection_files(corpus: PathLike, queries: PathLike, judgements: PathLike) -> Collection:
+    """Read a collection from its three files, each as `read_collection` describes it."""
+    corpus, queries = os.fspath(corpus), os.fspath(queries)
     documents = dict(_documents(corpus))
     asked = {key: _text(queries, n, row) for n, key, row in _rows(queries)}
-    document_rows = {key: i for i, key in enumerate(documents)}
-    query_rows = {key: i for i, key in enumerate(asked)}
-    grades: list[dict[int, int]] = [{} for _ in asked]
-    unknown = 0
-    for number, query, document, grade in _judgements(judged):
-        i, row = query_rows.get(query), document_rows.get(document)
-        if i is None or row is None:
-            unknown += 1
-        elif grades[i].setdefault(row, grade) != grade:
-            raise InputError(f"{judged}, line {number}: a second grade for the same document")
+    found = judged(read_judgements(judgements), tuple(asked), tuple(documents))
     return Collection(
-        document_ids=tuple(documents),
+        **vars(found),
         documents=tuple(text for _, text in documents.values()),
         titles=tuple(title for title, _ in documents.values()),
-        query_ids=tuple(asked),
         queries=tuple(asked.values()),
-        judgements=grades,
-        unknown=unknown,
     )
+
+
+def read_judgements(path: PathLike) -> Grades:
+    """Read grades of documents by query, ids of both, from a file of judgements.
+
+    A `.tsv` has a header and the columns query, document, grade; a `.jsonl` the keys `query`,
+    `doc`, `relevance`; packed or not (.gz, .zst). Raises InputError for a line that is not usable.
+    """
+    name, grades = os.fspath(path), dict[str, dict[str, int]]()
+    for number, query, document, grade in _judgements(name):
+        if grades.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise InputError(f"{name}, line {number}: a second grade for the same document")
+    return grades
+
+
+def judged(grades: Grades, query_ids: tuple[str, ...], document_ids: tuple[str, ...]) -> Judged:
+    """Return grades by query as grades of rows; those of other ids are counted and left out."""
+    row = {own: i for i, own in enumerate(document_ids)}
+    rows = [{row[d]: g for d, g in grades.get(q, {}).items() if d in row} for q in query_ids]
+    unknown = sum(map(len, grades.values())) - sum(map(len, rows))
+    return Judged(document_ids, query_ids, rows, unknown)
 
 
 def _existing(path: Path) -> str:

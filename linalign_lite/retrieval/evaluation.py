@@ -16,7 +16,7 @@ from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import column_lines
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.retrieval import measures
-from linalign_lite.retrieval.collection import Collection
+from linalign_lite.retrieval.collection import Judged
 from linalign_lite.retrieval.measures import Judgements
 from linalign_lite.retrieval.search import Rows, search
 
@@ -88,7 +88,7 @@ def evaluate_retrieval(
     source: States,
     target: States,
     affine: AffineMap,
-    judgements: Judgements | Collection,
+    judgements: Judgements | Judged,
     *,
     documents_map: AffineMap | None = None,
     k: int = 10,
@@ -110,7 +110,7 @@ def evaluate_retrieval(
     has a relevant document, MismatchError for states of other texts or models.
     """
     old, new = _states(source), _states(target)
-    judged = judgements.judgements if isinstance(judgements, Collection) else judgements
+    judged = judgements.judgements if isinstance(judgements, Judged) else judgements
     _check(old, new, judged, affine, documents_map or affine)
     kept = [i for i, grades in enumerate(judged) if any(g > 0 for g in grades.values())]
     if not kept:

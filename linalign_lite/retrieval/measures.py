@@ -72,16 +72,37 @@ def bootstrap(
     All columns share the draws, so that a column of differences has the interval of a paired
     comparison.
     """
-    n, rng = len(values), np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            rng.multinomial(n, np.full(n, 1 / n), size=min(100, rounds - start)) @ values / n
-            for start in range(0, rounds, 100)
-        ]
-    )
+    means = _means(values, rounds, seed)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return [
         Interval(float(v), float(a), float(b), confidence)
         for v, a, b in zip(values.mean(axis=0), low, high, strict=True)
     ]
+
+
+def ratio(
+    values: Values, base: Values, *, rounds: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean of values over mean of base, (q,) each, with its percentile interval.
+
+    Both share the resampled queries. 0 where the base is.
+    """
+    both = np.stack([values, base], axis=1)
+    means = np.concatenate([both.mean(axis=0)[None], _means(both, rounds, seed)])
+    top, bottom = means.T
+    found = np.divide(top, bottom, out=np.zeros(len(means)), where=bottom > 0)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(found[1:], [tail, 1 - tail])
+    return Interval(float(found[0]), float(low), float(high), confidence)
+
+
+def _means(values: Values, rounds: int, seed: int) -> Values:
+    """Means of each column of values (q, m) over resampled queries, (rounds, m)."""
+    n, rng = len(values), np.random.default_rng(seed)
+    return np.concatenate(
+        [
+            rng.multinomial(n, np.full(n, 1 / n), size=min(100, rounds - start)) @ values / n
+            for start in range(0, rounds, 100)
+        ]
+    )

@@ -92,17 +92,34 @@ def _by_blocks(
     rows, scores = np.empty((q, k), np.int64), np.empty((q, k), np.float32)
     for top in range(0, q, 1024):
         some = comparable(queries[top : top + 1024], metric)
-        best_rows, best = np.empty((len(some), 0), np.int64), np.empty((len(some), 0), np.float32)
+        best = Best(len(some), k)
         for start in range(0, n, step):
-            block = some @ comparable(documents[start : start + step], metric).T
-            kept = _highest(block, k)
-            best_rows = np.concatenate([best_rows, kept + start], axis=1)
-            best = np.concatenate([best, np.take_along_axis(block, kept, axis=1)], axis=1)
-            chosen = _highest(best, k)
-            best_rows = np.take_along_axis(best_rows, chosen, axis=1)
-            best = np.take_along_axis(best, chosen, axis=1)
-        rows[top : top + len(some)], scores[top : top + len(some)] = best_rows, best
+            best.add(some @ comparable(documents[start : start + step], metric).T)
+        rows[top : top + len(some)], scores[top : top + len(some)] = best.rows, best.scores
     return rows, scores
+
+
+class Best:
+    """The k highest scores of each of q queries among the documents seen so far."""
+
+    def __init__(self, q: int, k: int) -> None:
+        self.k, self._seen = k, 0
+        self.rows = np.empty((q, 0), np.int64)
+        self.scores = np.empty((q, 0), np.float32)
+
+    def add(self, block: npt.NDArray[np.float32]) -> None:
+        """Add the scores of the next n documents, (q, n)."""
+        kept = _highest(block, self.k)
+        rows = np.concatenate([self.rows, kept + self._seen], axis=1)
+        scores = np.concatenate([self.scores, np.take_along_axis(block, kept, axis=1)], axis=1)
+        chosen = _highest(scores, self.k)
+        self.rows = np.take_along_axis(rows, chosen, axis=1)
+        self.scores = np.take_along_axis(scores, chosen, axis=1)
+        self._seen += block.shape[1]
+
+    def ordered(self) -> tuple[Rows, npt.NDArray[np.float32]]:
+        """Rows and scores, highest first, of equal scores the lower row first."""
+        return _ordered(self.rows, self.scores)
 
 
 def _highest(scores: npt.NDArray[np.float32], k: int) -> Rows:

@@ -71,6 +71,8 @@ def application(service: Service) -> ASGIApp:
         for method, path, handler in (
             ("GET", "/v1/heads", api.heads),
             ("GET", "/v1/heads/{head}", api.head),
+            ("GET", "/v1/heads/{head}/index", api.published),
+            ("GET", "/v1/heads/{head}/ids", api.published),
             ("POST", "/v1/heads/{head}/score", api.score),
             ("GET", "/v1/heads/{head}/budget", api.budget),
             ("POST", "/v1/keys", api.register),
@@ -162,6 +164,13 @@ class _Api:
     async def head(self, request: Request) -> Response:
         return JSONResponse(self._head(request).card())
 
+    async def published(self, request: Request) -> Response:
+        name = request.url.path.rpartition("/")[2]
+        if (found := self._head(request).published().get(name)) is None:
+            raise _RefusedError(404, "NoIndex", "this is no index, or its rows have no ids")
+        kind = "application/json" if name == "index" else "text/plain"
+        return Response(found, media_type=kind)
+
     async def score(self, request: Request) -> Response:
         served, service = self._head(request), self._service
         began = time.perf_counter()
@@ -184,9 +193,7 @@ class _Api:
         service.metrics.states.labels(served.entry.name).inc(answer.states)
         service.metrics.seconds.labels(served.entry.name).observe(seconds)
         who = {"account": account.hex(), "key": key.hex()}
-        service.audit(
-            head=served.entry.name, **who, states=answer.states, outputs=served.head.n_outputs
-        )
+        service.audit(head=served.entry.name, **who, states=answer.states, outputs=served.n_outputs)
         return Response(answer.body, media_type=_OCTETS)
 
     async def budget(self, request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,9 @@ from linalign_lite.core.signing import SECRET, VerifyingKey, kind_of
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError
+from linalign_lite.retrieval.index.reading import Index, open_index
 from linalign_lite.service.protocol import HEAD_NAME
+from linalign_lite.service.tls import server_context
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.schema import Range, Size, Text, format_errors, parse
 from linalign_lite.storage.toml_file import read_toml
@@ -31,10 +34,14 @@ class Tls:
     key: Path
     clients: Path | None = None
 
+    def context(self) -> ssl.SSLContext:
+        """Return the context of these files. Raises InputError for one that cannot be used."""
+        return server_context((self.certificate, self.key), self.clients)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadEntry:
-    """One head, and who may ask it for what.
+    """One head, or the folder of an index as ``file``, and who may ask it for what.
 
     ``accounts``: signing.pub files; without them anybody may ask. ``budget``: its file, or the URL
     of a budget in PostgreSQL; ``limit`` and ``bits`` are limits of each account. With a budget
@@ -52,8 +59,16 @@ class HeadEntry:
     limit: Annotated[int, Range(1, 1 << 53)] | None = None
     bits: Annotated[int, Range(1, 1 << 53)] | None = None
 
-    def load_head(self, *, mapped: bool | None = None) -> Head:
-        """Read the head, with its map folded in. mapped: as `serialization.load_head`."""
+    def load_head(self, *, mapped: bool | None = None, verify: bool = True) -> Head | Index:
+        """Read the head, with its map folded in, or open the index.
+
+        mapped: as `serialization.load_head`; verify: as `open_index`.
+        """
+        if self.file.is_dir():
+            if self.map is not None:
+                hint = "clients map their queries"
+                raise InputError(f"a map cannot be folded into {self.file}", hint=hint)
+            return open_index(self.file, verify=verify)
         head = load_head(self.file, mapped=mapped)
         return head if self.map is None else head @ load_map(self.map)
 

@@ -27,6 +27,7 @@ _HEAD = _object(
     dim={"type": "integer", "minimum": 1},
     n_outputs={"type": "integer", "minimum": 1},
     labels={"type": "array", "items": _TEXT},
+    index=_FLAG,
     profile={"enum": ["private", "trusted"]},
     max_error={"type": "number", "minimum": 0},
     needs_account=_FLAG,
@@ -46,7 +47,7 @@ _USAGE = _object(
 _REFUSED = {
     400: "not what is expected here",
     403: "not allowed, or not signed by an account that is",
-    404: "no such head, or no budget",
+    404: "no such head, or no budget, index or ids of it",
     408: "the request did not arrive in time",
     411: "no length was stated",
     413: "too large",
@@ -73,6 +74,7 @@ def document() -> dict[str, Any]:
     named = _json("digest of the key", _object(key=digits))
     scores = {"description": "the encrypted scores", "content": _OCTETS}
     counters = {"description": "counters", "content": {"text/plain": {"schema": _TEXT}}}
+    ids = {"description": "an id a line", "content": {"text/plain": {"schema": _TEXT}}}
     ready = _object(ready=_FLAG)
     heads = _json("the heads", _object(heads={"type": "array", "items": _HEAD}))
     paths: dict[str, dict[str, Any]] = {
@@ -81,6 +83,17 @@ def document() -> dict[str, Any]:
             "get": _operation(
                 "Describe one head.", {200: _json("the head", _HEAD)}, 404, parameters=head
             )
+        },
+        "/v1/heads/{head}/index": {
+            "get": _operation(
+                "Send the index.json of an index.",
+                {200: _json("the card", {"type": "object"})},
+                404,
+                parameters=head,
+            )
+        },
+        "/v1/heads/{head}/ids": {
+            "get": _operation("Send the ids.txt of an index.", {200: ids}, 404, parameters=head)
         },
         "/v1/heads/{head}/score": {
             "post": _operation(

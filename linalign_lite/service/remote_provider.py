@@ -24,9 +24,17 @@ from linalign_lite.errors import (
     import_extra,
     printable,
 )
+from linalign_lite.retrieval.index.card import (
+    MAX_CARD,
+    MAX_ID,
+    IndexCard,
+    RowIds,
+    RowNumbers,
+    checked_ids,
+    parse_card,
+)
 from linalign_lite.service import budget_requests
 from linalign_lite.service.protocol import HEAD_NAME, STATUS
-from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
 
 MAX_RESPONSE = 1 << 30
@@ -57,6 +65,7 @@ class RemoteHead:
     needs_account: bool
     has_budget: bool
     dim: Annotated[int, Range(1, MAX_DIM)]
+    index: bool = False
 
 
 class RemoteProvider:
@@ -84,7 +93,9 @@ class RemoteProvider:
         self._url, self._progress = url, progress
         context: Any = verify
         if isinstance(verify, str) or certificate:
-            context = _context(verify if isinstance(verify, str) else None, certificate)
+            from linalign_lite.service.tls import client_context
+
+            context = client_context(verify if isinstance(verify, str) else None, certificate)
         try:
             self._client = library.Client(base_url=url, timeout=seconds, verify=context)
             if self._client.base_url.scheme not in ("http", "https"):
@@ -138,6 +149,16 @@ class RemoteProvider:
         """
         path, body = f"/v1/heads/{self._name()}/score", query.to_bytes()
         return Response.load(self._send("POST", path, body, most=MAX_RESPONSE))
+
+    def index(self) -> tuple[IndexCard, RowIds]:
+        """Ask for the card and the ids of the index that `score` asks. LinalignError for a head."""
+        path = f"/v1/heads/{self._name()}"
+        name = f"the index of {self._url}"
+        card = parse_card(name, self._send("GET", f"{path}/index", b"", most=MAX_CARD))
+        if card.ids is None:
+            return card, RowNumbers(card.rows)
+        most = card.rows * (MAX_ID + 1)
+        return card, checked_ids(name, self._send("GET", f"{path}/ids", b"", most=most), card)
 
     def budget(self, account: SigningKey) -> dict[str, Any]:
         """Ask what this account has used of the head, and its limits."""
@@ -202,24 +223,6 @@ class RemoteProvider:
 
     def _silence(self, got: str, hint: str) -> LinalignError:
         return LinalignError(f"the service at {self._url} does not answer", got=got, hint=hint)
-
-
-def _context(authorities: str | None, certificate: tuple[str, str] | None) -> Any:
-    """Return a context for TLS. Raises InputError, which names the file at fault."""
-    import ssl
-
-    files = [path for path in (authorities, *(certificate or ())) if path is not None]
-    for path in files:
-        with open_regular(path):
-            pass
-    try:
-        context = ssl.create_default_context(cafile=authorities)
-        if certificate:
-            context.load_cert_chain(*certificate)
-    except (OSError, ssl.SSLError) as e:
-        problem = f"a certificate cannot be used, of {', '.join(files)}"
-        raise InputError(problem, got=str(e)[:100], expected="PEM") from e
-    return context
 
 
 def _read(answer: Any, most: int) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 from linalign_lite.errors import LinalignError
 from linalign_lite.service.configuration import Configuration
 from linalign_lite.service.connections import KEEP_ALIVE, most_connections, protocol
-from linalign_lite.service.startup import listen, require_extra, require_places, tls_context
+from linalign_lite.service.startup import listen, require_extra, require_places
 from linalign_lite.service.state import LOG, Service
 
 # fields that are read when a service starts
@@ -58,7 +58,7 @@ def run(
     _log(quiet=quiet)
     configuration = Configuration.load(configuration_file)
     require_places(configuration)
-    tls = tls_context(configuration.tls) if configuration.tls else None
+    tls = configuration.tls.context() if configuration.tls else None
     most = most_connections()
     with listen(configuration.host, configuration.port if port is None else port) as listening:
         service = Service(configuration)

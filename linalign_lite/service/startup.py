@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from pathlib import Path
 
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError, import_extra
-from linalign_lite.service.configuration import Configuration, HeadEntry, Tls
-from linalign_lite.storage.atomic import open_regular
+from linalign_lite.service.configuration import Configuration, HeadEntry
 
 
 def require_extra() -> None:
@@ -29,7 +27,7 @@ def require_usable(configuration: Configuration) -> None:
         if entry.budget is not None:
             _require_budget(entry, entry.budget)
     if configuration.tls:
-        tls_context(configuration.tls)
+        configuration.tls.context()
 
 
 def require_places(configuration: Configuration) -> None:
@@ -42,27 +40,6 @@ def require_places(configuration: Configuration) -> None:
         if log.is_dir():
             raise InputError(f"{log} is no file for an audit log", got="a folder")
         _require_writable(log if log.exists() else log.parent, "the audit log")
-
-
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Return the context of TLS files. Raises InputError, which names the file at fault."""
-    for path in filter(None, (tls.certificate, tls.key, tls.clients)):
-        with open_regular(path):
-            pass
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-    except (OSError, ssl.SSLError) as e:
-        problem = f"the certificate {tls.certificate} and the key {tls.key} cannot be used"
-        raise InputError(problem, got=str(e)[:100], expected="PEM files of one pair") from e
-    if tls.clients is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(tls.clients)
-        except (OSError, ssl.SSLError) as e:
-            problem = f"the authorities {tls.clients} cannot be used"
-            raise InputError(problem, got=str(e)[:100], expected="PEM") from e
-    return context
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -18,6 +18,8 @@ from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.planner import predict_cost
 from linalign_lite.encrypt.wire import Kind, open_framed
+from linalign_lite.retrieval.index.card import OwnIds
+from linalign_lite.retrieval.index.reading import Index
 from linalign_lite.service.admission import Admission
 from linalign_lite.service.configuration import Configuration, HeadEntry
 from linalign_lite.service.key_store import KeyStore
@@ -47,21 +49,33 @@ class ServedHead:
     """One head as clients see it. ``expected``: of queries, by ``wire.stated_form``."""
 
     entry: HeadEntry
-    head: Head
+    head: Head | Index
     accounts: frozenset[bytes] | None  # None: any
     budget: Budget | None
     expected: dict[bytes, Expected] = field(default_factory=dict)
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the head, or rows of the index."""
+        return len(self.head) if isinstance(self.head, Index) else self.head.n_outputs
 
     def expect(self, form: bytes, query: bytes) -> Expected:
         """Read the header of a query, and remember what it costs. Raises FormatError."""
         with open_framed(query, Kind.QUERY) as reader:
             info = QueryInfo.from_header(reader.header, reader.name)
-        cost = predict_cost(info.parameters, info.layout, info.n, self.head.n_outputs)
+        cost = predict_cost(info.parameters, info.layout, info.n, self.n_outputs)
         if len(self.expected) >= _MAX_FORMS:
             self.expected.clear()
         found = Expected(info.parameters, cost.score_ms, cost.response_bytes)
         self.expected[form] = found
         return found
+
+    def published(self) -> dict[str, bytes]:
+        """Files of an index that anybody may read, by the last word of their path."""
+        if not isinstance(self.head, Index):
+            return {}
+        ids = {"ids": self.head.ids.content} if isinstance(self.head.ids, OwnIds) else {}
+        return {"index": self.head.card.to_bytes(), **ids}
 
     def card(self) -> dict[str, Any]:
         """Return the description that anybody may read."""
@@ -69,8 +83,9 @@ class ServedHead:
             "name": self.entry.name,
             "space": plain(self.head.space),
             "dim": self.head.space.dim,
-            "n_outputs": self.head.n_outputs,
-            "labels": list(self.head.labels),
+            "n_outputs": self.n_outputs,
+            "labels": [] if isinstance(self.head, Index) else list(self.head.labels),
+            "index": isinstance(self.head, Index),
             "profile": self.entry.profile,
             "max_error": self.entry.max_error,
             "needs_account": self.budget is not None or self.accounts is not None,

@@ -19,6 +19,7 @@ from linalign_lite.alignment.least_squares import FitReport, fit
 from linalign_lite.alignment.unpaired.report import UnpairedReport
 from linalign_lite.alignment.unpaired.unpaired_fit import fit_unpaired
 from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.choices import MAP_FOLDS
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
 from linalign_lite.sklearn.conversion import (
@@ -83,7 +84,7 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         *,
         method: str = "ridge",
         penalty: float | str = "auto",
-        folds: int = 5,
+        folds: int = MAP_FOLDS,
         head: Head | None = None,
         random_state: int = 0,
     ) -> None:

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import validate_data
 
 from linalign_lite.core.affine_map import Array
+from linalign_lite.core.choices import HEAD_FOLDS
 from linalign_lite.core.head import Head
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.detectors.logits import calibrated_temperature
@@ -50,7 +51,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         *,
         method: str = "auto",
         penalty: float | str = "auto",
-        folds: int = 3,
+        folds: int = HEAD_FOLDS,
         random_state: int = 0,
     ) -> None:
         self.method = method

@@ -180,6 +180,8 @@ def require_files(config: SurveyConfig) -> None:
     files = [config.public, *(f for d in config.data for f in (d.train, d.test, d.outside))]
     if config.generation:
         files += [config.generation.train, config.generation.test]
-    for file in files:
-        if file is not None and not file.texts.is_file():
-            raise InputError(f"{file.texts} is missing", expected="a file of texts")
+    paths = [file.texts for file in files if file is not None]
+    paths += [p for c in config.retrieval for p in (c.corpus, c.queries, c.judgements)]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path} is missing", expected="a file of texts")

@@ -15,7 +15,7 @@ from linalign_lite.storage.schema import Choice, Range, Size, Text, format_error
 from linalign_lite.storage.toml_file import read_toml
 from linalign_lite.survey.validation import MOST_DATA, MOST_MODELS
 
-USUAL_TASKS = ("similarity", "classification", "ood", "generation", "tokenizers")
+USUAL_TASKS = ("similarity", "classification", "ood", "generation", "tokenizers", "retrieval")
 TASKS = (*USUAL_TASKS, "few-pairs")  # a minute each pair of models and number of pairs: if asked
 OBJECTIVES = ("ridge", "kl")
 OWN = "model"  # pooling: of each model its own
@@ -71,6 +71,16 @@ class GenerationTexts:
 
 
 @dataclass(frozen=True)
+class SearchFiles:
+    """A test collection: documents, queries, and judgements of which documents answer them."""
+
+    name: Name
+    corpus: FilePath
+    queries: FilePath
+    judgements: FilePath
+
+
+@dataclass(frozen=True)
 class SurveyConfig:
     """Models, texts, and what to measure."""
 
@@ -78,6 +88,7 @@ class SurveyConfig:
     public: TextFile
     data: Annotated[tuple[DataSet, ...], Size(MOST_DATA)] = ()
     generation: GenerationTexts | None = None
+    retrieval: Annotated[tuple[SearchFiles, ...], Size(MOST_DATA)] = ()
     title: Name = "Linear alignment of language models"
     seed: Annotated[int, Range(0, MAX_COUNT)] = 0
     pooling: Annotated[str, Choice((*values_of(TextPooling), OWN))] = "mean"
@@ -115,8 +126,9 @@ def parse_config(raw: Mapping[str, Any], base: Path) -> SurveyConfig:
         settings[name] = _tables(settings[name], "train", "test", "outside")
     config: SurveyConfig = parse(SurveyConfig, settings, "config")
     names = [d.name for d in config.data]
-    if len(set(names)) != len(names):
-        raise InputError("config.data: two data sets have the same name")
+    for part, own in (("data", names), ("retrieval", [c.name for c in config.retrieval])):
+        if len(set(own)) != len(own):
+            raise InputError(f"config.{part}: two data sets have the same name")
     for name in {"public", "native"}.intersection(names):
         raise InputError("config.data: this name has another meaning in results", got=name)
     if unknown := set(config.prompts).difference(config.models):

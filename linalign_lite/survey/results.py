@@ -171,6 +171,24 @@ class GenerationRow(PairRow):
 
 
 @dataclass(frozen=True)
+class RetrievalRow(PairRow):
+    """Search of a collection across two models, first 10 documents (`evaluate_retrieval`)."""
+
+    collection: str
+    texts: str  # of the fit: "public", or "documents" of the collection with pseudo-queries
+    objective: str  # "ridge" or "retrieval"
+    mapped: str  # "queries" or "documents"
+    ndcg: Share
+    low: Share
+    high: Share
+    native: Share  # nDCG of the target's own search
+    recall: Share
+    overlap: Share  # with the target's own ranking
+    queries: Count
+    documents: Count
+
+
+@dataclass(frozen=True)
 class Projection(PairRow):
     """Native and mapped states of the same texts on two principal axes of the native states."""
 
@@ -211,6 +229,7 @@ class Results:
     generation: tuple[GenerationRow, ...] = ()
     projections: tuple[Projection, ...] = ()
     times: tuple[TimeRow, ...] = ()
+    retrieval: tuple[RetrievalRow, ...] = field(default=(), metadata=LEFT_OUT)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every ordered pair of models."""

@@ -18,6 +18,7 @@ from linalign_lite.survey.generation_jobs import list_generation, list_tokenizer
 from linalign_lite.survey.jobs import Job, run_job
 from linalign_lite.survey.ood_jobs import list_ood
 from linalign_lite.survey.results import DataRow, ModelRow, Results
+from linalign_lite.survey.retrieval_jobs import list_retrieval
 from linalign_lite.survey.similarity_jobs import list_similarity
 from linalign_lite.version import __version__
 
@@ -31,6 +32,7 @@ JOBS: tuple[tuple[str, Callable[[ArtefactStore], Iterator[Job]]], ...] = (
     ("classification", list_projections),
     ("ood", list_ood),
     ("generation", list_generation),
+    ("retrieval", list_retrieval),
 )  # task that wants them, if not all do
 Progress = Callable[[int, int], None]  # jobs done, jobs in all
 

@@ -21,9 +21,10 @@ KEYS = {
     "curves": ("source", "target", "data", "kind", "x"),
     "tokenizers": ("source", "target"),
     "generation": ("source", "target", "objective"),
+    "retrieval": ("source", "target", "collection", "texts", "objective", "mapped"),
     "projections": ("source", "target", "data", "objective"),
 }  # fields that identify a row of a table
-_NAMED = {"measure", "texts", "objective", "detector", "kind"}
+_NAMED = {"measure", "texts", "objective", "detector", "kind", "collection", "mapped"}
 
 
 def check_results(results: Results) -> None:

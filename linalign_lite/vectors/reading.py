@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.hidden_states import HiddenStates
@@ -63,28 +63,33 @@ def read_aligned(locations: Sequence[StatesAt]) -> list[HiddenStates]:
     Locations with ids of their own are put in the order of the first such one. Raises
     MismatchError when an id is in one of them only.
     """
-    read = [_with_ids(location) for location in locations]
+    read = [read_with_ids(location) for location in locations]
     first = next((ids for _, ids in read if ids), ())
     return [
-        states if ids in ((), first) else states.rows(_order(first, ids, location))
+        states if ids in ((), first) else _in_order(states, ids, first, location)
         for (states, ids), location in zip(read, locations, strict=True)
     ]
 
 
-def _order(wanted: tuple[str, ...], ids: tuple[str, ...], name: object) -> npt.NDArray[np.intp]:
-    """Return the rows of ``ids`` in the order of the ``wanted`` ones, which must be the same."""
-    row = {own: i for i, own in enumerate(ids)}
-    if missing := row.keys() ^ set(wanted):
-        raise MismatchError(
-            f"{without_secrets(str(name))} does not hold the same ids as the vectors before it",
-            got=f"{len(missing)} ids that only one of them has",
-            hint="leave them out",
-        )
-    return np.array([row[own] for own in wanted])
+def read_by_ids(location: StatesAt, ids: tuple[str, ...]) -> HiddenStates:
+    """Read the states of ``ids``, in their order; a location without ids has that order already.
+
+    Raises MismatchError when it holds other ids, or another number of rows.
+    """
+    states, own = read_with_ids(location)
+    if own in ((), ids):
+        if len(states) != len(ids):
+            raise MismatchError(
+                f"{without_secrets(str(location))} does not hold as many vectors as there are ids",
+                got=str(len(states)),
+                expected=str(len(ids)),
+            )
+        return states
+    return _in_order(states, own, ids, location)
 
 
-def _with_ids(location: StatesAt) -> tuple[HiddenStates, tuple[str, ...]]:
-    """Return the states, and the ids if they have some of their own."""
+def read_with_ids(location: StatesAt) -> tuple[HiddenStates, tuple[str, ...]]:
+    """Read states, and their ids if they have some of their own, else ()."""
     if not is_vectors(location):
         return states_of(location), ()
     ids: list[str] = []
@@ -97,6 +102,21 @@ def _with_ids(location: StatesAt) -> tuple[HiddenStates, tuple[str, ...]]:
     with open_vectors(str(location)) as source:
         states = gather(noted(source.batches()), source.info)
     return states, () if source.info.ids == "rows" else tuple(ids)
+
+
+def _in_order(
+    states: HiddenStates, ids: tuple[str, ...], wanted: tuple[str, ...], name: object
+) -> HiddenStates:
+    """Return the rows of ``ids`` in the order of the ``wanted`` ones, which must be the same."""
+    row = {own: i for i, own in enumerate(ids)}
+    if differing := row.keys() ^ set(wanted):
+        raise MismatchError(
+            f"{without_secrets(str(name))} does not hold the ids that are expected",
+            got=f"{len(differing)} ids that only one of the two has",
+            hint="leave them out",
+        )
+    order = np.array([row[own] for own in wanted])
+    return dataclasses.replace(states.rows(order), text_digest="")  # that of the texts as they were
 
 
 def count(source: VectorSource) -> int:

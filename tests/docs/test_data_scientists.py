@@ -18,6 +18,8 @@ SPLIT = "--- end of block ---"
 def test_every_block_runs_and_prints_what_is_shown(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("safetensors")
+    pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
     page = re.sub(
         r"<!-- not run: other libraries -->\n```python\n.*?```\n", "", PAGE, flags=re.DOTALL
     )

@@ -20,6 +20,7 @@ from linalign_lite.encrypt.budgets import ledger as module
 from linalign_lite.encrypt.budgets import postgresql_responses, postgresql_store
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.ledger import Charge, Ledger
+from linalign_lite.encrypt.scored_rows import HeadRows
 from linalign_lite.errors import (
     BudgetError,
     FormatError,
@@ -194,7 +195,7 @@ def test_charges_of_a_lost_session_are_taken_over_once(budget, sql):
 
 @pytest.mark.parametrize("moment", ["before it is kept", "after it was kept"])
 def test_a_session_that_is_lost_while_scoring_costs_nothing(budget, sql, moment, monkeypatch):
-    book, scored = Ledger(budget, HEAD), []
+    book, scored = Ledger(budget, HeadRows(HEAD).digest()), []
 
     def write(file):
         scored.append(file.write(b"scores"))
@@ -218,19 +219,23 @@ def test_a_session_that_is_lost_while_scoring_costs_nothing(budget, sql, moment,
 
 
 def test_a_response_is_sent_again_by_another_process(budget, url):
-    crashed(lambda: Ledger(Budget(url), HEAD).answered(CHARGE, lambda f: f.write(b"scores")))
+    crashed(
+        lambda: Ledger(Budget(url), HeadRows(HEAD).digest()).answered(
+            CHARGE, lambda f: f.write(b"scores")
+        )
+    )
 
     def never(_):
         raise AssertionError
 
-    with Ledger(budget, HEAD).answered(CHARGE, never) as kept:
+    with Ledger(budget, HeadRows(HEAD).digest()).answered(CHARGE, never) as kept:
         assert kept.read() == b"scores"
     assert used(budget) == (5, 0)
 
 
 def test_a_response_that_could_not_be_kept_is_not_charged(budget, monkeypatch):
     monkeypatch.setattr(postgresql_responses, "MAX_ONE", 100)
-    book = Ledger(budget, HEAD)
+    book = Ledger(budget, HeadRows(HEAD).digest())
     with pytest.raises(MismatchError, match=r"too large to be kept.*fewer states"):
         book.answered(CHARGE, lambda f: [f.write(bytes(60)) for _ in range(2)])
     assert used(budget) == (0, 0)

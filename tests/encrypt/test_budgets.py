@@ -15,6 +15,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.encrypt.budgets import postgresql_store, sqlite_store
 from linalign_lite.encrypt.budgets.budget import Budget, Usage
 from linalign_lite.encrypt.budgets.ledger import Charge, Ledger
+from linalign_lite.encrypt.scored_rows import HeadRows
 from linalign_lite.errors import BudgetError, InputError
 
 
@@ -324,7 +325,7 @@ def test_bits_out_of_range(budget, bits):
 def test_a_query_that_is_answered_while_its_copy_is_looked_for(budget, monkeypatch):
     """The copy was not there yet, and cannot be charged any more: it gets the same response."""
     head, charge = Head(np.eye(2), np.zeros(2)), Charge(KEY, ASKED, 5, 50)
-    one, other = Ledger(budget, head), Ledger(budget, head)
+    one, other = Ledger(budget, HeadRows(head).digest()), Ledger(budget, HeadRows(head).digest())
     look, looked = one._kept.open, []
 
     def late(name):

@@ -50,12 +50,13 @@ def scores_by(product, layout, weight, states):
     batch=st.integers(1, 32),
     extra=st.integers(0, 70),
     n_outputs=st.integers(1, 20),
+    many=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_product_holds_every_inner_product(degree, dim, batch, extra, n_outputs, seed):
+def test_product_holds_every_inner_product(degree, dim, batch, extra, n_outputs, many, seed):
     batch = min(batch, degree, MAX_RETURNED)
     chunks = min(fewest_chunks(degree, dim, batch) + extra, dim)
-    layout = Layout(degree, dim, chunks, batch)
+    layout = Layout(degree, dim, chunks, batch, many)
     rng = np.random.default_rng(seed)
     weight = rng.integers(-50, 50, (n_outputs, dim)).astype(float)
     states = rng.integers(-50, 50, (int(rng.integers(1, batch + 1)), dim)).astype(float)
@@ -65,7 +66,9 @@ def test_product_holds_every_inner_product(degree, dim, batch, extra, n_outputs,
     used = score_positions(layout, layout.rows)
     assert len(np.unique(used)) == used.size
     assert used.max() < degree
-    assert layout.columns or used.size <= MAX_RETURNED
+    assert layout.columns or many or used.size <= MAX_RETURNED
+    if many:
+        assert layout.rows == degree // (layout.width * batch)
     norms = [np.linalg.norm(rows) for rows in pack_rows(layout, weight)]
     assert largest_norm(weight, layout.rows) == pytest.approx(max(norms))
 
@@ -127,19 +130,43 @@ def test_a_product_returns_few_coefficients_except_in_columns():
     assert Layout(4096, 20, 20, 4096).columns
 
 
+@pytest.mark.parametrize(
+    ("width", "batch", "rows"),
+    [
+        (1, 1, 4096),
+        (1, 4096, 1),
+        (1, 3, 1365),
+        (2, 1, 2048),
+        (8, 1, 512),
+        (8, 129, 3),
+        (31, 1, 132),
+    ],
+)
+def test_many_rows_share_a_product(width, batch, rows):
+    layout = Layout(4096, 5 * width, 5, batch, many=True)
+    assert (layout.width, layout.rows, layout.packing) == (width, rows, "many")
+    rng = np.random.default_rng(width)
+    weight = rng.normal(size=(rows + 5, 5 * width))
+    states = rng.normal(size=(min(batch, 9), 5 * width))
+    found = scores_by(negacyclic, layout, weight, states)
+    np.testing.assert_allclose(found, states @ weight.T, atol=1e-9)
+    assert layout.products(len(weight)) == -(-len(weight) // rows)
+
+
 @seeded
 @given(
     dim=st.integers(1, 40),
     batch=st.integers(1, 8),
     extra=st.integers(0, 8),
     n_outputs=st.integers(1, 12),
+    many=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_coefficients_outside_the_window_reach_no_score(dim, batch, extra, n_outputs, seed):
+def test_coefficients_outside_the_window_reach_no_score(dim, batch, extra, n_outputs, many, seed):
     """Replaced by noise, they change nothing that is returned; each inside changes something."""
     degree = 128
     chunks = min(fewest_chunks(degree, dim, batch) + extra, dim)
-    layout, rng = Layout(degree, dim, chunks, batch), np.random.default_rng(seed)
+    layout, rng = Layout(degree, dim, chunks, batch, many), np.random.default_rng(seed)
     weight = rng.integers(1, 50, (n_outputs, dim)).astype(float)
     first = rng.integers(-50, 50, degree).astype(float)
     start, count = layout.window(n_outputs)

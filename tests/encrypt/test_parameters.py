@@ -250,18 +250,27 @@ def test_flooding_hides_the_noise_to_40_bits(row_norm, rows, chunks, bound):
 
 
 @seeded
-@given(row_norm=st.floats(1e-6, 1e6), rows=st.integers(1, 128), bound=st.integers(0, MAX_NORM_BITS))
-def test_flooding_under_a_proven_key_hides_what_the_proof_allows(row_norm, rows, bound):
-    """Tails of W·e, u·e' and e1·s' and the shift, for the largest s' and e' of a proof."""
+@given(
+    row_norm=st.floats(1e-6, 1e6),
+    rows=st.integers(1, 4096),
+    chunks=st.integers(1, 400),
+    bound=st.integers(0, MAX_NORM_BITS),
+)
+def test_flooding_under_a_proven_key_hides_what_the_proof_allows(row_norm, rows, chunks, bound):
+    """Tails of W·e, u·e' and e1·s' and the shift, for the largest s' and e' of a proof.
+
+    Up to the 4,096 rows that share a product in the packing many.
+    """
+    terms = chunks * PRIVATE.degree
     try:
         b = head_scale(PRIVATE, bound, row_norm, 0.0)
         norm = row_norm * math.sqrt(rows) * 2.0**b
-        k = flood_bits(PRIVATE, b, row_norm * math.sqrt(rows), PRIVATE.degree, proven=True)
+        k = flood_bits(PRIVATE, b, row_norm * math.sqrt(rows), terms, proven=True)
     except PrecisionError:
         return
-    delta = product_noise(PRIVATE, b, row_norm * math.sqrt(rows), PRIVATE.degree, proven=True)
+    delta = product_noise(PRIVATE, b, row_norm * math.sqrt(rows), terms, proven=True)
     secret, noise = slack(PRIVATE)
-    rounding = math.sqrt(PRIVATE.degree) / 2
+    rounding = math.sqrt(terms) / 2
     tails = 0.0
     # δ is a sum of three bounds, each λ with 2·exp(-λ²/(2v)): v is the variance proxy
     for share, deviation in (
@@ -272,7 +281,7 @@ def test_flooding_under_a_proven_key_hides_what_the_proof_allows(row_norm, rows,
         delta -= share * deviation
         tails += 2 * math.exp(-(share**2) / 2)
     assert abs(delta) < 1e-6 * norm + 1.0
-    whole = product_noise(PRIVATE, b, row_norm * math.sqrt(rows), PRIVATE.degree, proven=True)
+    whole = product_noise(PRIVATE, b, row_norm * math.sqrt(rows), terms, proven=True)
     assert whole / 2.0**k + tails <= 2.0**-HIDING_BITS * (1 + 1e-9)
 
 

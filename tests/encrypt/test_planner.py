@@ -1,5 +1,7 @@
 """Predicted against real sizes, and the chosen layout against its candidates."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,10 +11,11 @@ from linalign_lite.core.head import Head
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import keygen
 from linalign_lite.encrypt.messages import MAX_OUTPUTS
-from linalign_lite.encrypt.packing import Layout
+from linalign_lite.encrypt.packing import MAX_RETURNED, Layout
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
 from linalign_lite.encrypt.planner import (
     alternative_layouts,
+    bytes_per_second,
     candidate_layouts,
     choose_layout,
     predict_cost,
@@ -73,7 +76,7 @@ def test_the_choice_is_the_best_candidate_and_can_be_made(profile, dim, classes,
     assert all(p.query_bytes <= MAX_RECORD * p.layout.blocks(n) for p in found)
     others = alternative_layouts(profile, dim, classes, n)
     assert others[0] == plan
-    assert len({(p.layout.chunks, p.layout.batch) for p in others}) == len(others)
+    assert len({p.layout for p in others}) == len(others)
     most = 1e-3 if profile.private else 1e-4  # of the range
     assert 0 < relative_error(profile, plan.layout, classes) < most
 
@@ -92,6 +95,43 @@ def test_what_the_choice_depends_on():
     sent = [p.query_bytes + p.response_bytes for p in (slow, fast)]
     assert sent[0] <= sent[1]
     assert slow.ms >= fast.ms
+
+
+@pytest.mark.parametrize("rows", [10_000, 100_000, 1_000_000])
+def test_many_rows_have_packings_between_single_coefficients_and_few(rows):
+    """For any link the best of all widths, which a proven key alone may use."""
+    chosen = {}
+    for mbit in (1, 10, 100, 1000, math.inf):
+        rate = bytes_per_second(mbit)
+        plan = choose_layout(PRIVATE, 384, rows, 1, rate, proven=True)
+        every = [
+            predict_cost(PRIVATE, Layout(4096, 384, -(-384 // w), 1, many=True), 1, rows)
+            for w in range(1, 65)
+        ]
+        assert plan.seconds(rate) <= min(p.seconds(rate) for p in every)
+        assert plan.layout.packing == "many"
+        chosen[mbit] = plan
+    sizes = [p.query_bytes + p.response_bytes for p in chosen.values()]
+    assert sizes == sorted(sizes)
+    times = [p.ms for p in chosen.values()]
+    assert times == sorted(times, reverse=True)
+    unproven = choose_layout(PRIVATE, 384, rows, 1, math.inf)
+    assert unproven.layout.packing == "inner"
+    assert unproven.layout.rows <= MAX_RETURNED
+    for plan, proven in ((unproven, False), *((p, True) for p in chosen.values())):
+        require_reasonable(PRIVATE, plan.layout, 1, rows, proven)
+    single = predict_cost(PRIVATE, Layout(4096, 384, 384, 1, many=True), 1, rows)
+    assert single.products == -(-rows // 4096)
+
+
+def test_the_more_rows_the_narrower_the_chunks():
+    widths = [
+        choose_layout(PRIVATE, 384, 10**k, 1, math.inf, proven=True).layout.width
+        for k in range(3, 8)
+    ]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] >= 16
+    assert widths[-1] <= 4
 
 
 def test_bulk_needs_a_tenth_of_the_bytes_of_single_queries():

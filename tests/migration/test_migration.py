@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import refused
+from support import ROOT
 from vectors.contract import read, write
 
 import linalign_lite as la
@@ -175,6 +177,88 @@ def test_the_plan_measures_what_it_says(here, capsys):
     assert "choice: " in text
 
 
+@pytest.fixture
+def judged(here):
+    """Judgements of forty documents a query, graded by the new model's own ranking, with noise."""
+    (_, _), (new, asked) = models()
+    rng = np.random.default_rng(8)
+    noisy = asked @ new.T + 0.01 * rng.normal(size=(50, N))
+    best_rows, grade = np.argsort(-noisy, axis=1)[:, :40], [3] * 8 + [2] * 12 + [1] * 20
+    lines = [f"q{i}\td{row}\t{g}\n" for i, rows in enumerate(best_rows)
+             for row, g in zip(rows, grade, strict=True)]  # fmt: skip
+    (here / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    grades = [dict[str, int]() for _ in range(50)]
+    for line in lines:
+        query, document, grade = line.split()
+        grades[int(query[1:])][document] = int(grade)
+    return grades
+
+
+JUDGED = ("--queries", "q-new.jsonl", "--queries-old", "q-old.jsonl", "--judgements", "qrels.tsv")
+
+
+def test_retention_is_that_of_ndcg_where_there_are_judgements(judged, capsys):
+    fill("docs.jsonl")
+    plan = run(capsys, "plan", "m", "docs.jsonl", "sample.jsonl", *JUDGED, "--gate", "0.5")
+    train, sample = _training("m")
+    held_out, (_, asked_old), (_, asked) = sample.split(0)[1], *models()
+
+    def gained(queries, documents):
+        """Mean nDCG@10 of the queries with a relevant canary, by hand."""
+        order = np.argsort(-queries @ unit(documents).T, axis=1)[:, :10]
+        discount, found = 1 / np.log2(np.arange(2, 12)), []
+        for rows, grades in zip(order, judged, strict=True):
+            there = sorted((grades.get(own, 0) for own in held_out.ids), reverse=True)[:10]
+            if there[0] > 0:
+                got = [grades.get(held_out.ids[row], 0) for row in rows]
+                found.append(np.dot(got, discount) / np.dot(there, discount))
+        return np.mean(found)
+
+    native, maps = gained(asked, held_out.new), fit_maps("documents", train, sample)
+    ways = {(way["name"], way["share"]): way for way in plan["ways"]}
+    for name, value in [("stay", gained(asked_old, held_out.old)),
+                        ("documents", gained(asked, maps.documents(held_out.old)))]:  # fmt: skip
+        found = ways[name, 0]["retention"]
+        assert found["value"] == pytest.approx(value / native)
+        assert found["low"] < found["value"] < found["high"]
+    assert 0 < ways["documents", 0]["recall"]["value"] < 1
+    run(capsys, "fit", "m", "--way", "documents", "--mapped")
+    assert main(["migrate", "verify", "m", "--gate", "0.999"]) == 1
+    assert "got share of nDCG 0." in capsys.readouterr().err
+    run(capsys, "verify", "m")
+    assert main(["migrate", "plan", "m", "docs.jsonl", "sample.jsonl", *JUDGED]) == 0
+    assert "share of nDCG@10" in capsys.readouterr().out
+
+
+def test_more_ndcg_than_the_new_model_has_is_verified(judged, capsys):
+    """Judgements that the old model answers better: retention above 1 is noted and read again."""
+    fill("docs.jsonl")
+    ((old, asked_old), _) = models()
+    best_ids = np.argsort(-asked_old @ old.T, axis=1)[:, :40]
+    lines = [f"q{i}\td{row}\t1\n" for i, rows in enumerate(best_ids) for row in rows]
+    Path("qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    run(capsys, "plan", "m", "docs.jsonl", "sample.jsonl", *JUDGED)
+    run(capsys, "fit", "m", "--way", "queries")
+    assert run(capsys, "verify", "m")["high"] > 1
+    assert run(capsys, "apply", "m")["state"] == "queries"
+
+
+@pytest.mark.parametrize(
+    ("args", "content", "text"),
+    [
+        (JUDGED[4:], "q1\td1\t1\n", "need the vectors of their queries"),
+        (JUDGED, "other\td1\t1\n", "judges none of the queries"),
+        (JUDGED, "q1\tother\t1\n", "no judged query has a relevant document"),
+        (JUDGED, "q1\td1\n", "2 columns"),
+        ((*JUDGED[:5], "absent.tsv"), "", "absent.tsv"),
+    ],
+)
+def test_judgements_that_do_not_fit(here, capsys, args, content, text):
+    fill("docs.jsonl")
+    Path("qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + content)
+    assert text in refused(capsys, "migrate", "plan", "m", "docs.jsonl", "sample.jsonl", *args)
+
+
 def test_the_gate_is_measured(here, capsys):
     fill("docs.jsonl")
     run(capsys, "plan", "m", "docs.jsonl", "sample.jsonl", "--gate", "0.999")
@@ -270,6 +354,24 @@ def test_a_collection_that_changed_meanwhile_is_not_replaced(here, capsys):
     write("docs.jsonl", more, 200, metric="cosine")
     assert "was changed since" in refused(capsys, "migrate", "apply", "m", code=1)
     assert len(read("docs.jsonl")[0]) == N + 1
+
+
+def test_a_migration_of_version_1_goes_on(tmp_path, capsys, monkeypatch):
+    """The folder that version 1 left is verified, applied, and rolled back."""
+    shutil.copytree(ROOT / "tests/golden/v1.migration", tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    before = Path("docs.jsonl").read_bytes()
+    noted = json.loads(Path("m/verified.json").read_text())
+    verdict = run(capsys, "verify", "m")
+    assert verdict["passed"]
+    assert verdict["maps"] == noted["maps"]
+    for name in ("retention", "low", "high"):
+        assert verdict[name] == pytest.approx(noted[name], abs=0.02)  # processors round otherwise
+    state = run(capsys, "apply", "m")
+    assert (state["state"], state["new"]) == ("switched", "docs-new.jsonl")
+    assert read("docs.jsonl", 500)[1].dim == 4
+    run(capsys, "rollback", "m")
+    assert Path("docs.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(

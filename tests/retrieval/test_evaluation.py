@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import run
+from command_line import refused, run
+from vectors.contract import write
 
 import linalign_lite as la
+from linalign_lite.commands import main
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.vectors.source import Batch
 
 
 @pytest.fixture
@@ -145,3 +149,78 @@ def test_the_commands_as_a_user_runs_them(tmp_path, monkeypatch):
     assert "is not there" in evaluated("none", "ash", "birch", code=2).stderr
     there = run("retrieval", "extract", HERE / "models" / "ash", found, "ash", code=2)
     assert "ash" in there.stderr
+
+
+@pytest.fixture
+def vectors(sides, tmp_path, monkeypatch):
+    """The same sides as vectors with ids, every file in another order, and judgements of ids."""
+    monkeypatch.chdir(tmp_path)
+    source, target, turn, judged = sides
+    la.save("m.map.npz", la.AffineMap(turn, np.zeros(12)))
+    rng = np.random.default_rng(5)
+    for name, side in {"old": source, "new": target}.items():
+        for kind, rows in zip("qd", side, strict=True):
+            order = rng.permutation(len(rows))
+            payload = tuple({"text": f"text of {kind}{i}"} for i in order)
+            ids = tuple(f"{kind}{i}" for i in order)
+            write(f"{name}-{kind}.jsonl", Batch(ids, rows[order], payload))
+    lines = [f"q{i}\td{row}\t{g}\n" for i, of in enumerate(judged) for row, g in of.items()]
+    (tmp_path / "qrels.tsv").write_text("query\tdocument\tgrade\n" + "".join(lines))
+    return sides
+
+
+def test_vectors_of_files_are_put_in_order_by_their_ids(vectors, capsys):
+    source, target, turn, judged = vectors
+    expected = la.evaluate_retrieval(source, target, la.AffineMap(turn, np.zeros(12)), judged)
+    sides = ("--source", "old-d.jsonl", "--source-queries", "old-q.jsonl", "--target",
+             "new-d.jsonl", "--target-queries", "new-q.jsonl", "--map", "m.map.npz")  # fmt: skip
+    assert main(["retrieval", "evaluate", "qrels.tsv", *sides, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for name, ranking in expected.as_dict()["rankings"].items():
+        for measure, values in ranking["measures"].items():
+            there = found["rankings"][name]["measures"][measure]["value"]
+            assert there == pytest.approx(values["value"], abs=1e-4), (name, measure)
+    assert expected.rankings["mapped queries"].measures["ndcg@10"].value < 1  # a wrong order shows
+
+
+def test_vectors_in_a_store_and_a_folder_of_states(vectors, capsys):
+    pytest.importorskip("qdrant_client")
+    source, target, _, _ = vectors
+    ids = tuple(f"d{i}" for i in range(60))
+    write("qdrant:store#docs", Batch(ids, target[1]))
+    Path("old").mkdir()
+    Path("texts/qrels").mkdir(parents=True)
+    for kind, rows in zip(("queries", "documents"), source, strict=True):
+        la.save(f"old/{kind}.states.npz", la.HiddenStates(rows))
+    for kind, count in (("corpus", 60), ("queries", 20)):
+        rows = (
+            {"_id": f"{'d' if kind == 'corpus' else 'q'}{i}", "text": "x"} for i in range(count)
+        )
+        Path(f"texts/{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("qrels.tsv").rename("texts/qrels/test.tsv")
+    sides = ("--source", "old", "--target", "qdrant:store#docs", "--target-queries", "new-q.jsonl",
+             "--map", "m.map.npz", "--json")  # fmt: skip
+    assert main(["retrieval", "evaluate", "texts", *sides]) == 0
+    found = json.loads(capsys.readouterr().out)["rankings"]
+    assert found["mapped queries"]["measures"]["overlap@10"]["value"] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"--target": "less.jsonl"}, "does not hold the ids"),
+        ({"--source": "short.npy"}, "as many vectors as there are ids"),
+        ({"--target": "short.npy"}, "has no ids"),
+        ({"--source-queries": None}, "--source-queries"),
+        ({"--source": "absent.jsonl"}, "cannot read"),
+        ({"--target-queries": "absent.xyz"}, "absent.xyz"),
+    ],
+)
+def test_vectors_that_do_not_fit(vectors, capsys, change, text):
+    _, target, _, _ = vectors
+    write("less.jsonl", Batch(tuple(f"d{i}" for i in range(59)), target[1][:59]))
+    np.save("short.npy", target[1][:50])
+    sides = {"--source": "old-d.jsonl", "--source-queries": "old-q.jsonl", "--target":
+             "new-d.jsonl", "--target-queries": "new-q.jsonl", "--map": "m.map.npz"}  # fmt: skip
+    given = [part for item in {**sides, **change}.items() if item[1] for part in item]
+    assert text in refused(capsys, "retrieval", "evaluate", "qrels.tsv", *given)

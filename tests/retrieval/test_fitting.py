@@ -136,9 +136,10 @@ def test_the_command(tmp_path, monkeypatch):
         "--pseudo", "px.states.npz", "py.states.npz", "--use", "documents",
     ).stdout  # fmt: skip
     assert "held-out texts find their document" in said
-    expected, _ = la.fit_retrieval(x, y, pseudo=pseudo, use="documents", folds=5)
+    expected, _ = la.fit_retrieval(x, y, pseudo=pseudo, use="documents")
     np.testing.assert_allclose(la.load_map("m.map.npz").weight, expected.weight, atol=1e-5)
     assert la.load_map("m.map.npz").card["use"] == "documents"
+    assert la.load_map("m.map.npz").card["folds"] == 3
     wrong = [
         ("--use", "queries"),
         ("--objective", "retrieval", "--method", "procrustes"),

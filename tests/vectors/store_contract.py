@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from vectors.contract import made, parts, read, write
 from linalign_lite.errors import InputError, MismatchError, OutputExistsError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
+from linalign_lite.vectors.stores.common import StoreFullError
 from linalign_lite.vectors.switching import switch_vectors
 
 # of text that PostgreSQL can hold too
@@ -84,6 +87,31 @@ def write_slowly(location, between):
             between(i, sink.sink)
             sink.write(part)
         sink.finish()
+
+
+@contextlib.contextmanager
+def small_disk(folder):
+    """A disk of 4 MB, in a folder that is there."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this system lets no process mount a disk (unshare)")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def check_full_disk(location, folder):
+    """A disk that is full is named, and nothing is there but what a later run continues."""
+    batch = made(n=3000, d=500, payload=False)
+    with small_disk(folder):
+        with pytest.raises(StoreFullError, match="make room"):
+            write(location, batch, rows=200)
+        with pytest.raises(InputError, match="not there"):
+            open_vectors(location)
+        gc.collect()  # the error holds a removed file open
+        write(location, made())  # there is room for little
+        assert len(read(location)[0]) == 23
 
 
 KILLED = """

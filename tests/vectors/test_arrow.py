@@ -226,14 +226,6 @@ def test_an_id_that_is_no_text_of_unicode(tmp_path):
         write(f"{tmp_path}/x.parquet", Batch(("\ud800",), np.ones((1, 2), np.float32)))
 
 
-def test_a_kilobyte_of_a_long_list_is_not_read(tmp_path):
-    zeros = pa.array([np.zeros((1 << 20) + 1, np.float32)], pa.list_(pa.float32()))
-    pq.write_table(pa.table({"embedding": zeros}), tmp_path / "x.parquet")
-    assert (tmp_path / "x.parquet").stat().st_size < 1000
-    with pytest.raises(FormatError, match="lists that are too long"):
-        read(f"{tmp_path}/x.parquet")
-
-
 def test_a_journal_is_not_written_through_a_link(tmp_path):
     own = tmp_path / "own"
     own.write_text("dear to somebody")

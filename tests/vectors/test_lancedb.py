@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from vectors.contract import check_back_end, made, parts, read, write
 from vectors.store_contract import (
+    check_full_disk,
     check_kill,
     check_round_trips,
     check_switch,
@@ -22,7 +23,7 @@ from linalign_lite.errors import FormatError, InputError, MissingExtraError
 from linalign_lite.vectors.checks import ChangedError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import VectorInfo, named_space
-from linalign_lite.vectors.stores.common import StoreError
+from linalign_lite.vectors.stores.common import CollectionGoneError, StoreError, StoreGoneError
 
 lancedb = pytest.importorskip("lancedb")
 INFO = VectorInfo(named_space(5, "maker/model-1"), 23)
@@ -126,13 +127,35 @@ def test_tables_of_others(tmp_path):
 
 def test_a_folder_that_goes_away(tmp_path, location):
     write(location, made())
-    with pytest.raises((StoreError, InputError), match=r"reading|is not there"):
-        read_slowly(location, lambda i, _: shutil.rmtree(tmp_path / "store", ignore_errors=True))
+    with pytest.raises(InputError, match="is not there"):
+        read_slowly(location, lambda *_: shutil.rmtree(tmp_path / "store", ignore_errors=True))
     with pytest.raises(InputError, match="is not there"):
         open_vectors(location)
-    with pytest.raises(StoreError, match=r"writing|completing"):
-        write_slowly(location, lambda i, _: shutil.rmtree(tmp_path / "store", ignore_errors=True))
+    with pytest.raises(StoreGoneError, match=r"writing|completing"):
+        write_slowly(location, lambda *_: shutil.rmtree(tmp_path / "store", ignore_errors=True))
     assert names(tmp_path) == []
+    write(location, made())
+    shutil.rmtree(tmp_path / "store/docs.lance/data")
+    with pytest.raises(StoreGoneError) as found:
+        read(location)
+    assert ".rs:" not in str(found.value)  # where in LanceDB's source
+
+
+def test_a_table_that_is_replaced_while_it_is_written(tmp_path, location):
+    pa = pytest.importorskip("pyarrow")
+    row = {"id": ["a"], "vector": pa.array([[1.0] * 9], pa.list_(pa.float32(), 9))}
+
+    def replace(i, sink):
+        if i == 2:
+            sink._db.create_table(sink.name, pa.table(row), mode="overwrite")
+
+    with pytest.raises(CollectionGoneError, match="nobody else writes"):
+        write_slowly(location, replace)
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk(tmp_path, location):
+    check_full_disk(location, tmp_path)
 
 
 def test_a_state_that_lies(tmp_path, location):

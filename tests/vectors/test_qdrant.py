@@ -6,14 +6,19 @@ import json
 import os
 import pickle
 import secrets
+import shutil
 import sqlite3
+import subprocess
+import sys
 import uuid
 from itertools import count
 
 import numpy as np
 import pytest
+from command_line import run
 from vectors.contract import check_back_end, made, read, write
 from vectors.store_contract import (
+    check_full_disk,
     check_kill,
     check_metrics,
     check_round_trips,
@@ -23,11 +28,15 @@ from vectors.store_contract import (
     write_slowly,
 )
 
-from linalign_lite.errors import FormatError, InputError, MissingExtraError
+from linalign_lite.errors import FormatError, InputError, MismatchError, MissingExtraError
 from linalign_lite.vectors.checks import ChangedError
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo, named_space
-from linalign_lite.vectors.stores.common import StoreError
+from linalign_lite.vectors.stores.common import (
+    CollectionGoneError,
+    StoreGoneError,
+    StoreLockedError,
+)
 from linalign_lite.vectors.switching import switch_vectors
 
 qdrant = pytest.importorskip("qdrant_client")
@@ -157,21 +166,83 @@ def test_a_collection_that_changes_while_it_is_read(store):
         read_slowly(store("docs"), add)
 
 
-def test_a_store_that_goes_away(store):
+def test_a_collection_that_is_removed(store):
     write(store("docs"), made())
     (collection, _) = collections(store("docs"))
-    with pytest.raises(StoreError, match="reading"):
+    with pytest.raises(CollectionGoneError, match="reading"):
         read_slowly(store("docs"), lambda _, source: source._client.delete_collection(collection))
 
     def remove(i, sink):
         if i == 2:
             sink._client.delete_collection(sink.collection)
 
-    with pytest.raises(StoreError, match="writing"):
+    with pytest.raises(CollectionGoneError, match="writing"):
         write_slowly(store("docs"), remove)
     assert collections(store("docs")) == []
-    with pytest.raises(StoreError, match="Connection refused"):
-        open_vectors("qdrant://127.0.0.1:9#docs")
+
+
+def test_a_collection_that_is_replaced_by_one_of_another_dimension(store):
+    def replace(i, sink):
+        if i == 2:
+            sink._client.delete_collection(sink.collection)
+            dot = qdrant.models.Distance.DOT
+            config = qdrant.models.VectorParams(size=9, distance=dot)
+            sink._client.create_collection(sink.collection, vectors_config=config)
+
+    with pytest.raises(MismatchError, match=r"writing .* dimension error"):
+        write_slowly(store("docs"), replace)
+    assert collections(store("docs")) == []
+
+
+def test_a_store_that_goes_away(store, tmp_path):
+    write(store("docs"), made())
+    for action in (open_vectors, lambda at: create_vectors(at, INFO)):
+        with pytest.raises(StoreGoneError, match="Connection refused"):
+            action("qdrant://127.0.0.1:9#docs")
+    if not (tmp_path / "store").exists():
+        return  # a server stays
+    with pytest.raises(StoreGoneError, match="reading"):
+        read_slowly(store("docs"), lambda _, source: source._client.close())
+
+    def remove(i, _):
+        if i == 2:
+            shutil.rmtree(tmp_path / "store")
+
+    with pytest.raises(StoreGoneError, match="writing"):
+        write_slowly(store("docs2"), remove)
+    assert not (tmp_path / "store").exists()
+
+
+HOLD = """
+import sys
+import qdrant_client
+
+held = qdrant_client.QdrantClient(path=sys.argv[1])
+print(flush=True)
+input()
+"""
+
+
+def test_a_store_that_another_process_holds(tmp_path):
+    location = f"qdrant:{tmp_path}/store#docs"
+    write(location, made())
+    command = [sys.executable, "-c", HOLD, tmp_path / "store"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        for action in (
+            lambda: open_vectors(location),
+            lambda: create_vectors(f"{location}2", INFO),
+            lambda: switch_vectors(location, f"{location}2"),
+        ):
+            with pytest.raises(StoreLockedError, match="let the other process end"):
+                action()
+        assert "let the other process end" in run("vectors", "info", location, code=1).stderr
+        other.communicate(b"\n")
+    assert len(read(location)[0]) == 23
+
+
+def test_a_full_disk(tmp_path):
+    check_full_disk(f"qdrant:{tmp_path}/store#docs", tmp_path)
 
 
 class Harmful:
@@ -206,8 +277,6 @@ def test_a_folder_from_outside_runs_nothing(client, tmp_path, monkeypatch):
 
 
 def test_without_the_client(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
     with pytest.raises(MissingExtraError, match=r"linalign-lite\[qdrant\]"):
         open_vectors("qdrant:store#docs")

@@ -16,6 +16,7 @@ from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.alignment.moments import fold_index, folded, measure
 from linalign_lite.alignment.ridge import PENALTIES, ridge, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array
+from linalign_lite.core.choices import MAP_FOLDS
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
@@ -36,7 +37,7 @@ def fit_with_few(
     head: Head | None = None,
     weight: float | str = "auto",
     penalty: float | str = "auto",
-    folds: int = 5,
+    folds: int = MAP_FOLDS,
     seed: int = 0,
     iterations: int = ITERATIONS,
     teaching: Teaching | None = None,

@@ -33,8 +33,10 @@ SLACK = 0.5  # standard errors by which a stronger penalty may do worse than the
 WORK = 3e9  # multiplications of a pass in the search, which has as many rows as that allows
 FEWEST_ROWS, GROWTH = 1024, 6
 STOCHASTIC = 3e11  # multiplications of a product of all rows and outputs; above, kl.stochastic
+LARGE_HEAD = 1e7  # numbers of a head whose exact search takes longer than any stochastic fit
 STOCHASTIC_ROWS, STOCHASTIC_PENALTIES = 4096, (1.0, 0.1, 0.01, 1e-3)  # of the search
 SEARCH_EPOCHS, EPOCHS = 2, 3
+SEARCH_STEPS, STEPS = 32, 240  # at least, where rows are few
 ITERATIONS = 200
 EVALUATE_EVERY = 5  # iterations between two evaluations on held-out rows
 SEARCH_TOLERANCE = 1e-4  # relative decrease at which a minimisation of the search ends
@@ -167,8 +169,8 @@ def fit_kl(
 
 
 def is_stochastic(n: int, softmax: Softmax) -> bool:
-    """Return True if a pass over n rows and all outputs takes so long that steps have few rows."""
-    return n * softmax.factor.size > STOCHASTIC
+    """Return True if passes over all outputs take so long that steps have few rows and outputs."""
+    return n * softmax.factor.size > STOCHASTIC or softmax.factor.size > LARGE_HEAD
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,12 +196,14 @@ class DivergenceProblem:
         iterations: int,
         tolerance: float,
         epochs: int = EPOCHS,
+        steps: int = STEPS,
         evaluate: Callable[[ReducedMap], float] | None = None,
     ) -> tuple[ReducedMap, int]:
         """Return the minimum on ``data``, from ``at``, and the number of iterations.
 
-        epochs: number of passes where the steps are stochastic. evaluate: computes the loss on
-        held-out rows, every EVALUATE_EVERY iterations of the exact minimisation.
+        epochs: number of passes where the steps are stochastic, more if they have fewer than
+        ``steps`` steps. evaluate: computes the loss on held-out rows, every EVALUATE_EVERY
+        iterations of the exact minimisation.
         """
         count = 0
 
@@ -213,7 +217,7 @@ class DivergenceProblem:
             return False
 
         if self.stochastic:
-            epochs = min(epochs, iterations)
+            epochs = min(max(epochs, -(-steps // stochastic.steps_of_epoch(len(data)))), iterations)
             found = stochastic.descend(self.softmax, data, reparam, at, epochs=epochs, watch=watch)
         else:
             found, _ = optimizer.minimise_divergence(
@@ -285,7 +289,7 @@ def search_penalties(
             stage = f"penalty {penalty:.0e}"
             found, count = problem.minimise(
                 data, reparam, at, stage, problem.iterations, SEARCH_TOLERANCE, SEARCH_EPOCHS,
-                problem.score,
+                SEARCH_STEPS, problem.score,
             )  # fmt: skip
             trial = PenaltyTrial(penalty, problem.score(found), count, found)
             checkpoint.remember(trial)
@@ -333,9 +337,8 @@ def refine(
             reparam = optimizer.reparametrize(
                 optimizer.eigenbases_of(data, problem.curvature), problem.origin, penalty * n / size
             )
-            saved = problem.minimise(
-                data, reparam, at, f"{size} rows", problem.iterations, tolerance, EPOCHS
-            )
+            stage = f"{size} rows"
+            saved = problem.minimise(data, reparam, at, stage, problem.iterations, tolerance)
             checkpoint.remember_subset(size, *saved)
         at, count = saved
         total += count

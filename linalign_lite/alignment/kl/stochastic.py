@@ -57,7 +57,7 @@ def descend(
     matrix_gradient, shift_gradient = reparam.parts(gradient)
     losses: list[float] = []
     rng = np.random.default_rng(seed)
-    steps = _steps(len(data))
+    steps = steps_of_epoch(len(data))
 
     def coordinates(part: DistillationData) -> tuple[Float32, Float32]:
         """x in Θ's coordinates, (n, k), and ζ, (n, r)."""
@@ -95,10 +95,10 @@ def descend(
 
 def _batches(n: int, rng: np.random.Generator) -> list[npt.NDArray[np.intp]]:
     """The rows of each step of an epoch: about BATCH, every row once."""
-    return np.array_split(rng.permutation(n), _steps(n))
+    return np.array_split(rng.permutation(n), steps_of_epoch(n))
 
 
-def _steps(n: int) -> int:
+def steps_of_epoch(n: int) -> int:
     """Count the steps of an epoch of n rows."""
     return max(1, n // BATCH)
 

@@ -19,6 +19,7 @@ from linalign_lite.alignment.similarity.results import (
     Similarity,
 )
 from linalign_lite.core.affine_map import Array
+from linalign_lite.core.choices import MAP_FOLDS
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.errors import InputError
@@ -39,7 +40,7 @@ def compare(
     permutations: int = 100,
     k: int = 10,
     share: float = 0.99,
-    folds: int = 5,
+    folds: int = MAP_FOLDS,
     null_rows: int = NULL_ROWS,
     knn_rows: int = KNN_ROWS,
     seed: int = 0,
@@ -63,7 +64,7 @@ def compare_all(
     permutations: int = 100,
     k: int = 10,
     share: float = 0.99,
-    folds: int = 5,
+    folds: int = MAP_FOLDS,
     null_rows: int = NULL_ROWS,
     knn_rows: int = KNN_ROWS,
     seed: int = 0,

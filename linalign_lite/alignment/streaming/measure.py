@@ -12,6 +12,7 @@ from linalign_lite.alignment.moments import FoldAccumulator, FoldedMoments, assi
 from linalign_lite.alignment.paired_moments import MomentsPart, PairedMoments
 from linalign_lite.alignment.streaming.pairs import LeafTask, paired_shards
 from linalign_lite.core.affine_map import Array
+from linalign_lite.core.choices import MAP_FOLDS
 from linalign_lite.core.executor import IN_FLIGHT, map_in_order
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import StatesFolder
@@ -60,7 +61,12 @@ class MomentTree:
 
 
 def measure_pair(
-    source: HiddenStates, target: HiddenStates, *, folds: int = 5, seed: int = 0, pairing: str = ""
+    source: HiddenStates,
+    target: HiddenStates,
+    *,
+    folds: int = MAP_FOLDS,
+    seed: int = 0,
+    pairing: str = "",
 ) -> PairedMoments:
     """Compute moments of states in memory, row i of both the same text or paired token position.
 
@@ -82,7 +88,7 @@ def measure_batches(
     source: Space,
     target: Space,
     *,
-    folds: int = 5,
+    folds: int = MAP_FOLDS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PairedMoments:
@@ -109,7 +115,7 @@ def measure_shards(
     source: StatesFolder,
     target: StatesFolder,
     *,
-    folds: int = 5,
+    folds: int = MAP_FOLDS,
     seed: int = 0,
     pairing: str = "exact",
     executor: Executor | None = None,

@@ -22,6 +22,7 @@ from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.planner import choose_layout
 from linalign_lite.encrypt.precision import MAX_ERROR, MAX_NORM_BITS, Scales, score_error
 from linalign_lite.encrypt.provider import Provider
+from linalign_lite.encrypt.scored_rows import HeadRows
 from linalign_lite.encrypt.scoring import Scorer
 from linalign_lite.encrypt.wire import DIGEST
 from linalign_lite.errors import PrecisionError
@@ -96,7 +97,7 @@ def _answered(
     head: Head, parameters: Parameters, layout: Layout, max_error: float
 ) -> dict[int, Scales]:
     """Scales of the answers of a provider, by the bounds 2^B that it answers: {B: scales}."""
-    scorer = Scorer(head, parameters, EncodedHeads(0), max_error)
+    scorer = Scorer(HeadRows(head), parameters, EncodedHeads(0), max_error)
     found: dict[int, Scales] = {}
     for bits in range(MAX_NORM_BITS + 1):
         with contextlib.suppress(PrecisionError):

@@ -28,6 +28,7 @@ from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.response_encoding import decode_products, product_size
 from linalign_lite.encrypt.ring import Ring, coefficients, limb_bits, spectrum
+from linalign_lite.encrypt.scored_rows import HeadRows
 from linalign_lite.encrypt.scoring import Scorer, flood
 from linalign_lite.encrypt.wire import DIGEST
 
@@ -173,7 +174,7 @@ class _Attacker:
         secret, self.public = keygen(parameters)
         self.client = Client(secret, max_error=np.inf)
         self.seal = seal_context(parameters)
-        self.scorer = Scorer(self.head, parameters, EncodedHeads(1 << 28), np.inf)
+        self.scorer = Scorer(HeadRows(self.head), parameters, EncodedHeads(1 << 28), np.inf)
         self.masks = Masks(self.public) if parameters.private else None
         self.secret = self.seal.secret_key(secret.material)[1]
         self.rng = np.random.default_rng(0)

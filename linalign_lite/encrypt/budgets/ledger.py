@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from linalign_lite.core.head import Head
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.errors import BudgetError, FormatError, InputError, LinalignError, MismatchError
 
@@ -27,14 +26,14 @@ class Charge:
 
 
 class Ledger:
-    """Charges queries to one head, and keeps its responses beside the budget.
+    """Charges queries to one head or index, and keeps its responses beside the budget.
 
-    head: or the digest of whatever else answers.
+    ``scored``: its digest.
     """
 
-    def __init__(self, budget: Budget, head: Head | bytes) -> None:
+    def __init__(self, budget: Budget, scored: bytes) -> None:
         self._budget = budget
-        self._head = head if isinstance(head, bytes) else _digest(head)
+        self._head = scored
         self._kept = budget.kept
 
     def require_room(self, size: int) -> None:
@@ -102,12 +101,3 @@ class Ledger:
             (self._budget.settle if response else self._budget.refund)(*entry)
         if response:
             response.close()
-
-
-def _digest(head: Head) -> bytes:
-    sha = hashlib.sha256()
-    for array in (head.weight, head.bias):
-        sha.update(repr((array.dtype.str, array.shape)).encode())
-        sha.update(array.tobytes())
-    sha.update(repr((head.labels, head.softcap, head.space)).encode())
-    return sha.digest()

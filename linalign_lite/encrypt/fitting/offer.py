@@ -13,14 +13,13 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import StatesFolder
 from linalign_lite.core.signing import SigningKey
 from linalign_lite.encrypt import wire
-from linalign_lite.encrypt.client import add_encoded
 from linalign_lite.encrypt.fitting.descriptions import OfferInfo
 from linalign_lite.encrypt.fitting.kept import Columns, KeptOffer, choose_columns, measure_source
 from linalign_lite.encrypt.fitting.shape import FitShape, choose_folds, count_distinct
 from linalign_lite.encrypt.fitting.sources import TextStates
 from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.messages import ID_BYTES, Progress
-from linalign_lite.encrypt.modular import pack_seeded
+from linalign_lite.encrypt.modular import add_encoded, pack_seeded
 from linalign_lite.encrypt.precision import query_scale
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import PathLike, atomic

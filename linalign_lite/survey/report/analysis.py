@@ -28,6 +28,7 @@ _WORDS = {
     "few": "few own texts",
     "public+few": "public + few own",
     "all": "all own texts",
+    "documents": "the documents",
 }
 T = TypeVar("T")
 

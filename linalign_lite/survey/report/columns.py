@@ -21,7 +21,8 @@ def _or_none(value: float) -> float | None:
     return value or None
 
 
-_TEXTS = "pair architecture task data objective measure detector verdict"  # with their own names
+# with their own names
+_TEXTS = "pair architecture task data objective measure detector verdict collection mapped"
 _NUMBERS = "accuracy low high value p paired agreement"
 COLUMNS = {
     **{name: Column(name) for name in _TEXTS.split()},
@@ -59,11 +60,20 @@ COLUMNS = {
     "cross_entropy": Column("cross-entropy", 2),
     "target_cross_entropy": Column("target's own", 2),
     "positions": Column("positions", 0, "n"),
+    "ndcg": Column("nDCG@10", 3),
+    "native": Column("target's own", 3),
+    "recall": Column("recall@10", 3),
+    "overlap": Column("overlap@10", 3),
+    "queries": Column("queries", 0),
+    "documents": Column("documents", 0),
 }
 MODELS = "model architecture task dim vocab_size context"
 DATA = "data_set train test outside labels majority"
 TOKENIZERS = "pair exact paired jaccard fertility verdict"
 GENERATION = "pair objective agreement top5 cross_entropy target_cross_entropy positions"
+RETRIEVAL = (
+    "collection pair texts objective mapped ndcg low high native recall overlap queries documents"
+)
 
 
 def titles(names: str) -> list[str]:

@@ -7,7 +7,15 @@ from typing import Any
 
 from linalign_lite.survey.report import analysis
 from linalign_lite.survey.report.analysis import KEPT, plural
-from linalign_lite.survey.report.columns import DATA, GENERATION, MODELS, TOKENIZERS, titles, values
+from linalign_lite.survey.report.columns import (
+    DATA,
+    GENERATION,
+    MODELS,
+    RETRIEVAL,
+    TOKENIZERS,
+    titles,
+    values,
+)
 from linalign_lite.survey.report.content import decimal
 from linalign_lite.survey.results import Results, names
 from linalign_lite.survey.validation import check_results
@@ -41,6 +49,9 @@ def _parts(r: Results) -> Iterator[str]:
         yield from _similarity(r)
     if losses := analysis.ood_losses(r):
         yield from _ood(losses)
+    if r.retrieval:
+        yield from ("## Retrieval", "Target's own: nDCG@10 of the target's own search.")
+        yield _rows_table(RETRIEVAL, r.retrieval)
     if r.generation:
         yield from ("## Generation", "Cross-entropy in nats per token.")
         yield _rows_table(GENERATION, r.generation)

@@ -15,6 +15,7 @@ from linalign_lite.survey.report.curve_section import fitting
 from linalign_lite.survey.report.figures import ReportBuilder
 from linalign_lite.survey.report.generation_section import generation, tokenizers
 from linalign_lite.survey.report.ood_section import ood
+from linalign_lite.survey.report.retrieval_section import retrieval
 from linalign_lite.survey.report.similarity_section import projections, similarity
 from linalign_lite.survey.report.style import POLYGONS, ModelStyles
 from linalign_lite.survey.report.summary_section import participants, summary
@@ -41,6 +42,7 @@ SECTIONS = (
     Section("Classification", "classification", "Classification", classification,
             ("classification", "native")),
     Section("Out of distribution", "ood", "Out-of-distribution detection", ood, ("ood",)),
+    Section("Retrieval", "retrieval", "Search across models", retrieval, ("retrieval",)),
     Section("Generation", "generation", "Generation", generation, ("generation",)),
     Section("Tokenizers", "tokenizers", "Tokenizers", tokenizers, ("tokenizers",)),
     Section("Similarity", "similarity", "Similarity of states", similarity, ("similarity",)),

@@ -6,16 +6,11 @@ after the last one. docs/FORMAT.md, section 10. Needs the extra `parquet`.
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from linalign_lite.core.space import MAX_DIM
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.vectors.cards import write_card
@@ -30,77 +25,50 @@ from linalign_lite.vectors.columns import (
 from linalign_lite.vectors.files import parquet_footer as footer
 from linalign_lite.vectors.files.common import FileSource, file_version, row_cursor
 from linalign_lite.vectors.files.journal import Journal
-from linalign_lite.vectors.files.parquet_pages import OtherLayout, Pages
-from linalign_lite.vectors.files.parquet_template import Template, from_template, make_template
+from linalign_lite.vectors.files.parquet_claims import require_claims
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, Vectors, VectorSink
+from linalign_lite.vectors.source import ROWS, Batch, VectorInfo, VectorSink
 
 SEGMENT = 16 << 20  # bytes of vectors in one row group
 _BUFFER = 1 << 20  # bytes read at once of a column: without it a whole row group would be read
 
 
 class Source(FileSource):
-    """Rows of a Parquet file, read page by page: row groups may be larger than memory."""
+    """Rows of a Parquet file, a batch at a time: row groups may be larger than memory.
+
+    What footer and pages claim is held against the file before anything is read by it.
+    """
 
     def __init__(self, location: Location) -> None:
-        pq = import_arrow("pyarrow.parquet")
+        pq, pa = import_arrow("pyarrow.parquet"), import_arrow()
         self.location, self.path = location, Path(location.path)
-        with open_regular(self.path), arrow_errors(location, "Parquet"):
+        with open_regular(self.path) as f, arrow_errors(location, "Parquet"):
             version = file_version(self.path)
+            require_claims(f.fileno(), location)
             self._file = pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
             self.count = self._file.metadata.num_rows
-            self._require_lengths()
-            pa = import_arrow()
             schema = self._file.schema_arrow
-            first = schema.empty_table()
-            for batch in self._file.iter_batches(batch_size=1, use_threads=False):
-                first = pa.Table.from_batches([batch])
-                break
-            self.columns = find_columns(location, schema, first, self.count, version)
+            first = next(self._read(1), None)
+            table = schema.empty_table() if first is None else pa.Table.from_batches([first])
+            self.columns = find_columns(location, schema, table, self.count, version)
         self.info = self.columns.info
-
-    def _require_lengths(self) -> None:
-        """Refuse lists longer than a vector can be before one is read: 1 kB may hold gigabytes."""
-        for i in range(self._file.metadata.num_row_groups):
-            group = self._file.metadata.row_group(i)
-            most = max((group.column(j).num_values for j in range(group.num_columns)), default=0)
-            if most > group.num_rows * MAX_DIM:
-                raise FormatError(
-                    f"{self.location} has lists that are too long",
-                    got=f"{most} numbers in {group.num_rows} rows",
-                    expected=f"at most {MAX_DIM} a row",
-                )
 
     def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:
         at = row_cursor(after, self.count)
         with arrow_errors(self.location, "Parquet"):
-            with contextlib.suppress(OtherLayout), open_regular(self.path) as f:
-                columns = self.columns
-                pages = Pages(f.fileno(), self._file.metadata, columns.vectors, self.info.dim)
-                for batch in self._by_pages(pages, rows, at):
-                    at += len(batch)
-                    yield batch
-            for table in self._tables(rows, at, with_vectors=True):
+            for table in self._tables(rows, at):
                 found = self.columns.batch(table, at)
                 at += len(found)
                 yield found
+        if at != self.count:
+            raise FormatError(
+                f"{self.location} does not hold the rows that its footer claims",
+                got=str(at),
+                expected=str(self.count),
+            )
 
-    def _by_pages(self, pages: Pages, rows: int, at: int) -> Iterator[Batch]:
-        """Yield batches whose vectors are read as they stand in the file."""
-        tables: deque[Any] = deque()
-
-        def counts() -> Iterator[int]:
-            for table in self._tables(rows, at, with_vectors=False):
-                tables.append(table)
-                yield table.num_rows
-
-        for vectors in pages.read(at, counts()):
-            found = self.columns.of_vectors(vectors, tables.popleft(), at)
-            at += len(found)
-            yield found
-
-    def _tables(self, rows: int, at: int, *, with_vectors: bool) -> Iterator[Any]:
-        """Yield the other columns, and the vectors, from row ``at`` on."""
+    def _tables(self, rows: int, at: int) -> Iterator[Any]:
+        """Yield the columns from row ``at`` on."""
         groups: list[int] = []
         skip, metadata = at, self._file.metadata
         for i in range(metadata.num_row_groups):
@@ -109,21 +77,18 @@ class Source(FileSource):
                 groups.append(i)
             else:
                 skip -= n
-        columns = self.columns
-        names = [*([columns.ids] if columns.ids else []), *columns.payload]
-        if with_vectors:
-            names = [columns.vectors, *names]
-        if not names:
-            yield from _empty_tables(rows, self.count - at)
-            return
-        for batch in self._file.iter_batches(
-            batch_size=rows, row_groups=groups, columns=names, use_threads=False
-        ):
+        names = [self.columns.vectors, *self.columns.payload]
+        names += [self.columns.ids] if self.columns.ids else []
+        for batch in self._read(rows, row_groups=groups, columns=names):
             if skip >= batch.num_rows:
                 skip -= batch.num_rows
             else:
                 yield batch.slice(skip)
                 skip = 0
+
+    def _read(self, rows: int, **some: Any) -> Iterator[Any]:
+        found: Iterator[Any] = self._file.iter_batches(batch_size=rows, use_threads=False, **some)
+        return found
 
     def close(self) -> None:
         self._file.close()
@@ -139,11 +104,8 @@ class Sink(VectorSink):
         self._journal = Journal(Path(location.path), job, resume=resume)
         self.cursor = self._journal.cursor
         self._schema: Any = None
-        self._waiting: list[Any] = []  # tables of a segment, and their vectors
-        self._vectors: list[Vectors] = []
+        self._waiting: list[Any] = []  # tables of a segment
         self._rows = 0
-        self._template: Template | None = None
-        self._template_rows = 0
         if self._journal.entries:
             self._schema = self._footers()[0].schema.to_arrow_schema()
 
@@ -151,7 +113,6 @@ class Sink(VectorSink):
         if self._schema is None:
             self._schema = schema_of(batch, self.info, self.location.part or VECTOR_COLUMN)
         self._waiting.append(to_table(batch, self._schema, self.location))
-        self._vectors.append(batch.vectors)
         self._rows += len(batch)
         self._last = batch.cursor
         if self._rows * self.info.dim * 4 >= SEGMENT:
@@ -181,51 +142,29 @@ class Sink(VectorSink):
             self.abort()
 
     def _write_segment(self) -> None:
-        table = import_arrow().concat_tables(self._waiting)
-        vectors = np.concatenate(self._vectors)
-        self._waiting, self._vectors = [], []
-        vector_column = self._schema.names[1]
+        """Write a row group as a file in memory, and append what is in it."""
+        pa, vectors = import_arrow(), self._schema.names[1]
+        table, out = pa.concat_tables(self._waiting), pa.BufferOutputStream()
         with arrow_errors(self.location, "Parquet"):
-            if self._template is not None and self._rows == self._template_rows:
-                others = self._file_of(table.drop_columns([vector_column]))
-                parts, ending = from_template(self._template, others, vectors)
-            else:
-                whole = self._file_of(table)
-                body, ending = footer.split(whole)
-                parts, ending = [body], bytes(ending)
-                self._template, self._template_rows = make_template(whole, vectors), len(vectors)
-        self._rows = 0
-        if not self._journal.entries:
-            parts.insert(0, footer.MAGIC)
-        moved = footer.moved(ending, max(0, self._journal.end - len(footer.MAGIC)))
+            self._pq.write_table(
+                table,
+                out,
+                row_group_size=len(table),
+                use_dictionary=[name for name in table.column_names if name != vectors],
+                compression=_compression(self._schema),
+                write_statistics=False,
+            )
+            body, ending = footer.split(out.getvalue())
+        self._waiting, self._rows = [], 0
+        parts = [body] if self._journal.entries else [footer.MAGIC, body]
+        moved = footer.moved(bytes(ending), max(0, self._journal.end - len(footer.MAGIC)))
         self._journal.add(parts, moved, self._last)
         self.cursor = self._last
-
-    def _file_of(self, table: Any) -> Any:
-        """Return a Parquet file in memory of one row group."""
-        out, vectors = import_arrow().BufferOutputStream(), self._schema.names[1]
-        self._pq.write_table(
-            table,
-            out,
-            row_group_size=len(table),
-            use_dictionary=[name for name in table.column_names if name != vectors],
-            compression=_compression(self._schema),
-            write_statistics=False,
-        )
-        return out.getvalue()
 
     def _footers(self) -> list[Any]:
         files = (io.BytesIO(footer.as_file(e.footer)) for e in self._journal.entries)
         with arrow_errors(self.location, "Parquet"):
             return [self._pq.read_metadata(file) for file in files]
-
-
-def _empty_tables(rows: int, left: int) -> Iterator[Any]:
-    """Yield tables of ``left`` rows in all and no column."""
-    pa = import_arrow()
-    for at in range(0, left, rows):
-        n = min(rows, left - at)
-        yield pa.table({"none": pa.nulls(n)})
 
 
 def _compression(schema: Any) -> dict[str, str]:

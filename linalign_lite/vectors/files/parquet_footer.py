@@ -11,7 +11,6 @@ from typing import Any
 from linalign_lite.errors import FormatError
 
 MAGIC = b"PAR1"
-PAGE_HEADER = 1 << 14  # bytes in which the header of a page ends
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
 _INTEGERS = (4, 5, 6)
 Struct = dict[int, tuple[int, Any]]  # number of a field: its type and value
@@ -33,14 +32,9 @@ def moved(footer: bytes, distance: int) -> bytes:
     for group in found[_ROW_GROUPS][1][1]:
         _move(group, (_GROUP_OFFSET,), distance)
         for chunk in group[_COLUMNS][1][1]:
-            move_chunk(chunk, distance)
+            _move(chunk, (_CHUNK_OFFSET,), distance)
+            _move(chunk[_CHUNK][1], _PAGES, distance)
     return write_struct(found)
-
-
-def move_chunk(chunk: Struct, distance: int) -> None:
-    """Let the footer's entry of a column chunk say that it stands ``distance`` bytes further on."""
-    _move(chunk, (_CHUNK_OFFSET,), distance)
-    _move(chunk[_CHUNK][1], _PAGES, distance)
 
 
 def as_file(footer: bytes) -> bytes:
@@ -55,7 +49,7 @@ def _move(struct: Struct, fields: tuple[int, ...], distance: int) -> None:
             struct[field] = (kind, value + distance)
 
 
-def read_varint(raw: bytes, at: int) -> tuple[int, int]:
+def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
     """Read a number of 7 bits a byte, lowest first; returns it and where it ends."""
     value = shift = 0
     while True:
@@ -64,10 +58,12 @@ def read_varint(raw: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 128:
             return value, at
+        if shift > 63:
+            raise FormatError("the footer of a Parquet file is not known", got="a long number")
 
 
 def _read_integer(raw: bytes, at: int) -> tuple[int, int]:
-    value, at = read_varint(raw, at)
+    value, at = _read_varint(raw, at)
     return value >> 1 ^ -(value & 1), at
 
 
@@ -82,6 +78,8 @@ def read_struct(raw: bytes, at: int) -> tuple[Struct, int]:
             field += step
         else:
             field, at = _read_integer(raw, at)
+        if field in found:  # another reader might take the other one
+            raise FormatError("the footer of a Parquet file is not known", got="a field twice")
         if kind in {_TRUE, _FALSE}:
             found[field] = (kind, None)
         else:
@@ -96,13 +94,13 @@ def _read_value(kind: int, raw: bytes, at: int) -> tuple[Any, int]:
     if kind == _STRUCT:
         return read_struct(raw, at)
     if kind == _BINARY:
-        size, at = read_varint(raw, at)
+        size, at = _read_varint(raw, at)
         return _cut(raw, at, size), at + size
     if kind in {_LIST, _SET}:
         inside, n = raw[at] & 15, raw[at] >> 4
         at += 1
         if n == 15:
-            n, at = read_varint(raw, at)
+            n, at = _read_varint(raw, at)
         values = []
         for _ in range(n):
             value, at = _read_value(inside, raw, at)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
 from linalign_lite.errors import (
     InputError,
     LinalignError,
     MismatchError,
     OutputExistsError,
-    quote_errors,
+    is_disk_full,
 )
 from linalign_lite.vectors.cards import read_card
 from linalign_lite.vectors.locations import Location
@@ -20,21 +21,54 @@ PARTIAL = ".partial"  # ends the name of what is written until it is complete
 
 
 class StoreError(LinalignError):
-    """A store refused what was asked of it, or went away."""
+    """A store refused what was asked of it."""
+
+
+class StoreGoneError(StoreError):
+    """A store does not answer, or was closed or removed."""
+
+
+class CollectionGoneError(StoreError):
+    """A collection was removed, or replaced by another, while it was read or written."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds a store."""
+
+
+class StoreFullError(StoreError):
+    """The disk of a store is full."""
+
+
+HINTS: dict[type[LinalignError], str] = {
+    StoreGoneError: "is the store still there?",
+    CollectionGoneError: "start again when nobody else writes to it",
+    StoreLockedError: "let the other process end, or use a server",
+    StoreFullError: "make room, then give the same command again",
+    MismatchError: "the collection was replaced by one of another dimension",
+}
+_MOST = 300  # characters of a client's message that are quoted
+_RUST = re.compile(r", (?:/[^\s,]+/)+[^\s,]+\.rs:\d+:\d+")  # where in a client's source
+
+Kinds = Callable[[Exception], type[LinalignError]]
 
 
 @contextlib.contextmanager
-def store_errors(location: Location, what: str) -> Iterator[None]:
-    """Turn errors of the block, of a store's client, into a StoreError that says what failed."""
+def store_errors(location: Location, what: str, kind_of: Kinds) -> Iterator[None]:
+    """Turn errors of the block, of a store's client, into a named error that says what failed.
+
+    kind_of: the client's error to StoreError or one below it, or MismatchError. A full disk is
+    found here.
+    """
     try:
         yield
     except LinalignError:
         raise
     except Exception as e:
-        with quote_errors(
-            f"{what} {location} failed", StoreError, hint="is the store still there?"
-        ):
-            raise e from None
+        kind = StoreFullError if is_disk_full(e) else kind_of(e)
+        text = _RUST.sub("", " ".join(str(e).split()))[:_MOST]
+        problem, got = f"{what} {location} failed", f"{type(e).__name__}: {text}"
+        raise kind(problem, got=got, hint=HINTS.get(kind, "")) from e
 
 
 def resumed_cursor(text: str | None, info: VectorInfo, location: Location) -> str:

@@ -26,7 +26,10 @@ from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import ROWS, Batch, Metric, VectorInfo, VectorSink, VectorSource
 from linalign_lite.vectors.stores.common import (
     PARTIAL,
+    CollectionGoneError,
     StoreError,
+    StoreFullError,
+    StoreGoneError,
     collection_exists,
     no_collection,
     required_part,
@@ -44,7 +47,7 @@ class Source(VectorSource):
     def __init__(self, location: Location) -> None:
         self.location = location
         self._table, self._version = _open(location)
-        with store_errors(location, "opening"):
+        with _errors(location, "opening"):
             first = self._table.search().limit(1).to_arrow()
             count = self._table.count_rows()
         named = replace(location, part=location.option("column"))
@@ -64,7 +67,7 @@ class Source(VectorSource):
                 hint="name the earlier version: ?version=N",
             )
         first = row_cursor(row, self.info.count or 0)
-        with store_errors(self.location, "reading"):
+        with _errors(self.location, "reading"):
             for part in self._table.search().offset(first).to_batches(rows):
                 table = import_arrow().Table.from_batches([part])
                 if not len(table):
@@ -74,13 +77,13 @@ class Source(VectorSource):
                 yield replace(batch, cursor=f"{self._version}-{first}")
 
     def current(self) -> VectorInfo:
-        with store_errors(self.location, "reading"):
+        with _errors(self.location, "reading"):
             table, version = _open(self.location)
             return replace(self.info, count=table.count_rows(), version=str(version))
 
     def _metric(self) -> Metric:
         """Return the metric of the vectors' index, "" where there is none."""
-        with store_errors(self.location, "reading"):
+        with _errors(self.location, "reading"):
             for index in self._table.list_indices():
                 if index.columns == [self.columns.vectors]:
                     kind = getattr(self._table.index_stats(index.name), "distance_type", None)
@@ -100,7 +103,7 @@ class Sink(VectorSink):
         self._done = False
         if (self.path / f"{self.name}.lance").exists():
             raise collection_exists(location)
-        with store_errors(location, "creating"):
+        with _errors(location, "creating"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._db = _lancedb().connect(self.folder)
             if not (resume and self._resume()):
@@ -108,7 +111,7 @@ class Sink(VectorSink):
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
 
     def write(self, batch: Batch) -> None:
-        with store_errors(self.location, "writing"):
+        with _errors(self.location, "writing"):
             if self._table is None:
                 column = self.location.option("column", COLUMN)
                 schema = schema_of(batch, self.info, column)
@@ -122,7 +125,7 @@ class Sink(VectorSink):
         if self._table is None:
             raise InputError(f"there are no vectors to write to {self.location}")
         made, target = self.folder / f"{self.name}.lance", self.path / f"{self.name}.lance"
-        with store_errors(self.location, "completing"):
+        with _errors(self.location, "completing"):
             for file in made.rglob("*"):
                 if file.is_file():
                     with file.open("r+b") as f:
@@ -173,7 +176,7 @@ def switch(live: Location, new: Location) -> str:
     """
     name = required_part(live, "table")
     table, before = _open(replace(live, options={}))
-    with store_errors(live, "switching"):
+    with _errors(live, "switching"):
         if name == new.part:
             table.checkout(_version(new))
             table.restore()
@@ -184,6 +187,21 @@ def switch(live: Location, new: Location) -> str:
             _lancedb().connect(live.path).create_table(name, data=reader, mode="overwrite")
     column = f"column={live.option('column')}&" if live.option("column") else ""
     return f"{live.scheme}:{live.path}?{column}version={before}#{name}"
+
+
+def _errors(location: Location, what: str) -> contextlib.AbstractContextManager[None]:
+    """Name LanceDB's errors; most are RuntimeErrors that only their text tells apart."""
+
+    def kind_of(error: Exception) -> type[StoreError]:
+        text = str(error)
+        if "No space left on device" in text or "(os error 122)" in text:
+            return StoreFullError
+        if "Incompatible transaction" in text or "conflict" in text:
+            return CollectionGoneError
+        gone = isinstance(error, FileNotFoundError) or "ot found" in text
+        return StoreGoneError if gone else StoreError
+
+    return store_errors(location, what, kind_of)
 
 
 def _lancedb() -> Any:
@@ -208,7 +226,7 @@ def _open(location: Location) -> tuple[Any, int]:
     name, path, lancedb = required_part(location, "table"), _folder(location), _lancedb()
     if not (path / f"{name}.lance").is_dir():
         raise no_collection(location, [p.stem for p in path.glob("*.lance")])
-    with store_errors(location, "opening"):
+    with _errors(location, "opening"):
         table = lancedb.connect(path).open_table(name)
         version = _version(location) if location.option("version") else int(table.version)
         table.checkout(version)

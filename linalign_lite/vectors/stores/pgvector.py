@@ -30,6 +30,7 @@ from linalign_lite.vectors.source import (
 from linalign_lite.vectors.stores.common import (
     PARTIAL,
     StoreError,
+    StoreLockedError,
     collection_exists,
     no_collection,
     part_location,
@@ -198,7 +199,7 @@ class Sink(VectorSink):
             try:
                 db.execute("SELECT pg_advisory_lock(hashtextextended(%s, 17))", (str(self.name),))
             except self._psycopg.errors.LockNotAvailable as e:
-                raise StoreError(f"another run writes to {self.location}") from e
+                raise StoreLockedError(f"another run writes to {self.location}") from e
             if table_number(db, sql, self.name):
                 raise collection_exists(self.location)
             if db.execute("SELECT to_regtype('vector')").fetchone()[0] is None:

@@ -12,7 +12,12 @@ from linalign_lite.vectors.checks import DuplicateIdError
 from linalign_lite.vectors.locations import Location
 from linalign_lite.vectors.source import Ids, Metric
 from linalign_lite.vectors.stores.common import (
+    HINTS,
+    CollectionGoneError,
     StoreError,
+    StoreFullError,
+    StoreGoneError,
+    StoreLockedError,
     collection_exists,
     no_collection,
     required_part,
@@ -55,20 +60,27 @@ class Table:
 
 @contextlib.contextmanager
 def postgresql_errors(psycopg: Any, location: Location, what: str) -> Iterator[None]:
-    """Turn psycopg's errors into a StoreError. It quotes their first sentence, without details:
+    """Turn psycopg's errors into named ones. They quote its first sentence, without details:
 
     these hold values of rows.
     """
+    errors = psycopg.errors
     try:
         yield
-    except psycopg.errors.UniqueViolation as e:
+    except errors.UniqueViolation as e:
         raise DuplicateIdError(f"{location} has an id twice", expected="distinct ids") from e
-    except psycopg.errors.DuplicateTable as e:
+    except errors.DuplicateTable as e:
         raise collection_exists(location) from e
     except psycopg.Error as e:
+        kinds: dict[Any, type[StoreError]] = {  # a kind stands before those that it is one of
+            errors.DiskFull: StoreFullError,
+            errors.LockNotAvailable: StoreLockedError,
+            errors.UndefinedTable: CollectionGoneError,
+            psycopg.OperationalError: StoreGoneError,
+        }
+        kind = next((k for found, k in kinds.items() if isinstance(e, found)), StoreError)
         text = e.diag.message_primary or str(e).strip().partition("\n")[0]
-        hint = "is the server still there?" if isinstance(e, psycopg.OperationalError) else ""
-        raise StoreError(f"{what} {location} failed", got=text[:200], hint=hint) from e
+        raise kind(f"{what} {location} failed", got=text[:200], hint=HINTS.get(kind, "")) from e
 
 
 def table_name(location: Location) -> tuple[str, ...]:

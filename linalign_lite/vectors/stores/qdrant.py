@@ -34,9 +34,8 @@ from linalign_lite.vectors.stores.common import (
     part_location,
     required_part,
     resumed_cursor,
-    store_errors,
 )
-from linalign_lite.vectors.stores.qdrant_connection import connect
+from linalign_lite.vectors.stores.qdrant_connection import connect, qdrant_errors
 
 ID = "linalign_id"  # payload of a point whose id is no number and no UUID
 _IDS = uuid.UUID("7e9c0d0e-5d0f-5b57-9a5c-3c8c2f4b7f11")  # namespace of such ids
@@ -51,7 +50,7 @@ class Source(VectorSource):
         self.location, self.name = location, required_part(location, "collection")
         self._client, self._close = connect(location)
         try:
-            with store_errors(location, "opening"):
+            with qdrant_errors(location, "opening"):
                 self.info = self.current()
         except BaseException:
             self._close()
@@ -64,7 +63,7 @@ class Source(VectorSource):
         rows = min(rows, max(1, _FLOATS // self.info.dim))
         last = _point_id(after) if after else None
         while True:
-            with store_errors(self.location, "reading"):
+            with qdrant_errors(self.location, "reading"):
                 points, following = self._client.scroll(
                     self.name,
                     limit=rows + 1,  # the first may be that of the cursor
@@ -81,7 +80,7 @@ class Source(VectorSource):
                 return
 
     def current(self) -> VectorInfo:
-        with store_errors(self.location, "reading"):
+        with qdrant_errors(self.location, "reading"):
             config = _config(self._client, self.name, self.location)
             count = self._client.count(self.name, exact=True).count
         self._vector, params = _vector_params(config.params.vectors, self.location)
@@ -109,7 +108,7 @@ class Sink(VectorSink):
         self.collection = ""  # in which the points are
         self._client, self._close = connect(location, create=True)
         try:
-            with store_errors(location, "creating"):
+            with qdrant_errors(location, "creating"):
                 self._begin(resume)
         except BaseException:
             self._close()
@@ -119,7 +118,7 @@ class Sink(VectorSink):
         models = self._models
         step = max(1, _FLOATS // self.info.dim)
         rows = batch.payload or ({},) * len(batch)
-        with store_errors(self.location, "writing"):
+        with qdrant_errors(self.location, "writing"):
             for at in range(0, len(batch), step):
                 part = slice(at, at + step)
                 ids = [_point_id(i) for i in batch.ids[part]]
@@ -133,7 +132,7 @@ class Sink(VectorSink):
 
     def finish(self) -> None:
         models, client = self._models, self._client
-        with store_errors(self.location, "completing"):
+        with qdrant_errors(self.location, "completing"):
             if not client.count(self.collection, exact=True).count:
                 raise InputError(f"there are no vectors to write to {self.location}")
             self._describe()
@@ -198,7 +197,7 @@ def switch(live: Location, new: Location) -> str:
     name, other = required_part(live, "collection"), required_part(new, "collection")
     models = import_extra("qdrant_client.models", extra="qdrant", purpose="Qdrant")
     client, close = connect(live)
-    with contextlib.ExitStack() as stack, store_errors(live, "switching"):
+    with contextlib.ExitStack() as stack, qdrant_errors(live, "switching"):
         stack.callback(close)
         former = _alias(client, name)
         if not former:

@@ -16,19 +16,53 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from linalign_lite.errors import FormatError, InputError, import_extra
+from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError, import_extra
 from linalign_lite.storage.atomic import open_regular
 from linalign_lite.storage.schema import format_errors, strict_json
 from linalign_lite.vectors.locations import Location
-from linalign_lite.vectors.stores.common import store_errors
+from linalign_lite.vectors.stores.common import (
+    CollectionGoneError,
+    StoreError,
+    StoreFullError,
+    StoreGoneError,
+    StoreLockedError,
+    store_errors,
+)
 
 _ALLOWED = ("PointStruct", "SparseVector")
 _MAX_META = 1 << 24  # bytes
 _MAX_POINT = 1 << 26  # bytes
 _TIMEOUT = 60  # seconds
 
+_TEXTS: dict[str, type[LinalignError]] = {
+    "instance is closed": StoreGoneError,
+    "disk is full": StoreFullError,
+    "No space left": StoreFullError,
+    "already accessed by another instance": StoreLockedError,
+    "dimension error": MismatchError,
+}
+
 _lock = threading.Lock()
 _embedded: dict[str, tuple[Any, int]] = {}  # by folder: a client and its number of users
+
+
+def qdrant_errors(location: Location, what: str) -> contextlib.AbstractContextManager[None]:
+    """Name errors of Qdrant's client; those of the embedded mode only their text tells apart."""
+    return store_errors(location, what, lambda error: _kind_of(error, location))
+
+
+def _kind_of(error: Exception, location: Location) -> type[LinalignError]:
+    exceptions = import_extra("qdrant_client.http.exceptions", extra="qdrant", purpose="Qdrant")
+    text = str(error)
+    for part, kind in _TEXTS.items():
+        if part in text:
+            return kind
+    absent = isinstance(error, ValueError) and text.endswith("not found")
+    if absent or getattr(error, "status_code", 0) == 404:
+        return CollectionGoneError
+    silent = isinstance(error, exceptions.ResponseHandlingException)
+    removed = isinstance(error, sqlite3.Error) and not Path(location.path, "meta.json").is_file()
+    return StoreGoneError if silent or removed else StoreError
 
 
 def connect(location: Location, *, create: bool = False) -> tuple[Any, Callable[[], None]]:
@@ -36,7 +70,7 @@ def connect(location: Location, *, create: bool = False) -> tuple[Any, Callable[
     package = import_extra("qdrant_client", extra="qdrant", purpose="Qdrant")
     if location.path.startswith("//"):
         scheme = "https" if location.option("https") == "1" else "http"
-        with store_errors(location, "connecting to"):
+        with qdrant_errors(location, "connecting to"):
             client = package.QdrantClient(
                 url=f"{scheme}:{location.path}",
                 api_key=os.environ.get("QDRANT_API_KEY"),
@@ -51,7 +85,7 @@ def connect(location: Location, *, create: bool = False) -> tuple[Any, Callable[
         client, users = _embedded.get(folder, (None, 0))
         if client is None:
             require_plain_points(Path(folder))
-            with store_errors(location, "opening"):
+            with qdrant_errors(location, "opening"):
                 client = package.QdrantClient(path=folder)
         _embedded[folder] = client, users + 1
     return client, _closer(folder)

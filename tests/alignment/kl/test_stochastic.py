@@ -129,6 +129,22 @@ def test_a_fit_by_steps_serves_the_head_as_the_exact_one_does(monkeypatch):
                                         "penalty 1e-03", "400 rows"}  # fmt: skip
 
 
+def test_a_large_head_is_fitted_by_steps_however_few_the_rows(monkeypatch):
+    head, x, y = blind_spot(10, seed=2)
+    steps = []
+    fit_kl(x[:300], y[:300], head, watch=steps.append)
+    exact = {s.stage for s in steps}
+    monkeypatch.setattr(divergence_fit, "LARGE_HEAD", 0)
+    steps.clear()
+    _, report = fit_kl(x[:300], y[:300], head, watch=steps.append)
+    assert report.held_out_divergence < report.start_divergence
+    last = {s.stage: s.iteration for s in steps}
+    assert last.keys() == {"penalty 1e+00", "penalty 1e-01", "penalty 1e-02", "penalty 1e-03",
+                           "300 rows"} != exact  # fmt: skip
+    assert last["300 rows"] == 200  # 240 steps, a step an epoch, at most as many as iterations
+    assert last["penalty 1e-01"] == 32
+
+
 def test_an_interrupted_fit_by_steps_resumes_to_the_same_map(tmp_path, monkeypatch):
     head, x, y = blind_spot(10, seed=2)
     monkeypatch.setattr(divergence_fit, "STOCHASTIC", 0)

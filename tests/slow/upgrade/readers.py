@@ -49,6 +49,8 @@ from linalign_lite.encrypt.budgets import sqlite_store
 from linalign_lite.errors import FormatError
 from linalign_lite.extraction import model_card
 from linalign_lite.heads.ood import serialization as detectors
+from linalign_lite.migration import folder as migration
+from linalign_lite.migration.folder import MigrationFolder
 from linalign_lite.onnx import metadata
 from linalign_lite.storage.hashing import seal_of
 from linalign_lite.storage.schema import parse, strict_json
@@ -193,6 +195,12 @@ def read_budget(path: Path, work: Path) -> Any:
     return {"limit": budget.limit, "bits": budget.bits, "usage": usage}
 
 
+def read_migration(path: Path, work: Path) -> Any:
+    """The documents in a migration's folder; what they name lies beside it."""
+    found = MigrationFolder(path / "m")
+    return plain({"plan": found.plan(), "verified": found.verified(), "applied": found.applied()})
+
+
 def refused(path: Path, work: Path) -> Any:
     """Never released, and said so."""
     try:
@@ -212,6 +220,7 @@ KINDS = (
     Kind(r"golden/v(\d+)\.model", 1, model_card.VERSION, read_model, 1e-4),
     Kind(r"golden/v(\d+)\.states", 1, manifest.VERSION, read_folder),
     Kind(r"golden/v(\d+)\.unfinished\.jsonl", 1, plan.VERSION, read_unfinished),
+    Kind(r"golden/v(\d+)\.migration", 1, migration.VERSION, read_migration),
     Kind(r"golden/v(\d+)\.results\.json", 1, results_file.VERSION, by(load_results)),
     Kind(r"golden/v(\d+)\.bundle", 1, file_format.VERSION, read_bundle),
     Kind(r"golden/v(\d+)\.signing\.key", 1, signing.VERSION, read_signing_key),
@@ -232,7 +241,9 @@ def golden_files() -> list[str]:
     """Every file and every folder that is one thing, relative to ``tests``."""
     found = [p for folder in GOLDEN for p in folder.rglob("*") if p.is_file()]
     names = {p.relative_to(TESTS).as_posix() for p in found} - NOT_OURS
-    return sorted({re.sub(r"^(golden/v\d+\.(?:model|states))/.*", r"\1", n) for n in names})
+    return sorted(
+        {re.sub(r"^(golden/v\d+\.(?:model|states|migration))/.*", r"\1", n) for n in names}
+    )
 
 
 def kinds_of(name: str) -> list[tuple[Kind, int]]:

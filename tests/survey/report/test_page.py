@@ -26,8 +26,8 @@ from linalign_lite.survey.results import ModelRow, Results
 from linalign_lite.survey.results_file import save_results
 
 EVIL = "<script>alert(1)</script>\"'&--><img src=x onerror=alert(1)>$x_{1}$]]>"
-SECTIONS = ["summary", "participants", "classification", "ood", "generation", "tokenizers",
-            "similarity", "projections", "fitting", "methods"]  # fmt: skip
+SECTIONS = ["summary", "participants", "classification", "ood", "retrieval", "generation",
+            "tokenizers", "similarity", "projections", "fitting", "methods"]  # fmt: skip
 VOID = {"meta", "br", "link"}
 
 
@@ -235,7 +235,7 @@ def test_what_was_not_surveyed_is_left_out_with_a_word():
     page = Page(render(Results("t", "1", 0, "mean", 0, models)))
     assert [e["id"] for e in page.all("section")] == ["summary", "participants", "methods"]
     (methods,) = [e for e in page.all("section") if e["id"] == "methods"]
-    assert "Not in this survey: classification, out of distribution, generation" in methods["text"]
+    assert "Not in this survey: classification, out of distribution, retrieval" in methods["text"]
     assert not [e for e in page.all("svg") if e.get("class") == "pic"]
 
 

@@ -1,0 +1,365 @@
+"""Encrypted search of an index, against exact search of the same rows."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from command_line import refused, run
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import linalign_lite as la
+from linalign_lite.encrypt import chunk_products, scoring
+from linalign_lite.encrypt.chunk_products import ChunkProducts
+from linalign_lite.encrypt.key_proof import proven
+from linalign_lite.encrypt.packing import Layout
+from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
+from linalign_lite.encrypt.planner import choose_layout, predict_cost
+from linalign_lite.encrypt.precision import rounding_step
+from linalign_lite.encrypt.scored_rows import HeadRows, IndexRows
+from linalign_lite.encrypt.scores import Scores
+from linalign_lite.encrypt.wire import Header
+from linalign_lite.errors import BudgetError, FormatError, MismatchError, PrecisionError
+from linalign_lite.retrieval.index.building import build_index
+from linalign_lite.retrieval.index.reading import open_index
+from linalign_lite.vectors.source import Batch, VectorInfo, VectorSource
+
+SPACE = la.Space(24, "ab" * 32, "model", "mean")
+
+
+class Made(VectorSource):
+    def __init__(self, vectors, space=None, ids=None):
+        self.vectors, self.own = vectors.astype(np.float32), ids
+        kind = "texts" if ids else "rows"
+        self.info = VectorInfo(space or la.Space(vectors.shape[1]), len(vectors), ids=kind)
+
+    def batches(self, rows=4096, after=""):
+        for start in range(0, len(self.vectors), rows):
+            some = self.vectors[start : start + rows]
+            numbers = range(start, start + len(some))
+            yield Batch(tuple(self.own[i] if self.own else str(i) for i in numbers), some)
+
+    def current(self):
+        return self.info
+
+
+def index_of(folder, vectors, **options):
+    space, ids = options.pop("space", None), options.pop("ids", None)
+    build_index(Made(vectors, space, ids), folder, **options)
+    return open_index(folder)
+
+
+@functools.cache
+def made_keys(parameters):
+    """Secret and public key, and a public one that is proven."""
+    secret, public = la.keygen(parameters)
+    return secret, public, proven(secret, public) if parameters.private else public
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return made_keys(PRIVATE)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    vectors = np.random.default_rng(3).normal(size=(5000, 24))
+    ids = [f"doc {i}" for i in range(5000)]
+    return index_of(tmp_path_factory.mktemp("i") / "docs", vectors, space=SPACE, ids=ids)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 700),
+    d=st.integers(1, 40),
+    width=st.integers(1, 40),
+    batch=st.integers(1, 5),
+    many=st.booleans(),
+    trusted=st.booleans(),
+    metric=st.sampled_from(["cosine", "dot"]),
+    bits=st.integers(9, 14),
+    norm=st.sampled_from([0.01, 1.0, 40.0]),
+    threads=st.integers(1, 2),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_scores_are_those_of_the_rows(
+    tmp_path_factory, n, d, width, batch, many, trusted, metric, bits, norm, threads, seed
+):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, d)) * norm / math.sqrt(d)
+    folder = tmp_path_factory.mktemp("i") / "i"
+    index = index_of(folder, vectors, metric=metric, row_bits=bits)
+    parameters = TRUSTED if trusted else PRIVATE
+    secret, _, public = made_keys(parameters)
+    client = la.Client(secret, max_error=1.0, proven=True)
+    provider = la.Provider(index, keys=[public], accept=[parameters], max_error=1.0)
+    layout = Layout(parameters.degree, d, -(-d // min(width, d)), batch, many)
+    best = choose_layout(parameters, d, n, batch + 1, math.inf, proven=True).score_ms
+    assume(predict_cost(parameters, layout, batch + 1, n).score_ms < 100 + 8 * best)
+    queries = rng.normal(size=(batch + 1, d)) / math.sqrt(d)
+    query = client.encrypt(queries, index=index.card, layout=layout)
+    scorer, (info, scales) = (
+        provider._scorer(parameters),
+        provider._answer(query.info, query.digest),
+    )
+    masks = provider._masks_for(query.info)
+    response = la.Response(info, tuple(
+        scorer.score(query.info, scales, i, record, masks, threads)
+        for i, record in enumerate(query.records())
+    ))  # fmt: skip
+    found = client.decrypt(response, query)
+    if metric == "cosine":
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    exact = queries @ index.rows(0, n).astype(np.float64).T
+    step, places = rounding_step(info.noise_bound)
+    assert found.decimals == places
+    assert np.abs(found.values - exact).max() <= found.error + step
+    assert found.values.shape == (batch + 1, n)
+
+
+def test_the_best_documents_are_those_of_a_search_in_the_clear(documents, keys):
+    client = la.Client(keys[0], proven=True)
+    provider = la.Provider(documents, keys=[keys[2]])
+    states = la.HiddenStates(np.random.default_rng(1).normal(size=(6, 24)) * 9, space=SPACE)
+    query = client.encrypt(states, index=documents.card)
+    assert (query.info.layout.packing, query.info.norm_bits) == ("many", 0)
+    found = client.decrypt(provider.score(query), query)
+    rows, scores = documents.search(states, 10)
+    top = found.top(10)
+    same = np.mean(
+        [len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), top.tolist(), strict=True)]
+    )
+    assert same >= 0.95
+    kept = np.take_along_axis(found.values, rows, axis=1)
+    assert np.abs(kept - scores).max() <= found.error
+    assert found.ids == documents.card.ids
+    # what is not rounding of rows is far below it: ties do not decide
+    assert 10.0**-found.decimals < found.error / 10
+
+
+def test_without_a_proof_products_return_128_scores(documents, keys):
+    client, bold = la.Client(keys[0]), la.Client(keys[0], proven=True)
+    provider = la.Provider(documents, keys=[keys[1]])
+    states = np.random.default_rng(1).normal(size=(1, 24))
+    query = client.encrypt(states, index=documents.card)
+    assert query.info.layout.rows <= 128
+    assert not query.info.many
+    found = client.decrypt(provider.score(query), query)
+    assert found.top(1)[0, 0] == documents.search(states, 1)[0][0, 0]
+    asked = bold.encrypt(states, index=documents.card)
+    assert asked.info.needs_proof
+    with pytest.raises(MismatchError, match=r"so many scores only under a proven key.*--prove"):
+        provider.score(asked)
+
+
+def test_flooding_under_many_is_for_all_rows_of_a_product(documents, keys):
+    """The bound on W·e grows with the rows that share a product, and flooding with it."""
+    provider = la.Provider(documents, keys=[keys[2]])
+    scorer = provider._scorer(PRIVATE)
+    wide, single = Layout(4096, 24, 1, many=True), Layout(4096, 24, 24, many=True)
+    assert (wide.rows, single.rows) == (170, 4096)
+    rows = IndexRows(documents)
+    assert rows.product_norm(4096) == pytest.approx(64 * rows.product_norm(1))
+    for layout in (wide, single):
+        scales = scorer.scales(layout, 0, True)
+        some = documents.rows(0, layout.rows).astype(np.float64)
+        true = np.linalg.norm(np.rint(some * 2.0**scales.weight_scale)) * 2.0**scales.rounding_bits
+        noise = 7.63 * math.sqrt(10.5) * true
+        assert 2.0**scales.flood_bits >= 2**41 * noise
+        assert scales.flood_bits <= 85  # q/32: scores do not wrap around
+
+
+def test_rows_are_encoded_when_they_are_used(documents, keys):
+    """Without a cache the encoded rows, 16 times as large, are never in memory together."""
+    client, states = la.Client(keys[0], proven=True), np.ones((1, 24))
+    layout = Layout(4096, 24, 3)  # 79 products of 64 rows, 3 chunks of 32 KiB
+    query = client.encrypt(states, index=documents.card, layout=layout)
+    whole = layout.products(5000) * layout.chunks * 2048 * 16
+    peaks = []
+    for most in (0, 1 << 30):
+        provider = la.Provider(documents, keys=[keys[2]], cache_bytes=most)
+        tracemalloc.start()
+        answers = provider.score(query)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(answers) == 1
+    assert peaks[1] - peaks[0] > 0.6 * whole
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    chunks=st.integers(1, 9),
+    products=st.integers(1, 5),
+    wide=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_sums_of_products_are_the_same_either_way(chunks, products, wide, seed):
+    rng = np.random.default_rng(seed)
+    whole = rng.integers(-99, 99, (2, chunks, 2, 2, 2, 8)) * [[[[[[1]]]]], [[[[[1j]]]]]]
+    spectra = list(whole.sum(axis=0))
+    factors = (rng.integers(-99, 99, (products, chunks, 8)) * (1 + 0j)).tolist()
+    factors = [[np.array(f) for f in some] for some in factors]
+    found = ChunkProducts(spectra, 99 if wide else 1).sums(factors)
+    for total, some in zip(found, factors, strict=True):
+        assert np.array_equal(total, sum(s * f for s, f in zip(spectra, some, strict=True)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_the_best_k_are_the_first_of_the_ranking(n_outputs, k, n, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 6, (n, n_outputs)).astype(float)  # many are equal
+    best = np.array([rng.choice(np.flatnonzero(row == row.max())) for row in values])
+    scores = Scores(values, best, (), 0, 0.5)
+    assert np.array_equal(scores.top(k), scores.ranking()[:, :k])
+
+
+def test_an_index_of_another_space_is_refused_by_both(documents, keys, tmp_path):
+    other = la.HiddenStates(np.ones((1, 24)), space=replace(SPACE, model="cd" * 32))
+    client = la.Client(keys[0], proven=True)
+    with pytest.raises(MismatchError, match="do not belong in the index's space"):
+        client.encrypt(other, index=documents.card)
+    query = client.encrypt(other, n_outputs=5000)
+    with pytest.raises(MismatchError, match="does not belong"):
+        la.Provider(documents, keys=[keys[2]]).score(query)
+
+
+def test_the_map_goes_before_the_length(documents, keys):
+    """States are scaled to length 1 after the map, so that scores are cosines."""
+    client = la.Client(keys[0], proven=True)
+    turned = la.AffineMap(np.eye(24)[::-1] * 7, np.ones(24), target=SPACE)
+    states = np.random.default_rng(1).normal(size=(2, 24))
+    query = client.encrypt(states, turned, index=documents.card)
+    found = client.decrypt(la.Provider(documents, keys=[keys[2]]).score(query), query)
+    rows, scores = documents.search(states, 3, turned)
+    assert np.abs(np.take_along_axis(found.values, rows, axis=1) - scores).max() <= found.error
+
+
+def test_a_budget_counts_the_bits_of_every_row(documents, tmp_path):
+    account = la.SigningKey.generate()
+    secret, public = la.keygen(PRIVATE, account)
+    public = proven(secret, public)
+    budget = la.Budget(tmp_path / "b.sqlite", 2)
+    provider = la.Provider(documents, keys=[public], budget=budget)
+    client = la.Client(secret, account=account, proven=True)
+    query = client.encrypt(np.ones((2, 24)), index=documents.card)
+    first = provider.score(query)
+    assert provider.score(query).to_bytes() == first.to_bytes()  # kept, and not charged again
+    (usage,) = budget.usage()
+    assert usage.used == 2
+    assert usage.bits == 2 * 5000 * min(24, 90 - first.info.flood_bits)
+    with pytest.raises(BudgetError):
+        provider.score(client.encrypt(np.ones((1, 24)), index=documents.card))
+
+
+def test_digests_tell_indexes_apart(documents, tmp_path):
+    vectors = documents.rows(0, 50).astype(np.float64)
+    one = index_of(tmp_path / "a", vectors)
+    other = index_of(tmp_path / "b", vectors[::-1])
+    digests = {IndexRows(x).digest() for x in (documents, one, other)}
+    assert len(digests) == 3
+    assert IndexRows(open_index(tmp_path / "a")).digest() in digests
+    assert HeadRows(la.Head(vectors, np.zeros(50))).digest() not in digests
+
+
+def test_rows_too_long_for_the_modulus_are_refused(keys, tmp_path):
+    index = index_of(tmp_path / "i", np.full((3, 4), 1e9), metric="dot")
+    client = la.Client(keys[0], proven=True)
+    query = client.encrypt(np.ones((1, 4)) / 2, index=index.card)
+    with pytest.raises(PrecisionError, match="this query is refused"):
+        la.Provider(index, keys=[keys[2]]).score(query)
+
+
+@pytest.mark.parametrize("field", ["many", "ids"])
+def test_a_field_that_is_left_out_when_empty_is_not_written_empty(documents, keys, field):
+    client = la.Client(keys[0])
+    query = client.encrypt(np.ones((1, 24)), n_outputs=9, layout=Layout(4096, 24, 1))
+    message = query if field == "many" else la.Provider(
+        la.Head(np.ones((9, 24)), np.zeros(9)), keys=[keys[1]]).score(query)  # fmt: skip
+    header = message.info.header()
+    assert field not in header.meta
+    empty = replace(header, meta={**header.meta, field: False if field == "many" else ""})
+    assert isinstance(empty, Header)
+    content = empty.encoded + message.to_bytes()[len(header.encoded) :]
+    with pytest.raises(FormatError, match="an empty field that is left out"):
+        type(message).load(content)
+
+
+def test_many_groups_of_products_and_threads_give_the_same_scores(documents, keys, monkeypatch):
+    client = la.Client(keys[0], proven=True)
+    query = client.encrypt(np.ones((1, 24)), index=documents.card, layout=Layout(4096, 24, 6))
+    found = []
+    for together, many in ((8, 16), (3, 10**9)):
+        monkeypatch.setattr(scoring, "_TOGETHER", together)
+        monkeypatch.setattr(chunk_products, "_MANY", many)
+        provider = la.Provider(documents, keys=[keys[2]])
+        found.append(client.decrypt(provider.score(query), query).values)
+    assert np.abs(found[0] - found[1]).max() < 2.1e-4  # a step
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_processes_and_threads_score_an_index(documents, keys, tmp_path, batch):
+    """Three records by processes, which open the index themselves, or one record by threads."""
+    client = la.Client(keys[0], proven=True)
+    states = np.random.default_rng(4).normal(size=(3, 24))
+    layout = Layout(4096, 24, 3, batch, many=True)
+    info = client.encrypt_to(tmp_path / "q", states, index=documents.card, layout=layout)
+    assert info.layout.blocks(3) == 3 // batch
+    provider = la.Provider(documents, keys=[keys[2]], cache_bytes=0)
+    done = []
+    provider.score_file(tmp_path / "q", tmp_path / "r", done.append, workers=2)
+    assert sum(done) == 3
+    found = client.decrypt_from(tmp_path / "r", tmp_path / "q")
+    rows, scores = documents.search(states, 4)
+    assert np.abs(np.take_along_axis(found.values, rows, axis=1) - scores).max() <= found.error
+
+
+def test_commands(here, capsys, documents):
+    vectors = documents.rows(0, 1000)
+    with (here / "docs.jsonl").open("w") as f:
+        for i, row in enumerate(vectors):
+            f.write(json.dumps({"id": f"d{i}", "embedding": row.tolist()}) + "\n")
+    np.save(here / "q.npy", vectors[[7, 400]] * 3)
+    run("index", "build", "docs.jsonl", "docs.index")
+    run("keygen", "keys", "--prove")
+    (here / "client").mkdir()
+    for name in ("index.json", "ids.txt"):  # all that a client gets
+        (here / "client" / name).write_bytes((here / "docs.index" / name).read_bytes())
+    card = "client/index.json"
+    text = run("encrypt", "q.npy", "q.query", "--key", "keys", "--index", card).stdout
+    assert "for an index that reads" in text
+    text = run("score", "q.query", "q.response", "--index", "docs.index", "--public", "keys").stdout
+    assert "2 queries scored for 1000 rows" in text
+    shown = run("decrypt", "q.response", "--key", "keys", "--query", "q.query", "--index", card,
+                "--top", "2").stdout.split("\n")  # fmt: skip
+    assert [line.split()[:4] for line in shown[:4:2]] == [
+        ["0", "Q0", "d7", "1"],
+        ["1", "Q0", "d400", "1"],
+    ]
+    clear = run("index", "search", "q.npy", "--index", "docs.index", "-k", "1").stdout
+    assert clear.split()[2] == "d7"
+    by_number = run("decrypt", "q.response", "--key", "keys", "--json").stdout
+    best = json.loads(by_number)["found"][0]["documents"]
+    assert (best[0]["id"], len(best)) == ("7", 1)
+    assert best[0]["score"] == pytest.approx(1.0, abs=0.005)
+
+    run("index", "build", "q.npy", "other.index")
+    for args, word in (
+        (("decrypt", "q.response", "--key", "keys", "--index", "other.index"), "not of the index"),
+        (("decrypt", "q.response", "--key", "keys", "--ood", "energy"), "scores of a head"),
+        (("score", "q.query", "r", "--public", "keys"), "--head or --index"),
+        (("score", "q.query", "r", "--index", "docs.index", "--map", "q.npy"), "into a head"),
+        (("encrypt", "q.npy", "r", "--key", "keys", "--index", card, "--outputs", 3), "for a head"),
+    ):  # fmt: skip
+        assert re.search(word, refused(capsys, *args)), args
+    with (here / "client" / "ids.txt").open("a") as f:
+        f.write("x\n")
+    assert "does not hold the ids" in refused(
+        capsys, "decrypt", "q.response", "--key", "keys", "--index", card)  # fmt: skip

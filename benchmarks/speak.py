@@ -1,6 +1,6 @@
 """One published model reads, another's token head speaks: SmolLM2-135M and Gemma 3 270M.
 
-    python benchmarks/speak.py [--quick]
+    python benchmarks/speak.py [--quick] [--costs]
 
 Both directions, ridge and kl maps. Fitted on the exact token pairs of 1,600 public texts (AG News'
 training texts and encyclopaedia); judged on texts that no map has seen: AG News' test texts, other
@@ -8,7 +8,8 @@ encyclopaedia texts and the instructions below, 17 prompts of each continued gre
 with a repetition penalty. "bound": kl on 1,600 of AG News' test texts, the judged ones among them:
 about the most that an affine map can do there. Each fit runs in a process of its own, so that its
 peak memory is its own. Each map is kept in the cache and each direction in results/speak.json as
-soon as it is there: a stopped run resumes. docs/SAMPLES.md gets samples, whole. Needs the models
+soon as it is there: a stopped run resumes. docs/SAMPLES.md gets samples, whole. --costs: time and
+memory of both kl fits on 20,000 of the pairs, on a machine that does nothing else. Needs the models
 and data (LINALIGN_SHARED, LINALIGN_REAL) and the extra `bench`.
 """
 
@@ -20,6 +21,7 @@ import multiprocessing
 import resource
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -47,6 +49,7 @@ from linalign_lite.generation.evaluation.teacher_forcing import make_hybrid
 
 DIRECTIONS = (("Gemma", "SmolLM2"), ("SmolLM2", "Gemma"))
 NEWS, PROSE = 900, 700  # public texts
+PAIRS = 20_000  # of which the cost of a fit is measured
 JUDGED = 60  # texts of each kind
 PROMPTS, TOKENS = 17, 48
 PROMPT = 60  # characters
@@ -75,48 +78,60 @@ INSTRUCTIONS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few texts, for a look; not published")
-    quick = parser.parse_args().quick
-    path = RESULTS / "speak.json"
-    done = [] if quick or not path.exists() else json.loads(path.read_text())["directions"]
+    parser.add_argument("--costs", action="store_true", help="time and memory of the kl fits alone")
+    args = parser.parse_args()
+    quick, path = args.quick, RESULTS / "speak.json"
+    kept = {"directions": []} if quick or not path.exists() else json.loads(path.read_text())
+    done = kept["directions"]
+    if args.costs:
+        kept["costs"] = [in_own_process(cost, *pair) for pair in DIRECTIONS]
+        publish("speak", {k: v for k, v in kept.items() if k != "machine"})
+        return
     for source, target in DIRECTIONS:
-        if any((r["source"], r["target"]) == (source, target) for r in done):
-            continue
-        done.append(direction(source, target, quick))
-        print(json.dumps(done[-1], indent=2), file=sys.stderr)
-        if not quick:
-            publish("speak", {"directions": done})
-            (ROOT / "docs" / "SAMPLES.md").write_text(samples_page(done), encoding="utf-8")
+        if not any((r["source"], r["target"]) == (source, target) for r in done):
+            done.append(direction(source, target, quick))
+            keep(kept, quick)
+    for row in done:
+        if "bound" not in row:
+            row["bound"] = judged_map(row["source"], row["target"], "bound", quick)
+            keep(kept, quick)
+
+
+def keep(found: dict[str, Any], quick: bool) -> None:
+    """Show what was found, and write results and samples."""
+    print(json.dumps(found["directions"][-1], indent=2), file=sys.stderr)
+    if not quick:
+        publish("speak", {k: v for k, v in found.items() if k != "machine"})
+        (ROOT / "docs" / "SAMPLES.md").write_text(
+            samples_page(found["directions"]), encoding="utf-8"
+        )
 
 
 def direction(source: str, target: str, quick: bool) -> dict[str, Any]:
-    """Ridge and kl maps of public texts, judged; and the bound: kl on more of the judged kind."""
+    maps = {name: judged_map(source, target, name, quick) for name in ("ridge", "kl")}
+    return {"source": source, "target": target, "maps": maps}
+
+
+def judged_map(source: str, target: str, name: str, quick: bool) -> dict[str, Any]:
+    """A map of public texts ("ridge", "kl"), or kl of the judged kind ("bound"), judged."""
     models = [load_model(exported(PUBLISHED[n])) for n in (source, target)]
-    row: dict[str, Any] = {"source": source, "target": target, "maps": {}}
-    for name in ("ridge", "kl", "bound"):
-        stem = f"{source}-{target}.{name}{'.quick' if quick else ''}"
-        if not (CACHE / f"{stem}.json").exists():
-            fresh = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            with fresh as runner:
-                cost = runner.submit(fitted, source, target, name, stem, quick).result()
-            (CACHE / f"{stem}.json").write_text(json.dumps(cost))
-        affine = load_map(CACHE / f"{stem}.map.npz")
-        found = json.loads((CACHE / f"{stem}.json").read_text())
-        prompts = 0 if name == "ridge" else 2 if quick else PROMPTS
-        for kind, texts in judged(quick).items():
-            if name == "bound" and kind != "news":
-                continue
-            judgement = judge(
-                *models, affine, texts, samples=prompts, sample_tokens=TOKENS,
-                prompt_characters=PROMPT,
-            )  # fmt: skip
-            found[kind] = asdict(judgement)
-            if name == "kl":
-                found[kind]["penalised"] = penalised(*models, affine, texts, prompts)
-        if name == "bound":
-            row["bound"] = found
-        else:
-            row["maps"][name] = found
-    return row
+    stem = f"{source}-{target}.{name}{'.quick' if quick else ''}"
+    if not (CACHE / f"{stem}.json").exists():
+        fitted_with = in_own_process(fitted, source, target, name, stem, quick)
+        (CACHE / f"{stem}.json").write_text(json.dumps(fitted_with))
+    affine = load_map(CACHE / f"{stem}.map.npz")
+    found: dict[str, Any] = json.loads((CACHE / f"{stem}.json").read_text())
+    prompts = 0 if name == "ridge" else 2 if quick else PROMPTS
+    for kind, texts in judged(quick).items():
+        if name == "bound" and kind != "news":
+            continue
+        judgement = judge(
+            *models, affine, texts, samples=prompts, sample_tokens=TOKENS, prompt_characters=PROMPT
+        )
+        found[kind] = asdict(judgement)
+        if name == "kl":
+            found[kind]["penalised"] = penalised(*models, affine, texts, prompts)
+    return found
 
 
 def penalised(
@@ -128,20 +143,36 @@ def penalised(
     return asdict(sample(hybrid, opened, TOKENS, PENALTY, lambda _: None))
 
 
+def in_own_process(call: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """Call a function in a fresh process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as runner:
+        return runner.submit(call, *args).result()
+
+
 def fitted(source: str, target: str, objective: str, stem: str, quick: bool) -> dict[str, Any]:
-    """Fit and save one map; its cost."""
+    """Fit and save one map; the number of its pairs."""
     part = "judged" if objective == "bound" else "public"
     x, y = pair_states(*(token_states(n, part, quick) for n in (source, target)))
     head = load_model(exported(PUBLISHED[target])).token_head()
-    began, cpu = time.perf_counter(), time.process_time()
     affine, report = fit(x, y) if objective == "ridge" else fit_kl(x, y, head)
-    cost = {
-        "pairs": len(x), "outputs": head.n_outputs, "seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - cpu, "penalty": report.penalty,
+    save(CACHE / f"{stem}.map.npz", affine)
+    return {"pairs": len(x), "outputs": head.n_outputs, "penalty": report.penalty}
+
+
+def cost(source: str, target: str) -> dict[str, Any]:
+    """Time and memory of a kl fit, states and head in memory, from a fresh process."""
+    x, y = pair_states(*(token_states(n) for n in (source, target)))
+    some = np.random.default_rng(0).permutation(len(x))[:PAIRS]
+    x, y = x.rows(some), y.rows(some)
+    head = load_model(exported(PUBLISHED[target])).token_head()
+    began, cpu = time.perf_counter(), time.process_time()
+    _, report = fit_kl(x, y, head)
+    return {
+        "source": source, "target": target, "pairs": PAIRS, "outputs": head.n_outputs,
+        "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu,
+        "held_out": report.held_out_divergence, "ridge": report.start_divergence,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }  # fmt: skip
-    save(CACHE / f"{stem}.map.npz", affine)
-    return cost
 
 
 def token_states(name: str, part: str = "public", quick: bool = False) -> HiddenStates:

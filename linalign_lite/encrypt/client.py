@@ -29,7 +29,7 @@ from linalign_lite.encrypt.precision import (
 )
 from linalign_lite.encrypt.response_encoding import decode_products, decrypt_products, product_size
 from linalign_lite.encrypt.ring import spectrum
-from linalign_lite.encrypt.scores import Scores
+from linalign_lite.encrypt.scores import RANKED, Scores, highest
 from linalign_lite.encrypt.wire import DIGEST, Kind, open_framed, write_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.retrieval.index.card import IndexCard
@@ -265,12 +265,14 @@ class Client:
             blocks.append(self._decrypted(info, memoryview(payload)[DIGEST:], live))
             if progress:
                 progress(live)
-        # rankings are finer than what rounding of an index's rows may do to one score
-        step, places = rounding_step(info.noise_bound if info.ids else error)
+        step, places = rounding_step(error)
         scores = _concatenated(blocks)
         capped = soft_capped(scores, info.softcap)
+        # of an index only the order is finer than what rounding of its rows may do to one score
+        first = highest(capped, RANKED) if info.ids else None
+        best = np.argmax(capped, axis=1)
         rounded = np.round(np.rint(capped / step) * step, places)  # rint alone leaves tails
-        return Scores(rounded, np.argmax(capped, axis=1), info.labels, places, error, info.ids)
+        return Scores(rounded, best, info.labels, places, error, info.ids, first)
 
     def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> FloatArray:
         """Scores of one record: (live, n_outputs)."""

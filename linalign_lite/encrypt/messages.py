@@ -184,17 +184,9 @@ class ResponseInfo(ResponseDescription, _Info):
     @property
     def error_bound(self) -> float:
         """Bound on the error of a score, from the header alone."""
-        return self._bound(encoded=False)
-
-    @property
-    def noise_bound(self) -> float:
-        """Bound on the distance from scores of the rounded rows, of which no key is the cause."""
-        return self._bound(encoded=True)
-
-    def _bound(self, *, encoded: bool) -> float:
         fold = self.layout.fold(self.n_outputs)
         scales = self.head_scale, self.rounding_bits, fold, self.flood_bits, self.word_bits
-        return score_error(self.parameters, self.norm_bits, *scales, encoded=encoded)
+        return score_error(self.parameters, self.norm_bits, *scales)
 
     def _require_consistent(self) -> None:
         room, most = score_room(self.parameters), most_flood_bits(self.parameters)

@@ -11,14 +11,17 @@ from linalign_lite.encrypt.packing import FloatArray
 from linalign_lite.heads.ood.detector import Detector
 from linalign_lite.heads.ood.detectors import outlyingness
 
+RANKED = 1000  # rows of an index whose order is kept
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Decrypted scores of a head, (n, n_outputs), with ``decimals`` places.
 
-    They are multiples of 1, 2 or 5 of the last place, at least the error; of an index at least the
-    part of the error that is not rounding of its rows. Never send scores back (docs/SECURITY.md).
-    ``best``: index of the highest score of each state, also where rounding makes two equal.
+    They are multiples of 1, 2 or 5 of the last place, at least the error. Never send scores back
+    (docs/SECURITY.md). ``best``: index of the highest score of each state, also where rounding
+    makes two equal. ``first``: of an index, the rows of the highest scores of each state, in order
+    before rounding, at most `RANKED` of them.
     ``ids``: of an index, the digest of its ids' file, or "numbers"; "" of a head.
     """
 
@@ -28,6 +31,7 @@ class Scores:
     decimals: int
     error: float  # bound on the error of a score before rounding
     ids: str = ""
+    first: npt.NDArray[np.intp] | None = field(default=None, repr=False)  # (n, ≤ RANKED)
 
     def predictions(self) -> npt.NDArray[np.intp]:
         """Index of the highest score of each state, (n,)."""
@@ -37,15 +41,23 @@ class Scores:
         """Indices of each state's k highest scores, the highest first: (n, min(k, n_outputs))."""
         k = min(k, self.values.shape[1])
         found = np.empty((len(self.values), k), dtype=np.intp)
-        for own, values, best in zip(found, self.values, self.best, strict=True):
+        place = np.empty(self.values.shape[1], dtype=np.intp)
+        for own, values, first in zip(found, self.values, self._first(), strict=True):
             some = np.flatnonzero(values >= np.partition(values, -k)[-k])
-            own[:] = some[np.lexsort((some, some != best, -values[some]))[:k]]
+            place.fill(len(first))
+            place[first] = np.arange(len(first))
+            own[:] = some[np.lexsort((some, place[some], -values[some]))[:k]]
         return found
+
+    def _first(self) -> npt.NDArray[np.intp]:
+        return self.best[:, None] if self.first is None else self.first
 
     def ranking(self) -> npt.NDArray[np.intp]:
         """Indices of each state's scores, the highest first: (n, n_outputs)."""
-        first = np.arange(self.values.shape[1]) == self.best[:, None]
-        order: npt.NDArray[np.intp] = np.lexsort((~first, -self.values), axis=1)
+        place = np.full(self.values.shape, self.values.shape[1])
+        first = self._first()
+        np.put_along_axis(place, first, np.arange(first.shape[1])[None], axis=1)
+        order: npt.NDArray[np.intp] = np.lexsort((place, -self.values), axis=1)
         return order
 
     def names(self) -> list[str]:
@@ -62,3 +74,11 @@ class Scores:
         if isinstance(by, str):
             return outlyingness(self.values, by, temperature)
         return by.of_scores(self.values, self.labels)
+
+
+def highest(scores: FloatArray, k: int) -> npt.NDArray[np.intp]:
+    """Columns of the k highest of each row, the highest first: (n, min(k, columns))."""
+    k = min(k, scores.shape[1])
+    some = np.argpartition(scores, -k, axis=1)[:, -k:]
+    order = np.lexsort((some, -np.take_along_axis(scores, some, axis=1)), axis=1)
+    return np.take_along_axis(some, order, axis=1)

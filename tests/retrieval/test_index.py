@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -187,6 +188,12 @@ def shard(**changes):
     )
 
 
+def replaced(folder, content):
+    """The folder with other rows, of which the card has the digest."""
+    (folder / "00000.rows").write_bytes(content)
+    shard(sha256=hashlib.sha256(content).hexdigest())(folder)
+
+
 DAMAGE = {
     "truncated": (lambda f: os.truncate(f / "00000.rows", 900), "size that its rows need"),
     "longer": (lambda f: (f / "00000.rows").open("ab").write(b"xx"), "size that its rows need"),
@@ -206,6 +213,11 @@ DAMAGE = {
     "rows": (lambda f: rewritten(f, rows=1 << 40), "rows"),
     "field": (lambda f: rewritten(f, more=1), "unknown fields"),
     "ids": (lambda f: (f / "ids.txt").write_text("a\n" * 60), "does not hold the ids"),
+    "norm": (lambda f: rewritten(f, metric="dot", largest_norm=2.0**-9), "longer than index.json"),
+    "large rows": (lambda f: replaced(f, np.full((60, 8), 32767, "<i2").tobytes()), "longer than"),
+    "ids link": (lambda f: ((f / "ids.txt").rename(f.parent / "r"),
+                            (f / "ids.txt").symlink_to(f.parent / "r")), "a link"),
+    "ids huge": (lambda f: os.truncate(f / "ids.txt", 60 * 1025 + 1), "too large"),
     "ids gone": (lambda f: (f / "ids.txt").unlink(), "ids.txt is missing"),
 }  # fmt: skip
 
@@ -220,12 +232,24 @@ def test_damaged_and_hostile_files_are_refused_by_name(tmp_path, name):
     assert str(tmp_path) in str(caught.value)
 
 
+def test_an_index_that_is_open_reads_what_was_verified(tmp_path):
+    """A folder or a file that gets the name later, even before the first row is read."""
+    folder, _ = made(tmp_path)
+    before = open_index(folder).rows(0, 60)
+    index = open_index(folder)
+    (folder / "00000.rows").rename(tmp_path / "old")
+    (folder / "00000.rows").write_bytes(bytes(960))
+    assert np.array_equal(index.rows(0, 60), before)
+    again = pickle.loads(pickle.dumps(index))
+    os.truncate(folder / "00000.rows", 10)
+    with pytest.raises(FormatError, match="size that its rows need"):
+        again.rows(0, 60)
+
+
 def test_ids_that_would_move_the_cursor_are_not_shown(tmp_path):
     folder, _ = made(tmp_path, n=2)
     content = b"\x1b[2Jx\nb\n"
     (folder / "ids.txt").write_bytes(content)
-    import hashlib
-
     rewritten(folder, ids=hashlib.sha256(content).hexdigest())
     index = open_index(folder)
     assert index.ids[1] == "b"

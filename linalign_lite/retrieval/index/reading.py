@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from linalign_lite.retrieval.index.card import (
     CARD,
     HINT,
     IDS,
+    MAX_ID,
     IndexCard,
     OwnIds,
     RowNumbers,
@@ -27,12 +31,12 @@ from linalign_lite.retrieval.index.card import (
     unit,
 )
 from linalign_lite.retrieval.search import BLOCK, Best, Rows, comparable
-from linalign_lite.storage.atomic import PathLike
-from linalign_lite.storage.hashing import hash_file
+from linalign_lite.storage.atomic import PathLike, open_regular
 from linalign_lite.storage.places import listing
 
 Stored = np.dtype("<i2")
 _QUERIES = 1024  # queries scored at once
+_VERIFIED = 1 << 18  # values
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +63,7 @@ class Index:
 
     @functools.cached_property
     def _shards(self) -> list[npt.NDArray[np.int16]]:
-        dim = self.space.dim
-        return [
-            np.memmap(self.folder / s.file, Stored, "r", shape=(s.rows, dim)).view(np.ndarray)
-            for s in self.card.shards
-        ]
+        return [_mapped(self.folder / s.file, s.rows, self.card) for s in self.card.shards]
 
     def stored(self, start: int, stop: int) -> npt.NDArray[np.int16]:
         """Rows from ``start`` to before ``stop``, as stored: (n, d)."""
@@ -112,8 +112,9 @@ class Index:
 
 
 def open_index(folder: PathLike, *, verify: bool = True) -> Index:
-    """Open an index. verify: compare the digest of every shard, which reads all of it.
+    """Open an index. verify: compare the digest and the norms of every shard, which reads it.
 
+    What is verified is what is mapped, and read from then on. A file must not change meanwhile.
     Raises InputError when it is no index, FormatError when a file is missing, altered or does not
     belong.
     """
@@ -129,10 +130,41 @@ def open_index(folder: PathLike, *, verify: bool = True) -> Index:
         problem = "does not belong" if min(wrong) in there else "is missing"
         raise FormatError(f"{folder}: {min(wrong)[:60]} {problem}", hint=HINT)
     for shard in card.shards:
-        path, size = folder / shard.file, shard.rows * card.space.dim * Stored.itemsize
-        if (got := regular_size(path)) != size:
-            problem = f"{path} does not have the size that its rows need"
-            raise FormatError(problem, got=f"{got} bytes", expected=str(size), hint=HINT)
-        if verify and hash_file(path) != shard.sha256:
-            raise FormatError(f"{path} does not have the digest in {CARD}", hint=HINT)
-    return Index(folder, card, read_ids(folder, card))
+        _require_size(folder / shard.file, regular_size(folder / shard.file), shard.rows, card)
+    if card.ids and regular_size(folder / IDS) > card.rows * (MAX_ID + 1):
+        raise FormatError(f"{folder / IDS} is too large for its rows", hint=HINT)
+    index = Index(folder, card, read_ids(folder, card))
+    for shard, rows in zip(card.shards, index._shards, strict=True):
+        if verify:
+            _verify(folder / shard.file, shard.sha256, rows, card)
+    return index
+
+
+def _mapped(path: Path, rows: int, card: IndexCard) -> npt.NDArray[np.int16]:
+    """Map a shard by one descriptor: whatever gets its name later, this file is read."""
+    regular_size(path)
+    with open_regular(path) as f:
+        _require_size(path, os.fstat(f.fileno()).st_size, rows, card)
+        return np.memmap(f, Stored, "r", shape=(rows, card.space.dim)).view(np.ndarray)
+
+
+def _require_size(path: Path, got: int, rows: int, card: IndexCard) -> None:
+    if got != (size := rows * card.space.dim * Stored.itemsize):
+        problem = f"{path} does not have the size that its rows need"
+        raise FormatError(problem, got=f"{got} bytes", expected=str(size), hint=HINT)
+
+
+def _verify(path: Path, digest: str, rows: npt.NDArray[np.int16], card: IndexCard) -> None:
+    """Compare the digest of a shard, and its norms with what scales are chosen by."""
+    sha, largest = hashlib.sha256(), 0.0
+    step = max(1, _VERIFIED // card.space.dim)
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        sha.update(block)
+        largest = max(largest, float(np.square(block, dtype=np.float64).sum(axis=1).max()))
+    if sha.hexdigest() != digest:
+        raise FormatError(f"{path} does not have the digest in {CARD}", hint=HINT)
+    # a row that was rounded is √d/2 steps longer at most, and float32 errs
+    most = card.largest_norm * (1 + 1e-6) + math.sqrt(card.space.dim) / 2 * unit(card)
+    if not math.sqrt(largest) * unit(card) <= most:
+        raise FormatError(f"{path} has a row that is longer than {CARD} states", hint=HINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +77,7 @@ class Scores:
         return by.of_scores(self.values, self.labels)
 
 
-def highest(scores: FloatArray, k: int) -> npt.NDArray[np.intp]:
+def highest(scores: npt.NDArray[np.floating[Any]], k: int) -> npt.NDArray[np.intp]:
     """Columns of the k highest of each row, the highest first: (n, min(k, columns))."""
     k = min(k, scores.shape[1])
     some = np.argpartition(scores, -k, axis=1)[:, -k:]

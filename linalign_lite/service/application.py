@@ -35,6 +35,7 @@ from linalign_lite.service import budget_requests
 from linalign_lite.service.admission import BusyError
 from linalign_lite.service.openapi import document
 from linalign_lite.service.protocol import STATUS
+from linalign_lite.service.published import Published
 from linalign_lite.service.state import LOG, Expected, ServedHead, Service
 
 _UPLOADS = 8  # requests of the largest size that may arrive at once
@@ -166,10 +167,9 @@ class _Api:
 
     async def published(self, request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
-        if (found := self._head(request).published().get(name)) is None:
+        if (found := self._head(request).published.get(name)) is None:
             raise _RefusedError(404, "NoIndex", "this is no index, or its rows have no ids")
-        kind = "application/json" if name == "index" else "text/plain"
-        return Response(found, media_type=kind)
+        return Published(found, "application/json" if name == "index" else "text/plain")
 
     async def score(self, request: Request) -> Response:
         served, service = self._head(request), self._service

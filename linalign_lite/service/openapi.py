@@ -88,12 +88,14 @@ def document() -> dict[str, Any]:
             "get": _operation(
                 "Send the index.json of an index.",
                 {200: _json("the card", {"type": "object"})},
-                404,
+                *(404, 429),
                 parameters=head,
             )
         },
         "/v1/heads/{head}/ids": {
-            "get": _operation("Send the ids.txt of an index.", {200: ids}, 404, parameters=head)
+            "get": _operation(
+                "Send the ids.txt of an index.", {200: ids}, *(404, 429), parameters=head
+            )
         },
         "/v1/heads/{head}/score": {
             "post": _operation(

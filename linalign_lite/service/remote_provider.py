@@ -97,7 +97,12 @@ class RemoteProvider:
 
             context = client_context(verify if isinstance(verify, str) else None, certificate)
         try:
-            self._client = library.Client(base_url=url, timeout=seconds, verify=context)
+            self._client = library.Client(
+                base_url=url,
+                timeout=seconds,
+                verify=context,
+                headers={"accept-encoding": "identity"},
+            )
             if self._client.base_url.scheme not in ("http", "https"):
                 raise ValueError
         except (ValueError, library.InvalidURL) as e:
@@ -151,13 +156,23 @@ class RemoteProvider:
         return Response.load(self._send("POST", path, body, most=MAX_RESPONSE))
 
     def index(self) -> tuple[IndexCard, RowIds]:
-        """Ask for the card and the ids of the index that `score` asks. LinalignError for a head."""
-        path = f"/v1/heads/{self._name()}"
+        """Ask for the card and the ids of the index that `score` asks. LinalignError for a head.
+
+        FormatError when they do not agree with `chosen`, or are larger than `MAX_RESPONSE`.
+        """
+        chosen = self.chosen()
+        path = f"/v1/heads/{chosen.name}"
         name = f"the index of {self._url}"
         card = parse_card(name, self._send("GET", f"{path}/index", b"", most=MAX_CARD))
+        if card.rows != chosen.n_outputs:
+            raise FormatError(
+                f"{name} has other rows than the service says",
+                got=str(card.rows),
+                expected=str(chosen.n_outputs),
+            )
         if card.ids is None:
             return card, RowNumbers(card.rows)
-        most = card.rows * (MAX_ID + 1)
+        most = min(card.rows * (MAX_ID + 1), MAX_RESPONSE)
         return card, checked_ids(name, self._send("GET", f"{path}/ids", b"", most=most), card)
 
     def budget(self, account: SigningKey) -> dict[str, Any]:
@@ -227,7 +242,7 @@ class RemoteProvider:
 
 def _read(answer: Any, most: int) -> bytes:
     parts, size = [], 0
-    for part in answer.iter_bytes():
+    for part in answer.iter_raw():  # nothing is unpacked: a small answer could become a large one
         size += len(part)
         if size > most:
             raise FormatError("the service's answer is too large", expected=f"at most {most} bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import logging
@@ -70,6 +71,7 @@ class ServedHead:
         self.expected[form] = found
         return found
 
+    @functools.cached_property
     def published(self) -> dict[str, bytes]:
         """Files of an index that anybody may read, by the last word of their path."""
         if not isinstance(self.head, Index):

@@ -1,6 +1,13 @@
 """An index behind a service, asked with `ask`."""
 
+import contextlib
+import gzip
 import json
+import re
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +15,17 @@ from command_line import run
 from served import SPACE, ask, serving, some_states, write_heads
 
 from linalign_lite.core.hidden_states import HiddenStates
-from linalign_lite.errors import InputError, LinalignError, MismatchError
+from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
 from linalign_lite.heads.serialization import save
+from linalign_lite.retrieval.index.building import build_index
 from linalign_lite.retrieval.index.card import parse_card
 from linalign_lite.retrieval.index.reading import open_index
+from linalign_lite.service import remote_provider
 from linalign_lite.service.configuration import Configuration
+from linalign_lite.service.published import READERS
 from linalign_lite.service.remote_provider import RemoteProvider
 from linalign_lite.service.startup import require_usable
+from linalign_lite.vectors.source import Batch, VectorInfo, VectorSource
 
 
 def write_index(folder):
@@ -89,3 +100,91 @@ def test_configurations_of_damaged_indexes_are_refused(tmp_path):
     rows.write_bytes(content)
     with pytest.raises((LinalignError, MismatchError), match="does not have the digest"):
         require_usable(Configuration.load(path))
+
+
+class Named(VectorSource):
+    """Vectors (1, i) with ids of 250 characters: 20 MB of them."""
+
+    info = VectorInfo(SPACE, 80_000, ids="texts")
+
+    def batches(self, rows=4096, after=""):
+        for start in range(0, 80_000, rows):
+            numbers = range(start, min(start + rows, 80_000))
+            vectors = np.ones((len(numbers), SPACE.dim), np.float32)
+            yield Batch(tuple(f"{i:0250d}" for i in numbers), vectors)
+
+    def current(self):
+        return self.info
+
+
+def memory(served):
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) << 10
+
+
+def test_readers_of_ids_who_read_nothing_take_little_memory(tmp_path):
+    path = write_heads(tmp_path, 1)
+    build_index(Named(), tmp_path / "docs.index")
+    path.write_text(path.read_text() + '[[heads]]\nname = "docs"\nfile = "docs.index"\n')
+    with serving(path) as served, contextlib.ExitStack() as opened:
+        address = served.url.removeprefix("http://").split(":")
+        before = memory(served)
+        for _ in range(READERS):
+            some = opened.enter_context(socket.create_connection((address[0], int(address[1]))))
+            some.sendall(b"GET /v1/heads/docs/ids HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert some.recv(12) == b"HTTP/1.1 200"
+        assert memory(served) - before < 10 * 20_080_000  # of 64 times as much
+        assert ask(served, "GET", "/v1/heads/docs/ids")[0] == 429
+        opened.close()
+        with RemoteProvider(served.url, "docs") as provider:  # asks again until there is room
+            assert provider.index()[1][79_999] == f"{79_999:0250d}"
+        assert served.stop() == 0
+
+
+@contextlib.contextmanager
+def hostile(**answers):
+    """A service that answers paths, by their last words, with these bytes, and headers."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content, headers = answers[self.path.rpartition("/")[2]]
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_answers_of_a_hostile_service_are_limited(served, index, tmp_path, monkeypatch):
+    heads = json.loads(ask(served, "GET", "/v1/heads")[1])["heads"]
+    own = index.card.to_bytes(), {}
+    other = [{**h, "n_outputs": 901} for h in heads]
+    with (
+        hostile(heads=(json.dumps({"heads": other}).encode(), {}), index=own) as url,
+        RemoteProvider(url, "docs", tries=1) as provider,
+        pytest.raises(FormatError, match="has other rows than the service says"),
+    ):
+        provider.index()
+    build_index(Named(), tmp_path / "i")
+    content = open_index(tmp_path / "i").card.to_bytes()
+    listed = json.dumps({"heads": [{**h, "n_outputs": 80_000} for h in heads]}).encode()
+    monkeypatch.setattr(remote_provider, "MAX_RESPONSE", 1 << 20)
+    for ids, word in (
+        ((b"x" * (2 << 20), {}), "too large"),
+        ((gzip.compress(b"x" * (2 << 20)), {"content-encoding": "gzip"}), "does not hold the ids"),
+    ):
+        with (
+            hostile(heads=(listed, {}), index=(content, {}), ids=ids) as url,
+            RemoteProvider(url, "docs", tries=1) as provider,
+            pytest.raises(LinalignError, match=word),
+        ):
+            provider.index()

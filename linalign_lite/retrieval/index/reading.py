@@ -160,7 +160,7 @@ def _verify(path: Path, digest: str, rows: npt.NDArray[np.int16], card: IndexCar
     step = max(1, _VERIFIED // card.space.dim)
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
-        sha.update(block)
+        sha.update(block.data)
         largest = max(largest, float(np.square(block, dtype=np.float64).sum(axis=1).max()))
     if sha.hexdigest() != digest:
         raise FormatError(f"{path} does not have the digest in {CARD}", hint=HINT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -66,8 +66,11 @@ def plan(
         raise InputError("give --dim and --classes, or --index alone")
     rate = bytes_per_second(mbit)
     options = alternative_layouts(parameters, dim, classes, queries, rate, proven=proven)
-    bits = None if card is None else card.row_bits
-    errors = [relative_error(parameters, o.layout, classes, row_bits=bits) for o in options]
+    rounded: dict[str, Any] = {}
+    if card is not None and card.largest_norm:
+        norm = math.ldexp(card.largest_norm, -card.exponent)
+        rounded = {"row_bits": card.row_bits, "row_norm": norm}
+    errors = [relative_error(parameters, o.layout, classes, **rounded) for o in options]
     rows = [o.as_dict(rate, error) for o, error in zip(options, errors, strict=True)]
     best, layout = rows[0], options[0].layout
     together = f", {layout.batch} states per ciphertext" if layout.batch > 1 else ""

@@ -44,6 +44,8 @@ _PRODUCTS = 16  # decrypted at once
 class Client:
     """Encrypts states and decrypts scores; refuses scores of an error above ``max_error``.
 
+    Of an index that limits the noise over the largest score; rounding of rows is the card's.
+
     ``account``: signs queries, for keys that belong to an account. ``mbit``: speed of the link to
     the provider in Mbit/s, for the choice of layouts; ``math.inf`` for the least work. ``proven``:
     the provider has a proof of the public key, so that any number of states may share ciphertexts.
@@ -249,10 +251,10 @@ class Client:
             if info.query != expected.info.header().digest.hex() or shapes[0] != shapes[1]:
                 raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
         error = info.error_bound
-        if not error <= self._max_error:
+        if not info.imprecision <= self._max_error:
             raise PrecisionError(
                 f"the scores of {name} are too imprecise",
-                got=f"errors up to {error:.1e}",
+                got=f"errors up to {info.imprecision:.1e}",
                 expected=f"at most {self._max_error:.1e}",
                 hint="the response may have been altered, or the provider accepts larger errors",
             )

@@ -24,6 +24,7 @@ from linalign_lite.encrypt.precision import (
     MAX_NORM_BITS,
     MIN_NORM_BITS,
     MIN_SCORE,
+    relative_noise,
     score_error,
     score_room,
 )
@@ -187,6 +188,14 @@ class ResponseInfo(ResponseDescription, _Info):
         fold = self.layout.fold(self.n_outputs)
         scales = self.head_scale, self.rounding_bits, fold, self.flood_bits, self.word_bits
         return score_error(self.parameters, self.norm_bits, *scales)
+
+    @property
+    def imprecision(self) -> float:
+        """What a client's ``max_error`` limits: the error, or of an index `relative_noise`."""
+        if not self.ids:
+            return self.error_bound
+        numbers = self.layout.fold(self.n_outputs), self.flood_bits, self.word_bits
+        return relative_noise(self.parameters, self.norm_bits, self.head_scale, *numbers)
 
     def _require_consistent(self) -> None:
         room, most = score_room(self.parameters), most_flood_bits(self.parameters)

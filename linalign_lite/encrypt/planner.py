@@ -240,21 +240,27 @@ def alternative_layouts(
 
 
 def relative_error(
-    parameters: Parameters, layout: Layout, n_outputs: int, *, row_bits: int | None = None
+    parameters: Parameters,
+    layout: Layout,
+    n_outputs: int,
+    *,
+    row_bits: int | None = None,
+    row_norm: float = 1.0,
 ) -> float:
     """Bound the error of a score, over the largest score, for rows of one norm and no bias.
 
-    row_bits: of an index, to which its rows are rounded.
+    row_bits: of an index, whose rows are rounded to multiples of 2^-row_bits. row_norm: of its
+    longest row, over 2^exponent.
     """
-    norm = math.sqrt(layout.fold(n_outputs))
+    norm = math.sqrt(layout.fold(n_outputs)) * row_norm
     scales = choose_scales(
         parameters,
         layout,
         n_outputs,
         MIN_NORM_BITS,
-        row_norm=1.0,
+        row_norm=row_norm,
         bias=0.0,
         product_norm=norm,
         row_scale=row_bits,
     )
-    return scales.error / 2.0**MIN_NORM_BITS
+    return scales.error / (2.0**MIN_NORM_BITS * row_norm)

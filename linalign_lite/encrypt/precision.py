@@ -86,7 +86,8 @@ def head_scale(parameters: Parameters, norm_bits: int, row_norm: float, bias: fl
 class Scales:
     """b of head_scale, k of flood_bits, bits of a word, and the bound on the error of a score.
 
-    Weights are encoded as multiples of 2^rounding_bits.
+    Weights are encoded as multiples of 2^rounding_bits. imprecision: what ``max_error`` limits, the
+    error; of an index `relative_noise`.
     """
 
     head: int
@@ -94,6 +95,7 @@ class Scales:
     flood_bits: int
     word_bits: int
     error: float
+    imprecision: float
 
     @property
     def weight_scale(self) -> int:
@@ -118,25 +120,35 @@ def choose_scales(
 
     row_norm: largest norm of a head row. bias: largest |bias|. product_norm: largest norm of all
     rows that share a product. row_scale: of an index, whose rows are rounded to multiples of
-    2^-row_scale, for rankings lose then what was measured. Of the choices that keep the error
-    within ``max_error``, the first of: rows rounded like that, or weights so short that residues
-    have two limbs or three (module ring), and short words; whole weights, and short words; whole
-    weights, and long words. The last where none does. proven: the public key has a proof.
+    2^-row_scale whatever the error, for rankings lose then what was measured. Of the choices that
+    keep the imprecision within ``max_error``, the first of: weights so short that residues have two
+    limbs or three (module ring), and short words; whole weights, and short words; whole weights,
+    and long words; of an index short words or long ones. The last where none does. proven: the
+    public key has a proof.
     """
     scale = head_scale(parameters, norm_bits, row_norm, bias)
     fold, shape = layout.fold(n_outputs), (product_norm, layout.terms)
     short = 0  # what the trusted profile does is fast enough
     if row_scale is not None:
-        short = max(0, scale - max(0, row_scale))
+        if scale < row_scale:
+            what = "rows of this index are too short to be searched encrypted"
+            raise PrecisionError(what, hint="scale them up, or choose --metric cosine")
+        short = scale - max(0, row_scale)
     elif parameters.private:
         short = _short_rounding(parameters, layout, scale, row_norm, product_norm)
-    for rounding, word_bits in ((short, WORD_BITS[0]), *((0, bits) for bits in WORD_BITS)):
+    choices = [(short, WORD_BITS[0]), *((0, bits) for bits in WORD_BITS)]
+    if row_scale is not None:
+        choices = [(short, bits) for bits in WORD_BITS]
+    for rounding, word_bits in choices:
         flood = flood_bits(parameters, scale, *shape, rounding_bits=rounding, proven=proven)
         numbers = scale, rounding, fold, flood, word_bits
         error = score_error(parameters, norm_bits, *numbers)
-        if error <= max_error:
+        imprecision = error
+        if row_scale is not None:
+            imprecision = relative_noise(parameters, norm_bits, scale, fold, flood, word_bits)
+        if imprecision <= max_error:
             break
-    return Scales(scale, rounding, flood, word_bits, error)
+    return Scales(scale, rounding, flood, word_bits, error, imprecision)
 
 
 def factors(layout: Layout, product_norm: float, weight_scale: int) -> tuple[float, int]:
@@ -198,6 +210,19 @@ def score_error(
     words = math.sqrt((1 + parameters.degree) / 12) * per_word
     flooding = 2.0 ** (flood - 1 - a - scale) if flood else 0.0
     return flooding + _DEVIATIONS * math.sqrt(fresh**2 + rounding**2 + words**2)
+
+
+def relative_noise(
+    parameters: Parameters, norm_bits: int, scale: int, fold: int, flood: int, word_bits: int
+) -> float:
+    """Bound the error of a score but for rounding of rows, over the largest score that b allows.
+
+    Of an index: what rounding of its rows does to rankings was measured, and scores may be of any
+    size. The arguments are those of `score_error`.
+    """
+    room: float = score_room(parameters) - query_scale(parameters, norm_bits) - scale
+    numbers = scale, 0, fold, flood, word_bits
+    return score_error(parameters, norm_bits, *numbers, encoded=True) / math.exp2(room)
 
 
 def rounding_step(error: float) -> tuple[float, int]:

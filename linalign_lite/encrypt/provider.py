@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from linalign_lite.encrypt.budgets.budget import Budget
 
 
+_SHORTER_WEIGHTS = (
+    "normalise the states, or fit the head with a larger penalty: a row of large norm is often due"
+    " to a nearly constant dimension"
+)
+_SHORTER_ROWS = "build the index for --metric cosine, or scale its vectors to norms of about 1"
 _MAX_MASKS = 64  # keys whose masks are kept ready, some megabytes each
 
 
@@ -207,13 +212,13 @@ class Provider:
             )
         try:
             scales = self._scorer(parameters).scales(layout, query.norm_bits, proven)
-            if not scales.error <= self._max_error:
-                raise PrecisionError("the error is above max_error", got=f"{scales.error:.1e}")
+            if not scales.imprecision <= self._max_error:
+                got = f"{scales.imprecision:.1e}"
+                raise PrecisionError("the error is above max_error", got=got)
         except PrecisionError as e:  # its numbers are of the head, and a message may reach a client
             raise PrecisionError(
                 "this query is refused: scores would be too imprecise, or not be hidden",
-                hint="normalise the states, or fit the head with a larger penalty: a row of large"
-                " norm is often due to a nearly constant dimension",
+                hint=_SHORTER_ROWS if head.ids else _SHORTER_WEIGHTS,
             ) from e
         info = ResponseInfo(
             parameters=parameters,

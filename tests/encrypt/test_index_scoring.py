@@ -275,6 +275,60 @@ def test_digests_tell_indexes_apart(documents, tmp_path):
     assert HeadRows(la.Head(vectors, np.zeros(50))).digest() not in digests
 
 
+def unit_vectors(n, d):
+    vectors = np.random.default_rng(8).normal(size=(n, d)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[0] = np.full(d, np.float32(1 / math.sqrt(d)) * np.float32(1.0000002))
+    return vectors
+
+
+@pytest.mark.parametrize("norm_bits", [0, 1, 5])
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
+@pytest.mark.parametrize("length", [1.0, 0.52, 1000.0])
+def test_rows_are_rounded_as_the_card_says(tmp_path, length, metric, norm_bits):
+    """Unit vectors in float32 are longer than 1, and clients may declare any bound."""
+    index = index_of(tmp_path / "i", unit_vectors(300, 24) * length, metric=metric, row_bits=9)
+    if length == 1:
+        assert index.card.exponent == 0
+        assert metric == "cosine" or index.card.largest_norm > 1
+    scorer = la.Provider(index)._scorer(PRIVATE)
+    layout = Layout(4096, 24, 24, many=True)
+    scales = scorer.scales(layout, norm_bits, True)
+    assert scales.weight_scale == max(0, 9 - index.card.exponent)
+    assert scales.word_bits == 24
+    assert scales.imprecision < 5e-3
+    if index.card.exponent <= 0:
+        assert scorer.ring(layout, scales).limbs == 2
+
+
+@pytest.mark.parametrize("length", [40.0, 2000.0])
+def test_vectors_that_are_not_normalised_are_searched(keys, tmp_path, length):
+    """By default limits: an index limits the error relative to its largest score."""
+    vectors = unit_vectors(500, 24) * np.linspace(0.4, 1, 500)[:, None] * length
+    index = index_of(tmp_path / "i", vectors, metric="dot")
+    client = la.Client(keys[0], proven=True)
+    query = client.encrypt(unit_vectors(3, 24) * 7, index=index.card)
+    found = client.decrypt(la.Provider(index, keys=[keys[2]]).score(query), query)
+    rows, scores = index.search(unit_vectors(3, 24) * 7, 5)
+    kept = np.take_along_axis(found.values, rows, axis=1)
+    assert np.abs(kept - scores).max() <= found.error + rounding_step(found.error)[0]
+    assert found.error < 7e-3 * 8 * length
+    assert np.array_equal(found.top(1), rows[:, :1])
+
+
+def test_rows_too_short_for_the_scale_are_refused(keys, tmp_path):
+    client = la.Client(keys[0], proven=True)
+    for power in (-20, -45, -58):
+        index = index_of(tmp_path / str(power), unit_vectors(9, 24) * 2.0**power, metric="dot")
+        query = client.encrypt(np.ones((1, 24)) / 9, index=index.card)
+        provider = la.Provider(index, keys=[keys[2]])
+        if power == -20:
+            provider.score(query)
+            continue
+        with pytest.raises(PrecisionError, match=r"this query is refused.*--metric cosine"):
+            provider.score(query)
+
+
 def test_rows_too_long_for_the_modulus_are_refused(keys, tmp_path):
     index = index_of(tmp_path / "i", np.full((3, 4), 1e9), metric="dot")
     client = la.Client(keys[0], proven=True)

@@ -19,7 +19,9 @@ from linalign_lite.retrieval.index.card import (
     CARD,
     FRACTION,
     IDS,
+    LEAST_BITS,
     MAX_ROWS,
+    NORM_SLACK,
     IndexCard,
     IndexShard,
     Overlap,
@@ -36,7 +38,7 @@ from linalign_lite.vectors.source import Batch, VectorSource
 from linalign_lite.version import __version__
 
 SHARD_BYTES = 256 << 20
-ROW_BITS = (9, 10, 12, FRACTION)  # precisions that are measured; of fewer, scores err too much
+ROW_BITS = (LEAST_BITS, 10, 12, FRACTION)  # precisions that are measured
 LEAST_OVERLAP = 0.99
 SAMPLE, TOP = 64, 10
 MOST_QUERIES = 1000  # on which rankings are measured
@@ -57,10 +59,10 @@ def build_index(
     """Write vectors as an index, a folder, whole or not at all.
 
     Row i becomes round(2^(14−e)·v_i), v_i the vector or for "cosine" the vector over its length,
-    e the least integer with max‖v_i‖ ≤ 2^e. metric: by default "dot" if the source says so, else
-    "cosine". queries: of the same space, on which the loss of a ranking is measured, at most 1,000
-    of them drawn by ``seed``; by default 64 of the vectors, each without itself. row_bits: to which
-    an encrypted search rounds rows; by default the fewest of 9, 10, 12 and 14 that keep 0.99 of the
+    e the least integer with max‖v_i‖ ≤ 2^e·(1 + 2^−6). metric: by default "dot" if the source says
+    so, else "cosine". queries: of the same space, on which the loss of a ranking is measured, at
+    most 1,000 of them drawn by ``seed``; by default 64 of the vectors, each without itself. row_bits: to
+    which an encrypted search rounds rows; by default the fewest of 9, 10, 12 and 14 that keep 0.99 of the
     first ten. The source is read twice. Raises InputError for vectors that are no index (none, a
     zero vector under "cosine", ids that are not printable, distances as metric), MismatchError for
     queries of another space or a source that changed, OutputExistsError when ``out`` is there.
@@ -76,9 +78,9 @@ def build_index(
     chosen: RowMetric = "dot" if "dot" in (metric, metric or info.metric) else "cosine"
     if queries is not None:
         info.space.require(queries.space, "these queries do not belong in the vectors' space")
-    if row_bits is not None and not 1 <= row_bits <= FRACTION:
+    if row_bits is not None and not LEAST_BITS <= row_bits <= FRACTION:
         raise InputError(
-            "bits of rows are not usable", got=str(row_bits), expected=f"1 to {FRACTION}"
+            "bits of rows are not usable", got=str(row_bits), expected=f"{LEAST_BITS} to {FRACTION}"
         )
     with whole_folder(out) as folder:
         rng = np.random.default_rng(seed)
@@ -148,9 +150,9 @@ class _Survey:
 
     @property
     def exponent(self) -> int:
-        """The least e with all norms at most 2^e."""
+        """The least e with all norms at most 2^e·(1 + NORM_SLACK)."""
         mantissa, exponent = math.frexp(self.largest_norm)
-        return max(-60, exponent - (mantissa == 0.5))
+        return max(-60, exponent - (mantissa <= 0.5 * (1 + NORM_SLACK)))
 
     def check(self, queries: npt.NDArray[np.floating] | None) -> _RankingCheck:
         """Return the check of the second pass: of these queries, else of the sample."""

@@ -30,7 +30,9 @@ from linalign_lite.storage.schema import (
 
 FORMAT, VERSION = "linalign-index", 1
 CARD, IDS = "index.json", "ids.txt"
-FRACTION = 14  # bits of a stored value below the exponent: 2^14 and its negative fit in 16
+FRACTION = 14  # bits of a stored value below the exponent: 2^14·(1 + NORM_SLACK) fits in 16
+LEAST_BITS = 9  # of fewer, scores err too much
+NORM_SLACK = 2.0**-6  # by which norms may exceed 2^exponent: unit vectors are never exactly that
 MAX_ROWS = 1 << 24  # scores of an encrypted response
 MAX_SHARDS, MAX_CARD = 1 << 14, 4 << 20
 MAX_ID = 1024  # bytes of an id in UTF-8: 256 characters
@@ -62,9 +64,9 @@ class IndexCard:
 
     metric: "cosine", rows were scaled to length 1, or "dot". Row values are integers times
     2^(exponent − 14); before they were rounded, no row was longer than ``largest_norm``, at most
-    2^exponent. row_bits: an encrypted search rounds rows to multiples of 2^(exponent − row_bits).
-    sample: queries over which ``overlaps`` were measured; 0 for none. ids: digest of the ids' file;
-    None where the numbers of the rows stand for ids. Raises InputError when the fields do not
+    2^exponent·(1 + NORM_SLACK). row_bits: an encrypted search rounds rows to multiples of
+    2^(exponent − row_bits). sample: queries over which ``overlaps`` were measured; 0 for none.
+    ids: digest of the ids' file; None where the numbers of the rows stand for ids. Raises InputError when the fields do not
     agree.
     """
 
@@ -73,7 +75,7 @@ class IndexCard:
     rows: Annotated[int, Range(1, MAX_ROWS)]
     exponent: Annotated[int, Range(-60, 60)]
     largest_norm: Annotated[float, Range(0.0, 2.0**60)]
-    row_bits: Annotated[int, Range(1, FRACTION)]
+    row_bits: Annotated[int, Range(LEAST_BITS, FRACTION)]
     sample: Annotated[int, Range(0, MAX_ROWS)]
     overlaps: Annotated[tuple[Overlap, ...], Size(FRACTION)]
     ids: Sha256 | None
@@ -81,7 +83,8 @@ class IndexCard:
     library: str
 
     def __post_init__(self) -> None:
-        if not 1 <= self.space.dim <= MAX_DIM or not self.largest_norm <= 2.0**self.exponent:
+        most = 2.0**self.exponent * (1 + NORM_SLACK)
+        if not 1 <= self.space.dim <= MAX_DIM or not self.largest_norm <= most:
             raise InputError("its dimension or its exponent does not fit its rows")
         if sum(shard.rows for shard in self.shards) != self.rows:
             raise InputError("its shards do not add up to its rows")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from linalign_lite.commands.console import Console
 from linalign_lite.errors import MismatchError
@@ -71,7 +73,10 @@ def show_found(
     ids: RowIds,
     digits: int,
 ) -> None:
-    """Print the documents found for each query, a run in TREC's format."""
+    """Print the documents found for each query, a run in TREC's format.
+
+    Its columns are separated by spaces, so whitespace in ids is written as in URLs; not in JSON.
+    """
     found = [
         [(ids[row], score) for row, score in zip(*pair, strict=True)]
         for pair in zip(rows, scores, strict=True)
@@ -84,8 +89,12 @@ def show_found(
             ]
         },
         [
-            f"{name} Q0 {own} {rank} {score:.{digits}f} linalign-lite"
+            f"{_word(name)} Q0 {_word(own)} {rank} {score:.{digits}f} linalign-lite"
             for name, best in zip(names, found, strict=True)
             for rank, (own, score) in enumerate(best, 1)
         ],
     )
+
+
+def _word(own: str) -> str:
+    return re.sub(r"\s", lambda space: quote(space[0]), own)

@@ -107,7 +107,8 @@ def search(
 ) -> None:
     """Search an index in the clear; exact.
 
-    Prints a run in TREC's format: query, Q0, document, rank, score and name.
+    Prints a run in TREC's format: query, Q0, document, rank, score and name; whitespace in names of
+    queries and documents as in URLs, %20.
 
     \b
     Examples:

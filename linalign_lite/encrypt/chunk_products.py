@@ -7,7 +7,7 @@ memory once for all of them: an eighth of the time, but spectra are transposed b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -20,17 +20,22 @@ _CHUNKS = 4
 class ChunkProducts:
     """The chunks of a query: spectra of both components, (2, primes, limbs, N/2) each.
 
-    ``products``: that will be asked for in all. Safe to share among threads.
+    ``count``: of chunks. They are taken one by one, and held once. ``products``: that will be asked
+    for in all. Safe to share among threads.
     """
 
-    def __init__(self, chunks: Sequence[ComplexArray], products: int) -> None:
-        self._chunks, self._shape = chunks, chunks[0].shape
+    def __init__(self, chunks: Iterable[ComplexArray], count: int, products: int) -> None:
         self._by_root: ComplexArray | None = None
-        if products >= _MANY and len(chunks) >= _CHUNKS:
-            roots, parts = self._shape[-1], chunks[0].size // self._shape[-1]
-            self._by_root = np.empty((roots, len(chunks), parts), dtype=np.complex128)
-            for k, chunk in enumerate(chunks):
-                self._by_root[:, k] = chunk.reshape(parts, roots).T
+        self._chunks: list[ComplexArray] = []
+        if products < _MANY or count < _CHUNKS:
+            self._chunks = list(chunks)
+            self._shape = self._chunks[0].shape
+            return
+        for k, chunk in enumerate(chunks):
+            if self._by_root is None:
+                self._shape, roots = chunk.shape, chunk.shape[-1]
+                self._by_root = np.empty((roots, count, chunk.size // roots), dtype=np.complex128)
+            self._by_root[:, k] = chunk.reshape(-1, chunk.shape[-1]).T
 
     def sums(self, factors: Sequence[Sequence[ComplexArray]]) -> ComplexArray:
         """Compute Σ_c chunk_c·factor_c of some products: (products, 2, primes, limbs, N/2).

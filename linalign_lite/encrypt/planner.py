@@ -24,6 +24,8 @@ MBIT = 100.0  # the link's speed, unless stated
 WORDS = min(WORD_BITS)  # bits of a response's words, for heads of usual norms
 # A provider refuses a layout that takes longer than this many times the fastest one, and a while.
 _WASTE, _WHILE = 8, 100.0  # times; milliseconds
+MAX_SPECTRA = 1 << 30  # bytes of the spectra of one record
+_LIMBS = 3  # of residues at most, as a client plans
 _WIDEST_OF_MANY = 64  # dimensions of a chunk: wider ones hold too few rows to be worth a proof
 
 
@@ -177,6 +179,7 @@ def candidate_layouts(
         x
         for x in found
         if max(x.chunks * size, response_size(x, n_outputs, max(WORD_BITS))) <= MAX_RECORD
+        and (not x.many or spectra_size(parameters, x, _LIMBS) <= MAX_SPECTRA)
     ]
     return tuple(predict_cost(parameters, x, n, n_outputs, known=known) for x in fitting)
 
@@ -209,7 +212,7 @@ def require_reasonable(
 ) -> None:
     """Raise MismatchError for a layout that costs a provider far more than the best one.
 
-    The best: of least work for both parties. Memory follows: 0.4 MB for each chunk of a record.
+    The best: of least work for both parties.
     """
     shape = parameters, layout.dim, n_outputs, n
     best = choose_layout(*shape, math.inf, proven=proven).score_ms
@@ -237,6 +240,23 @@ def alternative_layouts(
     for p in sorted(found, key=lambda p: p.seconds(bandwidth)):
         kinds.setdefault((p.layout.packing, p.layout.batch > 1), p)
     return (best, *(p for p in kinds.values() if p.layout != best.layout))
+
+
+def spectra_size(parameters: Parameters, layout: Layout, limbs: int) -> int:
+    """Bytes that a record's spectra take while it is scored; none in the packing columns."""
+    both = 2 * len(parameters.data_primes) * limbs * parameters.degree // 2
+    return 0 if layout.columns else 16 * both * layout.chunks
+
+
+def require_memory(parameters: Parameters, layout: Layout, limbs: int) -> None:
+    """Raise MismatchError for a record whose spectra are larger than MAX_SPECTRA."""
+    if (size := spectra_size(parameters, layout, limbs)) > MAX_SPECTRA:
+        raise MismatchError(
+            "this query is refused: its layout takes too much memory",
+            got=f"{size} bytes for {layout.chunks} chunks",
+            expected=f"at most {MAX_SPECTRA}",
+            hint="encrypt it for the head's number of classes (plan shows layouts)",
+        )
 
 
 def relative_error(

@@ -21,7 +21,7 @@ from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Progress, Query, QueryInfo, Response, ResponseInfo
 from linalign_lite.encrypt.packing import MAX_RETURNED
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
-from linalign_lite.encrypt.planner import require_reasonable
+from linalign_lite.encrypt.planner import require_memory, require_reasonable
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
 from linalign_lite.encrypt.scored_rows import rows_of
 from linalign_lite.encrypt.scoring import Scorer
@@ -220,6 +220,7 @@ class Provider:
                 "this query is refused: scores would be too imprecise, or not be hidden",
                 hint=_SHORTER_ROWS if head.ids else _SHORTER_WEIGHTS,
             ) from e
+        require_memory(parameters, layout, self._scorer(parameters).ring(layout, scales).limbs)
         info = ResponseInfo(
             parameters=parameters,
             key=query.key,

@@ -179,11 +179,11 @@ class Scorer:
         layout, n = query.layout, self._rows.n_outputs
         ring = self.ring(layout, scales)
         positions = packing.score_positions(layout, layout.fold(n))[:, :live].ravel()
-        chunks = [ring.spectra(both) for both in self.ciphertexts(query, record)]
+        spectra: Iterable[ComplexArray] = map(ring.spectra, self.ciphertexts(query, record))
         if masks is not None:
-            chunks.append(masks.key(ring))
+            spectra = itertools.chain(spectra, [masks.key(ring)])
         products, plaintexts = layout.products(n), self._plaintexts(layout, scales.weight_scale)
-        sums = ChunkProducts(chunks, products).sums
+        sums = ChunkProducts(spectra, layout.chunks + (masks is not None), products).sums
 
         def group(start: int) -> tuple[Residues, list[bytes]]:
             some = [[*plaintexts(k)] for k in range(start, min(start + _TOGETHER, products))]

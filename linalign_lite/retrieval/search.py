@@ -67,7 +67,12 @@ def require_metric(metric: str) -> None:
 def comparable(vectors: Array, metric: str) -> npt.NDArray[np.float32]:
     """Vectors whose dot products are the scores of a metric."""
     vectors = np.asarray(vectors, dtype=np.float32)
-    return unit_rows(vectors) if metric == Metric.cosine else vectors
+    if metric != Metric.cosine or not vectors.size:
+        return vectors
+    # by powers of two, exactly: squares of very long or short vectors leave float32's range
+    _, exponents = np.frexp(np.abs(vectors).max(axis=1, keepdims=True))
+    unit: npt.NDArray[np.float32] = unit_rows(np.ldexp(vectors, -exponents))
+    return unit
 
 
 def _checked(name: str, vectors: Array) -> Array:

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import linalign_lite as la
-from linalign_lite.encrypt import chunk_products, scoring
+from linalign_lite.encrypt import chunk_products, planner, scoring
 from linalign_lite.encrypt.chunk_products import ChunkProducts
 from linalign_lite.encrypt.key_proof import proven
 from linalign_lite.encrypt.packing import Layout
@@ -210,9 +210,40 @@ def test_sums_of_products_are_the_same_either_way(chunks, products, wide, seed):
     spectra = list(whole.sum(axis=0))
     factors = (rng.integers(-99, 99, (products, chunks, 8)) * (1 + 0j)).tolist()
     factors = [[np.array(f) for f in some] for some in factors]
-    found = ChunkProducts(spectra, 99 if wide else 1).sums(factors)
+    found = ChunkProducts(iter(spectra), chunks, 99 if wide else 1).sums(factors)
     for total, some in zip(found, factors, strict=True):
         assert np.array_equal(total, sum(s * f for s, f in zip(spectra, some, strict=True)))
+
+
+def test_chunks_of_a_query_are_held_once():
+    def spectra():
+        for _ in range(16):
+            yield np.ones((2, 2, 2, 2048), complex)
+
+    tracemalloc.start()
+    products = ChunkProducts(spectra(), 16, 99)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = 16 * 8 * 2048 * 16
+    assert products.sums([[np.ones(2048, complex)] * 16])[0, 0, 0, 0, 0] == 16
+    assert held < 1.1 * size
+    assert peak < 1.3 * size
+
+
+def test_layouts_that_take_much_memory_are_refused(documents, keys, monkeypatch):
+    """Of a query that a client may encrypt as it likes; layouts that are chosen take less."""
+    client, provider = la.Client(keys[0], proven=True), la.Provider(documents, keys=[keys[2]])
+    layout = Layout(4096, 24, 24, many=True)
+    query = client.encrypt(np.ones((1, 24)), index=documents.card, layout=layout)
+    size = planner.spectra_size(PRIVATE, layout, 2)
+    assert size == 24 * 2 * 2 * 2 * 2048 * 16
+    monkeypatch.setattr(planner, "MAX_SPECTRA", size - 1)
+    with pytest.raises(MismatchError, match="takes too much memory"):
+        provider.score(query)
+    monkeypatch.setattr(planner, "MAX_SPECTRA", size)
+    provider.score(query)
+    chosen = planner.candidate_layouts(PRIVATE, 24, 5000, 1, proven=True)
+    assert max(planner.spectra_size(PRIVATE, c.layout, 3) for c in chosen if c.layout.many) <= size
 
 
 @settings(max_examples=40, deadline=None)

@@ -149,6 +149,7 @@ def test_a_ranking_loses_what_its_bits_leave_out(tmp_path):
         (Made(np.ones((3, 2)), metric="euclidean"), {}, "for distances"),
         (Made(np.ones((3, 2))), {"metric": "euclidean"}, "unknown metric"),
         (Made(np.ones((3, 2))), {"row_bits": 15}, "bits of rows"),
+        (Made(np.ones((40, 2)), ("a", *map(str, range(38)), "a")), {}, "one id.* 0 and 39"),
         (Made(np.ones((3, 2))), {"row_bits": 8}, "bits of rows"),
         (Made(np.ones((3, 2))), {"queries": la.HiddenStates(np.ones((1, 3)))}, "vectors' space"),
         (Made(np.ones((3, 2)), change=lambda v: v[:2]), {}, "changed while"),
@@ -158,6 +159,28 @@ def test_vectors_that_are_no_index_leave_nothing(tmp_path, source, options, word
     with pytest.raises((InputError, MismatchError), match=word):
         build_index(source, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("length", [1e-37, 1e-25, 1e21, 1e35])
+def test_directions_of_very_long_and_short_vectors_are_kept(tmp_path, length):
+    vectors = np.random.default_rng(1).normal(size=(50, 8)).astype(np.float32)
+    build_index(Made(vectors), tmp_path / "a")
+    build_index(Made(vectors * np.float32(length)), tmp_path / "b")
+    rows = [open_index(tmp_path / name).stored(0, 50).astype(int) for name in "ab"]
+    assert np.abs(rows[0] - rows[1]).max() <= 1
+    found = open_index(tmp_path / "a").search(vectors[:3] * np.float32(length), 1)
+    assert found[0].ravel().tolist() == [0, 1, 2]
+    assert found[1].min() > 0.99
+
+
+def test_whitespace_in_ids_does_not_break_lines(tmp_path):
+    folder, vectors = made(tmp_path, n=3)
+    np.save(tmp_path / "q.npy", vectors[:1].astype(np.float32))
+    lines = run("index", "search", tmp_path / "q.npy", "--index", folder).stdout.splitlines()
+    assert [len(line.split()) for line in lines] == [6, 6, 6]
+    assert lines[0].split()[2] == "döc%200"
+    shown = run("index", "search", tmp_path / "q.npy", "--index", folder, "--json").stdout
+    assert json.loads(shown)["found"][0]["documents"][0]["id"] == "döc 0"
 
 
 def test_of_many_queries_some_are_drawn(tmp_path, monkeypatch):

@@ -58,14 +58,15 @@ def build_index(
 ) -> IndexCard:
     """Write vectors as an index, a folder, whole or not at all.
 
-    Row i becomes round(2^(14−e)·v_i), v_i the vector or for "cosine" the vector over its length,
-    e the least integer with max‖v_i‖ ≤ 2^e·(1 + 2^−6). metric: by default "dot" if the source says
+    Row i becomes round(2^(14−e)·v_i), v_i the vector or for "cosine" the vector over its length, e
+    the least integer with max‖v_i‖ ≤ 2^e·(1 + 2^−6). metric: by default "dot" if the source says
     so, else "cosine". queries: of the same space, on which the loss of a ranking is measured, at
-    most 1,000 of them drawn by ``seed``; by default 64 of the vectors, each without itself. row_bits: to
-    which an encrypted search rounds rows; by default the fewest of 9, 10, 12 and 14 that keep 0.99 of the
-    first ten. The source is read twice. Raises InputError for vectors that are no index (none, a
-    zero vector under "cosine", ids that are not printable, distances as metric), MismatchError for
-    queries of another space or a source that changed, OutputExistsError when ``out`` is there.
+    most 1,000 of them drawn by ``seed``; by default 64 of the vectors, each without itself.
+    row_bits: to which an encrypted search rounds rows; by default the fewest of 9, 10, 12 and 14
+    that keep 0.99 of the first ten. The source is read twice. Raises InputError for vectors that
+    are no index (none, a zero vector under "cosine", ids that are not printable or occur twice,
+    distances as metric), MismatchError for queries of another space or a source that changed,
+    OutputExistsError when ``out`` is there.
     """
     out, info = Path(out), source.info
     require_name(out)
@@ -183,7 +184,7 @@ class _Writer:
     def __post_init__(self) -> None:
         self._per_shard = max(1, SHARD_BYTES // (Stored.itemsize * self.dim))
         self._in_shard = 0
-        self._digest = hashlib.sha256()
+        self._digest, self._seen = hashlib.sha256(), bytearray()  # digests of ids
 
     def add(self, batch: Batch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Write a batch. Returns its vectors as they are compared, and as they were rounded."""
@@ -207,6 +208,12 @@ class _Writer:
         """Return the shards, and the digest of the ids."""
         if self._in_shard:
             self._end_shard()
+        seen = np.frombuffer(self._seen, np.uint64).reshape(-1, 2)
+        order = np.lexsort(seen.T)
+        same = np.flatnonzero((seen[order[1:]] == seen[order[:-1]]).all(axis=1))
+        if same.size:
+            first, second = sorted(order[same[0] : same[0] + 2].tolist())
+            raise InputError("two vectors have one id", got=f"numbers {first} and {second}")
         return tuple(self.shards), self._digest.hexdigest() if self.ids else None
 
     def _end_shard(self) -> None:
@@ -220,6 +227,7 @@ class _Writer:
                 raise InputError(
                     "an id is not usable", got=repr(own[:60]), expected="256 printable characters"
                 )
+            self._seen += hashlib.blake2b(own.encode(), digest_size=16).digest()
         lines = "".join(f"{own}\n" for own in ids).encode()
         self._digest.update(lines)
         with (self.folder / IDS).open("ab") as f:

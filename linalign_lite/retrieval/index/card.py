@@ -65,9 +65,9 @@ class IndexCard:
     metric: "cosine", rows were scaled to length 1, or "dot". Row values are integers times
     2^(exponent − 14); before they were rounded, no row was longer than ``largest_norm``, at most
     2^exponent·(1 + NORM_SLACK). row_bits: an encrypted search rounds rows to multiples of
-    2^(exponent − row_bits). sample: queries over which ``overlaps`` were measured; 0 for none.
-    ids: digest of the ids' file; None where the numbers of the rows stand for ids. Raises InputError when the fields do not
-    agree.
+    2^(exponent − row_bits). sample: queries over which ``overlaps`` were measured; 0 for none. ids:
+    digest of the ids' file; None where the numbers of the rows stand for ids. Raises InputError
+    when the fields do not agree.
     """
 
     space: Space

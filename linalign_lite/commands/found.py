@@ -46,10 +46,10 @@ def ids_of(scores: Scores, index: Path | None, card: IndexCard | None) -> RowIds
 
 def require_same_index(scores: Scores, card: IndexCard, index: object) -> None:
     """Raise MismatchError unless scores are of the index of this card."""
-    from linalign_lite.retrieval.index.card import NUMBERS
+    from linalign_lite.retrieval.index.card import ids_digest
 
     n = scores.values.shape[1]
-    if (scores.ids, n) != (card.ids or NUMBERS, card.rows):
+    if (scores.ids, n) != (ids_digest(card), card.rows):
         raise MismatchError(
             f"this response is not of the index {index}",
             got=f"{n} scores of {'another index' if scores.ids else 'a head'}",

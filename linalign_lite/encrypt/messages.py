@@ -87,8 +87,8 @@ class ResponseDescription(_Packing):
     n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)]
     labels: tuple[str, ...]
     softcap: Annotated[float, _PositiveFloat()] | None
-    # of an index, whose rows have ids in place of labels: digest of their file, or "numbers"
-    ids: Annotated[str, Text(64, 0, "[0-9a-f]{64}|numbers|")] = field(default="", metadata=LEFT_OUT)
+    # of an index, whose rows have ids in place of labels: `ids_digest`
+    ids: Annotated[str, Text(64, 0, "[0-9a-f]{64}|")] = field(default="", metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,14 @@ import numpy.typing as npt
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.packing import FloatArray, largest_norm
-from linalign_lite.retrieval.index.card import FRACTION, NUMBERS
+from linalign_lite.retrieval.index.card import FRACTION, card_digest, ids_digest
 from linalign_lite.retrieval.index.reading import Index
 
 
 class ScoredRows(Protocol):
     """n_outputs rows and biases. Safe to share among threads.
 
-    ids: of an index, the digest of its ids' file, or "numbers" of rows; "" of a head.
+    ids: of an index, `ids_digest`; "" of a head.
     row_norm: bound on the norm of a row. row_scale: rows are rounded to multiples of 2^-row_scale
     where the error allows it; None: as precision.choose_scales finds fit.
     """
@@ -110,7 +110,7 @@ class IndexRows:
     def __init__(self, index: Index) -> None:
         self._index, card = index, index.card
         self.n_outputs, self.space = card.rows, card.space
-        self.ids = card.ids or NUMBERS
+        self.ids = ids_digest(card)
         self.row_scale: int | None = card.row_bits - card.exponent
         step = math.ldexp(1.0, -self.row_scale)
         self.row_norm = card.largest_norm + math.sqrt(card.space.dim) * step
@@ -129,7 +129,7 @@ class IndexRows:
         return np.zeros(stop - start)
 
     def digest(self) -> bytes:
-        return hashlib.sha256(self._index.card.to_bytes()).digest()
+        return bytes.fromhex(card_digest(self._index.card))
 
 
 def rows_of(scored: Head | Index) -> HeadRows | IndexRows:

@@ -23,7 +23,7 @@ class Scores:
     (docs/SECURITY.md). ``best``: index of the highest score of each state, also where rounding
     makes two equal. ``first``: of an index, the rows of the highest scores of each state, in order
     before rounding, at most `RANKED` of them.
-    ``ids``: of an index, the digest of its ids' file, or "numbers"; "" of a head.
+    ``ids``: of an index, `retrieval.index.card.ids_digest`; "" of a head.
     """
 
     values: FloatArray = field(repr=False)  # shape: (n, n_outputs)

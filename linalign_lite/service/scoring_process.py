@@ -33,15 +33,18 @@ _CACHE = 1 << 28  # bytes of encoded heads of each head; large ones are held onc
 _KEYS = 1024  # public keys in the memory of one process, each head: 46 kB each
 
 
-def serve(connection: socket.socket, heads: tuple[HeadEntry, ...], shared: Path) -> None:
+def serve(
+    connection: socket.socket, heads: tuple[HeadEntry, ...], indexes: dict[str, str], shared: Path
+) -> None:
     """Answer requests until the connection ends. The first answer says that all is loaded.
 
-    shared: a folder where processes hold large encoded heads once for all; it goes with them.
+    indexes: digests of the cards of heads that are indexes, as the service read them. shared: a
+    folder where processes hold large encoded heads once for all; it goes with them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its processes itself
     with contextlib.suppress(ConnectionError), connection:
         try:
-            scoring = _Scoring(heads, shared)
+            scoring = _Scoring(heads, indexes, shared)
         except LinalignError as e:
             connection.sendall(_failed(e))
             return
@@ -68,10 +71,10 @@ def raise_failure(raw: bytes) -> NoReturn:
 class _Scoring:
     """Providers of all heads."""
 
-    def __init__(self, heads: tuple[HeadEntry, ...], shared: Path) -> None:
+    def __init__(self, heads: tuple[HeadEntry, ...], indexes: dict[str, str], shared: Path) -> None:
         budgets = [entry.open_budget() for entry in heads]
         self._providers = [
-            _provider(entry, budget, shared / str(i))
+            _provider(entry, budget, indexes.get(entry.name), shared / str(i))
             for i, (entry, budget) in enumerate(zip(heads, budgets, strict=True))
         ]
         self._budgets = {budget.name for budget in budgets if budget}  # no client hears of them
@@ -112,12 +115,19 @@ class _Scoring:
         return ANSWER.pack(True, 0, 0)
 
 
-def _provider(entry: HeadEntry, budget: Budget | None, shared: Path) -> Provider:
+def _provider(
+    entry: HeadEntry, budget: Budget | None, digest: str | None, shared: Path
+) -> Provider:
     from linalign_lite.encrypt.parameters import by_name
     from linalign_lite.encrypt.provider import Provider
+    from linalign_lite.retrieval.index.card import card_digest
+    from linalign_lite.retrieval.index.reading import Index
 
+    head = entry.load_head(verify=False)  # the service did
+    if digest != (card_digest(head.card) if isinstance(head, Index) else None):
+        raise LinalignError(f"{entry.file} changed while it is served", hint="reload the service")
     return Provider(
-        entry.load_head(verify=False),  # the service did
+        head,
         accept=[by_name(entry.profile)],
         max_error=entry.max_error,
         budget=budget,

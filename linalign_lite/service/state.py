@@ -19,7 +19,7 @@ from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.planner import predict_cost
 from linalign_lite.encrypt.wire import Kind, open_framed
-from linalign_lite.retrieval.index.card import OwnIds
+from linalign_lite.retrieval.index.card import OwnIds, card_digest
 from linalign_lite.retrieval.index.reading import Index
 from linalign_lite.service.admission import Admission
 from linalign_lite.service.configuration import Configuration, HeadEntry
@@ -106,7 +106,7 @@ class Service:
         self.keys = KeyStore(configuration.keys, configuration.most_keys)
         self.heads = _served(configuration)
         count = configuration.workers or cores()
-        self.workers = Workers(configuration.heads, count)
+        self.workers = Workers(configuration.heads, count, _indexes(self.heads))
         self.admission = Admission(count, configuration.waiting, ahead=_AHEAD)
         # bytes of small requests and of large ones that arrived and are not answered yet
         self.uploading = {True: 0, False: 0}
@@ -131,7 +131,7 @@ class Service:
         """
         async with self._reloading:
             heads = await asyncio.to_thread(_served, configuration)
-            workers = Workers(configuration.heads, self.workers.count)
+            workers = Workers(configuration.heads, self.workers.count, _indexes(heads))
             await workers.start()
             old, self.workers, self.heads = self.workers, workers, heads
             self.configuration = configuration
@@ -171,6 +171,11 @@ class Service:
         except OSError as e:
             said = {"error": e.strerror or str(e), "states": fields.get("states")}
             LOG.error("audit log not written", extra={"fields": said})
+
+
+def _indexes(heads: dict[str, ServedHead]) -> dict[str, str]:
+    """Digests of the cards of indexes."""
+    return {n: card_digest(h.head.card) for n, h in heads.items() if isinstance(h.head, Index)}
 
 
 def _served(configuration: Configuration) -> dict[str, ServedHead]:

@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,9 +54,15 @@ class _Job:
 
 
 class Workers:
-    """``count`` processes for some heads. ``start`` waits until all are ready."""
+    """``count`` processes for some heads. ``start`` waits until all are ready.
 
-    def __init__(self, heads: tuple[HeadEntry, ...], count: int) -> None:
+    ``indexes``: digests of the cards of heads that are indexes, by name: no process serves another.
+    """
+
+    def __init__(
+        self, heads: tuple[HeadEntry, ...], count: int, indexes: Mapping[str, str] | None = None
+    ) -> None:
+        self._indexes = dict(indexes or {})
         self.count = count
         self.lost = 0  # processes that ended before they were told to
         self._heads = heads
@@ -138,7 +145,7 @@ class Workers:
         held, self._held = self._held, []
         for job in held:
             process.take(job)
-        await process.start(self._heads, self._shared)
+        await process.start(self._heads, self._indexes, self._shared)
 
     def _ended(self, process: _Process) -> None:
         self._processes.remove(process)
@@ -180,13 +187,15 @@ class _Process(asyncio.Protocol):
         self._process: Any = None
         self._hangs = Limit(asyncio.get_running_loop(), self._kill)
 
-    async def start(self, heads: tuple[HeadEntry, ...], shared: Path) -> None:
+    async def start(
+        self, heads: tuple[HeadEntry, ...], indexes: dict[str, str], shared: Path
+    ) -> None:
         """Return once it holds its heads. Raises what it raised."""
         context, loop = multiprocessing.get_context("spawn"), asyncio.get_running_loop()
         try:
             ours, theirs = socket.socketpair()
             with theirs:
-                arguments = theirs, heads, shared
+                arguments = theirs, heads, indexes, shared
                 process = context.Process(target=serve, args=arguments, daemon=True)
                 process.start()
             self._process = process

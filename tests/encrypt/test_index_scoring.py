@@ -242,6 +242,8 @@ def test_layouts_that_take_much_memory_are_refused(documents, keys, monkeypatch)
         provider.score(query)
     monkeypatch.setattr(planner, "MAX_SPECTRA", size)
     provider.score(query)
+    planner.choose_layout.cache_clear()  # others plan without this limit
+    planner.require_reasonable.cache_clear()
     chosen = planner.candidate_layouts(PRIVATE, 24, 5000, 1, proven=True)
     assert max(planner.spectra_size(PRIVATE, c.layout, 3) for c in chosen if c.layout.many) <= size
 
@@ -302,6 +304,8 @@ def test_digests_tell_indexes_apart(documents, tmp_path):
     other = index_of(tmp_path / "b", vectors[::-1])
     digests = {IndexRows(x).digest() for x in (documents, one, other)}
     assert len(digests) == 3
+    assert IndexRows(documents).ids == documents.card.ids
+    assert len({IndexRows(x).ids for x in (one, other)}) == 2  # rows of both have numbers alone
     assert IndexRows(open_index(tmp_path / "a")).digest() in digests
     assert HeadRows(la.Head(vectors, np.zeros(50))).digest() not in digests
 

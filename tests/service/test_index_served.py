@@ -1,5 +1,6 @@
 """An index behind a service, asked with `ask`."""
 
+import asyncio
 import contextlib
 import gzip
 import json
@@ -18,13 +19,14 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
 from linalign_lite.heads.serialization import save
 from linalign_lite.retrieval.index.building import build_index
-from linalign_lite.retrieval.index.card import parse_card
+from linalign_lite.retrieval.index.card import card_digest, parse_card
 from linalign_lite.retrieval.index.reading import open_index
 from linalign_lite.service import remote_provider
 from linalign_lite.service.configuration import Configuration
 from linalign_lite.service.published import READERS
 from linalign_lite.service.remote_provider import RemoteProvider
 from linalign_lite.service.startup import require_usable
+from linalign_lite.service.workers import Workers
 from linalign_lite.vectors.source import Batch, VectorInfo, VectorSource
 
 
@@ -188,3 +190,19 @@ def test_answers_of_a_hostile_service_are_limited(served, index, tmp_path, monke
             pytest.raises(LinalignError, match=word),
         ):
             provider.index()
+
+
+def test_no_process_serves_an_index_that_the_service_did_not_read(tmp_path):
+    configuration = Configuration.load(write_index(tmp_path))
+    good = {"docs": card_digest(open_index(tmp_path / "docs.index").card)}
+
+    async def started(indexes):
+        workers = Workers(configuration.heads, 1, indexes)
+        try:
+            await workers.start()
+        finally:
+            workers.kill()
+
+    asyncio.run(started(good))
+    with pytest.raises(LinalignError, match="changed while it is served"):
+        asyncio.run(started({"docs": "0" * 64}))

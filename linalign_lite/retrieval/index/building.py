@@ -31,7 +31,7 @@ from linalign_lite.retrieval.index.card import (
 )
 from linalign_lite.retrieval.index.reading import Stored
 from linalign_lite.retrieval.measures import overlap
-from linalign_lite.retrieval.search import Best, comparable, require_metric
+from linalign_lite.retrieval.search import BLOCK, Best, comparable, require_metric
 from linalign_lite.storage.atomic import PathLike, whole_folder
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.vectors.source import Batch, VectorSource
@@ -244,6 +244,11 @@ class _RankingCheck:
 
     def add(self, vectors: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]) -> None:
         """Add vectors as they are, and as they are stored: integers, (n, d)."""
+        step = max(TOP, BLOCK // (4 * max(1, len(self.queries))))  # of few dimensions many come
+        for start in range(0, len(vectors), step):
+            self._add(vectors[start : start + step], stored[start : start + step])
+
+    def _add(self, vectors: npt.NDArray[np.float32], stored: npt.NDArray[np.float32]) -> None:
         inside = (self._own >= self._seen) & (self._own < self._seen + len(vectors))
         for bits, best in self._best.items():
             rows = np.rint(stored * np.float32(2.0 ** (bits - FRACTION)))

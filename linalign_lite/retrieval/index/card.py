@@ -36,7 +36,6 @@ NORM_SLACK = 2.0**-6  # by which norms may exceed 2^exponent: unit vectors are n
 MAX_ROWS = 1 << 24  # scores of an encrypted response
 MAX_SHARDS, MAX_CARD = 1 << 14, 4 << 20
 MAX_ID = 1024  # bytes of an id in UTF-8: 256 characters
-NUMBERS = "numbers"  # of rows, in place of a digest of ids
 HINT = "the index may be altered or incomplete; build or copy it again"
 RowMetric = Literal["cosine", "dot"]
 
@@ -186,6 +185,19 @@ def checked_ids(name: str, content: bytes, card: IndexCard) -> OwnIds:
     if hashlib.sha256(content).hexdigest() != card.ids or len(found) != card.rows:
         raise MismatchError(f"{name} does not hold the ids of this index", hint=HINT)
     return found
+
+
+def card_digest(card: IndexCard) -> str:
+    """SHA-256 of the card, and through it of the rows."""
+    return hashlib.sha256(card.to_bytes()).hexdigest()
+
+
+def ids_digest(card: IndexCard) -> str:
+    """Digest by which a response names its ids: of their file, or where there is none of the card.
+
+    So numbers of rows are never taken for those of another index.
+    """
+    return card.ids or card_digest(card)
 
 
 def unit(card: IndexCard) -> float:

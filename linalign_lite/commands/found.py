@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from linalign_lite.commands.console import Console
 from linalign_lite.errors import MismatchError
@@ -97,4 +96,4 @@ def show_found(
 
 
 def _word(own: str) -> str:
-    return re.sub(r"\s", lambda space: quote(space[0]), own)
+    return re.sub(r"\s", lambda space: "".join(f"%{byte:02X}" for byte in space[0].encode()), own)

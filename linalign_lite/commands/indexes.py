@@ -43,7 +43,9 @@ def build(
     ] = None,
     row_bits: Annotated[
         int | None,
-        Option("--bits", help="Bits of rows in an encrypted search; default: by --queries."),
+        Option(
+            "--bits", help="Bits of rows in an encrypted search, 9 to 14; default: by --queries."
+        ),
     ] = None,
     seed: Annotated[int, Option(help="Seed of the sample of documents.", min=0)] = 0,
     as_json: AsJson = False,

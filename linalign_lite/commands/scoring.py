@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 
 _KEPT = 1 << 30  # bytes of encoded rows that are used again
-MaxError = Annotated[float, Option(help="Refuse scores whose error may be larger.", min=0.0)]
+_MAX_ERROR = (
+    "Refuse scores whose error may be larger; of an index, their noise over the largest score."
+)
+MaxError = Annotated[float, Option(help=_MAX_ERROR, min=0.0)]
 Top = Annotated[int, Option(help="Number of best labels to print.", min=1)]
 AllScores = Annotated[Path | None, Option(help="Write all scores to this file (JSONL).")]
 Ood = Annotated[

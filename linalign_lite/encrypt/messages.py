@@ -191,7 +191,7 @@ class ResponseInfo(ResponseDescription, _Info):
 
     @property
     def imprecision(self) -> float:
-        """What a client's ``max_error`` limits: the error, or of an index `relative_noise`."""
+        """The error, or of an index `relative_noise`: a client's ``max_error`` limits it."""
         if not self.ids:
             return self.error_bound
         numbers = self.layout.fold(self.n_outputs), self.flood_bits, self.word_bits

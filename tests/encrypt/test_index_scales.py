@@ -67,7 +67,7 @@ def test_chunks_of_a_query_are_held_once():
 
 
 def test_layouts_that_take_much_memory_are_refused(documents, keys, monkeypatch):
-    """Of a query that a client may encrypt as it likes; layouts that are chosen take less."""
+    """A client may encrypt a query as it likes; layouts that are chosen take less."""
     client, provider = la.Client(keys[0], proven=True), la.Provider(documents, keys=[keys[2]])
     layout = Layout(4096, 24, 24, many=True)
     query = client.encrypt(np.ones((1, 24)), index=documents.card, layout=layout)

@@ -56,11 +56,12 @@ class Provider:
     asks for more than 128 coefficients of a product a key with a proof (`key_proof.load_proof`).
     ``accept``: the profiles that queries may use; under ``trusted`` the holder of a key may learn
     the head. A query that the head cannot answer to within ``max_error``, of an index the noise
-    over the largest score, is refused, and so is one whose layout wastes time or memory. ``budget``: limits for each account; then every key must belong to
-    one, and a query that is sent again gets its response again, free, or none. ``cache_bytes``:
-    memory for encoded heads; ``shared``: a folder of this head alone, best in memory, where
-    processes hold large ones once for all of them. It is made, mode 0700, in a folder of your own;
-    where it cannot be, each process holds them. Safe to share among threads.
+    over the largest score, is refused, and so is one whose layout wastes time or memory.
+    ``budget``: limits for each account; then every key must belong to one, and a query that is sent
+    again gets its response again, free, or none. ``cache_bytes``: memory for encoded heads;
+    ``shared``: a folder of this head alone, best in memory, where processes hold large ones once
+    for all of them. It is made, mode 0700, in a folder of your own; where it cannot be, each
+    process holds them. Safe to share among threads.
     """
 
     def __init__(

@@ -6,12 +6,14 @@ import gzip
 import json
 import re
 import socket
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from certificates import certificate
 from command_line import run
 from served import SPACE, ask, serving, some_states, write_heads
 
@@ -125,20 +127,34 @@ def memory(served):
 
 
 def test_readers_of_ids_who_read_nothing_take_little_memory(tmp_path):
+    """Under TLS, which copies what is written."""
     path = write_heads(tmp_path, 1)
+    certificate(tmp_path, "server", certificate(tmp_path, "ca"))
+    trust = str(tmp_path / "ca.pem")
     build_index(Named(), tmp_path / "docs.index")
-    path.write_text(path.read_text() + '[[heads]]\nname = "docs"\nfile = "docs.index"\n')
+    path.write_text(
+        path.read_text() + '[[heads]]\nname = "docs"\nfile = "docs.index"\n'
+        '[tls]\ncertificate = "server.pem"\nkey = "server.key.pem"\n'
+    )
     with serving(path) as served, contextlib.ExitStack() as opened:
-        address = served.url.removeprefix("http://").split(":")
+        address = served.url.removeprefix("https://").split(":")
+        secured = ssl.create_default_context(cafile=trust)
         before = memory(served)
         for _ in range(READERS):
-            some = opened.enter_context(socket.create_connection((address[0], int(address[1]))))
+            bare = opened.enter_context(socket.create_connection((address[0], int(address[1]))))
+            some = opened.enter_context(secured.wrap_socket(bare, server_hostname="127.0.0.1"))
             some.sendall(b"GET /v1/heads/docs/ids HTTP/1.1\r\nhost: x\r\n\r\n")
             assert some.recv(12) == b"HTTP/1.1 200"
         assert memory(served) - before < 10 * 20_080_000  # of 64 times as much
-        assert ask(served, "GET", "/v1/heads/docs/ids")[0] == 429
+        with (
+            RemoteProvider(served.url, "docs", tries=1, verify=trust) as provider,
+            pytest.raises(LinalignError, match="429"),
+        ):
+            provider.index()
         opened.close()
-        with RemoteProvider(served.url, "docs") as provider:  # asks again until there is room
+        with RemoteProvider(
+            served.url, "docs", verify=trust
+        ) as provider:  # asks again until there is room
             assert provider.index()[1][79_999] == f"{79_999:0250d}"
         assert served.stop() == 0
 

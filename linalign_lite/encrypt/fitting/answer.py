@@ -70,8 +70,9 @@ def answer_fit(
     them; they are removed at the end.
 
     Raises MismatchError when the states are not of the offer's texts, or its key is not known or
-    not proven; InputError when a fold has too few different texts; SignatureError when the account
-    of its key did not sign it; BudgetError when a limit is reached; FormatError when it is damaged.
+    not proven; InputError when a fold has too few different texts, or a checkpoint is of another
+    answer or damaged; SignatureError when the account of its key did not sign it; BudgetError when
+    a limit is reached; FormatError when it is damaged.
     """
     target = TextStates(states)
     with open_framed(offer_path, Kind.OFFER) as reader:
@@ -96,8 +97,9 @@ def answer_fit(
             flood_bits=flooding(max(offer.shape.sizes)),
         )
 
-        name, blocks = _name(target, moments), len(_blocks(info))
-        saved = SumsCheckpoint(checkpoint, hashlib.sha256(fingerprint + name).hexdigest())
+        name = _name(target, moments)
+        job = hashlib.sha256(fingerprint + name).hexdigest()
+        saved = SumsCheckpoint(checkpoint, job, len(_blocks(info)))
 
         def write(file: IO[bytes]) -> None:
             work = _Work(info, target, moments, key, saved)
@@ -106,7 +108,7 @@ def answer_fit(
         if budget is None:
             with atomic(out_path) as f:
                 write(f)
-            saved.close(blocks)
+            saved.close()
             return info
         require_replaceable(Path(out_path))  # before anything is charged
         ledger = Ledger(budget, name)
@@ -118,7 +120,7 @@ def answer_fit(
                 pass
             kept.seek(0)
             shutil.copyfileobj(kept, f)
-        saved.close(blocks)
+        saved.close()
         return AnswerInfo.from_header(answer.header, answer.name)
 
 
@@ -242,8 +244,6 @@ class _Work:
         seal = seal_context(self.info.parameters)
         sums = [FoldSums(shape, primes, dims.stop - dims.start) for _ in range(shape.folds)]
         done = self.saved.resume(block, sums)
-        if done > len(digests):
-            raise FormatError("the checkpoint has more records than the offer", hint="remove it")
         every = zip(records, digests, shape.chunked(self.states), strict=True)
         for i, (record, digest, (fold, rows)) in enumerate(every):
             if record.digest != digest:

@@ -27,14 +27,16 @@ class SumsCheckpoint:
     """Sums of each block of dimensions, in ``path``.0, ``path``.1 and so on; none without a path.
 
     job: digest of the offer and the provider's states. A block's file stays until the answer is
-    complete. Raises InputError where no file can be written.
+    complete. Raises InputError where no file can be written, of any of the ``blocks``.
     """
 
-    def __init__(self, path: PathLike | None, job: str) -> None:
+    def __init__(self, path: PathLike | None, job: str, blocks: int = 1) -> None:
         self._path = None if path is None else Path(path)
         self._job, self._saved = job, time.monotonic()
+        self._mine: set[Path] = set()  # loaded or saved here
         if self._path is not None:
-            require_replaceable(self._file(0))
+            for block in range(blocks):
+                require_replaceable(self._file(block))
             if not self._path.parent.is_dir():
                 raise InputError(
                     f"the folder {self._path.parent} is not there", hint="make it first"
@@ -43,25 +45,28 @@ class SumsCheckpoint:
     def resume(self, block: int, sums: Sequence[FoldSums]) -> int:
         """Load what was saved of a block into ``sums``; return the number of records in it.
 
-        Raises FormatError for a file of another offer or other states, and a damaged one.
+        Raises InputError for a file of another offer or other states, and a damaged one. It is no
+        FormatError: that is the offer's, and a budget keeps what an altered offer was charged.
         """
         if self._path is None or not self._file(block).exists():
             return 0
         path = self._file(block)
-        arrays, card = load_npz(path, FORMAT, VERSION, _SCHEMA, required=_SCHEMA)
+        try:
+            arrays, card = load_npz(path, FORMAT, VERSION, _SCHEMA, required=_SCHEMA)
+        except FormatError as e:
+            raise _refused(f"{path} is damaged, or no checkpoint") from e
         if card.get("job") != self._job:
-            raise FormatError(
-                f"{path} belongs to another answer", hint="remove it, or name another file"
-            )
+            raise _refused(f"{path} belongs to another answer")
         done, primes = card.get("records"), np.array(sums[0].primes, dtype=np.uint64)[:, None]
         shapes = {n: (len(sums), *getattr(sums[0], n).shape) for n in _SCHEMA}
-        fits = type(done) is int and done > 0
+        fits = type(done) is int and 0 < done <= sums[0].shape.chunks
         if not fits or any(arrays[n].shape != shapes[n] for n in _SCHEMA):
-            raise FormatError(f"{path} does not hold what it should", hint="remove it")
+            raise _refused(f"{path} does not hold what it should")
         if any((arrays[n] >= primes).any() for n in _SCHEMA):
-            raise FormatError(f"{path} holds values that are not below their primes")
+            raise _refused(f"{path} holds values that are not below their primes")
         for k, one in enumerate(sums):
             one.first[:], one.second[:] = arrays["first"][k], arrays["second"][k]
+        self._mine.add(path)
         assert isinstance(done, int)
         return done
 
@@ -74,14 +79,19 @@ class SumsCheckpoint:
         arrays = {n: np.stack([getattr(one, n) for one in sums]) for n in _SCHEMA}
         card = {"job": self._job, "records": records}
         save_npz(self._file(block), FORMAT, VERSION, arrays, card, private=True)
+        self._mine.add(self._file(block))
         self._saved = time.monotonic()
 
-    def close(self, blocks: int) -> None:
-        """Remove the files of a complete answer."""
-        for block in range(blocks if self._path is not None else 0):
+    def close(self) -> None:
+        """Remove the files of a complete answer, and none that is not of it."""
+        for path in self._mine:
             with contextlib.suppress(OSError):
-                self._file(block).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     def _file(self, block: int) -> Path:
         assert self._path is not None
         return self._path.with_name(f"{self._path.name}.{block}")
+
+
+def _refused(what: str) -> InputError:
+    return InputError(what, hint="remove it, or name another file")

@@ -549,11 +549,11 @@ def test_an_interrupted_answer_resumes(done, models, tmp_path, monkeypatch):
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["m.kept.npz", "m.offer", "sums.0", "sums.1"]
     assert stat.S_IMODE((tmp_path / "sums.1").stat().st_mode) == 0o600
-    with pytest.raises(FormatError, match="belongs to another answer"):
+    with pytest.raises(InputError, match="belongs to another answer"):
         work.answer(states(models[1].states + 1), checkpoint=sums)
     good = (tmp_path / "sums.1").read_bytes()
     (tmp_path / "sums.1").write_bytes(good[:-1000])
-    with pytest.raises(FormatError, match=r"sums\.1"):
+    with pytest.raises(InputError, match=r"sums\.1"):
         work.answer(models[1], checkpoint=sums)
     (tmp_path / "sums.1").write_bytes(good)
     grown, multiplied = SealContext.grown, []

@@ -16,7 +16,7 @@ from linalign_lite.alignment.least_squares import FitReport, fit_moments
 from linalign_lite.alignment.moments import FoldedMoments
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.space import Space
-from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.schema import Range, Size, Text, all_required
 
 MAX_PARTS = 4096
@@ -130,7 +130,8 @@ def fit_paired(
     """Fit the map that `fit` makes of the states, from their moments alone.
 
     method: "ridge" or "procrustes". Raises InputError for another one ("lstsq" needs the states),
-    for an unusable penalty, and for fewer than two folds with pairs.
+    for an unusable penalty, and for fewer than two folds with pairs; FormatError for moments whose
+    map is beyond float32.
     """
     if sum(f.n > 0 for f in moments.moments.folds) < 2:
         raise InputError("all pairs are in one fold, so no map can be judged", hint="more texts")
@@ -139,5 +140,8 @@ def fit_paired(
     card = {**report.as_card(), "text_digest": digest}
     if len(moments.parts) > 1:
         card["text_digests"] = [p.text_digest for p in moments.parts]
-    parts = weight.astype(np.float32), bias.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = weight.astype(np.float32), bias.astype(np.float32)
+    if not all(np.isfinite(part).all() for part in parts):
+        raise FormatError("these moments give a map of numbers beyond float32")
     return AffineMap(*parts, moments.source, moments.target, card), report

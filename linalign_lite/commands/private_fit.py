@@ -37,7 +37,8 @@ def offer(
     out: Annotated[Path, Argument(help="The offer to write (.offer), for the provider.")],
     key: Key,
     kept: Annotated[
-        Path | None, Option("--kept", help="File to keep for finish; default: OUT with .kept.npz.")
+        Path | None,
+        Option("--kept", help="File to keep for finish; never replaced; default: of OUT."),
     ] = None,
     account: Account = None,
     folds: Annotated[
@@ -71,7 +72,7 @@ def offer(
     from linalign_lite.encrypt.keys import SecretKey
 
     console = Console(as_json, quiet)
-    kept = kept or out.with_suffix(KEPT)
+    kept = kept or out.with_name((out.stem if out.suffix == ".offer" else out.name) + KEPT)
     require_output(out, states, key, kept)
     require_output(kept, states, key)
     secret, source = SecretKey.load(in_folder(key, SECRET)), _read(states)
@@ -113,6 +114,9 @@ def answer(
     checkpoint: Annotated[
         Path | None, Option(help="Save progress in files of this name, and resume from them.")
     ] = None,
+    coarse: Annotated[
+        bool, Option("--coarse", help="Allow dimensions of few different values.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -120,8 +124,9 @@ def answer(
     """Multiply a client's offer by your states.
 
     The client learns the map, and so your states as far as its own predict them, and of the rest at
-    most a quarter; a dishonest client chooses what it learns (docs/PRIVATE_FIT.md). With --budget
-    an offer of m columns in k folds counts as (m + 1)·k states.
+    most a quarter; a dishonest client chooses what it learns (docs/PRIVATE_FIT.md). Always name a
+    --budget: an offer of m columns in k folds counts as (m + 2)·k states. States with dimensions of
+    few different values are refused: a dishonest client could read them all.
 
     \b
     Examples:
@@ -156,6 +161,7 @@ def answer(
                 load_public(public),
                 budget=Budget(budget, limit) if budget else None,
                 checkpoint=checkpoint,
+                coarse=coarse,
                 progress=tally,
             )
     except (KeyboardInterrupt, SystemExit) as e:
@@ -186,7 +192,9 @@ def finish(
 ) -> None:
     """Decrypt an answer and fit the map.
 
-    It is the map that `fit` makes of both sides' states.
+    It is the map that `fit` makes of both sides' states. Never give the provider the map, its R² or
+    a refusal of this command, unless you trust it: by made-up answers it would read your secret key
+    from them. Use a key for one offer and for nothing else.
 
     \b
     Example:

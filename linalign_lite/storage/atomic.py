@@ -49,15 +49,27 @@ def write_new(path: PathLike, data: bytes, *, private: bool = False) -> None:
     private: mode 0600. Never overwrites: raises OutputExistsError when anything has that name, a
     dangling link included.
     """
+    with created(path, private=private) as f:
+        f.write(data)
+
+
+@contextlib.contextmanager
+def created(path: PathLike, *, private: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file that appears as ``path`` when it is whole, as `write_new` writes it."""
     target = Path(path)
     try:
         with _created(target, target, private=private) as f:
-            f.write(data)
+            yield f
     except FileExistsError:
-        raise OutputExistsError(
-            f"{target} is already there and is never overwritten",
-            hint="choose another folder, or remove the old file yourself",
-        ) from None
+        raise already_there(target) from None
+
+
+def already_there(path: object) -> OutputExistsError:
+    """Make the error for a file that is there and must stay."""
+    return OutputExistsError(
+        f"{path} is already there and is never overwritten",
+        hint="choose another name, or remove the old file yourself",
+    )
 
 
 def require_replaceable(target: Path) -> None:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from linalign_lite.errors import FormatError
 from linalign_lite.storage.arrays import BLOCK, count_nonfinite
-from linalign_lite.storage.atomic import PathLike, atomic, open_regular
+from linalign_lite.storage.atomic import PathLike, atomic, created, open_regular
 from linalign_lite.storage.schema import format_errors, parse, read_document, strict_json
 
 AnyArray = npt.NDArray[Any]
@@ -56,16 +56,18 @@ def save_npz(
     card: Mapping[str, Any],
     *,
     private: bool = False,
+    new: bool = False,
 ) -> None:
     """Write arrays and a JSON card (docs/FORMAT.md, section 1). Same content, same bytes.
 
-    private: only its owner may read the file.
+    private: only its owner may read the file. new: never overwrite; raises OutputExistsError.
     """
     text = json.dumps(
         {**card, "format": kind, "version": version}, sort_keys=True, allow_nan=False
     ).encode()
     members = {**arrays, "card": np.frombuffer(text, dtype=np.uint8)}
-    with atomic(path, private=private) as f, zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as archive:
+    opened = created(path, private=private) if new else atomic(path, private=private)
+    with opened as f, zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as archive:
         for name, array in members.items():
             info = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
             info.external_attr = 0o644 << 16

@@ -54,10 +54,10 @@ def test_the_whole_exchange(parties, tmp_path):
     public = "--public", parties / "provider"
     done = run(*words, *public, "--budget", budget, "--limit", 100, "--json")
     answered = json.loads(done.stdout)
-    assert answered["states_counted"] == 65
+    assert answered["states_counted"] == 70
     assert abs(told["predicted"]["answer_bytes"] - answer.stat().st_size) < 3000
     used = json.loads(run("budget", budget, "--json").stdout)["accounts"][0]
-    assert used["used"] == 65
+    assert used["used"] == 70
     kept, keys = parties / "m.kept.npz", parties / "keys"
     out = tmp_path / "a-to-b.map.npz"
     done = run("fit-private", "finish", answer, out, "--kept", kept, "--key", keys, "--json")
@@ -117,7 +117,7 @@ def test_a_killed_answer_leaves_nothing_and_is_made_again(parties, tmp_path, whi
     out, budget = tmp_path / "m.answer", tmp_path / "b" / "clients.sqlite"
     budget.parent.mkdir()
     words = ["fit-private", "answer", parties / "m.offer", parties / "b.states.npz", out]
-    words += ["--public", parties / "provider", "--budget", budget, "--limit", 65]
+    words += ["--public", parties / "provider", "--budget", budget, "--limit", 70]
     running = subprocess.Popen(
         [*COMMAND, *map(str, words)], stderr=subprocess.DEVNULL, env=dict(os.environ)
     )
@@ -129,5 +129,5 @@ def test_a_killed_answer_leaves_nothing_and_is_made_again(parties, tmp_path, whi
     running.wait(60)
     left = [p for p in tmp_path.iterdir() if p.is_file()]
     assert left in ([], [out])
-    run(*words)  # taken over at no cost, or kept: 65 states are all that the budget has
-    assert json.loads(run("budget", budget, "--json").stdout)["accounts"][0]["used"] == 65
+    run(*words)  # taken over at no cost, or kept: 70 states are all that the budget has
+    assert json.loads(run("budget", budget, "--json").stdout)["accounts"][0]["used"] == 70

@@ -28,8 +28,8 @@ from linalign_lite.encrypt.fitting.descriptions import (
     told_states,
 )
 from linalign_lite.encrypt.fitting.offer import signed_bytes
-from linalign_lite.encrypt.fitting.products import FoldSums, TargetMoments, block_dims
-from linalign_lite.encrypt.fitting.shape import FitShape, count_distinct
+from linalign_lite.encrypt.fitting.products import FoldSums, TargetMoments, block_dims, limit_held
+from linalign_lite.encrypt.fitting.shape import FitShape, count_distinct, require_fine
 from linalign_lite.encrypt.fitting.sources import TextStates
 from linalign_lite.encrypt.key_proof import is_proven
 from linalign_lite.encrypt.keys import PublicKey, seal_context
@@ -55,6 +55,7 @@ def answer_fit(
     *,
     budget: Budget | None = None,
     checkpoint: PathLike | None = None,
+    coarse: bool = False,
     progress: Progress | None = None,
 ) -> AnswerInfo:
     """Answer an offer: UᵀY of each fold, encrypted under the client's key, masked and flooded.
@@ -64,15 +65,16 @@ def answer_fit(
     columns in each fold. The client learns m·d_target linear functions of each fold's states, of
     its choice if it is dishonest (docs/PRIVATE_FIT.md). keys: public keys of clients; the offer's
     must have a proof. budget: limits for each account; an offer of m columns in k folds counts as
-    (m + 1)·k states. progress: called with the number of texts done since its last call, once for
+    (m + 2)·k states. coarse: allow dimensions of few different values, which a dishonest client can
+    read of all texts. progress: called with the number of texts done since its last call, once for
     each block of dimensions. A folder of states is read shard by shard. checkpoint: files of this
     name and a number keep the sums, each minute, and an answer that was interrupted resumes with
     them; they are removed at the end.
 
     Raises MismatchError when the states are not of the offer's texts, or its key is not known or
-    not proven; InputError when a fold has too few different texts, or a checkpoint is of another
-    answer or damaged; SignatureError when the account of its key did not sign it; BudgetError when
-    a limit is reached; FormatError when it is damaged.
+    not proven; InputError when a fold has too few different texts, a dimension is coarse, or a
+    checkpoint is of another answer or damaged; SignatureError when the account of its key did not
+    sign it; BudgetError when a limit is reached; FormatError when it is damaged.
     """
     target = TextStates(states)
     with open_framed(offer_path, Kind.OFFER) as reader:
@@ -82,6 +84,8 @@ def answer_fit(
         offer.shape.require_enough()
         moments = measure_target(target, offer.shape)
         offer.shape.require_enough(moments.distinct)
+        if not coarse:
+            require_fine(target, target.n)
         digests = _checked(reader, offer, key)
         fingerprint = wire.fingerprint(reader.digest, digests)
         _require_signed(offer, key, fingerprint, reader.signature, budget)
@@ -252,6 +256,7 @@ class _Work:
                 first, seed = unpack_seeded(record.payload, shape.sent, primes)
                 weights = self.moments.encoded(fold, rows, dims)
                 sums[fold].add((first, seal.grown(seed)), weights)
+                limit_held(sums)
                 self.saved.save(block, i + 1, sums, now=False)
             if progress:
                 progress(len(rows))

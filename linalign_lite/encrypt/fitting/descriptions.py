@@ -171,11 +171,11 @@ def flooding(texts: int) -> int:
 
 
 def told_states(info: OfferInfo | AnswerInfo) -> int:
-    """Linear functions that are told of each of the provider's dimensions: a budget's states.
+    """Numbers that are told of each of the provider's dimensions: a budget's states.
 
-    Of each fold m products and a mean.
+    Of each fold m products, a mean and a sum of squares.
     """
-    return info.folds * (info.columns + 1)
+    return info.folds * (info.columns + 2)
 
 
 def told_bits(info: AnswerInfo) -> int:

@@ -21,6 +21,9 @@ from linalign_lite.errors import FormatError, MismatchError
 from linalign_lite.storage.atomic import PathLike
 
 _LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_R2 = 1.01  # errors of products change it by less
+_NORM = 1.125  # of a provider's column, at most: its numbers are rounded
+_ROOM = 0.05  # of a norm, for the errors of products
 
 
 def finish_fit(
@@ -36,10 +39,19 @@ def finish_fit(
 
     method: "ridge", its penalty chosen by cross-validation unless given, or "procrustes". progress:
     called with the number of the provider's dimensions done since its last call. Raises
-    MismatchError when the answer is to another offer or key, FormatError when a file is damaged.
+    MismatchError when the answer is to another offer or key, FormatError when a file is damaged or
+    has numbers that no states have. Never tell the answer's maker what comes of it, neither map nor
+    R² nor refusal: made-up answers read the secret key from them (docs/PRIVATE_FIT.md).
     """
     moments = decrypt_moments(answer_path, kept_path, key, progress=progress)
-    return fit_paired(moments, method=method, penalty=penalty)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found, report = fit_paired(moments, method=method, penalty=penalty)
+    except FormatError as e:
+        raise FormatError(f"{answer_path}: {e}") from e
+    if not report.held_out_r2 <= _LARGEST_R2:
+        raise _impossible(answer_path, "products")
+    return found, report
 
 
 def decrypt_moments(
@@ -67,7 +79,10 @@ def decrypt_moments(
         products, means, squares = _decrypted(info, payloads, key, reader.name, progress)
     folds = []
     up = kept.columns.basis / kept.columns.scale
+    down = kept.columns.basis * kept.columns.scale
     for k, mine in enumerate(kept.columns.projected):
+        if explained(down.T @ mine.xx @ down, products[:, k], info.error) > _NORM + _ROOM:
+            raise _impossible(reader.name, "products")
         xy = up @ (products[:, k].T * np.sqrt(squares[:, k]))
         folds.append(Moments(mine.n, mine.mean_x, means[:, k], mine.xx, xy, squares[:, k]))
     part = MomentsPart(kept.text_digest, info.n)
@@ -100,10 +115,26 @@ def _decrypted(
     # NaN is neither; a state is a float32 at most
     possible = (np.abs(means) <= _LARGEST) & (squares >= 0) & (squares <= 4 * info.n * _LARGEST**2)
     if not possible.all():
-        raise FormatError(f"{name} has moments that no states have")
-    if np.abs(found).max() > 1.125 + info.error:  # Cauchy–Schwarz
-        raise FormatError(
-            f"{name} has products that no states have",
-            hint="the provider may have answered with other states, or dishonestly",
-        )
+        raise _impossible(name, "moments")
+    if np.abs(found).max() > _NORM + info.error:  # Cauchy–Schwarz
+        raise _impossible(name, "products")
     return found, means, squares
+
+
+def explained(gram: Float64, products: Float64, error: float) -> float:
+    """Compute the largest norm of what the columns explain of a dimension of the provider.
+
+    √(pᵀ(UᵀU + εI)⁻¹p), p = Uᵀy: at most ‖y‖ (Bessel). gram: UᵀU, (m, m); products: (d_target, m).
+    ε is so large that errors of ``error`` in each product add no more than `_ROOM`.
+    """
+    m = len(gram)
+    ridge = m * (error / _ROOM) ** 2
+    solved = np.linalg.solve(gram + ridge * np.eye(m), products.T)
+    return float(np.sqrt((products.T * solved).sum(axis=0).max()))
+
+
+def _impossible(name: PathLike, what: str) -> FormatError:
+    return FormatError(
+        f"{name} has {what} that no states have",
+        hint="keep this refusal to yourself: to its maker it can tell of your secret key",
+    )

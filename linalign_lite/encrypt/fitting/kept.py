@@ -135,7 +135,10 @@ class KeptOffer:
     key: str  # digest of the public key
 
     def save(self, path: PathLike) -> None:
-        """Write ``path`` (`*.kept.npz`), whole or not at all, mode 0600."""
+        """Write ``path`` (`*.kept.npz`), whole or not at all, mode 0600.
+
+        Raises OutputExistsError when it is there: an offer that was sent is of no use without it.
+        """
         folds, s = self.columns.moments.folds, self.shape
         lower = np.tri(self.source.dim, dtype=np.bool_)
         arrays: dict[str, Any] = {
@@ -146,7 +149,7 @@ class KeptOffer:
         }
         names = self.text_digest, self.offer, self.key
         card = _KeptCard(self.source, s.n, s.folds, s.seed, *names, s.degree)
-        save_npz(path, FORMAT, VERSION, arrays, plain(card), private=True)
+        save_npz(path, FORMAT, VERSION, arrays, plain(card), private=True, new=True)
 
     @classmethod
     def load(cls, path: PathLike) -> KeptOffer:

@@ -22,7 +22,7 @@ from linalign_lite.encrypt.messages import ID_BYTES, Progress
 from linalign_lite.encrypt.modular import add_encoded, pack_seeded
 from linalign_lite.encrypt.precision import query_scale
 from linalign_lite.errors import InputError
-from linalign_lite.storage.atomic import PathLike, atomic
+from linalign_lite.storage.atomic import PathLike, already_there, atomic
 
 _SIGNS = b"linalign-lite offers a private fit "
 
@@ -89,8 +89,10 @@ def offer_fit(
     states.
 
     Raises InputError for states that are not of texts, for too few different texts and for options
-    that do not fit.
+    that do not fit; OutputExistsError when ``kept_path`` is there, maybe of an offer already sent.
     """
+    if os.path.lexists(kept_path):  # before any work
+        raise already_there(kept_path)
     source, parameters = TextStates(states), key.parameters
     if not parameters.private:
         raise InputError("a private fit needs a key of the profile private", got=parameters.name)
@@ -115,7 +117,8 @@ def offer_fit(
         sign = None if account is None else lambda name: account.sign(signed_bytes(name))
         wire.write_framed(f, info.header(), payloads, sign)
         names = source.text_digest, tape.fingerprint, key.digest.hex()
-        KeptOffer(chosen, source.space, shape, *names).save(kept_path)  # named before the offer is
+        kept = KeptOffer(chosen, source.space, shape, *names)
+        kept.save(kept_path)  # named before the offer is
     return info
 
 

@@ -7,6 +7,7 @@ provider's states need no encoding but rounding, and BLAS does the work (modular
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,7 @@ from linalign_lite.encrypt.modular import Residues, add_mod, matmul_mod
 # Exact: rows of norm 2^18 or so, times √4096·2^24 for limbs of 24 bits, stay below 2^52
 TOGETHER = 2048  # texts of one matrix product
 MAX_BYTES = 1 << 29  # of the sums of a block of dimensions
+MAX_HELD = 1 << 29  # bytes of ciphertexts and numbers that wait to be multiplied, of all folds
 Ciphertext = tuple[Residues, Residues]  # (primes, w·m) as sent, and (primes, N)
 
 
@@ -47,11 +49,13 @@ class FoldSums:
         self.second: Residues = np.zeros((*count, self.shape.degree), dtype=np.uint64)
         self._held: list[tuple[Ciphertext, Float64]] = []
         self._texts = 0
+        self.held = 0  # bytes
 
     def add(self, ciphertext: Ciphertext, weights: Float64) -> None:
         """Add a chunk; weights: the provider's integers for its texts, (texts, b)."""
         self._held.append((ciphertext, weights))
         self._texts += len(weights)
+        self.held += sum(part.nbytes for part in (*ciphertext, weights))
         if self._texts + self.shape.width > TOGETHER:
             self.flush()
 
@@ -74,7 +78,23 @@ class FoldSums:
                 product = matmul_mod(weights, residues, prime)
                 total[:, i] = add_mod(total[:, i], product, prime)
         self._held.clear()
-        self._texts = 0
+        self._texts = self.held = 0
+
+
+def limit_held(sums: Sequence[FoldSums]) -> None:
+    """Multiply what the fullest folds hold until all hold MAX_HELD bytes at most.
+
+    The client chooses folds and columns, and with them how much would wait in every fold.
+    """
+    while sum(one.held for one in sums) > MAX_HELD:
+        max(sums, key=lambda one: one.held).flush()
+
+
+def texts_together(shape: FitShape, primes: int, dims: int) -> int:
+    """Estimate the texts of one matrix product; fewer where many folds share MAX_HELD."""
+    chunk = 8 * (primes * (shape.degree + shape.sent) + shape.width * dims)
+    most = max(1, MAX_HELD // (chunk * shape.folds)) * shape.width
+    return min(max(TOGETHER, shape.width), max(shape.width, most), max(shape.sizes))
 
 
 def shifted(second: Residues, count: int, step: int, prime: int) -> npt.NDArray[np.uint64]:

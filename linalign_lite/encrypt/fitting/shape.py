@@ -10,7 +10,13 @@ a mean and m products: m + 1 linear functions of n_k numbers. With n_k ≤ m + 1
 state of the fold. Otherwise they give the projection of the numbers onto an (m + 1)-dimensional
 subspace. A map's own predictions lie in it, so what a map tells is told in any case; of the rest,
 which no map tells, a share (m + 1)/n_k on average over texts. `LEAST_SHARE` = 4 keeps that share at
-a quarter or less in every fold: n_k ≥ 4·(m + 1). Texts whose states repeat count once.
+a quarter or less in every fold: n_k ≥ 4·(m + 1). Texts whose states repeat count once. The sum of
+squares beside them is one number more, no linear function: a budget counts it, the rule does not.
+
+That counts real numbers. A returned coefficient is a linear function modulo q, seen to 16 bits or
+so: where a dimension has few different values, a dishonest client weighs several texts so that each
+sum of them has a value of its own, and reads them all from one column. Such dimensions are
+refused (`require_fine`), unless the provider allows them.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from linalign_lite.core.affine_map import Array
 from linalign_lite.errors import InputError, MismatchError
 
 LEAST_SHARE = 4  # texts of a fold for each number that its products tell of a column
+LEAST_VALUES = 256  # different values of a dimension; two texts of 8 bits fit in a coefficient
 MAX_FOLDS, FOLDS = 64, 5  # FOLDS by default, fewer where texts are few
 _ROW_DIGEST = 16  # bytes
 
@@ -144,3 +151,26 @@ def count_distinct(
                 counts[fold] += 1
         at += len(rows)
     return tuple(counts)
+
+
+def require_fine(blocks: Iterable[Array], n: int) -> None:
+    """Raise InputError when a dimension has few different values: below 256 and below n/4.
+
+    A dimension that does not vary tells nothing, and is let through.
+    """
+    least = min(LEAST_VALUES, -(-n // LEAST_SHARE))
+    seen: dict[int, Array] | None = None  # of the dimensions that have had few so far
+    for block in blocks:
+        if seen is None:
+            seen = {j: block[:0, j] for j in range(block.shape[1])}
+        seen = {j: np.unique(np.concatenate([v, block[:, j]])) for j, v in seen.items()}
+        seen = {j: values for j, values in seen.items() if len(values) < least}
+    coarse = {j: len(values) for j, values in (seen or {}).items() if len(values) > 1}
+    if coarse:
+        first = min(coarse)
+        raise InputError(
+            "states of few different values can be read whole from a client's choice of columns",
+            got=f"{len(coarse)} such dimensions; dimension {first} has {coarse[first]} values",
+            expected=f"at least {least} of each, or one",
+            hint="leave these dimensions out; --coarse allows them, for a client that you trust",
+        )

@@ -41,8 +41,10 @@ class Exchange:
         self.offer_at, self.kept_at = self.folder / "m.offer", self.folder / "m.kept.npz"
         self.answer_at = self.folder / "m.answer"
 
-    def offer(self, x, **options):
-        return offer_fit(self.offer_at, self.kept_at, x, SECRET, **options)
+    def offer(self, x, secret=SECRET, **options):
+        """Make an offer, after another one whose kept file is of no use any more."""
+        self.kept_at.unlink(missing_ok=True)
+        return offer_fit(self.offer_at, self.kept_at, x, secret, **options)
 
     def answer(self, y, keys=(PROVEN,), **options):
         return answer_fit(self.offer_at, self.answer_at, y, keys, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from made_fit import Exchange, two_models
 
-from linalign_lite import Budget, InputError, SigningKey, keygen, offer_fit
+from linalign_lite import Budget, InputError, SigningKey, keygen
 from linalign_lite.encrypt import key_proof
 from linalign_lite.encrypt.fitting import checkpoint
 
@@ -27,14 +27,13 @@ def test_an_unusable_checkpoint_costs_nothing(tmp_path, monkeypatch, fault):
     x, y = two_models(n=200, d_target=2)
     work, sums = Exchange(tmp_path), tmp_path / "sums"
     monkeypatch.setattr(checkpoint, "SECONDS", 0)
-    offer_fit(work.offer_at, work.kept_at, x, secret, account=signer)
+    work.offer(x, secret, account=signer)
     with pytest.raises(StoppedError):
         work.answer(y, keys=[public], checkpoint=sums, progress=stop)
     saved = tmp_path / "sums.0"
     raw = saved.read_bytes()
     if fault == "of another offer":
-        (tmp_path / "m.kept.npz").unlink()
-        offer_fit(work.offer_at, work.kept_at, x, secret, account=signer)
+        work.offer(x, secret, account=signer)
     elif fault == "damaged":
         half = len(raw) // 2
         saved.write_bytes(raw[:half] + bytes([raw[half] ^ 1]) + raw[half + 1 :])

@@ -103,7 +103,13 @@ def score(
         Path | None, Option("--index", help="The provider's index, in place of a head.")
     ] = None,
     public: Annotated[list[Path] | None, Option(help="Public key or folder; repeatable.")] = None,
-    map_file: Annotated[Path | None, Option("--map", help="Fold this map into the head.")] = None,
+    map_file: Annotated[
+        Path | None,
+        Option(
+            "--map",
+            help="Fold this map into the head; none of fit-private, see docs/PRIVATE_FIT.md.",
+        ),
+    ] = None,
     profile: Annotated[
         Profile, Option(help="The profile that queries may have; trusted reveals the head.")
     ] = Profile.private,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -110,6 +111,25 @@ def test_errors_have_one_line_and_leave_nothing(parties, here, capsys):
     ]  # fmt: skip
     for words, said in cases:
         assert said in refused(capsys, "fit-private", *words), words
+
+
+def test_a_kept_file_stays_and_has_the_whole_name_of_its_offer(parties, here, capsys):
+    words = "offer", parties / "a.states.npz", "m.v1", "--key", parties / "keys"
+    run("fit-private", *words)
+    assert (here / "m.v1.kept.npz").exists()
+    (here / "m.v1").unlink()
+    assert "never overwritten" in refused(capsys, "fit-private", *words)
+
+
+def test_coarse_states_are_refused_unless_allowed(parties, tmp_path, capsys):
+    coarse, out = tmp_path / "coarse.states.npz", tmp_path / "m.answer"
+    whole = load_states(parties / "b.states.npz")
+    save(coarse, dataclasses.replace(whole, states=np.rint(whole.states)))
+    words = "fit-private", "answer", parties / "m.offer", coarse, out
+    public = "--public", parties / "provider"
+    assert "few different values" in refused(capsys, *words, *public)
+    run(*words, *public, "--coarse")
+    assert out.exists()
 
 
 @pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linalign_lite.encrypt.fitting.descriptions import MOMENT, WORD
-from linalign_lite.encrypt.fitting.products import MAX_HELD, block_dims, texts_together
+from linalign_lite.encrypt.fitting.products import MAX_HELD, TOGETHER, block_dims, texts_together
 from linalign_lite.encrypt.fitting.shape import FitShape
 from linalign_lite.encrypt.modular import seeded_size
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
@@ -77,11 +77,12 @@ def predict_fit(shape: FitShape, target_dim: int, parameters: Parameters = PRIVA
     products = target_dim * shape.folds
     share = (n + shape.columns) / (2 * n)  # of coefficients that are multiplied
     dims = block_dims(shape, len(primes), target_dim)
-    texts = texts_together(shape, len(primes), dims)
-    passes, groups = -(-target_dim // dims), shape.folds + shape.n // texts
+    together = texts_together(shape, len(primes), dims)
+    passes, groups = -(-target_dim // dims), shape.folds + shape.n // min(TOGETHER, together)
     answer = passes * shape.chunks * costs.grow + products * _PRODUCT
     answer += share * target_dim * (shape.n * costs.matmul + groups * costs.reduce)
     sums = 8 * len(primes) * shape.folds * dims * (n + shape.columns)
+    texts = min(together, max(shape.sizes))
     held = shape.folds * -(-texts // shape.width) * 8 * len(primes) * (n + shape.sent)
     held = min(held, MAX_HELD)
     work = 8 * (texts * (5 * n + shape.columns) + 6 * dims * n) + 4 * shape.n * target_dim

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -112,13 +114,16 @@ def offer_fit(
         identity=os.urandom(ID_BYTES).hex(),
     )
     tape = _Tape(info)
-    with atomic(path) as f:
-        payloads = tape.recorded(_payloads(info, chosen, source, key, progress))
-        sign = None if account is None else lambda name: account.sign(signed_bytes(name))
-        wire.write_framed(f, info.header(), payloads, sign)
-        names = source.text_digest, tape.fingerprint, key.digest.hex()
-        kept = KeptOffer(chosen, source.space, shape, *names)
-        kept.save(kept_path)  # named before the offer is
+    with contextlib.ExitStack() as undo:
+        with atomic(path) as f:
+            payloads = tape.recorded(_payloads(info, chosen, source, key, progress))
+            sign = None if account is None else lambda name: account.sign(signed_bytes(name))
+            wire.write_framed(f, info.header(), payloads, sign)
+            names = source.text_digest, tape.fingerprint, key.digest.hex()
+            kept = KeptOffer(chosen, source.space, shape, *names)
+            kept.save(kept_path)  # named before the offer is
+            undo.callback(Path(kept_path).unlink, missing_ok=True)
+        undo.pop_all()
     return info
 
 

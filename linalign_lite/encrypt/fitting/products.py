@@ -94,7 +94,7 @@ def texts_together(shape: FitShape, primes: int, dims: int) -> int:
     """Estimate the texts of one matrix product; fewer where many folds share MAX_HELD."""
     chunk = 8 * (primes * (shape.degree + shape.sent) + shape.width * dims)
     most = max(1, MAX_HELD // (chunk * shape.folds)) * shape.width
-    return min(max(TOGETHER, shape.width), max(shape.width, most), max(shape.sizes))
+    return max(shape.width, min(TOGETHER, most))
 
 
 def shifted(second: Residues, count: int, step: int, prime: int) -> npt.NDArray[np.uint64]:

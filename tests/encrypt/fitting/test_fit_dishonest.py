@@ -243,6 +243,17 @@ def test_the_file_kept_of_an_offer_is_never_replaced(tmp_path):
     assert before == [p.read_bytes() for p in (exchange.offer_at, exchange.kept_at)]
 
 
+def test_an_offer_that_cannot_be_named_leaves_no_kept_file(tmp_path):
+    exchange = Exchange(tmp_path)
+
+    def take_its_name(_):
+        exchange.offer_at.mkdir(exist_ok=True)
+
+    with pytest.raises(OSError, match=r"m\.offer"):
+        exchange.offer(two_models(n=200)[0], columns=4, progress=take_its_name)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.offer"]
+
+
 @pytest.mark.parametrize("times", [1, 1000])
 def test_an_outlying_text_changes_r2_by_less_than_stated(tmp_path, times):
     """docs/PRIVATE_FIT.md: 10⁻⁴, and 10⁻³ with a text a thousand times as large as others."""

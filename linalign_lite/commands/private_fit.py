@@ -124,9 +124,9 @@ def answer(
     """Multiply a client's offer by your states.
 
     The client learns the map, and so your states as far as its own predict them, and of the rest at
-    most a quarter; a dishonest client chooses what it learns (docs/PRIVATE_FIT.md). Always name a
-    --budget: an offer of m columns in k folds counts as (m + 2)·k states. States with dimensions of
-    few different values are refused: a dishonest client could read them all.
+    most a quarter on average; a dishonest client chooses what it learns (docs/PRIVATE_FIT.md).
+    Always name a --budget: an offer of m columns in k folds counts as (m + 2)·k states. States with
+    dimensions of few different values are refused: a dishonest client could read them all.
 
     \b
     Examples:

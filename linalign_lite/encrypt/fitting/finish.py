@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -128,9 +129,9 @@ def explained(gram: Float64, products: Float64, error: float) -> float:
     ε is so large that errors of ``error`` in each product add no more than `_ROOM`.
     """
     m = len(gram)
-    ridge = m * (error / _ROOM) ** 2
+    ridge = max(m * (error / _ROOM) ** 2, 1e-9)  # above rounding, whatever a header says
     solved = np.linalg.solve(gram + ridge * np.eye(m), products.T)
-    return float(np.sqrt((products.T * solved).sum(axis=0).max()))
+    return math.sqrt(max(0.0, float((products.T * solved).sum(axis=0).max())))
 
 
 def _impossible(name: PathLike, what: str) -> FormatError:

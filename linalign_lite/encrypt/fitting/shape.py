@@ -154,11 +154,11 @@ def count_distinct(
 
 
 def require_fine(blocks: Iterable[Array], n: int) -> None:
-    """Raise InputError when a dimension has few different values: below 256 and below n/4.
+    """Raise InputError when a dimension has few different values: below 256 and below n/2.
 
     A dimension that does not vary tells nothing, and is let through.
     """
-    least = min(LEAST_VALUES, -(-n // LEAST_SHARE))
+    least = min(LEAST_VALUES, -(-n // 2))
     seen: dict[int, Array] | None = None  # of the dimensions that have had few so far
     for block in blocks:
         if seen is None:

@@ -47,7 +47,7 @@ SIDE = SecretSide(PRIVATE, SECRET.material)
 
 
 def test_the_map_of_a_made_up_answer_has_the_secret_key(tmp_path):
-    """Why the map, its R² and a refusal never go to the provider: docs/PRIVATE_FIT.md.
+    """The map, its R² and a refusal never go to the provider: docs/PRIVATE_FIT.md.
 
     Products in m dimensions are unit vectors e_r; in further ones they are coefficients of the
     secret s, m at a time. A map's rows are linear in them: M·e_r and M·s, from which s follows.
@@ -177,7 +177,7 @@ def read_packed(path, y, shape, grid, multipliers):
 
 
 def test_columns_of_choice_read_all_coarse_states(tmp_path):
-    """Of two values: five texts a column, all of a fold of 4·(m + 1). Such states are refused."""
+    """Five texts a column, of two values: all of a fold of 4·(m + 1). Such states are refused."""
     levels, per, m, folds = 2, 5, 16, 2
     texts = 4 * (m + 1)
     grid = (np.arange(levels) - (levels - 1) / 2) * 0.037 + 0.5
@@ -201,6 +201,8 @@ def test_coarse_dimensions_are_found(rng):
     require_fine([fine[:700], fine[700:]], 2000)
     require_fine([np.hstack([fine, flat])], 2000)
     require_fine([fine[:20]], 20)
+    with pytest.raises(InputError, match="dimension 0 has"):
+        require_fine([rng.integers(64, size=(136, 1)).astype(np.float32)], 136)
     for few in (np.hstack([fine, whole]), np.hstack([fine, fine > 0])):
         with pytest.raises(InputError, match="dimension 3 has"):
             require_fine([few[:1200], few[1200:]], 2000)

@@ -102,6 +102,20 @@ def test_products_that_no_states_have_together_are_refused(exact, monkeypatch):
     assert exact.finish()[1].held_out_r2 == pytest.approx(1, abs=1e-4)
 
 
+def test_what_columns_explain_is_no_longer_than_what_they_are_of(rng):
+    """Bessel's inequality, with products as inexact as an answer's; exact where nothing is left."""
+    u, y = rng.normal(size=(70, 16)), rng.normal(size=(70, 9))
+    u, y = (v / np.linalg.norm(v, axis=0) for v in (u, y))
+    u[:, 1] = u[:, 0]  # no inverse
+    error = 6e-5
+    inexact = y.T @ u + rng.uniform(-error, error, (9, 16))
+    assert 0.1 < finish.explained(u.T @ u, inexact, error) < 1 + finish._ROOM
+    within = u @ rng.normal(size=16)
+    within /= np.linalg.norm(within)
+    assert finish.explained(u.T @ u, (within @ u)[None], error) == pytest.approx(1, abs=0.05)
+    assert finish.explained(np.eye(16), np.ones((1, 16)), error) == pytest.approx(4, abs=0.05)
+
+
 @pytest.mark.parametrize(("square", "possible"), [(1e72, True), (1e80, False)])
 def test_sums_of_squares_beyond_any_map_are_the_answers_fault(exact, tmp_path, square, possible):
     with open_framed(exact.answer_at, Kind.ANSWER) as reader:

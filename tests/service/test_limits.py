@@ -93,7 +93,7 @@ def test_a_process_that_hangs_is_replaced_and_its_query_answered(tmp_path, pair,
     public, states = tmp_path / "public.key", some_states(1)
     pair[1].save(public)
     query = Client(pair[0]).encrypt(states)
-    monkeypatch.setattr("linalign_lite.service.workers._PATIENCE", 1.0)
+    monkeypatch.setattr("linalign_lite.service.workers._PATIENCE", 4.0)
 
     async def asked():
         workers = Workers((HeadEntry(name="h", file=head),), 1)

@@ -62,7 +62,7 @@ def test_answers_to_right_requests_are_as_described(served):
         ("GET", "/metrics", "/metrics", b"", {}, 200),
         ("GET", "/ready", "/ready", b"", {}, 200),
     )  # fmt: skip
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         for method, route, path, body, headers, status in asked:
             answer = client.request(method, path, content=body, headers=headers)
             assert answer.status_code == status, answer.text
@@ -70,7 +70,7 @@ def test_answers_to_right_requests_are_as_described(served):
 
 
 def test_paths_and_methods_that_are_not_described_are_refused_in_json(served):
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         for path in ("/", "/v1", "/v1/heads/", "/v1/heads/head0/", "/docs", "/v1/heads/a%2Fb"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["error"]) == (404, "NotFound"), path

@@ -24,7 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,6 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mini-vec2vec", nargs=2, metavar=("PYTHON", "NOTEBOOK"))
     args = parser.parse_args()
-    if args.mini_vec2vec:
-        os.environ[PEER] = json.dumps(args.mini_vec2vec)
     path = RESULTS / "few_pairs.json"
     done = json.loads(path.read_text())["runs"] if path.exists() else []
     known = {json.dumps(run["job"]) for run in done}
@@ -74,7 +74,7 @@ def main() -> None:
     os.environ.update(threads)
     fresh = multiprocessing.get_context("spawn")  # a process a job: its peak memory is its own
     with fresh.Pool(args.jobs, maxtasksperchild=1) as pool:
-        for found in pool.imap_unordered(run, jobs):
+        for found in pool.imap_unordered(partial(run, notebook=args.mini_vec2vec), jobs):
             done.append(found)
             publish("few_pairs", {"public": PUBLIC, "judged": JUDGED, "runs": done}, quiet=True)
             print(json.dumps(done[-1]), file=sys.stderr)
@@ -100,8 +100,8 @@ def plan(draws: int, nothing: int) -> list[Job]:
     return found + refused[12:]
 
 
-def run(job: Job) -> dict[str, Any]:
-    """One fit, judged; or its refusal."""
+def run(job: Job, notebook: Sequence[str] | None = None) -> dict[str, Any]:
+    """One fit, judged; or its refusal. notebook: a Python, and the peer's notebook for it."""
     if job["kind"] == "scale":
         return scale(job)
     x, y = states(job["source"], "public"), states(job["target"], "public")
@@ -112,7 +112,8 @@ def run(job: Job) -> dict[str, Any]:
     began, found = time.perf_counter(), {}
     try:
         if job["kind"] == PEER:
-            return {"job": job, **peer(x, y, own, theirs, judged)}
+            assert notebook is not None
+            return {"job": job, **peer(notebook, x, y, own, theirs, judged)}
         if job["kind"] == "alone":
             assert pairs is not None
             affine, _ = fit(*pairs)
@@ -143,15 +144,16 @@ def ranked(image: Any, partner: Any) -> dict[str, float]:
     return {"first": float((rank == 0).mean()), "ten": float((rank < 10).mean())}
 
 
-def peer(x: HiddenStates, y: HiddenStates, own: Any, theirs: Any, judged: Any) -> dict[str, float]:
+def peer(
+    notebook: Sequence[str], x: HiddenStates, y: HiddenStates, own: Any, theirs: Any, judged: Any
+) -> dict[str, float]:
     """mini-vec2vec's own notebook on the same states, in its own environment."""
-    python, notebook = json.loads(os.environ[PEER])
     script = ROOT / "benchmarks" / "peers" / "mini_vec2vec_notebook.py"
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "given.npz", Path(folder) / "made.npy"
         np.savez(given, x=x.states[own], y=y.states[theirs], x_judged=x.states[judged],
                  y_judged=y.states[judged])  # fmt: skip
-        command = [python, str(script), notebook, str(given), str(made)]
+        command = [notebook[0], str(script), notebook[1], str(given), str(made)]
         said = subprocess.run(command, check=True, capture_output=True, text=True)
         image = np.load(made)
     partner = y.states[judged] - y.states[theirs].mean(axis=0)

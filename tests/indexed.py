@@ -35,6 +35,12 @@ def index_of(folder, vectors, **options):
     return open_index(folder)
 
 
+def documents_in(folder):
+    """An index of 5,000 named documents."""
+    vectors = np.random.default_rng(3).normal(size=(5000, 24))
+    return index_of(folder, vectors, space=SPACE, ids=[f"doc {i}" for i in range(5000)])
+
+
 @functools.cache
 def made_keys(parameters):
     """Secret and public key, and a public one that is proven."""

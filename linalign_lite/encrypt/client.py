@@ -29,10 +29,11 @@ from linalign_lite.encrypt.precision import (
 )
 from linalign_lite.encrypt.response_encoding import decode_products, decrypt_products, product_size
 from linalign_lite.encrypt.ring import spectrum
-from linalign_lite.encrypt.scores import RANKED, Scores, highest
+from linalign_lite.encrypt.scores import RANKED, Scores
 from linalign_lite.encrypt.wire import DIGEST, Kind, open_framed, write_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
 from linalign_lite.retrieval.index.card import IndexCard
+from linalign_lite.retrieval.search import highest
 from linalign_lite.storage.arrays import unit_rows
 from linalign_lite.storage.atomic import PathLike, atomic
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +74,3 @@ class Scores:
         if isinstance(by, str):
             return outlyingness(self.values, by, temperature)
         return by.of_scores(self.values, self.labels)
-
-
-def highest(scores: npt.NDArray[np.floating[Any]], k: int) -> npt.NDArray[np.intp]:
-    """Columns of the k highest of each row, the highest first: (n, min(k, columns))."""
-    k = min(k, scores.shape[1])
-    some = np.argpartition(scores, -k, axis=1)[:, -k:]
-    order = np.lexsort((some, -np.take_along_axis(scores, some, axis=1)), axis=1)
-    return np.take_along_axis(some, order, axis=1)

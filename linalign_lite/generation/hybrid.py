@@ -218,8 +218,9 @@ def generate(
         max_tokens=max_tokens,
     )
     ids = _prompt_ids(decoder.tokenizer, prompt, decoder.source.context)
-    for token in ids if affine is None else target.encode([prompt])[0].ids:
-        penalty.add(token)
+    if repetition_penalty > 1:
+        for token in ids if affine is None else target.encode([prompt], places=False)[0].ids:
+            penalty.add(token)
     if affine is not None:
         decoder.token_bytes.require_streaming(target.card.name)
     steps = decoder.alone(ids) if affine is None else decoder.hybrid(prompt)

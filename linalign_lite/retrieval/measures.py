@@ -73,12 +73,8 @@ def bootstrap(
     comparison.
     """
     means = _means(values, rounds, seed)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return [
-        Interval(float(v), float(a), float(b), confidence)
-        for v, a, b in zip(values.mean(axis=0), low, high, strict=True)
-    ]
+    pairs = zip(values.mean(axis=0), means.T, strict=True)
+    return [_interval(value, drawn, confidence) for value, drawn in pairs]
 
 
 def ratio(
@@ -92,9 +88,13 @@ def ratio(
     means = np.concatenate([both.mean(axis=0)[None], _means(both, rounds, seed)])
     top, bottom = means.T
     found = np.divide(top, bottom, out=np.zeros(len(means)), where=bottom > 0)
+    return _interval(found[0], found[1:], confidence)
+
+
+def _interval(value: float, drawn: Values, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
-    low, high = np.quantile(found[1:], [tail, 1 - tail])
-    return Interval(float(found[0]), float(low), float(high), confidence)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(float(value), float(low), float(high), confidence)
 
 
 def _means(values: Values, rounds: int, seed: int) -> Values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from linalign_lite.errors import InputError, import_extra
 from linalign_lite.storage.arrays import count_nonfinite, unit_rows
 
 Rows = npt.NDArray[np.int64]
+FloatT = TypeVar("FloatT", bound=np.floating[Any])
 BLOCK = 32 << 20  # bytes of scores at a time
 FEW = 1 << 22  # scores: below, FAISS is not worth loading
 
@@ -127,7 +128,13 @@ class Best:
         return _ordered(self.rows, self.scores)
 
 
-def _highest(scores: npt.NDArray[np.float32], k: int) -> Rows:
+def highest(scores: npt.NDArray[np.floating[Any]], k: int) -> Rows:
+    """Columns of the k highest of each row, the highest first, of equal ones the lower: (n, k)."""
+    kept = _highest(scores, k)
+    return _ordered(kept, np.take_along_axis(scores, kept, axis=1))[0]
+
+
+def _highest(scores: npt.NDArray[np.floating[Any]], k: int) -> Rows:
     """Columns of the k highest of each row, in any order."""
     if scores.shape[1] <= k:
         return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
@@ -144,7 +151,7 @@ def _by_faiss(queries: Array, documents: Array, k: int, metric: str) -> tuple[Ro
     return rows.astype(np.int64), scores
 
 
-def _ordered(rows: Rows, scores: npt.NDArray[np.float32]) -> tuple[Rows, npt.NDArray[np.float32]]:
+def _ordered(rows: Rows, scores: npt.NDArray[FloatT]) -> tuple[Rows, npt.NDArray[FloatT]]:
     """Sort by score, highest first, then by row."""
     order = np.lexsort((rows, -scores), axis=1)
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)

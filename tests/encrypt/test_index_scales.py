@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from indexed import SPACE, index_of, made_keys
+from indexed import documents_in, index_of, made_keys
 
 import linalign_lite as la
 from linalign_lite.encrypt import planner
@@ -28,9 +28,7 @@ def keys():
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
-    vectors = np.random.default_rng(3).normal(size=(5000, 24))
-    ids = [f"doc {i}" for i in range(5000)]
-    return index_of(tmp_path_factory.mktemp("i") / "docs", vectors, space=SPACE, ids=ids)
+    return documents_in(tmp_path_factory.mktemp("i") / "docs")
 
 
 @settings(max_examples=20, deadline=None)

@@ -13,7 +13,7 @@ import pytest
 from command_line import refused, run
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from indexed import SPACE, index_of, made_keys
+from indexed import SPACE, documents_in, index_of, made_keys
 
 import linalign_lite as la
 from linalign_lite.encrypt import chunk_products, scoring
@@ -35,9 +35,7 @@ def keys():
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
-    vectors = np.random.default_rng(3).normal(size=(5000, 24))
-    ids = [f"doc {i}" for i in range(5000)]
-    return index_of(tmp_path_factory.mktemp("i") / "docs", vectors, space=SPACE, ids=ids)
+    return documents_in(tmp_path_factory.mktemp("i") / "docs")
 
 
 @settings(max_examples=25, deadline=None)

@@ -130,14 +130,12 @@ def answer_fit(
 
 def measure_target(states: TextStates, shape: FitShape) -> TargetMoments:
     """Compute means and squares of the provider's columns, and count its different texts."""
-    totals, at = FoldAccumulator(shape.folds, 1, states.space.dim), 0
-    for block in states:
-        totals.add(block[:, :1], block, shape.fold_of_text[at : at + len(block)])
-        at += len(block)
-    folds = totals.moments().folds
-    distinct = count_distinct(states, shape.fold_of_text, shape.folds)
+    totals = FoldAccumulator(shape.folds, 1, states.space.dim)
+    for folds, block in shape.dealt(states):
+        totals.add(block[:, :1], block, folds)
+    found, distinct = totals.moments().folds, count_distinct(shape.dealt(states), shape.folds)
     return TargetMoments(
-        np.stack([f.mean_y for f in folds]), np.stack([f.yy for f in folds]), distinct
+        np.stack([f.mean_y for f in found]), np.stack([f.yy for f in found]), distinct
     )
 
 

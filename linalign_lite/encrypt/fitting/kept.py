@@ -82,10 +82,9 @@ class Columns:
 
 def measure_source(states: TextStates, shape: FitShape) -> FoldedMoments:
     """Compute moments of the states in folds; a target of one dimension stands in, unused."""
-    totals, at = FoldAccumulator(shape.folds, states.space.dim, 1), 0
-    for block in states:
-        totals.add(block, block[:, :1], shape.fold_of_text[at : at + len(block)])
-        at += len(block)
+    totals = FoldAccumulator(shape.folds, states.space.dim, 1)
+    for folds, block in shape.dealt(states):
+        totals.add(block, block[:, :1], folds)
     return totals.moments()
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from linalign_lite.alignment.moments import Float64
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import StatesFolder
 from linalign_lite.core.signing import SigningKey
@@ -99,7 +98,7 @@ def offer_fit(
     if not parameters.private:
         raise InputError("a private fit needs a key of the profile private", got=parameters.name)
     shape = plan_shape(source, parameters.degree, folds=folds, seed=seed, columns=columns)
-    shape.require_enough(count_distinct(source, shape.fold_of_text, shape.folds))
+    shape.require_enough(count_distinct(shape.dealt(source), shape.folds))
     chosen = choose_columns(measure_source(source, shape), shape.columns)
     shape = FitShape(shape.n, shape.folds, seed, len(chosen.scale), shape.degree)  # of full rank
     info = OfferInfo(
@@ -147,14 +146,6 @@ class _Tape:
         return wire.fingerprint(self.info.header().digest, self._digests).hex()
 
 
-def _blocks(columns: Columns, states: TextStates, shape: FitShape) -> Iterator[Float64]:
-    """Compute the columns of every text, in order, a block of texts at a time."""
-    at = 0
-    for block in states:
-        yield columns(shape.fold_of_text[at : at + len(block)], block)
-        at += len(block)
-
-
 def _payloads(
     info: OfferInfo, columns: Columns, states: TextStates, key: SecretKey, progress: Progress | None
 ) -> Iterator[bytes]:
@@ -166,7 +157,7 @@ def _payloads(
         info.shape,
     )
     scale = query_scale(info.parameters, 0)
-    for _, rows in shape.chunked(_blocks(columns, states, shape)):
+    for _, rows in shape.chunked(columns(folds, block) for folds, block in shape.dealt(states)):
         values = np.zeros(shape.sent)
         values[: rows.size] = rows.ravel()
         zero, seed = side.encrypt_zero()

@@ -74,6 +74,13 @@ class FitShape:
         """The fold of each text, (n,), the same that `fit` gives it."""
         return assign_folds(self.n, self.folds, self.seed).astype(np.int64)
 
+    def dealt(self, blocks: Iterable[Array]) -> Iterator[tuple[npt.NDArray[np.int64], Array]]:
+        """Yield each block of the texts in order with the folds of its texts, (m,)."""
+        at = 0
+        for block in blocks:
+            yield self.fold_of_text[at : at + len(block)], block
+            at += len(block)
+
     def chunked(self, blocks: Iterable[Array]) -> Iterator[tuple[int, Array]]:
         """Yield (fold, rows) of each chunk, at most w rows, in the order of the offer's records.
 
@@ -137,19 +144,17 @@ def choose_folds(n: int, columns: int) -> int:
 
 
 def count_distinct(
-    blocks: Iterable[Array], fold_of_text: npt.NDArray[np.int64], folds: int
+    dealt: Iterable[tuple[npt.NDArray[np.int64], Array]], folds: int
 ) -> tuple[int, ...]:
     """Count, for each fold, the rows that are equal to no row before them in any fold."""
     seen: set[bytes] = set()
-    counts, at = [0] * folds, 0
-    for block in blocks:
-        rows = np.ascontiguousarray(block)
-        for fold, row in zip(fold_of_text[at : at + len(rows)].tolist(), rows):  # noqa: B905
+    counts = [0] * folds
+    for folds_of_rows, block in dealt:
+        for fold, row in zip(folds_of_rows.tolist(), np.ascontiguousarray(block)):  # noqa: B905
             name = hashlib.blake2b(row.tobytes(), digest_size=_ROW_DIGEST).digest()
             if name not in seen:
                 seen.add(name)
                 counts[fold] += 1
-        at += len(rows)
     return tuple(counts)
 
 

@@ -129,8 +129,6 @@ def open_index(folder: PathLike, *, verify: bool = True) -> Index:
     if wrong := there.keys() ^ named:
         problem = "does not belong" if min(wrong) in there else "is missing"
         raise FormatError(f"{folder}: {min(wrong)[:60]} {problem}", hint=HINT)
-    for shard in card.shards:
-        _require_size(folder / shard.file, regular_size(folder / shard.file), shard.rows, card)
     if card.ids and regular_size(folder / IDS) > card.rows * (MAX_ID + 1):
         raise FormatError(f"{folder / IDS} is too large for its rows", hint=HINT)
     index = Index(folder, card, read_ids(folder, card))
@@ -144,14 +142,11 @@ def _mapped(path: Path, rows: int, card: IndexCard) -> npt.NDArray[np.int16]:
     """Map a shard by one descriptor: whatever gets its name later, this file is read."""
     regular_size(path)
     with open_regular(path) as f:
-        _require_size(path, os.fstat(f.fileno()).st_size, rows, card)
+        got, size = os.fstat(f.fileno()).st_size, rows * card.space.dim * Stored.itemsize
+        if got != size:
+            problem = f"{path} does not have the size that its rows need"
+            raise FormatError(problem, got=f"{got} bytes", expected=str(size), hint=HINT)
         return np.memmap(f, Stored, "r", shape=(rows, card.space.dim)).view(np.ndarray)
-
-
-def _require_size(path: Path, got: int, rows: int, card: IndexCard) -> None:
-    if got != (size := rows * card.space.dim * Stored.itemsize):
-        problem = f"{path} does not have the size that its rows need"
-        raise FormatError(problem, got=f"{got} bytes", expected=str(size), hint=HINT)
 
 
 def _verify(path: Path, digest: str, rows: npt.NDArray[np.int16], card: IndexCard) -> None:

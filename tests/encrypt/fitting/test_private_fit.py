@@ -288,7 +288,7 @@ def test_folds_are_as_many_as_have_enough_texts():
 def test_repeated_rows_are_counted_once():
     rows = np.array([[1], [2], [1], [3], [2], [1]], dtype=np.float32)
     folds = np.array([0, 1, 1, 1, 0, 0])
-    assert count_distinct([rows[:2], rows[2:]], folds, 2) == (1, 2)
+    assert count_distinct([(folds[:2], rows[:2]), (folds[2:], rows[2:])], 2) == (1, 2)
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -209,9 +209,9 @@ def test_the_whole_page_works_by_keyboard(browser, address):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         names.append(css(browser, "document.activeElement.textContent"))
     assert names[0] == "Dark"
-    assert names[1:11] == ["In short", "Models and data", "Classification", "Out of distribution",
-                           "Generation", "Tokenizers", "Similarity", "Projections", "Fitting",
-                           "Methods and limits"]  # fmt: skip
+    assert names[1:12] == ["In short", "Models and data", "Classification", "Out of distribution",
+                           "Retrieval", "Generation", "Tokenizers", "Similarity", "Projections",
+                           "Fitting", "Methods and limits"]  # fmt: skip
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -23,8 +23,15 @@ def artefact(folder: Path, topics, **options) -> np.ndarray:
 
 
 def until(browser, *states):
+    """Wait for a state of the page, which may still be replaced by another: state and text."""
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    line = browser.find_element("id", "status")
-    WebDriverWait(browser, 60).until(lambda _: line.get_attribute("data-state") in states)
-    return line.get_attribute("data-state"), line.text
+    def reached(browser):
+        line = browser.find_element("id", "status")
+        state = line.get_attribute("data-state")
+        return (state, line.text) if state in states else None
+
+    return WebDriverWait(
+        browser, 60, ignored_exceptions=[StaleElementReferenceException]
+    ).until(reached)

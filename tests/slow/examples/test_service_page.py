@@ -77,6 +77,9 @@ def sent(browser):
 
 def test_a_page_asks_a_service(browser, served, service, topics):
     """90 texts, asked twice: the key is registered once, and nothing goes anywhere else."""
+    from selenium.webdriver.support.expected_conditions import url_contains
+    from selenium.webdriver.support.wait import WebDriverWait
+
     model, first, head, texts = topics
     texts = texts[:90]
     artefact(served[0] / "artefact", topics)
@@ -85,8 +88,7 @@ def test_a_page_asks_a_service(browser, served, service, topics):
     browser.find_element("css selector", "summary").click()
     browser.find_element("id", "service").send_keys(service)
     browser.find_element("css selector", "#connect button").click()
-    until(browser, "ready")
-    assert quote(service, safe="") in browser.current_url
+    WebDriverWait(browser, 60).until(url_contains(quote(service, safe="")))
     assert opened(browser, served, service)[1].endswith(f"4 heads at {service}")
     n = len(head.labels)
     sent(browser)

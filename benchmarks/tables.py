@@ -19,6 +19,7 @@ from tabling import (
     published,
     replication,
     retrieval,
+    verdicts,
 )
 
 PAGES = (
@@ -33,10 +34,21 @@ PAGES = (
             "REPLICATION",
             "SERVICE",
             "SMALL",
+            "VERDICTS",
         )
     ),
 )
-KINDS = (few_pairs, maps, outliers, encryption, machines, published, replication, retrieval)
+KINDS = (
+    few_pairs,
+    maps,
+    outliers,
+    encryption,
+    machines,
+    published,
+    replication,
+    retrieval,
+    verdicts,
+)
 PICTURES = {ROOT / "docs" / "images" / "few_pairs.svg": few_pairs.picture}
 TABLES = {f.__name__: f for kind in KINDS for f in kind.TABLES}
 

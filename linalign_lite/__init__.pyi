@@ -101,13 +101,13 @@ from linalign_lite.onnx.artefact import Artefact as Artefact
 from linalign_lite.onnx.export_linear import to_onnx as to_onnx
 from linalign_lite.onnx.fuse_model import fuse as fuse
 from linalign_lite.onnx.import_linear import from_onnx as from_onnx
-from linalign_lite.retrieval.choosing import RetrievalFitReport as RetrievalFitReport
 from linalign_lite.retrieval.choosing import fit_retrieval as fit_retrieval
 from linalign_lite.retrieval.collection import Collection as Collection
 from linalign_lite.retrieval.collection import read_collection as read_collection
 from linalign_lite.retrieval.evaluation import CollectionStates as CollectionStates
 from linalign_lite.retrieval.evaluation import RetrievalReport as RetrievalReport
 from linalign_lite.retrieval.evaluation import evaluate_retrieval as evaluate_retrieval
+from linalign_lite.retrieval.fit_report import RetrievalFitReport as RetrievalFitReport
 from linalign_lite.retrieval.index.building import build_index as build_index
 from linalign_lite.retrieval.index.reading import Index as Index
 from linalign_lite.retrieval.index.reading import open_index as open_index

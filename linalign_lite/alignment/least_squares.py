@@ -14,16 +14,16 @@ import numpy as np
 
 from linalign_lite.alignment import solvers
 from linalign_lite.alignment.moments import Float64, FoldedMoments, fold_index, folded
-from linalign_lite.alignment.report import Report
+from linalign_lite.alignment.report import LOW_ROWS, Report, next_step
 from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MAP_FOLDS, MapMethod, values_of
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.text_tables import Pairs
+from linalign_lite.core.verdict import MAP_R2, Verdict
 from linalign_lite.errors import InputError
 
 METHODS = values_of(MapMethod)
-LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,18 @@ class FitReport(Report):
     warnings: tuple[str, ...] = ()
     curve: solvers.Curve = field(default=(), repr=False)
 
+    @property
+    def verdict(self) -> Verdict:
+        """Grade of the held-out R²."""
+        return MAP_R2.judge(self.held_out_r2, next_step(self.n, self.d_source))
+
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""
-        rank = f"{self.rank} of {self.d_source}"
         return [
             ("method", f"{self.method}, penalty {self.penalty:.3g}"),
             ("dimensions", f"{self.d_source} to {self.d_target}"),
             ("texts", self.n),
             ("held-out R²", f"{self.held_out_r2:.4f} ({self.folds} folds)"),
-            ("condition", f"{self.condition:.3g}, rank {rank}, freedom {self.freedom:.1f}"),
         ]
 
 

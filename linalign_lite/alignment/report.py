@@ -4,12 +4,22 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from linalign_lite.core.verdict import Verdict
+
+FEW_ROWS = 64  # pairs below which unshared texts help most
+LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
+
 
 class Report:
     """Base of the reports of fits, which are data classes with warnings and a curve."""
 
     warnings: tuple[str, ...]
     curve: tuple[tuple[float, ...], ...]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Grade of the map, None where the fit measured nothing that has a scale."""
+        return None
 
     def as_card(self) -> dict[str, Any]:
         """Return the report for the map file: all but the curve, NaN and infinities as null."""
@@ -21,6 +31,15 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON, NaN and infinities as null."""
         return {**self.as_card(), "curve": [list(map(_finite, row)) for row in self.curve]}
+
+
+def next_step(n: int, d_source: int) -> str:
+    """What most likely makes a poor map better, by its number of rows."""
+    if n < FEW_ROWS:
+        return f"more pairs, or texts that only one side has: --unpaired ({n} pairs are few)"
+    if n < LOW_ROWS * d_source:
+        return f"more pairs: {n} are few for {d_source} dimensions"
+    return "pairs of texts nearer to yours (--with-few), or --objective kl where a head is served"
 
 
 def _finite(value: Any) -> Any:

@@ -20,6 +20,7 @@ from linalign_lite.storage.remote import Remote
 if TYPE_CHECKING:
     from linalign_lite.alignment.kl.report import Step
     from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.verdict import Verdict
 
 
 class Interrupted(SystemExit):
@@ -47,11 +48,32 @@ class Console:
             text = json.dumps(data, ensure_ascii=not utf8, allow_nan=False)
         sys.stdout.write(text + "\n")
 
+    def judged(
+        self,
+        data: Mapping[str, Any],
+        lines: Sequence[str],
+        verdict: Verdict | None,
+        *,
+        strict: bool,
+    ) -> None:
+        """Print the result and its verdict; end with exit code 1 if it is poor and ``strict``."""
+        if verdict is None:
+            self.result({**data, "verdict": None}, lines)
+            return
+        self.result({**data, "verdict": verdict.as_dict()}, [*lines, "", str(verdict)])
+        if strict and verdict.grade == "poor":
+            raise SystemExit(1)
+
     def note(self, text: str) -> None:
         """Print a remark on standard error."""
         if not self.quiet and sys.stderr is not None:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
+
+    def replacing(self, path: Place) -> None:
+        """Remark that an older file of this name will be replaced."""
+        if path.exists():
+            self.note(f"{path} is there already and will be replaced")
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Print warnings on standard error."""

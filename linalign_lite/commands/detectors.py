@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, load_optional_map, require_output
-from linalign_lite.commands.options import AsJson, MapFile, Quiet
+from linalign_lite.commands.options import AsJson, MapFile, Quiet, Strict
 from linalign_lite.core.choices import DetectorMethod
 from linalign_lite.core.text_tables import pair_lines
 
@@ -151,6 +151,7 @@ def evaluate(
     inlying: Annotated[str, Argument(metavar="IN_STATES", help="In-distribution states.")],
     outlying: Annotated[str, Argument(metavar="OUT_STATES", help="Outlying states.")],
     map_file: MapFile = None,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a detector finds outlying states.
@@ -169,7 +170,8 @@ def evaluate(
 
     detector, affine = load_detector(detector_file), load_optional_map(map_file)
     found = evaluate_detector(detector, read_states(inlying), read_states(outlying), affine)
-    Console(as_json).result(found.as_card(), pair_lines(found.rows()))
+    console = Console(as_json)
+    console.judged(found.as_card(), pair_lines(found.rows()), found.verdict, strict=strict)
 
 
 @app.command()

@@ -132,6 +132,7 @@ def evaluate_generation(
     repetition_penalty: Penalty = 1.0,
     seed: Annotated[int, Option(help="Seed that selects these texts.", min=0)] = 0,
     threads: shared.Threads = None,
+    strict: shared.Strict = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -175,7 +176,8 @@ def evaluate_generation(
     console.warn(found.warnings)
     names = source_model.card.name, target_model.card.name
     data = {"source_model": names[0], "target_model": names[1], **found.as_dict()}
-    console.result({**data, "blank": read.n_blank}, found.lines(*names))
+    data["blank"] = read.n_blank
+    console.judged(data, found.lines(*names), found.verdict, strict=strict)
 
 
 def _load(

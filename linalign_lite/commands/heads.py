@@ -7,7 +7,15 @@ from typing import Annotated
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, load_optional_map, require_output
-from linalign_lite.commands.options import AsJson, Folds, LabelledStates, MapFile, Quiet, Seed
+from linalign_lite.commands.options import (
+    AsJson,
+    Folds,
+    LabelledStates,
+    MapFile,
+    Quiet,
+    Seed,
+    Strict,
+)
 from linalign_lite.core.choices import HEAD_FOLDS, HeadMethod
 from linalign_lite.core.text_tables import pair_lines
 
@@ -19,6 +27,7 @@ def head(
     penalty: Annotated[str, Option(help="auto, or a number above 0.")] = "auto",
     folds: Folds = HEAD_FOLDS,
     seed: Seed = 0,
+    strict: Strict = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,6 +48,7 @@ def head(
 
     console = Console(as_json, quiet)
     require_output(out, states)
+    console.replacing(out)
     trained, report = train_head(
         read_states(states),
         method=method.value,
@@ -48,7 +58,8 @@ def head(
         progress=console.note,
     )
     save(out, trained)
-    console.result({"out": str(out), **asdict(report)}, pair_lines([("head", out), *report.rows()]))
+    lines = pair_lines([("head", out), *report.rows()])
+    console.judged({"out": str(out), **asdict(report)}, lines, report.verdict, strict=strict)
 
 
 def evaluate(
@@ -56,6 +67,7 @@ def evaluate(
     states: LabelledStates,
     map_file: MapFile = None,
     per_class: Annotated[bool, Option("--per-class", help="Print each class's recall.")] = False,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a classifier's accuracy, with or without a map.
@@ -75,4 +87,4 @@ def evaluate(
     if per_class:
         data["per_class"] = found.per_class
         rows += [(f"  {name}", f"{value:.4f}") for name, value in found.per_class.items()]
-    Console(as_json).result(data, pair_lines(rows))
+    Console(as_json).judged(data, pair_lines(rows), found.verdict, strict=strict)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
-    from linalign_lite.retrieval.choosing import RetrievalFitReport
+    from linalign_lite.retrieval.fit_report import RetrievalFitReport
 
     Reports = FitReport | KlReport | FewReport | RetrievalFitReport | UnpairedReport
     Fitted = tuple[AffineMap, Reports]
@@ -140,6 +140,7 @@ def fit(
     folds: shared.MapFolds = None,
     seed: shared.Seed = 0,
     scheduler: shared.Scheduler = None,
+    strict: shared.Strict = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -197,12 +198,14 @@ def fit(
     )
     options.check(head_file, fold=fold)
     head = None if head_file is None else _load_head(head_file)
+    console.replacing(out)
     affine, report = _fit(console, source_at, target_at, head, options)
     console.warn(report.warnings)
     with delivered(out) as path:
         save(path, head @ affine if fold and head is not None else affine)
-    first = ("head" if fold else "map", out)
-    console.result({"out": str(out), **report.as_dict()}, pair_lines([first, *report.rows()]))
+    sides = [("reads", affine.source.describe()), ("lands in", affine.target.describe())]
+    lines = pair_lines([("head" if fold else "map", out), *sides, *report.rows()])
+    console.judged({"out": str(out), **report.as_dict()}, lines, report.verdict, strict=strict)
 
 
 def apply(

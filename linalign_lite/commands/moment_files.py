@@ -88,6 +88,7 @@ def fit_moments(
     out_at: shared.MapOut,
     method: Annotated[MomentsMethod, Option(help="Method of the fit.")] = MomentsMethod.ridge,
     penalty: shared.Penalty = "auto",
+    strict: shared.Strict = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -112,13 +113,16 @@ def fit_moments(
 
     console, out = Console(as_json, quiet), place(out_at)
     require_output(out, *files)
+    console.replacing(out)
     together = put_together(map(read, files))
     affine, report = fit_paired(together, method=method.value, penalty=penalty)
     with delivered(out) as path:
         save(path, affine)
     console.warn(report.warnings)
-    lines = pair_lines([("map", out), ("files", len(files)), *report.rows()])
-    console.result({"out": str(out), "files": len(files), **report.as_dict()}, lines)
+    sides = [("reads", affine.source.describe()), ("lands in", affine.target.describe())]
+    lines = pair_lines([("map", out), ("files", len(files)), *sides, *report.rows()])
+    data = {"out": str(out), "files": len(files), **report.as_dict()}
+    console.judged(data, lines, report.verdict, strict=strict)
 
 
 def measure_states(

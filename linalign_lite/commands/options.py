@@ -15,12 +15,21 @@ from linalign_lite.core.choices import (
 )
 
 AsJson = Annotated[bool, Option("--json", help="Print the result as one JSON object.")]
+Strict = Annotated[
+    bool, Option("--strict", help="Exit code 1 if the verdict is poor; files are written.")
+]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only errors on standard error.")]
 
 TextsFile = Annotated[str, Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")]
 Format = Annotated[TextFormat, Option("--format", help="Format of TEXTS.")]
 Limit = Annotated[int | None, Option(help="Read only the first N texts.", min=1)]
 Separator = Annotated[str | None, Option(help="Line that separates the texts of a .txt.")]
+
+TextField = Annotated[str, Option("--text-field", help="Field or column of the text.")]
+LabelField = Annotated[
+    str | None, Option("--label-field", help="Field or column of the label; default: label.")
+]
+NoLabels = Annotated[bool, Option("--no-labels", help="Leave the labels of TEXTS out.")]
 
 ModelFolder = Annotated[Path, Argument(help="An exported model folder.")]
 Threads = Annotated[int | None, Option(help="Number of threads; default: one per core.")]

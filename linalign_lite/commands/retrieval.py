@@ -19,9 +19,9 @@ from linalign_lite.errors import InputError, without_secrets
 
 if TYPE_CHECKING:
     from linalign_lite.core.affine_map import AffineMap
-    from linalign_lite.retrieval.choosing import RetrievalFitReport
     from linalign_lite.retrieval.collection import Judged
     from linalign_lite.retrieval.evaluation import CollectionStates
+    from linalign_lite.retrieval.fit_report import RetrievalFitReport
 
 QUERIES, DOCUMENTS, PSEUDO = "queries.states.npz", "documents.states.npz", "pseudo.states.npz"
 PROMPTS = {QUERIES: "query", DOCUMENTS: "document", PSEUDO: "query"}
@@ -163,6 +163,7 @@ def evaluate(
     k: Annotated[int, Option("-k", help="Cut of the measures.", min=1)] = 10,
     binary: Annotated[bool, Option("--binary", help="Count every grade above 0 as 1.")] = False,
     seed: Annotated[int, Option(help="Seed of the bootstrap.", min=0)] = 0,
+    strict: shared.Strict = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -199,7 +200,7 @@ def evaluate(
         metric=metric.value,
         seed=seed,
     )
-    console.result(report.as_dict(), report.lines())
+    console.judged(report.as_dict(), report.lines(), report.verdict, strict=strict)
 
 
 def _places(documents: str, queries: str, side: str) -> tuple[str, str]:

@@ -20,6 +20,9 @@ from linalign_lite.errors import FormatError, InputError
 from linalign_lite.storage import places
 from linalign_lite.storage.remote import Remote
 
+VECTORS = frozenset({".npy", ".parquet", ".arrow", ".jsonl"})
+OTHER_FILES = VECTORS | {".csv", ".txt", ".json", ".onnx", ".zip", ".h5", ".pt", ".safetensors"}
+
 if TYPE_CHECKING:
     from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.core.shards.states_folder import StatesFolder
@@ -51,6 +54,9 @@ def extract(
     fmt: shared.Format = TextFormat.auto,
     limit: shared.Limit = None,
     separator: shared.Separator = None,
+    text_field: shared.TextField = "text",
+    label_field: shared.LabelField = None,
+    no_labels: shared.NoLabels = False,
     dtype: shared.StoredDtype = FloatDtype.fp32,
     shard_texts: Annotated[int | None, Option(help="Texts per shard; default 4096.", min=1)] = None,
     scheduler: shared.Scheduler = None,
@@ -63,6 +69,7 @@ def extract(
     An OUT that does not end in .npz is a folder of shards: one shard is in memory at a time, and
     the same command resumes a run that was interrupted. TEXTS may be compressed (.gz, .zst).
     TEXTS and OUT may be URLs that fsspec can open (extra `remote`).
+    Labels of the texts are saved too, and go wherever the states go; --no-labels leaves them out.
     Blank lines are skipped, and texts longer than the model's context are cut; both are counted.
 
     \b
@@ -71,14 +78,21 @@ def extract(
       linalign-lite extract my-llama corpus.txt.zst corpus-states --pooling tokens --dtype fp16
       linalign-lite extract minilm s3://mine/corpus.txt.zst s3://mine/corpus-states
       linalign-lite extract gemma questions.txt questions.states.npz --prompt query
+      linalign-lite extract minilm tickets.csv t.states.npz --text-field body --label-field queue
       echo "hello" | linalign-lite extract minilm - hello.states.npz
     """
+    from linalign_lite.extraction.texts import Fields
+
     console, out = Console(as_json, quiet), places.place(out_at)
+    _require_states_name(out)
+    if no_labels and label_field is not None:
+        raise InputError("--label-field and --no-labels exclude each other")
+    fields = Fields(text_field, None if no_labels else label_field or "label")
     job = _Job(
         model=model,
         texts=texts,
         out=out,
-        reading={"fmt": fmt.value, "limit": limit, "separator": separator},
+        reading={"fmt": fmt.value, "limit": limit, "separator": separator, "fields": fields},
         options=ModelOptions(
             pooling=pooling.value if pooling else None,
             normalize=normalize,
@@ -98,6 +112,7 @@ def extract(
         raise InputError(f"{option} is for a folder", got=str(out), hint="drop the .npz")
     else:
         require_output(out, texts)
+        console.replacing(out)
         states, blank = _write_file(console, job)
         made, rows, shards = states, len(states), {}
     space, n_labels = made.space, len(made.labels)
@@ -116,9 +131,21 @@ def extract(
     }
     line = f"{out}: {rows} states of {space.dim} dimensions, {space.pooling} pooling"
     line += f", prompt {space.prompt!r}" if space.prompt else ""
-    line += f", {n_labels} labels" if n_labels else ""
+    line += f", {n_labels} labels, which travel with the states" if n_labels else ""
     line += f", {shards['shards']} shards" if shards else ""
     console.result(data, [line])
+
+
+def _require_states_name(out: places.Place) -> None:
+    """Raise InputError for a name that would make a folder and says another kind of file."""
+    ending = Path(out.name).suffix.lower()
+    if ending in OTHER_FILES and not out.is_dir():
+        raise InputError(
+            f"states are not written to {ending}",
+            got=str(out),
+            expected="a name that ends in .npz, or one without an ending, for a folder",
+            hint="`vectors export` writes other files from states" if ending in VECTORS else "",
+        )
 
 
 @dataclass(frozen=True)

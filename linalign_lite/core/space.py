@@ -53,15 +53,16 @@ class Space:
         known = filter(None, (self.name or "unnamed", self.model[:8], self.pooling, unit, prompt))
         return f"{' '.join(known)} ({self.dim} dimensions)"
 
-    def require(self, other: Space, what: str) -> None:
+    def require(self, other: Space, what: str, hint: str = "") -> None:
         """Raise MismatchError(what) unless states of ``other`` belong in this space."""
         if not self.agrees(other):
             same = "use files made from the same exported model with the same pooling"
+            same = same if self.prompt == other.prompt else f"{same} and prompt (`--prompt`)"
             raise MismatchError(
                 what,
                 got=other.describe(),
                 expected=self.describe(),
-                hint=same if self.prompt == other.prompt else f"{same} and prompt (`--prompt`)",
+                hint=f"{same}, {hint}" if hint else same,
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from linalign_lite.core.hidden_states import Ints, TextDigest
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.extraction.texts import Texts, read_rows
+from linalign_lite.extraction.texts import DEFAULT, Fields, Texts, read_rows
 
 MAX_LABELS = 16 << 20  # bytes of all distinct labels: the manifest of a folder holds no more
 Row = tuple[str, str | None]  # text, label
@@ -81,7 +81,12 @@ def texts_of(texts: Texts | Sequence[str]) -> Texts:
 
 
 def read_corpus(
-    path: str, *, fmt: str = "auto", limit: int | None = None, separator: str | None = None
+    path: str,
+    *,
+    fmt: str = "auto",
+    limit: int | None = None,
+    separator: str | None = None,
+    fields: Fields = DEFAULT,
 ) -> Corpus:
     """Read ``path`` once, keeping only the distinct labels; options and errors of `read_texts`.
 
@@ -91,7 +96,7 @@ def read_corpus(
     if path == "-":
         raise InputError("standard input cannot be read twice", hint="write it to a file first")
 
-    read = partial(read_rows, path, fmt=fmt, limit=limit, separator=separator)
+    read = partial(read_rows, path, fmt=fmt, limit=limit, separator=separator, fields=fields)
     digest, labels = TextDigest(), set[str]()
     count = blank = size = 0
     for text, label in read():

@@ -1,4 +1,4 @@
-"""Columns `text` and `label` of a Parquet file, a few rows at a time. Needs the extra `parquet`."""
+"""Columns of texts and labels of a Parquet file, a few rows at a time; extra `parquet`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +10,10 @@ ROWS = 1024  # read at a time
 MAX_GROUP = 1 << 30  # bytes of a column in one row group, unpacked
 
 
-def read_columns(path: str) -> Iterator[tuple[object, object]]:
-    """(text, label) of each row, label None without such a column.
+def read_columns(
+    path: str, text: str = "text", label: str | None = "label", *, required: bool = False
+) -> Iterator[tuple[object, object]]:
+    """(text, label) of each row by the columns' names, label None without such a column.
 
     Raises MissingExtraError without pyarrow, FormatError for a file that is not Parquet or whose
     row groups unpack to more than MAX_GROUP, InputError for missing columns and other types.
@@ -23,7 +25,9 @@ def read_columns(path: str) -> Iterator[tuple[object, object]]:
     with opened(path) as f:
         try:
             file = pq.ParquetFile(f)
-            columns = _columns(path, file.schema_arrow, pa.types)
+            columns = _columns(path, file.schema_arrow, pa.types, text, label)
+            if required and len(columns) < 2:
+                raise InputError(f"{path} has no column `{label}`")
             _require_groups(path, file.metadata, columns)
             for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
                 found = [batch.column(name).to_pylist() for name in columns]
@@ -33,19 +37,20 @@ def read_columns(path: str) -> Iterator[tuple[object, object]]:
             raise FormatError(f"{path} is not usable Parquet", got=str(e)[:160]) from e
 
 
-def _columns(path: str, schema: Any, types: Any) -> list[str]:
+def _columns(path: str, schema: Any, types: Any, text: str, label: str | None) -> list[str]:
     names = list(schema.names)
-    if names.count("text") != 1 or names.count("label") > 1:
+    if names.count(text) != 1 or names.count(label) > 1:
         raise InputError(
-            f"{path} needs one column `text`, and one `label` where there are labels",
+            f"{path} needs one column `{text}`, and one `{label}` where there are labels",
             got=", ".join(str(name)[:40] for name in names[:8]),
+            hint="name other columns with --text-field and --label-field",
         )
-    columns = ["text", *(["label"] if "label" in names else [])]
+    columns = [text, *([label] if label is not None and label in names else [])]
     for name in columns:
         kind = schema.field(name).type
         kind = kind.value_type if types.is_dictionary(kind) else kind
-        text = types.is_string(kind) or types.is_large_string(kind)
-        if not text and not (name == "label" and types.is_integer(kind)):
+        string = types.is_string(kind) or types.is_large_string(kind)
+        if not string and not (name == label and types.is_integer(kind)):
             raise InputError(f"{path}: column `{name}` has another type", got=str(kind)[:40])
     return columns
 

@@ -7,6 +7,7 @@ A file is read as a stream of rows, `.gz` and `.zst` unpacked: `read_texts` keep
 import contextlib
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,26 @@ from linalign_lite.errors import InputError
 from linalign_lite.extraction.compressed_text import MAX_TEXT, PACKED, lines, open_bytes
 
 FORMATS = values_of(TextFormat)
+DELIMITERS = ",;\t"  # of a .csv, the first that gives its header the text's column
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the fields, or columns, of text and label; no label is read where it is None.
+
+    A label's field other than `label` must be there.
+    """
+
+    text: str = "text"
+    label: str | None = "label"
+
+    @property
+    def label_required(self) -> bool:
+        """True if rows without a label are refused."""
+        return self.label not in (None, "label")
+
+
+DEFAULT = Fields()
 
 
 @dataclass(frozen=True)
@@ -55,14 +76,20 @@ class Texts:
 
 
 def read_texts(
-    path: str, *, fmt: str = "auto", limit: int | None = None, separator: str | None = None
+    path: str,
+    *,
+    fmt: str = "auto",
+    limit: int | None = None,
+    separator: str | None = None,
+    fields: Fields = DEFAULT,
 ) -> Texts:
     """Read ``path`` ("-" is standard input).
 
-    ``txt``: one text per line. ``jsonl``: objects with `text` and optionally `label`. ``csv``: a
-    header with a column `text` and optionally `label`. ``parquet``: these columns, with the extra
-    `parquet`. "auto" takes the file's ending (standard input: txt). A text file may be packed:
-    .txt.gz, .jsonl.zst. Blank lines are skipped, and counted except those of a csv.
+    ``txt``: one text per line. ``jsonl``: objects with `text` and optionally `label`, or with the
+    ``fields`` named. ``csv``: a header with these columns, separated by commas, semicolons or tabs.
+    ``parquet``: these columns, with the extra `parquet`. "auto" takes the file's ending (standard
+    input: txt). A text file may be packed: .txt.gz, .jsonl.zst. Blank lines are skipped, and
+    counted except those of a csv.
 
     With a ``separator``, the texts of a txt are separated by lines equal to it: line breaks inside
     a text are kept, those around it dropped, and blank texts skipped and counted.
@@ -73,7 +100,8 @@ def read_texts(
     texts: list[str] = []
     labels: list[str | None] = []
     n_blank = 0
-    for text, label in read_rows(path, fmt=fmt, limit=limit, separator=separator):
+    rows = read_rows(path, fmt=fmt, limit=limit, separator=separator, fields=fields)
+    for text, label in rows:
         if text is None:
             n_blank += 1
             continue
@@ -87,14 +115,21 @@ Lines = Iterator[tuple[int, str]]
 
 
 def read_rows(
-    path: str, *, fmt: str = "auto", limit: int | None = None, separator: str | None = None
+    path: str,
+    *,
+    fmt: str = "auto",
+    limit: int | None = None,
+    separator: str | None = None,
+    fields: Fields = DEFAULT,
 ) -> Iterator[tuple[str | None, str | None]]:
     """Yield (text, label) of each row, (None, None) for a blank line; see `read_texts`."""
     kind = _kind(path, fmt)
     if separator is not None:
         _require_separator(separator, kind)
+    if kind == "txt" and fields not in (DEFAULT, Fields(label=None)):
+        raise InputError("a .txt has no fields", got=path, hint="leave their names out")
     count, labelled = 0, False
-    with _rows(path, kind, separator) as rows:
+    with _rows(path, kind, separator, fields) as rows:
         for line, text, label in rows:
             if text is None:
                 yield None, None
@@ -116,26 +151,29 @@ def read_rows(
 
 
 @contextlib.contextmanager
-def _rows(path: str, kind: str, separator: str | None) -> Iterator[Iterator[Row]]:
+def _rows(path: str, kind: str, separator: str | None, fields: Fields) -> Iterator[Iterator[Row]]:
     if kind == "parquet":
-        yield _parquet(path)
+        yield _parquet(path, fields)
         return
     with open_bytes(path) as f:
         found = lines(path, f)
         if separator is not None:
             yield _separated(path, found, separator)
+        elif kind == "txt":
+            yield _txt(found)
         else:
-            yield {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[kind](path, found)
+            yield {"jsonl": _jsonl, "csv": _csv}[kind](path, found, fields)
 
 
-def _parquet(path: str) -> Iterator[Row]:
+def _parquet(path: str, fields: Fields) -> Iterator[Row]:
     from linalign_lite.extraction.parquet import read_columns
 
-    for number, (text, label) in enumerate(read_columns(path), 1):
-        yield number, _text(path, number, text), _label(path, number, label)
+    rows = read_columns(path, fields.text, fields.label, required=fields.label_required)
+    for number, (text, label) in enumerate(rows, 1):
+        yield number, _text(path, number, text, fields), _label(path, number, label, fields)
 
 
-def _txt(_path: str, found: Lines) -> Iterator[Row]:
+def _txt(found: Lines) -> Iterator[Row]:
     for number, line in found:
         yield number, line.rstrip("\r\n") if line.strip() else None, None
 
@@ -175,7 +213,7 @@ def _require_separator(separator: str, kind: str) -> None:
         )
 
 
-def _jsonl(path: str, found: Lines) -> Iterator[Row]:
+def _jsonl(path: str, found: Lines, fields: Fields) -> Iterator[Row]:
     for number, line in found:
         if not line.strip():
             yield number, None, None
@@ -188,38 +226,59 @@ def _jsonl(path: str, found: Lines) -> Iterator[Row]:
             ) from e
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number} is not a JSON object", got=type(row).__name__)
-        yield number, _text(path, number, row.get("text")), _label(path, number, row.get("label"))
+        label = row.get(fields.label) if fields.label else None
+        text = row.get(fields.text)
+        yield number, _text(path, number, text, fields), _label(path, number, label, fields)
 
 
-def _csv(path: str, found: Lines) -> Iterator[Row]:
+def _csv(path: str, found: Lines, fields: Fields) -> Iterator[Row]:
     csv.field_size_limit(MAX_TEXT)  # the library's own limit would cut at 131,072 characters
     # in CSV, a lone \r ends a line
     pieces = (piece for _, line in found for piece in io.StringIO(line, newline=""))
-    reader = csv.DictReader(pieces, strict=True)
+    header = next(pieces, "")
+    reader = csv.DictReader(
+        itertools.chain([header], pieces), strict=True, delimiter=_delimiter(header, fields.text)
+    )
     try:
-        fields = reader.fieldnames or []
-        if "text" not in fields:
-            raise InputError(
-                f"{path} has no column `text`",
-                got=", ".join(str(name)[:40] for name in fields[:8]) or "no header",
-                expected="a header line with `text`, and `label` if there are labels",
-            )
-        for column in ("text", "label"):
-            if list(fields).count(column) > 1:
+        names = list(reader.fieldnames or [])
+        wanted = [fields.text, *([fields.label or ""] if fields.label_required else [])]
+        for column in wanted:
+            if column not in names:
+                raise InputError(
+                    f"{path} has no column `{column}`",
+                    got=", ".join(str(name)[:40] for name in names[:8]) or "no header",
+                    expected="a header line with `text`, and `label` if there are labels",
+                    hint="name other columns with --text-field and --label-field",
+                )
+        for column in (fields.text, fields.label or ""):
+            if names.count(column) > 1:
                 raise InputError(f"{path} has more than one column `{column}`")
         for row in reader:
             number = reader.line_num
-            label = row.get("label") or None
-            yield number, _text(path, number, row["text"]), _label(path, number, label)
+            label = (row.get(fields.label) or None) if fields.label else None
+            text = row[fields.text]
+            yield number, _text(path, number, text, fields), _label(path, number, label, fields)
     except csv.Error as e:
         raise InputError(f"{path}, line {reader.line_num} is not CSV", got=str(e)) from e
 
 
-def _text(path: str, number: int, value: object) -> str:
+def _delimiter(header: str, column: str) -> str:
+    """The delimiter by which the header has this column; a comma if none gives it."""
+    with contextlib.suppress(csv.Error):  # which the reader of the rows will raise
+        for delimiter in DELIMITERS:
+            if column in next(csv.reader([header], delimiter=delimiter), []):
+                return delimiter
+    return ","
+
+
+def _text(path: str, number: int, value: object, fields: Fields) -> str:
     if not isinstance(value, str) or not value.strip():
         got = "nothing" if value is None else "blank" if isinstance(value, str) else "no string"
         raise InputError(
-            f"{path}, line {number} has no usable text", got=got, expected="a string in `text`"
+            f"{path}, line {number} has no usable text",
+            got=got,
+            expected=f"a string in `{fields.text}`",
+            hint="" if fields.text != "text" else "name another field with --text-field",
         )
     try:
         value.encode()
@@ -228,8 +287,10 @@ def _text(path: str, number: int, value: object) -> str:
     return value
 
 
-def _label(path: str, number: int, value: object) -> str | None:
+def _label(path: str, number: int, value: object, fields: Fields) -> str | None:
     if value is None:
+        if fields.label_required:
+            raise InputError(f"{path}, line {number} has no `{fields.label}`")
         return None
     # a number is a name: 3 and "3" are the same label
     label = str(value) if type(value) is int else value

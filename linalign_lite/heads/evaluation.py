@@ -13,7 +13,10 @@ from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval, bootstrap_accuracy, recall_per_class
 from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import Pairs
+from linalign_lite.core.verdict import Verdict, of_accuracy
 from linalign_lite.errors import InputError
+
+NEVER = 5  # labels named of those that are never right
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Evaluation:
     """Accuracy with its interval, and recall of each class.
 
     ``majority``: accuracy of predicting the most frequent label. ``unknown``: number of rows whose
-    label the head does not have; they count as wrong.
+    label the head does not have; they count as wrong. ``own``: held-out accuracy of the head on its
+    own model's states, where a map was between and the head's card has it.
     """
 
     accuracy: Interval
@@ -29,11 +33,21 @@ class Evaluation:
     majority: float
     unknown: int
     per_class: Mapping[str, float]
+    own: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Grade of the accuracy beside the commonest label's, and beside the head's own."""
+        step = "more labelled texts, or another model"
+        if self.own is not None:
+            step = "a map with a few texts of this kind (--with-few), or for this head (kl)"
+        a = self.accuracy
+        return of_accuracy(a.value, a.low, self.majority, own=self.own, advice=step)
 
     def as_dict(self) -> dict[str, Any]:
         """Values of the report for JSON."""
         interval = asdict(self.accuracy)
-        rest = {"n": self.n, "majority": self.majority, "unknown": self.unknown}
+        rest = {"n": self.n, "majority": self.majority, "own": self.own, "unknown": self.unknown}
         return {"accuracy": interval.pop("value"), **interval, **rest}
 
     def rows(self) -> Pairs:
@@ -45,6 +59,11 @@ class Evaluation:
             ("texts", self.n),
             ("majority label", f"{self.majority:.4f}"),
         ]
+        if self.own is not None:
+            rows.append(("head on its own states", f"{self.own:.4f} (held out)"))
+        if never := [name for name, recall in self.per_class.items() if recall == 0]:
+            shown = ", ".join(never[:NEVER]) + (", …" if len(never) > NEVER else "")
+            rows.append(("labels never right", f"{len(never)} of {len(self.per_class)}: {shown}"))
         if self.unknown:
             rows.append(("labels unknown to the head", f"{self.unknown} texts, all wrong"))
         return rows
@@ -81,7 +100,14 @@ def evaluate(
         majority=float(np.bincount(truth[known]).max() / len(states)),
         unknown=int((~known).sum()),
         per_class={n: r for n, r in zip(head.labels, recall, strict=True) if not np.isnan(r)},
+        own=None if affine is None else _own_accuracy(head),
     )
+
+
+def _own_accuracy(head: Head) -> float | None:
+    """The held-out accuracy in the head's card, if it is a share."""
+    found = head.card.get("held_out_accuracy")
+    return found if isinstance(found, float) and 0 <= found <= 1 else None
 
 
 def label_outputs(head: Head, states: HiddenStates) -> npt.NDArray[np.intp]:
@@ -106,7 +132,9 @@ def require_readable(
 ) -> None:
     """Raise MismatchError unless a ``reader`` of ``space`` reads the states, or their images."""
     if affine is None:
-        space.require(states.space, f"this {reader} does not read these states")
+        space.require(
+            states.space, f"this {reader} does not read these states", hint="or is --map missing?"
+        )
     else:
         affine.source.require(states.space, "this map does not read these states")
         space.require(affine.target, f"this map does not lead into this {reader}'s space")

@@ -11,6 +11,7 @@ Penalties are chosen by K-fold accuracy; of equally accurate penalties the stron
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
@@ -24,6 +25,7 @@ from linalign_lite.core.choices import HEAD_FOLDS, HeadMethod, values_of
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.text_tables import Pairs
+from linalign_lite.core.verdict import Verdict, of_accuracy
 from linalign_lite.errors import InputError
 
 PENALTIES = {
@@ -45,7 +47,8 @@ Solutions = Iterator[tuple[Float64, Float64]]  # weight (classes, d), bias (clas
 class HeadReport:
     """Report of a fit: the chosen method and penalty, and K-fold accuracies.
 
-    ``tried``: K-fold accuracy of each method; ``held_out_accuracy``: of the chosen one.
+    ``tried``: K-fold accuracy of each method; ``held_out_accuracy``: of the chosen one;
+    ``majority``: of always predicting the most frequent label.
     """
 
     method: str
@@ -55,7 +58,16 @@ class HeadReport:
     classes: int
     folds: int
     held_out_accuracy: float
+    majority: float
     tried: dict[str, float]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Grade of the held-out accuracy; its lower end is two standard errors below it."""
+        value = self.held_out_accuracy
+        low = value - 2 * math.sqrt(value * (1 - value) / self.n)
+        step = f"more labelled texts than {self.n:,}, or another model"
+        return of_accuracy(value, low, self.majority, advice=step)
 
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""
@@ -65,6 +77,7 @@ class HeadReport:
             ("classes", self.classes),
             ("texts", self.n),
             ("held-out accuracy", f"{tried} ({self.folds} folds)"),
+            ("majority label", f"{self.majority:.4f}"),
         ]
 
 
@@ -120,6 +133,7 @@ def train_head(
         classes=data.classes,
         folds=folds,
         held_out_accuracy=held_out,
+        majority=float(np.bincount(data.ids).max() / len(states)),
         tried={name: accuracy for name, (_, accuracy) in results.items()},
     )
     card = {**asdict(report), "text_digest": states.text_digest}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.report import Report
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import SEARCH_FOLDS, Metric, Use
 from linalign_lite.core.hidden_states import HiddenStates, as_states
-from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
 from linalign_lite.retrieval import measures
 from linalign_lite.retrieval.evaluation import require_same_model
+from linalign_lite.retrieval.fit_report import K, RetrievalFitReport
 from linalign_lite.retrieval.fitting import (
     SHAPES,
     Float32,
@@ -35,54 +34,7 @@ SHARES = (0.0, 0.5, 1.0)  # g: how much of the target's mean mapped states keep
 ASKED = 360  # held-out texts that are searched for, in all folds together
 SEARCHED = 3_000  # documents among which they are searched
 ALONE, BOTH = "documents", "documents and pseudo-queries"  # what a map is fitted on
-K = 10
 LEAST = 30  # documents
-
-
-@dataclass(frozen=True)
-class RetrievalFitReport(Report):
-    """Report of `fit_retrieval`.
-
-    found: mean reciprocal rank of the document that a held-out text is of; overlap: share of the
-    first 10 documents in common with the target's own ranking; score: their mean, by which the
-    shape and ``mean_share`` (g) were chosen. ridge_score: that of the best ridge map with the whole
-    mean. native_score = a · mapped score + b, ``recalibration`` (a, b), fitted on the held-out
-    texts' first 10 documents, so that a threshold of the target's scores keeps its meaning.
-    curve: (number of the trial, score).
-    """
-
-    method: str
-    fitted_on: str
-    use: str
-    metric: str
-    mean_share: float
-    target_power: float
-    source_power: float
-    penalty: float
-    score: float
-    found: float
-    overlap: float
-    ridge_score: float
-    recalibration: tuple[float, float]
-    n: int
-    n_pseudo: int
-    folds: int
-    normalized: bool  # mapped states are to be scaled to length 1 before they are stored
-    warnings: tuple[str, ...] = ()
-    curve: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
-
-    def rows(self) -> Pairs:
-        """Names and values of the report for printing."""
-        a, b = self.recalibration
-        return [
-            ("method", f"{self.method}, fitted on {self.fitted_on}"),
-            ("maps", f"{self.use}; {self.mean_share:g} of the target's mean kept"),
-            ("texts", f"{self.n}, and {self.n_pseudo} pseudo-queries"),
-            ("held-out texts find their document", f"{self.found:.4f} (mean reciprocal rank)"),
-            ("overlap with the native ranking", f"{self.overlap:.4f} (first {K})"),
-            ("score", f"{self.score:.4f}; best ridge {self.ridge_score:.4f}"),
-            ("native score", f"{a:.4g} · mapped score {b:+.4g}"),
-        ]
 
 
 def fit_retrieval(

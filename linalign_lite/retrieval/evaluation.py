@@ -14,6 +14,7 @@ from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval
 from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import column_lines
+from linalign_lite.core.verdict import NDCG_KEPT, Verdict
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.retrieval import measures
 from linalign_lite.retrieval.collection import Judged
@@ -58,6 +59,17 @@ class RetrievalReport:
     n_documents: int
     metric: str
     k: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """Grade of the better of the two ways across models, beside the target's own nDCG."""
+        first = f"ndcg@{self.k}"
+        own, *mapped = (
+            self.rankings[name].measures[first].value
+            for name in (NATIVE_TARGET, QUERIES, DOCUMENTS)
+        )
+        step = "a map for this search: fit --objective retrieval with --pseudo"
+        return NDCG_KEPT.judge(max(mapped) / own if own > 0 else 0.0, step)
 
     def as_dict(self) -> dict[str, Any]:
         """Values of the report for JSON."""

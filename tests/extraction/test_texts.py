@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linalign_lite.errors import InputError
-from linalign_lite.extraction.texts import read_texts
+from linalign_lite.extraction.corpus import read_corpus
+from linalign_lite.extraction.texts import Fields, read_texts
 
 
 def write(tmp_path, name, content):
@@ -167,3 +168,46 @@ def test_a_missing_file_and_an_unknown_format_are_named(tmp_path):
         read_texts(str(tmp_path / "gone.txt"))
     with pytest.raises(InputError, match="unknown format: got xml"):
         read_texts("x", fmt="xml")
+
+
+# --- named fields, delimiters ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_columns_by_name_and_delimiter(tmp_path, mark):
+    file = tmp_path / "tickets.csv"
+    file.write_text(f'id{mark}body{mark}queue\n1{mark}"a{mark} b"{mark}x\n2{mark}c{mark}y\n')
+    found = read_texts(str(file), fields=Fields("body", "queue"))
+    assert (found.texts, found.labels) == ((f"a{mark} b", "c"), ("x", "y"))
+    assert read_texts(str(file), fields=Fields("body", None)).labels == ()
+    for fields in (Fields("gone"), Fields("body", "gone")):
+        with pytest.raises(InputError, match="no column `gone`"):
+            read_texts(str(file), fields=fields)
+
+
+def test_fields_of_other_formats(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"body": "a", "n": 3}\n{"body": "b", "n": 4}\n')
+    assert read_texts(str(rows), fields=Fields("body", "n")).labels == ("3", "4")
+    assert read_corpus(str(rows), fields=Fields("body", "n")).labels == ("3", "4")
+    with pytest.raises(InputError, match="line 1 has no `gone`"):
+        read_texts(str(rows), fields=Fields("body", "gone"))
+    with pytest.raises(InputError, match="--text-field"):
+        read_texts(str(rows))
+    (tmp_path / "lines.txt").write_text("a\nb\n")
+    with pytest.raises(InputError, match="has no fields"):
+        read_texts(str(tmp_path / "lines.txt"), fields=Fields("body"))
+
+
+def test_columns_of_parquet_by_name(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is absent: pip install '.[parquet]'")
+    pq = pytest.importorskip("pyarrow.parquet")
+    file = str(tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"body": ["a", "b"], "n": [3, 4]}), file)
+    found = read_texts(file, fields=Fields("body", "n"))
+    assert (found.texts, found.labels) == (("a", "b"), ("3", "4"))
+    assert read_texts(file, fields=Fields("body")).labels == ()
+    with pytest.raises(InputError, match="--text-field"):
+        read_texts(file)
+    with pytest.raises(InputError, match="no column `gone`"):
+        read_texts(file, fields=Fields("body", "gone"))

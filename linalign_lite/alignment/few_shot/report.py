@@ -6,6 +6,7 @@ from typing import Any
 
 from linalign_lite.alignment.report import Report
 from linalign_lite.core.text_tables import Pairs
+from linalign_lite.core.verdict import MAP_R2, Verdict
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class FewReport(Report):
     both_error: float | None
     warnings: tuple[str, ...] = ()
     curve: tuple[tuple[float, float, float, float], ...] = field(default=(), repr=False)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Grade of the R² on held-out few texts; divergences have no scale."""
+        if self.objective != "least-squares":
+            return None
+        return MAP_R2.judge(1 - self.loss, f"more of the few texts ({self.n_few} now)")
 
     def as_card(self) -> dict[str, Any]:
         method = "ridge" if self.objective == "least-squares" else "kl"

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from linalign_lite.alignment.report import Report
+from linalign_lite.alignment.report import Report, next_step
 from linalign_lite.core.text_tables import Pairs
+from linalign_lite.core.verdict import Verdict, agreement_scale
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class KlReport(Report):
     iterations: int
     warnings: tuple[str, ...] = ()
     curve: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Grade of the agreement on held-out texts."""
+        step = next_step(self.n, self.d_source)
+        return agreement_scale(self.n_outputs).judge(self.held_out_agreement, step)
 
     def as_card(self) -> dict[str, Any]:
         return {"method": "kl", **super().as_card()}

@@ -5,6 +5,7 @@ from typing import Any
 
 from linalign_lite.alignment.report import Report
 from linalign_lite.core.text_tables import Pairs
+from linalign_lite.core.verdict import PARTNER_FIRST, Verdict
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class UnpairedReport(Report):
     partner_first: float | None
     warnings: tuple[str, ...] = ()
     curve: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Grade of the share of partners that are first; None below 16 pairs."""
+        if self.partner_first is None:
+            return None
+        return PARTNER_FIRST.judge(self.partner_first, "more pairs, or more unshared texts")
 
     def as_card(self) -> dict[str, Any]:
         return {"method": "unpaired", **super().as_card()}

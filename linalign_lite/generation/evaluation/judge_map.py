@@ -13,6 +13,7 @@ from typing import Any
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
 from linalign_lite.core.text_tables import column_lines, pair_lines
+from linalign_lite.core.verdict import TOKEN_AGREEMENT, Verdict
 from linalign_lite.errors import InputError, printable
 from linalign_lite.extraction.inference import Progress
 from linalign_lite.extraction.session import Model
@@ -72,6 +73,12 @@ class Judgement:
     samples: int
     examples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """Grade of the agreement of next tokens."""
+        step = "a map for this token head: fit --objective kl --head, on more texts of this kind"
+        return TOKEN_AGREEMENT.judge(self.agreement, step)
 
     def as_dict(self) -> dict[str, Any]:
         """Values of the report for JSON."""

@@ -9,6 +9,7 @@ from linalign_lite.core import metrics
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.text_tables import Pairs
+from linalign_lite.core.verdict import AUROC, Verdict
 from linalign_lite.heads.ood.detector import Detector
 
 
@@ -33,6 +34,12 @@ class DetectionReport:
     kept: float | None
     caught: float | None
     roc: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Grade of the AUROC."""
+        step = "another detector (ood fit --method auto), or a better map if one is between"
+        return AUROC.judge(self.auroc.value, step)
 
     def as_card(self) -> dict[str, Any]:
         """Values of the report for JSON."""

@@ -32,6 +32,6 @@ def until(browser, *states):
         state = line.get_attribute("data-state")
         return (state, line.text) if state in states else None
 
-    return WebDriverWait(
-        browser, 60, ignored_exceptions=[StaleElementReferenceException]
-    ).until(reached)
+    return WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(
+        reached
+    )

@@ -1,0 +1,133 @@
+"""Verdicts: thresholds as documented, grades in order, and what the commands print."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import ROOT
+
+from linalign_lite import HiddenStates, Space, fit, save, train_head
+from linalign_lite.commands import main
+from linalign_lite.core import verdict as verdicts
+from linalign_lite.core.verdict import Grade, Scale, Verdict, of_accuracy, poorest
+
+SCALES = [value for value in vars(verdicts).values() if isinstance(value, Scale)]
+ORDER = list(Grade)
+
+
+@given(st.sampled_from(SCALES), st.floats(-2, 2), st.floats(-2, 2))
+def test_a_better_figure_has_no_worse_grade(scale, a, b):
+    low, high = (ORDER.index(scale.judge(x).grade) for x in sorted((a, b)))
+    assert low <= high
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=lambda s: s.measure)
+def test_the_page_states_the_thresholds(scale):
+    page = (ROOT / "docs" / "VERDICTS.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| ([\d.]+) \| ([\d.]+) \|", page)
+    assert (f"{scale.usable:g}", f"{scale.good:g}") in rows
+    for value, grade in ((scale.good, "good"), (scale.usable, "usable"), (-1.0, "poor")):
+        assert scale.judge(value).grade == grade
+    assert scale.judge(float("nan")).grade == "poor"
+
+
+def test_advice_stands_unless_good():
+    scale = Scale("R²", 0.3, 0.5)
+    assert str(scale.judge(0.1, "more pairs")) == "poor: R² 0.100, below 0.3; next: more pairs"
+    assert str(scale.judge(0.4, "more pairs")) == "usable: R² 0.400, below 0.5; next: more pairs"
+    assert str(scale.judge(0.7, "more pairs")) == "good: R² 0.700, at least 0.5"
+    grades = [scale.judge(x) for x in (0.7, 0.1, 0.4)]
+    assert poorest(grades).grade == "poor"
+
+
+def test_an_accuracy_within_noise_of_the_commonest_label_is_poor():
+    found = of_accuracy(0.34, 0.30, 0.32)
+    assert found.grade == "poor"
+    assert "no better than always predicting the commonest label" in found.reason
+    assert of_accuracy(0.81, 0.78, 0.32).grade == "good"
+    assert of_accuracy(0.60, 0.56, 0.32).grade == "usable"
+    assert of_accuracy(0.60, 0.56, 0.32, own=0.62).grade == "good"
+    assert of_accuracy(0.40, 0.36, 0.32, own=0.80).grade == "poor"
+    assert of_accuracy(1.0, 1.0, 1.0).grade == "poor"  # one label: nothing was measured
+
+
+# --- reports and commands -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """States of two models: pairs that share much, pairs that share nothing; four labels."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(600, 8))
+    labels = rng.integers(4, size=600)
+    hidden[np.arange(600), labels] += 4
+    names = [f"l{i}" for i in labels]
+    x, y = hidden @ rng.normal(size=(8, 12)), hidden @ rng.normal(size=(8, 10))
+    for name, rows in (("x", x), ("y", y), ("noise", rng.normal(size=(600, 10)))):
+        states = HiddenStates(
+            rows.astype(np.float32), labels=names, space=Space(rows.shape[1], name=name)
+        )
+        save(tmp_path / f"{name}.states.npz", states)
+    return tmp_path
+
+
+def last_line(capsys):
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_useless_map_is_called_poor(made, capsys):
+    for target, grade in (("y", "good"), ("noise", "poor")):
+        arguments = ["fit", "x.states.npz", f"{target}.states.npz", f"{target}.map.npz"]
+        assert main(arguments) == 0
+        line = last_line(capsys)
+        assert line.startswith(f"{grade}: held-out R²")
+        assert main([*arguments, "--strict", "--json"]) == (grade == "poor")
+        found = json.loads(capsys.readouterr().out)["verdict"]
+        assert found["grade"] == grade
+        assert bool(found["advice"]) == (grade == "poor")
+        assert (made / f"{target}.map.npz").exists()
+
+
+def test_a_classifier_through_a_useless_map_is_called_poor(made, capsys):
+    assert main(["head", "y.states.npz", "y.head.npz", "--strict"]) == 0
+    assert last_line(capsys).startswith("good: accuracy")
+    assert main(["fit", "x.states.npz", "y.states.npz", "good.map.npz"]) == 0
+    assert main(["evaluate", "y.head.npz", "x.states.npz", "--map", "good.map.npz"]) == 0
+    line = last_line(capsys)
+    assert line.startswith("good: accuracy")
+    assert "the head's own" in line
+    rng = np.random.default_rng(1)
+    x, y = (HiddenStates(rng.normal(size=(500, d)), space=Space(d, name=n)) for n, d in
+            (("x", 12), ("y", 10)))  # fmt: skip
+    save(made / "useless.map.npz", fit(x, y)[0])
+    arguments = ["evaluate", "y.head.npz", "x.states.npz", "--map", "useless.map.npz"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "labels never right" in printed
+    assert printed.splitlines()[-1].startswith("poor: no better than always predicting")
+    assert main([*arguments, "--strict"]) == 1
+
+
+def test_reports_have_their_verdict(made):
+    states = HiddenStates(np.eye(4).repeat(20, 0), labels=np.arange(4).repeat(20))
+    _, report = train_head(states)
+    assert isinstance(report.verdict, Verdict)
+    assert report.verdict.grade == "good"
+    assert report.majority == 0.25
+
+
+def test_detectors_have_theirs(made, capsys):
+    assert main(["ood", "fit", "y.states.npz", "y.ood.npz", "--method", "mahalanobis"]) == 0
+    rng = np.random.default_rng(2)
+    save(made / "far.states.npz",
+         HiddenStates(rng.normal(size=(90, 10)) + 40, space=Space(10, name="y")))  # fmt: skip
+    for other, code, grade in (("far", 0, "good"), ("y", 1, "poor")):
+        arguments = ["ood", "evaluate", "y.ood.npz", "y.states.npz", f"{other}.states.npz"]
+        assert main([*arguments, "--strict"]) == code
+        assert last_line(capsys).startswith(f"{grade}: AUROC")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import linalign_lite as la
 from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError, MismatchError, OutputExistsError
-from linalign_lite.retrieval.index import building, card
+from linalign_lite.retrieval.index import building, card, writing
 from linalign_lite.retrieval.index.building import build_index
 from linalign_lite.retrieval.index.reading import open_index
 from linalign_lite.retrieval.search import search
@@ -76,7 +76,7 @@ def test_rows_and_rankings_are_those_of_the_vectors(
     rng = np.random.default_rng(seed)
     vectors = (rng.normal(size=(n, d)) * scale).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "SHARD_BYTES", shard)
+        patch.setattr(writing, "SHARD_BYTES", shard)
         build_index(Made(vectors), out, metric=metric)
     index = open_index(out)
     assert len(index) == n
@@ -291,12 +291,13 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from linalign_lite.retrieval.index import building
+from linalign_lite.retrieval.index.writing import RowWriter
 from linalign_lite.vectors.locations import open_vectors
-add = building._Writer.add
+add = RowWriter.add
 def dying(self, batch):
     out = add(self, batch)
     os.kill(os.getpid(), signal.SIGKILL)
-building._Writer.add = dying
+RowWriter.add = dying
 building.build_index(open_vectors(sys.argv[1]), sys.argv[2])
 """
 

@@ -18,6 +18,7 @@ from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import PathLike, open_regular
 from linalign_lite.storage.hashing import seal_of
 from linalign_lite.storage.schema import (
+    LEFT_OUT,
     Range,
     Sha256,
     Size,
@@ -29,15 +30,17 @@ from linalign_lite.storage.schema import (
 )
 
 FORMAT, VERSION = "linalign-index", 1
-CARD, IDS = "index.json", "ids.txt"
+CARD, IDS, CENTROIDS = "index.json", "ids.txt", "centroids.rows"
 FRACTION = 14  # bits of a stored value below the exponent: 2^14·(1 + NORM_SLACK) fits in 16
 LEAST_BITS = 9  # of fewer, scores err too much
 NORM_SLACK = 2.0**-6  # by which norms may exceed 2^exponent: unit vectors are never exactly that
 MAX_ROWS = 1 << 24  # scores of an encrypted response
 MAX_SHARDS, MAX_CARD = 1 << 14, 4 << 20
+MAX_CLUSTERS = 1 << 12
 MAX_ID = 1024  # bytes of an id in UTF-8: 256 characters
 HINT = "the index may be altered or incomplete; build or copy it again"
 RowMetric = Literal["cosine", "dot"]
+Stored = np.dtype("<i2")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,26 @@ class Overlap:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """Share of the first 10 rows that the ``clusters`` nearest clusters hold, mean over queries."""
+
+    clusters: Annotated[int, Range(1, MAX_CLUSTERS)]
+    recall: Annotated[float, Range(0.0, 1.0)]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of the rows: the first ``sizes[0]`` rows are cluster 0, the next are cluster 1.
+
+    sha256: of the file of the centroids.
+    """
+
+    sha256: Sha256
+    sizes: Annotated[tuple[Annotated[int, Range(1, MAX_ROWS)], ...], Size(MAX_CLUSTERS, least=1)]
+    recalls: Annotated[tuple[Recall, ...], Size(MAX_CLUSTERS.bit_length())]
+
+
+@dataclass(frozen=True)
 class IndexCard:
     """Description of an index: all that a client needs to ask it.
 
@@ -65,8 +88,8 @@ class IndexCard:
     2^(exponent − 14); before they were rounded, no row was longer than ``largest_norm``, at most
     2^exponent·(1 + NORM_SLACK). row_bits: an encrypted search rounds rows to multiples of
     2^(exponent − row_bits). sample: queries over which ``overlaps`` were measured; 0 for none. ids:
-    digest of the ids' file; None where the numbers of the rows stand for ids. Raises InputError
-    when the fields do not agree.
+    digest of the ids' file; None where the numbers of the rows stand for ids. clusters: where rows
+    are in order of cluster. Raises InputError when the fields do not agree.
     """
 
     space: Space
@@ -80,6 +103,7 @@ class IndexCard:
     ids: Sha256 | None
     shards: Annotated[tuple[IndexShard, ...], Size(MAX_SHARDS, least=1)]
     library: str
+    clusters: Clusters | None = field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         most = 2.0**self.exponent * (1 + NORM_SLACK)
@@ -87,6 +111,8 @@ class IndexCard:
             raise InputError("its dimension or its exponent does not fit its rows")
         if sum(shard.rows for shard in self.shards) != self.rows:
             raise InputError("its shards do not add up to its rows")
+        if self.clusters is not None and sum(self.clusters.sizes) != self.rows:
+            raise InputError("its clusters do not add up to its rows")
         for i, shard in enumerate(self.shards):  # so no path leads elsewhere, and none repeats
             if shard.file != shard_name(i):
                 raise InputError("a shard does not have the name of its place", got=shard.file)
@@ -99,6 +125,10 @@ class IndexCard:
             raise InputError("the shards are too many for one index")
         return text.encode()
 
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
 
 def shard_name(i: int) -> str:
     return f"{i:05d}.rows"
@@ -109,7 +139,7 @@ def read_card(path: PathLike) -> IndexCard:
 
     Raises InputError when it is not there, FormatError when it was altered.
     """
-    path = _inside(Path(path), CARD)
+    path = beside(Path(path), CARD)
     with open_regular(path) as f:
         return parse_card(str(path), f.read(MAX_CARD + 1))
 
@@ -174,7 +204,7 @@ def read_ids(path: PathLike, card: IndexCard) -> OwnIds | RowNumbers:
     """
     if card.ids is None:
         return RowNumbers(card.rows)
-    path = _inside(Path(path), IDS)
+    path = beside(Path(path), IDS)
     with open_regular(path) as f:
         return checked_ids(str(path), f.read(card.rows * (MAX_ID + 1) + 1), card)
 
@@ -189,15 +219,16 @@ def checked_ids(name: str, content: bytes, card: IndexCard) -> OwnIds:
 
 def card_digest(card: IndexCard) -> str:
     """SHA-256 of the card, and through it of the rows."""
-    return hashlib.sha256(card.to_bytes()).hexdigest()
+    return card._digest
 
 
 def ids_digest(card: IndexCard) -> str:
     """Digest by which a response names its ids: of their file, or where there is none of the card.
 
-    So numbers of rows are never taken for those of another index.
+    So numbers of rows are never taken for those of another index; nor are those of clusters, for
+    which it is the card's, too.
     """
-    return card.ids or card_digest(card)
+    return card.ids if card.ids and not card.clusters else card_digest(card)
 
 
 def unit(card: IndexCard) -> float:
@@ -205,6 +236,6 @@ def unit(card: IndexCard) -> float:
     return math.ldexp(1.0, card.exponent - FRACTION)
 
 
-def _inside(path: Path, name: str) -> Path:
+def beside(path: Path, name: str) -> Path:
     """The file ``name`` beside or in ``path``."""
     return path / name if path.is_dir() else path.with_name(name)

@@ -20,21 +20,29 @@ from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError
 from linalign_lite.retrieval.index.card import (
     CARD,
+    CENTROIDS,
     HINT,
     IDS,
     MAX_ID,
     IndexCard,
     OwnIds,
     RowNumbers,
+    Stored,
     read_card,
     read_ids,
     unit,
 )
-from linalign_lite.retrieval.search import BLOCK, Best, Rows, comparable
+from linalign_lite.retrieval.index.clusters import (
+    Centroids,
+    intervals,
+    read_centroids,
+    require_clusters,
+    row_numbers,
+)
+from linalign_lite.retrieval.search import BLOCK, Best, Rows, comparable, highest
 from linalign_lite.storage.atomic import PathLike, open_regular
 from linalign_lite.storage.places import listing
 
-Stored = np.dtype("<i2")
 _QUERIES = 1024  # queries scored at once
 _VERIFIED = 1 << 18  # values
 
@@ -62,6 +70,11 @@ class Index:
         return {name: getattr(self, name) for name in ("folder", "card", "ids")}
 
     @functools.cached_property
+    def centroids(self) -> Centroids:
+        """Centroids of the clusters. Raises InputError where there are none."""
+        return read_centroids(self.folder, self.card)
+
+    @functools.cached_property
     def _shards(self) -> list[npt.NDArray[np.int16]]:
         return [_mapped(self.folder / s.file, s.rows, self.card) for s in self.card.shards]
 
@@ -84,13 +97,16 @@ class Index:
         queries: HiddenStates | Array,
         k: int = 10,
         map: AffineMap | None = None,  # noqa: A002 (the field's word)
+        *,
+        clusters: int | None = None,
     ) -> tuple[Rows, npt.NDArray[np.float32]]:
-        """Find the k rows with the highest scores for each query, or map(query); exact.
+        """Find the k rows with the highest scores for each query, or map(query).
 
         queries: (q, d), after the map of the index's space. Scores are cosines or inner products,
-        as the index was built. Returns numbers of rows (q, min(k, n)), highest score first and of
-        equal scores the lower row first, and the scores. Raises MismatchError for queries of
-        another space, InputError for k below 1.
+        as the index was built. Exact, unless only rows of the nearest ``clusters`` are looked at,
+        and of as many more as hold k rows. Returns numbers of rows (q, min(k, n)), highest score
+        first and of equal scores the lower row first, and the scores. Raises MismatchError for
+        queries of another space, InputError for k or clusters below 1, or for an index without any.
         """
         states = as_states(queries)
         if map is not None:
@@ -99,16 +115,34 @@ class Index:
         self.space.require(space, "these queries do not belong in the index's space")
         if k < 1:
             raise InputError("k is not usable", got=str(k), expected="1 or more")
+        if clusters is not None and clusters < 1:
+            raise InputError("clusters are not usable", got=str(clusters), expected="1 or more")
         found = []
         for top in range(0, len(states), _QUERIES):
             some = states.states[top : top + _QUERIES]
             some = comparable(some if map is None else map.apply(some), self.card.metric)
+            if clusters is not None:
+                found += [self._in_clusters(query, k, clusters) for query in some]
+                continue
             best = Best(len(some), min(k, len(self)))
             step = max(1, BLOCK // (4 * max(len(some), self.space.dim)))
             for start in range(0, len(self), step):
                 best.add(some @ self.rows(start, min(start + step, len(self))).T)
             found.append(best.ordered())
         return np.concatenate([r for r, _ in found]), np.concatenate([s for _, s in found])
+
+    def _in_clusters(
+        self, query: npt.NDArray[np.float32], k: int, count: int
+    ) -> tuple[Rows, npt.NDArray[np.float32]]:
+        """The k best rows of the nearest clusters, and their scores: (1, min(k, n)) each."""
+        sizes = np.array(require_clusters(self.card).sizes)
+        nearest = self.centroids.nearest(query[None], len(sizes))[0]
+        count = max(count, int(np.searchsorted(np.cumsum(sizes[nearest]), min(k, len(self)))) + 1)
+        asked = np.sort(nearest[:count]).tolist()
+        parts = [self.rows(*ends) @ query for ends in intervals(self.card, asked)]
+        scores = np.concatenate(parts)[None]
+        best = highest(scores, k)
+        return row_numbers(self.card, asked)[best], np.take_along_axis(scores, best, axis=1)
 
 
 def open_index(folder: PathLike, *, verify: bool = True) -> Index:
@@ -126,12 +160,16 @@ def open_index(folder: PathLike, *, verify: bool = True) -> Index:
     regular_size(folder / CARD)
     card = read_card(folder)
     named = {CARD, *(shard.file for shard in card.shards), *([IDS] if card.ids else [])}
+    named |= {CENTROIDS} if card.clusters else set()
     if wrong := there.keys() ^ named:
         problem = "does not belong" if min(wrong) in there else "is missing"
         raise FormatError(f"{folder}: {min(wrong)[:60]} {problem}", hint=HINT)
     if card.ids and regular_size(folder / IDS) > card.rows * (MAX_ID + 1):
         raise FormatError(f"{folder / IDS} is too large for its rows", hint=HINT)
     index = Index(folder, card, read_ids(folder, card))
+    if card.clusters:
+        regular_size(folder / CENTROIDS)
+        assert index.centroids is not None
     for shard, rows in zip(card.shards, index._shards, strict=True):
         if verify:
             _verify(folder / shard.file, shard.sha256, rows, card)

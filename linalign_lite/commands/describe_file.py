@@ -216,10 +216,12 @@ def _framed(path: Path, number: int) -> Facts:
             facts |= {"queries": query.n, "space": query.space.describe()}
             facts |= _layout(query.layout, reader.size / query.n)
             facts |= {"norm_bound": 2**query.norm_bits, "outputs": query.n_outputs}
+            facts |= {"clusters": list(query.clusters)} if query.clusters else {}
         elif kind is Kind.RESPONSE:
             response = ResponseInfo.from_header(header, reader.name)
             facts |= {"queries": response.n, "outputs": response.n_outputs}
             facts |= _layout(response.layout, reader.size / response.n)
+            facts |= {"clusters": list(response.clusters)} if response.clusters else {}
             facts |= {"flood_bits": response.flood_bits, "word_bits": response.word_bits}
             facts["answers"] = response.query
         elif kind is Kind.OFFER:

@@ -10,7 +10,13 @@ from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
 from linalign_lite.commands.detectors import mark_outlying
-from linalign_lite.commands.found import ids_of, load_optional_card, show_best
+from linalign_lite.commands.found import (
+    asked_words,
+    ids_of,
+    load_asked,
+    load_optional_card,
+    show_best,
+)
 from linalign_lite.commands.keys import (
     PROOF,
     PUBLIC,
@@ -40,6 +46,12 @@ _MAX_ERROR = (
     "Refuse scores whose error may be larger; of an index, their noise over the largest score."
 )
 MaxError = Annotated[float, Option(help=_MAX_ERROR, min=0.0)]
+AskedClusters = Annotated[
+    str | None,
+    Option(
+        "--clusters", help="Ask as many nearest clusters alone, or auto; the provider learns which."
+    ),
+]
 Top = Annotated[int, Option(help="Number of best labels to print.", min=1)]
 AllScores = Annotated[Path | None, Option(help="Write all scores to this file (JSONL).")]
 Ood = Annotated[
@@ -62,6 +74,7 @@ def encrypt(
     index: Annotated[
         Path | None, Option("--index", help="The provider's index.json, to search its index.")
     ] = None,
+    clusters: AskedClusters = None,
     account: Account = None,
     mbit: Mbit = 100.0,
     as_json: AsJson = False,
@@ -69,28 +82,38 @@ def encrypt(
 ) -> None:
     """Encrypt states or texts as queries for a provider.
 
+    With --clusters, which reads centroids.rows beside index.json, only rows of the clusters nearest
+    to the queries are scored, of a file's queries together; auto: as many as held 0.95 of the first
+    ten when the index was built. The clusters are named openly: the provider learns what the
+    queries are near.
+
     \b
     Examples:
       linalign-lite encrypt mine.states.npz mine.query --key keys --map a-to-b.map.npz
       linalign-lite encrypt mine.states.npz mine.query --key keys --index index.json
+      linalign-lite encrypt mine.states.npz mine.query --key keys --index index.json --clusters 4
       echo "is it raining?" | linalign-lite encrypt - mine.query --model ash --key keys --map m.npz
     """
     console = Console(as_json, quiet)
     require_output(out, queries, map_file, index)
     if index is not None and outputs is not None:
         raise InputError("--outputs is for a head", hint="an index states its number of rows")
-    card = load_optional_card(index)
+    asked, card = load_asked(index, clusters), load_optional_card(index)
     client = make_client(key, account, mbit=mbit)
     affine = load_optional_map(map_file)
     states = read_queries(queries, model, affine, console)
     with console.progress("encrypting", len(states)) as tally:
-        info = client.encrypt_to(out, states, affine, n_outputs=outputs, index=card, progress=tally)
+        info = client.encrypt_to(
+            out, states, affine, n_outputs=outputs, index=asked, progress=tally
+        )
     size = out.stat().st_size
+    what = asked_words(card, info.clusters) if card else "a head"
+    data = {"out": str(out), "queries": info.n, "bytes": size, "space": info.space.describe()}
     console.result(
-        {"out": str(out), "queries": info.n, "bytes": size, "space": info.space.describe()},
+        data | ({"clusters": info.clusters} if info.clusters else {}),
         [
             f"{out}: {info.n} encrypted queries, {size / max(info.n, 1) / 1e3:.1f} kB each, "
-            f"for {'an index' if card else 'a head'} that reads {info.space.describe()}"
+            f"for {what} that reads {info.space.describe()}"
         ],
     )
 
@@ -165,7 +188,9 @@ def score(
         cache_bytes=_KEPT if asked.layout.blocks(asked.n) > 1 else 0,
     )
     if threads is None:
-        cost = predict_cost(asked.parameters, asked.layout, asked.n, provider.n_outputs)
+        outputs = asked.n_outputs if asked.clusters else None  # fewer than all rows
+        shape = asked.layout, asked.n, outputs or provider.n_outputs
+        cost = predict_cost(asked.parameters, *shape)
         # processes take a second to start, threads nothing
         much = 4e3 if asked.layout.blocks(asked.n) > 1 else 1e2
         threads = cores() if cost.score_ms > much else 1

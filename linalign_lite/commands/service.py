@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
-from linalign_lite.commands.found import require_same_index, show_best
+from linalign_lite.commands.found import nearest_clusters, show_best, shown_ids
 from linalign_lite.commands.keys import PUBLIC, SECRET, Account, Key, load_account, load_public
 from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
 from linalign_lite.commands.scoring import (
     AllScores,
+    AskedClusters,
     MaxError,
     Ood,
     Top,
@@ -22,6 +23,10 @@ from linalign_lite.commands.scoring import (
     show_scores,
 )
 from linalign_lite.errors import InputError
+
+if TYPE_CHECKING:
+    from linalign_lite.retrieval.index.card import IndexCard
+    from linalign_lite.retrieval.index.clusters import NearestClusters
 
 
 def serve(
@@ -84,6 +89,7 @@ def ask(
     ] = None,
     map_file: MapFile = None,
     model: Annotated[Path | None, Option(help="The exported model that encodes the texts.")] = None,
+    clusters: AskedClusters = None,
     account: Account = None,
     top: Top = 1,
     out: AllScores = None,
@@ -129,11 +135,16 @@ def ask(
         space = states.space if affine is None else affine.target
         chosen.space.require(space, f"these states do not belong to head {chosen.name}")
         card, ids = provider.index() if chosen.index else (None, None)
+        if clusters is not None and card is None:
+            raise InputError("--clusters are of an index", got=f"head {chosen.name}")
+        asked: IndexCard | NearestClusters | None = card
+        if clusters is not None and card is not None:
+            asked = nearest_clusters(provider.centroids(card), clusters)
         if ids is not None and (out is not None or by is not None):
             raise InputError("--out and --ood are for scores of a head")
         with console.progress("encrypting", len(states)) as tally:
             query = client.encrypt(
-                states, affine, n_outputs=chosen.n_outputs, index=card, progress=tally
+                states, affine, n_outputs=chosen.n_outputs, index=asked, progress=tally
             )
         try:
             response = provider.score(query)
@@ -151,5 +162,4 @@ def ask(
     if card is None or ids is None:
         show_scores(console, scores, by, top, out)
     else:
-        require_same_index(scores, card, url)
-        show_best(console, scores, top, ids)
+        show_best(console, scores, top, shown_ids(scores, card, ids, url))

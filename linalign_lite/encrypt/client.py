@@ -32,7 +32,8 @@ from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.scores import RANKED, Scores
 from linalign_lite.encrypt.wire import DIGEST, Kind, open_framed, write_framed
 from linalign_lite.errors import InputError, MismatchError, PrecisionError
-from linalign_lite.retrieval.index.card import IndexCard
+from linalign_lite.retrieval.index.card import IndexCard, card_digest
+from linalign_lite.retrieval.index.clusters import NearestClusters, intervals
 from linalign_lite.retrieval.search import highest
 from linalign_lite.storage.arrays import unit_rows
 from linalign_lite.storage.atomic import PathLike, atomic
@@ -76,7 +77,7 @@ class Client:
         *,
         norm_bound: float | None = None,
         n_outputs: int | None = None,
-        index: IndexCard | None = None,
+        index: IndexCard | NearestClusters | None = None,
         layout: Layout | None = None,
         progress: Progress | None = None,
     ) -> Query:
@@ -84,7 +85,8 @@ class Client:
 
         states: (n, d). norm_bound: rounded up to a power of two and public; by default the largest
         norm, at least 1. n_outputs: scores of the provider's head, for the choice of a layout.
-        index: of the provider, in place of a head; for cosines states are scaled to length 1.
+        index: of the provider, in place of a head; for cosines states are scaled to length 1. Of
+        `NearestClusters` all states share those nearest to any, and the provider learns which.
         layout: overrides that choice. progress: called with the number of states done since its
         last call. Raises MismatchError when the map does not read these states, or the
         index is of another space, InputError when a state's norm is above the bound.
@@ -104,7 +106,7 @@ class Client:
         *,
         norm_bound: float | None = None,
         n_outputs: int | None = None,
-        index: IndexCard | None = None,
+        index: IndexCard | NearestClusters | None = None,
         layout: Layout | None = None,
         progress: Progress | None = None,
     ) -> QueryInfo:
@@ -153,16 +155,19 @@ class Client:
         map: AffineMap | None,  # noqa: A002
         norm_bound: float | None,
         n_outputs: int | None,
-        index: IndexCard | None,
+        index: IndexCard | NearestClusters | None,
         layout: Layout | None,
     ) -> tuple[QueryInfo, Array]:
         """Map the states, once, and return the query's header and the mapped states, (n, d)."""
         space = states.space if map is None else map.target
-        if index is not None:
-            index.space.require(space, "these states do not belong in the index's space")
-            n_outputs = index.rows
-        unit = index is not None and index.metric == "cosine"
+        card = index.card if isinstance(index, NearestClusters) else index
+        if card is not None:
+            card.space.require(space, "these states do not belong in the index's space")
+        unit = card is not None and card.metric == "cosine"
         values, norms = _mapped(states, map, unit=unit)
+        clusters = index.of(values) if isinstance(index, NearestClusters) else ()
+        if card is not None:
+            n_outputs = sum(stop - start for start, stop in intervals(card, clusters))
         n = len(values)
         parameters = self._key.parameters
         if layout is None:
@@ -196,6 +201,8 @@ class Client:
             many=layout.many,
             norm_bits=bound,
             identity=os.urandom(messages.ID_BYTES).hex(),
+            clusters=clusters,
+            index=card_digest(card) if card is not None and clusters else "",
             signed=self._account is not None,
         )
         info.require_readable()
@@ -248,7 +255,8 @@ class Client:
                 hint="use the secret key that encrypted the query",
             )
         if expected is not None:
-            shapes = [(i.parameters, i.n, i.layout, i.norm_bits) for i in (info, expected.info)]
+            both = (info, expected.info)
+            shapes = [(i.parameters, i.n, i.layout, i.norm_bits, i.clusters) for i in both]
             if info.query != expected.info.header().digest.hex() or shapes[0] != shapes[1]:
                 raise MismatchError(f"{name} answers another query", hint="decrypt it with its own")
         error = info.error_bound
@@ -275,7 +283,8 @@ class Client:
         first = highest(capped, RANKED) if info.ids else None
         best = np.argmax(capped, axis=1)
         rounded = np.round(np.rint(capped / step) * step, places)  # rint alone leaves tails
-        return Scores(rounded, best, info.labels, places, error, info.ids, first)
+        shown = info.ids, info.clusters, first
+        return Scores(rounded, best, info.labels, places, error, *shown)
 
     def _decrypted(self, info: ResponseInfo, view: memoryview, live: int) -> FloatArray:
         """Scores of one record: (live, n_outputs)."""

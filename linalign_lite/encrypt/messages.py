@@ -8,6 +8,7 @@ section 3.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -31,8 +32,19 @@ from linalign_lite.encrypt.precision import (
 from linalign_lite.encrypt.response_encoding import WORD_BITS, product_size
 from linalign_lite.encrypt.wire import DIGEST, MAX_RECORDS, Header, Kind, Record
 from linalign_lite.errors import InputError
+from linalign_lite.retrieval.index.card import MAX_CLUSTERS
+from linalign_lite.retrieval.index.clusters import MAX_ASKED
 from linalign_lite.storage.atomic import PathLike, write_atomic
-from linalign_lite.storage.schema import LEFT_OUT, Range, Sha256, Text, format_errors, parse, plain
+from linalign_lite.storage.schema import (
+    LEFT_OUT,
+    Range,
+    Sha256,
+    Size,
+    Text,
+    format_errors,
+    parse,
+    plain,
+)
 
 Progress = Callable[[int], None]  # called with the number of states done since the last call
 MAX_OUTPUTS = 1 << 24
@@ -52,13 +64,19 @@ class _PositiveFloat:
 
 @dataclass(frozen=True, kw_only=True)
 class _Packing:
-    """Fields of both descriptions. Every state's norm is at most 2^``norm_bits``."""
+    """Fields of both descriptions. Every state's norm is at most 2^``norm_bits``.
+
+    clusters: of an index, whose rows are scored, ascending; none for all rows.
+    """
 
     n: Annotated[int, Range(1, MAX_RECORDS * MAX_DEGREE)]
     chunks: Annotated[int, Range(1, MAX_DIM)]
     batch: Annotated[int, Range(1, MAX_DEGREE)]
     many: bool = field(default=False, metadata=LEFT_OUT)  # packing.Layout
     norm_bits: Annotated[int, Range(MIN_NORM_BITS, MAX_NORM_BITS)]
+    clusters: Annotated[tuple[Annotated[int, Range(0, MAX_CLUSTERS - 1)], ...], Size(MAX_ASKED)] = (
+        field(default=(), metadata=LEFT_OUT)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +84,13 @@ class QueryDescription(_Packing):
     """JSON fields of a query's header. ``identity``: random, so that no two digests are equal.
 
     n_outputs: scores that the query serves, where it has only the coefficients that reach them.
+    index: where it names clusters, `card_digest` of the index that they are of.
     """
 
     space: Space
     n_outputs: Annotated[int, Range(1, MAX_OUTPUTS)] | None
     identity: Annotated[str, Text(2 * ID_BYTES, 2 * ID_BYTES, "[0-9a-f]*")]
+    index: Annotated[str, Text(64, 0, "[0-9a-f]{64}|")] = field(default="", metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +161,8 @@ class _Info(_Packing):
 
     def _require_consistent(self) -> None:
         """Raise InputError when fields do not agree with one another."""
+        if any(a >= b for a, b in itertools.pairwise(self.clusters)):
+            raise InputError("its clusters are not in order, or one is named twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +190,9 @@ class QueryInfo(QueryDescription, _Info):
         return seeded_size(self.window[1], self.parameters.data_primes)
 
     def _require_consistent(self) -> None:
+        super()._require_consistent()
+        if bool(self.clusters) != bool(self.index):
+            raise InputError("it names clusters without their index, or an index without clusters")
         if self.n_outputs is not None and self.window[1] == self.parameters.degree:
             raise InputError("it names a number of scores, but has all coefficients")
         require_size("a record of it", self.record_size, self.chunks * self.chunk_size)
@@ -198,6 +223,9 @@ class ResponseInfo(ResponseDescription, _Info):
         return relative_noise(self.parameters, self.norm_bits, self.head_scale, *numbers)
 
     def _require_consistent(self) -> None:
+        super()._require_consistent()
+        if self.clusters and not self.ids:
+            raise InputError("it names clusters without their index")
         room, most = score_room(self.parameters), most_flood_bits(self.parameters)
         used = self.parameters.query_bits - self.norm_bits + self.head_scale
         if self.head_scale > room or not 0 <= used <= room - math.log2(MIN_SCORE):

@@ -58,9 +58,9 @@ def score_records(job: ScoringJob, records: Iterable[Record], workers: int) -> I
 def _start_worker(job: ScoringJob) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops this process
     masks = None if job.key is None else Masks(job.key)
-    scorer = Scorer(
-        rows_of(job.scored), job.query.parameters, EncodedHeads(job.cache_bytes), job.max_error
-    )
+    rows = rows_of(job.scored, job.query.clusters, job.query.index)
+    encoded = EncodedHeads(job.cache_bytes)
+    scorer = Scorer(rows, job.query.parameters, encoded, job.max_error)
     _Worker.score = functools.partial(scorer.score, job.query, job.scales, masks=masks)
 
 

@@ -14,7 +14,6 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.signing import VerifyingKey
 from linalign_lite.encrypt import messages, wire
 from linalign_lite.encrypt.budgets.ledger import Charge, Ledger
-from linalign_lite.encrypt.encoded_heads import EncodedHeads
 from linalign_lite.encrypt.key_proof import is_proven
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.masks import Masks
@@ -23,19 +22,11 @@ from linalign_lite.encrypt.packing import MAX_RETURNED
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.planner import require_memory, require_reasonable
 from linalign_lite.encrypt.precision import MAX_ERROR, Scales
-from linalign_lite.encrypt.scored_rows import rows_of
-from linalign_lite.encrypt.scoring import Scorer
+from linalign_lite.encrypt.scorers import Scorers
 from linalign_lite.encrypt.wire import Kind, Record, open_framed, write_framed
-from linalign_lite.errors import (
-    FormatError,
-    InputError,
-    MismatchError,
-    PrecisionError,
-    SignatureError,
-)
+from linalign_lite.errors import FormatError, MismatchError, PrecisionError, SignatureError
 from linalign_lite.retrieval.index.reading import Index
 from linalign_lite.storage.atomic import PathLike, atomic, require_replaceable
-from linalign_lite.storage.own_folder import make_own_folder
 
 if TYPE_CHECKING:
     from linalign_lite.encrypt.budgets.budget import Budget
@@ -75,22 +66,21 @@ class Provider:
         cache_bytes: int = 1 << 30,
         shared: Path | None = None,
     ) -> None:
-        self._head, self._rows = scored, rows_of(scored)
+        self._scorers = Scorers(scored, max_error, cache_bytes, shared)
         # of two copies of a key, the one with a proof
         self._keys = {key.digest: key for key in sorted(keys, key=lambda key: bool(key.proof))}
         self._proven = frozenset(d for d, key in self._keys.items() if is_proven(key))
         self._masks = functools.lru_cache(maxsize=_MAX_MASKS)(Masks)
         self._accept = tuple(accept)
         self._max_error = max_error
-        self._ledger = None if budget is None else Ledger(budget, self._rows.digest())
-        self._cache_bytes, self._shared = cache_bytes, shared
-        self._scorers: dict[int, Scorer] = {}
+        self._ledger = None if budget is None else Ledger(budget, self._scorers.rows.digest())
+        self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
 
     @property
     def n_outputs(self) -> int:
         """Outputs of the head, or rows of the index."""
-        return self._rows.n_outputs
+        return self._scorers.rows.n_outputs
 
     def has_key(self, digest: bytes) -> bool:
         """Return whether a public key is known."""
@@ -117,10 +107,11 @@ class Provider:
         """Score every state of ``query``; the scores are encrypted.
 
         Raises MismatchError when the query's states do not belong in the head's space, its profile
-        is not accepted, its public key is not known or its layout wastes time; SignatureError when
-        its key's account did not sign it; PrecisionError when scores could overflow, be too
-        imprecise or not be hidden; BudgetError when a limit is reached; FormatError when the query
-        is damaged. With a budget MismatchError, too, when the response is too large to be kept.
+        is not accepted, its public key is not known, its clusters are not this index's or its
+        layout wastes time; SignatureError when its key's account did not sign it; PrecisionError
+        when scores could overflow, be too imprecise or not be hidden; BudgetError when a limit is
+        reached; FormatError when the query is damaged. With a budget MismatchError, too, when the
+        response is too large to be kept.
         """
         asked, records = query.info, query.records()
         if len(records) != asked.layout.blocks(asked.n):
@@ -181,13 +172,15 @@ class Provider:
 
     def _answer(self, query: QueryInfo, digest: str) -> tuple[ResponseInfo, Scales]:
         """Check everything that precedes scoring. Returns the response's header and scales."""
-        parameters, head, layout = query.parameters, self._rows, query.layout
+        parameters, layout = query.parameters, query.layout
         if parameters not in self._accept:
             raise MismatchError(
                 "this provider does not accept the query's profile",
                 got=parameters.name,
                 expected=" or ".join(p.name for p in self._accept),
             )
+        scorer = self._scorers.of(query)
+        head = scorer.rows
         head.space.require(query.space, "this query does not belong in the head's space")
         if parameters.private and not self._knows(query):
             raise MismatchError(
@@ -212,7 +205,7 @@ class Provider:
                 hint="encrypt it for the head's number of classes, or for any",
             )
         try:
-            scales = self._scorer(parameters).scales(layout, query.norm_bits, proven)
+            scales = scorer.scales(layout, query.norm_bits, proven)
             if not scales.imprecision <= self._max_error:
                 got = f"{scales.imprecision:.1e}"
                 raise PrecisionError("the error is above max_error", got=got)
@@ -221,7 +214,7 @@ class Provider:
                 "this query is refused: scores would be too imprecise, or not be hidden",
                 hint=_SHORTER_ROWS if head.ids else _SHORTER_WEIGHTS,
             ) from e
-        require_memory(parameters, layout, self._scorer(parameters).ring(layout, scales).limbs)
+        require_memory(parameters, layout, scorer.ring(layout, scales).limbs)
         info = ResponseInfo(
             parameters=parameters,
             key=query.key,
@@ -232,6 +225,7 @@ class Provider:
             chunks=query.chunks,
             batch=query.batch,
             many=query.many,
+            clusters=query.clusters,
             norm_bits=query.norm_bits,
             head_scale=scales.head,
             rounding_bits=scales.rounding_bits,
@@ -266,7 +260,7 @@ class Provider:
     ) -> None:
         """Verify the signature, then check every record: nothing is scored before."""
         self._require_signed(query, fingerprint, signature)
-        scorer, masks = self._scorer(query.parameters), self._masks_for(query)
+        scorer, masks = self._scorers.of(query), self._masks_for(query)
         for record in _unaltered(records, digests):
             scorer.check(query, record, masks)
 
@@ -291,7 +285,7 @@ class Provider:
     def _charge(self, query: QueryInfo, scales: Scales, fingerprint: bytes) -> Charge:
         """Return the cost of a query: its states, and the bits that their scores can tell."""
         told = min(scales.word_bits, math.ceil(query.parameters.data_bits) - scales.flood_bits)
-        bits = query.n * self._rows.n_outputs * told
+        bits = query.n * self._scorers.of(query).rows.n_outputs * told
         return Charge(self._keys[query.key].account, fingerprint, query.n, bits)
 
     def _scored(
@@ -307,10 +301,11 @@ class Provider:
             from linalign_lite.encrypt.process_pool import ScoringJob, score_records
 
             key = None if masks is None else self._keys[query.key]
-            job = ScoringJob(self._head, self._cache_bytes, self._max_error, key, query, scales)
+            scored, most = self._scorers.scored, self._cache_bytes
+            job = ScoringJob(scored, most, self._max_error, key, query, scales)
             payloads = score_records(job, records, workers)
         else:
-            scorer = self._scorer(query.parameters)
+            scorer = self._scorers.of(query)
             payloads = (
                 scorer.score(query, scales, i, r, masks, workers) for i, r in enumerate(records)
             )
@@ -318,25 +313,6 @@ class Provider:
             yield payload
             if progress:
                 progress(query.layout.live(query.n, index))
-
-    def _scorer(self, parameters: Parameters) -> Scorer:
-        with self._lock:
-            if parameters.id not in self._scorers:
-                folder = None if self._shared is None else _own(self._shared, parameters.name)
-                encoded = EncodedHeads(self._cache_bytes, folder)
-                made = Scorer(self._rows, parameters, encoded, self._max_error)
-                self._scorers[parameters.id] = made
-            return self._scorers[parameters.id]
-
-
-def _own(shared: Path, name: str) -> Path | None:
-    """Make ``shared`` and a folder in it, and nothing above; None where they cannot be our own."""
-    try:
-        for folder in (shared, shared / name):
-            make_own_folder(folder)
-    except (OSError, InputError):  # what is above it went: others may have its name now
-        return None
-    return shared / name
 
 
 def _unaltered(records: Iterable[Record], digests: list[bytes]) -> Iterator[Record]:

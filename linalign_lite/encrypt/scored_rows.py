@@ -13,7 +13,9 @@ import numpy.typing as npt
 from linalign_lite.core.head import Head
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.packing import FloatArray, largest_norm
+from linalign_lite.errors import MismatchError
 from linalign_lite.retrieval.index.card import FRACTION, card_digest, ids_digest
+from linalign_lite.retrieval.index.clusters import intervals
 from linalign_lite.retrieval.index.reading import Index
 
 
@@ -98,7 +100,7 @@ class HeadRows:
 
 
 class IndexRows:
-    """The rows of an index, read from its shards when they are needed.
+    """The rows of an index, or of some of its clusters, read from its shards when they are needed.
 
     Norms are bounds: of a row before it was rounded, and √d/2 steps of either rounding.
     """
@@ -107,9 +109,10 @@ class IndexRows:
     softcap: float | None = None
     largest_bias = 0.0
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, clusters: tuple[int, ...] = ()) -> None:
         self._index, card = index, index.card
-        self.n_outputs, self.space = card.rows, card.space
+        self._parts = intervals(card, clusters)
+        self.n_outputs, self.space = sum(b - a for a, b in self._parts), card.space
         self.ids = ids_digest(card)
         self.row_scale: int | None = card.row_bits - card.exponent
         step = math.ldexp(1.0, -self.row_scale)
@@ -119,11 +122,21 @@ class IndexRows:
         return math.sqrt(min(rows, self.n_outputs)) * self.row_norm
 
     def encoded(self, start: int, stop: int, scale: int) -> npt.NDArray[Any]:
-        stored, shift = self._index.stored(start, stop), self._index.card.exponent - FRACTION
+        stored, shift = self._stored(start, stop), self._index.card.exponent - FRACTION
         shift += scale
         if shift >= 0:
             return stored.astype(np.int64) << shift
         return (stored.astype(np.int32) + (1 << -shift - 1)) >> -shift
+
+    def _stored(self, start: int, stop: int) -> npt.NDArray[np.int16]:
+        """Rows by their places among those of the clusters."""
+        found, first = [], 0
+        for a, b in self._parts:
+            low, high = max(start - first, 0), min(stop - first, b - a)
+            if low < high:
+                found.append(self._index.stored(a + low, a + high))
+            first += b - a
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def bias(self, start: int, stop: int) -> FloatArray:
         return np.zeros(stop - start)
@@ -132,6 +145,18 @@ class IndexRows:
         return bytes.fromhex(card_digest(self._index.card))
 
 
-def rows_of(scored: Head | Index) -> HeadRows | IndexRows:
-    """Return the rows of a head or an index."""
-    return IndexRows(scored) if isinstance(scored, Index) else HeadRows(scored)
+def rows_of(
+    scored: Head | Index, clusters: tuple[int, ...] = (), index: str = ""
+) -> HeadRows | IndexRows:
+    """Return the rows of a head, of an index, or of clusters of the index whose card has a digest.
+
+    Raises MismatchError for clusters that are not this index's.
+    """
+    if clusters:
+        card = scored.card if isinstance(scored, Index) else None
+        if card is None or card.clusters is None or card_digest(card) != index:
+            raise MismatchError(
+                "the clusters of this query are of another index, or this one has none",
+                hint="encrypt it with this provider's index.json and centroids.rows",
+            )
+    return IndexRows(scored, clusters) if isinstance(scored, Index) else HeadRows(scored)

@@ -22,7 +22,8 @@ class Scores:
     (docs/SECURITY.md). ``best``: index of the highest score of each state, also where rounding
     makes two equal. ``first``: of an index, the rows of the highest scores of each state, in order
     before rounding, at most `RANKED` of them.
-    ``ids``: of an index, `retrieval.index.card.ids_digest`; "" of a head.
+    ``ids``: of an index, `retrieval.index.card.ids_digest`; "" of a head. ``clusters``: whose rows
+    were scored, none for all; `retrieval.index.clusters.row_numbers` has the row of each column.
     """
 
     values: FloatArray = field(repr=False)  # shape: (n, n_outputs)
@@ -31,6 +32,7 @@ class Scores:
     decimals: int
     error: float  # bound on the error of a score before rounding
     ids: str = ""
+    clusters: tuple[int, ...] = ()
     first: npt.NDArray[np.intp] | None = field(default=None, repr=False)  # (n, ≤ RANKED)
 
     def predictions(self) -> npt.NDArray[np.intp]:

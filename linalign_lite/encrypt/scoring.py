@@ -51,7 +51,7 @@ class Scorer:
     ) -> None:
         self.parameters = parameters
         self._seal = seal_context(parameters)
-        self._rows = rows
+        self.rows = rows
         self._encoded, self._max_error = encoded, max_error
         # queries may use any number of layouts and bounds
         self.scales = functools.lru_cache(_MAX_CACHED_SCALES)(self._choose_scales)
@@ -66,19 +66,19 @@ class Scorer:
         return choose_scales(
             self.parameters,
             layout,
-            self._rows.n_outputs,
+            self.rows.n_outputs,
             norm_bits,
-            row_norm=self._rows.row_norm,
-            bias=self._rows.largest_bias,
-            product_norm=self._rows.product_norm(layout.rows),
-            row_scale=self._rows.row_scale,
+            row_norm=self.rows.row_norm,
+            bias=self.rows.largest_bias,
+            product_norm=self.rows.product_norm(layout.rows),
+            row_scale=self.rows.row_scale,
             max_error=self._max_error,
             proven=proven,
         )
 
     def _exact_ring(self, layout: Layout, scales: Scales) -> Ring:
         """The arithmetic that is exact for this head at these scales, and for a mask beside it."""
-        found = factors(layout, self._rows.product_norm(layout.rows), scales.weight_scale)
+        found = factors(layout, self.rows.product_norm(layout.rows), scales.weight_scale)
         bits = limb_bits(layout.degree, *found)
         return Ring(layout.degree, self.parameters.data_primes, bits, scales.rounding_bits)
 
@@ -114,7 +114,7 @@ class Scorer:
         for returned, seconds in made:
             flood(returned, scales.flood_bits, primes)
             fractions = modulus_fractions(returned, primes).reshape(-1, live)
-            bias = self._rows.bias(k, k + len(fractions))
+            bias = self.rows.bias(k, k + len(fractions))
             answers = np.zeros((len(bias), layout.batch))  # zeros in places without a state
             answers[:, :live] = fractions + (bias * unit)[:, None]
             words = switch_modulus(answers, bits)
@@ -176,7 +176,7 @@ class Scorer:
         Second components are in words. A mask is one chunk more: the key, times its u. With
         threads, as many groups of products are computed at once.
         """
-        layout, n = query.layout, self._rows.n_outputs
+        layout, n = query.layout, self.rows.n_outputs
         ring = self.ring(layout, scales)
         positions = packing.score_positions(layout, layout.fold(n))[:, :live].ravel()
         spectra: Iterable[ComplexArray] = map(ring.spectra, self.ciphertexts(query, record))
@@ -210,9 +210,9 @@ class Scorer:
     ) -> Iterator[Residues]:
         """Both components of each product in the packing columns: (2, primes, N)."""
         primes = self.parameters.data_primes
-        n = self._rows.n_outputs
+        n = self.rows.n_outputs
         for start in range(0, n, _CLASSES):
-            rows = self._rows.encoded(start, min(start + _CLASSES, n), scale)
+            rows = self.rows.encoded(start, min(start + _CLASSES, n), scale)
             part, at = rows.astype(np.float64), 0
             totals = np.zeros((len(part), 2, len(primes), ring.degree), dtype=np.uint64)
             ciphertexts = self.ciphertexts(query, record)
@@ -231,10 +231,10 @@ class Scorer:
 
         From the cache if it fits, else they are encoded when they are asked for.
         """
-        n, rows = self._rows.n_outputs, layout.rows
+        n, rows = self.rows.n_outputs, layout.rows
 
         def encode(k: int) -> ComplexArray:
-            some = self._rows.encoded(k * rows, min((k + 1) * rows, n), scale)
+            some = self.rows.encoded(k * rows, min((k + 1) * rows, n), scale)
             return spectrum(packing.pack_product(layout, some))
 
         shape = layout.products(n), layout.chunks, layout.degree // 2

@@ -74,6 +74,7 @@ def application(service: Service) -> ASGIApp:
             ("GET", "/v1/heads/{head}", api.head),
             ("GET", "/v1/heads/{head}/index", api.published),
             ("GET", "/v1/heads/{head}/ids", api.published),
+            ("GET", "/v1/heads/{head}/centroids", api.published),
             ("POST", "/v1/heads/{head}/score", api.score),
             ("GET", "/v1/heads/{head}/budget", api.budget),
             ("POST", "/v1/keys", api.register),
@@ -168,8 +169,9 @@ class _Api:
     async def published(self, request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
         if (found := self._head(request).published.get(name)) is None:
-            raise _RefusedError(404, "NoIndex", "this is no index, or its rows have no ids")
-        return Published(found, "application/json" if name == "index" else "text/plain")
+            raise _RefusedError(404, "NoIndex", "this is no index, or it has none of these")
+        kinds = {"index": "application/json", "ids": "text/plain"}
+        return Published(found, kinds.get(name, _OCTETS))
 
     async def score(self, request: Request) -> Response:
         served, service = self._head(request), self._service
@@ -193,7 +195,7 @@ class _Api:
         service.metrics.states.labels(served.entry.name).inc(answer.states)
         service.metrics.seconds.labels(served.entry.name).observe(seconds)
         who = {"account": account.hex(), "key": key.hex()}
-        service.audit(head=served.entry.name, **who, states=answer.states, outputs=served.n_outputs)
+        service.audit(head=served.entry.name, **who, states=answer.states, outputs=expected.outputs)
         return Response(answer.body, media_type=_OCTETS)
 
     async def budget(self, request: Request) -> Response:

@@ -47,7 +47,7 @@ _USAGE = _object(
 _REFUSED = {
     400: "not what is expected here",
     403: "not allowed, or not signed by an account that is",
-    404: "no such head, or no budget, index or ids of it",
+    404: "no such head, or no budget, index, ids or centroids of it",
     408: "the request did not arrive in time",
     411: "no length was stated",
     413: "too large",
@@ -95,6 +95,14 @@ def document() -> dict[str, Any]:
         "/v1/heads/{head}/ids": {
             "get": _operation(
                 "Send the ids.txt of an index.", {200: ids}, *(404, 429), parameters=head
+            )
+        },
+        "/v1/heads/{head}/centroids": {
+            "get": _operation(
+                "Send the centroids.rows of an index.",
+                {200: {"description": "centroids", "content": _OCTETS}},
+                *(404, 429),
+                parameters=head,
             )
         },
         "/v1/heads/{head}/score": {

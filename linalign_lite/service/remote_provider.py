@@ -33,6 +33,7 @@ from linalign_lite.retrieval.index.card import (
     checked_ids,
     parse_card,
 )
+from linalign_lite.retrieval.index.clusters import Centroids, checked_centroids, require_clusters
 from linalign_lite.service import budget_requests
 from linalign_lite.service.protocol import HEAD_NAME, STATUS
 from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
@@ -174,6 +175,16 @@ class RemoteProvider:
             return card, RowNumbers(card.rows)
         most = min(card.rows * (MAX_ID + 1), MAX_RESPONSE)
         return card, checked_ids(name, self._send("GET", f"{path}/ids", b"", most=most), card)
+
+    def centroids(self, card: IndexCard) -> Centroids:
+        """Ask for the centroids of the index of `index`. InputError for an index without clusters.
+
+        FormatError when they are not those of this card.
+        """
+        size = 2 * card.space.dim * len(require_clusters(card).sizes)
+        path = f"/v1/heads/{self._name()}/centroids"
+        content = self._send("GET", path, b"", most=min(size, MAX_RESPONSE))
+        return checked_centroids(f"the centroids of {self._url}", content, card)
 
     def budget(self, account: SigningKey) -> dict[str, Any]:
         """Ask what this account has used of the head, and its limits."""

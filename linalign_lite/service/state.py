@@ -18,6 +18,7 @@ from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.parameters import Parameters
 from linalign_lite.encrypt.planner import predict_cost
+from linalign_lite.encrypt.scored_rows import rows_of
 from linalign_lite.encrypt.wire import Kind, open_framed
 from linalign_lite.retrieval.index.card import OwnIds, card_digest
 from linalign_lite.retrieval.index.reading import Index
@@ -38,9 +39,13 @@ _AHEAD = 4  # queries in the hands of each process: it must not wait for a busy 
 
 @dataclass(frozen=True)
 class Expected:
-    """The profile of a query, and predicted milliseconds of scoring and bytes of the response."""
+    """The profile of a query, and predicted milliseconds of scoring and bytes of the response.
+
+    outputs: scores of each state, of a query of clusters those of their rows.
+    """
 
     parameters: Parameters
+    outputs: int
     ms: float
     response_bytes: int
 
@@ -61,13 +66,19 @@ class ServedHead:
         return len(self.head) if isinstance(self.head, Index) else self.head.n_outputs
 
     def expect(self, form: bytes, query: bytes) -> Expected:
-        """Read the header of a query, and remember what it costs. Raises FormatError."""
+        """Read the header of a query, and remember what it costs.
+
+        Raises FormatError, or MismatchError for clusters of another index.
+        """
         with open_framed(query, Kind.QUERY) as reader:
             info = QueryInfo.from_header(reader.header, reader.name)
-        cost = predict_cost(info.parameters, info.layout, info.n, self.n_outputs)
+        outputs = self.n_outputs
+        if info.clusters:
+            outputs = rows_of(self.head, info.clusters, info.index).n_outputs
+        cost = predict_cost(info.parameters, info.layout, info.n, outputs)
         if len(self.expected) >= _MAX_FORMS:
             self.expected.clear()
-        found = Expected(info.parameters, cost.score_ms, cost.response_bytes)
+        found = Expected(info.parameters, outputs, cost.score_ms, cost.response_bytes)
         self.expected[form] = found
         return found
 
@@ -77,7 +88,9 @@ class ServedHead:
         if not isinstance(self.head, Index):
             return {}
         ids = {"ids": self.head.ids.content} if isinstance(self.head.ids, OwnIds) else {}
-        return {"index": self.head.card.to_bytes(), **ids}
+        card = self.head.card
+        centroids = {} if card.clusters is None else {"centroids": self.head.centroids.content()}
+        return {"index": card.to_bytes(), **ids, **centroids}
 
     def card(self) -> dict[str, Any]:
         """Return the description that anybody may read."""

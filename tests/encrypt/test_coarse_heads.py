@@ -111,7 +111,9 @@ def test_real_weights_are_read_from_fewer_states_by_dishonest_queries(keys):
     provider, q, states = Provider(head, keys=[keys[1]]), PRIVATE.modulus, 4
     layout = Layout(4096, DIM, 1)
     query = client.encrypt(np.zeros((1 + states, DIM)), layout=layout, norm_bound=64.0)
-    scale = provider._scorer(PRIVATE).scales(layout, 6).head  # a client reads it in any response
+    scale = (
+        provider._scorers.whole(PRIVATE).scales(layout, 6).head
+    )  # a client reads it in any response
     encoded = np.rint(head.weight.astype(float) * 2.0**scale).astype(int)
     width = 1 + int(np.abs(encoded).max()).bit_length()
     spare = 23 - width

@@ -108,7 +108,7 @@ def test_rows_are_rounded_as_the_card_says(tmp_path, length, metric, norm_bits):
     if length == 1:
         assert index.card.exponent == 0
         assert metric == "cosine" or index.card.largest_norm > 1
-    scorer = la.Provider(index)._scorer(PRIVATE)
+    scorer = la.Provider(index)._scorers.whole(PRIVATE)
     layout = Layout(4096, 24, 24, many=True)
     scales = scorer.scales(layout, norm_bits, True)
     assert scales.weight_scale == max(0, 9 - index.card.exponent)

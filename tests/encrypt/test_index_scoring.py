@@ -69,7 +69,7 @@ def test_scores_are_those_of_the_rows(
     queries = rng.normal(size=(batch + 1, d)) / math.sqrt(d)
     query = client.encrypt(queries, index=index.card, layout=layout)
     scorer, (info, scales) = (
-        provider._scorer(parameters),
+        provider._scorers.whole(parameters),
         provider._answer(query.info, query.digest),
     )
     masks = provider._masks_for(query.info)
@@ -129,7 +129,7 @@ def test_without_a_proof_products_return_128_scores(documents, keys):
 def test_flooding_under_many_is_for_all_rows_of_a_product(documents, keys):
     """The bound on W·e grows with the rows that share a product, and flooding with it."""
     provider = la.Provider(documents, keys=[keys[2]])
-    scorer = provider._scorer(PRIVATE)
+    scorer = provider._scorers.whole(PRIVATE)
     wide, single = Layout(4096, 24, 1, many=True), Layout(4096, 24, 24, many=True)
     assert (wide.rows, single.rows) == (170, 4096)
     rows = IndexRows(documents)

@@ -291,7 +291,7 @@ def test_head_too_large_to_keep_is_encoded_again(client):
     for provider, held in ((kept, 1), (fresh, 0)):
         scores = client.decrypt(provider.score(query), query)
         assert np.abs(scores.values - exact(head, states)).max() < TOLERANCE
-        assert len(provider._scorer(query.info.parameters)._encoded._kept) == held
+        assert len(provider._scorers.of(query.info)._encoded._kept) == held
 
 
 def test_cache_stays_within_its_bytes(clients):
@@ -299,7 +299,7 @@ def test_cache_stays_within_its_bytes(clients):
     client = clients["trusted"]
     plain = 8 * TRUSTED.degree
     provider = provider_of(head, cache_bytes=3 * plain)
-    cache = provider._scorer(TRUSTED)._encoded._kept
+    cache = provider._scorers.whole(TRUSTED)._encoded._kept
     for chunks in (1, 2, 1, 3, 1):
         query = client.encrypt(states, layout=Layout(2048, 64, chunks))
         scores = client.decrypt(provider.score(query), query)
@@ -532,7 +532,7 @@ def test_the_stated_error_bounds_the_error(clients, name, monkeypatch):
     query = client.encrypt(states, layout=Layout(client._key.parameters.degree, 384, 1, 1))
     provider = provider_of(head)
     scores = client.decrypt(provider.score(query), query)
-    scales = provider._scorer(query.info.parameters).scales(query.info.layout, query.info.norm_bits)
+    scales = provider._scorers.of(query.info).scales(query.info.layout, query.info.norm_bits)
     error = np.abs(scores.values - exact(head, states)).max()
     assert scales.error / 10 < error < scales.error
     assert rounding_step(scales.error)[0] >= scales.error

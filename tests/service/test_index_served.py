@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from certificates import certificate
 from command_line import run
 from served import SPACE, ask, serving, some_states, write_heads
 
+from linalign_lite import Client, Query, keygen
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.errors import FormatError, InputError, LinalignError, MismatchError
 from linalign_lite.heads.serialization import save
 from linalign_lite.retrieval.index.building import build_index
 from linalign_lite.retrieval.index.card import card_digest, parse_card
+from linalign_lite.retrieval.index.clusters import NearestClusters
 from linalign_lite.retrieval.index.reading import open_index
 from linalign_lite.service import remote_provider
 from linalign_lite.service.configuration import Configuration
@@ -38,7 +41,10 @@ def write_index(folder):
     vectors = np.random.default_rng(2).normal(size=(900, SPACE.dim)).astype(np.float32)
     save(folder / "docs.states.npz", HiddenStates(vectors, space=SPACE))
     run("index", "build", folder / "docs.states.npz", folder / "docs.index")
-    path.write_text(path.read_text() + '[[heads]]\nname = "docs"\nfile = "docs.index"\n')
+    run("index", "build", folder / "docs.states.npz", folder / "near.index", "--clusters", 9)
+    for name in ("docs", "near"):
+        entry = f'[[heads]]\nname = "{name}"\nfile = "{name}.index"\n'
+        path.write_text(path.read_text() + entry)
     return path
 
 
@@ -50,10 +56,21 @@ def served(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
+def same(tmp_path_factory):
+    """The folder of the same indexes."""
     folder = tmp_path_factory.mktemp("same")
     write_index(folder)
-    return open_index(folder / "docs.index")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(same):
+    return open_index(same / "docs.index")
+
+
+@pytest.fixture(scope="module")
+def near(same):
+    return open_index(same / "near.index")
 
 
 def test_ask_prints_the_best_documents(served, index, tmp_path):
@@ -79,7 +96,7 @@ def test_what_is_published(served, index):
         assert ask(served, "GET", path)[0] == 404
     cards = json.loads(ask(served, "GET", "/v1/heads")[1])["heads"]
     assert [(c["name"], c["index"], c["n_outputs"]) for c in cards] == [
-        ("head0", False, 4), ("docs", True, 900)]  # fmt: skip
+        ("head0", False, 4), ("docs", True, 900), ("near", True, 900)]  # fmt: skip
     with RemoteProvider(served.url, "docs") as provider:
         card, ids = provider.index()
         assert (card, ids[17], len(ids)) == (index.card, "17", 900)
@@ -88,6 +105,51 @@ def test_what_is_published(served, index):
         pytest.raises(LinalignError, match="no index"),
     ):
         provider.index()
+
+
+def test_ask_names_the_nearest_clusters(served, near, tmp_path):
+    save(tmp_path / "q.states.npz", some_states(1))
+    run("keygen", tmp_path / "keys", "--prove")
+    words = ("ask", served.url, tmp_path / "q.states.npz", "--key", tmp_path / "keys", "--head")
+    lines = run(*words, "near", "--top", 3, "--clusters", 2).stdout.splitlines()
+    rows, scores = near.search(some_states(1), 3, clusters=2)
+    assert [line.split()[2] for line in lines] == [near.ids[i] for i in rows[0].tolist()]
+    assert [float(line.split()[4]) for line in lines] == pytest.approx(scores[0], abs=0.01)
+    said = run(*words, "docs", "--clusters", 2, code=2).stderr
+    assert "has no clusters" in said
+    assert "of an index" in run(*words, "head0", "--clusters", 2, code=2).stderr
+    whole = (near.folder / "centroids.rows").read_bytes()
+    assert ask(served, "GET", "/v1/heads/near/centroids") == (200, whole)
+    assert ask(served, "GET", "/v1/heads/docs/centroids")[0] == 404
+    with RemoteProvider(served.url, "near") as provider:
+        card, _ = provider.index()
+        assert np.array_equal(provider.centroids(card).values, near.centroids.values)
+        other = replace(card, clusters=replace(card.clusters, sha256="0" * 64))
+        with pytest.raises(FormatError, match="digest"):
+            provider.centroids(other)
+
+
+def test_hostile_clusters_are_refused_by_the_service(served, near):
+    """Clusters that are not there, of another index, or of a head: nothing is scored."""
+    secret, public = keygen()
+    client = Client(secret)
+    query = client.encrypt(some_states(1), index=NearestClusters(near.centroids, 2))
+    with RemoteProvider(served.url, "near", tries=1) as provider:
+        provider.register(public)
+        assert provider.score(query).info.clusters == query.info.clusters
+        for fields, kind, word in (
+            ({"clusters": (1, 4000)}, MismatchError, "no such cluster"),
+            ({"index": "0" * 64}, MismatchError, "of another index"),
+            ({"clusters": (5, 5)}, FormatError, "named twice"),
+            ({"clusters": ()}, FormatError, "without clusters"),
+        ):
+            bad = Query(replace(query.info, **fields), query.payloads)
+            with pytest.raises(kind, match=word):
+                provider.score(bad)
+        for head in ("docs", "head0"):
+            provider.head = head
+            with pytest.raises(MismatchError, match="of another index"):
+                provider.score(query)
 
 
 def test_configurations_of_damaged_indexes_are_refused(tmp_path):
@@ -210,7 +272,8 @@ def test_answers_of_a_hostile_service_are_limited(served, index, tmp_path, monke
 
 def test_no_process_serves_an_index_that_the_service_did_not_read(tmp_path):
     configuration = Configuration.load(write_index(tmp_path))
-    good = {"docs": card_digest(open_index(tmp_path / "docs.index").card)}
+    names = ("docs", "near")
+    good = {n: card_digest(open_index(tmp_path / f"{n}.index").card) for n in names}
 
     async def started(indexes):
         workers = Workers(configuration.heads, 1, indexes)

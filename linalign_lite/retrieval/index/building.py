@@ -80,8 +80,8 @@ def build_index(
         raise InputError(
             "bits of rows are not usable", got=str(row_bits), expected=f"{LEAST_BITS} to {FRACTION}"
         )
-    most = {"auto": MAX_CLUSTERS, None: 0}.get(clusters, clusters)
-    if not isinstance(most, int) or not (clusters is None or 1 <= most <= MAX_CLUSTERS):
+    most = MAX_CLUSTERS if clusters == "auto" else clusters or 0
+    if clusters is not None and not 1 <= most <= MAX_CLUSTERS:
         raise InputError(
             "clusters are not usable", got=str(clusters), expected=f"1 to {MAX_CLUSTERS}, or auto"
         )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.retrieval.index.card import (
     CENTROIDS,
     HINT,
@@ -39,6 +39,11 @@ class Centroids:
 
     card: IndexCard
     values: npt.NDArray[np.float32] = field(repr=False)
+
+    def content(self) -> bytes:
+        """Return the content of `centroids.rows`."""
+        stored: npt.NDArray[np.int16] = np.rint(self.values / unit(self.card)).astype(Stored)
+        return stored.tobytes()
 
     def nearest(self, vectors: Array, count: int) -> Rows:
         """The clusters whose centroids score highest with each vector: (n, min(count, c)).
@@ -93,11 +98,18 @@ def require_clusters(card: IndexCard) -> Clusters:
 
 
 def intervals(card: IndexCard, clusters: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """(start, stop) of the rows of each of these clusters; of none named, of all rows."""
+    """(start, stop) of the rows of each of these clusters; of none named, of all rows.
+
+    Raises MismatchError for a cluster that is not there.
+    """
     if not len(clusters):
         return ((0, card.rows),)
-    ends = np.cumsum(require_clusters(card).sizes).tolist()
-    return tuple((ends[c] - require_clusters(card).sizes[c], ends[c]) for c in clusters)
+    ends = [0, *np.cumsum(require_clusters(card).sizes).tolist()]
+    for c in clusters:
+        if not 0 <= c < len(ends) - 1:
+            got, expected = str(c), f"0 to {len(ends) - 2}"
+            raise MismatchError("the index has no such cluster", got=got, expected=expected)
+    return tuple((ends[c], ends[c + 1]) for c in clusters)
 
 
 def row_numbers(card: IndexCard, clusters: Sequence[int]) -> Rows:

@@ -44,7 +44,8 @@ class Grouping:
         self._assignment = Assignment(self._values(), n)
 
     def _values(self) -> Float32:
-        return self._stored * np.float32(2.0**-FRACTION)
+        values: Float32 = self._stored * np.float32(2.0**-FRACTION)
+        return values
 
     def add(self, stored: Float32) -> None:
         """Assign the next rows, as they are stored: integers, (n, d)."""

@@ -13,8 +13,9 @@ from linalign_lite.storage.arrays import unit_rows
 
 Float32 = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.intp]
-_STEPS = 12
-_LARGE = 2.0  # times the mean size, above which a cluster is split, and no cluster grows
+_STEPS, _SPLITTING = 12, 6  # of them the first ones
+_LARGE = 1.5  # times the mean size: larger clusters are split
+_MOST = 2.0  # times the mean size: none is larger
 
 
 def train_centroids(
@@ -22,9 +23,10 @@ def train_centroids(
 ) -> Float32:
     """Centroids of ``count`` clusters, by Lloyd's algorithm: (count, d).
 
-    sample: (n, d), n at least ``count``. After each step but the last, clusters of more than twice
-    the mean size give one of their vectors as the centroid of the smallest ones. unit: centroids
-    are scaled to length 1, for vectors of length 1 (spherical k-means).
+    sample: (n, d), n at least ``count``. After each of the first steps, clusters of more than 1.5
+    times the mean size give one of their vectors as the centroid of the smallest ones, so that
+    sizes are alike. unit: centroids are scaled to length 1, for vectors of length 1 (spherical
+    k-means).
     """
     centroids = sample[rng.choice(len(sample), count, replace=False)].copy()
     for step in range(_STEPS):
@@ -33,9 +35,11 @@ def train_centroids(
         starts, there = np.cumsum(sizes) - sizes, np.flatnonzero(sizes)
         sums = np.add.reduceat(sample[order], starts[there], axis=0)
         means = sums / sizes[there, None].astype(np.float32)
-        centroids[there] = unit_rows(means) if unit else means
-        if step == _STEPS - 1:
-            break
+        if unit:  # of opposite vectors the mean is 0, and has no direction
+            there, means = there[means.any(axis=1)], unit_rows(means[means.any(axis=1)])
+        centroids[there] = means
+        if step >= _SPLITTING:
+            continue
         large = np.argsort(-sizes, kind="stable")
         for big, small in zip(large.tolist(), large[::-1].tolist(), strict=True):
             if sizes[big] < 2 or not (
@@ -59,7 +63,7 @@ class Assignment:
 
     def __init__(self, centroids: Float32, n: int) -> None:
         self._centroids = centroids
-        most = int(np.ceil(_LARGE * n / len(centroids)))
+        most = int(np.ceil(_MOST * n / len(centroids)))
         self._room = np.full(len(centroids), most)
         self._labels: list[Labels] = []
 

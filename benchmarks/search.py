@@ -1,11 +1,12 @@
 """Measure one encrypted query of an index, without a network, at growing numbers of rows.
 
     python benchmarks/search.py [--rows 1000,10000,100000] [--dim 384] [--mbit 100] [--rounds 3]
-                                [--unproven] [--threads 1]
+                                [--unproven] [--threads 1] [--clusters 4]
 
 Each size runs in a process of its own, on vectors around 2,000 centres: seconds of encrypting,
 scoring and decrypting, the least of --rounds by processor time; bytes up and down; peak memory;
 the share of the first ten of exact search that the answer has. Prints one line of JSON a size.
+--clusters: groups rows into √rows clusters, and names as many nearest ones openly; 0 asks them all.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from linalign_lite import Client, Provider, Space, VectorInfo, VectorSource, keygen, open_index
 from linalign_lite.encrypt.key_proof import proven
 from linalign_lite.retrieval.index.building import build_index
+from linalign_lite.retrieval.index.clusters import NearestClusters, row_numbers
 from linalign_lite.vectors.source import ROWS, Batch
 
 
@@ -61,24 +63,26 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     if not args.unproven:
         public = proven(secret, public)
     state = Clustered(1, index.space.dim).some(1 << 40, 1)
+    asked = NearestClusters(index.centroids, args.clusters) if args.clusters else index.card
     found: list[tuple[float, dict[str, Any]]] = []
     for _ in range(args.rounds):
         client = Client(secret, mbit=args.mbit, proven=not args.unproven)
         provider = Provider(index, keys=[public], cache_bytes=0)
         query_file, out = folder / "../q.query", folder / "../r.response"
         marks = [(time.process_time(), time.perf_counter())]
-        info = client.encrypt_to(query_file, state, index=index.card)
+        info = client.encrypt_to(query_file, state, index=asked)
         marks.append((time.process_time(), time.perf_counter()))
         provider.score_file(query_file, out, workers=args.threads)
         marks.append((time.process_time(), time.perf_counter()))
         scores = client.decrypt_from(out, query_file)
-        best = scores.top(10)
+        best = row_numbers(index.card, scores.clusters)[scores.top(10)]
         marks.append((time.process_time(), time.perf_counter()))
         cpu, wall = ([round(b[i] - a[i], 4) for a, b in itertools.pairwise(marks)] for i in (0, 1))
         rows, _ = index.search(state, 10)
         layout = info.layout
         found.append((sum(cpu), {
             "rows": len(index), "dim": layout.dim, "packing": layout.packing, "width": layout.width,
+            "clusters": len(scores.clusters), "rows_shown": scores.values.shape[1],
             "row_bits": index.card.row_bits, "cpu_s": round(sum(cpu), 4),
             "encrypt_score_decrypt_cpu_s": cpu, "wall_s": round(sum(wall), 4),
             "bytes_up": query_file.stat().st_size, "bytes_down": out.stat().st_size,
@@ -95,6 +99,7 @@ def main() -> None:
     parser.add_argument("--mbit", type=float, default=100.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clusters", type=int, help="nearest clusters that a query names")
     parser.add_argument("--unproven", action="store_true", help="a key without a proof")
     parser.add_argument("--index", type=Path, help=argparse.SUPPRESS)  # of a process of one size
     args = parser.parse_args()
@@ -103,7 +108,12 @@ def main() -> None:
         return
     for rows in map(int, args.rows.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            build_index(Clustered(rows, args.dim), Path(folder) / "index")
+            made = None if args.clusters is None else "auto"
+            card = build_index(Clustered(rows, args.dim), Path(folder) / "index", clusters=made)
+            if card.clusters:
+                print(
+                    {r.clusters: round(r.recall, 3) for r in card.clusters.recalls}, file=sys.stderr
+                )
             command = [sys.executable, __file__, *sys.argv[1:], "--index", f"{folder}/index"]
             subprocess.run(command, check=True)
 

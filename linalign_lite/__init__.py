@@ -75,6 +75,7 @@ _NAMES = {  # module: its public names
     "retrieval.collection": "Collection read_collection",
     "retrieval.evaluation": "CollectionStates RetrievalReport evaluate_retrieval",
     "retrieval.index.building": "build_index",
+    "retrieval.index.clusters": "NearestClusters row_numbers",
     "retrieval.index.reading": "Index open_index",
     "retrieval.search": "search",
     "survey.report": "to_markdown write_report",

@@ -109,6 +109,8 @@ from linalign_lite.retrieval.evaluation import RetrievalReport as RetrievalRepor
 from linalign_lite.retrieval.evaluation import evaluate_retrieval as evaluate_retrieval
 from linalign_lite.retrieval.fit_report import RetrievalFitReport as RetrievalFitReport
 from linalign_lite.retrieval.index.building import build_index as build_index
+from linalign_lite.retrieval.index.clusters import NearestClusters as NearestClusters
+from linalign_lite.retrieval.index.clusters import row_numbers as row_numbers
 from linalign_lite.retrieval.index.reading import Index as Index
 from linalign_lite.retrieval.index.reading import open_index as open_index
 from linalign_lite.retrieval.search import search as search

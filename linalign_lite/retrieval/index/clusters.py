@@ -69,6 +69,7 @@ class NearestClusters:
 
     @property
     def card(self) -> IndexCard:
+        """The card of the index."""
         return self.centroids.card
 
     def of(self, vectors: Array) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from linalign_lite.retrieval.index.card import (
     shard_name,
 )
 from linalign_lite.retrieval.search import comparable
+from linalign_lite.storage.arrays import drop_pages
 from linalign_lite.storage.hashing import hash_file
 from linalign_lite.vectors.source import Batch
 
@@ -98,6 +99,7 @@ class RowWriter:
         for start in range(0, self.rows, step):
             some = order[start : start + step]
             out.write(rows[some], tuple(names[i] for i in some.tolist()))
+            drop_pages(rows)
         shutil.rmtree(self.folder)
         return out.finish()
 

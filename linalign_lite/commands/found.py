@@ -77,7 +77,11 @@ def ranking_lines(card: IndexCard) -> list[str]:
         lines.append(f"of the first 10: {shown} ({card.sample} queries)")
     if card.clusters and card.clusters.recalls:
         some = [r for r in card.clusters.recalls if r.clusters in SHOWN]
-        parts = ", ".join(f"{r.clusters} nearest {r.recall:.3f}" for r in some)
+        mean = card.rows / len(card.clusters.sizes)
+        parts = ", ".join(
+            f"{r.clusters} nearest {r.recall:.3f} (about {r.clusters * mean:.0f} rows)"
+            for r in some
+        )
         lines.append(f"of the first 10, in clusters: {parts}")
     return lines
 

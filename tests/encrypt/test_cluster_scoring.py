@@ -12,6 +12,7 @@ from command_line import refused, run
 from indexed import SPACE, index_of, made_keys
 
 import linalign_lite as la
+from linalign_lite.commands.found import shown_ids
 from linalign_lite.encrypt.packing import Layout
 from linalign_lite.encrypt.parameters import PRIVATE
 from linalign_lite.encrypt.planner import choose_layout
@@ -163,6 +164,21 @@ def test_a_response_of_other_clusters_is_refused(documents, keys):
         la.Response.load(la.Response(replace(response.info, ids=""), response.payloads).to_bytes())
 
 
+def test_columns_are_never_taken_for_other_rows(documents, keys):
+    """Scores decrypted without the query: the card has as many rows in these clusters, or not."""
+    client = la.Client(keys[0], proven=True)
+    query = client.encrypt(asked_of(documents, 1), index=NearestClusters(documents.centroids, 1))
+    found = client.decrypt(la.Provider(documents, keys=[keys[2]]).score(query))
+    card, rows = documents.card, row_numbers(documents.card, found.clusters)
+    ids = shown_ids(found, card, documents.ids, "it")
+    assert [ids[i] for i in range(len(ids))] == [documents.ids[i] for i in rows.tolist()]
+    for clusters in ((), (4000,), (*found.clusters, 39)):
+        with pytest.raises(MismatchError, match=r"not of the index|no such cluster"):
+            shown_ids(replace(found, clusters=clusters), card, documents.ids, "it")
+    with pytest.raises(MismatchError, match="not of the index"):
+        shown_ids(replace(found, ids=card.ids), card, documents.ids, "it")
+
+
 def test_few_scorers_are_kept_whatever_sets_are_asked(documents, keys):
     client = la.Client(keys[0], proven=True)
     provider = la.Provider(documents, keys=[keys[2]])
@@ -199,13 +215,11 @@ def test_hidden_clusters_would_cost_what_a_narrower_packing_costs(count):
 
 
 def test_commands(here, capsys, documents):
-    vectors = documents.rows(0, 1000)
-    with (here / "docs.jsonl").open("w") as f:
-        for i, row in enumerate(vectors):
-            f.write(json.dumps({"id": f"d{i}", "embedding": row.tolist()}) + "\n")
+    vectors, names = documents.rows(0, 1000), [f"d{i}" for i in range(1000)]
+    index_of(here / "docs.index", vectors, ids=names, clusters=9)
+    index_of(here / "plain.index", vectors, ids=names)
     np.save(here / "q.npy", vectors[[400]])
-    run("index", "build", "docs.jsonl", "docs.index", "--clusters", "9")
-    run("keygen", "keys", "--prove")
+    run("keygen", "keys")
     (here / "client").mkdir()
     for name in ("index.json", "ids.txt", "centroids.rows"):  # all that a client gets
         (here / "client" / name).write_bytes((here / "docs.index" / name).read_bytes())
@@ -223,7 +237,6 @@ def test_commands(here, capsys, documents):
     }
     facts = json.loads(run("inspect", "q.response", "--json").stdout)
     assert len(facts["clusters"]) == 2
-    run("index", "build", "docs.jsonl", "plain.index")
     for args, word in (
         (("decrypt", "q.response", "--key", "keys"), "whose rows only their index tells"),
         (("decrypt", "q.response", "--key", "keys", "--index", "plain.index"), "not of the index"),

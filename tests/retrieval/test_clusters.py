@@ -248,7 +248,7 @@ def test_commands(tmp_path, capsys, monkeypatch):
     assert set(json.loads(made)["recalls"]) == {"1", "2", "4"}
     shown = run("index", "search", "q.npy", "--index", "docs.index", "--clusters", 2).stdout
     assert [line.split()[2] for line in shown.splitlines()[::10]] == ["7", "3"]
-    run("index", "build", "docs.npy", "plain.index")
+    index_of(tmp_path / "plain.index", vectors)
     for args, word in (
         (("index", "build", "docs.npy", "x", "--clusters", "some"), "a number, or auto"),
         (("index", "build", "docs.npy", "x", "--clusters", "401"), "fewer vectors"),

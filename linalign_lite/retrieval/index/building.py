@@ -24,7 +24,7 @@ from linalign_lite.retrieval.index.card import (
     RowMetric,
     read_card,
 )
-from linalign_lite.retrieval.index.grouping import Grouping, training_rows
+from linalign_lite.retrieval.index.grouping import Grouping, training_rows, usual_clusters
 from linalign_lite.retrieval.index.rankings import RankingCheck
 from linalign_lite.retrieval.index.writing import RowWriter
 from linalign_lite.retrieval.search import comparable, require_metric
@@ -58,12 +58,12 @@ def build_index(
     so, else "cosine". queries: of the same space, on which the loss of a ranking is measured, at
     most 1,000 of them drawn by ``seed``; by default 64 of the vectors, each without itself.
     row_bits: to which an encrypted search rounds rows; by default the fewest of 9, 10, 12 and 14
-    that keep 0.99 of the first ten. clusters: k-means of as many, "auto" for √n, by which rows are
-    ordered, the order of the source within each; then numbers stand in for ids that the source has
-    not. The source is read twice. Raises InputError for vectors that are no index (none, a zero
-    vector under "cosine", ids that are not printable or occur twice, distances as metric, fewer
-    than clusters), MismatchError for queries of another space or a source that changed,
-    OutputExistsError when ``out`` is there.
+    that keep 0.99 of the first ten. clusters: k-means of as many, "auto" for about √n, by which
+    rows are ordered, the order of the source within each; then numbers stand in for ids that the
+    source has not. The source is read twice. Raises InputError for vectors that are no index
+    (none, a zero vector under "cosine", ids that are not printable or occur twice, distances as
+    metric, fewer than clusters), MismatchError for queries of another space or a source that
+    changed, OutputExistsError when ``out`` is there.
     """
     out, info = Path(out), source.info
     require_name(out)
@@ -80,7 +80,8 @@ def build_index(
         raise InputError(
             "bits of rows are not usable", got=str(row_bits), expected=f"{LEAST_BITS} to {FRACTION}"
         )
-    most = MAX_CLUSTERS if clusters == "auto" else clusters or 0
+    usual = usual_clusters(info.count or MAX_ROWS, info.space.dim)
+    most = usual if clusters == "auto" else clusters or 0
     if clusters is not None and not 1 <= most <= MAX_CLUSTERS:
         raise InputError(
             "clusters are not usable", got=str(clusters), expected=f"1 to {MAX_CLUSTERS}, or auto"
@@ -89,7 +90,7 @@ def build_index(
         rng, own = np.random.default_rng(seed), np.random.default_rng([seed, 1])
         asked = _Reservoir(0 if queries is not None else SAMPLE, rng)
         training = _Reservoir(training_rows(most, info.space.dim) if most else 0, own)
-        survey = _Survey(chosen, (asked, training))
+        survey = _Survey(chosen, info.space.dim, (asked, training))
         for batch in _counted(source, progress):
             survey.add(batch)
         if not survey.rows:
@@ -164,8 +165,8 @@ class _Reservoir:
 class _Survey:
     """The first pass: number and norms of the vectors, and samples of them."""
 
-    def __init__(self, metric: RowMetric, samples: tuple[_Reservoir, ...]) -> None:
-        self._metric, self._samples = metric, samples
+    def __init__(self, metric: RowMetric, dim: int, samples: tuple[_Reservoir, ...]) -> None:
+        self._metric, self.dim, self._samples = metric, dim, samples
         self.rows, self.largest_norm = 0, 1.0 if metric == "cosine" else 0.0
 
     def add(self, batch: Batch) -> None:
@@ -202,11 +203,11 @@ def _grouping(
     if clusters is None:
         return None
     n = survey.rows
-    count = min(MAX_CLUSTERS, math.isqrt(n)) if clusters == "auto" else clusters
+    count = usual_clusters(n, survey.dim) if clusters == "auto" else clusters
     if count > n:
         raise InputError("there are fewer vectors than clusters", got=f"{n}, {count} clusters")
     sample = training.sample()[1]
-    most = training_rows(count, sample.shape[1])
+    most = training_rows(count, survey.dim)
     if len(sample) > most:
         sample = sample[rng.choice(len(sample), most, replace=False)]
     return Grouping(sample, count, n, metric=metric, exponent=survey.exponent, rng=rng)

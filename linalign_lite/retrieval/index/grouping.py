@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.retrieval.index.card import CENTROIDS, FRACTION, Clusters, RowMetric, Stored
+from linalign_lite.retrieval.index.card import (
+    CENTROIDS,
+    FRACTION,
+    MAX_CLUSTERS,
+    Clusters,
+    RowMetric,
+    Stored,
+)
 from linalign_lite.retrieval.index.k_means import Assignment, Float32, train_centroids
 from linalign_lite.retrieval.index.rankings import RankingCheck
 from linalign_lite.retrieval.search import comparable
 
 TRAINING = 64 << 20  # bytes of the vectors of which centroids are trained, and
 _EACH = 64  # vectors for each of them at most; 2 at least
+
+
+def usual_clusters(n: int, dim: int) -> int:
+    """√n clusters, fewer where the vectors that train so many would take 128 MiB."""
+    return max(1, min(MAX_CLUSTERS, math.isqrt(n), 2 * TRAINING // (8 * dim)))
 
 
 def training_rows(count: int, dim: int) -> int:

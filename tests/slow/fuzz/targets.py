@@ -287,7 +287,9 @@ def run_proof(data: bytes, folder: Path) -> None:
 
 
 def query_seeds() -> list[bytes]:
-    return [query.to_bytes() for query in _queries()]
+    first = _queries()[0]
+    asked = dataclasses.replace(first.info, clusters=(0, 2), index="0" * 64)
+    return [query.to_bytes() for query in (*_queries(), Query(asked, first.payloads))]
 
 
 @functools.cache
@@ -296,7 +298,8 @@ def _responses() -> tuple[Response, ...]:
         dataclasses.replace(_provider(DIM).score(q).info, softcap=30.0) for q in _queries()[:1]
     ]
     scored = [_provider(DIM).score(q) for q in _queries()]
-    return (*scored, Response(capped[0], scored[0].payloads))
+    capped.append(dataclasses.replace(scored[0].info, clusters=(0, 2), labels=(), ids="0" * 64))
+    return (*scored, *(Response(info, scored[0].payloads) for info in capped))
 
 
 def response_seeds() -> list[bytes]:

@@ -77,7 +77,7 @@ class Clusters:
 
     sha256: Sha256
     sizes: Annotated[tuple[Annotated[int, Range(1, MAX_ROWS)], ...], Size(MAX_CLUSTERS, least=1)]
-    recalls: Annotated[tuple[Recall, ...], Size(MAX_CLUSTERS.bit_length())]
+    recalls: Annotated[tuple[Recall, ...], Size(2 * MAX_CLUSTERS.bit_length())]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class RankingCheck:
     def recalls(
         self, labels: npt.NDArray[np.intp], centroids: npt.NDArray[np.float32]
     ) -> tuple[Recall, ...]:
-        """Share of the first ten that 1, 2, 4, … nearest clusters hold.
+        """Share of the first ten that 1, 2, 3, 4, 6, 8, 12, 16, … nearest clusters hold.
 
         labels: the cluster of each vector, (n,). centroids: (c, d).
         """
@@ -60,8 +60,8 @@ class RankingCheck:
         place = np.empty(order.shape, np.intp)
         np.put_along_axis(place, order, np.arange(count)[None], axis=1)
         needed = np.take_along_axis(place, labels[self._best[0].rows], axis=1)
-        asked = [1 << k for k in range(count.bit_length()) if 1 << k < count]
-        return tuple(Recall(k, float((needed < k).mean())) for k in asked)
+        steps = sorted({m << k for m in (1, 3) for k in range(count.bit_length())})
+        return tuple(Recall(k, float((needed < k).mean())) for k in steps if k < count)
 
     @property
     def _says(self) -> bool:

@@ -28,7 +28,7 @@ from linalign_lite.storage.hashing import hash_file
 from linalign_lite.vectors.source import Batch
 
 SHARD_BYTES = 256 << 20
-_COPIED = 16 << 20  # bytes of rows in memory while they are ordered
+_COPIED = 1 << 20  # bytes of rows that are ordered at once, each from another page
 
 
 @dataclass

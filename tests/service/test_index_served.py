@@ -32,6 +32,7 @@ from linalign_lite.service.published import READERS
 from linalign_lite.service.remote_provider import RemoteProvider
 from linalign_lite.service.startup import require_usable
 from linalign_lite.service.workers import Workers
+from linalign_lite.vectors.locations import open_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo, VectorSource
 
 
@@ -41,7 +42,8 @@ def write_index(folder):
     vectors = np.random.default_rng(2).normal(size=(900, SPACE.dim)).astype(np.float32)
     save(folder / "docs.states.npz", HiddenStates(vectors, space=SPACE))
     run("index", "build", folder / "docs.states.npz", folder / "docs.index")
-    run("index", "build", folder / "docs.states.npz", folder / "near.index", "--clusters", 9)
+    with open_vectors(str(folder / "docs.states.npz")) as source:
+        build_index(source, folder / "near.index", clusters=9)
     for name in ("docs", "near"):
         entry = f'[[heads]]\nname = "{name}"\nfile = "{name}.index"\n'
         path.write_text(path.read_text() + entry)

@@ -14,7 +14,7 @@ OVERLAP = (0.2, 0.4, 0.6, 0.65, 0.7, 0.8, 1.0)
 
 
 def verdict_r2() -> str:
-    """What a classifier keeps through maps of a held-out R²."""
+    """Share that a classifier keeps through maps of a held-out R²."""
     found = load("survey_published")
     own = {
         (r["data"], r["source"], r["target"]): min(r["native_source"], r["native_target"])
@@ -28,7 +28,7 @@ def verdict_r2() -> str:
 
 
 def verdict_overlap() -> str:
-    """What a search across models keeps of the target's nDCG, by overlap of the first ten."""
+    """Share of the target's nDCG that a search across models keeps, by overlap of the first ten."""
     found = load("retrieval")
     points = []
     for r in found["rows"]:

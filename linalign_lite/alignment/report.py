@@ -34,7 +34,7 @@ class Report:
 
 
 def next_step(n: int, d_source: int) -> str:
-    """What most likely makes a poor map better, by its number of rows."""
+    """The step that most likely makes a poor map better, by its number of rows."""
     if n < FEW_ROWS:
         return f"more pairs, or texts that only one side has: --unpaired ({n} pairs are few)"
     if n < LOW_ROWS * d_source:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from linalign_lite.commands.answers import Labelled, load_answers, load_scorer, show_scores
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
-from linalign_lite.commands.detectors import mark_outlying
 from linalign_lite.commands.found import (
     asked_words,
     ids_of,
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from linalign_lite.core.head import Head
     from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.encrypt.client import Client
-    from linalign_lite.encrypt.scores import Scores
-    from linalign_lite.heads.ood.detector import Detector
     from linalign_lite.retrieval.index.reading import Index
 
 
@@ -215,6 +212,7 @@ def decrypt(
     top: Top = 1,
     out: AllScores = None,
     ood: Ood = None,
+    texts: Labelled = None,
     index: Annotated[
         Path | None, Option("--index", help="The index.json asked, with ids.txt beside it.")
     ] = None,
@@ -227,6 +225,8 @@ def decrypt(
     Prints one line per query, in the order of the queries; of an index, the best documents in
     TREC's format, as `index search`, and with --index their ids. --ood adds an out-of-distribution
     score computed from the decrypted scores; a detector file with a threshold adds in or out.
+    With --texts, --out has the texts beside their scores, and the accuracy is printed where they
+    have labels.
     Never send scores back to the provider; docs/SECURITY.md explains why.
 
     \b
@@ -234,6 +234,7 @@ def decrypt(
       linalign-lite decrypt mine.response --key keys
       linalign-lite decrypt mine.response --key keys --top 3 --out scores.jsonl
       linalign-lite decrypt mine.response --key keys --ood energy
+      linalign-lite decrypt mine.response --key keys --texts test.jsonl --out scores.jsonl
       linalign-lite decrypt mine.response --key keys --index index.json --top 10
     """
     from linalign_lite.encrypt.client import Client
@@ -243,48 +244,18 @@ def decrypt(
     console = Console(as_json, quiet)
     if out is not None:
         require_output(out, response, query)
-    by, card = load_scorer(ood), load_optional_card(index)
+    by, card, asked = load_scorer(ood), load_optional_card(index), load_answers(texts)
     client = Client(SecretKey.load(in_folder(key, SECRET)), max_error=max_error)
     with open_framed(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
         scores = client.decrypt_from(response, query, progress=tally)
     if scores.ids or index is not None:
-        if out is not None or by is not None:
-            raise InputError("--out and --ood are for scores of a head")
+        if out is not None or by is not None or asked is not None:
+            raise InputError("--out, --ood and --texts are for scores of a head")
         show_best(console, scores, top, ids_of(scores, index, card))
         return
-    show_scores(console, scores, by, top, out)
-
-
-def show_scores(
-    console: Console, scores: Scores, by: str | Detector | None, top: int, out: Path | None
-) -> None:
-    """Print the best labels of each query, and outlier scores ``by`` a method; write all scores."""
-    from linalign_lite.storage.atomic import atomic
-
-    names = scores.labels or tuple(str(i) for i in range(scores.values.shape[1]))
-    order, rows = scores.ranking()[:, :top].tolist(), scores.values.tolist()
-    best = [[(names[i], row[i]) for i in ids] for row, ids in zip(rows, order, strict=True)]
-    if out is not None:
-        with atomic(out, private=True) as f:  # scores are not for the provider
-            for row in rows:
-                pairs = dict(zip(names, row, strict=True))
-                f.write(json.dumps({"scores": pairs}, ensure_ascii=False).encode() + b"\n")
-    digits = scores.decimals
-    data: dict[str, Any] = {"queries": len(best), "decimals": digits, "error": scores.error}
-    data["best"] = [[{"label": n, "score": s} for n, s in row] for row in best]
-    lines = ["\t".join(f"{n} {value:.{min(digits, 4)}f}" for n, value in row) for row in best]
-    if by is not None:
-        values = scores.outlyingness(by)
-        data["outlyingness"] = values.tolist()
-        name = by if isinstance(by, str) else by.method
-        ends = [f"{name} {value:.4f}" for value in values]
-        if not isinstance(by, str) and by.threshold is not None:
-            data["outlying"] = by.above(values).tolist()
-            ends = mark_outlying(ends, data["outlying"])
-        lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
-    console.result(data, lines)
+    show_scores(console, scores, by, top, out, asked)
 
 
 def make_client(key: Path, account: Path | None, **options: float) -> Client:
@@ -310,18 +281,6 @@ def load_scored(head: Path | None, index: Path | None, map_file: Path | None) ->
         return open_index(index)
     assert head is not None
     return load_head(head) if map_file is None else load_head(head) @ load_map(map_file)
-
-
-def load_scorer(ood: str | None) -> str | Detector | None:
-    """The method or the detector that --ood names; loaded before anything is decrypted."""
-    from linalign_lite.heads.ood.detectors import SCORE_METHODS
-    from linalign_lite.heads.ood.serialization import load_detector
-
-    if ood is None or ood in SCORE_METHODS:
-        return ood
-    detector = load_detector(ood)
-    detector.require_scores()
-    return detector
 
 
 def read_queries(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from linalign_lite.commands.answers import Labelled, load_answers, load_scorer, show_scores
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
 from linalign_lite.commands.found import nearest_clusters, show_best, shown_ids
 from linalign_lite.commands.keys import PUBLIC, SECRET, Account, Key, load_account, load_public
@@ -17,10 +18,8 @@ from linalign_lite.commands.scoring import (
     MaxError,
     Ood,
     Top,
-    load_scorer,
     make_client,
     read_queries,
-    show_scores,
 )
 from linalign_lite.errors import InputError
 
@@ -94,6 +93,7 @@ def ask(
     top: Top = 1,
     out: AllScores = None,
     ood: Ood = None,
+    texts: Labelled = None,
     max_error: MaxError = 5e-3,
     mbit: Mbit = 100.0,
     cacert: Annotated[Path | None, Option(help="Authorities for TLS (PEM).")] = None,
@@ -121,7 +121,7 @@ def ask(
         raise InputError("a client's certificate needs its key", hint="give --cert and --cert-key")
     if out is not None:
         require_output(out, queries, map_file)
-    by = load_scorer(ood)
+    by, known = load_scorer(ood), load_answers(texts)
     client = make_client(key, account, max_error=max_error, mbit=mbit)
     affine = load_optional_map(map_file)
     certificate = (str(cert), str(cert_key)) if cert and cert_key else None
@@ -133,15 +133,16 @@ def ask(
         chosen = provider.chosen()
         states = read_queries(queries, model, affine, console)
         space = states.space if affine is None else affine.target
-        chosen.space.require(space, f"these states do not belong to head {chosen.name}")
+        hint = "" if affine else "or is --map missing?"
+        chosen.space.require(space, f"these states do not belong to head {chosen.name}", hint=hint)
         card, ids = provider.index() if chosen.index else (None, None)
         if clusters is not None and card is None:
             raise InputError("--clusters are of an index", got=f"head {chosen.name}")
         asked: IndexCard | NearestClusters | None = card
         if clusters is not None and card is not None:
             asked = nearest_clusters(provider.centroids(card), clusters)
-        if ids is not None and (out is not None or by is not None):
-            raise InputError("--out and --ood are for scores of a head")
+        if ids is not None and (out is not None or by is not None or known is not None):
+            raise InputError("--out, --ood and --texts are for scores of a head")
         with console.progress("encrypting", len(states)) as tally:
             query = client.encrypt(
                 states, affine, n_outputs=chosen.n_outputs, index=asked, progress=tally
@@ -160,6 +161,6 @@ def ask(
             said(f"account: {usage['used']} of {usage['limit']} states used")
     scores = client.decrypt(response, query)
     if card is None or ids is None:
-        show_scores(console, scores, by, top, out)
+        show_scores(console, scores, by, top, out, known)
     else:
         show_best(console, scores, top, shown_ids(scores, card, ids, url))

@@ -6,8 +6,9 @@ Made states: two models are mixtures of the same causes, whose sizes fall as i^-
 their own, directions of unlike size, and a mean far from zero. The map is fitted on the first
 texts, and judged on 2,000 others. Each step runs in a process of its own: seconds of the clock, of
 the processor (all cores together) and the peak of its memory. docs/PRIVATE_FIT.md has
-what was predicted beside. The time of TenSEAL's own products is calculated from one block of each
-length tried: a client's column of so many texts, encrypted, times the provider's matrix of them.
+what was predicted beside. The key of the offer and its proof, some seconds, are made before. The
+time of TenSEAL's own products is calculated from one block of each length tried: a client's column
+of so many texts, encrypted, times the provider's matrix of them.
 """
 
 from __future__ import annotations
@@ -33,15 +34,14 @@ from linalign_lite import (
     PublicKey,
     SecretKey,
     answer_fit,
-    finish_fit,
     fit,
     keygen,
     load_states,
-    offer_fit,
     save,
 )
 from linalign_lite.core.hidden_states import text_digest
-from linalign_lite.encrypt.fitting.offer import plan_shape
+from linalign_lite.encrypt.fitting.finish import solve_fit
+from linalign_lite.encrypt.fitting.offer import plan_shape, write_offer
 from linalign_lite.encrypt.fitting.sources import TextStates
 from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
 
@@ -153,7 +153,7 @@ def step(name: str, folder: Path) -> None:
 
 def offer(folder: Path) -> None:
     x, secret = load_states(folder / "x.states.npz"), SecretKey.load(folder / "secret.key")
-    offer_fit(folder / "m.offer", folder / "m.kept.npz", x, secret)
+    write_offer(folder / "m.offer", folder / "m.kept.npz", x, secret)
 
 
 def answer(folder: Path) -> None:
@@ -163,8 +163,7 @@ def answer(folder: Path) -> None:
 
 
 def finish(folder: Path) -> AffineMap:
-    secret = SecretKey.load(folder / "secret.key")
-    return finish_fit(folder / "m.answer", folder / "m.kept.npz", secret)[0]
+    return solve_fit(folder / "m.answer", folder / "m.kept.npz")[0]
 
 
 STEPS: dict[str, Callable[[Path], Any]] = {"offer": offer, "answer": answer, "finish": finish}

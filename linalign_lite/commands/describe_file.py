@@ -121,7 +121,7 @@ def _kept(path: Path) -> Facts:
         "source": k.source.describe(),
         **shape,
         "offer": k.offer,
-        "key": k.key,
+        "key": k.secret.digest.hex(),
         "text_digest": k.text_digest,
     }
 

@@ -9,8 +9,8 @@ import typer
 from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
-from linalign_lite.commands.console import Console, Interrupted, in_folder, require_output
-from linalign_lite.commands.keys import SECRET, Account, Key, load_account, load_public
+from linalign_lite.commands.console import Console, Interrupted, require_output
+from linalign_lite.commands.keys import Account, load_account, load_public
 from linalign_lite.core.choices import MomentsMethod
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
@@ -35,7 +35,6 @@ DryRun = Annotated[bool, Option("--dry-run", help="Predict bytes, time and memor
 def offer(
     states: Annotated[str, Argument(help="Your states of the texts: file, folder or URL.")],
     out: Annotated[Path, Argument(help="The offer to write (.offer), for the provider.")],
-    key: Key,
     kept: Annotated[
         Path | None,
         Option("--kept", help="File to keep for finish; never replaced; default: of OUT."),
@@ -57,42 +56,46 @@ def offer(
 ) -> None:
     """Encrypt your states of the shared texts.
 
-    OUT goes to the provider, with public.key and public.proof (keygen --prove). The provider learns
+    OUT goes to the provider, with the public key and its proof that are written beside it
+    (mine.public.key, mine.public.proof). The key is made for this offer alone. The provider learns
     the number of texts, folds and columns and the digest of the texts. The kept file stays with
-    you: it holds sums over your states. Every fold needs 4 texts for each column, and 4 more.
+    you: it holds the secret key and sums over your states. Every fold needs 4 texts for each
+    column, and 4 more.
 
     \b
     Examples:
-      linalign-lite fit-private offer mine.states.npz mine.offer --key keys
-      linalign-lite fit-private offer mine-states mine.offer --key keys --columns 200
-      linalign-lite fit-private offer mine-states mine.offer --key keys --dry-run --target-dim 640
+      linalign-lite fit-private offer mine.states.npz mine.offer
+      linalign-lite fit-private offer mine-states mine.offer --account signing --columns 200
+      linalign-lite fit-private offer mine-states mine.offer --dry-run --target-dim 640
     """
     from linalign_lite.encrypt.fitting.cost import predict_fit
-    from linalign_lite.encrypt.fitting.offer import offer_fit, plan_shape
-    from linalign_lite.encrypt.keys import SecretKey
+    from linalign_lite.encrypt.fitting.offer import key_files, offer_fit, plan_shape
+    from linalign_lite.encrypt.parameters import PRIVATE
 
     console = Console(as_json, quiet)
     kept = kept or out.with_name((out.stem if out.suffix == ".offer" else out.name) + KEPT)
-    require_output(out, states, key, kept)
-    require_output(kept, states, key)
-    secret, source = SecretKey.load(in_folder(key, SECRET)), _read(states)
+    require_output(out, states, kept)
+    require_output(kept, states)
+    source = _read(states)
     options: dict[str, Any] = {"folds": folds, "seed": seed, "columns": columns}
-    shape = plan_shape(source, secret.parameters.degree, **options)
+    shape = plan_shape(source, PRIVATE.degree, **options)
     cost = predict_fit(shape, target_dim or source.space.dim)
     if dry_run:
         console.result(cost.as_dict(), pair_lines(cost.rows()))
         return
     signer = load_account(account)
+    console.note("making a key for this offer alone, with its proof")
     with console.progress("encrypting", source.n) as tally:
-        info = offer_fit(
-            out, kept, source.states, secret, account=signer, progress=tally, **options
-        )
-    size = out.stat().st_size
-    data = {"out": str(out), "kept": str(kept), "bytes": size, "texts": info.n}
-    data |= {"folds": info.folds, "columns": info.columns, "text_digest": info.text_digest}
+        info = offer_fit(out, kept, source.states, account=signer, progress=tally, **options)
+    size, (public, proof) = out.stat().st_size, key_files(out)
+    files = {"out": out, "public": public, "proof": proof, "kept": kept}
+    data: dict[str, Any] = {name: str(file) for name, file in files.items()}
+    data |= {"bytes": size, "texts": info.n, "folds": info.folds, "columns": info.columns}
+    data["text_digest"] = info.text_digest
     rows = [
         ("offer", f"{out}, {size / 1e6:.1f} MB, for the provider"),
-        ("kept", f"{kept} stays with you"),
+        ("key", f"{public} and {proof.name}, for the provider"),
+        ("kept", f"{kept} stays with you: it holds the secret key"),
         ("texts", f"{info.n} in {info.folds} folds"),
         ("columns", f"{info.columns} of {source.space.dim} dimensions"),
     ]
@@ -106,7 +109,14 @@ def answer(
     offer_at: Annotated[Path, Argument(metavar="offer", help="A client's offer.")],
     states: Annotated[str, Argument(help="Your states of the same texts: file, folder or URL.")],
     out: Annotated[Path, Argument(help="The answer to write (.answer), for the client.")],
-    public: Annotated[list[Path], Option(help="Public key or folder, with its proof; repeatable.")],
+    public: Annotated[
+        list[Path] | None,
+        Option(help="Public key or folder, with its proof; repeatable; default: beside OFFER."),
+    ] = None,
+    accounts: Annotated[
+        list[Path] | None,
+        Option("--accounts", help="signing.pub of a client that may ask; repeatable."),
+    ] = None,
     budget: Annotated[str | None, Option(help="Count what is told per account here.")] = None,
     limit: Annotated[
         int | None, Option(help="With --budget: most states per account.", min=1)
@@ -125,14 +135,17 @@ def answer(
 
     The client learns the map, and so your states as far as its own predict them, and of the rest at
     most a quarter on average; a dishonest client chooses what it learns (docs/PRIVATE_FIT.md).
-    Always name a --budget: an offer of m columns in k folds counts as (m + 2)·k states. States with
-    dimensions of few different values are refused: a dishonest client could read them all.
+    Always name a --budget: an offer of m columns in k folds counts as (m + 2)·k states. And name
+    the --accounts that may ask, since each account has a budget of its own, and anybody can make
+    one. States with dimensions of few different values are refused: a dishonest client could read
+    them all.
 
     \b
     Examples:
-      linalign-lite fit-private answer their.offer mine.states.npz their.answer --public keys
-      linalign-lite fit-private answer o s a --public keys --budget clients.sqlite --limit 2000
+      linalign-lite fit-private answer their.offer mine.states.npz their.answer
+      linalign-lite fit-private answer o s a --budget b.sqlite --limit 2000 --accounts alice.pub
     """
+    from linalign_lite.core.signing import account_of
     from linalign_lite.encrypt.budgets.budget import Budget
     from linalign_lite.encrypt.budgets.location import local_file
     from linalign_lite.encrypt.fitting.answer import answer_fit
@@ -141,7 +154,7 @@ def answer(
     from linalign_lite.encrypt.wire import Kind, open_framed
 
     console = Console(as_json, quiet)
-    require_output(out, offer_at, states, budget and local_file(budget), *public)
+    require_output(out, offer_at, states, budget and local_file(budget), *(public or ()))
     if limit is not None and budget is None:
         raise InputError("--limit needs a budget", hint="add --budget FILE")
     with open_framed(offer_at, Kind.OFFER) as reader:
@@ -158,7 +171,8 @@ def answer(
                 offer_at,
                 out,
                 source.states,
-                load_public(public),
+                load_public(public) if public else None,
+                accounts=frozenset(map(account_of, accounts)) if accounts else None,
                 budget=Budget(budget, limit) if budget else None,
                 checkpoint=checkpoint,
                 coarse=coarse,
@@ -183,7 +197,6 @@ def answer(
 def finish(
     answer_at: Annotated[Path, Argument(metavar="answer", help="The provider's answer.")],
     out_at: shared.MapOut,
-    key: Key,
     kept: Annotated[Path, Option("--kept", help="The file that offer kept.")],
     method: Annotated[MomentsMethod, Option(help="Method of the fit.")] = MomentsMethod.ridge,
     penalty: shared.Penalty = "auto",
@@ -193,31 +206,32 @@ def finish(
     """Decrypt an answer and fit the map.
 
     It is the map that `fit` makes of both sides' states. Never give the provider the map, its R² or
-    a refusal of this command, unless you trust it: by made-up answers it would read your secret key
-    from them. Use a key for one offer and for nothing else.
+    a refusal of this command, unless you trust it: by made-up answers it would read the secret key
+    of the offer from them, and your states from the offer. Once the map is written, the kept file
+    and that key are destroyed.
 
     \b
     Example:
-      linalign-lite fit-private finish their.answer to-them.map.npz --kept mine.kept.npz --key keys
+      linalign-lite fit-private finish their.answer to-them.map.npz --kept mine.kept.npz
     """
-    from linalign_lite.encrypt.fitting.finish import finish_fit
-    from linalign_lite.encrypt.keys import SecretKey
+    from linalign_lite.encrypt.fitting.finish import solve_fit
+    from linalign_lite.encrypt.fitting.kept import destroy_kept
     from linalign_lite.encrypt.wire import Kind, open_framed
     from linalign_lite.heads.serialization import save
 
     console, to = Console(as_json, quiet), place(out_at)
-    require_output(to, answer_at, kept, key)
-    secret = SecretKey.load(in_folder(key, SECRET))
+    require_output(to, answer_at, kept)
     with open_framed(answer_at, Kind.ANSWER) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
-        affine, report = finish_fit(
-            answer_at, kept, secret, method=method.value, penalty=penalty, progress=tally
+        affine, report = solve_fit(
+            answer_at, kept, method=method.value, penalty=penalty, progress=tally
         )
     with delivered(to) as path:
         save(path, affine)
+    destroy_kept(kept)
     console.warn(report.warnings)
-    lines = pair_lines([("map", to), *report.rows()])
+    lines = pair_lines([("map", to), *report.rows(), ("key", f"destroyed, with {kept}")])
     console.result({"out": str(to), **report.as_dict()}, lines)
 
 

@@ -131,6 +131,16 @@ def public_half(path: PathLike) -> VerifyingKey:
     return VerifyingKey(_unframed(path, SECRET if kind_of(path) == SECRET else PUBLIC)[-_KEY:])
 
 
+def account_of(path: PathLike) -> bytes:
+    """The account of a `signing.pub`: its key. Raises InputError for the secret half."""
+    if kind_of(path) == SECRET:
+        raise InputError(
+            f"{path}: this is the secret half of a signing key; nobody else may have it",
+            hint="ask the client to make a new key, and to send its signing.pub only",
+        )
+    return VerifyingKey.load(path).public
+
+
 def kind_of(path: PathLike) -> int:
     """The kind that a file's header states, such as SECRET; the file may be damaged, or no key."""
     with open_regular(path) as f:

@@ -125,8 +125,11 @@ class SecretKey:
 
     def save(self, path: PathLike) -> None:
         """Create ``path`` (`secret.key`), mode 0600. Raises OutputExistsError when it exists."""
-        data = _to_file(Kind.SECRET_KEY, self.parameters, self.digest, self.material)
-        write_new(path, data, private=True)
+        write_new(path, self.to_bytes(), private=True)
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of `secret.key`: docs/FORMAT.md, section 3."""
+        return _to_file(Kind.SECRET_KEY, self.parameters, self.digest, self.material)
 
     @classmethod
     def load(cls, path: PathLike) -> SecretKey:
@@ -136,6 +139,12 @@ class SecretKey:
         """
         header, material, _ = _from_file(path, Kind.SECRET_KEY)
         require_private(Path(path))
+        return cls(header.parameters, header.key, material)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> SecretKey:
+        """Read the bytes of a `secret.key`. Raises FormatError unless it is intact."""
+        header, material, _ = _from_file(raw, Kind.SECRET_KEY)
         return cls(header.parameters, header.key, material)
 
 

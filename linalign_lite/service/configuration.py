@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head, load_map
-from linalign_lite.core.signing import SECRET, VerifyingKey, kind_of
+from linalign_lite.core.signing import account_of
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError
@@ -82,7 +82,7 @@ class HeadEntry:
         """The accounts that may ask; None for any. InputError for a file that is no signing.pub."""
         if self.accounts is None:
             return None
-        return frozenset(map(_account, self.accounts))
+        return frozenset(map(account_of, self.accounts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,16 +166,6 @@ class Configuration:
 def _beside(folder: Path, budget: str) -> str:
     path = local_file(budget)
     return budget if path is None else str(folder / path)
-
-
-def _account(path: Path) -> bytes:
-    """The public key in a `signing.pub`. Raises InputError for the secret half."""
-    if kind_of(path) == SECRET:
-        raise InputError(
-            f"{path}: this is the secret half of a signing key; nobody else may have it",
-            hint="ask the client to make a new key, and to send its signing.pub only",
-        )
-    return VerifyingKey.load(path).public
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -25,7 +26,7 @@ def made(n, dim, causes, rng, texts="text"):
 
 @pytest.fixture(scope="module")
 def parties(tmp_path_factory):
-    """Two parties with states of the same texts; the client's keys with a proof, and an offer."""
+    """Two parties with states of the same texts, an offer, and what the provider has of it."""
     folder = tmp_path_factory.mktemp("parties")
     rng = np.random.default_rng(5)
     causes = rng.normal(size=(300, 6))
@@ -33,15 +34,14 @@ def parties(tmp_path_factory):
     save(folder / "b.states.npz", made(300, 9, causes, rng))
     save(folder / "other.states.npz", made(300, 9, causes, rng, "another"))
     run("bundle", "keygen", folder / "signing")
-    run("keygen", folder / "keys", "--account", folder / "signing", "--prove")
+    run("bundle", "keygen", folder / "stranger")
     run("keygen", folder / "unproven")
-    (folder / "provider").mkdir()
-    for name in ("public.key", "public.proof"):
-        (folder / "provider" / name).write_bytes((folder / "keys" / name).read_bytes())
     words = "fit-private", "offer", folder / "a.states.npz", folder / "m.offer"
-    signed = "--key", folder / "keys", "--account", folder / "signing"
-    done = run(*words, *signed, "--json", "--target-dim", 9)
+    done = run(*words, "--account", folder / "signing", "--json", "--target-dim", 9)
     (folder / "offer.json").write_text(done.stdout)
+    (folder / "provider").mkdir()
+    for name in ("m.offer", "m.public.key", "m.public.proof"):
+        (folder / "provider" / name).write_bytes((folder / name).read_bytes())
     return folder
 
 
@@ -51,17 +51,22 @@ def test_the_whole_exchange(parties, tmp_path):
     assert told["bytes"] == (parties / "m.offer").stat().st_size
     assert abs(told["predicted"]["offer_bytes"] - told["bytes"]) < 3000
     answer, budget = tmp_path / "m.answer", tmp_path / "clients.sqlite"
-    words = "fit-private", "answer", parties / "m.offer", parties / "b.states.npz", answer
-    public = "--public", parties / "provider"
-    done = run(*words, *public, "--budget", budget, "--limit", 100, "--json")
+    words = "fit-private", "answer", parties / "provider" / "m.offer", parties / "b.states.npz"
+    accounts = "--accounts", parties / "signing" / "signing.pub"
+    done = run(*words, answer, *accounts, "--budget", budget, "--limit", 100, "--json")
     answered = json.loads(done.stdout)
     assert answered["states_counted"] == 70
     assert abs(told["predicted"]["answer_bytes"] - answer.stat().st_size) < 3000
     used = json.loads(run("budget", budget, "--json").stdout)["accounts"][0]
     assert used["used"] == 70
-    kept, keys = parties / "m.kept.npz", parties / "keys"
-    out = tmp_path / "a-to-b.map.npz"
-    done = run("fit-private", "finish", answer, out, "--kept", kept, "--key", keys, "--json")
+    kept, out = tmp_path / "m.kept.npz", tmp_path / "a-to-b.map.npz"
+    shutil.copy(parties / "m.kept.npz", kept)  # others use it, too
+    for file, kind in ((parties / "m.offer", "offer"), (answer, "answer"), (kept, "maker keeps")):
+        facts = json.loads(run("inspect", file, "--json").stdout)
+        assert kind in facts["kind"]
+        assert (facts["texts"], facts["columns"]) == (300, 12)
+    done = run("fit-private", "finish", answer, out, "--kept", kept, "--json")
+    assert not kept.exists()
     report = json.loads(done.stdout)
     clear = tmp_path / "clear.map.npz"
     states = parties / "a.states.npz", parties / "b.states.npz"
@@ -71,15 +76,11 @@ def test_the_whole_exchange(parties, tmp_path):
     x = load_states(states[0]).states
     private, plain = (load_map(m).apply(x) for m in (out, clear))
     assert np.abs(private - plain).max() < 1e-2 * np.abs(plain).max()
-    for file, kind in ((parties / "m.offer", "offer"), (answer, "answer"), (kept, "maker keeps")):
-        facts = json.loads(run("inspect", file, "--json").stdout)
-        assert kind in facts["kind"]
-        assert (facts["texts"], facts["columns"]) == (300, 12)
 
 
 def test_a_dry_run_predicts_and_writes_nothing(parties, tmp_path):
     out = tmp_path / "m.offer"
-    words = "fit-private", "offer", parties / "a.states.npz", out, "--key", parties / "keys"
+    words = "fit-private", "offer", parties / "a.states.npz", out
     told = json.loads(run(*words, "--dry-run", "--target-dim", 640, "--json").stdout)
     assert told["target_dim"] == 640
     assert told["answer_bytes"] > 5 * 640 * 12288
@@ -92,32 +93,35 @@ def test_a_dry_run_predicts_and_writes_nothing(parties, tmp_path):
 
 
 def test_errors_have_one_line_and_leave_nothing(parties, here, capsys):
-    key = "--key", parties / "keys"
     a, b, offer = (parties / n for n in ("a.states.npz", "b.states.npz", "m.offer"))
     cases = [
-        (("offer", a, "x.offer", *key, "--columns", 40), "so many columns"),
-        (("offer", a, "x.offer", *key, "--folds", 6), "so few texts"),
-        (("offer", a, "x.offer", "--key", parties / "provider" / "public.key"), "another kind"),
-        (("offer", "missing.npz", "x.offer", *key), "missing.npz"),
-        (("offer", a, a, *key), "is an input"),
+        (("offer", a, "x.offer", "--columns", 40), "so many columns"),
+        (("offer", a, "x.offer", "--folds", 6), "so few texts"),
+        (("offer", a, "x.offer", "--key", "keys"), "--key"),  # a key serves one offer
+        (("offer", a, offer, "--kept", "x.kept.npz"), "never overwritten"),
+        (("offer", "missing.npz", "x.offer"), "missing.npz"),
+        (("offer", a, a), "is an input"),
         (("answer", a, b, "x.answer", "--public", parties / "provider"), "key, query or response"),
         (("answer", offer, b, "x.answer", "--public", parties / "unproven"), "not among"),
+        (("answer", offer, b, "x.answer", "--accounts", parties / "stranger" / "signing.pub"),
+         "may not ask"),
         (("answer", offer, parties / "other.states.npz", "x.answer", "--public",
           parties / "provider"), "not of the offer's texts"),
         (("answer", offer, b, "x.answer", "--public", parties / "provider", "--limit", 3),
          "--limit needs a budget"),
-        (("finish", offer, "x.map.npz", "--kept", parties / "m.kept.npz", *key), "another kind"),
-        (("finish", offer, "x.map.npz", *key), "--kept"),
+        (("finish", offer, "x.map.npz", "--kept", parties / "m.kept.npz"), "another kind"),
+        (("finish", offer, "x.map.npz"), "--kept"),
     ]  # fmt: skip
     for words, said in cases:
         assert said in refused(capsys, "fit-private", *words), words
 
 
 def test_a_kept_file_stays_and_has_the_whole_name_of_its_offer(parties, here, capsys):
-    words = "offer", parties / "a.states.npz", "m.v1", "--key", parties / "keys"
+    words = "offer", parties / "a.states.npz", "m.v1"
     run("fit-private", *words)
     assert (here / "m.v1.kept.npz").exists()
-    (here / "m.v1").unlink()
+    for name in ("m.v1", "m.v1.public.key", "m.v1.public.proof"):
+        (here / name).unlink()
     assert "never overwritten" in refused(capsys, "fit-private", *words)
 
 

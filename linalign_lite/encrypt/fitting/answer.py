@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -27,11 +27,11 @@ from linalign_lite.encrypt.fitting.descriptions import (
     told_bits,
     told_states,
 )
-from linalign_lite.encrypt.fitting.offer import signed_bytes
+from linalign_lite.encrypt.fitting.offer import key_files, signed_bytes
 from linalign_lite.encrypt.fitting.products import FoldSums, TargetMoments, block_dims, limit_held
 from linalign_lite.encrypt.fitting.shape import FitShape, count_distinct, require_fine
 from linalign_lite.encrypt.fitting.sources import TextStates
-from linalign_lite.encrypt.key_proof import is_proven
+from linalign_lite.encrypt.key_proof import is_proven, load_proof
 from linalign_lite.encrypt.keys import PublicKey, seal_context
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Progress
@@ -51,8 +51,9 @@ def answer_fit(
     offer_path: PathLike,
     out_path: PathLike,
     states: HiddenStates | StatesFolder,
-    keys: Iterable[PublicKey],
+    keys: Iterable[PublicKey] | None = None,
     *,
+    accounts: Collection[bytes] | None = None,
     budget: Budget | None = None,
     checkpoint: PathLike | None = None,
     coarse: bool = False,
@@ -63,13 +64,14 @@ def answer_fit(
     U: the client's encrypted columns, (n, m). Y: ``states``, (n, d_target), about the mean of their
     fold, each column over its norm. In the clear the answer has means and sums of squares of the
     columns in each fold. The client learns m·d_target linear functions of each fold's states, of
-    its choice if it is dishonest (docs/PRIVATE_FIT.md). keys: public keys of clients; the offer's
-    must have a proof. budget: limits for each account; an offer of m columns in k folds counts as
-    (m + 2)·k states. coarse: allow dimensions of few different values, which a dishonest client can
-    read of all texts. progress: called with the number of texts done since its last call, once for
-    each block of dimensions. A folder of states is read shard by shard. checkpoint: files of this
-    name and a number keep the sums, each minute, and an answer that was interrupted resumes with
-    them; they are removed at the end.
+    its choice if it is dishonest (docs/PRIVATE_FIT.md). keys: public keys, of which the offer's
+    must have a proof; by default the one beside the offer (`key_files`). accounts: those that may
+    ask, as `VerifyingKey.public`; None is anybody. budget: limits for each account; an offer of m
+    columns in k folds counts as (m + 2)·k states. coarse: allow dimensions of few different values,
+    which a dishonest client can read of all texts. progress: called with the number of texts done
+    since its last call, once for each block of dimensions. A folder of states is read shard by
+    shard. checkpoint: files of this name and a number keep the sums, each minute, and an answer
+    that was interrupted resumes with them; they are removed at the end.
 
     Raises MismatchError when the states are not of the offer's texts, or its key is not known or
     not proven; InputError when a fold has too few different texts, a dimension is coarse, or a
@@ -79,7 +81,8 @@ def answer_fit(
     target = TextStates(states)
     with open_framed(offer_path, Kind.OFFER) as reader:
         offer = OfferInfo.from_header(reader.header, reader.name)
-        key = _known(offer, keys)
+        key = _known(offer, [_beside(offer_path)] if keys is None else keys)
+        _require_account(key, accounts)
         _require_same_texts(offer, target)
         offer.shape.require_enough()
         moments = measure_target(target, offer.shape)
@@ -145,7 +148,7 @@ def _known(offer: OfferInfo, keys: Iterable[PublicKey]) -> PublicKey:
         raise MismatchError(
             "the public key of this offer is not among the provider's",
             got=f"an offer under key {offer.key.hex()[:8]}",
-            hint="ask the client for its public.key and public.proof",
+            hint="ask the client for the public key and the proof beside its offer",
         )
     for key in found:
         if is_proven(key):
@@ -154,8 +157,20 @@ def _known(offer: OfferInfo, keys: Iterable[PublicKey]) -> PublicKey:
         "this offer is refused: its key has no proof",
         got=f"key {offer.key.hex()[:8]}",
         expected="a proof that it is well formed, which hides the provider's states",
-        hint="make a key with keygen --prove, and send its proof with it",
+        hint="ask the client for the proof beside its offer",
     )
+
+
+def _beside(offer: PathLike) -> PublicKey:
+    """Load the key and the proof that an offer came with."""
+    public_at, proof_at = key_files(offer)
+    return load_proof(proof_at, PublicKey.load(public_at))
+
+
+def _require_account(key: PublicKey, accounts: Collection[bytes] | None) -> None:
+    if accounts is not None and key.account not in accounts:
+        got = f"account {key.account.hex()[:16]}" if key.account else "an offer of no account"
+        raise SignatureError("the account of this offer may not ask", got=got)
 
 
 def _require_same_texts(offer: OfferInfo, target: TextStates) -> None:
@@ -175,7 +190,7 @@ def _require_signed(
         raise MismatchError(
             "the key of this offer belongs to no account, so nobody's budget pays for it",
             got=f"key {offer.key.hex()[:8]}",
-            hint="make the client's keys with keygen --account",
+            hint="the client makes its offer with --account",
         )
     signed = bool(key.account) and VerifyingKey(key.account).accepts(
         signature, signed_bytes(fingerprint)
@@ -183,7 +198,7 @@ def _require_signed(
     if bool(key.account) != offer.signed or bool(key.account) != signed:
         raise SignatureError(
             "this offer is not signed by the account of its key",
-            hint="sign it with the signing key that the key was made with: --account",
+            hint="the client makes its offer again, with --account",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from linalign_lite.alignment.least_squares import FitReport
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
 from linalign_lite.alignment.paired_moments import MomentsPart, PairedMoments, fit_paired
 from linalign_lite.core.affine_map import AffineMap
+from linalign_lite.core.serialization import save_map
 from linalign_lite.encrypt.fitting.descriptions import UNIT, WORD, AnswerInfo
-from linalign_lite.encrypt.fitting.kept import KeptOffer
+from linalign_lite.encrypt.fitting.kept import KeptOffer, destroy_kept
 from linalign_lite.encrypt.keys import SecretKey
 from linalign_lite.encrypt.messages import Progress
 from linalign_lite.encrypt.response_encoding import decode_products, decrypt_products
@@ -27,10 +29,21 @@ _NORM = 1.125  # of a provider's column, at most: its numbers are rounded
 _ROOM = 0.05  # of a norm, for the errors of products
 
 
+class _ImpossibleError(FormatError):
+    """An answer whose numbers no states have."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            problem,
+            hint="make a new offer, as this one's key was destroyed; keep the refusal to yourself, "
+            "since it can tell the answer's maker of the key",
+        )
+
+
 def finish_fit(
     answer_path: PathLike,
     kept_path: PathLike,
-    key: SecretKey,
+    out_path: PathLike,
     *,
     method: str = "ridge",
     penalty: float | str = "auto",
@@ -38,43 +51,65 @@ def finish_fit(
 ) -> tuple[AffineMap, FitReport]:
     """Fit the map that `fit` makes of both sides' states, from an answer and what was kept.
 
-    method: "ridge", its penalty chosen by cross-validation unless given, or "procrustes". progress:
-    called with the number of the provider's dimensions done since its last call. Raises
-    MismatchError when the answer is to another offer or key, FormatError when a file is damaged or
-    has numbers that no states have. Never tell the answer's maker what comes of it, neither map nor
-    R² nor refusal: made-up answers read the secret key from them (docs/PRIVATE_FIT.md).
+    The map is saved as ``out_path``; then the kept file is destroyed, and with it the key of the
+    offer, so that this is done once. method: "ridge", its penalty chosen by cross-validation unless
+    given, or "procrustes". progress: called with the number of the provider's dimensions done since
+    its last call. Raises MismatchError when the answer is to another offer or key, FormatError when
+    a file is damaged or has numbers that no states have: such an answer destroys the kept file,
+    too. Never tell the answer's maker what comes of it, neither map nor R² nor refusal: made-up
+    answers read the secret key of the offer from them (docs/PRIVATE_FIT.md).
     """
-    moments = decrypt_moments(answer_path, kept_path, key, progress=progress)
+    options: dict[str, Any] = {"method": method, "penalty": penalty, "progress": progress}
+    found, report = solve_fit(answer_path, kept_path, **options)
+    save_map(out_path, found)
+    destroy_kept(kept_path)
+    return found, report
+
+
+def solve_fit(
+    answer_path: PathLike,
+    kept_path: PathLike,
+    *,
+    method: str = "ridge",
+    penalty: float | str = "auto",
+    progress: Progress | None = None,
+) -> tuple[AffineMap, FitReport]:
+    """Fit the map as `finish_fit`, for a caller that saves it and then calls `destroy_kept`."""
+    kept = KeptOffer.load(kept_path)
     try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            found, report = fit_paired(moments, method=method, penalty=penalty)
-    except FormatError as e:
-        raise FormatError(f"{answer_path}: {e}") from e
-    if not report.held_out_r2 <= _LARGEST_R2:
-        raise _impossible(answer_path, "products")
+        moments = decrypt_moments(answer_path, kept, progress=progress)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                found, report = fit_paired(moments, method=method, penalty=penalty)
+        except FormatError as e:
+            raise _ImpossibleError(f"{answer_path}: {e}") from e
+        if not report.held_out_r2 <= _LARGEST_R2:
+            raise _ImpossibleError(f"{answer_path} has products that no states have")
+    except _ImpossibleError:
+        destroy_kept(kept_path)  # each refusal under one key would tell of it
+        raise
     return found, report
 
 
 def decrypt_moments(
-    answer_path: PathLike, kept_path: PathLike, key: SecretKey, *, progress: Progress | None = None
+    answer_path: PathLike, kept: KeptOffer, *, progress: Progress | None = None
 ) -> PairedMoments:
     """Decrypt an answer to the moments of both sides' states, in folds. Raises as `finish_fit`.
 
     XᵀY = Q diag(1/a) UᵀY; an entry has an error of AnswerInfo.error times both columns' norms.
     """
-    kept = KeptOffer.load(kept_path)
+    key = kept.secret
     with open_framed(answer_path, Kind.ANSWER) as reader:
         info = AnswerInfo.from_header(reader.header, reader.name)
         if (info.offer, info.shape) != (kept.offer, kept.shape):
             raise MismatchError(
                 f"{reader.name} answers another offer", hint="finish it with its own"
             )
-        if not (info.key == key.digest == bytes.fromhex(kept.key)):
+        if info.key != key.digest:
             raise MismatchError(
                 f"{reader.name} belongs to another key",
                 got=info.key.hex()[:8],
                 expected=key.digest.hex()[:8],
-                hint="use the secret key that made the offer",
             )
         payloads = (record.payload for record in reader)
         products, means, squares = _decrypted(info, payloads, key, reader.name, progress)
@@ -83,7 +118,7 @@ def decrypt_moments(
     down = kept.columns.basis * kept.columns.scale
     for k, mine in enumerate(kept.columns.projected):
         if explained(down.T @ mine.xx @ down, products[:, k], info.error) > _NORM + _ROOM:
-            raise _impossible(reader.name, "products")
+            raise _ImpossibleError(f"{reader.name} has products that no states have")
         xy = up @ (products[:, k].T * np.sqrt(squares[:, k]))
         folds.append(Moments(mine.n, mine.mean_x, means[:, k], mine.xx, xy, squares[:, k]))
     part = MomentsPart(kept.text_digest, info.n)
@@ -116,9 +151,9 @@ def _decrypted(
     # NaN is neither; a state is a float32 at most
     possible = (np.abs(means) <= _LARGEST) & (squares >= 0) & (squares <= 4 * info.n * _LARGEST**2)
     if not possible.all():
-        raise _impossible(name, "moments")
+        raise _ImpossibleError(f"{name} has moments that no states have")
     if np.abs(found).max() > _NORM + info.error:  # Cauchy–Schwarz
-        raise _impossible(name, "products")
+        raise _ImpossibleError(f"{name} has products that no states have")
     return found, means, squares
 
 
@@ -132,10 +167,3 @@ def explained(gram: Float64, products: Float64, error: float) -> float:
     ridge = max(m * (error / _ROOM) ** 2, 1e-9)  # above rounding, whatever a header says
     solved = np.linalg.solve(gram + ridge * np.eye(m), products.T)
     return math.sqrt(max(0.0, float((products.T * solved).sum(axis=0).max())))
-
-
-def _impossible(name: PathLike, what: str) -> FormatError:
-    return FormatError(
-        f"{name} has {what} that no states have",
-        hint="keep this refusal to yourself: to its maker it can tell of your secret key",
-    )

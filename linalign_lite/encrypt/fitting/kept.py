@@ -1,5 +1,9 @@
 """The client's side of an encrypted fit: the columns that it offers, and the file that it keeps.
 
+**The key.** Whoever has the map of a made-up answer can read the secret key of its offer
+(docs/PRIVATE_FIT.md). So each offer has a key of its own, which is nowhere but in the kept file:
+no query and no other offer can be made with it, and `destroy_kept` ends it.
+
 **Columns.** With X the client's states, about the mean of their fold, and XᵀX = Q diag(s) Qᵀ over
 all folds, the offered columns are U = X Q diag(a), a_i so that the largest norm of column i in a
 fold is 1. Every direction is then as exact as every other, whatever the condition of XᵀX, the
@@ -9,7 +13,8 @@ left out, and those beyond the m largest where fewer columns are asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,16 +29,22 @@ from linalign_lite.core.affine_map import Array
 from linalign_lite.core.space import Space
 from linalign_lite.encrypt.fitting.shape import MAX_FOLDS, FitShape
 from linalign_lite.encrypt.fitting.sources import TextStates
-from linalign_lite.encrypt.messages import MAX_DEGREE
-from linalign_lite.errors import FormatError, InputError
-from linalign_lite.storage.atomic import PathLike
+from linalign_lite.encrypt.keys import SecretKey
+from linalign_lite.errors import FormatError, InputError, LinalignError
+from linalign_lite.storage.atomic import PathLike, require_private
 from linalign_lite.storage.npz import load_npz, save_npz
 from linalign_lite.storage.schema import Range, Sha256, format_errors, parse, plain
 
-FORMAT, VERSION = "linalign-offer", 1
+FORMAT, VERSION = "linalign-offer", 2  # 1 had no key; it was not released
 _F8 = ("<f8",)
 _ROUNDING, _TINY = 1e-6, 1e-10  # of a number, and of the sum of all squares
-_SCHEMA = {"mean": (_F8, 2), "xx": (_F8, 2), "basis": (_F8, 2), "scale": (_F8, 1)}
+_SCHEMA = {
+    "mean": (_F8, 2),
+    "xx": (_F8, 2),
+    "basis": (_F8, 2),
+    "scale": (_F8, 1),
+    "secret": (("|u1",), 1),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,20 +129,18 @@ class _KeptCard:
     seed: Annotated[int, Range(0, (1 << 63) - 1)]
     text_digest: Sha256
     offer: Sha256
-    key: Sha256
-    degree: Annotated[int, Range(1, MAX_DEGREE)]
 
 
 @dataclass(frozen=True, eq=False)
 class KeptOffer:
-    """The columns and the fingerprint of an offer, which `finish_fit` needs."""
+    """Columns, fingerprint and secret key of an offer, which `finish_fit` needs."""
 
     columns: Columns
     source: Space
     shape: FitShape
     text_digest: str
     offer: str  # fingerprint
-    key: str  # digest of the public key
+    secret: SecretKey = field(repr=False)  # of this offer alone
 
     def save(self, path: PathLike) -> None:
         """Write ``path`` (`*.kept.npz`), whole or not at all, mode 0600.
@@ -145,25 +154,36 @@ class KeptOffer:
             "xx": np.stack([f.xx[lower] for f in folds]),
             "basis": self.columns.basis,
             "scale": self.columns.scale,
+            "secret": np.frombuffer(self.secret.to_bytes(), dtype=np.uint8),
         }
-        names = self.text_digest, self.offer, self.key
-        card = _KeptCard(self.source, s.n, s.folds, s.seed, *names, s.degree)
+        card = _KeptCard(self.source, s.n, s.folds, s.seed, self.text_digest, self.offer)
         save_npz(path, FORMAT, VERSION, arrays, plain(card), private=True, new=True)
 
     @classmethod
     def load(cls, path: PathLike) -> KeptOffer:
-        """Read a `*.kept.npz`. Raises FormatError, or InputError when it is not there."""
+        """Read a `*.kept.npz`.
+
+        Raises FormatError, or InputError when it is not there or when others may read or write it.
+        """
         arrays, raw = load_npz(Path(path), FORMAT, VERSION, _SCHEMA, required=_SCHEMA)
+        require_private(Path(path))
         with format_errors(path, "kept offer"):
             card = parse(_KeptCard, raw, "card")
+        try:
+            secret = SecretKey.from_bytes(arrays["secret"].tobytes())
+        except FormatError as e:
+            raise FormatError(f"{path}: {e}") from e
+        if not secret.parameters.private:
+            raise FormatError(f"{path}: its key is not of the profile private")
+        degree = secret.parameters.degree
         (d, m), folds = arrays["basis"].shape, card.folds
         shapes = {"mean": (folds, d), "xx": (folds, d * (d + 1) // 2), "scale": (m,)}
         fits = all(arrays[name].shape == shape for name, shape in shapes.items())
-        if not fits or d != card.source.dim or not 1 <= m <= min(d, card.degree):
+        if not fits or d != card.source.dim or not 1 <= m <= min(d, degree):
             raise FormatError(f"{path}: its parts do not fit together")
         if (arrays["scale"] <= 0).any():
             raise FormatError(f"{path}: it has a scale that is not above 0")
-        shape = FitShape(card.n, folds, card.seed, m, card.degree)
+        shape = FitShape(card.n, folds, card.seed, m, degree)
         lower, zero = np.tri(d, dtype=np.bool_), np.zeros(1)
         parts = []
         for size, mean, packed in zip(shape.sizes, arrays["mean"], arrays["xx"], strict=True):
@@ -174,4 +194,26 @@ class KeptOffer:
         columns = Columns(FoldedMoments(tuple(parts)), arrays["basis"], arrays["scale"])
         if not all(map(is_possible, parts)) or not columns.consistent:
             raise FormatError(f"{path} holds moments or columns that no states have")
-        return cls(columns, card.source, shape, card.text_digest, card.offer, card.key)
+        return cls(columns, card.source, shape, card.text_digest, card.offer, secret)
+
+
+def destroy_kept(path: PathLike) -> None:
+    """Overwrite a kept file and remove it, and with it the key of its offer.
+
+    What a disk, a snapshot or a backup holds of it is not reached. Raises LinalignError when it is
+    still there.
+    """
+    try:
+        with Path(path).open("r+b") as f:
+            f.write(bytes(os.fstat(f.fileno()).st_size))
+            f.flush()
+            os.fsync(f.fileno())
+        Path(path).unlink()
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise LinalignError(
+            f"{path} holds the secret key of an offer that is done, and cannot be removed",
+            got=e.strerror or str(e),
+            hint="remove it yourself",
+        ) from e

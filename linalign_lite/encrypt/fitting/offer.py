@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from linalign_lite.encrypt.fitting.descriptions import OfferInfo
 from linalign_lite.encrypt.fitting.kept import Columns, KeptOffer, choose_columns, measure_source
 from linalign_lite.encrypt.fitting.shape import FitShape, choose_folds, count_distinct
 from linalign_lite.encrypt.fitting.sources import TextStates
-from linalign_lite.encrypt.keys import SecretKey
+from linalign_lite.encrypt.key_proof import proven, save_proof
+from linalign_lite.encrypt.keys import SecretKey, keygen
 from linalign_lite.encrypt.messages import ID_BYTES, Progress
 from linalign_lite.encrypt.modular import add_encoded, pack_seeded
+from linalign_lite.encrypt.parameters import PRIVATE, Parameters
 from linalign_lite.encrypt.precision import query_scale
 from linalign_lite.errors import InputError
 from linalign_lite.storage.atomic import PathLike, already_there, atomic
@@ -71,7 +74,6 @@ def offer_fit(
     path: PathLike,
     kept_path: PathLike,
     states: HiddenStates | StatesFolder,
-    key: SecretKey,
     *,
     folds: int | None = None,
     seed: int = 0,
@@ -82,32 +84,100 @@ def offer_fit(
     """Encrypt columns of ``states`` into an offer; keep what `finish_fit` needs in ``kept_path``.
 
     Objective of the fit: that of `fit`, ridge on states about their means. states: (n, d), one of
-    each text, with a text digest; a folder is read shard by shard, three times. ``key`` needs a
-    public key with a proof when it comes to the provider. folds: of the cross-validation, by
-    default 5, fewer where texts are few, each of at least 4·(columns + 1) texts. columns:
-    directions of largest variance that are offered, by default all d. account: signs the offer.
-    Both files are written whole or not at all; the kept one, mode 0600, holds moments of the
-    states.
+    each text, with a text digest; a folder is read shard by shard, three times. folds: of the
+    cross-validation, by default 5, fewer where texts are few, each of at least 4·(columns + 1)
+    texts. columns: directions of largest variance that are offered, by default all d. account:
+    signs the offer and its key. The key is made here, for this offer alone: its secret half is in
+    the kept file, its public half and the proof that it is well formed (made in some seconds) are
+    written beside the offer (`key_files`), for the provider. All files are written whole or not at
+    all; the kept one, mode 0600, also holds moments of the states.
 
     Raises InputError for states that are not of texts, for too few different texts and for options
-    that do not fit; OutputExistsError when ``kept_path`` is there, maybe of an offer already sent.
+    that do not fit; OutputExistsError when ``kept_path`` or a key is there, maybe of an offer
+    already sent.
     """
-    if os.path.lexists(kept_path):  # before any work
-        raise already_there(kept_path)
-    source, parameters = TextStates(states), key.parameters
-    if not parameters.private:
-        raise InputError("a private fit needs a key of the profile private", got=parameters.name)
-    shape = plan_shape(source, parameters.degree, folds=folds, seed=seed, columns=columns)
+    public_at, proof_at = key_files(path)
+    for file in (kept_path, public_at, proof_at):  # before any work
+        _require_absent(file)
+    options = {"folds": folds, "seed": seed, "columns": columns}
+    plan = _planned(TextStates(states), PRIVATE, **options)
+    secret, public = keygen(PRIVATE, account)
+    public = proven(secret, public)
+    with contextlib.ExitStack() as undo:
+        public.save(public_at)
+        undo.callback(public_at.unlink, missing_ok=True)
+        save_proof(proof_at, public)
+        undo.callback(proof_at.unlink, missing_ok=True)
+        info = _write(path, kept_path, plan, secret, account, progress)
+        undo.pop_all()
+    return info
+
+
+def write_offer(
+    path: PathLike,
+    kept_path: PathLike,
+    states: HiddenStates | StatesFolder,
+    secret: SecretKey,
+    *,
+    account: SigningKey | None = None,
+    progress: Progress | None = None,
+    **options: int | None,
+) -> OfferInfo:
+    """Make an offer as `offer_fit`, under a key that was made for it and for nothing else."""
+    _require_absent(kept_path)
+    if not secret.parameters.private:
+        name = secret.parameters.name
+        raise InputError("a private fit needs a key of the profile private", got=name)
+    plan = _planned(TextStates(states), secret.parameters, **options)
+    return _write(path, kept_path, plan, secret, account, progress)
+
+
+def key_files(offer: PathLike) -> tuple[Path, Path]:
+    """Return where the public key of an offer and its proof are: `m.public.key` of `m.offer`."""
+    path = Path(offer)
+    stem = path.stem if path.suffix == ".offer" else path.name
+    return path.with_name(f"{stem}.public.key"), path.with_name(f"{stem}.public.proof")
+
+
+def _require_absent(path: PathLike) -> None:
+    if os.path.lexists(path):
+        raise already_there(path)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Columns of ``source`` to offer, and their shape."""
+
+    source: TextStates
+    columns: Columns
+    shape: FitShape
+    parameters: Parameters
+
+
+def _planned(source: TextStates, parameters: Parameters, **options: Any) -> _Plan:
+    shape = plan_shape(source, parameters.degree, **options)
     shape.require_enough(count_distinct(shape.dealt(source), shape.folds))
     chosen = choose_columns(measure_source(source, shape), shape.columns)
-    shape = FitShape(shape.n, shape.folds, seed, len(chosen.scale), shape.degree)  # of full rank
+    full = replace(shape, columns=len(chosen.scale))  # of full rank
+    return _Plan(source, chosen, full, parameters)
+
+
+def _write(
+    path: PathLike,
+    kept_path: PathLike,
+    plan: _Plan,
+    secret: SecretKey,
+    account: SigningKey | None,
+    progress: Progress | None,
+) -> OfferInfo:
+    source, shape = plan.source, plan.shape
     info = OfferInfo(
-        parameters=parameters,
-        key=key.digest,
+        parameters=plan.parameters,
+        key=secret.digest,
         signed=account is not None,
         n=shape.n,
         folds=shape.folds,
-        seed=seed,
+        seed=shape.seed,
         columns=shape.columns,
         text_digest=source.text_digest,
         identity=os.urandom(ID_BYTES).hex(),
@@ -115,11 +185,11 @@ def offer_fit(
     tape = _Tape(info)
     with contextlib.ExitStack() as undo:
         with atomic(path) as f:
-            payloads = tape.recorded(_payloads(info, chosen, source, key, progress))
+            payloads = tape.recorded(_payloads(info, plan, secret, progress))
             sign = None if account is None else lambda name: account.sign(signed_bytes(name))
             wire.write_framed(f, info.header(), payloads, sign)
-            names = source.text_digest, tape.fingerprint, key.digest.hex()
-            kept = KeptOffer(chosen, source.space, shape, *names)
+            names = source.text_digest, tape.fingerprint
+            kept = KeptOffer(plan.columns, source.space, shape, *names, secret)
             kept.save(kept_path)  # named before the offer is
             undo.callback(Path(kept_path).unlink, missing_ok=True)
         undo.pop_all()
@@ -147,17 +217,15 @@ class _Tape:
 
 
 def _payloads(
-    info: OfferInfo, columns: Columns, states: TextStates, key: SecretKey, progress: Progress | None
+    info: OfferInfo, plan: _Plan, secret: SecretKey, progress: Progress | None
 ) -> Iterator[bytes]:
     from linalign_lite.encrypt.seal.secret_side import SecretSide
 
-    side, primes, shape = (
-        SecretSide(info.parameters, key.material),
-        info.parameters.data_primes,
-        info.shape,
-    )
+    side = SecretSide(info.parameters, secret.material)
+    primes, shape = info.parameters.data_primes, info.shape
     scale = query_scale(info.parameters, 0)
-    for _, rows in shape.chunked(columns(folds, block) for folds, block in shape.dealt(states)):
+    dealt = shape.dealt(plan.source)
+    for _, rows in shape.chunked(plan.columns(folds, block) for folds, block in dealt):
         values = np.zeros(shape.sent)
         values[: rows.size] = rows.ravel()
         zero, seed = side.encrypt_zero()

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from linalign_lite import HiddenStates, answer_fit, finish_fit, keygen, offer_fit
+from linalign_lite import HiddenStates, answer_fit, keygen
 from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.encrypt import key_proof
+from linalign_lite.encrypt.fitting.finish import solve_fit
+from linalign_lite.encrypt.fitting.kept import KeptOffer
+from linalign_lite.encrypt.fitting.offer import write_offer
 
 SECRET, PUBLIC = keygen()
 PROVEN = key_proof.proven(SECRET, PUBLIC)
@@ -33,7 +36,7 @@ def two_models(n=400, d_source=16, d_target=12, seed=3, noise=0.3, condition=1e3
 
 @dataclasses.dataclass
 class Exchange:
-    """The files of one fit."""
+    """The files of one fit; its key is that of all tests, as a proof takes seconds."""
 
     folder: Path
 
@@ -44,10 +47,14 @@ class Exchange:
     def offer(self, x, secret=SECRET, **options):
         """Make an offer, after another one whose kept file is of no use any more."""
         self.kept_at.unlink(missing_ok=True)
-        return offer_fit(self.offer_at, self.kept_at, x, secret, **options)
+        return write_offer(self.offer_at, self.kept_at, x, secret, **options)
 
     def answer(self, y, keys=(PROVEN,), **options):
         return answer_fit(self.offer_at, self.answer_at, y, keys, **options)
 
     def finish(self, **options):
-        return finish_fit(self.answer_at, self.kept_at, SECRET, **options)
+        """Solve; the kept file stays."""
+        return solve_fit(self.answer_at, self.kept_at, **options)
+
+    def kept(self):
+        return KeptOffer.load(self.kept_at)

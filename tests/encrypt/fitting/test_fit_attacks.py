@@ -122,7 +122,7 @@ def one_hot(exchange, n, columns, rows, secret=SECRET, **options):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(offering, "choose_columns", lambda *_: Chosen())
         patched.setattr(offering, "KeptOffer", Unkept)
-        offer = offering.offer_fit
+        offer = offering.write_offer
         return offer(exchange.offer_at, exchange.kept_at, states(numbered), secret, **options)
 
 
@@ -162,7 +162,7 @@ def test_what_is_told_is_charged_and_a_second_offer_refused(models, tmp_path, ac
     x, y = models
     exchange = Exchange(tmp_path)
     budget = Budget(tmp_path / "clients.sqlite", 18 * 5)
-    offering.offer_fit(exchange.offer_at, exchange.kept_at, x, secret, account=signer)
+    offering.write_offer(exchange.offer_at, exchange.kept_at, x, secret, account=signer)
     info = exchange.answer(y, keys=[public], budget=budget)
     [usage] = budget.usage()
     assert (usage.used, usage.pending, usage.bits) == (18 * 5, 0, told_bits(info))
@@ -173,7 +173,7 @@ def test_what_is_told_is_charged_and_a_second_offer_refused(models, tmp_path, ac
     assert budget.usage() == (usage,)
     again = Exchange(tmp_path / "again")
     again.folder.mkdir()
-    offering.offer_fit(again.offer_at, again.kept_at, x, secret, account=signer)
+    offering.write_offer(again.offer_at, again.kept_at, x, secret, account=signer)
     with pytest.raises(BudgetError, match="is used up: got 90 states"):
         again.answer(y, keys=[public], budget=budget)
     assert not again.answer_at.exists()
@@ -183,7 +183,7 @@ def test_what_is_told_is_charged_and_a_second_offer_refused(models, tmp_path, ac
 def test_bits_of_states_are_limited_too(models, tmp_path, account):
     signer, secret, public = account
     exchange = Exchange(tmp_path)
-    offering.offer_fit(exchange.offer_at, exchange.kept_at, models[0], secret, account=signer)
+    offering.write_offer(exchange.offer_at, exchange.kept_at, models[0], secret, account=signer)
     budget = Budget(tmp_path / "clients.sqlite", 10**6, bits=10_000)
     with pytest.raises(BudgetError, match="more bits of scores than are left"):
         exchange.answer(models[1], keys=[public], budget=budget)
@@ -206,6 +206,19 @@ def test_an_offer_must_be_signed_by_the_account_of_its_key(models, tmp_path, acc
         exchange.answer(models[1])
     assert not budget.usage()
     assert not exchange.answer_at.exists()
+
+
+def test_only_named_accounts_are_answered(models, tmp_path, account):
+    signer, secret, public = account
+    exchange = Exchange(tmp_path)
+    exchange.offer(models[0], secret, account=signer)
+    other = SigningKey.generate().public
+    with pytest.raises(SignatureError, match="the account of this offer may not ask"):
+        exchange.answer(models[1], keys=[public], accounts=[other])
+    exchange.answer(models[1], keys=[public], accounts=[other, signer.public])
+    exchange.offer(models[0])  # of no account
+    with pytest.raises(SignatureError, match="an offer of no account"):
+        exchange.answer(models[1], accounts=[signer.public])
 
 
 # --- keys and ciphertexts that are made up ------------------------------------------------------
@@ -254,7 +267,7 @@ def test_no_seed_may_occur_twice(models, tmp_path):
 def test_residues_that_are_none_are_refused_before_anything_is_charged(models, tmp_path, account):
     signer, secret, public = account
     exchange = Exchange(tmp_path)
-    offering.offer_fit(exchange.offer_at, exchange.kept_at, models[0], secret, account=signer)
+    offering.write_offer(exchange.offer_at, exchange.kept_at, models[0], secret, account=signer)
     with open_framed(exchange.offer_at, Kind.OFFER) as reader:
         payloads = [record.payload for record in reader]
         payloads[-1] = b"\xff" * (len(payloads[-1]) - 64) + payloads[-1][-64:]
@@ -315,5 +328,5 @@ def test_second_components_are_as_random_for_zeros(tmp_path, models):
     counts = np.bincount(np.frombuffer(payloads[1][:-80], np.uint8), minlength=256)
     expected = counts.sum() / 256
     assert ((counts - expected) ** 2 / expected).sum() < 256 + 8 * np.sqrt(2 * 256)
-    moments = decrypt_moments(exchange.answer_at, exchange.kept_at, SECRET)
+    moments = decrypt_moments(exchange.answer_at, exchange.kept())
     assert not moments.moments.total.xy[:, 1:].any()

@@ -8,20 +8,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
 from made_fit import PROVEN, PUBLIC, SECRET, Exchange, states, two_models
 
-from linalign_lite import (
-    FormatError,
-    InputError,
-    OutputExistsError,
-    answer_fit,
-    finish_fit,
-    fit,
-    offer_fit,
-)
+from linalign_lite import FormatError, InputError, OutputExistsError, answer_fit, fit
 from linalign_lite.encrypt import wire
 from linalign_lite.encrypt.fitting import finish, products
 from linalign_lite.encrypt.fitting.descriptions import (
@@ -31,6 +24,8 @@ from linalign_lite.encrypt.fitting.descriptions import (
     OfferInfo,
     told_states,
 )
+from linalign_lite.encrypt.fitting.finish import solve_fit
+from linalign_lite.encrypt.fitting.offer import write_offer
 from linalign_lite.encrypt.fitting.products import FoldSums, limit_held
 from linalign_lite.encrypt.fitting.shape import FitShape, require_fine
 from linalign_lite.encrypt.modular import pack_seeded
@@ -39,6 +34,7 @@ from linalign_lite.encrypt.response_encoding import decode_products, decrypt_pro
 from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.seal.secret_side import SecretSide
 from linalign_lite.encrypt.wire import Kind, open_framed
+from linalign_lite.storage.atomic import write_new
 
 SIDE = SecretSide(PRIVATE, SECRET.material)
 
@@ -92,12 +88,14 @@ def exact(tmp_path_factory):
 
 def test_products_that_no_states_have_together_are_refused(exact, monkeypatch):
     """Each is possible, and all of them are not: Bessel's inequality; and no R² is above 1."""
-    true = finish.decrypt_products
+    true, raw = finish.decrypt_products, exact.kept_at.read_bytes()
     for forge in (lambda p: 0 * p + UNIT, lambda p: 1.04 * p):
         monkeypatch.setattr(finish, "decrypt_products", lambda *a, f=forge: f(true(*a)))
         with pytest.raises(FormatError, match="products that no states have") as refusal:
             exact.finish()
         assert "to yourself" in str(refusal.value)
+        assert not exact.kept_at.exists()  # a second refusal under one key would tell more of it
+        write_new(exact.kept_at, raw, private=True)
     monkeypatch.undo()
     assert exact.finish()[1].held_out_r2 == pytest.approx(1, abs=1e-4)
 
@@ -120,12 +118,14 @@ def test_what_columns_explain_is_no_longer_than_what_they_are_of(rng):
 def test_sums_of_squares_beyond_any_map_are_the_answers_fault(exact, tmp_path, square, possible):
     with open_framed(exact.answer_at, Kind.ANSWER) as reader:
         made, payloads = reader.header, [record.payload for record in reader]
-    out = tmp_path / "huge.answer"
+    out, copy = tmp_path / "huge.answer", tmp_path / "m.kept.npz"
+    shutil.copy(exact.kept_at, copy)
     payloads[0] = payloads[0][:-80] + np.tile([0, square], 5).astype("<f8").tobytes()
     out.write_bytes(wire.framed_bytes(made, payloads))
     refused = pytest.raises(FormatError, match=r"huge\.answer.*beyond float32")
     with np.errstate(all="raise"), contextlib.nullcontext() if possible else refused:
-        finish_fit(out, exact.kept_at, SECRET)
+        solve_fit(out, copy)
+    assert copy.exists() == possible
 
 
 # --- a dishonest client -------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def test_the_file_kept_of_an_offer_is_never_replaced(tmp_path):
     exchange.offer(x, columns=4)
     before = [p.read_bytes() for p in (exchange.offer_at, exchange.kept_at)]
     with pytest.raises(OutputExistsError, match=r"m\.kept\.npz is already there"):
-        offer_fit(exchange.offer_at, exchange.kept_at, x, SECRET, columns=4)
+        write_offer(exchange.offer_at, exchange.kept_at, x, SECRET, columns=4)
     assert before == [p.read_bytes() for p in (exchange.offer_at, exchange.kept_at)]
 
 

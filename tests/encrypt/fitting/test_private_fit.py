@@ -21,23 +21,26 @@ from linalign_lite import (
     InputError,
     LinalignError,
     MismatchError,
+    OutputExistsError,
     PublicKey,
     SecretKey,
     answer_fit,
     finish_fit,
     fit,
     keygen,
+    load_map,
     offer_fit,
     save,
 )
 from linalign_lite.alignment.moments import assign_folds, folded
 from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.core.shards.states_folder import open_states, write_shards
-from linalign_lite.encrypt.fitting import checkpoint, kept, products
+from linalign_lite.encrypt.fitting import checkpoint, kept, offer, products
 from linalign_lite.encrypt.fitting.cost import predict_fit
 from linalign_lite.encrypt.fitting.descriptions import SCALE, AnswerInfo, flooding
-from linalign_lite.encrypt.fitting.finish import decrypt_moments
+from linalign_lite.encrypt.fitting.finish import decrypt_moments, solve_fit
 from linalign_lite.encrypt.fitting.kept import KeptOffer, choose_columns, measure_source
+from linalign_lite.encrypt.fitting.offer import key_files, write_offer
 from linalign_lite.encrypt.fitting.products import FoldSums, TargetMoments
 from linalign_lite.encrypt.fitting.shape import FitShape, choose_folds, count_distinct
 from linalign_lite.encrypt.fitting.sources import TextStates
@@ -130,17 +133,17 @@ def test_fewer_columns_fit_the_directions_of_largest_variance(tmp_path, models):
 
 
 def test_procrustes_and_a_given_penalty(done, models):
-    for options in ({"method": "procrustes"}, {"penalty": 0.1}):
+    for options, most in (({"method": "procrustes"}, 1e-2), ({"penalty": 0.1}, 1e-3)):
         found, report = done.finish(**options)
         clear, expected = fit(*models, folds=report.folds, **options)
         assert report.held_out_r2 == pytest.approx(expected.held_out_r2, abs=1e-4)
         gap = np.linalg.norm(found.weight - clear.weight)
-        assert gap < 2e-3 * np.linalg.norm(clear.weight)
+        assert gap < most * np.linalg.norm(clear.weight)
 
 
 def test_decrypted_moments_are_within_the_stated_error(done, models):
     x, y = models
-    found = decrypt_moments(done.answer_at, done.kept_at, SECRET)
+    found = decrypt_moments(done.answer_at, done.kept())
     exact = folded(x.states, y.states, len(found.moments.folds)).folds
     mine_kept = KeptOffer.load(done.kept_at).columns
     info = header(done.answer_at)
@@ -333,7 +336,7 @@ def test_damaged_files_are_refused_by_name(done, models, tmp_path, which):
 
 def test_files_of_another_kind_are_refused(done, models, tmp_path):
     with pytest.raises(FormatError, match="another kind of file: got offer, expected answer"):
-        decrypt_moments(done.offer_at, done.kept_at, SECRET)
+        decrypt_moments(done.offer_at, done.kept())
     mixed = Exchange(tmp_path)
     mixed.offer_at.write_bytes(done.answer_at.read_bytes())
     with pytest.raises(FormatError, match="another kind of file: got answer, expected offer"):
@@ -341,7 +344,7 @@ def test_files_of_another_kind_are_refused(done, models, tmp_path):
     states_at = tmp_path / "x.states.npz"
     save(states_at, models[0])
     with pytest.raises(FormatError):
-        decrypt_moments(done.answer_at, states_at, SECRET)
+        KeptOffer.load(states_at)
 
 
 def test_an_answer_to_another_offer_or_key_is_refused(done, models, tmp_path):
@@ -349,9 +352,9 @@ def test_an_answer_to_another_offer_or_key_is_refused(done, models, tmp_path):
     other.offer(models[0])
     other.answer(models[1])
     with pytest.raises(MismatchError, match="answers another offer"):
-        decrypt_moments(other.answer_at, done.kept_at, SECRET)
+        decrypt_moments(other.answer_at, done.kept())
     with pytest.raises(MismatchError, match="belongs to another key"):
-        decrypt_moments(done.answer_at, done.kept_at, keygen()[0])
+        decrypt_moments(done.answer_at, dataclasses.replace(done.kept(), secret=keygen()[0]))
 
 
 def rewritten(path, out, change):
@@ -391,7 +394,7 @@ def test_made_up_descriptions_of_answers_are_refused(done, tmp_path, change):
     out = tmp_path / "forged.answer"
     rewritten(done.answer_at, out, change)
     with pytest.raises((FormatError, MismatchError)):
-        decrypt_moments(out, done.kept_at, SECRET)
+        decrypt_moments(out, done.kept())
 
 
 def test_moments_and_products_that_no_states_have_are_refused(done, tmp_path):
@@ -407,7 +410,7 @@ def test_moments_and_products_that_no_states_have_are_refused(done, tmp_path):
     for first in [*(payloads[0][:-16] + end for end in ends), noise]:
         out.write_bytes(wire.framed_bytes(made, [first, *payloads[1:]]))
         with pytest.raises(FormatError, match="that no states have"):
-            decrypt_moments(out, done.kept_at, SECRET)
+            decrypt_moments(out, done.kept())
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -420,8 +423,9 @@ def test_golden_files_are_read(tmp_path):
         shutil.copy(path, tmp_path / path.name)
     (tmp_path / "v3-private-secret.key").chmod(0o600)
     secret = SecretKey.load(tmp_path / "v3-private-secret.key")
-    kept_at = tmp_path / "v1.kept.npz"
-    found, report = finish_fit(tmp_path / "v3-private.answer", kept_at, secret)
+    kept_at = tmp_path / "v2.kept.npz"
+    kept_at.chmod(0o600)
+    found, report = solve_fit(tmp_path / "v3-private.answer", kept_at)
     np.testing.assert_allclose(found.weight, [[1.453729, -0.4922018]], atol=1e-4)
     np.testing.assert_allclose(found.bias, [2.9888], atol=1e-3)
     assert (report.n, report.folds) == (24, 2)
@@ -433,15 +437,62 @@ def test_golden_files_are_read(tmp_path):
     public = proven(secret, PublicKey.load(tmp_path / "v3-private-public.key"))
     answer = tmp_path / "again.answer"
     answer_fit(tmp_path / "v3-private.offer", answer, HiddenStates(y, text_digest=digest), [public])
-    again, _ = finish_fit(answer, kept_at, secret)
+    out = tmp_path / "found.map.npz"
+    again, _ = finish_fit(answer, kept_at, out)
     np.testing.assert_allclose(again.weight, found.weight, atol=1e-4)
+    np.testing.assert_array_equal(load_map(out).weight, again.weight)
+    assert not kept_at.exists()
+
+
+def test_an_offer_has_a_key_of_its_own_that_ends_with_it(models, tmp_path, monkeypatch):
+    """Two offers, two keys; a key is in the kept file alone, and goes with it."""
+    digests = set()
+    for name in ("a", "b"):
+        work = Exchange(tmp_path / name)
+        work.folder.mkdir()
+        with monkeypatch.context() as patched:
+            if name == "a":  # a proof takes seconds
+                patched.setattr(offer, "proven", lambda _, p: dataclasses.replace(p, proof=b"-"))
+            info = offer_fit(work.offer_at, work.kept_at, models[0], columns=2)
+        secret = work.kept().secret
+        assert secret.digest == info.key
+        public_at, proof_at = key_files(work.offer_at)
+        assert [public_at.name, proof_at.name] == ["m.public.key", "m.public.proof"]
+        assert PublicKey.load(public_at).digest == info.key
+        digests.add(info.key)
+        others = [p for p in work.folder.iterdir() if p != work.kept_at]
+        assert len(others) == 3
+        assert not any(secret.material[200:232] in p.read_bytes() for p in others)
+    assert len(digests) == 2
+    answer_fit(work.offer_at, work.answer_at, models[1])  # with the key beside the offer
+    raw = work.kept_at.read_bytes()
+    linked = work.folder / "linked"
+    os.link(work.kept_at, linked)
+    with pytest.raises(InputError, match="does the folder exist"):
+        finish_fit(work.answer_at, work.kept_at, tmp_path / "none" / "m.map.npz")
+    assert work.kept_at.read_bytes() == raw  # no map, so it can be made again
+    finish_fit(work.answer_at, work.kept_at, work.folder / "m.map.npz")
+    assert not work.kept_at.exists()
+    assert not linked.read_bytes().strip(b"\0")  # overwritten, not only unlinked
+    with pytest.raises(InputError, match=r"m\.kept\.npz"):
+        finish_fit(work.answer_at, work.kept_at, work.folder / "m.map.npz")
+    with pytest.raises(OutputExistsError, match=r"m\.public\.key is already there"):
+        offer_fit(work.offer_at, work.kept_at, models[0], columns=2)
+
+
+def test_a_kept_file_that_others_may_read_is_refused(done, tmp_path):
+    copy = tmp_path / "m.kept.npz"
+    shutil.copy(done.kept_at, copy)
+    copy.chmod(0o640)
+    with pytest.raises(InputError, match="can be read or written by others"):
+        KeptOffer.load(copy)
 
 
 def altered(path, out, change):
-    arrays, card = load_npz(path, "linalign-offer", 1, kept._SCHEMA)
+    arrays, card = load_npz(path, "linalign-offer", kept.VERSION, kept._SCHEMA)
     change(arrays)
     card = {k: v for k, v in card.items() if k not in ("format", "version")}
-    save_npz(out, "linalign-offer", 1, arrays, card)
+    save_npz(out, "linalign-offer", kept.VERSION, arrays, card, private=True)
 
 
 @pytest.mark.parametrize("name", ["basis", "scale", "xx"])
@@ -494,12 +545,12 @@ def test_options_that_do_not_fit(models, tmp_path):
         choose_columns(same)
     trusted = keygen(TRUSTED)[0]
     with pytest.raises(InputError, match="profile private"):
-        offer_fit(exchange.offer_at, exchange.kept_at, x, trusted)
+        write_offer(exchange.offer_at, exchange.kept_at, x, trusted)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failure_leaves_nothing(models, tmp_path, monkeypatch):
-    from linalign_lite.encrypt.fitting import answer, offer
+    from linalign_lite.encrypt.fitting import answer
 
     exchange = Exchange(tmp_path)
 

@@ -17,7 +17,7 @@ from linalign_lite.encrypt.key_proof import proven
 _GOLDEN = ROOT / "tests" / "encrypt" / "fitting" / "golden"
 _KEYS = ROOT / "tests" / "encrypt" / "golden"
 _OFFER, _ANSWER, _KEPT = (
-    _GOLDEN / name for name in ("v3-private.offer", "v3-private.answer", "v1.kept.npz")
+    _GOLDEN / name for name in ("v3-private.offer", "v3-private.answer", "v2.kept.npz")
 )
 
 
@@ -62,16 +62,23 @@ def run_offer(data: bytes, folder: Path) -> None:
 def run_answer(data: bytes, folder: Path) -> None:
     at = folder / "x.answer"
     at.write_bytes(data)
-    _finished(at, _KEPT)
+    _finished(at, _private(folder, _KEPT.read_bytes()))
 
 
 def run_kept(data: bytes, folder: Path) -> None:
+    at = folder / "x.answer"
+    shutil.copy(_ANSWER, at)
+    _finished(at, _private(folder, data))
+
+
+def _private(folder: Path, data: bytes) -> Path:
     at = folder / "x.kept.npz"
     at.write_bytes(data)
-    _finished(_ANSWER, at)
+    at.chmod(0o600)
+    return at
 
 
 def _finished(answer: Path, kept: Path) -> None:
-    found, _ = finish_fit(answer, kept, _keys()[0])
+    found, _ = finish_fit(answer, kept, answer.parent / "x.map.npz")
     if not (np.isfinite(found.weight).all() and np.isfinite(found.bias).all()):
         raise Broken("a map that is not finite")

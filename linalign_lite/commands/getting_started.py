@@ -10,11 +10,13 @@ from typer import Argument, Option
 
 from linalign_lite.commands.console import Console
 from linalign_lite.commands.options import AsJson, Quiet
+from linalign_lite.core.choices import Demo
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.storage.atomic import whole_folder
 
 
 def demo(
+    exchange: Annotated[Demo, Argument(help="The exchange to play.")] = Demo.classifier,
     out: Annotated[
         Path | None, Option(help="Keep all files in this folder; default: keep none.")
     ] = None,
@@ -24,16 +26,20 @@ def demo(
     """Run the whole exchange on two small bundled models.
 
     Plays provider and client: extracts states, fits a map, trains a classifier, and scores
-    encrypted queries. Needs no network.
+    encrypted queries. With fit-private, fits the map without showing either party's states. Needs
+    no network.
 
     \b
     Examples:
       linalign-lite demo
       linalign-lite demo --out somewhere
+      linalign-lite demo fit-private
     """
-    from linalign_lite.demo.walkthrough import run
+    from linalign_lite.demo.private_fit import run_private_fit
+    from linalign_lite.demo.walkthrough import run as run_classifier
 
     console = Console(as_json, quiet)
+    run = run_private_fit if exchange == Demo.fit_private else run_classifier
     started = time.perf_counter()
     # the steps are notes with --json, else the result
     say = console.note if as_json else typer.echo  # both flush, so that each step shows at once

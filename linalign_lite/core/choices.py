@@ -23,6 +23,7 @@ HeadMethod = StrEnum("HeadMethod", "auto ridge logistic")
 Profile = StrEnum("Profile", "private trusted")  # of encrypted scoring
 ExportTask = StrEnum("ExportTask", "auto embed generate")
 MapForm = StrEnum("MapForm", "onnx dense faiss")  # of a map for other libraries
+Demo = StrEnum("Demo", {"classifier": "classifier", "fit_private": "fit-private"})
 ArtefactKind = StrEnum("ArtefactKind", "map head")  # of linear ONNX files
 
 

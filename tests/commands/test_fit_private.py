@@ -65,8 +65,13 @@ def test_the_whole_exchange(parties, tmp_path):
         facts = json.loads(run("inspect", file, "--json").stdout)
         assert kind in facts["kind"]
         assert (facts["texts"], facts["columns"]) == (300, 12)
+    again = tmp_path / "again.kept.npz"
+    shutil.copy(kept, again)
     done = run("fit-private", "finish", answer, out, "--kept", kept, "--json")
     assert not kept.exists()
+    shown = run("fit-private", "finish", answer, out, "--kept", again).stdout
+    assert f"held-out R²  {json.loads(done.stdout)['held_out_r2']:.4f} (5 folds)" in shown
+    assert f"destroyed, with {again}" in shown
     report = json.loads(done.stdout)
     clear = tmp_path / "clear.map.npz"
     states = parties / "a.states.npz", parties / "b.states.npz"

@@ -14,6 +14,10 @@ from linalign_lite.core.choices import (
     TextFormat,
 )
 
+CaCert = Annotated[Path | None, Option("--cacert", help="Authorities for TLS (PEM).")]
+Cert = Annotated[Path | None, Option("--cert", help="This client's certificate (PEM).")]
+CertKey = Annotated[Path | None, Option("--cert-key", help="Its private key (PEM).")]
+
 AsJson = Annotated[bool, Option("--json", help="Print the result as one JSON object.")]
 Strict = Annotated[
     bool, Option("--strict", help="Exit code 1 if the verdict is poor; files are written.")

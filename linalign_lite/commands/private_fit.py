@@ -11,6 +11,7 @@ from typer import Argument, Option
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, Interrupted, require_output
 from linalign_lite.commands.keys import Account, load_account, load_public
+from linalign_lite.commands.service import tls_options
 from linalign_lite.core.choices import MomentsMethod
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from linalign_lite.encrypt.fitting.sources import TextStates
 
 KEPT = ".kept.npz"
+_PATIENCE = 900.0  # seconds for one answer: a service works on it, and others may be before it
 
 app = typer.Typer(
     name="fit-private",
@@ -191,6 +193,51 @@ def answer(
         ("told", f"{counted} numbers of each of {info.space.dim} dimensions"),
     ]
     console.result(data, pair_lines(rows))
+
+
+@app.command()
+def ask(
+    url: Annotated[str, Argument(help="Address of the service.")],
+    offer_at: Annotated[Path, Argument(metavar="offer", help="Your offer; its key is beside it.")],
+    out: Annotated[Path, Argument(help="The answer to write (.answer).")],
+    fit: Annotated[
+        str | None, Option("--fit", help="Name of the provider's states; default: of your texts.")
+    ] = None,
+    cacert: shared.CaCert = None,
+    cert: shared.Cert = None,
+    cert_key: shared.CertKey = None,
+    as_json: shared.AsJson = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Have a service answer your offer (docs/SERVICE.md).
+
+    Registers the key beside the offer, sends the offer, and writes the answer for `finish`. A
+    request that is interrupted is sent again, and charged once. Needs the extra `serve`.
+
+    \b
+    Example:
+      linalign-lite fit-private ask https://provider:8443 mine.offer their.answer
+    """
+    from linalign_lite.encrypt.fitting.descriptions import OfferInfo
+    from linalign_lite.encrypt.fitting.offer import public_of
+    from linalign_lite.encrypt.wire import Kind, open_framed
+    from linalign_lite.service.remote_provider import RemoteProvider
+
+    console = Console(as_json, quiet)
+    require_output(out, offer_at)
+    with open_framed(offer_at, Kind.OFFER) as reader:
+        asked = OfferInfo.from_header(reader.header, reader.name)
+    public_of(offer_at)
+    said = console.note
+    with RemoteProvider(
+        url, seconds=_PATIENCE, progress=said, **tls_options(cacert, cert, cert_key)
+    ) as provider:
+        chosen = provider.chosen_fit(asked, fit)
+        said(f"asking for products with {chosen.name}, {chosen.dim} dimensions")
+        provider.answer_fit(chosen.name, offer_at, out)
+    size = out.stat().st_size
+    data = {"out": str(out), "bytes": size, "fit": chosen.name, "target_dim": chosen.dim}
+    console.result(data, pair_lines([("answer", f"{out}, {size / 1e6:.1f} MB, for finish")]))
 
 
 @app.command()

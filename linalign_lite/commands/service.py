@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -11,7 +11,7 @@ from linalign_lite.commands.answers import Labelled, load_answers, load_scorer, 
 from linalign_lite.commands.console import Console, in_folder, load_optional_map, require_output
 from linalign_lite.commands.found import nearest_clusters, show_best, shown_ids
 from linalign_lite.commands.keys import PUBLIC, SECRET, Account, Key, load_account, load_public
-from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
+from linalign_lite.commands.options import AsJson, CaCert, Cert, CertKey, MapFile, Mbit, Quiet
 from linalign_lite.commands.scoring import (
     AllScores,
     AskedClusters,
@@ -40,10 +40,10 @@ def serve(
 ) -> None:
     """Score encrypted queries that come over HTTP.
 
-    The configuration names heads, who may ask them, and budgets: docs/SERVICE.md. Logs are one
-    JSON object a line, on standard error. SIGTERM or Ctrl-C ends the service after it answered
-    what it took; SIGHUP reads the configuration again. `serve demo` serves a classifier of the
-    bundled models, and prints how to ask it. Needs the extra `serve`.
+    The configuration names heads and states for private fits, who may ask, and budgets:
+    docs/SERVICE.md. Logs are one JSON object a line, on standard error. SIGTERM or Ctrl-C ends the
+    service after it answered what it took; SIGHUP reads the configuration again. `serve demo`
+    serves a classifier of the bundled models, and prints how to ask it. Needs the extra `serve`.
 
     \b
     Examples:
@@ -66,8 +66,9 @@ def serve(
     if check:
         found = Configuration.load(configuration)
         require_usable(found)
-        names = ", ".join(h.name for h in found.heads)
-        console.result({}, [f"{configuration} is usable: heads {names}"])
+        names = {"heads": found.heads, "fits": found.fits}
+        served = (f"{what} {', '.join(e.name for e in es)}" for what, es in names.items() if es)
+        console.result({}, [f"{configuration} is usable: {'; '.join(served)}"])
         return
 
     def ready(url: str) -> None:
@@ -75,6 +76,14 @@ def serve(
             console.note(how_to_ask(url))
 
     run(configuration, port=port, quiet=quiet, ready=ready)
+
+
+def tls_options(cacert: Path | None, cert: Path | None, cert_key: Path | None) -> dict[str, Any]:
+    """Options of `RemoteProvider`. Raises InputError for half a certificate."""
+    if (cert is None) != (cert_key is None):
+        raise InputError("a client's certificate needs its key", hint="give --cert and --cert-key")
+    certificate = (str(cert), str(cert_key)) if cert and cert_key else None
+    return {"verify": str(cacert) if cacert else True, "certificate": certificate}
 
 
 def ask(
@@ -96,9 +105,9 @@ def ask(
     texts: Labelled = None,
     max_error: MaxError = 5e-3,
     mbit: Mbit = 100.0,
-    cacert: Annotated[Path | None, Option(help="Authorities for TLS (PEM).")] = None,
-    cert: Annotated[Path | None, Option(help="This client's certificate (PEM).")] = None,
-    cert_key: Annotated[Path | None, Option(help="Its private key (PEM).")] = None,
+    cacert: CaCert = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -117,19 +126,14 @@ def ask(
     from linalign_lite.service.remote_provider import RemoteProvider, UnknownKeyError
 
     console = Console(as_json, quiet)
-    if (cert is None) != (cert_key is None):
-        raise InputError("a client's certificate needs its key", hint="give --cert and --cert-key")
+    trust = tls_options(cacert, cert, cert_key)
     if out is not None:
         require_output(out, queries, map_file)
     by, known = load_scorer(ood), load_answers(texts)
     client = make_client(key, account, max_error=max_error, mbit=mbit)
     affine = load_optional_map(map_file)
-    certificate = (str(cert), str(cert_key)) if cert and cert_key else None
-    trust = str(cacert) if cacert else True
     said = console.note
-    with RemoteProvider(
-        url, head, verify=trust, certificate=certificate, progress=said
-    ) as provider:
+    with RemoteProvider(url, head, progress=said, **trust) as provider:
         chosen = provider.chosen()
         states = read_queries(queries, model, affine, console)
         space = states.space if affine is None else affine.target

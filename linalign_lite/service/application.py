@@ -33,10 +33,18 @@ from linalign_lite.encrypt.wire import Kind, stated_form
 from linalign_lite.errors import LinalignError, MismatchError, SignatureError
 from linalign_lite.service import budget_requests
 from linalign_lite.service.admission import BusyError
+from linalign_lite.service.fit_requests import FitRequests
 from linalign_lite.service.openapi import document
 from linalign_lite.service.protocol import STATUS
 from linalign_lite.service.published import Published
-from linalign_lite.service.state import LOG, Expected, ServedHead, Service
+from linalign_lite.service.refusals import (
+    RefusedError,
+    stated_length,
+    too_slow,
+    unknown_account,
+    unknown_key,
+)
+from linalign_lite.service.state import LOG, Expected, ServedFit, ServedHead, Service
 
 _UPLOADS = 8  # requests of the largest size that may arrive at once
 _MAX_KEY = 1 << 17
@@ -44,14 +52,6 @@ _SMALL = 1 << 20  # bytes of a small request
 _REFUSAL = 1.0  # seconds until a request is refused because too many wait
 _OCTETS = "application/octet-stream"
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-class _RefusedError(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, kind: str, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.message, self.headers = status, kind, message, headers
 
 
 class _Failure(JSONResponse):
@@ -67,6 +67,7 @@ class _Failure(JSONResponse):
 def application(service: Service) -> ASGIApp:
     """Return the application of a service that was started."""
     api = _Api(service)
+    fits = FitRequests(service, api.account)
     routes = [
         Route(path, api.answering(path, handler), methods=[method])
         for method, path, handler in (
@@ -77,6 +78,8 @@ def application(service: Service) -> ASGIApp:
             ("GET", "/v1/heads/{head}/centroids", api.published),
             ("POST", "/v1/heads/{head}/score", api.score),
             ("GET", "/v1/heads/{head}/budget", api.budget),
+            ("GET", "/v1/fits", fits.cards),
+            ("POST", "/v1/fits/{fit}/answer", fits.answer),
             ("POST", "/v1/keys", api.register),
             ("PUT", "/v1/keys/{key}/proof", api.prove),
             ("GET", "/health", api.health),
@@ -125,7 +128,7 @@ class _Api:
             response: Response
             try:
                 response = await handler(request)
-            except _RefusedError as e:
+            except RefusedError as e:
                 response = _Failure(e.status, e.kind, e.message, e.headers)
             except BusyError as e:
                 # whoever asks too often waits: a flood of refusals would starve what was accepted
@@ -147,8 +150,9 @@ class _Api:
             ms = 1e3 * (time.perf_counter() - began)
             # once it is sent: a client does not wait for our books
             fields = {"route": route, "status": response.status_code, "ms": round(ms, 2)}
-            if (head := request.path_params.get("head")) in self._service.heads:
-                fields["head"] = head
+            for kind, known in (("head", self._service.heads), ("fit", self._service.fits)):
+                if (name := request.path_params.get(kind)) in known:
+                    fields[kind] = name
             if isinstance(response, _Failure):
                 fields["error"] = response.kind
             response.background = BackgroundTask(self._note, fields)
@@ -169,7 +173,7 @@ class _Api:
     async def published(self, request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
         if (found := self._head(request).published.get(name)) is None:
-            raise _RefusedError(404, "NoIndex", "this is no index, or it has none of these")
+            raise RefusedError(404, "NoIndex", "this is no index, or it has none of these")
         kinds = {"index": "application/json", "ids": "text/plain"}
         return Published(found, kinds.get(name, _OCTETS))
 
@@ -182,12 +186,12 @@ class _Api:
             if (expected := served.expected.get(form)) is None:
                 expected = served.expect(form, body)
             self._require_modest(expected)
-            account = await self._account(served, key, expected.parameters)
+            account = await self.account(served, key, expected.parameters)
             path = service.keys.path(key)
             async with service.admission.turn(account, expected.ms):
                 if (now := self._head(request)) is not served:  # reloaded while this one waited
                     served = now
-                    await self._account(served, key, expected.parameters)
+                    await self.account(served, key, expected.parameters)
                 # never cancelled: what was charged is answered, or kept for the next request
                 scoring = service.workers.score(served.entry.name, body, path, expected.ms)
                 answer = await asyncio.shield(scoring)
@@ -201,7 +205,7 @@ class _Api:
     async def budget(self, request: Request) -> Response:
         served = self._head(request)
         if served.budget is None:
-            raise _RefusedError(404, "NoBudget", "this head has no budget")
+            raise RefusedError(404, "NoBudget", "this head has no budget")
         account, moment, signature = budget_requests.read(request.headers)
         signed = budget_requests.data(served.entry.name, moment)
         if not VerifyingKey(account).accepts(signature, signed):
@@ -217,14 +221,14 @@ class _Api:
         async with self._body(request, _MAX_KEY) as body:
             key = await asyncio.to_thread(PublicKey.load, body)
             if not self._may_register(key.account):
-                raise _unknown_account(key.account)
+                raise unknown_account(key.account)
             new = await asyncio.to_thread(self._service.keys.register, key)
         return JSONResponse({"key": key.digest.hex()}, status_code=201 if new else 200)
 
     async def prove(self, request: Request) -> Response:
         service, digest = self._service, self._digest(request)
         if (path := await self._path(digest)) is None:
-            raise _unknown_key()
+            raise unknown_key()
         size = max(map(proof_size, PROFILES.values())) + 4096
         async with self._body(request, size) as body, service.admission.turn(b"", 500.0):
             await service.workers.verify(path, body)
@@ -241,7 +245,7 @@ class _Api:
     async def metrics(self, request: Request) -> Response:
         host = request.client.host if request.client else ""
         if not self._service.configuration.allows_metrics(host):
-            raise _RefusedError(403, "Forbidden", "metrics are for this machine alone")
+            raise RefusedError(403, "Forbidden", "metrics are for this machine alone")
         return Response(self._service.page(), media_type="text/plain; version=0.0.4")
 
     async def openapi(self, _: Request) -> Response:
@@ -252,7 +256,7 @@ class _Api:
     def _head(self, request: Request) -> ServedHead:
         found = self._service.heads.get(request.path_params["head"])
         if found is None:
-            raise _RefusedError(404, "UnknownHead", "this service has no head of that name")
+            raise RefusedError(404, "UnknownHead", "this service has no head of that name")
         return found
 
     def _require_modest(self, expected: Expected) -> None:
@@ -266,18 +270,20 @@ class _Api:
             what = "the response to this query is too large"
             raise MismatchError(what, got=got, expected=most, hint=hint)
 
-    async def _account(self, served: ServedHead, key: bytes, parameters: Parameters) -> bytes:
-        """The account that asks; empty if none. Raises _RefusedError unless it may."""
+    async def account(
+        self, served: ServedHead | ServedFit, key: bytes, parameters: Parameters
+    ) -> bytes:
+        """Return the account that asks; empty if none. Raises RefusedError unless it may."""
         needed = parameters.private or served.budget or served.accounts is not None
         if needed:
             await self._path(key)
         account = self._service.keys.account(key)
         if account is None:
             if needed:
-                raise _unknown_key()
+                raise unknown_key()
             return b""
         if served.accounts is not None and account not in served.accounts:
-            raise _unknown_account(account)
+            raise unknown_account(account)
         return account
 
     async def _path(self, key: bytes) -> Path | None:
@@ -290,7 +296,9 @@ class _Api:
         return path
 
     def _may_register(self, account: bytes) -> bool:
-        listed = [h.accounts for h in self._service.heads.values()]
+        service = self._service
+        listed = [head.accounts for head in service.heads.values()]
+        listed += [fit.accounts for fit in service.fits.values()]
         return any(found is None or account in found for found in listed)
 
     def _digest(self, request: Request) -> bytes:
@@ -299,19 +307,15 @@ class _Api:
         except ValueError:
             digest = b""
         if len(digest) != 32:
-            raise _unknown_key()
+            raise unknown_key()
         return digest
 
     @contextlib.asynccontextmanager
     async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
         """The request's body, whose size counts as long as it is held."""
-        length = request.headers.get("content-length", "")
-        if not length.isascii() or not length.isdigit():
-            raise _RefusedError(411, "NoLength", "a request must state its length")
-        if int(length) > most:
-            raise _RefusedError(413, "TooLarge", f"a request of at most {most} bytes is expected")
+        length = stated_length(request.headers, most)
         service, body, size = self._service, io.BytesIO(), 0
-        small = int(length) <= _SMALL  # whose room large requests cannot take
+        small = length <= _SMALL  # whose room large requests cannot take
         room = _UPLOADS * service.configuration.most_body // 2
         try:
             try:
@@ -322,24 +326,10 @@ class _Api:
                         service.uploading[small] += len(part)
                         size += body.write(part)
             except TimeoutError:
-                raise _RefusedError(
-                    408, "TooSlow", "the request did not arrive in time", Connection="close"
-                ) from None
+                raise too_slow() from None
             yield body.getvalue()
         finally:
             service.uploading[small] -= size
-
-
-def _unknown_key() -> _RefusedError:
-    return _RefusedError(403, "UnknownKey", "register the public key of this query first")
-
-
-def _unknown_account(account: bytes) -> _RefusedError:
-    if account:
-        what = f"account {account.hex()[:16]} is not among those that are answered"
-        return _RefusedError(403, "UnknownAccount", f"{what} (hint: ask the provider)")
-    what = "the key of this query belongs to no account (hint: make keys with keygen --account)"
-    return _RefusedError(403, "UnknownAccount", what)
 
 
 async def _no_route(_: Request, e: Any) -> Response:

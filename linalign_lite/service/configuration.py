@@ -6,13 +6,16 @@ import ipaddress
 import ssl
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from linalign_lite.core.head import Head
 from linalign_lite.core.serialization import load_head, load_map
+from linalign_lite.core.shards.states_folder import open_states
 from linalign_lite.core.signing import account_of
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
+from linalign_lite.encrypt.fitting.shape import require_fine
+from linalign_lite.encrypt.fitting.sources import TextStates
 from linalign_lite.errors import InputError
 from linalign_lite.retrieval.index.reading import Index, open_index
 from linalign_lite.service.protocol import HEAD_NAME
@@ -40,8 +43,8 @@ class Tls:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadEntry:
-    """One head, or the folder of an index as ``file``, and who may ask it for what.
+class Entry:
+    """A name that is served, and who may ask it for what.
 
     ``accounts``: signing.pub files; without them anybody may ask. ``budget``: its file, or the URL
     of a budget in PostgreSQL; ``limit`` and ``bits`` are limits of each account. With a budget
@@ -49,15 +52,39 @@ class HeadEntry:
     """
 
     name: Annotated[str, HEAD_NAME]
-    file: Path
-    map: Path | None = None
-    profile: Literal["private", "trusted"] = "private"
-    max_error: Annotated[float, Range(0.0, 1e6)] = 5e-3
     accounts: Annotated[tuple[Path, ...], Size(10_000)] | None = None
     # no part of what is printed: a URL may have a password
     budget: Annotated[str, Text(2048, 1)] | None = field(default=None, repr=False)
     limit: Annotated[int, Range(1, 1 << 53)] | None = None
     bits: Annotated[int, Range(1, 1 << 53)] | None = None
+
+    def in_folder(self, folder: Path) -> Self:
+        """The entry with its paths in ``folder``, those of a subclass left out."""
+        accounts = None if self.accounts is None else tuple(folder / p for p in self.accounts)
+        budget = self.budget and _beside(folder, self.budget)
+        return replace(self, accounts=accounts, budget=budget)
+
+    def open_budget(self) -> Budget | None:
+        """Open the budget, if there is one, with the limits given here."""
+        if self.budget is None:
+            return None
+        return Budget(self.budget, self.limit, bits=self.bits)
+
+    def known_accounts(self) -> frozenset[bytes] | None:
+        """The accounts that may ask; None for any. InputError for a file that is no signing.pub."""
+        if self.accounts is None:
+            return None
+        return frozenset(map(account_of, self.accounts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadEntry(Entry):
+    """One head, or the folder of an index as ``file``."""
+
+    file: Path
+    map: Path | None = None
+    profile: Literal["private", "trusted"] = "private"
+    max_error: Annotated[float, Range(0.0, 1e6)] = 5e-3
 
     def load_head(self, *, mapped: bool | None = None, verify: bool = True) -> Head | Index:
         """Read the head, with its map folded in, or open the index.
@@ -72,17 +99,22 @@ class HeadEntry:
         head = load_head(self.file, mapped=mapped)
         return head if self.map is None else head @ load_map(self.map)
 
-    def open_budget(self) -> Budget | None:
-        """Open the budget, if the head has one, with the limits given here."""
-        if self.budget is None:
-            return None
-        return Budget(self.budget, self.limit, bits=self.bits)
 
-    def known_accounts(self) -> frozenset[bytes] | None:
-        """The accounts that may ask; None for any. InputError for a file that is no signing.pub."""
-        if self.accounts is None:
-            return None
-        return frozenset(map(account_of, self.accounts))
+@dataclass(frozen=True, kw_only=True)
+class FitEntry(Entry):
+    """States that private fits are answered with, as a file or a folder. Needs accounts, a budget.
+
+    Whoever makes an account of its own gets a budget of its own, and five of them tell every state.
+    """
+
+    states: Path
+
+    def load_states(self, *, verify: bool = True) -> TextStates:
+        """Open the states. Raises InputError unless they are one of each text, and not coarse."""
+        found = TextStates(open_states(self.states))
+        if verify:
+            require_fine(found, found.n)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +122,8 @@ class Configuration:
     """A scoring service. Paths are relative to the file's folder."""
 
     keys: Path  # folder of registered public keys
-    heads: Annotated[tuple[HeadEntry, ...], Size(MAX_HEADS, 1)]
+    heads: Annotated[tuple[HeadEntry, ...], Size(MAX_HEADS)] = ()
+    fits: Annotated[tuple[FitEntry, ...], Size(MAX_HEADS)] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Range(0, 65535)] = 8765
     tls: Tls | None = None
@@ -100,6 +133,7 @@ class Configuration:
     most_seconds: Annotated[float, Range(0.1, 1e5)] = 60.0  # predicted, of one query
     most_response: Annotated[int, Range(1 << 12, 1 << 30)] = 256 << 20  # bytes
     most_body: Annotated[int, Range(1 << 12, 1 << 32)] = 64 << 20  # bytes of a request
+    most_offer: Annotated[int, Range(1 << 12, 1 << 36)] = 256 << 20  # bytes, on the disk
     most_keys: Annotated[int, Range(1, 1_000_000)] = 10_000  # registered
     request_seconds: Annotated[float, Range(0.1, 3600.0)] = 30.0  # for a request to arrive
     origins: Annotated[tuple[str, ...], Size(100)] = ()  # of pages that may ask (CORS)
@@ -111,9 +145,10 @@ class Configuration:
         """Read and check a TOML file. Raises FormatError, or InputError for what it cannot mean."""
         raw = read_toml(path, "configuration", MAX_FILE)
         with format_errors(path, "configuration"):
-            if isinstance(raw.get("heads"), dict):
-                hint = "write [[heads]] with two brackets"
-                raise InputError("heads is not a list of tables", got="[heads]", hint=hint)
+            for name in ("heads", "fits"):
+                if isinstance(raw.get(name), dict):
+                    hint = f"write [[{name}]] with two brackets"
+                    raise InputError(f"{name} is not a list of tables", got=f"[{name}]", hint=hint)
             found: Configuration = parse(cls, raw, "configuration")
         return found._in_folder(Path(path).absolute().parent)
 
@@ -126,34 +161,43 @@ class Configuration:
             return None if path is None else folder / path
 
         heads = tuple(
-            replace(
-                h,
-                file=folder / h.file,
-                map=at(h.map),
-                budget=h.budget and _beside(folder, h.budget),
-                accounts=None if h.accounts is None else tuple(folder / p for p in h.accounts),
-            )
-            for h in self.heads
+            replace(h.in_folder(folder), file=folder / h.file, map=at(h.map)) for h in self.heads
         )
+        fits = tuple(replace(f.in_folder(folder), states=folder / f.states) for f in self.fits)
         tls = self.tls and Tls(
             certificate=folder / self.tls.certificate,
             key=folder / self.tls.key,
             clients=at(self.tls.clients),
         )
         placed = replace(
-            self, heads=heads, tls=tls, keys=folder / self.keys, audit_log=at(self.audit_log)
+            self,
+            heads=heads,
+            fits=fits,
+            tls=tls,
+            keys=folder / self.keys,
+            audit_log=at(self.audit_log),
         )
         placed._require_usable()
         return placed
 
     def _require_usable(self) -> None:
         """Raise InputError for names used twice, limits without a budget, plain HTTP abroad."""
-        names = [h.name for h in self.heads]
-        if len(set(names)) < len(names):
-            raise InputError("two heads have one name", got=", ".join(sorted(names))[:80])
+        if not self.heads and not self.fits:
+            raise InputError("this serves nothing", expected="[[heads]] or [[fits]]")
+        for what, entries in (("head", self.heads), ("fit", self.fits)):
+            names = [e.name for e in entries]
+            if len(set(names)) < len(names):
+                raise InputError(f"two {what}s have one name", got=", ".join(sorted(names))[:80])
         for head in self.heads:
             if head.budget is None and (head.limit, head.bits) != (None, None):
                 raise InputError(f"head {head.name} has limits but no budget", hint="name a file")
+        for fit in self.fits:
+            if fit.budget is None or not fit.accounts:
+                raise InputError(
+                    f"fit {fit.name} would give all its states away",
+                    got="no accounts" if fit.budget else "no budget",
+                    expected="accounts that may ask, and a budget",
+                )
         if self.tls is None and not _is_loopback(self.host) and self.without_tls != IN_THE_CLEAR:
             raise InputError(
                 "without TLS this service answers its own machine only",

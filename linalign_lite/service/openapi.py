@@ -35,6 +35,16 @@ _HEAD = _object(
     limit=_LIMIT,
     bits_limit=_LIMIT,
 )
+_FIT = _object(
+    name=_NAME,
+    space={"type": "object"},
+    dim={"type": "integer", "minimum": 1},
+    texts=_COUNT,
+    text_digest=_TEXT,
+    limit=_LIMIT,
+    bits_limit=_LIMIT,
+    most_bytes=_COUNT,
+)
 _USAGE = _object(
     account=_hexadecimal(64),
     used=_COUNT,
@@ -47,11 +57,11 @@ _USAGE = _object(
 _REFUSED = {
     400: "not what is expected here",
     403: "not allowed, or not signed by an account that is",
-    404: "no such head, or no budget, index, ids or centroids of it",
+    404: "no such head or fit, or no budget, index, ids or centroids of it",
     408: "the request did not arrive in time",
     411: "no length was stated",
     413: "too large",
-    422: "it does not fit this head",
+    422: "it does not fit this head or fit",
     429: "too many requests wait; Retry-After says when to ask again",
     503: "the service cannot answer now",
 }
@@ -76,6 +86,9 @@ def document() -> dict[str, Any]:
     counters = {"description": "counters", "content": {"text/plain": {"schema": _TEXT}}}
     ids = {"description": "an id a line", "content": {"text/plain": {"schema": _TEXT}}}
     ready = _object(ready=_FLAG)
+    fit = [_parameter("fit", "path", "name of a fit", _NAME)]
+    fits = _json("the fits", _object(fits={"type": "array", "items": _FIT}))
+    products = {"description": "the encrypted products", "content": _OCTETS}
     heads = _json("the heads", _object(heads={"type": "array", "items": _HEAD}))
     paths: dict[str, dict[str, Any]] = {
         "/v1/heads": {"get": _operation("List the heads.", {200: heads})},
@@ -120,6 +133,16 @@ def document() -> dict[str, Any]:
                 {200: _json("what it has used, and its limits", _USAGE)},
                 *(400, 403, 404, 503),
                 parameters=head + signed,
+            )
+        },
+        "/v1/fits": {"get": _operation("List the states for private fits.", {200: fits})},
+        "/v1/fits/{fit}/answer": {
+            "post": _operation(
+                "Multiply an offer (*.offer) by the states of a fit; the answer is a *.answer.",
+                {200: products},
+                *(404, 422, *_UPLOAD),
+                parameters=fit,
+                requestBody=sent,
             )
         },
         "/v1/keys": {

@@ -6,16 +6,22 @@ sent twice is charged once, so whatever interrupts a request, it is sent again.
 
 from __future__ import annotations
 
+import io
 import random
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import IO, Annotated, Any
 
 from linalign_lite.core.signing import SigningKey
 from linalign_lite.core.space import MAX_DIM, Space
+from linalign_lite.encrypt.fitting.descriptions import AnswerInfo, OfferInfo
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import MAX_OUTPUTS, Query, Response
+from linalign_lite.encrypt.wire import Kind, Reader
 from linalign_lite.errors import (
     FormatError,
     InputError,
@@ -36,9 +42,12 @@ from linalign_lite.retrieval.index.card import (
 from linalign_lite.retrieval.index.clusters import Centroids, checked_centroids, require_clusters
 from linalign_lite.service import budget_requests
 from linalign_lite.service.protocol import HEAD_NAME, STATUS
+from linalign_lite.storage.atomic import PathLike, atomic, open_regular, require_replaceable
 from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
 
 MAX_RESPONSE = 1 << 30
+_MAX_ANSWER = 1 << 34  # bytes, on the disk
+_CONNECT = 60.0  # seconds
 _MAX_JSON = 64 << 20
 _AGAIN = {429, 502, 503, 504}
 _LONGEST_WAIT = 60.0  # seconds between two tries
@@ -67,6 +76,18 @@ class RemoteHead:
     has_budget: bool
     dim: Annotated[int, Range(1, MAX_DIM)]
     index: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFit:
+    """States of a service for private fits, of ``texts`` texts. ``most_bytes``: of an offer."""
+
+    name: str
+    space: Space
+    dim: Annotated[int, Range(1, MAX_DIM)]
+    texts: Annotated[int, Range(1, 1 << 32)]
+    text_digest: str
+    most_bytes: Annotated[int, Range(1, 1 << 53)]
 
 
 class RemoteProvider:
@@ -100,7 +121,7 @@ class RemoteProvider:
         try:
             self._client = library.Client(
                 base_url=url,
-                timeout=seconds,
+                timeout=library.Timeout(seconds, connect=min(seconds, _CONNECT)),
                 verify=context,
                 headers={"accept-encoding": "identity"},
             )
@@ -155,6 +176,60 @@ class RemoteProvider:
         """
         path, body = f"/v1/heads/{self._name()}/score", query.to_bytes()
         return Response.load(self._send("POST", path, body, most=MAX_RESPONSE))
+
+    def fits(self) -> tuple[RemoteFit, ...]:
+        """Ask which states there are for private fits."""
+        found = self._json("GET", "/v1/fits")
+        try:
+            return tuple(parse_known(RemoteFit, f, "a fit") for f in found["fits"])
+        except (InputError, KeyError, TypeError) as e:
+            raise FormatError("the service describes its fits in an unknown form") from e
+
+    def chosen_fit(self, offer: OfferInfo, name: str | None = None) -> RemoteFit:
+        """Describe the states for an offer: those named, or the only ones of its texts.
+
+        Raises InputError for no or several such states, MismatchError where they are of others.
+        """
+        fits, texts = self.fits(), (offer.text_digest, offer.n)
+        named = [f for f in fits if name in (None, f.name)]
+        found = [f for f in named if (f.text_digest, f.texts) == texts]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(f.name for f in found or fits)[:200]
+        if found:
+            raise InputError("the service has several states of these texts", expected=names)
+        if name is not None and not named:
+            what = "the service has no such states for private fits"
+            raise InputError(what, got=name, expected=names or "none are there")
+        raise MismatchError(
+            "the service has no states of the offer's texts, in its order",
+            got=f"text digest {offer.text_digest[:8]} ({offer.n} texts)",
+            expected=", ".join(f"{f.text_digest[:8]} ({f.texts} texts)" for f in named)[:200],
+            hint="extract your states from the texts that the provider names",
+        )
+
+    def answer_fit(self, fit: str, offer: PathLike, out: PathLike) -> None:
+        """Have the offer of `offer_fit` answered by the states ``fit``, as the file ``out``.
+
+        The key beside the offer is registered first. Offer and answer are streamed, and ``out`` is
+        written whole or not at all. Sent again, an offer is charged once. Raises as `answer_fit`
+        does at the provider, FormatError when what comes is no answer, LinalignError as `score`.
+        """
+        from linalign_lite.encrypt.fitting.offer import public_of
+
+        if not HEAD_NAME.allows(fit):
+            raise InputError("this cannot be the name of a fit", got=fit[:40])
+        require_replaceable(Path(out))
+        self.register(public_of(offer))
+        with open_regular(offer) as sent, tempfile.TemporaryFile(dir=Path(out).parent) as answer:
+            self._send("POST", f"/v1/fits/{fit}/answer", sent, most=_MAX_ANSWER, into=answer)
+            reader = Reader(answer, Kind.ANSWER, "the service's answer")
+            AnswerInfo.from_header(reader.header, reader.name)
+            for _ in reader:  # whole
+                pass
+            answer.seek(0)
+            with atomic(out) as f:
+                shutil.copyfileobj(answer, f)
 
     def index(self) -> tuple[IndexCard, RowIds]:
         """Ask for the card and the ids of the index that `score` asks. LinalignError for a head.
@@ -214,17 +289,25 @@ class RemoteProvider:
         self,
         method: str,
         path: str,
-        body: bytes,
+        body: bytes | IO[bytes],
         *,
         most: int = _MAX_JSON,
         headers: Mapping[str, str] | None = None,
+        into: IO[bytes] | None = None,
     ) -> bytes:
-        """Send until it is answered, at most ``tries`` times."""
+        """Send until it is answered, at most ``tries`` times; ``into``: a file for the answer."""
         pause, last = 0.25, ""
         for left in reversed(range(self._tries)):
             wait = pause * (1 + random.random())  # noqa: S311 (not a secret)
+            for file in (body, into):
+                if file is not None and not isinstance(file, bytes):
+                    file.seek(0)
             try:
                 with self._client.stream(method, path, content=body, headers=headers) as answer:
+                    if into is not None and answer.status_code < 300:
+                        into.truncate()
+                        _copy(answer, most, into)
+                        return b""
                     found = _read(answer, most)
                     if answer.status_code < 300:
                         return found
@@ -252,13 +335,18 @@ class RemoteProvider:
 
 
 def _read(answer: Any, most: int) -> bytes:
-    parts, size = [], 0
+    with io.BytesIO() as found:
+        _copy(answer, most, found)
+        return found.getvalue()
+
+
+def _copy(answer: Any, most: int, into: IO[bytes]) -> None:
+    size = 0
     for part in answer.iter_raw():  # nothing is unpacked: a small answer could become a large one
         size += len(part)
         if size > most:
             raise FormatError("the service's answer is too large", expected=f"at most {most} bytes")
-        parts.append(part)
-    return b"".join(parts)
+        into.write(part)
 
 
 def _refusal(status: int, raw: bytes) -> LinalignError:

@@ -1,6 +1,7 @@
 """A process that scores: it holds every head, encoded once, and answers one request at a time.
 
-It gets public keys and queries, gives responses, and holds no secret. Requests and answers go
+It gets public keys and queries, gives responses, and holds no secret. Offers of private fits and
+their answers are files in a folder of the service, because of their size. Requests and answers go
 through one socket, in order, so that the next request is there when an answer is done. When the
 service ends, even killed, the socket ends, and with it the process.
 """
@@ -14,8 +15,9 @@ import shutil
 import signal
 import socket
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from linalign_lite import errors
 from linalign_lite.errors import LinalignError
@@ -23,9 +25,10 @@ from linalign_lite.errors import LinalignError
 if TYPE_CHECKING:
     from linalign_lite.encrypt.budgets.budget import Budget
     from linalign_lite.encrypt.provider import Provider
-    from linalign_lite.service.configuration import HeadEntry
+    from linalign_lite.service.configuration import FitEntry, HeadEntry
 
-# a request: number of a head, or PROOF; bytes of the key's path; bytes of a query or proof
+# a request: number of a head, then of a fit, or PROOF; bytes of the key's path; bytes of a query,
+# of a proof, or of the names of two files, an offer and the answer to write
 REQUEST = struct.Struct("<IHQ")
 ANSWER = struct.Struct("<?QQ")  # whether it is one, or an error; states scored; its bytes
 PROOF = 0xFFFFFFFF
@@ -33,18 +36,27 @@ _CACHE = 1 << 28  # bytes of encoded heads of each head; large ones are held onc
 _KEYS = 1024  # public keys in the memory of one process, each head: 46 kB each
 
 
-def serve(
-    connection: socket.socket, heads: tuple[HeadEntry, ...], indexes: dict[str, str], shared: Path
-) -> None:
-    """Answer requests until the connection ends. The first answer says that all is loaded.
+@dataclass(frozen=True)
+class Loaded:
+    """Entries that a process loads, and folders that go with it.
 
-    indexes: digests of the cards of heads that are indexes, as the service read them. shared: a
-    folder where processes hold large encoded heads once for all; it goes with them.
+    ``indexes``: digests of the cards of heads that are indexes, as the service read them.
+    ``shared``: where processes hold large encoded heads once for all; ``spool``: offers, answers.
     """
+
+    heads: tuple[HeadEntry, ...]
+    fits: tuple[FitEntry, ...]
+    indexes: dict[str, str]
+    shared: Path
+    spool: Path
+
+
+def serve(connection: socket.socket, loaded: Loaded) -> None:
+    """Answer requests until the connection ends. The first answer says that all is loaded."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends its processes itself
     with contextlib.suppress(ConnectionError), connection:
         try:
-            scoring = _Scoring(heads, indexes, shared)
+            scoring = _Scoring(loaded)
         except LinalignError as e:
             connection.sendall(_failed(e))
             return
@@ -58,7 +70,8 @@ def serve(
             if len(body) < size:
                 break
             connection.sendall(scoring.answer(number, path, body))
-    shutil.rmtree(shared, ignore_errors=True)  # a service that was killed does not
+    for folder in (loaded.shared, loaded.spool):  # a service that was killed does not
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def raise_failure(raw: bytes) -> NoReturn:
@@ -69,30 +82,39 @@ def raise_failure(raw: bytes) -> NoReturn:
 
 
 class _Scoring:
-    """Providers of all heads."""
+    """Providers of all heads, and the fits."""
 
-    def __init__(self, heads: tuple[HeadEntry, ...], indexes: dict[str, str], shared: Path) -> None:
-        budgets = [entry.open_budget() for entry in heads]
+    def __init__(self, loaded: Loaded) -> None:
+        budgets = [entry.open_budget() for entry in loaded.heads]
         self._providers = [
-            _provider(entry, budget, indexes.get(entry.name), shared / str(i))
-            for i, (entry, budget) in enumerate(zip(heads, budgets, strict=True))
+            _provider(entry, budget, loaded.indexes.get(entry.name), loaded.shared / str(i))
+            for i, (entry, budget) in enumerate(zip(loaded.heads, budgets, strict=True))
         ]
-        self._budgets = {budget.name for budget in budgets if budget}  # no client hears of them
+        self._fits = [_Fit(entry) for entry in loaded.fits]
+        budgets += [fit.budget for fit in self._fits]
+        # no client hears of them
+        self._secret = {budget.name for budget in budgets if budget}
+        self._secret |= {str(entry.states) for entry in loaded.fits} | {str(loaded.spool)}
 
     def answer(self, number: int, path: Path | None, body: bytes) -> bytes:
         """Return the bytes of an answer."""
         try:
-            if number == PROOF:
-                return self._verify(path, body)
-            return self._score(number, path, body)
+            return self._done(number, path, body)
         except OSError as e:
             return _failed(LinalignError("a file of the service cannot be used", got=str(e)))
         except LinalignError as e:
-            if any(name in str(e) for name in self._budgets):  # not the query's fault
+            if any(name in str(e) for name in self._secret):  # not the query's fault
                 return _failed(LinalignError(str(e)))
             return _failed(e)
         except Exception as e:  # noqa: BLE001 (a process that ended would be asked again)
             return _failed(e)
+
+    def _done(self, number: int, path: Path | None, body: bytes) -> bytes:
+        if number == PROOF:
+            return self._verify(path, body)
+        if number >= len(self._providers):
+            return self._fits[number - len(self._providers)].answer(path, body)
+        return self._score(number, path, body)
 
     def _score(self, number: int, path: Path | None, query: bytes) -> bytes:
         from linalign_lite.encrypt.messages import Query
@@ -113,6 +135,30 @@ class _Scoring:
         assert path is not None
         load_proof(proof, load_key(path))
         return ANSWER.pack(True, 0, 0)
+
+
+class _Fit:
+    """States that offers are answered with."""
+
+    def __init__(self, entry: FitEntry) -> None:
+        self.budget, self._accounts = entry.open_budget(), entry.known_accounts()
+        self._states = entry.load_states(verify=False).states
+
+    def answer(self, path: Path | None, names: bytes) -> bytes:
+        """Answer an offer; the answer's bytes are in its file."""
+        from linalign_lite.encrypt.fitting.answer import answer_fit
+        from linalign_lite.encrypt.fitting.descriptions import told_states
+        from linalign_lite.service.key_store import load_key
+
+        assert path is not None
+        offer, out = json.loads(names)
+        options: dict[str, Any] = {"accounts": self._accounts, "budget": self.budget}
+        try:
+            info = answer_fit(offer, out, self._states, [load_key(path)], **options)
+        except LinalignError as e:
+            e.rename(offer, "this offer")
+            raise
+        return ANSWER.pack(True, told_states(info), 0)
 
 
 def _provider(

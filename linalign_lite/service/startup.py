@@ -9,7 +9,7 @@ from pathlib import Path
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
 from linalign_lite.errors import InputError, import_extra
-from linalign_lite.service.configuration import Configuration, HeadEntry
+from linalign_lite.service.configuration import Configuration, Entry
 
 
 def require_extra() -> None:
@@ -26,6 +26,11 @@ def require_usable(configuration: Configuration) -> None:
         entry.known_accounts()
         if entry.budget is not None:
             _require_budget(entry, entry.budget)
+    for fit in configuration.fits:
+        fit.load_states()
+        fit.known_accounts()
+        assert fit.budget is not None
+        _require_budget(fit, fit.budget)
     if configuration.tls:
         configuration.tls.context()
 
@@ -53,7 +58,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"the service cannot listen on {host}:{port}", got=got, hint=hint) from e
 
 
-def _require_budget(entry: HeadEntry, location: str) -> None:
+def _require_budget(entry: Entry, location: str) -> None:
     path = local_file(location)
     if path is not None and not path.exists() and entry.limit is not None:
         _require_writable(path.parent, f"the folder of budget {path}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from linalign_lite.core.executor import cores
 from linalign_lite.core.head import Head
+from linalign_lite.core.space import Space
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.messages import QueryInfo
 from linalign_lite.encrypt.parameters import Parameters
@@ -23,7 +24,7 @@ from linalign_lite.encrypt.wire import Kind, open_framed
 from linalign_lite.retrieval.index.card import OwnIds, card_digest
 from linalign_lite.retrieval.index.reading import Index
 from linalign_lite.service.admission import Admission
-from linalign_lite.service.configuration import Configuration, HeadEntry
+from linalign_lite.service.configuration import Configuration, FitEntry, HeadEntry
 from linalign_lite.service.key_store import KeyStore
 from linalign_lite.service.metrics import Metrics
 from linalign_lite.service.workers import Workers
@@ -110,6 +111,30 @@ class ServedHead:
         }
 
 
+@dataclass(frozen=True)
+class ServedFit:
+    """States for private fits as clients see them. ``n``: texts."""
+
+    entry: FitEntry
+    space: Space
+    n: int
+    text_digest: str
+    accounts: frozenset[bytes] | None
+    budget: Budget | None
+
+    def card(self) -> dict[str, Any]:
+        """Return the description that anybody may read."""
+        return {
+            "name": self.entry.name,
+            "space": plain(self.space),
+            "dim": self.space.dim,
+            "texts": self.n,
+            "text_digest": self.text_digest,
+            "limit": self.entry.limit,
+            "bits_limit": self.entry.bits,
+        }
+
+
 class Service:
     """State of one service process."""
 
@@ -117,9 +142,9 @@ class Service:
         self.configuration = configuration
         self.metrics = Metrics()
         self.keys = KeyStore(configuration.keys, configuration.most_keys)
-        self.heads = _served(configuration)
+        self.heads, self.fits = _served(configuration), _served_fits(configuration)
         count = configuration.workers or cores()
-        self.workers = Workers(configuration.heads, count, _indexes(self.heads))
+        self.workers = _workers(configuration, count, self.heads)
         self.admission = Admission(count, configuration.waiting, ahead=_AHEAD)
         # bytes of small requests and of large ones that arrived and are not answered yet
         self.uploading = {True: 0, False: 0}
@@ -144,9 +169,10 @@ class Service:
         """
         async with self._reloading:
             heads = await asyncio.to_thread(_served, configuration)
-            workers = Workers(configuration.heads, self.workers.count, _indexes(heads))
+            fits = await asyncio.to_thread(_served_fits, configuration)
+            workers = _workers(configuration, self.workers.count, heads)
             await workers.start()
-            old, self.workers, self.heads = self.workers, workers, heads
+            old, self.workers, self.heads, self.fits = self.workers, workers, heads, fits
             self.configuration = configuration
             await old.close()
 
@@ -186,9 +212,10 @@ class Service:
             LOG.error("audit log not written", extra={"fields": said})
 
 
-def _indexes(heads: dict[str, ServedHead]) -> dict[str, str]:
-    """Digests of the cards of indexes."""
-    return {n: card_digest(h.head.card) for n, h in heads.items() if isinstance(h.head, Index)}
+def _workers(configuration: Configuration, count: int, heads: dict[str, ServedHead]) -> Workers:
+    """Processes for all that is served; with the digests of the cards of indexes."""
+    cards = {n: card_digest(h.head.card) for n, h in heads.items() if isinstance(h.head, Index)}
+    return Workers(configuration.heads, count, cards, configuration.fits)
 
 
 def _served(configuration: Configuration) -> dict[str, ServedHead]:
@@ -196,4 +223,13 @@ def _served(configuration: Configuration) -> dict[str, ServedHead]:
     for entry in configuration.heads:
         head, accounts = entry.load_head(mapped=True), entry.known_accounts()
         found[entry.name] = ServedHead(entry, head, accounts, entry.open_budget())
+    return found
+
+
+def _served_fits(configuration: Configuration) -> dict[str, ServedFit]:
+    found = {}
+    for entry in configuration.fits:
+        x, accounts = entry.load_states(), entry.known_accounts()
+        about = entry, x.space, x.n, x.text_digest, accounts
+        found[entry.name] = ServedFit(*about, entry.open_budget())
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -20,9 +21,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from linalign_lite.errors import LinalignError
-from linalign_lite.service.configuration import HeadEntry
+from linalign_lite.service.configuration import FitEntry, HeadEntry
 from linalign_lite.service.connections import Limit
-from linalign_lite.service.scoring_process import ANSWER, PROOF, REQUEST, raise_failure, serve
+from linalign_lite.service.scoring_process import (
+    ANSWER,
+    PROOF,
+    REQUEST,
+    Loaded,
+    raise_failure,
+    serve,
+)
 
 _TRIES = 3  # of a request whose process ended
 _MOMENT = 0.002  # seconds between two looks at a process that ends
@@ -54,19 +62,23 @@ class _Job:
 
 
 class Workers:
-    """``count`` processes for some heads. ``start`` waits until all are ready.
+    """``count`` processes for some heads and fits. ``start`` waits until all are ready.
 
     ``indexes``: digests of the cards of heads that are indexes, by name: no process serves another.
+    ``spool``: a folder for offers and answers, which goes with the processes.
     """
 
     def __init__(
-        self, heads: tuple[HeadEntry, ...], count: int, indexes: Mapping[str, str] | None = None
+        self,
+        heads: tuple[HeadEntry, ...],
+        count: int,
+        indexes: Mapping[str, str] | None = None,
+        fits: tuple[FitEntry, ...] = (),
     ) -> None:
-        self._indexes = dict(indexes or {})
         self.count = count
         self.lost = 0  # processes that ended before they were told to
-        self._heads = heads
         self._numbers = {entry.name: i for i, entry in enumerate(heads)}
+        self._fits = {entry.name: i for i, entry in enumerate(fits, len(heads))}
         self._processes: list[_Process] = []
         self._held: list[_Job] = []  # while there is no process
         self._answers: set[asyncio.Future[Answer]] = set()  # that are waited for
@@ -74,7 +86,9 @@ class Workers:
         self._tasks: set[asyncio.Task[None]] = set()  # that replace processes
         fast = Path("/dev/shm")  # noqa: S108 (a folder of our own in it)
         parent = fast if os.access(fast, os.W_OK) else None
-        self._shared = Path(tempfile.mkdtemp(prefix=f"linalign-heads-{os.getpid()}-", dir=parent))
+        shared = Path(tempfile.mkdtemp(prefix=f"linalign-heads-{os.getpid()}-", dir=parent))
+        self.spool = Path(tempfile.mkdtemp(prefix=f"linalign-fits-{os.getpid()}-"))
+        self._loaded = Loaded(heads, fits, dict(indexes or {}), shared, self.spool)
 
     async def start(self) -> None:
         """Return once every process holds its heads. Raises what one of them raised."""
@@ -87,6 +101,11 @@ class Workers:
     async def score(self, head: str, query: bytes, key: Path | None, ms: float) -> Answer:
         """Score a query file with a head. ``key``: file of its public key; ms: predicted."""
         return await self._ask(self._numbers[head], key, query, ms)
+
+    async def fit(self, name: str, offer: Path, out: Path, key: Path, ms: float) -> int:
+        """Answer an offer of a private fit as the file ``out``. Returns the states charged."""
+        names = json.dumps([str(offer), str(out)]).encode()
+        return (await self._ask(self._fits[name], key, names, ms)).states
 
     async def verify(self, key: Path, proof: bytes) -> None:
         """Verify the proof of a public key. Raises FormatError."""
@@ -118,7 +137,8 @@ class Workers:
         for answer in self._answers:
             with contextlib.suppress(asyncio.InvalidStateError, RuntimeError):  # the loop ended
                 answer.set_exception(LinalignError("the processes that score were ended"))
-        shutil.rmtree(self._shared, ignore_errors=True)
+        for folder in (self._loaded.shared, self.spool):
+            shutil.rmtree(folder, ignore_errors=True)
 
     async def _ask(self, number: int, path: Path | None, body: bytes, ms: float) -> Answer:
         name = b"" if path is None else str(path).encode()
@@ -145,7 +165,7 @@ class Workers:
         held, self._held = self._held, []
         for job in held:
             process.take(job)
-        await process.start(self._heads, self._indexes, self._shared)
+        await process.start(self._loaded)
 
     def _ended(self, process: _Process) -> None:
         self._processes.remove(process)
@@ -187,16 +207,13 @@ class _Process(asyncio.Protocol):
         self._process: Any = None
         self._hangs = Limit(asyncio.get_running_loop(), self._kill)
 
-    async def start(
-        self, heads: tuple[HeadEntry, ...], indexes: dict[str, str], shared: Path
-    ) -> None:
+    async def start(self, loaded: Loaded) -> None:
         """Return once it holds its heads. Raises what it raised."""
         context, loop = multiprocessing.get_context("spawn"), asyncio.get_running_loop()
         try:
             ours, theirs = socket.socketpair()
             with theirs:
-                arguments = theirs, heads, indexes, shared
-                process = context.Process(target=serve, args=arguments, daemon=True)
+                process = context.Process(target=serve, args=(theirs, loaded), daemon=True)
                 process.start()
             self._process = process
             await loop.create_unix_connection(lambda: self, sock=ours)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from linalign_lite.encrypt.parameters import PRIVATE, TRUSTED
-from linalign_lite.service.application import _Api, _RefusedError
+from linalign_lite.service.application import _Api
+from linalign_lite.service.refusals import RefusedError
 
 KEY = b"k" * 32
 
@@ -33,7 +34,7 @@ class Keys:
 
 def account(keys, parameters, accounts=None, budget=None):
     served = SimpleNamespace(budget=budget, accounts=accounts)
-    return asyncio.run(_Api(SimpleNamespace(keys=keys))._account(served, KEY, parameters))
+    return asyncio.run(_Api(SimpleNamespace(keys=keys)).account(served, KEY, parameters))
 
 
 @pytest.mark.parametrize("looks", [0, 1])
@@ -49,7 +50,7 @@ def test_a_key_that_another_service_just_registered_is_found(looks):
 )
 def test_a_key_that_is_needed_and_not_there_is_refused(parameters, more):
     keys = Keys(2)
-    with pytest.raises(_RefusedError, match="register the public key"):
+    with pytest.raises(RefusedError, match="register the public key"):
         account(keys, parameters, **more)
     assert keys.looks == 1
 

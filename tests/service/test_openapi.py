@@ -59,6 +59,8 @@ def test_answers_to_right_requests_are_as_described(served):
         ("GET", "/v1/heads/{head}/budget", "/v1/heads/head0/budget", b"", signed, 200),
         ("GET", "/v1/heads/{head}", "/v1/heads/head0", b"", {}, 200),
         ("GET", "/v1/heads", "/v1/heads", b"", {}, 200),
+        ("GET", "/v1/fits", "/v1/fits", b"", {}, 200),
+        ("POST", "/v1/fits/{fit}/answer", "/v1/fits/fit0/answer", b"", octets, 404),
         ("GET", "/metrics", "/metrics", b"", {}, 200),
         ("GET", "/ready", "/ready", b"", {}, 200),
     )  # fmt: skip
@@ -76,7 +78,9 @@ def test_paths_and_methods_that_are_not_described_are_refused_in_json(served):
             assert (answer.status_code, answer.json()["error"]) == (404, "NotFound"), path
         for path, found in document()["paths"].items():
             for method in {"get", "put", "post", "delete", "patch", "options"} - set(found):
-                answer = client.request(method, path.format(head="head0", key="00" * 32))
+                answer = client.request(
+                    method, path.format(head="head0", key="00" * 32, fit="fit0")
+                )
                 assert (answer.status_code, answer.json()["error"]) == (405, "MethodNotAllowed")
                 assert set(found) == {m.lower() for m in answer.headers["allow"].split(", ")} - {
                     "head"

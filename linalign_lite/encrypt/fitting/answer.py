@@ -27,11 +27,11 @@ from linalign_lite.encrypt.fitting.descriptions import (
     told_bits,
     told_states,
 )
-from linalign_lite.encrypt.fitting.offer import key_files, signed_bytes
+from linalign_lite.encrypt.fitting.offer import public_of, signed_bytes
 from linalign_lite.encrypt.fitting.products import FoldSums, TargetMoments, block_dims, limit_held
 from linalign_lite.encrypt.fitting.shape import FitShape, count_distinct, require_fine
 from linalign_lite.encrypt.fitting.sources import TextStates
-from linalign_lite.encrypt.key_proof import is_proven, load_proof
+from linalign_lite.encrypt.key_proof import is_proven
 from linalign_lite.encrypt.keys import PublicKey, seal_context
 from linalign_lite.encrypt.masks import Masks
 from linalign_lite.encrypt.messages import Progress
@@ -81,7 +81,7 @@ def answer_fit(
     target = TextStates(states)
     with open_framed(offer_path, Kind.OFFER) as reader:
         offer = OfferInfo.from_header(reader.header, reader.name)
-        key = _known(offer, [_beside(offer_path)] if keys is None else keys)
+        key = _known(offer, [public_of(offer_path)] if keys is None else keys)
         _require_account(key, accounts)
         _require_same_texts(offer, target)
         offer.shape.require_enough()
@@ -159,12 +159,6 @@ def _known(offer: OfferInfo, keys: Iterable[PublicKey]) -> PublicKey:
         expected="a proof that it is well formed, which hides the provider's states",
         hint="ask the client for the proof beside its offer",
     )
-
-
-def _beside(offer: PathLike) -> PublicKey:
-    """Load the key and the proof that an offer came with."""
-    public_at, proof_at = key_files(offer)
-    return load_proof(proof_at, PublicKey.load(public_at))
 
 
 def _require_account(key: PublicKey, accounts: Collection[bytes] | None) -> None:

@@ -19,8 +19,8 @@ from linalign_lite.encrypt.fitting.descriptions import OfferInfo
 from linalign_lite.encrypt.fitting.kept import Columns, KeptOffer, choose_columns, measure_source
 from linalign_lite.encrypt.fitting.shape import FitShape, choose_folds, count_distinct
 from linalign_lite.encrypt.fitting.sources import TextStates
-from linalign_lite.encrypt.key_proof import proven, save_proof
-from linalign_lite.encrypt.keys import SecretKey, keygen
+from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
+from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
 from linalign_lite.encrypt.messages import ID_BYTES, Progress
 from linalign_lite.encrypt.modular import add_encoded, pack_seeded
 from linalign_lite.encrypt.parameters import PRIVATE, Parameters
@@ -137,6 +137,12 @@ def key_files(offer: PathLike) -> tuple[Path, Path]:
     path = Path(offer)
     stem = path.stem if path.suffix == ".offer" else path.name
     return path.with_name(f"{stem}.public.key"), path.with_name(f"{stem}.public.proof")
+
+
+def public_of(offer: PathLike) -> PublicKey:
+    """Load the public key beside an offer, with its proof. Raises FormatError or InputError."""
+    public_at, proof_at = key_files(offer)
+    return load_proof(proof_at, PublicKey.load(public_at))
 
 
 def _require_absent(path: PathLike) -> None:

@@ -247,6 +247,7 @@ def finish(
     kept: Annotated[Path, Option("--kept", help="The file that offer kept.")],
     method: Annotated[MomentsMethod, Option(help="Method of the fit.")] = MomentsMethod.ridge,
     penalty: shared.Penalty = "auto",
+    strict: shared.Strict = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -279,7 +280,7 @@ def finish(
     destroy_kept(kept)
     console.warn(report.warnings)
     lines = pair_lines([("map", to), *report.rows(), ("key", f"destroyed, with {kept}")])
-    console.result({"out": str(to), **report.as_dict()}, lines)
+    console.judged({"out": str(to), **report.as_dict()}, lines, report.verdict, strict=strict)
 
 
 def _read(states: str) -> TextStates:

@@ -33,6 +33,7 @@ from linalign_lite import (
     save,
 )
 from linalign_lite.alignment.moments import assign_folds, folded
+from linalign_lite.bundle.file_types import detect_kind
 from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.core.shards.states_folder import open_states, write_shards
 from linalign_lite.encrypt.fitting import checkpoint, kept, offer, products
@@ -486,6 +487,14 @@ def test_a_kept_file_that_others_may_read_is_refused(done, tmp_path):
     copy.chmod(0o640)
     with pytest.raises(InputError, match="can be read or written by others"):
         KeptOffer.load(copy)
+
+
+def test_a_kept_file_goes_into_no_bundle(done, tmp_path):
+    with pytest.raises(FormatError, match=r"m\.kept\.npz"):
+        detect_kind(done.kept_at)
+    hidden = tmp_path / "model.onnx"
+    hidden.write_bytes(done.kept_at.read_bytes())
+    assert SECRET.to_bytes() in hidden.read_bytes()  # as bundles look for secrets
 
 
 def altered(path, out, change):

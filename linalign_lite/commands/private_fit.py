@@ -221,6 +221,7 @@ def ask(
     from linalign_lite.encrypt.fitting.descriptions import OfferInfo
     from linalign_lite.encrypt.fitting.offer import public_of
     from linalign_lite.encrypt.wire import Kind, open_framed
+    from linalign_lite.service.remote_fit import choose_fit
     from linalign_lite.service.remote_provider import RemoteProvider
 
     console = Console(as_json, quiet)
@@ -232,7 +233,7 @@ def ask(
     with RemoteProvider(
         url, seconds=_PATIENCE, progress=said, **tls_options(cacert, cert, cert_key)
     ) as provider:
-        chosen = provider.chosen_fit(asked, fit)
+        chosen = choose_fit(provider.fits(), asked, fit)
         said(f"asking for products with {chosen.name}, {chosen.dim} dimensions")
         provider.answer_fit(chosen.name, offer_at, out)
     size = out.stat().st_size

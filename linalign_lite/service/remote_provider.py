@@ -18,7 +18,7 @@ from typing import IO, Annotated, Any
 
 from linalign_lite.core.signing import SigningKey
 from linalign_lite.core.space import MAX_DIM, Space
-from linalign_lite.encrypt.fitting.descriptions import AnswerInfo, OfferInfo
+from linalign_lite.encrypt.fitting.descriptions import AnswerInfo
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.messages import MAX_OUTPUTS, Query, Response
 from linalign_lite.encrypt.wire import Kind, Reader
@@ -42,6 +42,7 @@ from linalign_lite.retrieval.index.card import (
 from linalign_lite.retrieval.index.clusters import Centroids, checked_centroids, require_clusters
 from linalign_lite.service import budget_requests
 from linalign_lite.service.protocol import HEAD_NAME, STATUS
+from linalign_lite.service.remote_fit import RemoteFit
 from linalign_lite.storage.atomic import PathLike, atomic, open_regular, require_replaceable
 from linalign_lite.storage.schema import Range, Size, parse_known, strict_json
 
@@ -76,18 +77,6 @@ class RemoteHead:
     has_budget: bool
     dim: Annotated[int, Range(1, MAX_DIM)]
     index: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteFit:
-    """States of a service for private fits, of ``texts`` texts. ``most_bytes``: of an offer."""
-
-    name: str
-    space: Space
-    dim: Annotated[int, Range(1, MAX_DIM)]
-    texts: Annotated[int, Range(1, 1 << 32)]
-    text_digest: str
-    most_bytes: Annotated[int, Range(1, 1 << 53)]
 
 
 class RemoteProvider:
@@ -184,29 +173,6 @@ class RemoteProvider:
             return tuple(parse_known(RemoteFit, f, "a fit") for f in found["fits"])
         except (InputError, KeyError, TypeError) as e:
             raise FormatError("the service describes its fits in an unknown form") from e
-
-    def chosen_fit(self, offer: OfferInfo, name: str | None = None) -> RemoteFit:
-        """Describe the states for an offer: those named, or the only ones of its texts.
-
-        Raises InputError for no or several such states, MismatchError where they are of others.
-        """
-        fits, texts = self.fits(), (offer.text_digest, offer.n)
-        named = [f for f in fits if name in (None, f.name)]
-        found = [f for f in named if (f.text_digest, f.texts) == texts]
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(f.name for f in found or fits)[:200]
-        if found:
-            raise InputError("the service has several states of these texts", expected=names)
-        if name is not None and not named:
-            what = "the service has no such states for private fits"
-            raise InputError(what, got=name, expected=names or "none are there")
-        raise MismatchError(
-            "the service has no states of the offer's texts, in its order",
-            got=f"text digest {offer.text_digest[:8]} ({offer.n} texts)",
-            expected=", ".join(f"{f.text_digest[:8]} ({f.texts} texts)" for f in named)[:200],
-            hint="extract your states from the texts that the provider names",
-        )
 
     def answer_fit(self, fit: str, offer: PathLike, out: PathLike) -> None:
         """Have the offer of `offer_fit` answered by the states ``fit``, as the file ``out``.

@@ -19,7 +19,9 @@ from served import ask, serving
 from linalign_lite import HiddenStates, finish_fit, fit, keygen, save
 from linalign_lite.core.hidden_states import text_digest
 from linalign_lite.core.signing import SigningKey
+from linalign_lite.core.space import Space
 from linalign_lite.encrypt.budgets.budget import Budget
+from linalign_lite.encrypt.fitting.descriptions import OfferInfo
 from linalign_lite.encrypt.fitting.offer import key_files, signed_bytes, write_offer
 from linalign_lite.encrypt.key_proof import proven, save_proof
 from linalign_lite.encrypt.wire import Kind, framed_bytes, open_framed
@@ -34,6 +36,7 @@ from linalign_lite.errors import (
 from linalign_lite.service.admission import BusyError
 from linalign_lite.service.configuration import Configuration
 from linalign_lite.service.fit_requests import MOST_HELD, FitRequests
+from linalign_lite.service.remote_fit import RemoteFit, choose_fit
 from linalign_lite.service.remote_provider import RemoteProvider
 from linalign_lite.service.startup import require_usable
 
@@ -219,6 +222,26 @@ def test_a_kill_loses_no_offer(account, tmp_path, which):
         served.folder = tmp_path
         assert used(served) == TOLD
         finish_fit(out, tmp_path / "m.kept.npz", tmp_path / "m.map.npz")
+
+
+def test_states_are_chosen_by_their_texts(account, tmp_path):
+    with open_framed(offered(tmp_path, states(TEXTS, COLUMNS, 1), account), Kind.OFFER) as reader:
+        offer = OfferInfo.from_header(reader.header, reader.name)
+    mine, other = offer.text_digest, "0" * 64
+    made = [
+        RemoteFit(name=n, space=Space(3), dim=3, texts=TEXTS, text_digest=t, most_bytes=9)
+        for n, t in (("a", other), ("b", mine), ("c", mine))
+    ]
+    assert choose_fit(made[:2], offer).name == "b"
+    assert choose_fit(made, offer, "c").name == "c"
+    for fits, name, kind, said in (
+        (made, None, InputError, "several states of these texts: expected b, c"),
+        (made, "d", InputError, "no such states for private fits: got d, expected a, b, c"),
+        (made, "a", MismatchError, "no states of the offer's texts"),
+        ([], None, MismatchError, "no states of the offer's texts"),
+    ):
+        with pytest.raises(kind, match=said):
+            choose_fit(fits, offer, name)
 
 
 def test_offers_that_arrive_at_once_are_few():

@@ -26,20 +26,24 @@ def demo(
     """Run the whole exchange on two small bundled models.
 
     Plays provider and client: extracts states, fits a map, trains a classifier, and scores
-    encrypted queries. With fit-private, fits the map without showing either party's states. Needs
-    no network.
+    encrypted queries. With search, the provider makes an index of documents in place of a
+    classifier, and the client searches it with its own model, encrypted. With fit-private, fits
+    the map without showing either party's states. Needs no network.
 
     \b
     Examples:
       linalign-lite demo
       linalign-lite demo --out somewhere
+      linalign-lite demo search
       linalign-lite demo fit-private
     """
     from linalign_lite.demo.private_fit import run_private_fit
+    from linalign_lite.demo.search import run_search
     from linalign_lite.demo.walkthrough import run as run_classifier
 
     console = Console(as_json, quiet)
-    run = run_private_fit if exchange == Demo.fit_private else run_classifier
+    runs = {Demo.search: run_search, Demo.fit_private: run_private_fit}
+    run = runs.get(exchange, run_classifier)
     started = time.perf_counter()
     # the steps are notes with --json, else the result
     say = console.note if as_json else typer.echo  # both flush, so that each step shows at once
@@ -52,9 +56,17 @@ def demo(
             figures = run(folder, say)
         ends = [
             f"The files are in {out}; look at one with",
-            f"  linalign-lite inspect {out / 'client' / 'client-to-provider.map.npz'}",
+            f"  linalign-lite {_look(exchange, out)}",
         ]
     console.result(figures, [f"Done in {time.perf_counter() - started:.1f} s.", *ends])
+
+
+def _look(exchange: Demo, out: Path) -> str:
+    """Return a command that shows what the demo in ``out`` made."""
+    if exchange != Demo.search:
+        return f"inspect {out / 'client' / 'client-to-provider.map.npz'}"
+    sent, keys = out / "exchange", out / "client" / "keys"
+    return f"decrypt {sent / 'one.response'} --key {keys} --index {sent / 'index.json'} --top 5"
 
 
 def inspect(

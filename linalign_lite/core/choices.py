@@ -20,7 +20,9 @@ PairingRule = StrEnum("PairingRule", "exact after")
 MapMethod = StrEnum("MapMethod", "ridge lstsq procrustes")
 MomentsMethod = StrEnum("MomentsMethod", "ridge procrustes")  # that need only moments
 HeadMethod = StrEnum("HeadMethod", "auto ridge logistic")
-Demo = StrEnum("Demo", {"classifier": "classifier", "fit_private": "fit-private"})
+Demo = StrEnum(
+    "Demo", {"classifier": "classifier", "search": "search", "fit_private": "fit-private"}
+)
 Profile = StrEnum("Profile", "private trusted")  # of encrypted scoring
 ExportTask = StrEnum("ExportTask", "auto embed generate")
 MapForm = StrEnum("MapForm", "onnx dense faiss")  # of a map for other libraries

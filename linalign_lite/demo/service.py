@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from linalign_lite.demo.steps import new_keys
 from linalign_lite.demo.walkthrough import Walkthrough
-from linalign_lite.encrypt.keys import keygen
 from linalign_lite.storage.atomic import write_atomic
 
 FOLDER = Path("linalign-demo-service")
@@ -29,10 +29,7 @@ def demo_service(say: Callable[[str], None], folder: Path = FOLDER) -> Path:
         keys = client / "keys"
         if not (keys / "public.key").exists():  # it may have been interrupted
             shutil.rmtree(keys, ignore_errors=True)
-            keys.mkdir(mode=0o700)
-            secret, public = keygen()
-            secret.save(keys / "secret.key")
-            public.save(keys / "public.key")
+            new_keys(keys)
         write_atomic(configuration, _CONFIGURATION.encode())  # last: the folder is whole
     return configuration
 

@@ -1,9 +1,6 @@
 """Steps of `linalign-lite demo`: both parties of an exchange, on the bundled models."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,9 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import accuracy
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
+from linalign_lite.demo.steps import Say, Steps, new_keys, size_line
 from linalign_lite.encrypt.client import Client
-from linalign_lite.encrypt.keys import PublicKey, keygen
+from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.provider import Provider
 from linalign_lite.encrypt.scores import Scores
 from linalign_lite.extraction.pipeline import extract
@@ -32,7 +30,6 @@ from linalign_lite.heads.serialization import save
 from linalign_lite.heads.training import train_head
 from linalign_lite.storage.atomic import write_atomic
 
-Say = Callable[[str], None]
 PROMPT, SAMPLE_TOKENS = "One day, Lily went to the park with her mom. She", 20
 EVALUATED_EVERY = 20  # of the public texts, one is held out to evaluate the token map on
 TRAINING_TEXTS = 500  # of the token map: a few seconds' work, and little better with all
@@ -63,12 +60,11 @@ class Walkthrough:
     """Run the steps, print each with its time, and collect the figures."""
 
     def __init__(self, out: Path, say: Say) -> None:
-        self.out, self.say = out, say
+        self.out, self.say, self.step = out, say, Steps(say)
         self.provider, self.client, self.exchange = (
             out / name for name in ("provider", "client", "exchange")
         )
         self.figures: dict[str, Any] = {}
-        self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
         head, affine, provider, client = self.prepare()
@@ -76,7 +72,7 @@ class Walkthrough:
         scores = self._score_encrypted(head, affine, client.test)
         self._compare(scores, head, affine, client.test)
         self._generate(public_texts())
-        self.figures["seconds"] = {k: round(v, 3) for k, v in self.seconds.items()}
+        self.figures["seconds"] = self.step.rounded()
         figures = json.dumps(self.figures, indent=2) + "\n"
         write_atomic(self.out / "figures.json", figures.encode())
         return self.figures
@@ -92,17 +88,6 @@ class Walkthrough:
         save(self.exchange / "provider.public.states.npz", provider.public)
         affine = self._fit(client.public, provider.public)
         return self._train(provider.train), affine, provider, client
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[list[str]]:
-        """Print the name of a step when it is over, then the lines that the block added."""
-        lines: list[str] = []
-        started = time.perf_counter()
-        yield lines
-        self.seconds[name] = time.perf_counter() - started
-        self.say(f"{len(self.seconds)}. {name}  [{self.seconds[name]:.1f} s]")
-        for line in lines:
-            self.say(f"     {line}")
 
     def _write_texts(self, public: Texts, train: Texts, test: Texts) -> None:
         """Write the texts too, so that the steps can be repeated with the commands."""
@@ -171,19 +156,15 @@ class Walkthrough:
     def _score_encrypted(self, head: Head, affine: AffineMap, test: HiddenStates) -> Scores:
         query, response = self.exchange / "test.query", self.exchange / "test.response"
         with self.step("The client makes a key and encrypts its mapped states") as lines:
-            secret, public = keygen()
-            keys = self.client / "keys"
-            keys.mkdir(mode=0o700)
-            secret.save(keys / "secret.key")
-            public.save(keys / "public.key")
+            secret, public = new_keys(self.client / "keys")
             public.save(self.exchange / "public.key")
             client = Client(secret)
             client.encrypt_to(query, test, affine, n_outputs=head.n_outputs)
-            lines.append(_sizes(query, len(test)))
+            lines.append(size_line(query, len(test)))
         with self.step("The provider scores what it cannot read") as lines:
             key = PublicKey.load(self.exchange / "public.key")  # to hide the head in the response
             Provider(head, keys=[key]).score_file(query, response)
-            lines.append(_sizes(response, len(test)))
+            lines.append(size_line(response, len(test)))
         with self.step("The client decrypts the scores"):
             return client.decrypt_from(response, query)
 
@@ -235,8 +216,3 @@ def _fit_tokens(source: Model, target: Model, public: Texts) -> tuple[AffineMap,
 def _continue(source: Model, target: Model, affine: AffineMap | None) -> str:
     pieces = generate(source, target, PROMPT, affine=affine, max_tokens=SAMPLE_TOKENS)
     return "".join(piece.text for piece in pieces)
-
-
-def _sizes(path: Path, count: int) -> str:
-    size = path.stat().st_size
-    return f"{path.name}: {count} queries, {size / 1e6:.1f} MB, {size / count / 1e3:.0f} kB each"

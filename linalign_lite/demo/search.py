@@ -31,7 +31,7 @@ from linalign_lite.storage.atomic import write_atomic
 from linalign_lite.vectors.locations import create_vectors, open_vectors
 from linalign_lite.vectors.source import Batch, VectorInfo
 
-PUBLIC = 2000  # of the public texts: with all 4,000 the map is no better, and reading takes twice as long
+PUBLIC = 2000  # of the public texts: with all 4,000 the map is no better, and reading slower
 TOP = 10
 SHOWN = 3  # documents of each query that is printed
 PRINTED = (45, 72, 133)  # queries; the figures are of all

@@ -1,35 +1,68 @@
-"""Measure one encrypted query of an index, without a network, at growing numbers of rows.
+"""Measure encrypted search of an index: one query at growing numbers of rows; a peer; Cranfield.
 
-    python benchmarks/search.py [--rows 1000,10000,100000] [--dim 384] [--mbit 100] [--rounds 3]
-                                [--unproven] [--threads 1] [--clusters 4]
+    python benchmarks/search.py [--quick] [--rows 1000,10000,...] [--rounds 3] [--akita PYTHON]
+                                [--cranfield] [--dim 384] [--mbit 100] [--threads 1] [--unproven]
 
-Each size runs in a process of its own, on vectors around 2,000 centres: seconds of encrypting,
-scoring and decrypting, the least of --rounds by processor time; bytes up and down; peak memory;
-the share of the first ten of exact search that the answer has. Prints one line of JSON a size.
---clusters: groups rows into √rows clusters, and names as many nearest ones openly; 0 asks them all.
+Sizes: vectors around 2,000 centres, without a network. Each step runs in a process of its own,
+--rounds times, each time for another query: the least seconds by processor time, those of the
+clock, the peak of memory; bytes; the share of the first ten of exact search that is found.
+
+--akita: the Python of an environment with akita-fhe 0.2.0, whose search of 12,288 plaintext rows is
+taken in turn with ours, one thread each. --cranfield: nDCG@10 of MiniLM and EmbeddingGemma through
+a map, encrypted and in the clear, where the client maps its queries or the provider its documents;
+states are those of retrieval.py, in the cache. Needs LINALIGN_SHARED and LINALIGN_REAL.
+
+Each result is kept in results/search.json as soon as it is there: a stopped run resumes. What is
+there is not measured again: remove the file to begin anew. The sizes and the peer take some minutes
+each on two cores. docs/SEARCH.md has the tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import common  # noqa: F401 (sets the environment before NumPy is loaded)
 import numpy as np
+import numpy.typing as npt
+from common import RESULTS, ROOT, publish, ratio
 
-from linalign_lite import Client, Provider, Space, VectorInfo, VectorSource, keygen, open_index
-from linalign_lite.encrypt.key_proof import proven
+from linalign_lite import (
+    AffineMap,
+    Client,
+    HiddenStates,
+    Provider,
+    PublicKey,
+    SecretKey,
+    Space,
+    VectorInfo,
+    VectorSource,
+    fit_retrieval,
+    keygen,
+    open_index,
+)
+from linalign_lite import search as search_clear
+from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
 from linalign_lite.retrieval.index.building import build_index
-from linalign_lite.retrieval.index.clusters import NearestClusters, row_numbers
+from linalign_lite.retrieval.index.card import read_card
+from linalign_lite.retrieval.measures import ndcg, overlap
+from linalign_lite.retrieval.search import comparable
 from linalign_lite.vectors.source import ROWS, Batch
+
+SIZES = "1000,10000,100000,300000,1000000"
+QUICK = "1000"
+PEER, PEER_ROWS, PEER_DIM = "akita", 12_288, 384
+PAIRS = (("MiniLM", "EmbeddingGemma"), ("EmbeddingGemma", "MiniLM"))  # client, provider
+WAYS = ("queries", "documents")  # what is mapped: by the client, by the provider
+TOP = 10
+Job = dict[str, Any]
+Array = npt.NDArray[np.float32]
 
 
 class Clustered(VectorSource):
@@ -45,7 +78,7 @@ class Clustered(VectorSource):
             n = min(rows, count - start)
             yield Batch(tuple(map(str, range(start, start + n))), self.some(start, n))
 
-    def some(self, seed: int, n: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def some(self, seed: int, n: int) -> Array:
         rng = np.random.default_rng(seed + 1)
         noise = rng.standard_normal((n, self.info.dim), dtype=np.float32)
         return self.centres[rng.integers(0, len(self.centres), n)] + 0.8 * noise
@@ -54,68 +87,261 @@ class Clustered(VectorSource):
         return self.info
 
 
-def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Figures of one size, in this process."""
-    import resource
+class Given(VectorSource):
+    """Vectors in memory."""
 
-    index = open_index(folder, verify=False)
-    secret, public = keygen()
-    if not args.unproven:
-        public = proven(secret, public)
-    state = Clustered(1, index.space.dim).some(1 << 40, 1)
-    asked = NearestClusters(index.centroids, args.clusters) if args.clusters else index.card
-    found: list[tuple[float, dict[str, Any]]] = []
-    for _ in range(args.rounds):
-        client = Client(secret, mbit=args.mbit, proven=not args.unproven)
-        provider = Provider(index, keys=[public], cache_bytes=0)
-        query_file, out = folder / "../q.query", folder / "../r.response"
-        marks = [(time.process_time(), time.perf_counter())]
-        info = client.encrypt_to(query_file, state, index=asked)
-        marks.append((time.process_time(), time.perf_counter()))
-        provider.score_file(query_file, out, workers=args.threads)
-        marks.append((time.process_time(), time.perf_counter()))
-        scores = client.decrypt_from(out, query_file)
-        best = row_numbers(index.card, scores.clusters)[scores.top(10)]
-        marks.append((time.process_time(), time.perf_counter()))
-        cpu, wall = ([round(b[i] - a[i], 4) for a, b in itertools.pairwise(marks)] for i in (0, 1))
-        rows, _ = index.search(state, 10)
-        layout = info.layout
-        found.append((sum(cpu), {
-            "rows": len(index), "dim": layout.dim, "packing": layout.packing, "width": layout.width,
-            "clusters": len(scores.clusters), "rows_shown": scores.values.shape[1],
-            "row_bits": index.card.row_bits, "cpu_s": round(sum(cpu), 4),
-            "encrypt_score_decrypt_cpu_s": cpu, "wall_s": round(sum(wall), 4),
-            "bytes_up": query_file.stat().st_size, "bytes_down": out.stat().st_size,
-            "top_10_of_exact": len({*rows[0].tolist()} & {*best[0].tolist()}) / 10,
-        }))  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {**min(found, key=lambda pair: pair[0])[1], "peak_bytes": peak}
+    def __init__(self, vectors: Array, space: Space) -> None:
+        self.vectors, self.info = vectors, VectorInfo(space, len(vectors), ids="rows")
+
+    def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:  # noqa: ARG002
+        for start in range(0, len(self.vectors), rows):
+            some = self.vectors[start : start + rows]
+            yield Batch(tuple(map(str, range(start, start + len(some)))), some)
+
+    def current(self) -> VectorInfo:
+        return self.info
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", default="1000,10000,30000,100000,300000")
+    parser.add_argument("--quick", action="store_true", help="one small size")
+    parser.add_argument("--rows", help=f"numbers of rows; default: {SIZES}")
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--mbit", type=float, default=100.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clusters", type=int, help="nearest clusters that a query names")
     parser.add_argument("--unproven", action="store_true", help="a key without a proof")
-    parser.add_argument("--index", type=Path, help=argparse.SUPPRESS)  # of a process of one size
+    parser.add_argument("--akita", metavar="PYTHON")
+    parser.add_argument("--cranfield", action="store_true")
+    parser.add_argument("--step", nargs=2, metavar=("STEP", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.index is not None:
-        print(json.dumps(measured(args.index, args)), flush=True)
+    if args.step:
+        print(json.dumps(step(args.step[0], Path(args.step[1]), args)), flush=True)
         return
-    for rows in map(int, args.rows.split(",")):
-        with tempfile.TemporaryDirectory() as folder:
-            made = None if args.clusters is None else "auto"
-            card = build_index(Clustered(rows, args.dim), Path(folder) / "index", clusters=made)
-            if card.clusters:
-                print(
-                    {r.clusters: round(r.recall, 3) for r in card.clusters.recalls}, file=sys.stderr
-                )
-            command = [sys.executable, __file__, *sys.argv[1:], "--index", f"{folder}/index"]
-            subprocess.run(command, check=True)
+    path = RESULTS / "search.json"
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    known = [run["job"] for run in runs]
+    for job in plan(args):
+        if job not in known:
+            runs.append({"job": job, **run(job, args)})
+            publish("search", {"runs": runs}, quiet=True)
+            print(json.dumps(runs[-1]), flush=True)
+
+
+def plan(args: argparse.Namespace) -> list[Job]:
+    """List the jobs."""
+    rows = map(int, (args.rows or (QUICK if args.quick else SIZES)).split(","))
+    about = {"mbit": args.mbit, "threads": args.threads, "proven": not args.unproven}
+    found: list[Job] = [{"kind": "size", "rows": n, "dim": args.dim, **about} for n in rows]
+    if args.akita:
+        found.append({"kind": PEER, "rows": PEER_ROWS, "dim": PEER_DIM, **about})
+    if args.cranfield:
+        found += [{"kind": "cranfield", "client": client, "provider": provider, "mapped": way}
+                  for client, provider in PAIRS for way in WAYS]  # fmt: skip
+    return found
+
+
+def run(job: Job, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one job."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if job["kind"] == "cranfield":
+            return cranfield(job, folder)
+        began = time.perf_counter()
+        card = build_index(Clustered(job["rows"], job["dim"]), folder / "index")
+        size = sum(file.stat().st_size for file in (folder / "index").iterdir())
+        built = {"build_seconds": time.perf_counter() - began, "index_bytes": size,
+                 "row_bits": card.row_bits}  # fmt: skip
+        make_keys(folder, proof=job["proven"])
+        if job["kind"] == PEER:
+            return built | beside_peer(job, folder, args)
+        return built | in_steps(job, folder, args.rounds)
+
+
+def make_keys(folder: Path, *, proof: bool) -> None:
+    secret, public = keygen()
+    secret.save(folder / "secret.key")
+    public.save(folder / "public.key")
+    if proof:
+        save_proof(folder / "public.proof", proven(secret, public))
+
+
+def in_steps(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
+    """Encrypt, score, decrypt, each in a process of its own; what each took, and what was found."""
+    words = ["--rounds", str(rounds), "--mbit", str(job["mbit"]), "--threads", str(job["threads"])]
+    took = {}
+    for name in STEPS:
+        command = [sys.executable, __file__, "--step", name, str(folder), *words]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        took[name] = json.loads(done.stdout.splitlines()[-1])
+    about = took["encrypt"].pop("about")
+    found = took["decrypt"].pop("overlap")
+    keys = [folder / f"public.{end}" for end in ("key", "proof")]
+    return {
+        **about,
+        "steps": took,
+        "cpu_seconds": sum(one["cpu_seconds"] for one in took.values()),
+        "seconds": sum(one["seconds"] for one in took.values()),
+        "query_bytes": (folder / "0.query").stat().st_size,
+        "response_bytes": (folder / "0.response").stat().st_size,
+        "key_bytes": sum(key.stat().st_size for key in keys if key.exists()),
+        "overlap": found,
+    }
+
+
+def step(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Run one step here, once for each query: the least it took, and the peak of memory."""
+    once, more = STEPS[name](folder, args)
+    took = []
+    for i in range(args.rounds):
+        cpu, clock = time.process_time(), time.perf_counter()
+        once(i)
+        took.append((time.process_time() - cpu, time.perf_counter() - clock))
+    cpu, clock = min(took)
+    return {"cpu_seconds": cpu, "seconds": clock, "peak_bytes": peak_bytes(), **more()}
+
+
+def peak_bytes() -> int:
+    """Peak of this process's memory; getrusage's is that of the parent where that had more."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+Step = tuple[Callable[[int], Any], Callable[[], dict[str, Any]]]  # of query i; what else it says
+
+
+def client_of(folder: Path, args: argparse.Namespace) -> Client:
+    secret, proof = SecretKey.load(folder / "secret.key"), (folder / "public.proof").exists()
+    return Client(secret, mbit=args.mbit, proven=proof)
+
+
+def state_of(i: int, dim: int) -> Array:
+    return Clustered(1, dim).some((1 << 40) + i, 1)
+
+
+def encrypt(folder: Path, args: argparse.Namespace) -> Step:
+    client, card = client_of(folder, args), read_card(folder / "index")
+    infos = {}
+
+    def once(i: int) -> None:
+        state = state_of(i, card.space.dim)
+        infos[i] = client.encrypt_to(folder / f"{i}.query", state, index=card)
+
+    def more() -> dict[str, Any]:
+        layout = infos[0].layout
+        return {"about": {"packing": layout.packing, "chunks": layout.chunks,
+                          "products": layout.products(card.rows)}}  # fmt: skip
+
+    return once, more
+
+
+def score(folder: Path, args: argparse.Namespace) -> Step:
+    index, public = (
+        open_index(folder / "index", verify=False),
+        PublicKey.load(folder / "public.key"),
+    )
+    if (folder / "public.proof").exists():
+        public = load_proof(folder / "public.proof", public)
+    provider = Provider(index, keys=[public], cache_bytes=0)
+
+    def once(i: int) -> None:
+        files = folder / f"{i}.query", folder / f"{i}.response"
+        provider.score_file(*files, workers=args.threads)
+
+    return once, dict
+
+
+def decrypt(folder: Path, args: argparse.Namespace) -> Step:
+    client, best = client_of(folder, args), {}
+
+    def once(i: int) -> None:
+        files = folder / f"{i}.response", folder / f"{i}.query"
+        best[i] = client.decrypt_from(*files).top(TOP)
+
+    def more() -> dict[str, Any]:
+        index = open_index(folder / "index", verify=False)
+        exact = [index.search(state_of(i, index.space.dim), TOP)[0] for i in best]
+        found = overlap(np.concatenate(list(best.values())), np.concatenate(exact), TOP)
+        return {"overlap": float(found.mean())}
+
+    return once, more
+
+
+STEPS: dict[str, Callable[[Path, argparse.Namespace], Step]] = {
+    "encrypt": encrypt,
+    "score": score,
+    "decrypt": decrypt,
+}
+
+
+def beside_peer(job: Job, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The peer's search of the same vectors and ours, in turn, and the ratios of the turns."""
+    script, given = ROOT / "benchmarks" / "peers" / "akita_search.py", folder / "given.npz"
+    source = Clustered(job["rows"], job["dim"])
+    rows = np.concatenate([batch.vectors for batch in source.batches()])
+    state = state_of(0, job["dim"])
+    np.savez(given, rows=comparable(rows, "cosine"), query=comparable(state, "cosine")[0])
+    ours, theirs = [], []
+    for _ in range(args.rounds):
+        ours.append(in_steps(job, folder, 1))
+        said = subprocess.run([args.akita, str(script), str(given), str(job["threads"])],
+                              check=True, capture_output=True, text=True)  # fmt: skip
+        theirs.append(json.loads(said.stdout.splitlines()[-1]))
+    times = {
+        name: ratio(*([one[name] for one in side] for side in (theirs, ours)))
+        for name in ("cpu_seconds", "seconds")
+    }
+    least = [min(side, key=lambda one: one["cpu_seconds"]) for side in (ours, theirs)]
+    return {"ours": least[0], "theirs": least[1], "ratios": times}
+
+
+def cranfield(job: Job, folder: Path) -> dict[str, Any]:
+    """nDCG@10 through a map, encrypted and in the clear, every query and document of Cranfield."""
+    from common import data
+    from retrieval import collection, states
+
+    at = data("cranfield")
+    judged = collection(at).binary()
+
+    def of(party: str, part: str) -> HiddenStates:
+        return states(job[party], "cranfield", at, part)
+
+    queries, documents = of("client", "queries"), of("provider", "documents")
+    own, theirs = of("client", "documents"), of("provider", "documents")
+    affine: AffineMap | None = None
+    if job["mapped"] == "queries":
+        affine, _ = fit_retrieval(own, theirs)
+        vectors, asked = documents.states, affine.apply(queries.states)
+        space = affine.target
+    else:
+        back, _ = fit_retrieval(theirs, own, use="documents")
+        vectors, asked, space = back.apply(documents.states), queries.states, back.target
+    build_index(Given(np.asarray(vectors, np.float32), space), folder / "index")
+    index = open_index(folder / "index")
+    make_keys(folder, proof=True)
+    secret, public = SecretKey.load(folder / "secret.key"), PublicKey.load(folder / "public.key")
+    provider = Provider(index, keys=[load_proof(folder / "public.proof", public)])
+    client = Client(secret, proven=True)
+    began = time.process_time()
+    query = client.encrypt(queries, affine, index=index.card)
+    response = provider.score(query)
+    found = client.decrypt(response, query).top(TOP)
+    took = time.process_time() - began
+    rankings = {
+        "encrypted": found,
+        "clear": search_clear(asked, vectors, TOP)[0],
+        "native": search_clear(of("provider", "queries").states, documents.states, TOP)[0],
+    }
+    return {
+        "queries": len(queries),
+        "documents": len(index),
+        "row_bits": index.card.row_bits,
+        "ndcg": {k: float(ndcg(r, judged.judgements, TOP).mean()) for k, r in rankings.items()},
+        "overlap": float(overlap(found, rankings["clear"], TOP).mean()),
+        "cpu_seconds": took,
+        "query_bytes": sum(map(len, query.payloads)),
+        "response_bytes": sum(map(len, response.payloads)),
+    }
 
 
 if __name__ == "__main__":

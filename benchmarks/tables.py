@@ -19,6 +19,7 @@ from tabling import (
     published,
     replication,
     retrieval,
+    search,
     verdicts,
 )
 
@@ -32,6 +33,7 @@ PAGES = (
             "FIGURES",
             "PRIVATE_FIT",
             "REPLICATION",
+            "SEARCH",
             "SERVICE",
             "SMALL",
             "VERDICTS",
@@ -47,9 +49,11 @@ KINDS = (
     published,
     replication,
     retrieval,
+    search,
     verdicts,
 )
-PICTURES = {ROOT / "docs" / "images" / "few_pairs.svg": few_pairs.picture}
+IMAGES = ROOT / "docs" / "images"
+PICTURES = {IMAGES / "few_pairs.svg": few_pairs.picture, IMAGES / "search.svg": search.picture}
 TABLES = {f.__name__: f for kind in KINDS for f in kind.TABLES}
 
 

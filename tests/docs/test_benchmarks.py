@@ -191,6 +191,31 @@ def test_the_page_is_what_the_results_say(scale, tmp_path):
     assert plot.read_bytes() == (ROOT / "docs" / "images" / "scale.svg").read_bytes()
 
 
+def a_search(rows):
+    """A result of `search.py` of so many rows: 0.1 + 2·√(n / 10⁶) + 5·n / 10⁶ seconds."""
+    seconds = 0.1 + 2 * (rows / 1e6) ** 0.5 + 5 * rows / 1e6
+    step = {"cpu_seconds": seconds / 3, "peak_bytes": 60_000_000 + 700 * rows}
+    steps = dict.fromkeys(("encrypt", "score", "decrypt"), step)
+    return {"job": {"kind": "size", "rows": rows}, "steps": steps, "cpu_seconds": seconds,
+            "seconds": seconds, "index_bytes": 768 * rows, "query_bytes": 7000 * rows**0.5,
+            "response_bytes": 7000 * rows**0.5, "overlap": 1.0}  # fmt: skip
+
+
+def test_formulas_of_a_search_are_those_of_its_results(monkeypatch):
+    import importlib
+
+    search = importlib.import_module("tabling.search")
+    made = [a_search(n) for n in (1_000_000, 1000, 10_000, 100_000, 300_000)]
+    monkeypatch.setattr(search, "load", lambda _: {"runs": made})
+    table = search.search_formula()
+    assert "| seconds of one core, s | 0.1 + 2 · √(n / 10⁶) + 5 · n / 10⁶ | 0% |" in table
+    assert "| query and response, MB | 14 · √(n / 10⁶) | 0% |" in table
+    assert search.search().splitlines()[2].startswith("| 1,000 | 0.8 MB | 0.22 MB | 0.22 MB |")
+    assert "Not measured yet" in search.search_peer()
+    assert "Not measured yet" in search.search_cranfield()
+    assert "7.1 of 1,000,000" in search.picture()
+
+
 def test_a_plots_points_lie_where_they_were_measured(scale):
     import xml.etree.ElementTree as ET
 

@@ -12,7 +12,7 @@ from linalign_lite import keygen
 
 IMAGES = ROOT / "docs" / "images"
 SVG = "{http://www.w3.org/2000/svg}"
-OURS = ["private_fit", "protocol", "threats"]
+OURS = ["private_fit", "private_search", "protocol", "threats"]
 TEXT, GROUND = ("text", ".s", ".h", ".wt"), (".bg", ".c", ".p", ".n")
 
 

@@ -93,7 +93,7 @@ def rows_of(printed):
 
 @pytest.fixture(scope="module")
 def ways(found, tmp_path_factory):
-    """Of each way: the index, the words with which clients ask, and nDCG@10 in the clear."""
+    """The index of each way, the words with which clients ask, and nDCG@10 in the clear."""
     folder, out = found[0], tmp_path_factory.mktemp("ways")
     provider, client = folder / "provider", folder / "client"
     queries = la.load_states(client / "queries.states.npz")

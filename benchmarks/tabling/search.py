@@ -14,6 +14,7 @@ from tabling.base import load, table
 from tabling.plot import Line, Picture, svg
 
 Run = dict[str, Any]
+USUAL = {"dim": 384, "mbit": 100.0, "threads": 1, "proven": True}  # of what is shown
 QUANTITIES: tuple[tuple[str, str, Callable[[Run], float]], ...] = (
     ("seconds of one core", "s", lambda r: r["cpu_seconds"]),
     ("query and response", "MB", lambda r: (r["query_bytes"] + r["response_bytes"]) / 1e6),
@@ -23,8 +24,12 @@ QUANTITIES: tuple[tuple[str, str, Callable[[Run], float]], ...] = (
 
 
 def runs(kind: str) -> list[Run]:
-    """Results of a kind, by rows."""
-    found = [r for r in load("search")["runs"] if r["job"]["kind"] == kind]
+    """Results of a kind, with the usual options, by rows."""
+    found = [
+        r
+        for r in load("search")["runs"]
+        if r["job"]["kind"] == kind and all(r["job"].get(k, v) == v for k, v in USUAL.items())
+    ]
     return sorted(found, key=lambda r: r["job"].get("rows", 0))
 
 

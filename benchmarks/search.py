@@ -323,7 +323,8 @@ def cranfield(job: Job, folder: Path) -> dict[str, Any]:
     provider = Provider(index, keys=[load_proof(folder / "public.proof", public)])
     client = Client(secret, proven=True)
     began = time.process_time()
-    query = client.encrypt(queries, affine, index=index.card)
+    # as an array: queries of EmbeddingGemma have another prompt than the map's and index's texts
+    query = client.encrypt(queries.states, affine, index=index.card)
     response = provider.score(query)
     found = client.decrypt(response, query).top(TOP)
     took = time.process_time() - began

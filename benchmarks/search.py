@@ -1,7 +1,8 @@
 """Measure encrypted search of an index: one query at growing numbers of rows; a peer; Cranfield.
 
     python benchmarks/search.py [--quick] [--rows 1000,10000,...] [--rounds 3] [--akita PYTHON]
-                                [--cranfield] [--dim 384] [--mbit 100] [--threads 1] [--unproven]
+                                [--cranfield] [--again] [--dim 384] [--mbit 100] [--threads 1]
+                                [--unproven]
 
 Sizes: vectors around 2,000 centres, without a network. Each step runs in a process of its own,
 --rounds times, each time for another query: the least seconds by processor time, those of the
@@ -13,8 +14,8 @@ a map, encrypted and in the clear, where the client maps its queries or the prov
 states are those of retrieval.py, in the cache. Needs LINALIGN_SHARED and LINALIGN_REAL.
 
 Each result is kept in results/search.json as soon as it is there: a stopped run resumes. What is
-there is not measured again: remove the file to begin anew. The sizes and the peer take some minutes
-each on two cores. docs/SEARCH.md has the tables.
+there is not measured again, unless with --again. The sizes and the peer take some minutes each on
+two cores. docs/SEARCH.md has the tables.
 """
 
 from __future__ import annotations
@@ -87,19 +88,14 @@ class Clustered(VectorSource):
         return self.info
 
 
-class Given(VectorSource):
-    """Vectors in memory."""
+class Given(Clustered):
+    """Vectors in memory, in the same batches."""
 
     def __init__(self, vectors: Array, space: Space) -> None:
         self.vectors, self.info = vectors, VectorInfo(space, len(vectors), ids="rows")
 
-    def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:  # noqa: ARG002
-        for start in range(0, len(self.vectors), rows):
-            some = self.vectors[start : start + rows]
-            yield Batch(tuple(map(str, range(start, start + len(some)))), some)
-
-    def current(self) -> VectorInfo:
-        return self.info
+    def some(self, seed: int, n: int) -> Array:
+        return self.vectors[seed : seed + n]
 
 
 def main() -> None:
@@ -113,6 +109,7 @@ def main() -> None:
     parser.add_argument("--unproven", action="store_true", help="a key without a proof")
     parser.add_argument("--akita", metavar="PYTHON")
     parser.add_argument("--cranfield", action="store_true")
+    parser.add_argument("--again", action="store_true", help="also what was measured before")
     parser.add_argument("--step", nargs=2, metavar=("STEP", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
@@ -120,8 +117,11 @@ def main() -> None:
         return
     path = RESULTS / "search.json"
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    known = [run["job"] for run in runs]
-    for job in plan(args):
+    jobs = plan(args)
+    if args.again:
+        runs = [found for found in runs if found["job"] not in jobs]
+    known = [found["job"] for found in runs]
+    for job in jobs:
         if job not in known:
             runs.append({"job": job, **run(job, args)})
             publish("search", {"runs": runs}, quiet=True)

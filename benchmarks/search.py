@@ -2,11 +2,14 @@
 
     python benchmarks/search.py [--quick] [--rows 1000,10000,...] [--rounds 3] [--akita PYTHON]
                                 [--cranfield] [--again] [--dim 384] [--mbit 100] [--threads 1]
-                                [--unproven]
+                                [--unproven] [--clusters 4]
 
 Sizes: vectors around 2,000 centres, without a network. Each step runs in a process of its own,
 --rounds times, each time for another query: the least seconds by processor time, those of the
 clock, the peak of memory; bytes; the share of the first ten of exact search that is found.
+
+--clusters: groups rows into about √rows clusters, of which a query names so many nearest ones
+openly, with 0 none. docs/DESIGN.md has their costs.
 
 --akita: the Python of an environment with akita-fhe 0.2.0, whose search of 12,288 plaintext rows is
 taken in turn with ours, one thread each. --cranfield: nDCG@10 of MiniLM and EmbeddingGemma through
@@ -26,13 +29,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from common import RESULTS, ROOT, publish, ratio
+from search_steps import STEPS, TOP, Clustered, Given, state_of, step
 
 from linalign_lite import (
     AffineMap,
@@ -41,9 +43,6 @@ from linalign_lite import (
     Provider,
     PublicKey,
     SecretKey,
-    Space,
-    VectorInfo,
-    VectorSource,
     fit_retrieval,
     keygen,
     open_index,
@@ -51,51 +50,15 @@ from linalign_lite import (
 from linalign_lite import search as search_clear
 from linalign_lite.encrypt.key_proof import load_proof, proven, save_proof
 from linalign_lite.retrieval.index.building import build_index
-from linalign_lite.retrieval.index.card import read_card
 from linalign_lite.retrieval.measures import ndcg, overlap
 from linalign_lite.retrieval.search import comparable
-from linalign_lite.vectors.source import ROWS, Batch
 
 SIZES = "1000,10000,100000,300000,1000000"
 QUICK = "1000"
 PEER, PEER_ROWS, PEER_DIM = "akita", 12_288, 384
 PAIRS = (("MiniLM", "EmbeddingGemma"), ("EmbeddingGemma", "MiniLM"))  # client, provider
 WAYS = ("queries", "documents")  # what is mapped: by the client, by the provider
-TOP = 10
 Job = dict[str, Any]
-Array = npt.NDArray[np.float32]
-
-
-class Clustered(VectorSource):
-    """Normal vectors around centres, made batch by batch: the same in every pass."""
-
-    def __init__(self, rows: int, dim: int) -> None:
-        self.info = VectorInfo(Space(dim), rows, ids="rows")
-        self.centres = np.random.default_rng(0).normal(size=(2000, dim)).astype(np.float32)
-
-    def batches(self, rows: int = ROWS, after: str = "") -> Iterator[Batch]:  # noqa: ARG002
-        count = self.info.count or 0
-        for start in range(0, count, rows):
-            n = min(rows, count - start)
-            yield Batch(tuple(map(str, range(start, start + n))), self.some(start, n))
-
-    def some(self, seed: int, n: int) -> Array:
-        rng = np.random.default_rng(seed + 1)
-        noise = rng.standard_normal((n, self.info.dim), dtype=np.float32)
-        return self.centres[rng.integers(0, len(self.centres), n)] + 0.8 * noise
-
-    def current(self) -> VectorInfo:
-        return self.info
-
-
-class Given(Clustered):
-    """Vectors in memory, in the same batches."""
-
-    def __init__(self, vectors: Array, space: Space) -> None:
-        self.vectors, self.info = vectors, VectorInfo(space, len(vectors), ids="rows")
-
-    def some(self, seed: int, n: int) -> Array:
-        return self.vectors[seed : seed + n]
 
 
 def main() -> None:
@@ -106,6 +69,7 @@ def main() -> None:
     parser.add_argument("--mbit", type=float, default=100.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clusters", type=int, help="nearest clusters that a query names")
     parser.add_argument("--unproven", action="store_true", help="a key without a proof")
     parser.add_argument("--akita", metavar="PYTHON")
     parser.add_argument("--cranfield", action="store_true")
@@ -131,8 +95,9 @@ def main() -> None:
 def plan(args: argparse.Namespace) -> list[Job]:
     """List the jobs."""
     rows = map(int, (args.rows or (QUICK if args.quick else SIZES)).split(","))
-    about = {"mbit": args.mbit, "threads": args.threads, "proven": not args.unproven}
-    found: list[Job] = [{"kind": "size", "rows": n, "dim": args.dim, **about} for n in rows]
+    about: Job = {"mbit": args.mbit, "threads": args.threads, "proven": not args.unproven}
+    size = about if args.clusters is None else {**about, "clusters": args.clusters}
+    found: list[Job] = [{"kind": "size", "rows": n, "dim": args.dim, **size} for n in rows]
     if args.akita:
         found.append({"kind": PEER, "rows": PEER_ROWS, "dim": PEER_DIM, **about})
     if args.cranfield:
@@ -148,10 +113,14 @@ def run(job: Job, args: argparse.Namespace) -> dict[str, Any]:
         if job["kind"] == "cranfield":
             return cranfield(job, folder)
         began = time.perf_counter()
-        card = build_index(Clustered(job["rows"], job["dim"]), folder / "index")
+        made: Literal["auto"] | None = "auto" if "clusters" in job else None
+        source = Clustered(job["rows"], job["dim"])
+        card = build_index(source, folder / "index", clusters=made)
         size = sum(file.stat().st_size for file in (folder / "index").iterdir())
-        built = {"build_seconds": time.perf_counter() - began, "index_bytes": size,
+        built: dict[str, Any] = {"build_seconds": time.perf_counter() - began, "index_bytes": size,
                  "row_bits": card.row_bits}  # fmt: skip
+        if card.clusters:
+            built["recalls"] = {str(one.clusters): one.recall for one in card.clusters.recalls}
         make_keys(folder, proof=job["proven"])
         if job["kind"] == PEER:
             return built | beside_peer(job, folder, args)
@@ -169,109 +138,26 @@ def make_keys(folder: Path, *, proof: bool) -> None:
 def in_steps(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
     """Encrypt, score, decrypt, each in a process of its own; what each took, and what was found."""
     words = ["--rounds", str(rounds), "--mbit", str(job["mbit"]), "--threads", str(job["threads"])]
+    if job.get("clusters") is not None:
+        words += ["--clusters", str(job["clusters"])]
     took = {}
     for name in STEPS:
         command = [sys.executable, __file__, "--step", name, str(folder), *words]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         took[name] = json.loads(done.stdout.splitlines()[-1])
     about = took["encrypt"].pop("about")
-    found = took["decrypt"].pop("overlap")
+    found = {name: took["decrypt"].pop(name) for name in ("overlap", "rows_scored")}
     keys = [folder / f"public.{end}" for end in ("key", "proof")]
     return {
         **about,
+        **found,
         "steps": took,
         "cpu_seconds": sum(one["cpu_seconds"] for one in took.values()),
         "seconds": sum(one["seconds"] for one in took.values()),
         "query_bytes": (folder / "0.query").stat().st_size,
         "response_bytes": (folder / "0.response").stat().st_size,
         "key_bytes": sum(key.stat().st_size for key in keys if key.exists()),
-        "overlap": found,
     }
-
-
-def step(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Run one step here, once for each query: the least it took, and the peak of memory."""
-    once, more = STEPS[name](folder, args)
-    took = []
-    for i in range(args.rounds):
-        cpu, clock = time.process_time(), time.perf_counter()
-        once(i)
-        took.append((time.process_time() - cpu, time.perf_counter() - clock))
-    cpu, clock = min(took)
-    return {"cpu_seconds": cpu, "seconds": clock, "peak_bytes": peak_bytes(), **more()}
-
-
-def peak_bytes() -> int:
-    """Peak of this process's memory; getrusage's is that of the parent where that had more."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) << 10
-
-
-Step = tuple[Callable[[int], Any], Callable[[], dict[str, Any]]]  # of query i; what else it says
-
-
-def client_of(folder: Path, args: argparse.Namespace) -> Client:
-    secret, proof = SecretKey.load(folder / "secret.key"), (folder / "public.proof").exists()
-    return Client(secret, mbit=args.mbit, proven=proof)
-
-
-def state_of(i: int, dim: int) -> Array:
-    return Clustered(1, dim).some((1 << 40) + i, 1)
-
-
-def encrypt(folder: Path, args: argparse.Namespace) -> Step:
-    client, card = client_of(folder, args), read_card(folder / "index")
-    infos = {}
-
-    def once(i: int) -> None:
-        state = state_of(i, card.space.dim)
-        infos[i] = client.encrypt_to(folder / f"{i}.query", state, index=card)
-
-    def more() -> dict[str, Any]:
-        layout = infos[0].layout
-        return {"about": {"packing": layout.packing, "chunks": layout.chunks,
-                          "products": layout.products(card.rows)}}  # fmt: skip
-
-    return once, more
-
-
-def score(folder: Path, args: argparse.Namespace) -> Step:
-    index, public = (
-        open_index(folder / "index", verify=False),
-        PublicKey.load(folder / "public.key"),
-    )
-    if (folder / "public.proof").exists():
-        public = load_proof(folder / "public.proof", public)
-    provider = Provider(index, keys=[public], cache_bytes=0)
-
-    def once(i: int) -> None:
-        files = folder / f"{i}.query", folder / f"{i}.response"
-        provider.score_file(*files, workers=args.threads)
-
-    return once, dict
-
-
-def decrypt(folder: Path, args: argparse.Namespace) -> Step:
-    client, best = client_of(folder, args), {}
-
-    def once(i: int) -> None:
-        files = folder / f"{i}.response", folder / f"{i}.query"
-        best[i] = client.decrypt_from(*files).top(TOP)
-
-    def more() -> dict[str, Any]:
-        index = open_index(folder / "index", verify=False)
-        exact = [index.search(state_of(i, index.space.dim), TOP)[0] for i in best]
-        found = overlap(np.concatenate(list(best.values())), np.concatenate(exact), TOP)
-        return {"overlap": float(found.mean())}
-
-    return once, more
-
-
-STEPS: dict[str, Callable[[Path, argparse.Namespace], Step]] = {
-    "encrypt": encrypt,
-    "score": score,
-    "decrypt": decrypt,
-}
 
 
 def beside_peer(job: Job, folder: Path, args: argparse.Namespace) -> dict[str, Any]:

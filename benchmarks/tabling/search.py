@@ -14,7 +14,8 @@ from tabling.base import load, table
 from tabling.plot import Line, Picture, svg
 
 Run = dict[str, Any]
-USUAL = {"dim": 384, "mbit": 100.0, "threads": 1, "proven": True}  # of what is shown
+# options of the runs that are shown
+USUAL = {"dim": 384, "mbit": 100.0, "threads": 1, "proven": True, "clusters": None}
 QUANTITIES: tuple[tuple[str, str, Callable[[Run], float]], ...] = (
     ("seconds of one core", "s", lambda r: r["cpu_seconds"]),
     ("query and response", "MB", lambda r: (r["query_bytes"] + r["response_bytes"]) / 1e6),

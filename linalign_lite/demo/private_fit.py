@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.demo import CLIENT, PROVIDER, model_folder, public_texts
+from linalign_lite.demo.steps import Say, Steps
 from linalign_lite.encrypt.fitting.answer import answer_fit
 from linalign_lite.encrypt.fitting.descriptions import told_states
 from linalign_lite.encrypt.fitting.finish import finish_fit
@@ -27,29 +25,19 @@ from linalign_lite.storage.atomic import write_atomic
 TEXTS = 3000  # of the public texts: five folds of 4·(144 + 1) and some
 
 
-def run_private_fit(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def run_private_fit(out: Path, say: Say) -> dict[str, Any]:
     """Play both parties of an encrypted fit in the folder ``out`` and return the figures.
 
     The provider's files go to out/provider, the client's to out/client. Only the public texts and
     the files in out/exchange pass between them: an offer with its public key and proof, and the
     answer. At the end the states of both are in one place, for a fit in the clear to compare.
     """
-    seconds: dict[str, float] = {}
+    step = Steps(say)
     provider, client, exchange = (out / name for name in ("provider", "client", "exchange"))
     for folder in (provider, client, exchange):
         folder.mkdir(parents=True, exist_ok=True)
     offer, answer = exchange / "client.offer", exchange / "provider.answer"
     kept, map_file = client / "client.kept.npz", client / "client-to-provider.map.npz"
-
-    @contextmanager
-    def step(name: str) -> Iterator[list[str]]:
-        lines: list[str] = []
-        started = time.perf_counter()
-        yield lines
-        seconds[name] = time.perf_counter() - started
-        say(f"{len(seconds)}. {name}  [{seconds[name]:.1f} s]")
-        for line in lines:
-            say(f"     {line}")
 
     texts = Texts(public_texts().texts[:TEXTS])
     write_atomic(out / "public.txt", "".join(t + "\n" for t in texts.texts).encode())
@@ -93,7 +81,7 @@ def run_private_fit(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
         "held_out_r2": report.held_out_r2,
         "held_out_r2_in_the_clear": expected.held_out_r2,
         "distance": gap,
-        "seconds": {name: round(taken, 3) for name, taken in seconds.items()},
+        "seconds": step.rounded(),
     }
     write_atomic(out / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
     return figures

@@ -153,5 +153,5 @@ def named_queries(
         if ids:
             return states, ids
     else:
-        states = read_queries(queries, model, affine, console)
+        states = read_queries(queries, model, affine, console, search=True)
     return states, [str(i) for i in range(len(states))]

@@ -98,7 +98,7 @@ def encrypt(
     asked, card = load_asked(index, clusters), load_optional_card(index)
     client = make_client(key, account, mbit=mbit)
     affine = load_optional_map(map_file)
-    states = read_queries(queries, model, affine, console)
+    states = read_queries(queries, model, affine, console, search=card is not None)
     with console.progress("encrypting", len(states)) as tally:
         info = client.encrypt_to(
             out, states, affine, n_outputs=outputs, index=asked, progress=tally
@@ -284,16 +284,26 @@ def load_scored(head: Path | None, index: Path | None, map_file: Path | None) ->
 
 
 def read_queries(
-    queries: str, model: Path | None, affine: AffineMap | None, console: Console
+    queries: str,
+    model: Path | None,
+    affine: AffineMap | None,
+    console: Console,
+    *,
+    search: bool = False,
 ) -> HiddenStates:
+    """Read states, or extract those of texts as the map's source was; search: as queries."""
     if model is None:
         return read_encoded(queries)
+    from linalign_lite.extraction.model_card import load_card
     from linalign_lite.extraction.texts import read_texts
 
     source = None if affine is None else affine.source
+    prompt = source.prompt if source and source.model else None
+    if search and "query" in load_card(model, verify=False).prompts:
+        prompt = "query"
     options = ModelOptions(
         pooling=(source.pooling or None) if source else None,
         normalize=source.normalize if source and source.model else None,
-        prompt=source.prompt if source and source.model else None,
+        prompt=prompt,
     )
     return extract_texts(console, model, read_texts(queries), options)

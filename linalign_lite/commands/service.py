@@ -135,10 +135,11 @@ def ask(
     said = console.note
     with RemoteProvider(url, head, progress=said, **trust) as provider:
         chosen = provider.chosen()
-        states = read_queries(queries, model, affine, console)
+        states = read_queries(queries, model, affine, console, search=bool(chosen.index))
         space = states.space if affine is None else affine.target
         hint = "" if affine else "or is --map missing?"
-        chosen.space.require(space, f"these states do not belong to head {chosen.name}", hint=hint)
+        what = f"these states do not belong to head {chosen.name}"
+        chosen.space.require(space, what, hint=hint, any_prompt=bool(chosen.index))
         card, ids = provider.index() if chosen.index else (None, None)
         if clusters is not None and card is None:
             raise InputError("--clusters are of an index", got=f"head {chosen.name}")

@@ -35,15 +35,19 @@ class Space:
     normalize: bool = False
     prompt: Prompt = field(default="", metadata=LEFT_OUT)
 
-    def agrees(self, other: Space) -> bool:
-        """Return True if states of one space may be used in the other. Unknown parts agree."""
+    def agrees(self, other: Space, *, any_prompt: bool = False) -> bool:
+        """Return True if states of one space may be used in the other. Unknown parts agree.
+
+        any_prompt: prompts may differ, as those of a model's queries and documents often do.
+        """
         named = [(self.model, other.model), (self.pooling, other.pooling)]
         if self.dim != other.dim or any(a != b for a, b in named if a and b):
             return False
         if not (self.model or other.model) and self.name and other.name:  # known by name alone
             return self.name == other.name
         # of arrays that a caller brought, normalisation and prompt are unknown
-        same = (self.normalize, self.prompt) == (other.normalize, other.prompt)
+        prompts = any_prompt or self.prompt == other.prompt
+        same = prompts and self.normalize == other.normalize
         return same or not (self.model and other.model)
 
     def describe(self) -> str:
@@ -53,9 +57,9 @@ class Space:
         known = filter(None, (self.name or "unnamed", self.model[:8], self.pooling, unit, prompt))
         return f"{' '.join(known)} ({self.dim} dimensions)"
 
-    def require(self, other: Space, what: str, hint: str = "") -> None:
+    def require(self, other: Space, what: str, hint: str = "", *, any_prompt: bool = False) -> None:
         """Raise MismatchError(what) unless states of ``other`` belong in this space."""
-        if not self.agrees(other):
+        if not self.agrees(other, any_prompt=any_prompt):
             same = "use files made from the same exported model with the same pooling"
             same = same if self.prompt == other.prompt else f"{same} and prompt (`--prompt`)"
             raise MismatchError(

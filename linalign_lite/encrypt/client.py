@@ -162,9 +162,10 @@ class Client:
         space = states.space if map is None else map.target
         card = index.card if isinstance(index, NearestClusters) else index
         if card is not None:
-            card.space.require(space, "these states do not belong in the index's space")
+            what = "these states do not belong in the index's space"
+            card.space.require(space, what, any_prompt=True)
         unit = card is not None and card.metric == "cosine"
-        values, norms = _mapped(states, map, unit=unit)
+        values, norms = _mapped(states, map, unit=unit, any_prompt=card is not None)
         clusters = index.of(values) if isinstance(index, NearestClusters) else ()
         if card is not None:
             n_outputs = sum(stop - start for start, stop in intervals(card, clusters))
@@ -324,6 +325,7 @@ def _mapped(
     map: AffineMap | None,  # noqa: A002
     *,
     unit: bool,
+    any_prompt: bool,
 ) -> tuple[Array, FloatArray]:
     """Map the states; unit: and scale them to length 1. Returns them and their norms.
 
@@ -332,7 +334,8 @@ def _mapped(
     values = states.states
     batches = [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
     if map is not None:
-        map.source.require(states.space, "this map does not read these states")
+        what = "this map does not read these states"
+        map.source.require(states.space, what, any_prompt=any_prompt)
         batches = [map.apply(batch) for batch in batches]
     if unit:
         batches = [unit_rows(batch.astype(np.float64)) for batch in batches]

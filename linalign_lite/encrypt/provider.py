@@ -181,7 +181,8 @@ class Provider:
             )
         scorer = self._scorers.of(query)
         head = scorer.rows
-        head.space.require(query.space, "this query does not belong in the head's space")
+        what, is_index = "this query does not belong in the head's space", bool(head.ids)
+        head.space.require(query.space, what, any_prompt=is_index)
         if parameters.private and not self._knows(query):
             raise MismatchError(
                 "the public key of this query is not among the provider's",

@@ -14,7 +14,6 @@ from linalign_lite.core.choices import SEARCH_FOLDS, Metric, Use
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.errors import InputError
 from linalign_lite.retrieval import measures
-from linalign_lite.retrieval.evaluation import require_same_model
 from linalign_lite.retrieval.fit_report import K, RetrievalFitReport
 from linalign_lite.retrieval.fitting import (
     SHAPES,
@@ -134,8 +133,9 @@ def _check(
             got=f"{len(asked[0])} of {len(x)} documents",
             expected="as many of each document",
         )
-    require_same_model(x.space, asked[0].space, "the source's documents and pseudo-queries")
-    require_same_model(y.space, asked[1].space, "the target's documents and pseudo-queries")
+    for states, pseudo_states, side in ((x, asked[0], "source"), (y, asked[1], "target")):
+        what = f"the {side}'s documents and pseudo-queries are not of the same model"
+        states.space.require(pseudo_states.space, what, any_prompt=True)
 
 
 @dataclass(frozen=True, eq=False)

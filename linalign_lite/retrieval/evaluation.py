@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,9 @@ from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import Metric, SearchLibrary
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval
-from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import column_lines
 from linalign_lite.core.verdict import NDCG_KEPT, Verdict
-from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.errors import InputError
 from linalign_lite.retrieval import measures
 from linalign_lite.retrieval.collection import Judged
 from linalign_lite.retrieval.measures import Judgements
@@ -33,7 +32,9 @@ class CollectionStates:
     documents: HiddenStates
 
     def __post_init__(self) -> None:
-        require_same_model(self.documents.space, self.queries.space, "queries and documents")
+        self.documents.space.require(
+            self.queries.space, "queries and documents are not of the same model", any_prompt=True
+        )
 
 
 States = CollectionStates | tuple[HiddenStates | Array, HiddenStates | Array]
@@ -207,16 +208,9 @@ def _check(
             expected=f"0 to {len(old.documents) - 1}",
         )
     for found in (affine, documents_map):
-        require_same_model(found.source, old.documents.space, "the map's source and these states")
-        require_same_model(found.target, new.documents.space, "the map's target and these states")
-
-
-def require_same_model(space: Space, other: Space, what: str) -> None:
-    """Raise MismatchError unless two spaces agree but for their prompts.
-
-    A model's queries and documents often have prompts of their own.
-    """
-    if not replace(space, prompt="").agrees(replace(other, prompt="")):
-        raise MismatchError(
-            f"{what} are not of the same model", got=other.describe(), expected=space.describe()
-        )
+        for space, states, side in (
+            (found.source, old.documents, "source"),
+            (found.target, new.documents, "target"),
+        ):
+            what = f"the map's {side} and these states are not of the same model"
+            space.require(states.space, what, any_prompt=True)

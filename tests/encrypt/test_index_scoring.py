@@ -302,3 +302,22 @@ def test_commands(here, capsys, documents):
         f.write("x\n")
     assert "does not hold the ids" in refused(
         capsys, "decrypt", "q.response", "--key", "keys", "--index", card)  # fmt: skip
+
+
+def test_queries_have_a_prompt_of_their_own(keys, documents):
+    """Documents have none: of heads that would be another space."""
+    secret, public, _ = keys
+    rows = documents.rows(0, 3)
+    asked = la.HiddenStates(rows, space=replace(SPACE, prompt="query: "))
+    same = la.AffineMap(np.eye(24), np.zeros(24), replace(SPACE, prompt="a: "), SPACE)
+    provider, client = la.Provider(documents, keys=[public]), la.Client(secret)
+    for affine in (None, same):
+        query = client.encrypt(asked, affine, index=documents.card)
+        scores = client.decrypt(provider.score(query), query)
+        assert scores.top(1).ravel().tolist() == [0, 1, 2]
+    other = replace(asked, space=replace(asked.space, model="cd" * 32))
+    with pytest.raises(MismatchError, match="do not belong in the index's space"):
+        client.encrypt(other, index=documents.card)
+    head = la.Head(rows, np.zeros(3), space=SPACE)
+    with pytest.raises(MismatchError, match="does not belong in the head's space"):
+        la.Provider(head, keys=[public]).score(client.encrypt(asked))

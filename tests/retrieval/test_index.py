@@ -108,6 +108,8 @@ def test_ids_spaces_and_maps(tmp_path):
     assert (index.ids[0], index.ids[59], len(index.ids)) == ("döc 0", "döc 59", 60)
     states = la.HiddenStates(vectors[:3].astype(np.float32), space=SPACE)
     assert index.search(states, 1)[0].ravel().tolist() == [0, 1, 2]
+    asked = replace(states, space=replace(SPACE, prompt="query: "))  # documents have none
+    assert index.search(asked, 1)[0].ravel().tolist() == [0, 1, 2]
     turned = la.AffineMap(np.eye(8)[::-1], np.zeros(8), target=SPACE)
     assert index.search(vectors[:3, ::-1], 1, turned)[0].ravel().tolist() == [0, 1, 2]
     with pytest.raises(MismatchError, match=r"do not belong in the index's space"):

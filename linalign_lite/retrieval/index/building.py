@@ -75,7 +75,8 @@ def build_index(
     require_metric(metric or "cosine")
     chosen: RowMetric = "dot" if "dot" in (metric, metric or info.metric) else "cosine"
     if queries is not None:
-        info.space.require(queries.space, "these queries do not belong in the vectors' space")
+        what = "these queries do not belong in the vectors' space"
+        info.space.require(queries.space, what, any_prompt=True)
     if row_bits is not None and not LEAST_BITS <= row_bits <= FRACTION:
         raise InputError(
             "bits of rows are not usable", got=str(row_bits), expected=f"{LEAST_BITS} to {FRACTION}"

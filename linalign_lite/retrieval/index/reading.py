@@ -110,9 +110,12 @@ class Index:
         """
         states = as_states(queries)
         if map is not None:
-            map.source.require(states.space, "this map does not read these queries")
+            map.source.require(
+                states.space, "this map does not read these queries", any_prompt=True
+            )
         space = states.space if map is None else map.target
-        self.space.require(space, "these queries do not belong in the index's space")
+        what = "these queries do not belong in the index's space"
+        self.space.require(space, what, any_prompt=True)
         if k < 1:
             raise InputError("k is not usable", got=str(k), expected="1 or more")
         if clusters is not None and clusters < 1:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linalign_lite.errors import InputError, OutputExistsError
+from linalign_lite.errors import InputError, OutputExistsError, import_extra
 from linalign_lite.storage.atomic import require_replaceable
 from linalign_lite.storage.places import Place, place, require_writable, same_place
 from linalign_lite.storage.remote import Remote
@@ -20,7 +20,9 @@ from linalign_lite.storage.remote import Remote
 if TYPE_CHECKING:
     from linalign_lite.alignment.kl.report import Step
     from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.text_tables import Pairs
     from linalign_lite.core.verdict import Verdict
+    from linalign_lite.survey.report.sheet import Measured
 
 
 class Interrupted(SystemExit):
@@ -143,6 +145,24 @@ def require_output(path: Place, *inputs: Place | str | None) -> None:
     else:
         require_replaceable(path)
     require_elsewhere(path, *inputs)
+
+
+def require_plot(path: Path | None, *inputs: Place | str | None) -> None:
+    """Raise, before any work, if --plot names no page that can be written and drawn."""
+    if path is None:
+        return
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise InputError("--plot writes a page", got=path.name, expected="a name with .html")
+    import_extra("matplotlib", extra="report", purpose="a page with pictures")
+    require_output(path, *inputs)
+
+
+def draw(plot: Path | None, title: str, measured: Measured, rows: Pairs) -> None:
+    """Write the page of --plot, if it is given."""
+    if plot is not None:
+        from linalign_lite.survey.report.sheet import write_sheet
+
+        write_sheet(plot, title, measured, rows, measured.verdict)
 
 
 def require_elsewhere(path: Place, *inputs: Place | str | None) -> None:

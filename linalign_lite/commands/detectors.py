@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, load_optional_map, require_output
-from linalign_lite.commands.options import AsJson, MapFile, Quiet, Strict
+from linalign_lite.commands.console import (
+    Console,
+    draw,
+    load_optional_map,
+    require_output,
+    require_plot,
+)
+from linalign_lite.commands.options import AsJson, MapFile, Plot, Quiet, Strict
 from linalign_lite.core.choices import DetectorMethod
 from linalign_lite.core.text_tables import pair_lines
 
@@ -151,6 +157,7 @@ def evaluate(
     inlying: Annotated[str, Argument(metavar="IN_STATES", help="In-distribution states.")],
     outlying: Annotated[str, Argument(metavar="OUT_STATES", help="Outlying states.")],
     map_file: MapFile = None,
+    plot: Plot = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -168,8 +175,10 @@ def evaluate(
     from linalign_lite.heads.ood.serialization import load_detector
     from linalign_lite.vectors.reading import read_states
 
+    require_plot(plot, detector_file, inlying, outlying, map_file)
     detector, affine = load_detector(detector_file), load_optional_map(map_file)
     found = evaluate_detector(detector, read_states(inlying), read_states(outlying), affine)
+    draw(plot, f"Detection by {detector_file.name}", found, found.rows())
     console = Console(as_json)
     console.judged(found.as_card(), pair_lines(found.rows()), found.verdict, strict=strict)
 

@@ -6,12 +6,19 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, load_optional_map, require_output
+from linalign_lite.commands.console import (
+    Console,
+    draw,
+    load_optional_map,
+    require_output,
+    require_plot,
+)
 from linalign_lite.commands.options import (
     AsJson,
     Folds,
     LabelledStates,
     MapFile,
+    Plot,
     Quiet,
     Seed,
     Strict,
@@ -67,6 +74,7 @@ def evaluate(
     states: LabelledStates,
     map_file: MapFile = None,
     per_class: Annotated[bool, Option("--per-class", help="Print each class's recall.")] = False,
+    plot: Plot = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,9 +89,11 @@ def evaluate(
     from linalign_lite.heads.evaluation import evaluate as measure
     from linalign_lite.vectors.reading import read_states
 
+    require_plot(plot, head_file, states, map_file)
     affine = load_optional_map(map_file)
     found = measure(load_head(head_file), read_states(states), affine=affine)
     data, rows = found.as_dict(), found.rows()
+    draw(plot, f"Accuracy of {head_file.name}", found, rows)
     if per_class:
         data["per_class"] = found.per_class
         rows += [(f"  {name}", f"{value:.4f}") for name, value in found.per_class.items()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
-from linalign_lite.commands.console import Console, Interrupted, require_output
+from linalign_lite.commands.console import Console, Interrupted, draw, require_output, require_plot
 from linalign_lite.commands.moment_files import MomentsOptions, are_folders, measure_states, stream
 from linalign_lite.commands.retrieval import SearchOptions, fit_for_search
 from linalign_lite.commands.unpaired import UnpairedOptions, fit_unshared
@@ -140,6 +140,7 @@ def fit(
     folds: shared.MapFolds = None,
     seed: shared.Seed = 0,
     scheduler: shared.Scheduler = None,
+    plot: shared.Plot = None,
     strict: shared.Strict = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -198,14 +199,17 @@ def fit(
     )
     options.check(head_file, fold=fold)
     head = None if head_file is None else _load_head(head_file)
+    require_plot(plot, source_at, target_at, out)
     console.replacing(out)
     affine, report = _fit(console, source_at, target_at, head, options)
     console.warn(report.warnings)
     with delivered(out) as path:
         save(path, head @ affine if fold and head is not None else affine)
     sides = [("reads", affine.source.describe()), ("lands in", affine.target.describe())]
-    lines = pair_lines([("head" if fold else "map", out), *sides, *report.rows()])
-    console.judged({"out": str(out), **report.as_dict()}, lines, report.verdict, strict=strict)
+    rows = [("head" if fold else "map", out), *sides, *report.rows()]
+    draw(plot, f"The map {out.name}", report, rows)
+    data = {"out": str(out), **report.as_dict()}
+    console.judged(data, pair_lines(rows), report.verdict, strict=strict)
 
 
 def apply(

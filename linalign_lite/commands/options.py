@@ -22,6 +22,9 @@ AsJson = Annotated[bool, Option("--json", help="Print the result as one JSON obj
 Strict = Annotated[
     bool, Option("--strict", help="Exit code 1 if the verdict is poor; files are written.")
 ]
+Plot = Annotated[
+    Path | None, Option("--plot", help="Write a page with pictures, too (.html); extra `report`.")
+]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only errors on standard error.")]
 
 TextsFile = Annotated[str, Argument(help="A .txt, .jsonl or .csv file, or - for stdin.")]

@@ -10,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
-from linalign_lite.commands.console import Console, load_optional_map
+from linalign_lite.commands.console import Console, draw, load_optional_map, require_plot
 from linalign_lite.commands.moment_files import MomentsOptions
 from linalign_lite.commands.states import load_limited
 from linalign_lite.core.choices import Metric, Use
@@ -163,6 +163,7 @@ def evaluate(
     k: Annotated[int, Option("-k", help="Cut of the measures.", min=1)] = 10,
     binary: Annotated[bool, Option("--binary", help="Count every grade above 0 as 1.")] = False,
     seed: Annotated[int, Option(help="Seed of the bootstrap.", min=0)] = 0,
+    plot: shared.Plot = None,
     strict: shared.Strict = False,
     as_json: shared.AsJson = False,
     quiet: shared.Quiet = False,
@@ -186,6 +187,7 @@ def evaluate(
     from linalign_lite.retrieval.evaluation import evaluate_retrieval
 
     console = Console(as_json, quiet)
+    require_plot(plot, map_file)
     old, new = _places(source, source_queries, "source"), _places(target, target_queries, "target")
     found = _judged(collection_at, new)
     if found.unknown:
@@ -200,6 +202,7 @@ def evaluate(
         metric=metric.value,
         seed=seed,
     )
+    draw(plot, "Search across models", report, report.pairs())
     console.judged(report.as_dict(), report.lines(), report.verdict, strict=strict)
 
 

@@ -12,7 +12,7 @@ from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import Metric, SearchLibrary
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval
-from linalign_lite.core.text_tables import column_lines
+from linalign_lite.core.text_tables import Pairs, column_lines
 from linalign_lite.core.verdict import NDCG_KEPT, Verdict
 from linalign_lite.errors import InputError
 from linalign_lite.retrieval import measures
@@ -82,6 +82,14 @@ class RetrievalReport:
             for name, r in self.rankings.items()
         }
         return {**vars(self), "rankings": rankings}
+
+    def pairs(self) -> Pairs:
+        """nDCG of each ranking, and the size of the collection, by name."""
+        first = f"ndcg@{self.k}"
+        found: Pairs = [
+            (name, f"{first} {r.measures[first].value:.3f}") for name, r in self.rankings.items()
+        ]
+        return [*found, ("queries, documents", f"{self.n_queries}, {self.n_documents}")]
 
     def lines(self) -> list[str]:
         """Lines of the report for printing: one for each ranking."""

@@ -131,3 +131,40 @@ def test_detectors_have_theirs(made, capsys):
         arguments = ["ood", "evaluate", "y.ood.npz", "y.states.npz", f"{other}.states.npz"]
         assert main([*arguments, "--strict"]) == code
         assert last_line(capsys).startswith(f"{grade}: AUROC")
+
+
+def test_plots_are_pages_that_load_nothing(made, capsys):
+    """Written whole beside the result; another ending or a name in use is refused first."""
+    pytest.importorskip("matplotlib", reason="matplotlib is absent: pip install '.[report]'")
+    x, y = "x.states.npz", "y.states.npz"
+    assert main(["fit", x, y, "m.map.npz", "--plot", "fit.html"]) == 0
+    assert main(["head", y, "y.head.npz"]) == 0
+    evaluated = ["evaluate", "y.head.npz", x, "--map", "m.map.npz"]
+    assert main([*evaluated, "--plot", "evaluate.html"]) == 0
+    assert main(["ood", "fit", y, "y.ood.npz", "--method", "mahalanobis"]) == 0
+    assert main(["ood", "evaluate", "y.ood.npz", y, y, "--plot", "ood.html"]) == 0
+    capsys.readouterr()
+    for name, words in (("fit", "held-out R² by penalty"), ("evaluate", "recall of each label"),
+                        ("ood", "ROC curve")):  # fmt: skip
+        page = (made / f"{name}.html").read_text(encoding="utf-8")
+        assert words in page
+        assert "<svg" in page
+        assert re.search(r"<strong>(good|usable|poor): ", page)
+        assert not re.search(r'(src|href)="(?!#)|url\((?!#)|@import|<script', page)
+    for name, said in (("fit.png", "--plot writes a page"), ("gone/a.html", "is not there"),
+                       ("y.head.npz", "--plot writes a page")):  # fmt: skip
+        assert main([*evaluated, "--plot", name]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_hostile_labels_stay_text_on_a_page(made):
+    pytest.importorskip("matplotlib", reason="matplotlib is absent: pip install '.[report]'")
+    names = np.array(["<script>alert(1)</script>", 'a" onload="x', "plain"])[np.arange(90) % 3]
+    rows = np.eye(3)[np.arange(90) % 3] + np.random.default_rng(0).normal(size=(90, 3)) / 9
+    save(made / "s.states.npz", HiddenStates(rows, labels=names))
+    assert main(["head", "s.states.npz", "s.head.npz"]) == 0
+    assert main(["evaluate", "s.head.npz", "s.states.npz", "--plot", "<b>.html"]) == 0
+    page = (made / "<b>.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert 'onload="x' not in page
+    assert "&lt;script&gt;" in page

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from linalign_lite.core.metrics import Interval
 from linalign_lite.survey.report.content import decimal
 from linalign_lite.survey.report.style import wrapped
 from linalign_lite.survey.report.svg import axes, blank, canvas, css_var, truncate
@@ -250,4 +251,23 @@ def scatter(points: Sequence[Dot], frame: Frame, upright: float) -> Any:
             text = " → ".join(truncate(name, 10.5, 100) for name in label)
             ax.text(x + (-0.022 if left else 0.022), y, text, ha="right" if left else "left",
                     va="center", fontsize=10.5, gid=f"class-halo.{len(taken)}")  # fmt: skip
+    return figure
+
+
+def intervals(values: Mapping[str, Interval], xlabel: str, upright: float | None) -> Any:
+    """Dots with their intervals, one name a row, and a dashed vertical line at ``upright``."""
+    side, top, bottom = 120, 8, 40
+    figure = canvas(PANEL[0] + side, top + ROW * len(values) + bottom)
+    ax = axes(figure, side, top, 44, bottom)
+    ax.set(xlim=(0, 1), ylim=(len(values), 0), xlabel=xlabel, yticks=[])
+    ax.spines["left"].set_visible(False)
+    if upright is not None:
+        ax.axvline(upright, color=css_var("line"), linewidth=1.2, linestyle=(0, (5, 3)))
+    for i, (name, found) in enumerate(values.items()):
+        ax.plot([found.low, found.high], [i + 0.5] * 2, color=css_var("m0"), linewidth=1.4)
+        ax.plot([found.value], [i + 0.5], marker="o", markersize=5.5, color=css_var("m0"),
+                clip_on=False)  # fmt: skip
+        shown = truncate(name, 10.5, side - 10)
+        ax.text(-0.02, i + 0.5, shown, ha="right", va="center", fontsize=10.5)
+        ax.text(1.02, i + 0.5, decimal(found.value, 3), va="center", fontsize=10.5)
     return figure

@@ -57,8 +57,8 @@ PARTNER_FIRST = Scale("share of held-out pairs whose partner is first", 0.3, 0.6
 RANKING_OVERLAP = Scale("overlap with the native ranking", 0.4, 0.65)
 NDCG_KEPT = Scale("share of the target's own nDCG", 0.7, 0.9)
 AUROC = Scale("AUROC", 0.7, 0.8)
-GAIN = Scale("share of the way from the commonest label to no error", 0.25, 0.6)
-KEPT = Scale("share kept of what the head's own model gains over it", 0.6, 0.9)
+GAIN = Scale("share of the gain that is possible", 0.25, 0.6)
+KEPT = Scale("share kept of the head's own gain", 0.6, 0.9)
 TOKENS = 5_000  # outputs of a head, from which on it is taken for a token head
 
 

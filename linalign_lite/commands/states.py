@@ -84,6 +84,7 @@ def extract(
     from linalign_lite.extraction.texts import Fields
 
     console, out = Console(as_json, quiet), places.place(out_at)
+    require_elsewhere(out, texts)
     _require_states_name(out)
     if no_labels and label_field is not None:
         raise InputError("--label-field and --no-labels exclude each other")
@@ -131,8 +132,10 @@ def extract(
     }
     line = f"{out}: {rows} states of {space.dim} dimensions, {space.pooling} pooling"
     line += f", prompt {space.prompt!r}" if space.prompt else ""
-    line += f", {n_labels} labels, which travel with the states" if n_labels else ""
+    line += f", {n_labels} labels" if n_labels else ""
     line += f", {shards['shards']} shards" if shards else ""
+    if n_labels:
+        console.note(f"{n_labels} labels go wherever the states go (--no-labels leaves them out)")
     console.result(data, [line])
 
 

@@ -671,6 +671,16 @@ def test_the_default_shard_and_an_empty_folder(here, capsys):
 
 
 @pytest.mark.parametrize("out", ["x.npz", "x"])
+def test_labels_stay_at_home_if_asked(here, capsys, out):
+    said = call(capsys, "extract", ASH, "t.jsonl", out)
+    assert "3 labels go wherever the states go" in said.err
+    assert states_of(out).labels
+    said = call(capsys, "extract", ASH, "t.jsonl", f"y{out}", "--no-labels")
+    assert "label" not in said.err + said.out
+    assert states_of(f"y{out}").labels == ()
+
+
+@pytest.mark.parametrize("out", ["x.npz", "x"])
 def test_the_command_stores_half_precision(here, capsys, out):
     call(capsys, "extract", ASH, "t.jsonl", out, "--dtype", "fp16", "--threads", 1)
     half = states_of(out)
@@ -697,6 +707,9 @@ def test_wrong_outputs_are_refused_before_the_model_is_loaded(here, capsys):
         (("x.npz", "--shard-texts", 4), "--shard-texts is for a folder: got x.npz"),
         (("x", "--shard-texts", 0), "--shard-texts"),
         (("x", "--dtype", "fp64"), "fp64"),
+        (("x.npy",), "states are not written to .npy: got x.npy"),
+        (("x.json",), "states are not written to .json"),
+        (("x", "--no-labels", "--label-field", "l"), "exclude each other"),
     ]
     for args, words in cases:
         said = call(capsys, "extract", "no-such-model", "t.jsonl", *args, code=2)

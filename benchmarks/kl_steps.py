@@ -24,7 +24,7 @@ from linalign_lite.alignment.kl.divergence_fit import EPOCHS, STOCHASTIC_ROWS
 from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.core.token_alignment import pair_states
 
-PENALTY = 0.01
+PENALTY = 0.3
 HELD_OUT = 2_000
 EVERY = 60  # seconds between two evaluations
 

@@ -166,7 +166,8 @@ def machine() -> str:
     on: dict[str, list[str]] = {}
     for name, machine in found.items():
         on.setdefault(f"{machine['cores']} cores of an {machine['cpu']}", []).append(name)
-    places = "; ".join(f"{cpu} ({', '.join(names)})" for cpu, names in on.items())
+    most, *others = sorted(on, key=lambda cpu: -len(on[cpu]))
+    places = "; ".join([most, *(f"{', '.join(on[cpu])}: {cpu}" for cpu in others)])
     newest = max(found.values(), key=lambda machine: str(machine["date"]))
     versions = newest["versions"]
     names = ("numpy", "onnxruntime", "tenseal", "torch", "sentence-transformers")

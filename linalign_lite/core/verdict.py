@@ -62,9 +62,12 @@ KEPT = Scale("share kept of the head's own gain", 0.6, 0.9)
 TOKENS = 5_000  # outputs of a head, from which on it is taken for a token head
 
 
-def agreement_scale(n_outputs: int) -> Scale:
-    """The scale for the first choices of a head with so many outputs."""
-    return TOKEN_AGREEMENT if n_outputs >= TOKENS else OUTPUT_AGREEMENT
+def agreement_scale(n_outputs: int, truth: float) -> Scale:
+    """The scale for a head's first choices; truth: share of the true next token in the objective.
+
+    Only token heads have true next tokens, or so many outputs.
+    """
+    return TOKEN_AGREEMENT if truth > 0 or n_outputs >= TOKENS else OUTPUT_AGREEMENT
 
 
 def poorest(verdicts: Iterable[Verdict]) -> Verdict:

@@ -136,7 +136,9 @@ def test_closed_streams_and_narrow_terminals(played, tmp_path):
 
     ascii_only = shell(f"PYTHONIOENCODING=ascii {COMMAND[0]} {fit}")
     assert "held-out R\\xb2" in ascii_only.stdout
-    assert "\\u" not in shell(f"PYTHONIOENCODING=ascii {COMMAND[0]} {fit} --json").stdout
+    as_json = shell(f"PYTHONIOENCODING=ascii {COMMAND[0]} {fit} --json").stdout
+    assert as_json.isascii()
+    assert "R²" in json.loads(as_json)["verdict"]["reason"]
     shell(f"{COMMAND[0]} {fit} >&-")
     shell(f"{COMMAND[0]} {fit} 2>&-")
     closed = shell(f"{COMMAND[0]} extract {MODELS['ash']} - {tmp_path}/x.npz <&-", code=2)

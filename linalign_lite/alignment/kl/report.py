@@ -54,7 +54,8 @@ class KlReport(Report):
     def verdict(self) -> Verdict:
         """Grade of the agreement on held-out texts."""
         step = next_step(self.n, self.d_source)
-        return agreement_scale(self.n_outputs).judge(self.held_out_agreement, step)
+        scale = agreement_scale(self.n_outputs, self.truth)
+        return scale.judge(self.held_out_agreement, step)
 
     def as_card(self) -> dict[str, Any]:
         return {"method": "kl", **super().as_card()}

@@ -545,6 +545,11 @@ def run_score(data: bytes, folder: Path) -> None:
     info = query.info
     if info.layout.chunks * len(query.payloads) > MAX_CIPHERTEXTS:
         return
+    if info.clusters:  # of an index, which this head is not
+        with contextlib.suppress(MismatchError):
+            _provider(info.space.dim).score(query)
+            raise Broken("a head scores clusters")
+        return
     mine = _keys()[info.parameters.id][1].digest
     if info.signed and zlib.crc32(data) & 2:  # as it is, or with a signature that agrees
         client = Client(_account_keys()[0], account=_account(), max_error=float("inf"))

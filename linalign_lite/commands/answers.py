@@ -96,7 +96,7 @@ def _accuracy(
     """
     import numpy as np
 
-    from linalign_lite.core.metrics import bootstrap_accuracy
+    from linalign_lite.core.metrics import bootstrap_accuracy, majority
     from linalign_lite.core.verdict import of_accuracy
 
     if len(asked.texts) != len(best):
@@ -111,10 +111,8 @@ def _accuracy(
     output = {name: i for i, name in enumerate(names)}
     truth = np.array([output.get(label, -1) for label in asked.labels])
     found = bootstrap_accuracy(truth, np.asarray(best))
-    known = truth[truth >= 0]
-    majority = float(np.bincount(known).max() / len(truth)) if len(known) else 0.0
     step = "a better map, or another head; `evaluate` tells more, in the clear"
-    return found, of_accuracy(found.value, found.low, majority, advice=step)
+    return found, of_accuracy(found.value, found.low, majority(truth), advice=step)
 
 
 def load_scorer(ood: str | None) -> str | Detector | None:

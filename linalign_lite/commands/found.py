@@ -26,11 +26,12 @@ def load_optional_card(path: Path | None) -> IndexCard | None:
     return None if path is None else read_card(path)
 
 
-def load_asked(index: Path | None, clusters: str | None) -> IndexCard | NearestClusters | None:
-    """Load the card of --index, if given, and with --clusters the centroids beside it."""
+def load_asked(
+    index: Path | None, card: IndexCard | None, clusters: str | None
+) -> IndexCard | NearestClusters | None:
+    """The card of --index, if given, or with --clusters the centroids that are beside it."""
     from linalign_lite.retrieval.index.clusters import read_centroids
 
-    card = load_optional_card(index)
     if clusters is None:
         return card
     if card is None or index is None:

@@ -205,8 +205,7 @@ def fit(
     console.warn(report.warnings)
     with delivered(out) as path:
         save(path, head @ affine if fold and head is not None else affine)
-    sides = [("reads", affine.source.describe()), ("lands in", affine.target.describe())]
-    rows = [("head" if fold else "map", out), *sides, *report.rows()]
+    rows = [("head" if fold else "map", out), *affine.rows(), *report.rows()]
     draw(plot, f"The map {out.name}", report, rows)
     data = {"out": str(out), **report.as_dict()}
     console.judged(data, pair_lines(rows), report.verdict, strict=strict)

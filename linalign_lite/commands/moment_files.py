@@ -119,8 +119,7 @@ def fit_moments(
     with delivered(out) as path:
         save(path, affine)
     console.warn(report.warnings)
-    sides = [("reads", affine.source.describe()), ("lands in", affine.target.describe())]
-    lines = pair_lines([("map", out), ("files", len(files)), *sides, *report.rows()])
+    lines = pair_lines([("map", out), ("files", len(files)), *affine.rows(), *report.rows()])
     data = {"out": str(out), "files": len(files), **report.as_dict()}
     console.judged(data, lines, report.verdict, strict=strict)
 

@@ -71,11 +71,11 @@ def offer(
       linalign-lite fit-private offer mine-states mine.offer --dry-run --target-dim 640
     """
     from linalign_lite.encrypt.fitting.cost import predict_fit
-    from linalign_lite.encrypt.fitting.offer import key_files, offer_fit, plan_shape
+    from linalign_lite.encrypt.fitting.offer import beside, key_files, offer_fit, plan_shape
     from linalign_lite.encrypt.parameters import PRIVATE
 
     console = Console(as_json, quiet)
-    kept = kept or out.with_name((out.stem if out.suffix == ".offer" else out.name) + KEPT)
+    kept = kept or beside(out, KEPT)
     require_output(out, states, kept)
     require_output(kept, states)
     source = _read(states)

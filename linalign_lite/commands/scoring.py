@@ -95,7 +95,8 @@ def encrypt(
     require_output(out, queries, map_file, index)
     if index is not None and outputs is not None:
         raise InputError("--outputs is for a head", hint="an index states its number of rows")
-    asked, card = load_asked(index, clusters), load_optional_card(index)
+    card = load_optional_card(index)
+    asked = load_asked(index, card, clusters)
     client = make_client(key, account, mbit=mbit)
     affine = load_optional_map(map_file)
     states = read_queries(queries, model, affine, console, search=card is not None)

@@ -201,7 +201,6 @@ def _write_folder(
     from linalign_lite.extraction.pipeline import SHARD_TEXTS, extract_to
 
     require_name(job.out)
-    require_elsewhere(job.out, job.texts)
     if not is_unfinished(job.out):
         places.require_free(job.out)
     if isinstance(job.out, Remote):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.space import UNKNOWN, Space
+from linalign_lite.core.text_tables import Pairs
 from linalign_lite.errors import InputError
 from linalign_lite.storage.arrays import count_nonfinite
 
@@ -118,6 +119,10 @@ class AffineMap:
         object.__setattr__(self, "bias", bias)
         object.__setattr__(self, "source", checked_space(self.source, weight.shape[1], "source"))
         object.__setattr__(self, "target", checked_space(self.target, weight.shape[0], "target"))
+
+    def rows(self) -> Pairs:
+        """The spaces that the map reads and lands in, by name, for printing."""
+        return [("reads", self.source.describe()), ("lands in", self.target.describe())]
 
     def __repr__(self) -> str:
         return f"AffineMap({self.source.describe()} to {self.target.describe()})"

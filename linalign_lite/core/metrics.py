@@ -54,6 +54,13 @@ def accuracy(truth: Ints, guess: Ints) -> float:
     return float(np.mean(np.asarray(truth) == np.asarray(guess)))
 
 
+def majority(truth: Ints) -> float:
+    """Compute the accuracy of always predicting the most frequent label; −1: a label unknown."""
+    truth = np.asarray(truth)
+    known = truth[truth >= 0]
+    return float(np.bincount(known).max() / len(truth)) if len(known) else 0.0
+
+
 def bootstrap_accuracy(
     truth: Ints, guess: Ints, *, rounds: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:

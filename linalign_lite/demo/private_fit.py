@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.demo import CLIENT, PROVIDER, model_folder, public_texts
-from linalign_lite.demo.steps import Say, Steps
+from linalign_lite.demo.steps import Say, Steps, make_folders, write_figures
 from linalign_lite.encrypt.fitting.answer import answer_fit
 from linalign_lite.encrypt.fitting.descriptions import told_states
 from linalign_lite.encrypt.fitting.finish import finish_fit
@@ -33,9 +32,7 @@ def run_private_fit(out: Path, say: Say) -> dict[str, Any]:
     answer. At the end the states of both are in one place, for a fit in the clear to compare.
     """
     step = Steps(say)
-    provider, client, exchange = (out / name for name in ("provider", "client", "exchange"))
-    for folder in (provider, client, exchange):
-        folder.mkdir(parents=True, exist_ok=True)
+    provider, client, exchange = make_folders(out)
     offer, answer = exchange / "client.offer", exchange / "provider.answer"
     kept, map_file = client / "client.kept.npz", client / "client-to-provider.map.npz"
 
@@ -83,7 +80,7 @@ def run_private_fit(out: Path, say: Say) -> dict[str, Any]:
         "distance": gap,
         "seconds": step.rounded(),
     }
-    write_atomic(out / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
+    write_figures(out, figures)
     return figures
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
-from linalign_lite.demo.steps import Say, Steps, new_keys, size_line
+from linalign_lite.demo.steps import Say, Steps, make_folders, new_keys, size_line, write_figures
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.provider import Provider
@@ -53,14 +52,10 @@ class PrivateSearch:
 
     def __init__(self, out: Path, say: Say) -> None:
         self.out, self.say, self.step = out, say, Steps(say)
-        self.provider, self.client, self.exchange = (
-            out / name for name in ("provider", "client", "exchange")
-        )
+        self.provider, self.client, self.exchange = make_folders(out)
         self.figures: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
-        for folder in (self.provider, self.client, self.exchange):
-            folder.mkdir(parents=True, exist_ok=True)
         public, documents = Texts(public_texts().texts[:PUBLIC]), labelled_texts(held_out=False)
         queries = labelled_texts(held_out=True)
         write_atomic(self.out / "public.txt", _lines(public))
@@ -70,8 +65,7 @@ class PrivateSearch:
         scores = self._ask(states, affine)
         self._compare(scores, index, states, affine, queries, documents)
         self.figures["seconds"] = self.step.rounded()
-        figures = json.dumps(self.figures, indent=2) + "\n"
-        write_atomic(self.out / "figures.json", figures.encode())
+        write_figures(self.out, self.figures)
         return self.figures
 
     def _index(self, documents: Texts, public: Texts) -> tuple[Index, HiddenStates]:

@@ -1,11 +1,14 @@
 """Shared by the demonstrations: steps with their times, a client's keys, sizes of messages."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from linalign_lite.encrypt.keys import PublicKey, SecretKey, keygen
+from linalign_lite.storage.atomic import write_atomic
 
 Say = Callable[[str], None]
 
@@ -31,6 +34,19 @@ class Steps:
     def rounded(self) -> dict[str, float]:
         """Seconds by step, for the figures."""
         return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+
+
+def make_folders(out: Path) -> tuple[Path, Path, Path]:
+    """Make the folders of the provider, of the client, and of what passes between them."""
+    provider, client, exchange = (out / name for name in ("provider", "client", "exchange"))
+    for folder in (provider, client, exchange):
+        folder.mkdir(parents=True, exist_ok=True)
+    return provider, client, exchange
+
+
+def write_figures(out: Path, figures: dict[str, Any]) -> None:
+    """Write out/figures.json."""
+    write_atomic(out / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
 
 
 def new_keys(folder: Path) -> tuple[SecretKey, PublicKey]:

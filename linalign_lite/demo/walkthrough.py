@@ -15,7 +15,7 @@ from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.metrics import accuracy
 from linalign_lite.core.token_alignment import pair_states
 from linalign_lite.demo import CLIENT, PROVIDER, labelled_texts, model_folder, public_texts
-from linalign_lite.demo.steps import Say, Steps, new_keys, size_line
+from linalign_lite.demo.steps import Say, Steps, make_folders, new_keys, size_line, write_figures
 from linalign_lite.encrypt.client import Client
 from linalign_lite.encrypt.keys import PublicKey
 from linalign_lite.encrypt.provider import Provider
@@ -61,9 +61,7 @@ class Walkthrough:
 
     def __init__(self, out: Path, say: Say) -> None:
         self.out, self.say, self.step = out, say, Steps(say)
-        self.provider, self.client, self.exchange = (
-            out / name for name in ("provider", "client", "exchange")
-        )
+        self.provider, self.client, self.exchange = make_folders(out)
         self.figures: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
@@ -73,14 +71,11 @@ class Walkthrough:
         self._compare(scores, head, affine, client.test)
         self._generate(public_texts())
         self.figures["seconds"] = self.step.rounded()
-        figures = json.dumps(self.figures, indent=2) + "\n"
-        write_atomic(self.out / "figures.json", figures.encode())
+        write_figures(self.out, self.figures)
         return self.figures
 
     def prepare(self) -> tuple[Head, AffineMap, PartyStates, PartyStates]:
         """Make both parties' states, the client's map and the provider's classifier."""
-        for folder in (self.provider, self.client, self.exchange):
-            folder.mkdir(parents=True, exist_ok=True)
         texts = public_texts(), labelled_texts(held_out=False), labelled_texts(held_out=True)
         self._write_texts(*texts)
         provider = self._extract(PROVIDER, "provider", self.provider, texts)

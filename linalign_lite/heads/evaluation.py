@@ -10,7 +10,7 @@ import numpy.typing as npt
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
-from linalign_lite.core.metrics import Interval, bootstrap_accuracy, recall_per_class
+from linalign_lite.core.metrics import Interval, bootstrap_accuracy, majority, recall_per_class
 from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import Verdict, of_accuracy
@@ -97,7 +97,7 @@ def evaluate(
     return Evaluation(
         accuracy=bootstrap_accuracy(truth, guess),
         n=len(states),
-        majority=float(np.bincount(truth[known]).max() / len(states)),
+        majority=majority(truth),
         unknown=int((~known).sum()),
         per_class={n: r for n, r in zip(head.labels, recall, strict=True) if not np.isnan(r)},
         own=None if affine is None else _own_accuracy(head),

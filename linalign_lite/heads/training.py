@@ -24,6 +24,7 @@ from linalign_lite.core.affine_map import Array
 from linalign_lite.core.choices import HEAD_FOLDS, HeadMethod, values_of
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.metrics import majority
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import Verdict, of_accuracy
 from linalign_lite.errors import InputError
@@ -133,7 +134,7 @@ def train_head(
         classes=data.classes,
         folds=folds,
         held_out_accuracy=held_out,
-        majority=float(np.bincount(data.ids).max() / len(states)),
+        majority=majority(data.ids),
         tried={name: accuracy for name, (_, accuracy) in results.items()},
     )
     card = {**asdict(report), "text_digest": states.text_digest}

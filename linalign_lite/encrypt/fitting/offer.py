@@ -134,9 +134,13 @@ def write_offer(
 
 def key_files(offer: PathLike) -> tuple[Path, Path]:
     """Return where the public key of an offer and its proof are: `m.public.key` of `m.offer`."""
+    return beside(offer, ".public.key"), beside(offer, ".public.proof")
+
+
+def beside(offer: PathLike, ending: str) -> Path:
+    """Return the name of a file of an offer: `m` and the ending, of `m.offer`."""
     path = Path(offer)
-    stem = path.stem if path.suffix == ".offer" else path.name
-    return path.with_name(f"{stem}.public.key"), path.with_name(f"{stem}.public.proof")
+    return path.with_name((path.stem if path.suffix == ".offer" else path.name) + ending)
 
 
 def public_of(offer: PathLike) -> PublicKey:

@@ -2,6 +2,7 @@
 // here and never disclosed. docs/FORMAT.md, section 3, in the profile "private".
 
 import { DIGEST, KIND, frame, hex, same, sha256, unframe } from "./frame.mjs";
+import { highest, idsDigest, prepared } from "./search.mjs";
 import { DATA, DEGREE, Key } from "./seal.mjs";
 
 const QUERY_BITS = 70; // log2 of the largest norm of an encoded state
@@ -13,16 +14,21 @@ const MAX_RETURNED = 128; // coefficients of a product, except in the packing co
 const SLACK = 1 + 2 ** -6; // by which a norm may exceed its bound
 const MAX_ERROR = 5e-3;
 const MAX_OUTPUTS = 1 << 24;
+const RANKED = 10; // rows of an index that are named
 const MAX_NORM_BITS = 24;
 const PRINTABLE = /^(?:[^\p{C}\p{Z}]| ){1,256}$/u;
 const FIELDS = ["batch", "chunks", "dim", "flood_bits", "head_scale", "labels", "n", "n_outputs",
   "norm_bits", "query", "rounding_bits", "softcap", "word_bits"];
 
-/** Layout of n states of d dimensions in polynomials, with as many states in each as may be. */
-export function layoutOf(dim, n) {
+/**
+ * Layout of n states of d dimensions in polynomials. For a head as many states in each as may be;
+ * for the rows of an index chunks so narrow that a product returns as many scores as may be.
+ */
+export function layoutOf(dim, n, ofIndex = false) {
   const most = dim === 1 ? DEGREE : MAX_RETURNED;
-  const batch = Math.max(1, Math.min(n, Math.floor(DEGREE / dim), most));
-  const chunks = Math.ceil(dim / Math.floor(DEGREE / batch));
+  const batch = Math.max(1, Math.min(n, ofIndex ? most : Math.floor(DEGREE / dim), most));
+  const widest = Math.floor(DEGREE / (ofIndex ? most : batch));
+  const chunks = Math.ceil(dim / widest);
   const width = Math.ceil(dim / chunks);
   const fitting = Math.min(Math.floor(DEGREE / (width * batch)), Math.floor(MAX_RETURNED / batch));
   return { batch, chunks, width, rows: width === 1 ? 1 : fitting };
@@ -47,6 +53,12 @@ function scoreError(fold, meta) {
   const words = Math.sqrt((1 + DEGREE) / 12) * 2 ** (DATA_BITS - meta.word_bits - a - scale);
   const flooding = meta.flood_bits ? 2 ** (meta.flood_bits - 1 - a - scale) : 0;
   return flooding + 6 * Math.hypot(fresh, rounding, words);
+}
+
+/** Bound on the error but for rounding of rows, over the largest score: precision.relative_noise. */
+function relativeNoise(fold, meta) {
+  const room = ROOM - (QUERY_BITS - meta.norm_bits) - meta.head_scale;
+  return scoreError(fold, { ...meta, rounding_bits: -Infinity }) / 2 ** room;
 }
 
 /** The least of 1, 2 and 5 times powers of ten that is at least the error, and its places. */
@@ -76,24 +88,26 @@ export class Asker {
 
   /**
    * The bytes of a query. states: rows of numbers; space: their space, as in an artefact's card;
-   * names: of the rows in the result of `decrypt`, which are not sent.
+   * names: of the rows in the result of `decrypt`, which are not sent. card: of the index that is
+   * asked in place of a head.
    */
-  async encrypt(states, space, names = []) {
+  async encrypt(states, space, names = [], card = null) {
     const { length: n } = states;
     if (!n || states.some((z) => z.length !== space.dim || !z.every(Number.isFinite))) {
       throw new Error(`no states of ${space.dim} finite numbers to encrypt`);
     }
-    const layout = layoutOf(space.dim, n);
-    const bits = normBits(states);
+    const layout = layoutOf(space.dim, n, card !== null);
+    const given = card ? prepared(states, card) : states;
+    const bits = normBits(given);
     const records = [];
     for (let i = 0; i < n; i += layout.batch) {
-      records.push(this.#record(states.slice(i, i + layout.batch), layout, QUERY_BITS - bits));
+      records.push(this.#record(given.slice(i, i + layout.batch), layout, QUERY_BITS - bits));
     }
     const shape = { n, batch: layout.batch, chunks: layout.chunks, norm_bits: bits };
     const identity = hex(crypto.getRandomValues(new Uint8Array(16)));
     const meta = { ...shape, space, identity, n_outputs: null };
     const made = await frame(KIND.query, this.digest, records, meta);
-    const asked = { shape: { ...shape, dim: space.dim }, layout, names, records: made.records };
+    const asked = { shape: { ...shape, dim: space.dim }, layout, names, card, records: made.records };
     this.#asked.set(hex(made.digest), asked);
     return made.bytes;
   }
@@ -114,13 +128,17 @@ export class Asker {
     return record;
   }
 
-  /** {names, scores (one row per name), labels, decimals, error} of a response to a query. */
+  /**
+   * {names, scores (one row per name), labels, decimals, error} of a response to a query; of an
+   * index also `first`, the rows that score highest for each name.
+   */
   async decrypt(bytes) {
     const { key, meta, records } = await unframe(bytes, KIND.response);
     if (!same(key, this.digest)) throw new Error("this response belongs to another key");
-    const { layout, names, records: asked } = this.#answered(meta, records);
-    const error = scoreError(Math.min(layout.rows, meta.n_outputs), meta);
-    if (!(error <= MAX_ERROR)) throw new Error("the scores of this response are too imprecise");
+    const { layout, names, card, records: asked } = this.#answered(meta, records);
+    const fold = Math.min(layout.rows, meta.n_outputs);
+    const error = scoreError(fold, meta);
+    if (!((card ? relativeNoise(fold, meta) : error) <= MAX_ERROR)) throw new Error("the scores of this response are too imprecise");
     const [step, places] = roundingStep(error);
     const unit = 2 ** (DATA_BITS - 32 - (QUERY_BITS - meta.norm_bits) - meta.head_scale);
     const cap = (x) => (meta.softcap === null ? x : meta.softcap * Math.tanh(x / meta.softcap));
@@ -133,21 +151,27 @@ export class Asker {
     });
     const rounded = (x) => Number((Math.round(cap(x * unit) / step) * step).toFixed(places));
     const values = scores.map((row) => row.map(rounded));
-    return { names, scores: values, labels: meta.labels, decimals: places, error };
+    const first = card && { first: scores.map((row) => highest(row, RANKED)) };
+    return { names, scores: values, labels: meta.labels, decimals: places, error, ...first };
   }
 
   /** The query that a response answers. Throws unless its description and size are usable. */
   #answered(meta, records) {
     const wrong = (what) => new Error(`the ${what} of this response is not usable`);
-    if (Object.keys(meta).sort().join() !== FIELDS.join()) throw wrong("description");
+    const { ids = "", ...described } = meta;
+    if (Object.keys(described).sort().join() !== FIELDS.join()) throw wrong("description");
     const asked = this.#asked.get(meta.query);
     if (!asked) throw new Error("this response answers no query of this page");
     if (Object.entries(asked.shape).some(([name, value]) => meta[name] !== value)) {
       throw new Error("this response answers another query");
     }
+    if (ids !== (asked.card ? idsDigest(asked.card) : "")) {
+      throw new Error("this response is of another index, or of an index in place of a head");
+    }
     const within = (x, low, high) => Number.isInteger(x) && x >= low && x <= high;
     const used = QUERY_BITS - meta.norm_bits + meta.head_scale;
-    if (!within(meta.n_outputs, 1, MAX_OUTPUTS)) throw wrong("number of scores");
+    const outputs = within(meta.n_outputs, 1, MAX_OUTPUTS);
+    if (!outputs || (asked.card && meta.n_outputs !== asked.card.rows)) throw wrong("number of scores");
     if (!within(meta.flood_bits, 0, MAX_FLOOD)) throw wrong("flooding");
     if (!WORD_BITS.includes(meta.word_bits)) throw wrong("size of words");
     if (!within(meta.head_scale, 0, ROOM) || used > ROOM + 20) throw wrong("scale");
@@ -156,7 +180,7 @@ export class Asker {
       throw wrong("soft cap");
     }
     const { labels, n_outputs: k } = meta;
-    const named = Array.isArray(labels) && [0, k].includes(labels.length) &&
+    const named = Array.isArray(labels) && [0, asked.card ? 0 : k].includes(labels.length) &&
       new Set(labels).size === labels.length &&
       labels.every((x) => typeof x === "string" && PRINTABLE.test(x));
     if (!named) throw wrong("list of labels");

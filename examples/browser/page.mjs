@@ -1,6 +1,6 @@
 // The page: loads ARTEFACT/model.onnx and ARTEFACT/tokenizer.json (?artefact=ARTEFACT, a folder on
 // this server, default "artefact") and scores the texts in the form, or asks a scoring service
-// (?service=ADDRESS) for encrypted scores.
+// (?service=ADDRESS) for encrypted scores of its heads, or for the rows of an index nearest to each.
 
 import { Tokenizer } from "./node_modules/@huggingface/tokenizers/dist/tokenizers.min.mjs";
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
@@ -51,6 +51,21 @@ function show(texts, scores, labels) {
   });
 }
 
+/** The rows of an index that score highest for each text. */
+function showFirst(texts, { first, scores, decimals }, ids) {
+  const table = $("scores");
+  table.replaceChildren();
+  const head = table.createTHead().insertRow();
+  const places = first[0].map((_, i) => String(i + 1));
+  for (const name of ["text", ...places]) cell(head, name, "th").scope = "col";
+  const body = table.createTBody();
+  texts.forEach((text, i) => {
+    const row = body.insertRow();
+    cell(row, text);
+    for (const at of first[i]) cell(row, `${ids.at(at)} ${scores[i][at].toFixed(decimals)}`);
+  });
+}
+
 /** A listener: says what fails, and disables the button meanwhile. */
 const guarded = (work, button = {}) => async (event) => {
   event?.preventDefault();
@@ -94,7 +109,7 @@ async function connect() {
   const progress = (text) => say("working", text);
   service = new ScoringService(address, { progress });
   heads = await service.heads();
-  const text = ({ name, n_outputs: n }) => `${name} (${n} scores)`;
+  const text = ({ name, n_outputs: n, index }) => `${name} (${n} ${index ? "rows" : "scores"})`;
   $("head").replaceChildren(...heads.map((head, i) => new Option(text(head), i)));
   $("head").disabled = $("send").disabled = !heads.length;
 }
@@ -117,20 +132,21 @@ async function newAsker() {
   return Asker.create(await initialize());
 }
 
-/** A query of the texts, under the page's key. */
-async function encrypted(texts) {
+/** A query of the texts, under the page's key; card: of the index that is asked. */
+async function encrypted(texts, card) {
   if (!texts.length) throw new Error("no text to encrypt");
   say("working", `Encrypting ${texts.length} texts …`);
   asker ??= newAsker();
   const mine = await asker;
   const { mapped, states } = await fused.run(texts);
-  return mine.encrypt(mapped ?? states, space(), texts);
+  return mine.encrypt(mapped ?? states, space(), texts, card);
 }
 
-async function reveal(response, whose) {
-  const { names, scores, labels } = await (await asker).decrypt(response);
-  show(names, scores, labels);
-  say("decrypted", `${scores.length} texts, scores of ${whose}`);
+async function reveal(response, whose, ids) {
+  const found = await (await asker).decrypt(response);
+  if (ids) showFirst(found.names, found, ids);
+  else show(found.names, found.scores, found.labels);
+  say("decrypted", `${found.scores.length} texts, ${ids ? "nearest rows" : "scores"} of ${whose}`);
 }
 
 const encrypt = guarded(async () => {
@@ -153,9 +169,10 @@ const decrypt = guarded(async () => {
 const send = guarded(async () => {
   const head = heads[$("head").value];
   requireFit(head, space());
-  const query = await encrypted(typed());
+  const { card, ids } = head.index ? await service.index(head) : {};
+  const query = await encrypted(typed(), card);
   say("working", `Waiting for ${address} …`);
-  await reveal(await service.score(head, query, (await asker).publicKey), head.name);
+  await reveal(await service.score(head, query, (await asker).publicKey), head.name, ids);
 }, $("send"));
 
 $("encrypt").addEventListener("click", encrypt);

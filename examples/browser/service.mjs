@@ -3,6 +3,7 @@
 // once, so a request that finds the service busy, or fails on the way, is sent again.
 
 import { PROFILE } from "./frame.mjs";
+import { MOST_CARD, mostIds, readCard, readIds } from "./search.mjs";
 
 const MOST = { refusal: 1 << 16, json: 64 << 20, response: 256 << 20 }; // bytes of an answer
 const MOST_HEADS = 256;
@@ -36,11 +37,20 @@ export class ScoringService {
     this.#options = { tries, seconds, progress };
   }
 
-  /** The heads, each as the service describes it: `name`, `space`, `n_outputs`, … */
+  /** The heads and indexes, each as the service describes it: `name`, `space`, `n_outputs`, … */
   async heads() {
     const { heads } = await this.#json("GET", "/v1/heads");
     if (!Array.isArray(heads) || heads.length > MOST_HEADS || !heads.every(isHead)) throw odd();
     return heads;
+  }
+
+  /** The card of an index, and the ids of its rows. Throws unless they are what `head` states. */
+  async index(head) {
+    const path = `/v1/heads/${head.name}`;
+    const card = await readCard(await this.#send("GET", `${path}/index`, undefined, MOST_CARD));
+    if (card.rows !== head.n_outputs || card.space.dim !== head.space.dim) throw odd();
+    const own = card.ids && (await this.#send("GET", `${path}/ids`, undefined, mostIds(card)));
+    return { card, ids: await readIds(card, own) };
   }
 
   /** The bytes of the response to a query. Registers the public key if it is not known there. */
@@ -123,7 +133,7 @@ export function requireFit(head, space) {
     throw refused("ProfileError", `is asked in the profile "${head.profile.slice(0, 40)}", which ` +
       `pages cannot use: only "${PROFILE.name}"`);
   }
-  if (!agrees(head.space, space)) {
+  if (!agrees(head.space, space, head.index)) {
     throw refused("SpaceError", `is of another space: got ${described(space)}, expected ` +
       described(head.space));
   }
@@ -133,12 +143,16 @@ export function requireFit(head, space) {
   }
 }
 
-/** Whether states of one space may be used in the other, as Space.agrees in the Python library. */
-function agrees(a, b) {
+/**
+ * Whether states of one space may be used in the other, as Space.agrees in the Python library.
+ * anyPrompt: of an index, whose documents often have another prompt than queries.
+ */
+function agrees(a, b, anyPrompt) {
   const differ = (field) => a[field] && b[field] && a[field] !== b[field];
   if (a.dim !== b.dim || differ("model") || differ("pooling")) return false;
   if (!(a.model || b.model) && a.name && b.name) return a.name === b.name;
-  const same = a.normalize === b.normalize && (a.prompt ?? "") === (b.prompt ?? "");
+  const prompts = anyPrompt || (a.prompt ?? "") === (b.prompt ?? "");
+  const same = prompts && a.normalize === b.normalize;
   return same || !(a.model && b.model);
 }
 
@@ -150,11 +164,11 @@ function described({ dim, model, name, pooling, normalize, prompt }) {
 }
 
 function isHead(head) {
-  const { name, space, n_outputs, profile, needs_account } = head ?? {};
+  const { name, space, n_outputs, profile, needs_account, index = false } = head ?? {};
   const { dim, model, name: called, pooling, normalize, prompt } = space ?? {};
   return [name, profile, model, called, pooling, prompt ?? ""].every((x) => typeof x === "string") &&
     HEAD_NAME.test(name) && [dim, n_outputs].every((x) => Number.isSafeInteger(x) && x > 0) &&
-    [normalize, needs_account].every((x) => typeof x === "boolean");
+    [normalize, needs_account, index].every((x) => typeof x === "boolean");
 }
 
 /** The bytes of an answer. Throws if there are more than `most`, without reading on. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import Any
 
 from linalign_lite.core.shards.manifest import MANIFEST
 from linalign_lite.errors import InputError, without_secrets
+from linalign_lite.storage.atomic import PathLike
 from linalign_lite.vectors.checks import CheckedSink, CheckedSource
 from linalign_lite.vectors.source import VectorInfo, VectorSource
 
@@ -87,8 +89,9 @@ def find_location(text: str) -> Location | None:
     return None
 
 
-def locate(text: str) -> Location:
+def locate(text: PathLike) -> Location:
     """Take a location apart. Raises InputError for one that no back end is for."""
+    text = os.fspath(text)
     found = find_location(text)
     if found is None:
         raise InputError(
@@ -98,7 +101,7 @@ def locate(text: str) -> Location:
     return found
 
 
-def open_vectors(location: str) -> VectorSource:
+def open_vectors(location: PathLike) -> VectorSource:
     """Open a file or collection of vectors to read; what it yields is checked (`CheckedSource`).
 
     Raises InputError when it is not there or of no known kind, FormatError when it is not usable,
@@ -109,7 +112,7 @@ def open_vectors(location: str) -> VectorSource:
     return CheckedSource(source, str(found))
 
 
-def create_vectors(location: str, info: VectorInfo, *, resume: bool = False) -> CheckedSink:
+def create_vectors(location: PathLike, info: VectorInfo, *, resume: bool = False) -> CheckedSink:
     """Create a file or collection of vectors; what is written is checked (`CheckedSink`).
 
     resume: continue what an interrupted run left, where the back end can: ``cursor`` then tells

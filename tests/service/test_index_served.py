@@ -42,7 +42,7 @@ def write_index(folder):
     vectors = np.random.default_rng(2).normal(size=(900, SPACE.dim)).astype(np.float32)
     save(folder / "docs.states.npz", HiddenStates(vectors, space=SPACE))
     run("index", "build", folder / "docs.states.npz", folder / "docs.index")
-    with open_vectors(str(folder / "docs.states.npz")) as source:
+    with open_vectors(folder / "docs.states.npz") as source:
         build_index(source, folder / "near.index", clusters=9)
     for name in ("docs", "near"):
         entry = f'[[heads]]\nname = "{name}"\nfile = "{name}.index"\n'

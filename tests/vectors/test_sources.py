@@ -149,13 +149,13 @@ def test_hostile_npy(tmp_path, name):
 def test_a_npy_that_changes_or_goes_away(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.ones((9, 2), np.float32))
-    with open_vectors(str(path)) as source:
+    with open_vectors(path) as source:
         batches = source.batches(9)
         next(batches)
         os.utime(path, ns=(1, 1))
         with pytest.raises(ChangedError):
             next(batches)
-    with open_vectors(str(path)) as source:
+    with open_vectors(path) as source:
         batches = source.batches(9)
         next(batches)
         path.unlink()

@@ -15,10 +15,22 @@ import numpy as np
 import pytest
 from pages import artefact, until
 
-from linalign_lite import Head, Provider, PublicKey, Query, Space, extract, fuse, save
+from linalign_lite import (
+    Head,
+    Provider,
+    PublicKey,
+    Query,
+    Space,
+    build_index,
+    extract,
+    fuse,
+    open_index,
+    save,
+)
 from linalign_lite.encrypt.messages import Response
 from linalign_lite.encrypt.precision import rounding_step
 from linalign_lite.storage.schema import plain
+from linalign_lite.vectors.locations import open_vectors
 
 pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
 COMMAND = str(Path(sys.executable).with_name("linalign-lite"))
@@ -135,9 +147,17 @@ def key(page) -> PublicKey:
     return PublicKey.load(base64.b64decode(made))
 
 
-def ask(page, states, space=None) -> Query:
-    space = plain(space or Space(states.shape[1]))
-    made = page("return from(await window.asker.encrypt(args[0], args[1]))", states.tolist(), space)
+def ask(page, states, space=None, card=None) -> Query:
+    """Encrypt in the page. card: the bytes of an index's card."""
+    made = page(
+        """
+        const { readCard } = await import("./search.mjs");
+        const card = args[2] && (await readCard(into(args[2])));
+        return from(await window.asker.encrypt(args[0], args[1], [], card));
+        """,
+        states.tolist(), plain(space or Space(states.shape[1])),
+        None if card is None else base64.b64encode(card).decode(),
+    )  # fmt: skip
     return Query.load(base64.b64decode(made))
 
 
@@ -307,3 +327,64 @@ def test_a_response_to_another_key_or_query_is_refused(page, answered):
     key(page)
     with pytest.raises(AssertionError, match="belongs to another key"):
         read(page, response.to_bytes())
+
+
+# --- an index in place of a head ------------------------------------------------------------------
+
+
+@pytest.fixture
+def searched(page, tmp_path):
+    """A response of an index of 300 rows of 40 dimensions to 5 states; and the index."""
+    rng, public = np.random.default_rng(3), key(page)
+    np.save(tmp_path / "rows.npy", rng.normal(size=(300, 40)).astype(np.float32))
+    with open_vectors(tmp_path / "rows.npy") as source:
+        build_index(source, tmp_path / "index")
+    index, states = open_index(tmp_path / "index"), rng.normal(size=(5, 40))
+    query = ask(page, states, card=index.card.to_bytes())
+    return Provider(index, keys=[public]).score(query), index, states
+
+
+def test_the_rows_with_the_highest_scores_are_found(page, searched):
+    response, index, states = searched
+    found = read(page, response.to_bytes())
+    exact = states / np.linalg.norm(states, axis=1, keepdims=True) @ index.rows(0, 300).T
+    assert np.abs(np.array(found["scores"]) - exact).max() <= 0.005
+    rows, _ = index.search(states.astype(np.float32))
+    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(found["first"], rows, strict=True)]) > 0.9
+    layout = response.info.layout
+    assert layout.rows * layout.batch <= 128  # what a key without a proof may ask for
+    assert layout.rows == 25
+    assert found["error"] == pytest.approx(response.info.error_bound, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ids": "ab" * 32}, "of another index"),
+        ({"ids": ""}, "of another index"),
+        ({"n_outputs": 299}, "the number of scores"),
+        ({"labels": ["a"] * 300}, "the list of labels"),
+        ({"flood_bits": 84}, "too imprecise"),
+        ({"clusters": [0]}, "the description"),
+    ],
+)
+def test_fields_of_an_index_are_looked_at(page, searched, change, said):
+    data = resealed(searched[0].to_bytes(), lambda meta: meta.update(change))
+    with pytest.raises(AssertionError, match=said):
+        read(page, data)
+
+
+def test_a_response_of_an_index_is_none_of_a_head(page, answered):
+    data = resealed(answered[0].to_bytes(), lambda meta: meta.update(ids="ab" * 32))
+    with pytest.raises(AssertionError, match="of an index in place of a head"):
+        read(page, data)
+
+
+def test_positions_of_the_highest_are_in_order(page):
+    found = page(
+        """
+        const { highest } = await import("./search.mjs");
+        return [highest([3, 1, 4, 1, 5], 3), highest([2, 2, 2], 2), highest([1], 4)];
+        """
+    )
+    assert found == [[4, 2, 0], [0, 1], [0]]

@@ -17,9 +17,22 @@ import pytest
 from pages import artefact, until
 from served import serving
 
-from linalign_lite import Head, SigningKey, Space, extract, fuse, save
+from linalign_lite import (
+    Head,
+    SigningKey,
+    Space,
+    build_index,
+    demo,
+    extract,
+    fuse,
+    load_model,
+    open_index,
+    save,
+)
 from linalign_lite.encrypt.precision import rounding_step
+from linalign_lite.retrieval.measures import ndcg
 from linalign_lite.storage.schema import plain
+from linalign_lite.vectors.locations import open_vectors
 
 pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
 pytest.importorskip("uvicorn", reason="uvicorn is absent: pip install '.[serve]'")
@@ -27,8 +40,8 @@ ODD = "the service answers in an unknown form"
 
 
 @pytest.fixture(scope="module")
-def service(served, topics, tmp_path_factory):
-    """A service of four heads for the origin of the page, which has model and map."""
+def running(served, topics, tmp_path_factory):
+    """A service of four heads and two indexes for the origin of the page, of model and map."""
     folder, address = served
     model, first, head, _ = topics
     place = folder / "client"
@@ -39,17 +52,29 @@ def service(served, topics, tmp_path_factory):
     save(work / "topics.head.npz", head)
     other = replace(head.space, name="other", model="ab" * 32)
     save(work / "other.head.npz", Head(head.weight, head.bias, head.labels, other))
+    documents = demo.labelled_texts(held_out=False).texts
+    documents = extract(load_model(demo.model_folder("ash")), documents, prompt="Document: ")
+    save(work / "documents.states.npz", documents)
+    for name, options in {"numbered": {"metric": "dot"}, "named": {"clusters": 9}}.items():
+        with open_vectors(work / "documents.states.npz") as source:
+            build_index(source, work / name, **options)
     SigningKey.generate().verifying.save(work / "alice.pub")
     origin = address.removesuffix("/browser/")
-    heads = [f'[[heads]]\nname = "{name}"\nfile = "{file}.head.npz"\n{more}'
-             for name, file, more in (("topics", "topics", ""), ("other", "other", ""),
-                                      ("closed", "topics", 'accounts = ["alice.pub"]'),
-                                      ("trusted", "topics", 'profile = "trusted"'))]  # fmt: skip
+    heads = [f'[[heads]]\nname = "{name}"\nfile = "{file}"\n{more}' for name, file, more in (
+                 ("topics", "topics.head.npz", ""), ("other", "other.head.npz", ""),
+                 ("closed", "topics.head.npz", 'accounts = ["alice.pub"]'),
+                 ("trusted", "topics.head.npz", 'profile = "trusted"'),
+                 ("numbered", "numbered", ""), ("named", "named", ""))]  # fmt: skip
     start = f'keys = "keys"\nport = 0\nworkers = 1\norigins = ["{origin}"]'
     (work / "service.toml").write_text("\n".join([start, *heads]))
     with serving(work / "service.toml") as found:
-        yield found.url
+        yield found.url, work
         assert found.stop() == 0
+
+
+@pytest.fixture
+def service(running):
+    return running[0]
 
 
 def opened(browser, served, service, artefact="client"):
@@ -89,7 +114,7 @@ def test_a_page_asks_a_service(browser, served, service, topics):
     browser.find_element("id", "service").send_keys(service)
     browser.find_element("css selector", "#connect button").click()
     WebDriverWait(browser, 60).until(url_contains(quote(service, safe="")))
-    assert opened(browser, served, service)[1].endswith(f"4 heads at {service}")
+    assert opened(browser, served, service)[1].endswith(f"6 heads at {service}")
     n = len(head.labels)
     sent(browser)
     browser.execute_script(
@@ -111,6 +136,43 @@ def test_a_page_asks_a_service(browser, served, service, topics):
     there = [r for r in sent(browser) if r[0] == "POST"]
     score, keys = f"{service}/v1/heads/topics/score", f"{service}/v1/keys"
     assert there == [("POST", score), ("POST", keys), ("POST", score), ("POST", score)]
+
+
+@pytest.mark.parametrize("name", ["numbered", "named"])
+def test_a_page_searches_an_index(browser, served, running, topics, name):
+    """Its scores and nDCG@10 are those of the map in the clear."""
+    (service, work), (model, first, *_) = running, topics
+    index, queries = open_index(work / name), demo.labelled_texts(held_out=True)
+    opened(browser, served, service)
+    browser.execute_script(
+        "document.getElementById('texts').value = arguments[0]", "\n".join(queries.texts)
+    )
+    assert ask(browser, f"{name} ({len(index)} rows)") == (
+        "decrypted", f"{len(queries.texts)} texts, nearest rows of {name}",
+    )  # fmt: skip
+    rows = browser.execute_script(
+        "return [...document.querySelector('#scores').tBodies[0].rows].map(r => "
+        "[...r.cells].map(c => c.textContent))"
+    )
+    assert [row[0] for row in rows] == list(queries.texts)
+    asked = first.apply(extract(model, queries.texts).states)
+    if name == "named":  # cosines
+        asked = asked / np.linalg.norm(asked, axis=1, keepdims=True)
+    exact = asked @ index.rows(0, len(index)).T
+    ids, said = np.array([[c.rsplit(" ", 1) for c in row[1:]] for row in rows]).transpose(2, 0, 1)
+    number = {index.ids[i]: i for i in range(len(index))}
+    found = np.array([[number[i] for i in row] for row in ids])
+    error = 0.02 * np.abs(exact).max()  # rows of an index are rounded to few bits
+    scores = np.take_along_axis(exact, found, axis=1)
+    assert np.abs(scores - said.astype(float)).max() <= error
+    best = np.argsort(-exact, axis=1)[:, :10]
+    assert np.abs(scores - np.take_along_axis(exact, best, axis=1)).max() <= error
+    topics_of = np.array(demo.labelled_texts(held_out=False).labels)
+    topics_of = topics_of[[int(index.ids[i]) for i in range(len(index))]]
+    grades = [dict.fromkeys(np.flatnonzero(topics_of == own), 1) for own in queries.labels]
+    encrypted, clear = (ndcg(r, grades, 10).mean() for r in (found, best))
+    assert encrypted == pytest.approx(clear, abs=0.002)
+    assert clear > 0.3  # 0.2 by chance
 
 
 def test_the_policy_allows_the_named_service_alone(browser, served, service):
@@ -193,6 +255,28 @@ def test_scores_are_within_the_stated_error(page, service, topics):
     assert found["labels"] == list(head.labels)
 
 
+def test_what_a_page_takes_for_an_index(page, heads_of, running):
+    """Its card and ids as the service states them, and no other."""
+    _, work = running
+    card, ids = ((work / "named" / name).read_bytes() for name in ("index.json", "ids.txt"))
+    n = len(open_index(work / "named"))
+    head = {**HEAD, "name": "named", "index": True, "n_outputs": n,
+            "space": json.loads(card)["space"]}  # fmt: skip
+
+    def taken(card=card, ids=ids, n_outputs=n):
+        found = heads_of((200, {}, card), (200, {}, ids), call="index",
+                         head={**head, "n_outputs": n_outputs})  # fmt: skip
+        return found[0]
+
+    assert taken()["card"]["rows"] == n
+    assert "unknown form" in taken(n_outputs=n - 1)
+    for bad in (b"{", b"null", card.replace(b"cosine", b"sine"), card.replace(b"index", b"other")):
+        assert taken(bad) == "Error: the card of this index is not usable"
+    for bad in (ids[:-1], ids + b"x\n", ids.replace(b"1", b"2", 1)):
+        assert taken(ids=bad) == "Error: the list of ids of this index is not usable"
+    assert "too large" in taken(ids=bytes(1025 * n + 1))
+
+
 SPACES = [
     Space(4), Space(5), Space(4, name="a"), Space(4, name="b"), Space(4, "aa", "a", "mean"),
     Space(4, "bb", "a", "mean"), Space(4, "aa", "b", "mean"), Space(4, "aa", "a", "last"),
@@ -200,19 +284,22 @@ SPACES = [
 ]  # fmt: skip
 
 
-def test_spaces_agree_as_in_python(page):
+@pytest.mark.parametrize("index", [False, True])
+def test_spaces_agree_as_in_python(page, index):
     found = page(
         """
         const { requireFit } = await import("./service.mjs");
         return args[0].map((a) => args[0].map((b) => {
-          const head = { name: "h", profile: "private", needs_account: false, space: a };
+          const head = { name: "h", profile: "private", needs_account: false, space: a,
+                         index: args[1] };
           try { requireFit(head, b); } catch (e) { return e.name; }
           return "";
         }));
         """,
-        [plain(s) for s in SPACES],
-    )
-    assert found == [["" if a.agrees(b) else "SpaceError" for b in SPACES] for a in SPACES]
+        [plain(s) for s in SPACES], index,
+    )  # fmt: skip
+    assert found == [["" if a.agrees(b, any_prompt=index) else "SpaceError" for b in SPACES]
+                     for a in SPACES]  # fmt: skip
 
 
 class StandIn(http.server.BaseHTTPRequestHandler):
@@ -250,7 +337,7 @@ def heads_of(page):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
-        def listed(*answers):
+        def listed(*answers, call="heads", head=None):
             server.answers, server.asked = list(answers), []
             found = page(
                 """
@@ -258,11 +345,12 @@ def heads_of(page):
                 const waited = [];
                 const progress = (text) => waited.push(text);
                 const there = new ScoringService(args[0], { tries: 3, progress });
-                const found = await there.heads().catch((e) => `${e.name}: ${e.message}`);
+                const asked = there[args[1]](args[2]);
+                const found = await asked.catch((e) => `${e.name}: ${e.message}`);
                 return [found, waited];
                 """,
-                f"http://127.0.0.1:{server.server_address[1]}/",
-            )
+                f"http://127.0.0.1:{server.server_address[1]}/", call, head,
+            )  # fmt: skip
             return *found, server.asked
 
         yield listed
@@ -314,6 +402,7 @@ def test_a_busy_service_is_asked_again(heads_of):
         (200, heads({**HEAD, "n_outputs": 0}), ODD),
         (200, heads({**HEAD, "profile": None}), ODD),
         (200, heads({**HEAD, "needs_account": 0}), ODD),
+        (200, heads({**HEAD, "index": 1}), ODD),
         (200, heads({**HEAD, "space": {"dim": 4}}), ODD),
     ],
 )  # fmt: skip
@@ -336,6 +425,7 @@ def test_node_asks_with_the_same_module(served, service):
         ["node", "heads.mjs", service, "http://127.0.0.1:1"],
         cwd=served[0], capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert done.stdout.splitlines() == ["topics,other,closed,trusted", "UnreachableError"], (
-        done.stderr
-    )
+    assert done.stdout.splitlines() == [
+        "topics,other,closed,trusted,numbered,named",
+        "UnreachableError",
+    ], done.stderr

@@ -18,6 +18,7 @@ from linalign_lite.alignment.few_shot.weighting import FEW_ONLY, PUBLIC_ONLY, Fe
 from linalign_lite.alignment.kl import divergence_fit, optimizer
 from linalign_lite.alignment.kl.objective import DistillationData, divergences
 from linalign_lite.alignment.kl.optimizer import Eigenbases, ReducedMap
+from linalign_lite.alignment.kl.problem import DivergenceProblem
 from linalign_lite.alignment.kl.report import Step
 from linalign_lite.alignment.kl.softmax import Float32, Softmax
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
@@ -85,7 +86,7 @@ def at_best_scale(losses: Float64) -> Float64:
 
 
 @dataclass(frozen=True, eq=False)
-class FewShotProblem(divergence_fit.DivergenceProblem):
+class FewShotProblem(DivergenceProblem):
     """Distillation data of the few texts, and moments of public and few texts."""
 
     held_out: HeldOutDivergence
@@ -190,6 +191,6 @@ def refine_few_shot(few: FewShotProblem, best: FewShotTrial, iterations: int) ->
     )
     stage = f"few, penalty {best.penalty:.2g}"
     found, _ = few.minimise(
-        few.data, reparam, origin, stage, iterations, divergence_fit.FINAL_TOLERANCE
+        few.data, reparam, origin, stage, iterations, divergence_fit.FINAL_TOLERANCE, last=True
     )
     return AffineMap(*optimizer.expand_map(few.softmax, start, origin, found))

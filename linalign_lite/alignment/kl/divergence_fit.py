@@ -1,19 +1,19 @@
 """Fit a map for a head: choose a penalty on held-out texts, then fit all, in growing subsets."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from linalign_lite.alignment.kl import objective, optimizer, stochastic, validation
+from linalign_lite.alignment.kl import objective, optimizer, validation
 from linalign_lite.alignment.kl.checkpoint import Checkpoint, PenaltyTrial, digest_of, fingerprint
 from linalign_lite.alignment.kl.objective import DistillationData, Teaching
-from linalign_lite.alignment.kl.optimizer import ReducedMap, Reparametrization
-from linalign_lite.alignment.kl.report import KlReport, Step, Watch
-from linalign_lite.alignment.kl.softmax import Softmax, reduce_head
+from linalign_lite.alignment.kl.optimizer import ReducedMap
+from linalign_lite.alignment.kl.problem import DivergenceProblem, is_stochastic
+from linalign_lite.alignment.kl.report import KlReport, Watch
+from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import Float64, fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum, usable_penalty
@@ -32,13 +32,9 @@ HELD_OUT = 10  # every tenth text is held out
 SLACK = 0.5  # standard errors by which a stronger penalty may do worse than the best
 WORK = 3e9  # multiplications of a pass in the search, which has as many rows as that allows
 FEWEST_ROWS, GROWTH = 1024, 6
-STOCHASTIC = 3e11  # multiplications of a product of all rows and outputs; above, kl.stochastic
-LARGE_HEAD = 1e7  # numbers of a head whose exact search takes longer than any stochastic fit
 STOCHASTIC_ROWS, STOCHASTIC_PENALTIES = 4096, (1.0, 0.1, 0.01, 1e-3)  # of the search
-SEARCH_EPOCHS, EPOCHS = 2, 3
-SEARCH_STEPS, STEPS = 32, 240  # at least, where rows are few
+SEARCH_EPOCHS, SEARCH_STEPS = 2, 32  # steps at least, where rows are few
 ITERATIONS = 200
-EVALUATE_EVERY = 5  # iterations between two evaluations on held-out rows
 SEARCH_TOLERANCE = 1e-4  # relative decrease at which a minimisation of the search ends
 FINAL_TOLERANCE = 1e-6
 NO_BETTER_PENALTY = (
@@ -168,75 +164,6 @@ def fit_kl(
     return affine, report
 
 
-def is_stochastic(n: int, softmax: Softmax) -> bool:
-    """Return True if passes over all outputs take so long that steps have few rows and outputs."""
-    return n * softmax.factor.size > STOCHASTIC or softmax.factor.size > LARGE_HEAD
-
-
-@dataclass(frozen=True, eq=False)
-class DivergenceProblem:
-    """A head, the data on which the divergence is minimised, and the observer of its progress."""
-
-    softmax: Softmax
-    data: DistillationData
-    curvature: Float64  # shape: (r, r)
-    watch: Watch
-
-    def rows_of_pass(self, work: float, fewest: int) -> int:
-        """Compute the rows of a pass of so many multiplications; fewer would fit anything."""
-        outputs, rank = self.softmax.factor.shape
-        return int(max(fewest, 2 * self.data.source.shape[1], work / (2 * outputs * rank)))
-
-    def minimise(
-        self,
-        data: DistillationData,
-        reparam: Reparametrization,
-        at: ReducedMap,
-        stage: str,
-        iterations: int,
-        tolerance: float,
-        epochs: int = EPOCHS,
-        steps: int = STEPS,
-        evaluate: Callable[[ReducedMap], float] | None = None,
-    ) -> tuple[ReducedMap, int]:
-        """Return the minimum on ``data``, from ``at``, and the number of iterations.
-
-        epochs: number of passes where the steps are stochastic, more if they have fewer than
-        ``steps`` steps. evaluate: computes the loss on held-out rows, every EVALUATE_EVERY
-        iterations of the exact minimisation.
-        """
-        count = 0
-
-        def watch(iteration: int, loss: float, current: optimizer.CurrentMap) -> bool:
-            nonlocal count
-            count = iteration
-            held_out = math.nan
-            if evaluate and not self.stochastic and iteration % EVALUATE_EVERY == 0:
-                held_out = evaluate(current())
-            self.watch(Step(stage, iteration, loss, held_out))
-            return False
-
-        if self.stochastic:
-            epochs = min(max(epochs, -(-steps // stochastic.steps_of_epoch(len(data)))), iterations)
-            found = stochastic.descend(self.softmax, data, reparam, at, epochs=epochs, watch=watch)
-        else:
-            found, _ = optimizer.minimise_divergence(
-                self.softmax,
-                data,
-                reparam,
-                at,
-                iterations=iterations,
-                tolerance=tolerance,
-                watch=watch,
-            )
-        return found, count
-
-    @property
-    def stochastic(self) -> bool:
-        """True if the steps are of few rows."""
-        return is_stochastic(len(self.data), self.softmax)
-
-
 @dataclass(frozen=True, eq=False)
 class KlProblem(DivergenceProblem):
     """Data and options of a fit. Rows are shuffled; the held-out ones come last."""
@@ -288,8 +215,8 @@ def search_penalties(
             reparam = optimizer.reparametrize(eigenbases, problem.origin, penalty)
             stage = f"penalty {penalty:.0e}"
             found, count = problem.minimise(
-                data, reparam, at, stage, problem.iterations, SEARCH_TOLERANCE, SEARCH_EPOCHS,
-                SEARCH_STEPS, problem.score,
+                data, reparam, at, stage, problem.iterations, SEARCH_TOLERANCE,
+                epochs=SEARCH_EPOCHS, steps=SEARCH_STEPS, evaluate=problem.score,
             )  # fmt: skip
             trial = PenaltyTrial(penalty, problem.score(found), count, found)
             checkpoint.remember(trial)
@@ -338,7 +265,9 @@ def refine(
                 optimizer.eigenbases_of(data, problem.curvature), problem.origin, penalty * n / size
             )
             stage = f"{size} rows"
-            saved = problem.minimise(data, reparam, at, stage, problem.iterations, tolerance)
+            saved = problem.minimise(
+                data, reparam, at, stage, problem.iterations, tolerance, last=size == n
+            )
             checkpoint.remember_subset(size, *saved)
         at, count = saved
         total += count

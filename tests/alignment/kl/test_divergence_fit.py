@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from kl_cases import Case, blind_spot, make_case, reference
 
-from linalign_lite.alignment.kl import divergence_fit, validation
+from linalign_lite.alignment.kl import divergence_fit, problem, validation
 from linalign_lite.alignment.kl.checkpoint import digest_of
-from linalign_lite.alignment.kl.divergence_fit import Step, fit_kl
+from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.objective import Teaching
+from linalign_lite.alignment.kl.report import Step
 from linalign_lite.alignment.kl.validation import (
     CLASSIFIER_TEACHING,
     LARGE_TEACHING,
@@ -162,10 +163,8 @@ def test_watching_shows_every_step_and_what_was_held_out(fitted):
         assert [s.iteration for s in mine] == list(range(1, len(mine) + 1))
         assert mine[-1].loss <= mine[0].loss
     looks = [s for s in steps if s.held_out == s.held_out]
-    assert {s.iteration % divergence_fit.EVALUATE_EVERY for s in looks} == {0}
-    assert len(looks) == sum(
-        s.iteration % divergence_fit.EVALUATE_EVERY == 0 for s in steps[: -len(mine)]
-    )
+    assert {s.iteration % problem.EVALUATE_EVERY for s in looks} == {0}
+    assert len(looks) == sum(s.iteration % problem.EVALUATE_EVERY == 0 for s in steps[: -len(mine)])
     assert min(s.held_out for s in looks) < report.start_divergence / 2
 
 

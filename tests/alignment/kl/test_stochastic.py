@@ -8,6 +8,7 @@ from kl_cases import blind_spot, make_case
 from test_optimizer import make_problem
 
 from linalign_lite.alignment.kl import divergence_fit, stochastic
+from linalign_lite.alignment.kl import problem as choice
 from linalign_lite.alignment.kl.checkpoint import Checkpoint
 from linalign_lite.alignment.kl.divergence_fit import fit_kl
 from linalign_lite.alignment.kl.objective import block_divergence, distillation_data, divergence
@@ -115,9 +116,8 @@ def test_a_fit_by_steps_serves_the_head_as_the_exact_one_does(monkeypatch):
     head, x, y = blind_spot(30, seed=1)
     truth = head.predict(y[400:])
     _, exact_report = fit_kl(x[:400], y[:400], head)
-    monkeypatch.setattr(divergence_fit, "STOCHASTIC", 0)
+    monkeypatch.setattr(choice, "STOCHASTIC", 0)
     monkeypatch.setattr(divergence_fit, "SEARCH_EPOCHS", 300)
-    monkeypatch.setattr(divergence_fit, "EPOCHS", 1500)
     steps = []
     affine, report = fit_kl(x[:400], y[:400], head, iterations=1500, watch=steps.append)
     plain = report.start_divergence
@@ -126,7 +126,8 @@ def test_a_fit_by_steps_serves_the_head_as_the_exact_one_does(monkeypatch):
     assert plain - report.held_out_divergence > 0.8 * gained
     assert np.mean(head.predict(affine(x[400:])) == truth) > 0.5
     assert {s.stage for s in steps} == {"penalty 1e+00", "penalty 1e-01", "penalty 1e-02",
-                                        "penalty 1e-03", "400 rows"}  # fmt: skip
+                                        "penalty 1e-03", "400 rows",
+                                        "400 rows, all outputs"}  # fmt: skip
 
 
 def test_a_large_head_is_fitted_by_steps_however_few_the_rows(monkeypatch):
@@ -134,21 +135,35 @@ def test_a_large_head_is_fitted_by_steps_however_few_the_rows(monkeypatch):
     steps = []
     fit_kl(x[:300], y[:300], head, watch=steps.append)
     exact = {s.stage for s in steps}
-    monkeypatch.setattr(divergence_fit, "LARGE_HEAD", 0)
+    monkeypatch.setattr(choice, "LARGE_HEAD", 0)
     steps.clear()
     _, report = fit_kl(x[:300], y[:300], head, watch=steps.append)
     assert report.held_out_divergence < report.start_divergence
     last = {s.stage: s.iteration for s in steps}
     assert last.keys() == {"penalty 1e+00", "penalty 1e-01", "penalty 1e-02", "penalty 1e-03",
-                           "300 rows"} != exact  # fmt: skip
+                           "300 rows", "300 rows, all outputs"} != exact  # fmt: skip
     assert last["300 rows"] == 200  # 240 steps, a step an epoch, at most as many as iterations
+    assert last["300 rows, all outputs"] == choice.EXACT
     assert last["penalty 1e-01"] == 32
+
+
+def test_exact_passes_end_the_steps_if_their_work_is_allowed(monkeypatch):
+    head, x, y = blind_spot(10, seed=2)
+    monkeypatch.setattr(choice, "STOCHASTIC", 0)
+    ends = []
+    for work in (choice.EXACT_WORK, 0):
+        monkeypatch.setattr(choice, "EXACT_WORK", work)
+        steps = []
+        fit_kl(x[:400], y[:400], head, penalty=0.01, watch=steps.append)
+        ends.append(steps[-1])
+    exact, noisy = ends
+    assert [end.stage for end in ends] == ["400 rows, all outputs", "400 rows"]
+    assert exact.loss < noisy.loss
 
 
 def test_an_interrupted_fit_by_steps_resumes_to_the_same_map(tmp_path, monkeypatch):
     head, x, y = blind_spot(10, seed=2)
-    monkeypatch.setattr(divergence_fit, "STOCHASTIC", 0)
-    monkeypatch.setattr(divergence_fit, "EPOCHS", 20)
+    monkeypatch.setattr(choice, "STOCHASTIC", 0)
     whole, _ = fit_kl(x[:400], y[:400], head)
 
     def stop(step):

@@ -22,7 +22,7 @@ from speak import token_states
 from linalign_lite import fit, load_model
 from linalign_lite.alignment.kl import objective, optimizer, stochastic
 from linalign_lite.alignment.kl.divergence_fit import STOCHASTIC_ROWS
-from linalign_lite.alignment.kl.problem import EPOCHS
+from linalign_lite.alignment.kl.problem import EPOCHS, EXACT
 from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.core.token_alignment import pair_states
 

@@ -14,7 +14,9 @@ from linalign_lite.alignment.moments import Float64
 STOCHASTIC = 3e11  # multiplications of a product of all rows and outputs; above, kl.stochastic
 LARGE_HEAD = 1e7  # numbers of a head whose exact search takes longer than any stochastic fit
 EPOCHS, STEPS = 3, 240  # steps at least, where rows are few
-EXACT, EXACT_WORK = 3, 4e12  # iterations that end stochastic steps, if such a product has no more
+# exact iterations that end stochastic steps: at least, at most, and as many as all their products
+# of rows and outputs may have multiplications
+FEWEST, EXACT, EXACT_WORK = 3, 6, 1.2e13
 EVALUATE_EVERY = 5  # iterations between two evaluations on held-out rows
 
 
@@ -56,7 +58,7 @@ class DivergenceProblem:
         epochs: number of passes where the steps are stochastic, more if they have fewer than
         ``steps`` steps. evaluate: computes the loss on held-out rows, every EVALUATE_EVERY
         iterations of the exact minimisation. last: exact iterations follow the stochastic steps
-        where they can be afforded: they remove what the noise of the steps leaves.
+        where they can be afforded.
         """
         count = 0
 
@@ -72,9 +74,10 @@ class DivergenceProblem:
         if self.stochastic:
             epochs = min(max(epochs, -(-steps // stochastic.steps_of_epoch(len(data)))), iterations)
             at = stochastic.descend(self.softmax, data, reparam, at, epochs=epochs, watch=watch)
-            if not last or len(data) * self.softmax.factor.size > EXACT_WORK:
+            exact = min(EXACT, int(EXACT_WORK / (len(data) * self.softmax.factor.size)), iterations)
+            if not last or exact < FEWEST:
                 return at, count
-            stage, iterations, tolerance = f"{stage}, all outputs", min(EXACT, iterations), 0.0
+            stage, iterations, tolerance = f"{stage}, all outputs", exact, 0.0
         found, _ = optimizer.minimise_divergence(
             self.softmax, data, reparam, at, iterations=iterations, tolerance=tolerance, watch=watch
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,10 +73,13 @@ class Console:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
-    def replacing(self, path: Place) -> None:
-        """Remark that an older file of this name will be replaced."""
-        if path.exists():
-            self.note(f"{path} is there already and will be replaced")
+    @contextlib.contextmanager
+    def replacing(self, path: Place) -> Iterator[None]:
+        """Remark that an older file was replaced, once the block has written the new one."""
+        older = path.exists()
+        yield
+        if older:
+            self.note(f"replaced {path}, which was there")
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Print warnings on standard error."""
@@ -144,6 +148,8 @@ def require_output(path: Place, *inputs: Place | str | None) -> None:
         raise InputError(f"{path} is a folder", expected="the name of a file to write")
     else:
         require_replaceable(path)
+        if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
+            raise InputError(f"cannot write {path}", got=f"no permission to write in {path.parent}")
     require_elsewhere(path, *inputs)
 
 

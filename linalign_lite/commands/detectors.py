@@ -18,10 +18,13 @@ from linalign_lite.commands.console import (
     require_plot,
 )
 from linalign_lite.commands.options import AsJson, MapFile, Plot, Quiet, Strict
+from linalign_lite.commands.reading import read_for
 from linalign_lite.core.choices import DetectorMethod
 from linalign_lite.core.text_tables import pair_lines
 
 if TYPE_CHECKING:
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.heads.ood.detector import Detector
 
 app = typer.Typer(
@@ -137,10 +140,10 @@ def score(
       linalign-lite ood score intents.ood.npz client.states.npz --map client-to-provider.map.npz
     """
     from linalign_lite.heads.ood.serialization import load_detector
-    from linalign_lite.vectors.reading import read_states
 
-    detector = load_detector(detector_file)
-    scores = detector.scores(read_states(states), load_optional_map(map_file))
+    console, detector = Console(as_json), load_detector(detector_file)
+    affine = load_optional_map(map_file)
+    scores = detector.scores(_read(console, states, detector, affine), affine)
     values = scores.tolist()
     data: dict[str, Any] = {"method": detector.method, "n": len(values), "scores": values}
     data["threshold"] = detector.threshold
@@ -148,7 +151,7 @@ def score(
     if detector.threshold is not None:
         data["outlying"] = detector.above(scores).tolist()
         lines = mark_outlying(lines, data["outlying"])
-    Console(as_json).result(data, lines)
+    console.result(data, lines)
 
 
 @app.command()
@@ -173,13 +176,13 @@ def evaluate(
     """
     from linalign_lite.heads.ood.report import evaluate_detector
     from linalign_lite.heads.ood.serialization import load_detector
-    from linalign_lite.vectors.reading import read_states
 
     require_plot(plot, detector_file, inlying, outlying, map_file)
-    detector, affine = load_detector(detector_file), load_optional_map(map_file)
-    found = evaluate_detector(detector, read_states(inlying), read_states(outlying), affine)
+    console, detector = Console(as_json), load_detector(detector_file)
+    affine = load_optional_map(map_file)
+    inner, outer = (_read(console, states, detector, affine) for states in (inlying, outlying))
+    found = evaluate_detector(detector, inner, outer, affine)
     draw(plot, f"Detection by {detector_file.name}", found, found.rows())
-    console = Console(as_json)
     console.judged(found.as_card(), pair_lines(found.rows()), found.verdict, strict=strict)
 
 
@@ -203,12 +206,11 @@ def threshold(
       linalign-lite ood threshold a.ood.npz b.val.npz b-to-a.ood.npz --map b-to-a.map.npz
     """
     from linalign_lite.heads.ood.serialization import load_detector, save_detector
-    from linalign_lite.vectors.reading import read_states
 
     console = Console(as_json, quiet)
     require_output(out, detector_file, states, map_file)
-    detector = load_detector(detector_file)
-    scores = detector.scores(read_states(states), load_optional_map(map_file))
+    detector, affine = load_detector(detector_file), load_optional_map(map_file)
+    scores = detector.scores(_read(console, states, detector, affine), affine)
     detector = detector.with_threshold(scores, tpr)
     save_detector(out, detector)
     _tell(console, out, detector, {})
@@ -234,3 +236,12 @@ def _tell(console: Console, out: Path, detector: Detector, tried: Mapping[str, f
         shown = ", ".join(f"{name} {area:.3f}" for name, area in tried.items())
         rows.append(("AUROC of labels left out", shown))
     console.result({"out": str(out), **facts}, pair_lines(rows))
+
+
+def _read(
+    console: Console, location: str, detector: Detector, affine: AffineMap | None
+) -> HiddenStates:
+    """Read states for a map, or for a detector without one."""
+    if affine is not None:
+        return read_for(console, location, affine.source, "the map")
+    return read_for(console, location, detector.space, "the detector")

@@ -23,6 +23,7 @@ from linalign_lite.commands.options import (
     Seed,
     Strict,
 )
+from linalign_lite.commands.reading import read_for
 from linalign_lite.core.choices import HEAD_FOLDS, HeadMethod
 from linalign_lite.core.text_tables import pair_lines
 
@@ -55,7 +56,6 @@ def head(
 
     console = Console(as_json, quiet)
     require_output(out, states)
-    console.replacing(out)
     trained, report = train_head(
         read_states(states),
         method=method.value,
@@ -64,7 +64,8 @@ def head(
         seed=seed,
         progress=console.note,
     )
-    save(out, trained)
+    with console.replacing(out):
+        save(out, trained)
     lines = pair_lines([("head", out), *report.rows()])
     console.judged({"out": str(out), **asdict(report)}, lines, report.verdict, strict=strict)
 
@@ -87,14 +88,14 @@ def evaluate(
     """
     from linalign_lite.core.serialization import load_head
     from linalign_lite.heads.evaluation import evaluate as measure
-    from linalign_lite.vectors.reading import read_states
 
     require_plot(plot, head_file, states, map_file)
-    affine = load_optional_map(map_file)
-    found = measure(load_head(head_file), read_states(states), affine=affine)
+    affine, head, console = load_optional_map(map_file), load_head(head_file), Console(as_json)
+    reader, what = (affine.source, "the map") if affine else (head.space, "the head")
+    found = measure(head, read_for(console, states, reader, what), affine=affine)
     data, rows = found.as_dict(), found.rows()
     draw(plot, f"Accuracy of {head_file.name}", found, rows)
     if per_class:
         data["per_class"] = found.per_class
         rows += [(f"  {name}", f"{value:.4f}") for name, value in found.per_class.items()]
-    Console(as_json).judged(data, pair_lines(rows), found.verdict, strict=strict)
+    console.judged(data, pair_lines(rows), found.verdict, strict=strict)

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from linalign_lite.commands.console import Console, load_optional_map, require_elsewhere
 from linalign_lite.commands.found import number_or_auto, ranking_lines, show_found
 from linalign_lite.commands.options import AsJson, MapFile, Quiet
-from linalign_lite.commands.scoring import read_queries
+from linalign_lite.commands.reading import read_queries, vouched
 from linalign_lite.core.choices import Metric
 from linalign_lite.core.text_tables import pair_lines
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.hidden_states import HiddenStates
+    from linalign_lite.core.space import Space
 
 app = typer.Typer(
     name="index",
@@ -137,21 +138,23 @@ def search(
 
     console, affine = Console(as_json, quiet), load_optional_map(map_file)
     opened = open_index(index)
-    states, names = named_queries(queries, model, affine, console)
+    states, names = named_queries(queries, model, affine, console, opened.space)
     rows, scores = opened.search(states, k, affine, clusters=clusters)
     show_found(console, names, rows.tolist(), scores.tolist(), opened.ids, 6)
 
 
 def named_queries(
-    queries: str, model: Path | None, affine: AffineMap | None, console: Console
+    queries: str, model: Path | None, affine: AffineMap | None, console: Console, space: Space
 ) -> tuple[HiddenStates, Sequence[str]]:
     """Read queries, and their ids; without ids of their own, the numbers of the rows."""
     from linalign_lite.vectors.reading import is_vectors, read_with_ids
 
     if model is None and is_vectors(queries):
         states, ids = read_with_ids(queries)
+        reader, what = (affine.source, "the map") if affine else (space, "the index")
+        vouched(console, queries, states, reader, what)
         if ids:
             return states, ids
     else:
-        states = read_queries(queries, model, affine, console, search=True)
+        states = read_queries(queries, model, affine, console, search=True, reader=space)
     return states, [str(i) for i in range(len(states))]

@@ -13,6 +13,7 @@ from typer import Argument, Option
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, Interrupted, draw, require_output, require_plot
 from linalign_lite.commands.moment_files import MomentsOptions, are_folders, measure_states, stream
+from linalign_lite.commands.reading import nameless
 from linalign_lite.commands.retrieval import SearchOptions, fit_for_search
 from linalign_lite.commands.unpaired import UnpairedOptions, fit_unshared
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule, Use
@@ -200,10 +201,9 @@ def fit(
     options.check(head_file, fold=fold)
     head = None if head_file is None else _load_head(head_file)
     require_plot(plot, source_at, target_at, out)
-    console.replacing(out)
     affine, report = _fit(console, source_at, target_at, head, options)
-    console.warn(report.warnings)
-    with delivered(out) as path:
+    console.warn([*report.warnings, *nameless(affine)])
+    with console.replacing(out), delivered(out) as path:
         save(path, head @ affine if fold and head is not None else affine)
     rows = [("head" if fold else "map", out), *affine.rows(), *report.rows()]
     draw(plot, f"The map {out.name}", report, rows)

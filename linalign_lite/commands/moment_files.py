@@ -113,10 +113,9 @@ def fit_moments(
 
     console, out = Console(as_json, quiet), place(out_at)
     require_output(out, *files)
-    console.replacing(out)
     together = put_together(map(read, files))
     affine, report = fit_paired(together, method=method.value, penalty=penalty)
-    with delivered(out) as path:
+    with console.replacing(out), delivered(out) as path:
         save(path, affine)
     console.warn(report.warnings)
     lines = pair_lines([("map", out), ("files", len(files)), *affine.rows(), *report.rows()])

@@ -26,14 +26,12 @@ from linalign_lite.commands.keys import (
     load_public,
 )
 from linalign_lite.commands.options import AsJson, MapFile, Mbit, Quiet
-from linalign_lite.commands.states import ModelOptions, extract_texts, read_encoded
+from linalign_lite.commands.reading import read_queries
 from linalign_lite.core.choices import Profile
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from linalign_lite.core.affine_map import AffineMap
     from linalign_lite.core.head import Head
-    from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.encrypt.client import Client
     from linalign_lite.retrieval.index.reading import Index
 
@@ -99,7 +97,8 @@ def encrypt(
     asked = load_asked(index, card, clusters)
     client = make_client(key, account, mbit=mbit)
     affine = load_optional_map(map_file)
-    states = read_queries(queries, model, affine, console, search=card is not None)
+    search, reader = card is not None, None if card is None else card.space
+    states = read_queries(queries, model, affine, console, search=search, reader=reader)
     with console.progress("encrypting", len(states)) as tally:
         info = client.encrypt_to(
             out, states, affine, n_outputs=outputs, index=asked, progress=tally
@@ -282,29 +281,3 @@ def load_scored(head: Path | None, index: Path | None, map_file: Path | None) ->
         return open_index(index)
     assert head is not None
     return load_head(head) if map_file is None else load_head(head) @ load_map(map_file)
-
-
-def read_queries(
-    queries: str,
-    model: Path | None,
-    affine: AffineMap | None,
-    console: Console,
-    *,
-    search: bool = False,
-) -> HiddenStates:
-    """Read states, or extract those of texts as the map's source was; search: as queries."""
-    if model is None:
-        return read_encoded(queries)
-    from linalign_lite.extraction.model_card import load_card
-    from linalign_lite.extraction.texts import read_texts
-
-    source = None if affine is None else affine.source
-    prompt = source.prompt if source and source.model else None
-    if search and "query" in load_card(model, verify=False).prompts:
-        prompt = "query"
-    options = ModelOptions(
-        pooling=(source.pooling or None) if source else None,
-        normalize=source.normalize if source and source.model else None,
-        prompt=prompt,
-    )
-    return extract_texts(console, model, read_texts(queries), options)

@@ -12,15 +12,8 @@ from linalign_lite.commands.console import Console, in_folder, load_optional_map
 from linalign_lite.commands.found import nearest_clusters, show_best, shown_ids
 from linalign_lite.commands.keys import PUBLIC, SECRET, Account, Key, load_account, load_public
 from linalign_lite.commands.options import AsJson, CaCert, Cert, CertKey, MapFile, Mbit, Quiet
-from linalign_lite.commands.scoring import (
-    AllScores,
-    AskedClusters,
-    MaxError,
-    Ood,
-    Top,
-    make_client,
-    read_queries,
-)
+from linalign_lite.commands.reading import read_queries
+from linalign_lite.commands.scoring import AllScores, AskedClusters, MaxError, Ood, Top, make_client
 from linalign_lite.errors import InputError
 
 if TYPE_CHECKING:
@@ -135,11 +128,12 @@ def ask(
     said = console.note
     with RemoteProvider(url, head, progress=said, **trust) as provider:
         chosen = provider.chosen()
-        states = read_queries(queries, model, affine, console, search=bool(chosen.index))
+        search, reader = bool(chosen.index), chosen.space
+        states = read_queries(queries, model, affine, console, search=search, reader=reader)
         space = states.space if affine is None else affine.target
         hint = "" if affine else "or is --map missing?"
         what = f"these states do not belong to head {chosen.name}"
-        chosen.space.require(space, what, hint=hint, any_prompt=bool(chosen.index))
+        chosen.space.require(space, what, hint=hint, any_prompt=search)
         card, ids = provider.index() if chosen.index else (None, None)
         if clusters is not None and card is None:
             raise InputError("--clusters are of an index", got=f"head {chosen.name}")

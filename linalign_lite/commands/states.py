@@ -16,7 +16,7 @@ from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, Interrupted, require_elsewhere, require_output
 from linalign_lite.commands.moment_files import workers
 from linalign_lite.core.choices import FloatDtype, Pooling, TextFormat
-from linalign_lite.errors import FormatError, InputError
+from linalign_lite.errors import InputError
 from linalign_lite.storage import places
 from linalign_lite.storage.remote import Remote
 
@@ -113,8 +113,8 @@ def extract(
         raise InputError(f"{option} is for a folder", got=str(out), hint="drop the .npz")
     else:
         require_output(out, texts)
-        console.replacing(out)
-        states, blank = _write_file(console, job)
+        with console.replacing(out):
+            states, blank = _write_file(console, job)
         made, rows, shards = states, len(states), {}
     space, n_labels = made.space, len(made.labels)
     data = {
@@ -246,23 +246,6 @@ def extract_texts(
         states = extract_states(loaded, texts, progress=tally, **options.given())
     _note_losses(console, texts.n_blank, states)
     return states
-
-
-def read_encoded(queries: str) -> HiddenStates:
-    """Read states or vectors; a .jsonl that is not usable may hold texts, which need --model."""
-    from linalign_lite.vectors.locations import find_location
-    from linalign_lite.vectors.reading import read_states
-
-    if find_location(queries) is None:
-        what, hint = f"cannot encrypt {queries} as it is", "add --model FOLDER to read texts"
-        raise InputError(what, expected="states (.npz) or vectors", hint=hint)
-    try:
-        return read_states(queries)
-    except FormatError as e:
-        if e.hint or not queries.lower().endswith(".jsonl"):
-            raise
-        hint = "for texts give --model"
-        raise FormatError(e.problem, got=e.got, expected=e.expected, hint=hint) from e
 
 
 @contextlib.contextmanager

@@ -161,6 +161,13 @@ class HiddenStates:
     def require_same_texts(self, other: HiddenStates) -> None:
         """Raise MismatchError unless row i of both is the same text (or token position)."""
         self.require_same_digest(other)
+        if (self.text_index is None) != (other.text_index is None):
+            raise MismatchError(
+                "token states and states of whole texts do not go together",
+                got=f"pooling {other.space.pooling or 'unknown'}",
+                expected=self.space.pooling or "unknown",
+                hint="extract both with the same --pooling",
+            )
         if len(self) != len(other):
             raise MismatchError(
                 "these states do not have the same number of rows",

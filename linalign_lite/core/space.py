@@ -50,6 +50,12 @@ class Space:
         same = prompts and self.normalize == other.normalize
         return same or not (self.model and other.model)
 
+    def known_as(self, other: Space) -> bool:
+        """Return True if both name the same model: dimensions that agree prove nothing."""
+        if self.model and other.model:
+            return self.model == other.model
+        return bool(self.name) and self.name == other.name
+
     def describe(self) -> str:
         """Return name, short digest, pooling, prompt and dimension, for messages."""
         unit = "normalized" if self.normalize else ""

@@ -184,9 +184,11 @@ class Provider:
         what, is_index = "this query does not belong in the head's space", bool(head.ids)
         head.space.require(query.space, what, any_prompt=is_index)
         if parameters.private and not self._knows(query):
+            given = [key.hex()[:8] for key in self._keys]
+            also = f", and the public key {given[0]}" if len(given) == 1 else ""
             raise MismatchError(
                 "the public key of this query is not among the provider's",
-                got=f"a query under key {query.key.hex()[:8]}",
+                got=f"a query under key {query.key.hex()[:8]}{also}",
                 expected="its public key, which hides the head in the response",
                 hint="ask the client for its public.key",
             )

@@ -311,6 +311,8 @@ def _kind(path: str, fmt: str) -> str:
     if path == "-":
         return "txt"
     name = Path(path)
+    if name.is_dir():
+        raise InputError(f"{path} is a folder", expected="a file of texts", hint="name the file")
     ending = Path(name.stem if name.suffix.lower() in PACKED else name).suffix.lower().lstrip(".")
     if ending not in FORMATS:
         raise InputError(

@@ -197,7 +197,9 @@ def _created(path: Path, target: Path, *, private: bool) -> Iterator[IO[bytes]]:
         raise
     except OSError as e:
         raise InputError(
-            f"cannot write {target}", got=e.strerror or str(e), hint="does the folder exist?"
+            f"cannot write {target}",
+            got=e.strerror or str(e),
+            hint="does the folder exist, and may you write there?",
         ) from e
     try:
         with os.fdopen(handle, "wb") as f:

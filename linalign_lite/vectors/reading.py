@@ -13,7 +13,7 @@ from linalign_lite.core.affine_map import Array
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.shards.states_folder import states_of
 from linalign_lite.core.token_alignment import pair_states
-from linalign_lite.errors import MismatchError, without_secrets
+from linalign_lite.errors import InputError, MismatchError, without_secrets
 from linalign_lite.storage.atomic import PathLike
 from linalign_lite.storage.places import Place, place
 from linalign_lite.storage.remote import Remote
@@ -21,6 +21,7 @@ from linalign_lite.vectors.files.states import gather
 from linalign_lite.vectors.locations import STATES, find_location, open_vectors
 from linalign_lite.vectors.source import ROWS, Batch, Vectors, VectorSource
 
+TEXTS = (".txt", ".csv", ".tsv", ".txt.gz", ".csv.gz", ".txt.zst", ".csv.zst")
 StatesAt = PathLike | Remote  # of vectors anywhere, or of states also under a URL
 
 
@@ -46,15 +47,27 @@ def read_states(location: StatesAt) -> HiddenStates:
     is not usable, MissingExtraError without the package that reads it.
     """
     if not is_vectors(location):
+        _require_no_texts(location)
         return states_of(location)
     with open_vectors(str(location)) as source:
         return gather(source.batches(), source.info)
 
 
 def read_pair(source: StatesAt, target: StatesAt, rule: str) -> tuple[HiddenStates, HiddenStates]:
-    """Read the states of both sides (`read_aligned`); token states are paired by ``rule``."""
+    """Read the states of both sides (`read_aligned`); token states are paired by ``rule``.
+
+    Raises MismatchError, which names both, for states of different texts.
+    """
     x, y = read_aligned([source, target])
-    return (x, y) if x.text_index is None or y.text_index is None else pair_states(x, y, rule)
+    try:
+        if x.text_index is not None and y.text_index is not None:
+            return pair_states(x, y, rule)
+        x.require_same_texts(y)
+    except MismatchError as e:
+        got, expected = (f"{at}: {part}" if part else str(at) for at, part in
+                         ((target, e.got), (source, e.expected)))  # fmt: skip
+        raise MismatchError(e.problem, got=got, expected=expected, hint=e.hint) from e
+    return x, y
 
 
 def read_aligned(locations: Sequence[StatesAt]) -> list[HiddenStates]:
@@ -88,9 +101,20 @@ def read_by_ids(location: StatesAt, ids: tuple[str, ...]) -> HiddenStates:
     return _in_order(states, own, ids, location)
 
 
+def _require_no_texts(location: StatesAt) -> None:
+    name = str(location)
+    if name.lower().endswith(TEXTS):
+        raise InputError(
+            f"{without_secrets(name)} holds texts, by its name",
+            expected="states or vectors of them",
+            hint="`linalign-lite extract MODEL TEXTS OUT` makes states of texts",
+        )
+
+
 def read_with_ids(location: StatesAt) -> tuple[HiddenStates, tuple[str, ...]]:
     """Read states, and their ids if they have some of their own, else ()."""
     if not is_vectors(location):
+        _require_no_texts(location)
         return states_of(location), ()
     ids: list[str] = []
 

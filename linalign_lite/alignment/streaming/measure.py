@@ -222,8 +222,8 @@ def _require_alike(source: StatesFolder, target: StatesFolder, pairing: str) -> 
     if (source.text_digest, source.n_texts) != (target.text_digest, target.n_texts):
         raise MismatchError(
             "these states were made from different texts",
-            got=f"text digest {target.text_digest[:8]} ({target.n_texts} texts)",
-            expected=f"{source.text_digest[:8]} ({source.n_texts} texts)",
+            got=f"{target.folder}: text digest {target.text_digest[:8]} ({target.n_texts} texts)",
+            expected=f"{source.folder}: {source.text_digest[:8]} ({source.n_texts} texts)",
             hint="extract both models on the same file",
         )
     if (source.space.pooling == "tokens") != (target.space.pooling == "tokens"):

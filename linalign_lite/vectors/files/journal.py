@@ -67,7 +67,9 @@ class Journal:
             self._log = log.open("a+b")
         except OSError as e:
             raise InputError(
-                f"cannot write {target}", got=e.strerror or str(e), hint="does the folder exist?"
+                f"cannot write {target}",
+                got=e.strerror or str(e),
+                hint="does the folder exist, and may you write there?",
             ) from e
         try:
             _lock(self._log, target)

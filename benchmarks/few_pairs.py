@@ -1,6 +1,7 @@
 """Maps from a few pairs, or none, and texts that only one side has: how often the partner is first.
 
     python benchmarks/few_pairs.py [--draws 5] [--jobs 2] [--mini-vec2vec PYTHON NOTEBOOK]
+                                   [--sayings FOLDER]
 
 20,000 public sentences: 1,000 to judge by, some pairs, and the rest split so that no text is on
 both sides. MiniLM and EmbeddingGemma, SmolLM2 and Gemma (mean-pooled), both directions, with and
@@ -8,8 +9,10 @@ without the unshared texts, and CLINC150's test texts through the target's head;
 nothing in common, which must be refused; and 100,000 made texts a side of 768 dimensions. Each
 result is kept in results/few_pairs.json as soon as it is there: a stopped run resumes. States are
 those of public_only.py. --mini-vec2vec: an environment's Python and the notebook, as its script
-in benchmarks/peers states; it gets the same states without pairs. Needs the models and data
-(LINALIGN_SHARED, LINALIGN_REAL) and the extra `bench`.
+in benchmarks/peers states; it gets the same states without pairs. --sayings: the source's unshared
+texts are sayings, English ones and German ones; the folder is /usr/share/games/fortunes, where
+Debian's fortunes and fortunes-de are. Needs the models and data (LINALIGN_SHARED, LINALIGN_REAL)
+and the extra `bench`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -31,10 +35,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, ROOT, publish
-from public_only import PUBLIC, head_of, states
+from common import PROMPTS, RESULTS, ROOT, cached, exported, publish
+from public_only import FOLDERS, PUBLIC, head_of, states
 
-from linalign_lite import AlignmentError, HiddenStates, InputError, evaluate, fit, fit_unpaired
+from linalign_lite import (
+    AlignmentError,
+    HiddenStates,
+    InputError,
+    evaluate,
+    extract,
+    fit,
+    fit_unpaired,
+    load_model,
+)
 from linalign_lite.storage.arrays import unit_rows
 
 JUDGED = 1_000
@@ -49,6 +62,8 @@ STORIES = (("656k", "260k"), ("260k", "656k"), ("656k", "MiniLM"))  # models of 
 NOTHING = ("normal", "permuted", "other texts")
 DIFFER = {"other texts": 1.0, "half other texts": 0.5}  # share of the source's texts
 SHORTER = "half of each text"  # of the source's texts, their first words
+SAYINGS = {"English sayings": "", "German sayings": "de"}  # folders of the source's texts
+SAID, SAYING = 5_000, (20, 300)  # how many; characters of one
 PEER = "mini-vec2vec"
 Job = dict[str, Any]
 
@@ -59,16 +74,20 @@ def main() -> None:
     parser.add_argument("--nothing", type=int, default=50, help="runs that must be refused")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mini-vec2vec", nargs=2, metavar=("PYTHON", "NOTEBOOK"))
+    parser.add_argument("--sayings", type=Path, metavar="FOLDER")
     args = parser.parse_args()
     path = RESULTS / "few_pairs.json"
     done = json.loads(path.read_text())["runs"] if path.exists() else []
     known = {json.dumps(run["job"]) for run in done}
     jobs = [job for job in plan(args.draws, args.nothing) if json.dumps(job) not in known]
     jobs = [job for job in jobs if job["kind"] != PEER or args.mini_vec2vec]
+    jobs = [job for job in jobs if job["kind"] not in SAYINGS or args.sayings]
     for model in {job[side] for job in jobs for side in ("source", "target")} - {""}:
         states(model, "public")
     for model in {job["source"] for job in jobs if job["kind"] == SHORTER}:
         states(model, "public, halved")
+    for source, kind in {(job["source"], job["kind"]) for job in jobs if job["kind"] in SAYINGS}:
+        sayings(source, kind, args.sayings)
     # one thread a job: two jobs on two cores do more than two threads on one
     threads = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
     os.environ.update(threads)
@@ -90,12 +109,13 @@ def plan(draws: int, nothing: int) -> list[Job]:
     kinds = itertools.cycle(NOTHING)
     refused = [one(next(kinds), MODELS[d % 2], 0, d) for d in range(nothing)]
     found += [one("scale", ("", ""), 16, 0), *refused[:12]]
-    differ = (*DIFFER, SHORTER)
+    differ = (*DIFFER, SHORTER, *SAYINGS)
     found += [one(kind, p, n, 0) for kind in differ for n in (16, 64) for p in MODELS[:2]]
     found += [one("unpaired", p, n, 0) for n in (16, 64, 0) for p in STORIES]
     found += [one("alone", p, n, 0) for p in STORIES for n in ALONE]
     found += [one(PEER, p, 0, 0) for p in MODELS]
-    found += [one("unpaired", p, n, d) for d in range(1, draws) for n in PAIRS for p in MODELS[:2]]
+    drawn = (*PAIRS[:3], 0)
+    found += [one("unpaired", p, n, d) for d in range(1, draws) for n in drawn for p in MODELS[:2]]
     found += [one("alone", p, n, d) for d in range(1, draws) for n in ALONE for p in MODELS[:2]]
     return found + refused[12:]
 
@@ -180,6 +200,24 @@ def scale(job: Job) -> dict[str, Any]:
             "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}  # fmt: skip
 
 
+def sayings(model: str, kind: str, folder: Path | None = None) -> HiddenStates:
+    """States of sayings in a language; folder: where they are read from the first time."""
+
+    def make() -> HiddenStates:
+        assert folder is not None
+        found: dict[str, None] = {}  # in order, each once
+        for path in sorted((folder / SAYINGS[kind]).iterdir()):
+            if path.is_file() and not path.is_symlink() and not path.suffix:
+                parts = re.split("^%$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                found |= dict.fromkeys(" ".join(part.split()) for part in parts)
+        texts = [text for text in found if SAYING[0] <= len(text) <= SAYING[1]]
+        some = np.random.default_rng(0).permutation(len(texts))[:SAID]
+        loaded = load_model(exported(FOLDERS[model]))
+        return extract(loaded, [texts[i] for i in some], prompt=PROMPTS.get(model))
+
+    return cached(f"{FOLDERS[model]}.few_pairs.{kind}.states.npz", make)
+
+
 def without_relation(job: Job, x: HiddenStates, own: Any) -> HiddenStates:
     """The source's unshared states; made, or of other texts, where the job says so."""
     kind, rng = job["kind"], np.random.default_rng(job["draw"])
@@ -190,6 +228,9 @@ def without_relation(job: Job, x: HiddenStates, own: Any) -> HiddenStates:
         rows = rng.permuted(rows, axis=0)
     elif kind == SHORTER:
         rows = states(job["source"], "public, halved").states[own]
+    elif kind in SAYINGS:
+        rows = sayings(job["source"], kind).states
+        return replace(x.rows(np.arange(len(rows))), states=rows)
     elif kind in DIFFER:
         train, count = states(job["source"], "train"), round(DIFFER[kind] * len(rows))
         others = train.states[rng.permutation(len(train))[:count]]

@@ -15,8 +15,8 @@ judged to be answered by its own answer. --isotrieve: the Python of an environme
 0.4.0, whose ridge and low-rank maps are fitted on the same arrays, with its own defaults; its
 Procrustes refuses different dimensions. Its gate judges a map of 80 % of the documents on the rest.
 
-States are kept in the cache; EmbeddingGemma takes half an hour on two cores. Writes
-results/retrieval.json.
+States are kept in the cache; EmbeddingGemma takes half an hour on two cores. Each pair of models is
+kept in results/retrieval.json as soon as it is there: a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import PUBLISHED, ROOT, cached, data, exported, publish
+from common import PUBLISHED, RESULTS, ROOT, cached, data, exported, publish
 
 import linalign_lite as la
 from linalign_lite.retrieval.evaluation import DOCUMENTS, NATIVE_TARGET, QUERIES
@@ -51,12 +51,17 @@ def main() -> None:
     parser.add_argument("--isotrieve", metavar="PYTHON")
     args = parser.parse_args()
     folders = {"cranfield": data("cranfield")} | dict(c.split("=", 1) for c in args.collection)
-    native = {n: {m: of_native(n, folder, m) for m in LENGTHS} for n, folder in folders.items()}
+    path = RESULTS / "retrieval.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"native": {}, "rows": []}
+    native, rows = kept["native"], kept["rows"]
+    for name, folder in folders.items():
+        native[name] = native.get(name) or {m: of_native(name, folder, m) for m in LENGTHS}
     jobs = [(n, "documents", pair) for n in folders for pair in PAIRS]
     jobs += [("cranfield", kind, pair) for kind in PUBLIC for pair in PAIRS]
-    rows: list[dict[str, Any]] = []
     for name, kind, (source, target) in jobs:
         about = {"collection": name, "fitted_on": kind, "source": source, "target": target}
+        if any(about.items() <= row.items() for row in rows):
+            continue
         for row in of_pair(name, folders[name], kind, (source, target), args.isotrieve):
             rows.append(about | row)
             values = (f"{row[use]['ndcg']['value']:.4f}" for use in USES)

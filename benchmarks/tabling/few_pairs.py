@@ -67,7 +67,13 @@ def few_pairs_refused() -> str:
 def few_pairs_differ() -> str:
     """Unshared texts of another kind on one side."""
     rows = []
-    for kind in (LOOSE, "half other texts", "half of each text"):
+    for kind in (
+        LOOSE,
+        "half other texts",
+        "half of each text",
+        "English sayings",
+        "German sayings",
+    ):
         for key, found in runs(kind).items():
             if key[2]:
                 first = spread(r["first"] for r in found if "first" in r)

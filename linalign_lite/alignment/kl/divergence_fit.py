@@ -72,8 +72,11 @@ def fit_kl(
     """
     x, y = as_states(source), as_states(target)
     x.require_same_texts(y)
-    swapped = "are the sides swapped?" if head.space.agrees(x.space) else ""
-    head.space.require(y.space, "this head does not read the target's states", hint=swapped)
+    head.space.require(
+        y.space,
+        "this head does not read the target's states",
+        hint="are the sides swapped?" if head.space.agrees(x.space) else "",
+    )
     if iterations < 1:
         raise InputError("the number of iterations is not usable", got=str(iterations))
     given = usable_penalty(penalty, limit=MAX_PENALTY)

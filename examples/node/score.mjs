@@ -22,23 +22,30 @@ if (!texts) {
   process.exit(2);
 }
 
-const lines = (await readFile(texts, "utf8")).split("\n").filter((line) => line.trim());
-const fused = await Fused.load(
-  ort,
-  Tokenizer,
-  await readFile(model),
-  await readFile(join(dirname(model), "tokenizer.json")),
-);
-const found = await fused.run(lines);
-if (values.json) {
-  const plain = ([name, rows]) => [name, rows.map((row) => [...row])];
-  console.log(JSON.stringify({
-    labels: fused.labels,
-    ...Object.fromEntries(Object.entries(found).map(plain)),
-  }));
-} else {
-  found.scores.forEach((scores, i) => {
-    const top = best(scores);
-    console.log(`${fused.labels[top] ?? top}\t${scores[top].toFixed(4)}\t${lines[i]}`);
-  });
+async function main() {
+  const lines = (await readFile(texts, "utf8")).split("\n").filter((line) => line.trim());
+  const fused = await Fused.load(
+    ort,
+    Tokenizer,
+    await readFile(model),
+    await readFile(join(dirname(model), "tokenizer.json")),
+  );
+  const found = await fused.run(lines);
+  if (values.json) {
+    const plain = ([name, rows]) => [name, rows.map((row) => [...row])];
+    console.log(JSON.stringify({
+      labels: fused.labels,
+      ...Object.fromEntries(Object.entries(found).map(plain)),
+    }));
+  } else {
+    found.scores.forEach((scores, i) => {
+      const top = best(scores);
+      console.log(`${fused.labels[top] ?? top}\t${scores[top].toFixed(4)}\t${lines[i]}`);
+    });
+  }
 }
+
+main().catch((error) => {
+  console.error(`error: ${error.message}`);
+  process.exitCode = 1;
+});

@@ -1,0 +1,84 @@
+"""The page for edge developers: its commands run in order and print what is shown."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+
+import pytest
+from conftest import EXAMPLES, Quiet
+from pages import until
+from readme import in_a_shell
+from support import ROOT
+
+PAGE = (ROOT / "docs" / "for-edge-developers.md").read_text(encoding="utf-8")
+NOT_RUN = ("pip install", "python3 -m http.server")
+
+
+@pytest.fixture(scope="module")
+def followed(installed, tmp_path_factory):
+    """The folder in which somebody followed the page, and what was printed."""
+    pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("node_modules"))
+    for name in ("node", "browser"):  # so that `npm ci` need not fetch them again
+        installed(name)
+    section = PAGE.split("## One ONNX file")[1].split("If the application has")[0]
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", section, re.DOTALL | re.MULTILINE))
+    run = [line for line in lines.splitlines() if not line.startswith(NOT_RUN)]
+    assert len(lines.splitlines()) - len(run) == len(NOT_RUN)
+    done = in_a_shell("set -e\n" + "\n".join(run).replace("npm ci", "npm ci --silent"), folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shown = "".join(re.findall(r"^```text\n(.*?)^```$", section, re.DOTALL | re.MULTILINE))
+    return folder, shown, done.stdout
+
+
+def test_what_is_printed_is_what_is_shown(followed):
+    _, shown, printed = followed
+    number = r"\d+\.\d+(?:e-\d+)?"
+    assert re.sub(number, "#", printed) == re.sub(number, "#", shown)
+    for wanted, found in zip(
+        *(re.findall(r"\t(0\.\d+)", x) for x in (shown, printed)), strict=True
+    ):
+        assert abs(float(wanted) - float(found)) <= 0.03  # other processors round otherwise
+
+
+def test_the_page_in_the_browser_shows_the_same_scores(followed, browser):
+    folder, shown, _ = followed
+    handler = functools.partial(Quiet, directory=str(folder / "examples"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.get(f"http://127.0.0.1:{server.server_address[1]}/browser/")
+        assert until(browser, "ready", "failed")[0] == "ready"
+        browser.find_element("id", "score").click()
+        assert until(browser, "done", "failed")[0] == "done"
+        best = browser.execute_script(
+            "return [...document.querySelectorAll('#scores td.best')].map(c => c.textContent)"
+        )
+        server.shutdown()
+    wanted = [float(x) for x in re.findall(r"\t(0\.\d+)", shown)]
+    assert [float(x) for x in best] == pytest.approx(wanted, abs=0.03)
+
+
+def test_a_page_that_cannot_start_says_why(browser, served, tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "x", ignore=shutil.ignore_patterns("node_modules"))
+    browser.get((tmp_path / "x" / "browser" / "index.html").as_uri())
+    assert "lets no page read its files from file://" in until(browser, "failed")[1]
+    handler = functools.partial(Quiet, directory=str(tmp_path / "x"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.get(f"http://127.0.0.1:{server.server_address[1]}/browser/")
+        assert 'is not there: run "npm ci"' in until(browser, "failed")[1]
+        server.shutdown()
+
+
+def test_node_names_what_is_missing(followed):
+    folder, *_ = followed
+    for model in ("nothing.onnx", "texts.txt"):
+        done = in_a_shell(f"cd examples/node; node score.mjs {model} texts.txt", folder)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1

@@ -18,7 +18,7 @@ from linalign_lite.alignment.report import LOW_ROWS, Report, next_step
 from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MAP_FOLDS, MapMethod, values_of
-from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.hidden_states import HiddenStates, as_sides
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import MAP_R2, Verdict
 from linalign_lite.errors import InputError
@@ -82,7 +82,7 @@ def fit(
     Raises MismatchError when the states were made from different texts, InputError for an unknown
     method, a penalty below 0, or folds that do not fit the data.
     """
-    x, y = as_states(source), as_states(target)
+    x, y = as_sides(source, target)
     x.require_same_texts(y)
     if method not in METHODS:
         raise InputError("unknown method", got=method, expected=", ".join(METHODS))

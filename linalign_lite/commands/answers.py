@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -71,6 +72,8 @@ def show_scores(
             data["outlying"] = by.above(values).tolist()
             ends = mark_outlying(ends, data["outlying"])
         lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
+    if out is not None and sys.stdout is not None and sys.stdout.isatty():
+        lines = [f"{out}: scores of {len(best)} queries"]  # a pipe gets the labels all the same
     if measured is None:
         console.result(data, lines)
         return

@@ -229,6 +229,20 @@ def label_ids(labels: npt.ArrayLike) -> tuple[tuple[str, ...], Ints]:
     return tuple(map(str, values.tolist())), ids.astype(np.int32)
 
 
+def as_sides(
+    source: HiddenStates | Array, target: HiddenStates | Array
+) -> tuple[HiddenStates, HiddenStates]:
+    """Return both sides of a map as `as_states` does; its InputError names the side."""
+    found = []
+    for side, value in (("source", source), ("target", target)):
+        try:
+            found.append(as_states(value))
+        except InputError as e:
+            problem = f"of the {side}, {e.problem}"
+            raise InputError(problem, got=e.got, expected=e.expected, hint=e.hint) from e
+    return found[0], found[1]
+
+
 def as_states(value: HiddenStates | Array, labels: npt.ArrayLike | None = None) -> HiddenStates:
     """Return HiddenStates; an array (n, d) is wrapped as states of an unknown space.
 

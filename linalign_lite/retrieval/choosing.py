@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import SEARCH_FOLDS, Metric, Use
-from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.hidden_states import HiddenStates, as_sides, as_states
 from linalign_lite.errors import InputError
 from linalign_lite.retrieval import measures
 from linalign_lite.retrieval.fit_report import K, RetrievalFitReport
@@ -66,7 +66,7 @@ def fit_retrieval(
     Raises MismatchError for states of different texts, InputError for fewer than 30 documents,
     pseudo-queries that do not fit, an unknown use or metric, and fewer than 2 folds.
     """
-    x, y = as_states(source), as_states(target)
+    x, y = as_sides(source, target)
     x.require_same_texts(y)
     asked = None if pseudo is None else (as_states(pseudo[0]), as_states(pseudo[1]))
     _check(x, y, asked, use, folds)

@@ -229,6 +229,15 @@ def test_states_of_other_texts_are_refused(pair):
         fit(x, HiddenStates(y.states[1:]))
 
 
+def test_a_side_that_is_not_usable_is_named(pair):
+    x, y = (side.states for side in pair)
+    for sides, name in (((x * np.nan, y), "source"), ((x, y * np.nan), "target")):
+        with pytest.raises(
+            InputError, match=f"of the {name}, states hold values that are not finite"
+        ):
+            fit(*sides)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -43,3 +43,12 @@ def test_unlabelled_texts_go_along(played, here, capsys):
     assert main([*map(str, decrypt(played, "--texts", "bare.txt", "--out", "x.jsonl"))]) == 0
     assert "accuracy" not in capsys.readouterr().out
     assert list(json.loads((here / "x.jsonl").read_text().splitlines()[0])) == ["text", "scores"]
+
+
+def test_a_terminal_is_spared_the_labels_that_a_file_gets(played, here, capsys, monkeypatch):
+    args = [*map(str, decrypt(played, "--out", "x.jsonl"))]
+    assert main(args) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 145
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(args) == 0
+    assert capsys.readouterr().out == "x.jsonl: scores of 145 queries\n"

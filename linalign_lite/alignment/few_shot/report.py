@@ -66,9 +66,9 @@ class FewReport(Report):
             math.inf: "infinite: only the few texts count",
         }
         weight = f"{self.few_weight:g} times that of the public texts"
-        loss = "1 − R²" if self.objective == "least-squares" else "divergence"
+        squares = self.objective == "least-squares"
         losses = {
-            f"held-out {loss}": (self.loss, self.loss_error),
+            "held-out R²" if squares else "held-out divergence": (self.loss, self.loss_error),
             "  public alone": (self.public_loss, self.public_error),
             "  few alone": (self.few_loss, self.few_error),
             "  both": (self.both_loss, self.both_error),
@@ -78,5 +78,9 @@ class FewReport(Report):
             ("dimensions", f"{self.d_source} to {self.d_target}{outputs}"),
             ("rows", f"{self.n_public} public, {self.n_few} few"),
             ("weight of the few", weights.get(self.few_weight, weight)),
-            *((name, f"{v:.4f} ± {e:.4f}") for name, (v, e) in losses.items() if v is not None),
+            *(
+                (name, f"{1 - v if squares else v:.4f} ± {e:.4f}")
+                for name, (v, e) in losses.items()
+                if v is not None
+            ),
         ]

@@ -19,7 +19,7 @@ from linalign_lite.alignment.moments import Float64, fold_index, measure
 from linalign_lite.alignment.ridge import ridge, spectrum, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.hidden_states import HiddenStates, as_sides
 from linalign_lite.core.metrics import error_of_mean
 from linalign_lite.errors import InputError
 from linalign_lite.storage.arrays import drop_pages
@@ -70,7 +70,7 @@ def fit_kl(
     Raises MismatchError when head and states do not belong together, InputError for weights or a
     penalty that cannot be used.
     """
-    x, y = as_states(source), as_states(target)
+    x, y = as_sides(source, target)
     x.require_same_texts(y)
     head.space.require(
         y.space,

@@ -28,7 +28,7 @@ from linalign_lite.alignment.unpaired.refinement import (
 )
 from linalign_lite.alignment.unpaired.report import UnpairedReport
 from linalign_lite.core.affine_map import AffineMap, Array
-from linalign_lite.core.hidden_states import HiddenStates, as_states
+from linalign_lite.core.hidden_states import HiddenStates, as_sides, as_states
 from linalign_lite.errors import AlignmentError, InputError
 from linalign_lite.storage.arrays import unit_rows
 
@@ -68,7 +68,7 @@ def fit_unpaired(
     that contradict each other (their rows are named), and for states of tokens; MismatchError when
     pairs and unshared states are not of the same spaces.
     """
-    x, y = as_states(source), as_states(target)
+    x, y = as_sides(source, target)
     shared = None if pairs is None else (as_states(pairs[0]), as_states(pairs[1]))
     _require_usable(x, y, shared)
     rank = min(LARGEST_RANK, x.space.dim, y.space.dim)

@@ -13,6 +13,7 @@ PORT = 8765
 _CONFIGURATION = f"""\
 port = {PORT}
 keys = "registered"
+origins = ["http://127.0.0.1:8000"]  # of the page in examples/browser
 
 [[heads]]
 name = "topics"

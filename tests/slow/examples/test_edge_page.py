@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import re
@@ -12,10 +13,13 @@ import pytest
 from conftest import EXAMPLES, Quiet
 from pages import until
 from readme import in_a_shell
+from served import serving
 from support import ROOT
 
+from linalign_lite.demo.service import demo_service
+
 PAGE = (ROOT / "docs" / "for-edge-developers.md").read_text(encoding="utf-8")
-NOT_RUN = ("pip install", "python3 -m http.server")
+NOT_RUN = ("pip install", "python3 -m http.server", "linalign-lite serve")
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +32,16 @@ def followed(installed, tmp_path_factory):
         installed(name)
     section = PAGE.split("## One ONNX file")[1].split("If the application has")[0]
     lines = "".join(re.findall(r"^```sh\n(.*?)^```$", section, re.DOTALL | re.MULTILINE))
+    lines = lines.replace(
+        "mkdir examples/browser/private", "cd ../..\nmkdir examples/browser/private"
+    )
     run = [line for line in lines.splitlines() if not line.startswith(NOT_RUN)]
     assert len(lines.splitlines()) - len(run) == len(NOT_RUN)
     done = in_a_shell("set -e\n" + "\n".join(run).replace("npm ci", "npm ci --silent"), folder)
     assert done.returncode == 0, done.stderr[-2000:]
+    printed = "".join(x for x in done.stdout.splitlines(True) if "private/model.onnx" not in x)
     shown = "".join(re.findall(r"^```text\n(.*?)^```$", section, re.DOTALL | re.MULTILINE))
-    return folder, shown, done.stdout
+    return folder, shown, printed
 
 
 def test_what_is_printed_is_what_is_shown(followed):
@@ -46,33 +54,50 @@ def test_what_is_printed_is_what_is_shown(followed):
         assert abs(float(wanted) - float(found)) <= 0.03  # other processors round otherwise
 
 
-def test_the_page_in_the_browser_shows_the_same_scores(followed, browser):
-    folder, shown, _ = followed
-    handler = functools.partial(Quiet, directory=str(folder / "examples"))
+@contextlib.contextmanager
+def hosting(folder):
+    """Serve a folder; yields the origin."""
+    handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser.get(f"http://127.0.0.1:{server.server_address[1]}/browser/")
-        assert until(browser, "ready", "failed")[0] == "ready"
-        browser.find_element("id", "score").click()
-        assert until(browser, "done", "failed")[0] == "done"
-        best = browser.execute_script(
-            "return [...document.querySelectorAll('#scores td.best')].map(c => c.textContent)"
-        )
+        yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
+
+
+def best_scores(browser, button, done):
+    """Press a button; the best score of each text, from the table."""
+    browser.find_element("id", button).click()
+    assert until(browser, done, "failed")[0] == done
+    script = "return [...document.querySelectorAll('#scores td.best')].map(c => c.textContent)"
+    return [float(x) for x in browser.execute_script(script)]
+
+
+def test_the_page_in_the_browser_shows_the_same_scores(followed, browser):
+    folder, shown, _ = followed
     wanted = [float(x) for x in re.findall(r"\t(0\.\d+)", shown)]
-    assert [float(x) for x in best] == pytest.approx(wanted, abs=0.03)
+    with hosting(folder / "examples") as origin:
+        browser.get(f"{origin}/browser/")
+        assert until(browser, "ready", "failed")[0] == "ready"
+        clear = best_scores(browser, "score", "done")
+        assert clear == pytest.approx(wanted, abs=0.03)
+        configuration = demo_service(lambda _: None, folder / "served")
+        text = configuration.read_text()
+        assert "http://127.0.0.1:8000" in text
+        configuration.write_text(text.replace("http://127.0.0.1:8000", origin).replace("8765", "0"))
+        with serving(configuration) as service:
+            browser.get(f"{origin}/browser/?artefact=private&service={service.url}")
+            assert until(browser, "ready", "failed")[0] == "ready"
+            assert best_scores(browser, "send", "decrypted") == pytest.approx(clear, abs=1e-3)
+            assert service.stop() == 0
 
 
 def test_a_page_that_cannot_start_says_why(browser, served, tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "x", ignore=shutil.ignore_patterns("node_modules"))
     browser.get((tmp_path / "x" / "browser" / "index.html").as_uri())
     assert "lets no page read its files from file://" in until(browser, "failed")[1]
-    handler = functools.partial(Quiet, directory=str(tmp_path / "x"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser.get(f"http://127.0.0.1:{server.server_address[1]}/browser/")
+    with hosting(tmp_path / "x") as origin:
+        browser.get(f"{origin}/browser/")
         assert 'is not there: run "npm ci"' in until(browser, "failed")[1]
-        server.shutdown()
 
 
 def test_node_names_what_is_missing(followed):

@@ -12,6 +12,7 @@ from linalign_lite.errors import InputError, MismatchError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from linalign_lite.core.verdict import Verdict
     from linalign_lite.encrypt.scores import Scores
     from linalign_lite.retrieval.index.card import IndexCard, RowIds
     from linalign_lite.retrieval.index.clusters import Centroids, NearestClusters
@@ -85,6 +86,14 @@ def ranking_lines(card: IndexCard) -> list[str]:
         )
         lines.append(f"of the first 10, in clusters: {parts}")
     return lines
+
+
+def ranking_verdict(card: IndexCard) -> Verdict | None:
+    """Grade the share of the first ten rows that rows of so few bits keep; None if not measured."""
+    from linalign_lite.core.verdict import RANKS_KEPT
+
+    kept = [o.overlap for o in card.overlaps if o.row_bits == card.row_bits]
+    return RANKS_KEPT.judge(kept[0], "more --bits of `index build`") if kept else None
 
 
 def ids_of(scores: Scores, index: Path | None, card: IndexCard | None) -> RowIds:

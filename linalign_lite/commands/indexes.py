@@ -9,8 +9,8 @@ import typer
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console, load_optional_map, require_elsewhere
-from linalign_lite.commands.found import number_or_auto, ranking_lines, show_found
-from linalign_lite.commands.options import AsJson, MapFile, Quiet
+from linalign_lite.commands.found import number_or_auto, ranking_lines, ranking_verdict, show_found
+from linalign_lite.commands.options import AsJson, MapFile, Quiet, Strict
 from linalign_lite.commands.reading import read_queries, vouched
 from linalign_lite.core.choices import Metric
 from linalign_lite.core.text_tables import pair_lines
@@ -53,6 +53,7 @@ def build(
         Option(help="Group rows into as many clusters, or auto: the root of their number."),
     ] = None,
     seed: Annotated[int, Option(help="Seed of samples of documents.", min=0)] = 0,
+    strict: Strict = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -106,7 +107,8 @@ def build(
         sizes, recalls = card.clusters.sizes, card.clusters.recalls
         data |= {"clusters": len(sizes), "recalls": {str(r.clusters): r.recall for r in recalls}}
         lines.append(("clusters", f"{len(sizes)} of {min(sizes)} to {max(sizes)} rows"))
-    console.result(data, [*pair_lines(lines), *ranking_lines(card)])
+    said = [*pair_lines(lines), *ranking_lines(card)]
+    console.judged(data, said, ranking_verdict(card), strict=strict)
 
 
 @app.command()

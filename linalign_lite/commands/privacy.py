@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from linalign_lite.commands.console import Console
-from linalign_lite.commands.found import load_optional_card, ranking_lines
-from linalign_lite.commands.options import AsJson, Mbit, Quiet
+from linalign_lite.commands.found import load_optional_card, ranking_lines, ranking_verdict
+from linalign_lite.commands.options import AsJson, Mbit, Quiet, Strict
 from linalign_lite.core.choices import Profile
 from linalign_lite.core.text_tables import column_lines
+from linalign_lite.core.verdict import BUDGET_LEFT, PRECISION, Verdict, poorest
 from linalign_lite.errors import InputError, LinalignError
 
 if TYPE_CHECKING:
-    from linalign_lite.encrypt.budgets.budget import Budget
+    from linalign_lite.encrypt.budgets.budget import Budget, Usage
 
 
 def plan(
@@ -34,6 +35,7 @@ def plan(
     proven: Annotated[
         bool, Option("--proven", help="The key has a proof (keygen --prove), for many queries.")
     ] = False,
+    strict: Strict = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,7 +77,9 @@ def plan(
     best, layout = rows[0], options[0].layout
     together = f", {layout.batch} states per ciphertext" if layout.batch > 1 else ""
     data = {"profile": profile.value, "dim": dim, "classes": classes, "queries": queries}
-    console.result(
+    advice = "normalised states, and a head whose rows are of one size"
+    precise = PRECISION.judge(best["precision_bits"], advice)
+    console.judged(
         {**data, "chosen": best, "alternatives": rows[1:]},
         [
             f"{layout.packing}{together}, {layout.chunks} chunk(s) per state, "
@@ -87,6 +91,8 @@ def plan(
             *column_lines([HEADINGS, *(o.cells(rate) for o in options)]),
             *(ranking_lines(card) if card is not None else ()),
         ],
+        precise if card is None else ranking_verdict(card),
+        strict=strict,
     )
 
 
@@ -99,6 +105,7 @@ def budget(
     ] = None,
     close: Annotated[bool, Option("--close", help="Score nothing more for --account.")] = False,
     reopen: Annotated[bool, Option("--open", help="Undo --close.")] = False,
+    strict: Strict = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -138,10 +145,21 @@ def budget(
         most = "" if u.bits_limit is None else str(u.bits_limit)
         counts = str(u.used), str(u.limit), str(u.pending), str(u.bits), most
         rows.append((u.account[:16], *counts, "closed" if u.closed else ""))
-    console.result(
+    console.judged(
         {"limit": book.limit, "bits": book.bits, "accounts": [vars(u) for u in usage]},
         [f"{book.limit} states for each account", *(column_lines(rows) if usage else [])],
+        poorest(_left(u) for u in usage if not u.closed),
+        strict=strict,
     )
+
+
+def _left(usage: Usage) -> Verdict:
+    """Grade what an account may still ask."""
+    shares = [1 - usage.used / usage.limit]
+    if usage.bits_limit is not None:
+        shares.append(1 - usage.bits / usage.bits_limit)
+    advice = f"for {usage.account[:16]} a higher --limit or --bits, or an end of its answers"
+    return BUDGET_LEFT.judge(min(shares), advice)
 
 
 def _account(book: Budget, digits: str) -> bytes:

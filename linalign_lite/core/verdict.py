@@ -56,6 +56,9 @@ TOKEN_AGREEMENT = Scale("agreement of next tokens", 0.35, 0.5)
 PARTNER_FIRST = Scale("share of held-out pairs whose partner is first", 0.3, 0.6)
 RANKING_OVERLAP = Scale("overlap with the native ranking", 0.4, 0.65)
 NDCG_KEPT = Scale("share of the target's own nDCG", 0.7, 0.9)
+RANKS_KEPT = Scale("share of the first ten rows that rounding keeps", 0.9, 0.99)
+PRECISION = Scale("bits of a score's precision", 6, 9)
+BUDGET_LEFT = Scale("share of the budget that is left", 0.05, 0.25)
 AUROC = Scale("AUROC", 0.7, 0.8)
 GAIN = Scale("share of the gain that is possible", 0.25, 0.6)
 KEPT = Scale("share kept of the head's own gain", 0.6, 0.9)
@@ -70,10 +73,10 @@ def agreement_scale(n_outputs: int, truth: float) -> Scale:
     return TOKEN_AGREEMENT if truth > 0 or n_outputs >= TOKENS else OUTPUT_AGREEMENT
 
 
-def poorest(verdicts: Iterable[Verdict]) -> Verdict:
-    """The verdict with the lowest grade, of equal ones the first."""
+def poorest(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """The verdict with the lowest grade, of equal ones the first; None of none."""
     order = list(Grade)
-    return min(verdicts, key=lambda v: order.index(v.grade))
+    return min(verdicts, key=lambda v: order.index(v.grade), default=None)
 
 
 def of_accuracy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from command_line import refused
 
 from linalign_lite import demo, extract, load_model, save
 from linalign_lite.commands import main
+from linalign_lite.encrypt.budgets.budget import Budget
 
 ASH, BIRCH = (str(demo.model_folder(name)) for name in ("ash", "birch"))
 
@@ -303,3 +305,28 @@ def test_what_was_replaced_is_said_once_it_is(capsys):
     assert "replaced b-to-a.map.npz, which was there" in capsys.readouterr().err
     assert main(["fit", "b.states.npz", "a.state.npz", "b-to-a.map.npz"]) == 2
     assert "replaced" not in capsys.readouterr().err
+
+
+# --- verdicts of what is planned ------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("place")
+def test_a_plan_an_index_and_a_budget_have_verdicts(capsys):
+    def verdict(line, code=0):
+        assert main([*line.split(), "--json", "--strict"]) == code
+        return json.loads(capsys.readouterr().out)["verdict"]
+
+    assert verdict("plan --dim 384 --classes 20")["grade"] == "good"
+    assert verdict("plan --index a.index/index.json")["grade"] == "good"
+    found = verdict("index build a.states.npz b.index --bits 9")
+    assert "first ten rows that rounding keeps" in found["reason"]
+    assert verdict("budget b.sqlite --limit 100") is None
+    budget = Budget("b.sqlite")
+    accounts = [bytes([i]) * 32 for i in (1, 2)]
+    for account, used, grade in ((0, 60, "good"), (0, 30, "usable"), (1, 98, "poor")):
+        budget.charge(accounts[account], bytes([used]) * 32, used)
+        found = verdict("budget b.sqlite", code=int(grade == "poor"))
+        assert found["grade"] == grade
+        assert (accounts[account].hex()[:16] in found["advice"]) is (grade != "good")
+    budget.change(accounts[1], closed=True)
+    assert verdict("budget b.sqlite")["grade"] == "usable"

@@ -42,7 +42,8 @@ def test_advice_stands_unless_good():
     assert str(scale.judge(0.4, "more pairs")) == "usable: R² 0.400, below 0.5; next: more pairs"
     assert str(scale.judge(0.7, "more pairs")) == "good: R² 0.700, at least 0.5"
     grades = [scale.judge(x) for x in (0.7, 0.1, 0.4)]
-    assert poorest(grades).grade == "poor"
+    assert poorest(grades) is grades[1]
+    assert poorest([]) is None
 
 
 def test_an_accuracy_within_noise_of_the_commonest_label_is_poor():

@@ -113,7 +113,7 @@ def plan(draws: int, nothing: int) -> list[Job]:
     found += [one(kind, p, n, 0) for kind in differ for n in (16, 64) for p in MODELS[:2]]
     found += [one("unpaired", p, n, 0) for n in (16, 64, 0) for p in STORIES]
     found += [one("alone", p, n, 0) for p in STORIES for n in ALONE]
-    found += [one(PEER, p, 0, 0) for p in MODELS]
+    found += [one(PEER, p, 0, 0) for p in MODELS[:2]]
     drawn = (*PAIRS[:3], 0)
     found += [one("unpaired", p, n, d) for d in range(1, draws) for n in drawn for p in MODELS[:2]]
     found += [one("alone", p, n, d) for d in range(1, draws) for n in ALONE for p in MODELS[:2]]

@@ -2,7 +2,7 @@
 // here and never disclosed. docs/FORMAT.md, section 3, in the profile "private".
 
 import { DIGEST, KIND, frame, hex, same, sha256, unframe } from "./frame.mjs";
-import { highest, idsDigest, prepared } from "./search.mjs";
+import { MOST_ROWS, PRINTABLE, highest, idsDigest, prepared } from "./search.mjs";
 import { DATA, DEGREE, Key } from "./seal.mjs";
 
 const QUERY_BITS = 70; // log2 of the largest norm of an encoded state
@@ -13,10 +13,8 @@ const WORD_BITS = [24, 32];
 const MAX_RETURNED = 128; // coefficients of a product, except in the packing columns
 const SLACK = 1 + 2 ** -6; // by which a norm may exceed its bound
 const MAX_ERROR = 5e-3;
-const MAX_OUTPUTS = 1 << 24;
 const RANKED = 10; // rows of an index that are named
 const MAX_NORM_BITS = 24;
-const PRINTABLE = /^(?:[^\p{C}\p{Z}]| ){1,256}$/u;
 const FIELDS = ["batch", "chunks", "dim", "flood_bits", "head_scale", "labels", "n", "n_outputs",
   "norm_bits", "query", "rounding_bits", "softcap", "word_bits"];
 
@@ -32,6 +30,13 @@ export function layoutOf(dim, n, ofIndex = false) {
   const width = Math.ceil(dim / chunks);
   const fitting = Math.min(Math.floor(DEGREE / (width * batch)), Math.floor(MAX_RETURNED / batch));
   return { batch, chunks, width, rows: width === 1 ? 1 : fitting };
+}
+
+/** Bytes of the response of an index of so many rows to n states, headers left out. */
+export function responseBytes(dim, n, rows) {
+  const { batch, rows: fitting } = layoutOf(dim, n, true);
+  const record = DIGEST + (WORD_BITS[0] / 8) * (Math.ceil(rows / fitting) * DEGREE + rows * batch);
+  return Math.ceil(n / batch) * record;
 }
 
 /** The least B ≥ 0 such that the norm of every state is at most 2^B, and a little. */
@@ -130,7 +135,7 @@ export class Asker {
 
   /**
    * {names, scores (one row per name), labels, decimals, error} of a response to a query; of an
-   * index also `first`, the rows that score highest for each name.
+   * index `first` in place of scores: for each name {row, score} of the rows that score highest.
    */
   async decrypt(bytes) {
     const { key, meta, records } = await unframe(bytes, KIND.response);
@@ -138,7 +143,9 @@ export class Asker {
     const { layout, names, card, records: asked } = this.#answered(meta, records);
     const fold = Math.min(layout.rows, meta.n_outputs);
     const error = scoreError(fold, meta);
-    if (!((card ? relativeNoise(fold, meta) : error) <= MAX_ERROR)) throw new Error("the scores of this response are too imprecise");
+    if (!((card ? relativeNoise(fold, meta) : error) <= MAX_ERROR)) {
+      throw new Error("the scores of this response are too imprecise");
+    }
     const [step, places] = roundingStep(error);
     const unit = 2 ** (DATA_BITS - 32 - (QUERY_BITS - meta.norm_bits) - meta.head_scale);
     const cap = (x) => (meta.softcap === null ? x : meta.softcap * Math.tanh(x / meta.softcap));
@@ -150,9 +157,10 @@ export class Asker {
       return this.#scores(record.slice(DIGEST), layout, meta.n_outputs, live, meta.word_bits);
     });
     const rounded = (x) => Number((Math.round(cap(x * unit) / step) * step).toFixed(places));
-    const values = scores.map((row) => row.map(rounded));
-    const first = card && { first: scores.map((row) => highest(row, RANKED)) };
-    return { names, scores: values, labels: meta.labels, decimals: places, error, ...first };
+    const said = { names, labels: meta.labels, decimals: places, error };
+    if (!card) return { ...said, scores: scores.map((row) => row.map(rounded)) };
+    const best = (row) => highest(row, RANKED).map((at) => ({ row: at, score: rounded(row[at]) }));
+    return { ...said, first: scores.map(best) };
   }
 
   /** The query that a response answers. Throws unless its description and size are usable. */
@@ -170,7 +178,7 @@ export class Asker {
     }
     const within = (x, low, high) => Number.isInteger(x) && x >= low && x <= high;
     const used = QUERY_BITS - meta.norm_bits + meta.head_scale;
-    const outputs = within(meta.n_outputs, 1, MAX_OUTPUTS);
+    const outputs = within(meta.n_outputs, 1, MOST_ROWS);
     if (!outputs || (asked.card && meta.n_outputs !== asked.card.rows)) throw wrong("number of scores");
     if (!within(meta.flood_bits, 0, MAX_FLOOD)) throw wrong("flooding");
     if (!WORD_BITS.includes(meta.word_bits)) throw wrong("size of words");

@@ -6,8 +6,8 @@ import { Tokenizer } from "./node_modules/@huggingface/tokenizers/dist/tokenizer
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
 import { Fused, best } from "../fused.mjs";
-import { Asker } from "./encrypted.mjs";
-import { ScoringService, requireFit } from "./service.mjs";
+import { Asker, responseBytes } from "./encrypted.mjs";
+import { ScoringService, requireFit, requireModest } from "./service.mjs";
 
 ort.env.wasm.numThreads = 1; // more threads need cross-origin isolation
 
@@ -52,7 +52,7 @@ function show(texts, scores, labels) {
 }
 
 /** The rows of an index that score highest for each text. */
-function showFirst(texts, { first, scores, decimals }, ids) {
+function showFirst(texts, { first, decimals }, ids) {
   const table = $("scores");
   table.replaceChildren();
   const head = table.createTHead().insertRow();
@@ -62,7 +62,7 @@ function showFirst(texts, { first, scores, decimals }, ids) {
   texts.forEach((text, i) => {
     const row = body.insertRow();
     cell(row, text);
-    for (const at of first[i]) cell(row, `${ids.at(at)} ${scores[i][at].toFixed(decimals)}`);
+    for (const one of first[i]) cell(row, `${ids.at(one.row)} ${one.score.toFixed(decimals)}`);
   });
 }
 
@@ -146,7 +146,7 @@ async function reveal(response, whose, ids) {
   const found = await (await asker).decrypt(response);
   if (ids) showFirst(found.names, found, ids);
   else show(found.names, found.scores, found.labels);
-  say("decrypted", `${found.scores.length} texts, ${ids ? "nearest rows" : "scores"} of ${whose}`);
+  say("decrypted", `${found.names.length} texts, ${ids ? "nearest rows" : "scores"} of ${whose}`);
 }
 
 const encrypt = guarded(async () => {
@@ -166,11 +166,21 @@ const decrypt = guarded(async () => {
   await reveal(bytes, "the provider's head");
 });
 
+/** Card and ids of an index that so many texts are to ask. */
+async function toSearch(head, n) {
+  if (!n) return {}; // an error says so
+  requireModest(responseBytes(head.space.dim, n, head.n_outputs));
+  const found = await service.index(head);
+  requireFit({ ...head, space: found.card.space }, space());
+  return found;
+}
+
 const send = guarded(async () => {
   const head = heads[$("head").value];
   requireFit(head, space());
-  const { card, ids } = head.index ? await service.index(head) : {};
-  const query = await encrypted(typed(), card);
+  const texts = typed();
+  const { card, ids } = head.index ? await toSearch(head, texts.length) : {};
+  const query = await encrypted(texts, card);
   say("working", `Waiting for ${address} …`);
   await reveal(await service.score(head, query, (await asker).publicKey), head.name, ids);
 }, $("send"));

@@ -4,10 +4,10 @@
 import { hex, sha256 } from "./frame.mjs";
 
 export const MOST_CARD = 4 << 20; // bytes of index.json
-const MOST_ROWS = 1 << 24;
+export const MOST_ROWS = 1 << 24;
 const MOST_ID = 1024; // bytes of an id in UTF-8
-const PRINTABLE = /^(?:[^\p{C}\p{Z}]| ){1,256}$/u;
-const DIGEST = /^[0-9a-f]{64}$/;
+export const PRINTABLE = /^(?:[^\p{C}\p{Z}]| ){1,256}$/u;
+const SHA256 = /^[0-9a-f]{64}$/;
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 const odd = (what) => new Error(`the ${what} of this index is not usable`);
@@ -26,7 +26,7 @@ export async function readCard(bytes) {
   const { format, version, space, metric, rows, ids, clusters } = card ?? {};
   const known = format === "linalign-index" && version === 1 && ["cosine", "dot"].includes(metric);
   const sized = Number.isSafeInteger(rows) && rows >= 1 && rows <= MOST_ROWS;
-  if (!known || !sized || !Number.isSafeInteger(space?.dim) || !(ids === null || DIGEST.test(ids))) {
+  if (!known || !sized || !Number.isSafeInteger(space?.dim) || !(ids === null || SHA256.test(ids))) {
     throw odd("card");
   }
   return { space, metric, rows, ids, clustered: Boolean(clusters), digest: hex(await sha256(bytes)) };

@@ -44,12 +44,16 @@ export class ScoringService {
     return heads;
   }
 
-  /** The card of an index, and the ids of its rows. Throws unless they are what `head` states. */
+  /**
+   * The card of an index, and the ids of its rows. Throws unless rows and ids are as many as `head`
+   * states, and the ids those that the card names. Whether its space fits, `requireFit` says.
+   */
   async index(head) {
     const path = `/v1/heads/${head.name}`;
     const card = await readCard(await this.#send("GET", `${path}/index`, undefined, MOST_CARD));
-    if (card.rows !== head.n_outputs || card.space.dim !== head.space.dim) throw odd();
-    const own = card.ids && (await this.#send("GET", `${path}/ids`, undefined, mostIds(card)));
+    if (card.rows !== head.n_outputs || !isHead({ ...head, space: card.space })) throw odd();
+    const most = Math.min(mostIds(card), MOST.response);
+    const own = card.ids && (await this.#send("GET", `${path}/ids`, undefined, most));
     return { card, ids: await readIds(card, own) };
   }
 
@@ -123,6 +127,14 @@ export class ScoringService {
     const signal = AbortSignal.timeout(5e3);
     const blind = { mode: "no-cors", credentials: "omit", cache: "no-store", signal };
     return fetch(`${this.#base}/health`, blind).then(() => true, () => false);
+  }
+}
+
+/** Throws a ServiceError unless the response to so many bytes' worth of scores can be taken. */
+export function requireModest(bytes) {
+  if (bytes > MOST.response) {
+    throw new ServiceError("AnswerError",
+      `the response would be too large: ${bytes} of at most ${MOST.response} bytes; ask fewer texts`);
   }
 }
 

@@ -72,8 +72,9 @@ def show_scores(
             data["outlying"] = by.above(values).tolist()
             ends = mark_outlying(ends, data["outlying"])
         lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
-    if out is not None and sys.stdout is not None and sys.stdout.isatty():
-        lines = [f"{out}: scores of {len(best)} queries"]  # a pipe gets the labels all the same
+    shown = sys.stdout is not None and sys.stdout.isatty()
+    if out is not None and by is None and shown:  # a pipe gets the labels all the same
+        lines = [f"{out}: scores of {len(best)} queries"]
     if measured is None:
         console.result(data, lines)
         return

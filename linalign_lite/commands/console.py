@@ -148,9 +148,14 @@ def require_output(path: Place, *inputs: Place | str | None) -> None:
         raise InputError(f"{path} is a folder", expected="the name of a file to write")
     else:
         require_replaceable(path)
-        if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
-            raise InputError(f"cannot write {path}", got=f"no permission to write in {path.parent}")
+        require_permission(path)
     require_elsewhere(path, *inputs)
+
+
+def require_permission(path: Path) -> None:
+    """Raise InputError, before any work, if nothing may be written beside ``path``."""
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}", got=f"no permission to write in {path.parent}")
 
 
 def require_plot(path: Path | None, *inputs: Place | str | None) -> None:

@@ -93,7 +93,8 @@ def ranking_verdict(card: IndexCard) -> Verdict | None:
     from linalign_lite.core.verdict import RANKS_KEPT
 
     kept = [o.overlap for o in card.overlaps if o.row_bits == card.row_bits]
-    return RANKS_KEPT.judge(kept[0], "more --bits of `index build`") if kept else None
+    more = "more --bits of `index build`" if card.row_bits < card.overlaps[-1].row_bits else ""
+    return RANKS_KEPT.judge(kept[0], more) if kept else None
 
 
 def ids_of(scores: Scores, index: Path | None, card: IndexCard | None) -> RowIds:

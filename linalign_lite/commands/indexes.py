@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from linalign_lite.commands.console import Console, load_optional_map, require_elsewhere
+from linalign_lite.commands.console import (
+    Console,
+    load_optional_map,
+    require_elsewhere,
+    require_permission,
+)
 from linalign_lite.commands.found import number_or_auto, ranking_lines, ranking_verdict, show_found
 from linalign_lite.commands.options import AsJson, MapFile, Quiet, Strict
-from linalign_lite.commands.reading import read_queries, vouched
+from linalign_lite.commands.reading import read_queries
+from linalign_lite.commands.remarks import doubts
 from linalign_lite.core.choices import Metric
 from linalign_lite.core.text_tables import pair_lines
 
@@ -77,6 +83,7 @@ def build(
 
     console = Console(as_json, quiet)
     require_elsewhere(out, place_of(vectors))
+    require_permission(out)
     asked = None if queries is None else read_states(queries)
     with (
         open_vectors(vectors) as source,
@@ -154,7 +161,7 @@ def named_queries(
     if model is None and is_vectors(queries):
         states, ids = read_with_ids(queries)
         reader, what = (affine.source, "the map") if affine else (space, "the index")
-        vouched(console, queries, states, reader, what)
+        console.warn(doubts(queries, states.space, reader, what))
         if ids:
             return states, ids
     else:

@@ -13,7 +13,7 @@ from typer import Argument, Option
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, Interrupted, draw, require_output, require_plot
 from linalign_lite.commands.moment_files import MomentsOptions, are_folders, measure_states, stream
-from linalign_lite.commands.reading import nameless
+from linalign_lite.commands.remarks import doubts, nameless
 from linalign_lite.commands.retrieval import SearchOptions, fit_for_search
 from linalign_lite.commands.unpaired import UnpairedOptions, fit_unshared
 from linalign_lite.core.choices import MapMethod, Objective, PairingRule, Use
@@ -245,6 +245,7 @@ def apply(
     if (file := place_of(out_at)) is not None:
         require_output(file, map_file, place_of(source_at))
     with open_vectors(source_at) as source:
+        console.warn(doubts(source_at, source.info.space, affine.source, "the map"))
         n = source.info.count or 0
         try:
             with console.progress("mapping", n) as tally:

@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from linalign_lite.commands import options as shared
 from linalign_lite.commands.console import Console, require_output
+from linalign_lite.commands.remarks import nameless
 from linalign_lite.core.choices import MAP_FOLDS, MomentsMethod, PairingRule
 from linalign_lite.core.text_tables import pair_lines
 from linalign_lite.errors import InputError
@@ -117,7 +118,7 @@ def fit_moments(
     affine, report = fit_paired(together, method=method.value, penalty=penalty)
     with console.replacing(out), delivered(out) as path:
         save(path, affine)
-    console.warn(report.warnings)
+    console.warn([*report.warnings, *nameless(affine)])
     lines = pair_lines([("map", out), ("files", len(files)), *affine.rows(), *report.rows()])
     data = {"out": str(out), "files": len(files), **report.as_dict()}
     console.judged(data, lines, report.verdict, strict=strict)

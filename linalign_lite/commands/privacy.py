@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from linalign_lite.commands.found import load_optional_card, ranking_lines, rank
 from linalign_lite.commands.options import AsJson, Mbit, Quiet, Strict
 from linalign_lite.core.choices import Profile
 from linalign_lite.core.text_tables import column_lines
-from linalign_lite.core.verdict import BUDGET_LEFT, PRECISION, Verdict, poorest
+from linalign_lite.core.verdict import BUDGET_LEFT, PRECISION, Verdict
 from linalign_lite.errors import InputError, LinalignError
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def plan(
     best, layout = rows[0], options[0].layout
     together = f", {layout.batch} states per ciphertext" if layout.batch > 1 else ""
     data = {"profile": profile.value, "dim": dim, "classes": classes, "queries": queries}
-    advice = "normalised states, and a head whose rows are of one size"
-    precise = PRECISION.judge(best["precision_bits"], advice)
+    precise = PRECISION.judge(-math.log2(errors[0]), "--profile private, whose modulus is larger")
     console.judged(
         {**data, "chosen": best, "alternatives": rows[1:]},
         [
@@ -148,18 +148,25 @@ def budget(
     console.judged(
         {"limit": book.limit, "bits": book.bits, "accounts": [vars(u) for u in usage]},
         [f"{book.limit} states for each account", *(column_lines(rows) if usage else [])],
-        poorest(_left(u) for u in usage if not u.closed),
+        _left([u for u in usage if not u.closed]),
         strict=strict,
     )
 
 
-def _left(usage: Usage) -> Verdict:
-    """Grade what an account may still ask."""
-    shares = [1 - usage.used / usage.limit]
-    if usage.bits_limit is not None:
-        shares.append(1 - usage.bits / usage.bits_limit)
-    advice = f"for {usage.account[:16]} a higher --limit or --bits, or an end of its answers"
-    return BUDGET_LEFT.judge(min(shares), advice)
+def _left(accounts: Sequence[Usage]) -> Verdict | None:
+    """Grade what the account with the least left may still ask; None without accounts."""
+
+    def share(usage: Usage) -> float:
+        states = 1 - usage.used / usage.limit
+        return (
+            states if usage.bits_limit is None else min(states, 1 - usage.bits / usage.bits_limit)
+        )
+
+    if not accounts:
+        return None
+    least = min(accounts, key=share)
+    advice = f"for {least.account[:16]} a higher --limit or --bits, or an end of its answers"
+    return BUDGET_LEFT.judge(share(least), advice)
 
 
 def _account(book: Budget, digits: str) -> bytes:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linalign_lite.commands.console import Console
+from linalign_lite.commands.remarks import doubts
 from linalign_lite.commands.states import ModelOptions, extract_texts
 from linalign_lite.errors import FormatError, InputError
 
@@ -19,18 +20,8 @@ def read_for(console: Console, location: str, reader: Space, what: str) -> Hidde
     """Read states for what has the space ``reader``; remark where nothing shows that they fit."""
     from linalign_lite.vectors.reading import read_states
 
-    return vouched(console, location, read_states(location), reader, what)
-
-
-def vouched(
-    console: Console, location: str, states: HiddenStates, reader: Space, what: str
-) -> HiddenStates:
-    """Return states, with a remark if they do not name the model of ``reader``, which is named."""
-    if (reader.model or reader.name) and not reader.known_as(states.space):
-        whose = f"is named {states.space.name}" if states.space.name else "names no model"
-        console.warn([f"{location} {whose}, so nothing shows that {what}, of "
-                      f"{reader.name or reader.model[:8]}, reads it "
-                      "(`vectors import --model` names vectors)"])  # fmt: skip
+    states = read_states(location)
+    console.warn(doubts(location, states.space, reader, what))
     return states
 
 
@@ -68,7 +59,9 @@ def read_queries(
         found = read_encoded(queries)
         reads = affine.source if affine else reader
         what = "the map" if affine else "the index" if search else "the head"
-        return found if reads is None else vouched(console, queries, found, reads, what)
+        if reads is not None:
+            console.warn(doubts(queries, found.space, reads, what))
+        return found
     from linalign_lite.extraction.model_card import load_card
     from linalign_lite.extraction.texts import read_texts
 
@@ -82,11 +75,3 @@ def read_queries(
         prompt=prompt,
     )
     return extract_texts(console, model, read_texts(queries), options)
-
-
-def nameless(affine: AffineMap) -> list[str]:
-    """A warning if a map's vectors name no model: it cannot be told from any other."""
-    if all(space.model or space.name for space in (affine.source, affine.target)):
-        return []
-    return ["these vectors name no model, so nothing will show what this map reads "
-            "(`vectors import --model` names them)"]  # fmt: skip

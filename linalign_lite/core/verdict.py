@@ -5,7 +5,6 @@ docs/VERDICTS.md states each threshold with its source.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -71,12 +70,6 @@ def agreement_scale(n_outputs: int, truth: float) -> Scale:
     Only token heads have true next tokens, or so many outputs.
     """
     return TOKEN_AGREEMENT if truth > 0 or n_outputs >= TOKENS else OUTPUT_AGREEMENT
-
-
-def poorest(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """The verdict with the lowest grade, of equal ones the first; None of none."""
-    order = list(Grade)
-    return min(verdicts, key=lambda v: order.index(v.grade), default=None)
 
 
 def of_accuracy(

@@ -151,6 +151,7 @@ def _space(
 ) -> Space:
     """The space of the output `states`, after checking that all parts belong together."""
     reader = first.source if first else head.space if head else None
+    chosen = prompt is not None
     if reader is not None:
         pooling = reader.pooling or None if pooling is None else pooling
         known = normalize is None and bool(reader.model)
@@ -165,7 +166,8 @@ def _space(
             hint="a map of tokens' states is written by `linalign-lite onnx`",
         )
     if reader is not None:
-        reader.require(space, f"this {'map' if first else 'head'} reads other states")
+        what = f"this {'map' if first else 'head'} reads other states"
+        reader.require(space, what, any_prompt=chosen)  # queries may have another than documents
     if first is not None and head is not None:
         head.space.require(first.target, "this map does not lead into this head's space")
     return space

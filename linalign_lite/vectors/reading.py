@@ -21,7 +21,7 @@ from linalign_lite.vectors.files.states import gather
 from linalign_lite.vectors.locations import STATES, find_location, open_vectors
 from linalign_lite.vectors.source import ROWS, Batch, Vectors, VectorSource
 
-TEXTS = (".txt", ".csv", ".tsv", ".txt.gz", ".csv.gz", ".txt.zst", ".csv.zst")
+TEXTS = (".txt", ".csv", ".tsv", ".jsonl")  # lines of vectors (.jsonl) are never packed
 StatesAt = PathLike | Remote  # of vectors anywhere, or of states also under a URL
 
 
@@ -59,15 +59,14 @@ def read_pair(source: StatesAt, target: StatesAt, rule: str) -> tuple[HiddenStat
     Raises MismatchError, which names both, for states of different texts.
     """
     x, y = read_aligned([source, target])
+    tokens = x.text_index is not None and y.text_index is not None
     try:
-        if x.text_index is not None and y.text_index is not None:
-            return pair_states(x, y, rule)
-        x.require_same_texts(y)
+        (x.require_same_digest if tokens else x.require_same_texts)(y)
     except MismatchError as e:
         got, expected = (f"{at}: {part}" if part else str(at) for at, part in
                          ((target, e.got), (source, e.expected)))  # fmt: skip
         raise MismatchError(e.problem, got=got, expected=expected, hint=e.hint) from e
-    return x, y
+    return pair_states(x, y, rule) if tokens else (x, y)
 
 
 def read_aligned(locations: Sequence[StatesAt]) -> list[HiddenStates]:
@@ -103,7 +102,7 @@ def read_by_ids(location: StatesAt, ids: tuple[str, ...]) -> HiddenStates:
 
 def _require_no_texts(location: StatesAt) -> None:
     name = str(location)
-    if name.lower().endswith(TEXTS):
+    if name.lower().removesuffix(".gz").removesuffix(".zst").endswith(TEXTS):
         raise InputError(
             f"{without_secrets(name)} holds texts, by its name",
             expected="states or vectors of them",

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from command_line import refused
 
-from linalign_lite import demo, extract, load_model, save
+from linalign_lite import Space, demo, extract, load_map, load_model, save
 from linalign_lite.commands import main
+from linalign_lite.commands.remarks import doubts
 from linalign_lite.encrypt.budgets.budget import Budget
 
 ASH, BIRCH = (str(demo.model_folder(name)) for name in ("ash", "birch"))
@@ -53,9 +54,11 @@ def made(tmp_path_factory):
         "ood fit a.train.states.npz a.ood.npz",
     ):
         assert main([*line.split(), "--quiet"]) == 0
-    # of an older version: its format is not known any more
-    bundle = (folder / "b-to-a.map.npz").read_bytes()
-    (folder / "newer.map.npz").write_bytes(bundle.replace(b'"version": 1', b'"version": 9'))
+    with np.load("b-to-a.map.npz") as arrays:
+        parts = dict(arrays)
+    card = json.loads(parts["card"].tobytes())
+    parts["card"] = np.frombuffer(json.dumps({**card, "version": 9}).encode(), np.uint8)
+    np.savez("newer.map.npz", **parts)
     return folder
 
 
@@ -126,7 +129,8 @@ MISTAKES = {
         "apply b-to-a.map.npz y.npy z.npy", "the map does not fit", "128", "144", SAME_MODEL,
     ),
     "a file of a newer version": (
-        "evaluate topics.head.npz b.test.states.npz --map newer.map.npz", "newer.map.npz",
+        "evaluate topics.head.npz b.test.states.npz --map newer.map.npz",
+        "newer.map.npz", "got 9", "version",
     ),
     # extraction
     "no text in the file": ("extract {ash} empty.txt t.npz", "empty.txt holds no text"),
@@ -145,7 +149,7 @@ MISTAKES = {
     "a file of another kind to write": (
         "extract {ash} texts.txt t.npy", "states are not written to .npy", "vectors export",
     ),
-    "a URL without its extra": ("extract {ash} nope://bucket/t.txt t.npz", "nope"),
+    "a URL without its extra": ("extract {ash} s3://bucket/t.txt t.npz", "needs the package 's3fs'", "pip install"),
     "a model that is none": ("export folder out", "folder has no config.json", "model's folder"),
     # heads
     "a head of states without labels": (
@@ -167,7 +171,7 @@ MISTAKES = {
     ),
     # private scoring
     "keys that are not there": (
-        "encrypt b.test.states.npz q --map b-to-a.map.npz --key nokeys", "nokeys",
+        "encrypt b.test.states.npz q --map b-to-a.map.npz --key nokeys", "cannot read nokeys",
     ),
     "the public key in place of the secret one": (
         "encrypt b.test.states.npz q --map b-to-a.map.npz --key keys/public.key",
@@ -270,6 +274,7 @@ def test_there_are_forty():
         ("index search y.npy --index a.index", "the index, of ash,"),
         ("ood score a.ood.npz y.npy", "the detector, of ash,"),
         ("ood evaluate a.ood.npz y.npy y.npy", "the detector, of ash,"),
+        ("apply b-to-a.map.npz x.npy mapped.npy", "the map, of birch,"),
     ],
 )
 def test_vectors_that_name_no_model_are_remarked(line, reader, capsys):
@@ -291,6 +296,16 @@ def test_vectors_of_another_name_are_remarked(capsys):
     assert main(["vectors", "import", "x.npy", "x.states.npz", "--model", "birch", "-q"]) == 0
     assert main([*line.split(), "-q"]) == 0
     assert "nothing shows" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("place")
+def test_a_remark_tells_no_password_and_none_precedes_an_error(capsys):
+    secret = "postgresql://me:hunter2@host/db#docs"
+    said = doubts(secret, Space(144), load_map("b-to-a.map.npz").source, "the map")
+    assert "hunter2" not in said[0]
+    assert "host" in said[0]
+    text = refused(capsys, "evaluate", "topics.head.npz", "b.test.states.npz")
+    assert "warning" not in text
 
 
 @pytest.mark.usefixtures("place")
@@ -328,5 +343,9 @@ def test_a_plan_an_index_and_a_budget_have_verdicts(capsys):
         found = verdict("budget b.sqlite", code=int(grade == "poor"))
         assert found["grade"] == grade
         assert (accounts[account].hex()[:16] in found["advice"]) is (grade != "good")
-    budget.change(accounts[1], closed=True)
+    worst = bytes([3]) * 32
+    budget.charge(worst, worst, 100)  # as poor, but with less left
+    assert worst.hex()[:16] in verdict("budget b.sqlite", code=1)["advice"]
+    for account in (accounts[1], worst):
+        budget.change(account, closed=True)
     assert verdict("budget b.sqlite")["grade"] == "usable"

@@ -14,7 +14,7 @@ from support import ROOT
 from linalign_lite import HiddenStates, Space, fit, save, train_head
 from linalign_lite.commands import main
 from linalign_lite.core import verdict as verdicts
-from linalign_lite.core.verdict import Grade, Scale, Verdict, of_accuracy, poorest
+from linalign_lite.core.verdict import Grade, Scale, Verdict, of_accuracy
 
 SCALES = [value for value in vars(verdicts).values() if isinstance(value, Scale)]
 ORDER = list(Grade)
@@ -41,9 +41,6 @@ def test_advice_stands_unless_good():
     assert str(scale.judge(0.1, "more pairs")) == "poor: R² 0.100, below 0.3; next: more pairs"
     assert str(scale.judge(0.4, "more pairs")) == "usable: R² 0.400, below 0.5; next: more pairs"
     assert str(scale.judge(0.7, "more pairs")) == "good: R² 0.700, at least 0.5"
-    grades = [scale.judge(x) for x in (0.7, 0.1, 0.4)]
-    assert poorest(grades) is grades[1]
-    assert poorest([]) is None
 
 
 def test_an_accuracy_within_noise_of_the_commonest_label_is_poor():

@@ -14,8 +14,8 @@ from linalign_lite.alignment.moments import Float64
 STOCHASTIC = 3e11  # multiplications of a product of all rows and outputs; above, kl.stochastic
 LARGE_HEAD = 1e7  # numbers of a head whose exact search takes longer than any stochastic fit
 EPOCHS, STEPS = 3, 240  # steps at least, where rows are few
-# exact iterations that end stochastic steps: at least, at most, and as many as all their products
-# of rows and outputs may have multiplications
+# exact iterations that end stochastic steps: at least, at most, and their number times rows ×
+# outputs × dimensions at most
 FEWEST, EXACT, EXACT_WORK = 3, 6, 1.2e13
 EVALUATE_EVERY = 5  # iterations between two evaluations on held-out rows
 
@@ -60,11 +60,11 @@ class DivergenceProblem:
         iterations of the exact minimisation. last: exact iterations follow the stochastic steps
         where they can be afforded.
         """
-        count = 0
+        count = before = 0
 
         def watch(iteration: int, loss: float, current: optimizer.CurrentMap) -> bool:
             nonlocal count
-            count = iteration
+            count = before + iteration
             held_out = math.nan
             if evaluate and not self.stochastic and iteration % EVALUATE_EVERY == 0:
                 held_out = evaluate(current())
@@ -77,7 +77,7 @@ class DivergenceProblem:
             exact = min(EXACT, int(EXACT_WORK / (len(data) * self.softmax.factor.size)), iterations)
             if not last or exact < FEWEST:
                 return at, count
-            stage, iterations, tolerance = f"{stage}, all outputs", exact, 0.0
+            before, stage, iterations, tolerance = count, f"{stage}, all outputs", exact, 0.0
         found, _ = optimizer.minimise_divergence(
             self.softmax, data, reparam, at, iterations=iterations, tolerance=tolerance, watch=watch
         )

@@ -147,18 +147,24 @@ def test_a_large_head_is_fitted_by_steps_however_few_the_rows(monkeypatch):
     assert last["penalty 1e-01"] == 32
 
 
-def test_exact_passes_end_the_steps_if_their_work_is_allowed(monkeypatch):
+@pytest.mark.parametrize(("allowed", "made"), [(99, 5), (4.5, 4), (3, 3), (2.9, 0)])
+def test_exact_passes_end_the_steps_if_their_work_is_allowed(allowed, made, monkeypatch):
+    """allowed: in products of all rows and outputs."""
     head, x, y = blind_spot(10, seed=2)
     monkeypatch.setattr(choice, "STOCHASTIC", 0)
-    ends = []
-    for work in (choice.EXACT_WORK, 0):
-        monkeypatch.setattr(choice, "EXACT_WORK", work)
-        steps = []
-        fit_kl(x[:400], y[:400], head, penalty=0.01, watch=steps.append)
-        ends.append(steps[-1])
-    exact, noisy = ends
-    assert [end.stage for end in ends] == ["400 rows, all outputs", "400 rows"]
-    assert exact.loss < noisy.loss
+    monkeypatch.setattr(choice, "EXACT", 5)
+    size = reduce_head(head).factor.size
+    monkeypatch.setattr(choice, "EXACT_WORK", allowed * 400 * size * 1.001)
+    steps = []
+    _, report = fit_kl(x[:400], y[:400], head, penalty=0.01, watch=steps.append)
+    last = {s.stage: s for s in steps}
+    noisy, exact = last["400 rows"], last.get("400 rows, all outputs")
+    assert noisy.iteration == 200
+    search = last["penalty 1e-02"].iteration if "penalty 1e-02" in last else 0
+    assert (exact.iteration if exact else 0) == made
+    assert report.iterations == search + 200 + made
+    if exact is not None:
+        assert exact.loss < noisy.loss
 
 
 def test_an_interrupted_fit_by_steps_resumes_to_the_same_map(tmp_path, monkeypatch):

@@ -1,0 +1,32 @@
+"""Remarks on vectors of which nothing shows that they belong where they go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from linalign_lite.errors import without_secrets
+
+if TYPE_CHECKING:
+    from linalign_lite.core.affine_map import AffineMap
+    from linalign_lite.core.space import Space
+
+
+def doubts(location: str, states: Space, reader: Space, what: str) -> list[str]:
+    """A remark if states could be of the model that ``what`` reads, but do not name it."""
+    if not (reader.model or reader.name) or reader.known_as(states):
+        return []
+    if not reader.agrees(states, any_prompt=True):
+        return []  # an error says more
+    own = states.name or states.model[:8]
+    whose = f"is named {own}" if own else "names no model"
+    return [f"{without_secrets(location)} {whose}, so nothing shows that {what}, of "
+            f"{reader.name or reader.model[:8]}, reads it "
+            "(`vectors import --model` names vectors)"]  # fmt: skip
+
+
+def nameless(affine: AffineMap) -> list[str]:
+    """A remark if a map's vectors name no model: it cannot be told from any other."""
+    if all(space.model or space.name for space in (affine.source, affine.target)):
+        return []
+    return ["these vectors name no model, so nothing will show what this map reads "
+            "(`vectors import --model` names them)"]  # fmt: skip

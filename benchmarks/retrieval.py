@@ -4,8 +4,8 @@
 
 MiniLM (256 tokens at most) and EmbeddingGemma (512, prompts of queries and documents), Cranfield,
 every grade counted as 1. Maps are fitted on the corpus's own documents and, for ours, two
-pseudo-queries of each; or on public sentences alone: 5,000 with the prompt of queries, 20,000 with
-that of classification (`public_only.py`). No method sees a query or a judgement. Mapped queries
+pseudo-queries of each; or on public sentences alone: 5,000 and 10,000 with the prompt of queries,
+20,000 with that of classification (`public_only.py`). No method sees a query or a judgement. Mapped queries
 search the other model's documents; mapped documents are searched by its queries.
 
 --collection: another collection in BEIR's layout, for which nothing was tuned. The published
@@ -40,7 +40,9 @@ from linalign_lite.retrieval.evaluation import DOCUMENTS, NATIVE_TARGET, QUERIES
 
 PAIRS = (("MiniLM", "EmbeddingGemma"), ("EmbeddingGemma", "MiniLM"))
 LENGTHS = {"MiniLM": 256, "EmbeddingGemma": 512}
-PUBLIC = ("public 5,000, query prompt", "public 20,000, classification prompt")
+# public texts by kind: prompt, and how many
+PUBLIC = {"public 5,000, query prompt": 5_000, "public 10,000, query prompt": 10_000,
+          "public 20,000, classification prompt": 20_000}  # fmt: skip
 USES = ("queries", "documents")
 K = 10
 
@@ -155,12 +157,12 @@ def states(model: str, name: str, folder: str, part: str) -> la.HiddenStates:
 
 @cache
 def public(model: str, kind: str) -> la.HiddenStates:
-    if kind == PUBLIC[1]:  # of public_only.py
+    if "classification" in kind:  # of public_only.py
         from public_only import states as public_states
 
         return public_states(model, "public")
-    texts = la.read_texts(data("generic_sentences.jsonl"), limit=5_000).texts
-    return extracted(model, "retrieval.public", texts, "query")
+    texts = la.read_texts(data("generic_sentences.jsonl"), limit=PUBLIC[kind]).texts
+    return extracted(model, f"retrieval.public.{len(texts)}", texts, "query")
 
 
 def extracted(model: str, name: str, texts: tuple[str, ...], prompt: str) -> la.HiddenStates:

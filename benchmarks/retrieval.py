@@ -5,8 +5,8 @@
 MiniLM (256 tokens at most) and EmbeddingGemma (512, prompts of queries and documents), Cranfield,
 every grade counted as 1. Maps are fitted on the corpus's own documents and, for ours, two
 pseudo-queries of each; or on public sentences alone: 5,000 and 10,000 with the prompt of queries,
-20,000 with that of classification (`public_only.py`). No method sees a query or a judgement. Mapped queries
-search the other model's documents; mapped documents are searched by its queries.
+20,000 with that of classification (`public_only.py`). No method sees a query or a judgement. Mapped
+queries search the other model's documents; mapped documents are searched by its queries.
 
 --collection: another collection in BEIR's layout, for which nothing was tuned. The published
 figures have construction-faq: the 503 English questions and answers of the package

@@ -20,6 +20,7 @@ from tabling import (
     replication,
     retrieval,
     search,
+    stores,
     verdicts,
 )
 
@@ -50,6 +51,7 @@ KINDS = (
     replication,
     retrieval,
     search,
+    stores,
     verdicts,
 )
 IMAGES = ROOT / "docs" / "images"

@@ -33,13 +33,16 @@ class Report:
         return {**self.as_card(), "curve": [list(map(_finite, row)) for row in self.curve]}
 
 
-def next_step(n: int, d_source: int) -> str:
-    """The step that most likely makes a poor map better, by its number of rows."""
+def next_step(n: int, d_source: int, *, kl: bool = False) -> str:
+    """The step that most likely makes a poor map better, by its rows; kl: that was tried."""
     if n < FEW_ROWS:
-        return f"more pairs, or texts that only one side has: --unpaired ({n} pairs are few)"
-    if n < LOW_ROWS * d_source:
-        return f"more pairs: {n} are few for {d_source} dimensions"
-    return "pairs of texts nearer to yours (--with-few), or --objective kl where a head is served"
+        step = f"more pairs, or texts that only one side has: --unpaired ({n} pairs are few)"
+    elif n < LOW_ROWS * d_source:
+        step = f"more pairs: {n} are few for {d_source} dimensions"
+    else:
+        step = "pairs of texts nearer to yours (--with-few)"
+        step += "" if kl else ", --objective kl where a head is served, or both"
+    return f"{step}; `evaluate --map` on labelled texts decides"
 
 
 def _finite(value: Any) -> Any:

@@ -55,7 +55,10 @@ def show_scores(
     best = [[(names[i], row[i]) for i in ids] for row, ids in zip(rows, order, strict=True)]
     measured = None if asked is None else _accuracy(asked, names, [row[0] for row in order_all])
     if out is not None:
-        with atomic(out, private=True) as f:  # scores are not for the provider
+        with (
+            console.replacing(out),
+            atomic(out, private=True) as f,
+        ):  # scores are not for the provider
             for i, row in enumerate(rows):
                 line = _described(asked, i) | {"scores": dict(zip(names, row, strict=True))}
                 f.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
@@ -115,7 +118,10 @@ def _accuracy(
     output = {name: i for i, name in enumerate(names)}
     truth = np.array([output.get(label, -1) for label in asked.labels])
     found = bootstrap_accuracy(truth, np.asarray(best))
-    step = "a better map, or another head; `evaluate` tells more, in the clear"
+    step = (
+        "first see that these are the texts of the queries, in their order; then a better map, or"
+        " another head, which `evaluate` tells in the clear"
+    )
     return found, of_accuracy(found.value, found.low, majority(truth), advice=step)
 
 

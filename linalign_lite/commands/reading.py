@@ -36,7 +36,7 @@ def read_encoded(queries: str) -> HiddenStates:
     try:
         return read_states(queries)
     except FormatError as e:
-        if e.hint or not queries.lower().endswith(".jsonl"):
+        if not queries.lower().endswith(".jsonl"):
             raise
         hint = "for texts give --model"
         raise FormatError(e.problem, got=e.got, expected=e.expected, hint=hint) from e
@@ -62,6 +62,8 @@ def read_queries(
         if reads is not None:
             console.warn(doubts(queries, found.space, reads, what))
         return found
+    if queries.lower().endswith((".npz", ".npy")):
+        raise InputError(f"{queries} holds states already", hint="leave --model out")
     from linalign_lite.extraction.model_card import load_card
     from linalign_lite.extraction.texts import read_texts
 

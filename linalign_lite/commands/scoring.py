@@ -264,6 +264,9 @@ def make_client(key: Path, account: Path | None, **options: float) -> Client:
     from linalign_lite.encrypt.keys import SecretKey
 
     signer, secret = load_account(account), in_folder(key, SECRET)
+    if not secret.exists():
+        hint = "`linalign-lite keygen FOLDER` makes one"
+        raise InputError(f"{secret} is not there", expected="a secret key", hint=hint)
     proven = secret.with_name(PUBLIC).with_suffix(PROOF).exists()
     return Client(SecretKey.load(secret), account=signer, proven=proven, **options)
 

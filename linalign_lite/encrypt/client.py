@@ -335,7 +335,8 @@ def _mapped(
     batches = [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
     if map is not None:
         what = "this map does not read these states"
-        map.source.require(states.space, what, any_prompt=any_prompt)
+        swapped = "are the map's sides swapped?" if map.target.agrees(states.space) else ""
+        map.source.require(states.space, what, hint=swapped, any_prompt=any_prompt)
         batches = [map.apply(batch) for batch in batches]
     if unit:
         batches = [unit_rows(batch.astype(np.float64)) for batch in batches]

@@ -182,7 +182,8 @@ class Provider:
         scorer = self._scorers.of(query)
         head = scorer.rows
         what, is_index = "this query does not belong in the head's space", bool(head.ids)
-        head.space.require(query.space, what, any_prompt=is_index)
+        forgotten = "was it encrypted without --map?"
+        head.space.require(query.space, what, hint=forgotten, any_prompt=is_index)
         if parameters.private and not self._knows(query):
             given = [key.hex()[:8] for key in self._keys]
             also = f", and the public key {given[0]}" if len(given) == 1 else ""

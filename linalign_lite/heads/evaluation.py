@@ -34,15 +34,13 @@ class Evaluation:
     unknown: int
     per_class: Mapping[str, float]
     own: float | None = None
+    step: str = "more labelled texts, or another model"  # that most likely helps
 
     @property
     def verdict(self) -> Verdict:
         """Grade of the accuracy beside the commonest label's, and beside the head's own."""
-        step = "more labelled texts, or another model"
-        if self.own is not None:
-            step = "a map with a few texts of this kind (--with-few), or for this head (kl)"
         a = self.accuracy
-        return of_accuracy(a.value, a.low, self.majority, own=self.own, advice=step)
+        return of_accuracy(a.value, a.low, self.majority, own=self.own, advice=self.step)
 
     def as_dict(self) -> dict[str, Any]:
         """Values of the report for JSON."""
@@ -94,6 +92,7 @@ def evaluate(
         )
     guess = head.predict(states.states if affine is None else affine(states.states))
     recall = recall_per_class(truth[known], guess[known], head.n_outputs).tolist()
+    step = {} if affine is None else {"step": next_map(affine.card)}
     return Evaluation(
         accuracy=bootstrap_accuracy(truth, guess),
         n=len(states),
@@ -101,7 +100,22 @@ def evaluate(
         unknown=int((~known).sum()),
         per_class={n: r for n, r in zip(head.labels, recall, strict=True) if not np.isnan(r)},
         own=None if affine is None else _own_accuracy(head),
+        **step,
     )
+
+
+def next_map(card: Mapping[str, Any]) -> str:
+    """The step that most likely makes a map serve a head better, by how it was fitted."""
+    few, kl = card.get("n_few"), card.get("method") == "kl"
+    if few and kl:
+        step = f"more of the few texts ({few} now)"
+    elif few:
+        step = "the same few texts with --objective kl for this head, or more of them"
+    elif kl:
+        step = "a few texts of this kind, too (--with-few)"
+    else:
+        step = "a few texts of this kind (--with-few), --objective kl for this head, or both"
+    return f"{step}; a `head` on these states shows what their own model can reach"
 
 
 def _own_accuracy(head: Head) -> float | None:
@@ -136,5 +150,6 @@ def require_readable(
             states.space, f"this {reader} does not read these states", hint="or is --map missing?"
         )
     else:
-        affine.source.require(states.space, "this map does not read these states")
+        swapped = "are the map's sides swapped?" if affine.target.agrees(states.space) else ""
+        affine.source.require(states.space, "this map does not read these states", hint=swapped)
         space.require(affine.target, f"this map does not lead into this {reader}'s space")

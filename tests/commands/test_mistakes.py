@@ -80,6 +80,7 @@ MISTAKES = {
     "a map used backwards": (
         "evaluate topics.head.npz a.train.states.npz --map b-to-a.map.npz",
         "this map does not read these states", "got ash", "expected birch", SAME_MODEL,
+        "are the map's sides swapped?",
     ),
     "states of other texts": (
         "fit b.test.states.npz a.train.states.npz m.npz",
@@ -96,6 +97,10 @@ MISTAKES = {
     ),
     "texts in place of states": (
         "fit texts.txt a.states.npz m.npz", "texts.txt holds texts", "linalign-lite extract MODEL",
+    ),
+    "lines of texts in place of states": (
+        "fit unlike.jsonl a.states.npz m.npz",
+        "unlike.jsonl", "a line without `embedding`", "extract` makes states of texts",
     ),
     "a map in place of states": (
         "fit b.states.npz b-to-a.map.npz m.npz",
@@ -173,7 +178,8 @@ MISTAKES = {
     ),
     # private scoring
     "keys that are not there": (
-        "encrypt b.test.states.npz q --map b-to-a.map.npz --key nokeys", "cannot read nokeys",
+        "encrypt b.test.states.npz q --map b-to-a.map.npz --key nokeys",
+        "nokeys is not there", "keygen",
     ),
     "the public key in place of the secret one": (
         "encrypt b.test.states.npz q --map b-to-a.map.npz --key keys/public.key",
@@ -211,7 +217,12 @@ MISTAKES = {
         "not the texts of the queries", "got 9 texts",
     ),
     "a query without a map": ("score plain.query r --head topics.head.npz --public keys",
-                              "does not belong in the head's space", "got birch", "expected ash"),
+                              "does not belong in the head's space", "got birch", "expected ash",
+                              "was it encrypted without --map?"),
+    "a model for what is states already": (
+        "encrypt b.test.states.npz q --map b-to-a.map.npz --key keys --model {ash}",
+        "b.test.states.npz holds states already", "leave --model out",
+    ),
     "keys made twice": ("keygen keys", "keys/secret.key is already there", "another folder"),
     # search and service
     "a map in place of an index": (

@@ -51,7 +51,8 @@ class FewReport(Report):
         """Grade of the R² on held-out few texts; divergences have no scale."""
         if self.objective != "least-squares":
             return None
-        return MAP_R2.judge(1 - self.loss, f"more of the few texts ({self.n_few} now)")
+        step = f"more of the few texts ({self.n_few} now), or --objective kl where a head is served"
+        return MAP_R2.judge(1 - self.loss, f"{step}; `evaluate --map` on labelled texts decides")
 
     def as_card(self) -> dict[str, Any]:
         method = "ridge" if self.objective == "least-squares" else "kl"
@@ -73,6 +74,9 @@ class FewReport(Report):
             "  few alone": (self.few_loss, self.few_error),
             "  both": (self.both_loss, self.both_error),
         }
+        unscaled = (
+            [] if squares else [("what it keeps", "`evaluate --map` on labelled texts tells")]
+        )
         return [
             ("objective", f"{self.objective}, penalty {self.penalty:.3g}{start}"),
             ("dimensions", f"{self.d_source} to {self.d_target}{outputs}"),
@@ -83,4 +87,5 @@ class FewReport(Report):
                 for name, (v, e) in losses.items()
                 if v is not None
             ),
+            *unscaled,
         ]

@@ -142,10 +142,12 @@ class Source(FileSource):
         try:
             return list(_rows_of(document, self.key))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
+            without = isinstance(e, KeyError)
             raise FormatError(
                 f"{self.location}: no vector at byte {at}",
-                got=str(e)[:80],
+                got=f"a line without `{self.key}`" if without else str(e)[:80],
                 expected=f"`{self.key}`: a list of numbers, or the answer of a service",
+                hint="`linalign-lite extract` makes states of texts" if without else "",
             ) from e
 
 

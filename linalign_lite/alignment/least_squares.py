@@ -24,6 +24,7 @@ from linalign_lite.core.verdict import MAP_R2, Verdict
 from linalign_lite.errors import InputError
 
 METHODS = values_of(MapMethod)
+UNRELATED = 0.02  # held-out R² below which rows are likely not paired
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class FitReport(Report):
     @property
     def verdict(self) -> Verdict:
         """Grade of the held-out R²."""
-        return MAP_R2.judge(self.held_out_r2, next_step(self.n, self.d_source))
+        step = next_step(self.n, self.d_source)
+        if self.held_out_r2 < UNRELATED:
+            step = f"first see that row i of both sides is the same text; then {step}"
+        return MAP_R2.judge(self.held_out_r2, step)
 
     def rows(self) -> Pairs:
         """Names and values of the report for printing."""

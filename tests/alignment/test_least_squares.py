@@ -229,6 +229,12 @@ def test_states_of_other_texts_are_refused(pair):
         fit(x, HiddenStates(y.states[1:]))
 
 
+def test_rows_that_do_not_belong_together_are_suspected(pair):
+    x, y = (side.states for side in pair)
+    assert "is the same text" not in fit(x, y)[1].verdict.advice
+    assert "see that row i of both sides is the same text" in fit(x, y[::-1])[1].verdict.advice
+
+
 def test_a_side_that_is_not_usable_is_named(pair):
     x, y = (side.states for side in pair)
     for sides, name in (((x * np.nan, y), "source"), ((x, y * np.nan), "target")):

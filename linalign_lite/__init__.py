@@ -83,7 +83,7 @@ _NAMES = {  # module: its public names
     "survey.results_file": "load_results",
     "vectors.locations": "create_vectors open_vectors",
     "vectors.mapping": "apply_map",
-    "vectors.reading": "read_states",
+    "vectors.reading": "read_aligned read_states",
     "vectors.source": "Batch VectorInfo VectorSink VectorSource",
     "vectors.switching": "switch_vectors",
 }

@@ -122,6 +122,7 @@ from linalign_lite.survey.results_file import load_results as load_results
 from linalign_lite.vectors.locations import create_vectors as create_vectors
 from linalign_lite.vectors.locations import open_vectors as open_vectors
 from linalign_lite.vectors.mapping import apply_map as apply_map
+from linalign_lite.vectors.reading import read_aligned as read_aligned
 from linalign_lite.vectors.reading import read_states as read_states
 from linalign_lite.vectors.source import Batch as Batch
 from linalign_lite.vectors.source import VectorInfo as VectorInfo

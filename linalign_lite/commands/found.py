@@ -91,9 +91,10 @@ def ranking_lines(card: IndexCard) -> list[str]:
 def ranking_verdict(card: IndexCard) -> Verdict | None:
     """Grade the share of the first ten rows that rows of so few bits keep; None if not measured."""
     from linalign_lite.core.verdict import RANKS_KEPT
+    from linalign_lite.retrieval.index.card import FRACTION
 
     kept = [o.overlap for o in card.overlaps if o.row_bits == card.row_bits]
-    more = "more --bits of `index build`" if card.row_bits < card.overlaps[-1].row_bits else ""
+    more = "" if card.row_bits == FRACTION else "more --bits of `index build`"
     return RANKS_KEPT.judge(kept[0], more) if kept else None
 
 

@@ -43,18 +43,23 @@ def _checked(name: str, value: Array, ndim: int) -> Array:
 
 
 def apply_affine(weight: Array, bias: Array, states: Array, what: str) -> Array:
-    states = np.asarray(states)
+    given, states = states, np.asarray(states)
     if states.ndim not in (1, 2) or states.shape[-1] != weight.shape[1]:
+        whole = hasattr(given, "states")  # HiddenStates, which know more than is computed here
         raise InputError(
             f"states do not fit this {what}",
-            got=f"shape {states.shape}",
+            got=type(given).__name__ if whole else f"shape {states.shape}",
             expected=f"(n, {weight.shape[1]}) or ({weight.shape[1]},)",
+            hint="pass their `.states`" if whole else "",
         )
     dtype = np.result_type(weight.dtype, states.dtype, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         result = _product(states.astype(dtype, copy=False), weight)
         result += bias.astype(dtype, copy=False)
     if count_nonfinite(result):
+        if bad := count_nonfinite(states):
+            problem = "states hold values that are not finite"
+            raise InputError(problem, got=f"{bad} of {states.size} values")
         raise InputError(
             f"this {what} gives values beyond {dtype} on these states",
             hint="scale its weight down, or pass float64 states",

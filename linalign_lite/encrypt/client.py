@@ -321,11 +321,7 @@ class _ExpectedQuery:
 
 
 def _mapped(
-    states: HiddenStates,
-    map: AffineMap | None,  # noqa: A002
-    *,
-    unit: bool,
-    any_prompt: bool,
+    states: HiddenStates, affine: AffineMap | None, *, unit: bool, any_prompt: bool
 ) -> tuple[Array, FloatArray]:
     """Map the states; unit: and scale them to length 1. Returns them and their norms.
 
@@ -333,14 +329,14 @@ def _mapped(
     """
     values = states.states
     batches = [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
-    if map is not None:
+    if affine is not None:
+        hint = "are the map's sides swapped?" if affine.target.agrees(states.space) else ""
         what = "this map does not read these states"
-        swapped = "are the map's sides swapped?" if map.target.agrees(states.space) else ""
-        map.source.require(states.space, what, hint=swapped, any_prompt=any_prompt)
-        batches = [map.apply(batch) for batch in batches]
+        affine.source.require(states.space, what, hint, any_prompt=any_prompt)
+        batches = [affine.apply(batch) for batch in batches]
     if unit:
         batches = [unit_rows(batch.astype(np.float64)) for batch in batches]
-    if unit or map is not None:
+    if unit or affine is not None:
         values = _concatenated(batches)
     with np.errstate(over="ignore", invalid="ignore"):  # least_norm_bits refuses what overflows
         squares = [np.square(batch, dtype=np.float64).sum(axis=1) for batch in batches]

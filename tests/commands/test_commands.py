@@ -201,7 +201,7 @@ def test_wrong_options_exit_with_2(here, capsys, played):
         (("fit", states, states, "m", "--penalty", "x"), "penalty is not usable: got x"),
         (("fit", states, states, "m", "--folds", "1"), "expected 2 to 145"),
         (("fit", states, "gone.npz", "m"), "cannot read gone.npz"),
-        (("encrypt", "t.txt", "q", "--key", "gone"), "cannot read gone"),
+        (("encrypt", "t.txt", "q", "--key", "gone"), "gone is not there"),
         (("encrypt", "t.txt", "q", "--key", played / "client" / "keys"), "add --model FOLDER"),
         (
             ("encrypt", "t.jsonl", "q", "--key", played / "client" / "keys"),

@@ -11,6 +11,7 @@ from linalign_lite.core import affine_map
 from linalign_lite.core import head as head_module
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
 
@@ -195,6 +196,16 @@ def test_k_beyond_the_outputs_is_refused(k):
 def test_the_highest_scores_are_of_rows_that_fit(shape):
     with pytest.raises(InputError, match="states do not fit this head"):
         Head(np.zeros((5, 2)), np.zeros(5)).top(np.zeros(shape), 1)
+
+
+def test_what_is_no_array_of_finite_numbers_is_named():
+    affine = AffineMap(np.eye(3), np.zeros(3))
+    with pytest.raises(InputError, match=r"not finite: got 1 of 6 values"):
+        affine(np.array([[1, 2, np.nan], [1, 2, 3]]))
+    with pytest.raises(InputError, match=r"beyond float32 on these states"):
+        AffineMap(np.full((3, 3), 1e38, np.float32), np.zeros(3))(np.full((1, 3), 9, np.float32))
+    with pytest.raises(InputError, match=r"got HiddenStates.*pass their `.states`"):
+        affine(HiddenStates(np.eye(3)))
 
 
 def in_file(weight, path, lead=0):

@@ -110,6 +110,17 @@ def test_options_select_the_outputs(tmp_path, rng, models):
     assert "map.weight" not in stored
 
 
+def test_queries_may_have_another_prompt_than_the_maps_texts(tmp_path, rng, models):
+    model = models["birch"]
+    first, _ = parts(model, rng)
+    path = tmp_path / "x.onnx"
+    for prompt, kept in ((None, ""), ("Ask: ", "Ask: ")):
+        fuse(path, model, map=first, prompt=prompt)
+        assert read_card(path)["states"].get("prompt", "") == kept
+    with pytest.raises(MismatchError, match="this map reads other states"):
+        fuse(path, models["ash"], map=first, prompt="Ask: ")
+
+
 def test_it_is_valid_onnx_and_always_the_same(tmp_path, rng, models):
     first, head = parts(models["ash"], rng)
     for dtype in ("fp32", "int8"):

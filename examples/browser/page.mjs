@@ -34,16 +34,23 @@ function cell(row, text, kind = "td") {
   return made;
 }
 
-function show(texts, scores, labels) {
+/** Fill the table: columns of these names, a row for each text; fill: adds the cells of one. */
+function tabulate(texts, names, fill) {
   const table = $("scores");
   table.replaceChildren();
-  const names = scores[0] ? [...scores[0].keys()].map((i) => labels[i] ?? String(i)) : [];
   const head = table.createTHead().insertRow();
   for (const name of ["text", ...names]) cell(head, name, "th").scope = "col";
   const body = table.createTBody();
   texts.forEach((text, i) => {
     const row = body.insertRow();
     cell(row, text);
+    fill(row, i);
+  });
+}
+
+function show(texts, scores, labels) {
+  const names = scores[0] ? [...scores[0].keys()].map((i) => labels[i] ?? String(i)) : [];
+  tabulate(texts, names, (row, i) => {
     const top = best(scores[i]);
     scores[i].forEach((score, k) => {
       cell(row, score.toFixed(6)).classList.toggle("best", k === top);
@@ -53,15 +60,7 @@ function show(texts, scores, labels) {
 
 /** The rows of an index that score highest for each text. */
 function showFirst(texts, { first, decimals }, ids) {
-  const table = $("scores");
-  table.replaceChildren();
-  const head = table.createTHead().insertRow();
-  const places = first[0].map((_, i) => String(i + 1));
-  for (const name of ["text", ...places]) cell(head, name, "th").scope = "col";
-  const body = table.createTBody();
-  texts.forEach((text, i) => {
-    const row = body.insertRow();
-    cell(row, text);
+  tabulate(texts, first[0].map((_, i) => String(i + 1)), (row, i) => {
     for (const one of first[i]) cell(row, `${ids.at(one.row)} ${one.score.toFixed(decimals)}`);
   });
 }

@@ -55,10 +55,8 @@ def show_scores(
     best = [[(names[i], row[i]) for i in ids] for row, ids in zip(rows, order, strict=True)]
     measured = None if asked is None else _accuracy(asked, names, [row[0] for row in order_all])
     if out is not None:
-        with (
-            console.replacing(out),
-            atomic(out, private=True) as f,
-        ):  # scores are not for the provider
+        # private: scores are not for the provider
+        with console.replacing(out), atomic(out, private=True) as f:
             for i, row in enumerate(rows):
                 line = _described(asked, i) | {"scores": dict(zip(names, row, strict=True))}
                 f.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

@@ -23,8 +23,6 @@ from linalign_lite.core.choices import DetectorMethod
 from linalign_lite.core.text_tables import pair_lines
 
 if TYPE_CHECKING:
-    from linalign_lite.core.affine_map import AffineMap
-    from linalign_lite.core.hidden_states import HiddenStates
     from linalign_lite.heads.ood.detector import Detector
 
 app = typer.Typer(
@@ -143,7 +141,8 @@ def score(
 
     console, detector = Console(as_json), load_detector(detector_file)
     affine = load_optional_map(map_file)
-    scores = detector.scores(_read(console, states, detector, affine), affine)
+    read = read_for(console, states, affine, detector.space, "the detector")
+    scores = detector.scores(read, affine)
     values = scores.tolist()
     data: dict[str, Any] = {"method": detector.method, "n": len(values), "scores": values}
     data["threshold"] = detector.threshold
@@ -180,7 +179,10 @@ def evaluate(
     require_plot(plot, detector_file, inlying, outlying, map_file)
     console, detector = Console(as_json), load_detector(detector_file)
     affine = load_optional_map(map_file)
-    inner, outer = (_read(console, states, detector, affine) for states in (inlying, outlying))
+    inner, outer = (
+        read_for(console, states, affine, detector.space, "the detector")
+        for states in (inlying, outlying)
+    )
     found = evaluate_detector(detector, inner, outer, affine)
     draw(plot, f"Detection by {detector_file.name}", found, found.rows())
     console.judged(found.as_card(), pair_lines(found.rows()), found.verdict, strict=strict)
@@ -210,7 +212,8 @@ def threshold(
     console = Console(as_json, quiet)
     require_output(out, detector_file, states, map_file)
     detector, affine = load_detector(detector_file), load_optional_map(map_file)
-    scores = detector.scores(_read(console, states, detector, affine), affine)
+    read = read_for(console, states, affine, detector.space, "the detector")
+    scores = detector.scores(read, affine)
     detector = detector.with_threshold(scores, tpr)
     save_detector(out, detector)
     _tell(console, out, detector, {})
@@ -236,12 +239,3 @@ def _tell(console: Console, out: Path, detector: Detector, tried: Mapping[str, f
         shown = ", ".join(f"{name} {area:.3f}" for name, area in tried.items())
         rows.append(("AUROC of labels left out", shown))
     console.result({"out": str(out), **facts}, pair_lines(rows))
-
-
-def _read(
-    console: Console, location: str, detector: Detector, affine: AffineMap | None
-) -> HiddenStates:
-    """Read states for a map, or for a detector without one."""
-    if affine is not None:
-        return read_for(console, location, affine.source, "the map")
-    return read_for(console, location, detector.space, "the detector")

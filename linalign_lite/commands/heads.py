@@ -91,8 +91,8 @@ def evaluate(
 
     require_plot(plot, head_file, states, map_file)
     affine, head, console = load_optional_map(map_file), load_head(head_file), Console(as_json)
-    reader, what = (affine.source, "the map") if affine else (head.space, "the head")
-    found = measure(head, read_for(console, states, reader, what), affine=affine)
+    read = read_for(console, states, affine, head.space, "the head")
+    found = measure(head, read, affine=affine)
     data, rows = found.as_dict(), found.rows()
     draw(plot, f"Accuracy of {head_file.name}", found, rows)
     if per_class:

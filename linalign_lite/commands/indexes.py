@@ -160,8 +160,7 @@ def named_queries(
 
     if model is None and is_vectors(queries):
         states, ids = read_with_ids(queries)
-        reader, what = (affine.source, "the map") if affine else (space, "the index")
-        console.warn(doubts(queries, states.space, reader, what))
+        console.warn(doubts(queries, states.space, affine, space, "the index"))
         if ids:
             return states, ids
     else:

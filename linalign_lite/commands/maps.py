@@ -245,7 +245,7 @@ def apply(
     if (file := place_of(out_at)) is not None:
         require_output(file, map_file, place_of(source_at))
     with open_vectors(source_at) as source:
-        console.warn(doubts(source_at, source.info.space, affine.source, "the map"))
+        console.warn(doubts(source_at, source.info.space, affine))
         n = source.info.count or 0
         try:
             with console.progress("mapping", n) as tally:

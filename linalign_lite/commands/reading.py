@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from linalign_lite.core.space import Space
 
 
-def read_for(console: Console, location: str, reader: Space, what: str) -> HiddenStates:
-    """Read states for what has the space ``reader``; remark where nothing shows that they fit."""
+def read_for(
+    console: Console, location: str, affine: AffineMap | None, reader: Space, what: str
+) -> HiddenStates:
+    """Read states for a map, or for ``what`` without one; remark where nothing shows they fit."""
     from linalign_lite.vectors.reading import read_states
 
     states = read_states(location)
-    console.warn(doubts(location, states.space, reader, what))
+    console.warn(doubts(location, states.space, affine, reader, what))
     return states
 
 
@@ -57,10 +59,8 @@ def read_queries(
     """
     if model is None:
         found = read_encoded(queries)
-        reads = affine.source if affine else reader
-        what = "the map" if affine else "the index" if search else "the head"
-        if reads is not None:
-            console.warn(doubts(queries, found.space, reads, what))
+        what = "the index" if search else "the head"
+        console.warn(doubts(queries, found.space, affine, reader, what))
         return found
     if queries.lower().endswith((".npz", ".npy")):
         raise InputError(f"{queries} holds states already", hint="leave --model out")

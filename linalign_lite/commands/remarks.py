@@ -11,9 +11,20 @@ if TYPE_CHECKING:
     from linalign_lite.core.space import Space
 
 
-def doubts(location: str, states: Space, reader: Space, what: str) -> list[str]:
-    """A remark if states could be of the model that ``what`` reads, but do not name it."""
-    if not (reader.model or reader.name) or reader.known_as(states):
+def doubts(
+    location: str,
+    states: Space,
+    affine: AffineMap | None,
+    reader: Space | None = None,
+    what: str = "",
+) -> list[str]:
+    """A remark if states could be of the model that reads them, but do not name it.
+
+    The map reads them, or where there is none ``what``, of the space ``reader`` if it is known.
+    """
+    if affine is not None:
+        reader, what = affine.source, "the map"
+    if reader is None or not (reader.model or reader.name) or reader.known_as(states):
         return []
     if not reader.agrees(states, any_prompt=True):
         return []  # an error says more

@@ -132,6 +132,14 @@ class AffineMap:
     def __repr__(self) -> str:
         return f"AffineMap({self.source.describe()} to {self.target.describe()})"
 
+    def require_readable(
+        self, space: Space, things: str = "states", *, any_prompt: bool = False
+    ) -> None:
+        """Raise MismatchError unless the map reads states of ``space``."""
+        hint = "are the map's sides swapped?" if self.target.agrees(space) else ""
+        what = f"this map does not read these {things}"
+        self.source.require(space, what, hint, any_prompt=any_prompt)
+
     def apply(self, states: Array) -> Array:
         """Map states: (n, d_source) → (n, d_target), or (d_source,) → (d_target,).
 

@@ -330,9 +330,7 @@ def _mapped(
     values = states.states
     batches = [values[start : start + _BATCH] for start in range(0, len(values), _BATCH)]
     if affine is not None:
-        hint = "are the map's sides swapped?" if affine.target.agrees(states.space) else ""
-        what = "this map does not read these states"
-        affine.source.require(states.space, what, hint, any_prompt=any_prompt)
+        affine.require_readable(states.space, any_prompt=any_prompt)
         batches = [affine.apply(batch) for batch in batches]
     if unit:
         batches = [unit_rows(batch.astype(np.float64)) for batch in batches]

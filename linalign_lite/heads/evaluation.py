@@ -150,6 +150,5 @@ def require_readable(
             states.space, f"this {reader} does not read these states", hint="or is --map missing?"
         )
     else:
-        swapped = "are the map's sides swapped?" if affine.target.agrees(states.space) else ""
-        affine.source.require(states.space, "this map does not read these states", hint=swapped)
+        affine.require_readable(states.space)
         space.require(affine.target, f"this map does not lead into this {reader}'s space")

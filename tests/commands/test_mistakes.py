@@ -315,7 +315,7 @@ def test_vectors_of_another_name_are_remarked(capsys):
 @pytest.mark.usefixtures("place")
 def test_a_remark_tells_no_password_and_none_precedes_an_error(capsys):
     secret = "postgresql://me:hunter2@host/db#docs"
-    said = doubts(secret, Space(144), load_map("b-to-a.map.npz").source, "the map")
+    said = doubts(secret, Space(144), load_map("b-to-a.map.npz"))
     assert "hunter2" not in said[0]
     assert "host" in said[0]
     text = refused(capsys, "evaluate", "topics.head.npz", "b.test.states.npz")

@@ -110,9 +110,7 @@ class Index:
         """
         states = as_states(queries)
         if map is not None:
-            map.source.require(
-                states.space, "this map does not read these queries", any_prompt=True
-            )
+            map.require_readable(states.space, "queries", any_prompt=True)
         space = states.space if map is None else map.target
         what = "these queries do not belong in the index's space"
         self.space.require(space, what, any_prompt=True)

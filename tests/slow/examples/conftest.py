@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import http.server
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 from chromium import started
+from pages import hosting
 from support import ROOT
 
 from linalign_lite import demo, extract, fit, load_model, train_head
@@ -60,20 +59,12 @@ def topics():
     return b, first, head, texts
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="session")
 def served(installed):
     """The folder of the browser example, and the address that serves it."""
     folder = installed("browser")
-    handler = functools.partial(Quiet, directory=str(folder.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_address[1]}/browser/"
-        server.shutdown()
+    with hosting(folder.parent) as origin:
+        yield folder, f"{origin}/browser/"
 
 
 @pytest.fixture(scope="module")

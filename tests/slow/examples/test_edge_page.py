@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import http.server
 import re
 import shutil
-import threading
 
 import pytest
-from conftest import EXAMPLES, Quiet
-from pages import until
+from conftest import EXAMPLES
+from pages import hosting, until
 from readme import in_a_shell
 from served import serving
 from support import ROOT
@@ -48,16 +44,6 @@ def test_what_is_printed_is_what_is_shown(followed):
         *(re.findall(r"\t(0\.\d+)", x) for x in (shown, printed)), strict=True
     ):
         assert abs(float(wanted) - float(found)) <= 0.03  # other processors round otherwise
-
-
-@contextlib.contextmanager
-def hosting(folder):
-    """Serve a folder; yields the origin."""
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
 
 
 def best_scores(browser, button, done):

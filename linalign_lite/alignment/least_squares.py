@@ -8,7 +8,7 @@ X_c and Y_c being the centred source (n, d_source) and target (n, d_target). λ 
 trace(X_cᵀX_c) / d_source, so that a penalty means the same at every scale of the states.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,9 +22,11 @@ from linalign_lite.core.hidden_states import HiddenStates, as_sides
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import MAP_R2, Verdict
 from linalign_lite.errors import InputError
+from linalign_lite.storage.arrays import repeated_rows
 
 METHODS = values_of(MapMethod)
 UNRELATED = 0.02  # held-out R² below which rows are likely not paired
+REPEATED = 0.01  # share of repeated rows from which on held-out rows are not new
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,17 @@ def fit(
     rows = solvers.Rows(x.states, y.states, fold_index(x.groups, folds, seed))
     found = solvers.SOLVERS[method](solvers.Problem(moments, rows), penalty)
     report = report_of(moments, method, found)
+    report = replace(report, warnings=(*report.warnings, *_not_new(x)))
     return make_map(found.weight, found.bias, (x, y), report), report
+
+
+def _not_new(source: HiddenStates) -> list[str]:
+    """A warning if so many texts are there more than once that held-out ones were seen before."""
+    repeated = 0 if source.text_index is not None else repeated_rows(source.states)
+    if repeated < REPEATED * len(source):
+        return []
+    return [f"{repeated} of {len(source)} source rows repeat another, so held-out R² is of rows "
+            "that the map has seen; fit on each text once"]  # fmt: skip
 
 
 def make_map(

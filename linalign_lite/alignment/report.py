@@ -4,22 +4,17 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from linalign_lite.core.verdict import Verdict
+from linalign_lite.core.verdict import Measurement
 
 FEW_ROWS = 64  # pairs below which unshared texts help most
 LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
 
 
-class Report:
+class Report(Measurement):
     """Base of the reports of fits, which are data classes with warnings and a curve."""
 
     warnings: tuple[str, ...]
     curve: tuple[tuple[float, ...], ...]
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """Grade of the map, None where the fit measured nothing that has a scale."""
-        return None
 
     def as_card(self) -> dict[str, Any]:
         """Return the report for the map file: all but the curve, NaN and infinities as null."""

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -36,7 +37,7 @@ from linalign_lite.commands.scoring import decrypt, encrypt, score
 from linalign_lite.commands.service import ask, serve
 from linalign_lite.commands.states import extract
 from linalign_lite.commands.vectors import app as vectors
-from linalign_lite.errors import LinalignError, is_disk_full
+from linalign_lite.errors import LinalignError, is_disk_full, printable
 from linalign_lite.version import __version__
 
 # NumPy and SciPy each bring an OpenBLAS whose threads spin while they wait for work. Where small
@@ -140,7 +141,9 @@ def _run(argv: list[str] | None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(args=argv, prog_name="linalign-lite")
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            app(args=argv, prog_name="linalign-lite")
     except LinalignError as e:
         _print_error(f"error: {e}")
         return e.exit_code
@@ -150,6 +153,10 @@ def _run(argv: list[str] | None) -> int:
             _print_error(f"interrupted; {left}")
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0
+
+
+def _print_warning(message: Warning | str, *_where: Any, **_to: Any) -> None:
+    _print_error(f"warning: {printable(str(message))}")
 
 
 def _print_error(text: str) -> None:

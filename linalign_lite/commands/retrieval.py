@@ -202,7 +202,7 @@ def evaluate(
         metric=metric.value,
         seed=seed,
     )
-    draw(plot, "Search across models", report, report.pairs())
+    draw(plot, "Search across models", report, report.rows())
     console.judged(report.as_dict(), report.lines(), report.verdict, strict=strict)
 
 

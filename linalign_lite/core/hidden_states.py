@@ -91,7 +91,7 @@ class HiddenStates:
         if not self.n_texts and self.text_index is None:
             object.__setattr__(self, "n_texts", states.shape[0])
         if self.label_ids is None and len(self.labels):
-            names, ids = label_ids(self.labels)
+            names, ids = label_ids(self.labels, len(states))
             object.__setattr__(self, "labels", names)
             object.__setattr__(self, "label_ids", ids)
         for name in ROWS:
@@ -205,28 +205,40 @@ def _numbers(values: Any) -> Array:
     )
 
 
-def label_ids(labels: npt.ArrayLike) -> tuple[tuple[str, ...], Ints]:
-    """Names of the distinct labels, sorted, and the index of each row's, (n,).
+def label_ids(labels: npt.ArrayLike, n: int) -> tuple[tuple[str, ...], Ints]:
+    """Names of the distinct labels, sorted, and the index of each of the n rows', (n,).
 
     labels: (n,), strings, whole numbers or truth values, also a column of a DataFrame. Raises
-    InputError for others, and for rows without a label.
+    InputError for others, for rows without a label, and for another number of labels.
     """
     rows = np.asarray(labels)
-    if rows.ndim == 1 and rows.dtype.kind == "O":  # as pandas has strings
+    if rows.ndim == 1 and rows.dtype.kind in "Of":  # as pandas has strings, and missing numbers
+        if missing := [i for i, value in enumerate(rows.tolist()) if not _is_label(value)]:
+            problem = f"{len(missing)} of {len(rows)} rows have no label"
+            raise InputError(problem, got=f"row {missing[0]}", expected="one each",
+                             hint="leave out the rows without one")  # fmt: skip
         kinds = {type(value) for value in rows}
         if kinds <= {str} or kinds <= {int, bool, np.bool_}:
             rows = np.array(rows.tolist())
-        elif missing := [i for i, v in enumerate(rows) if v is None or v != v]:  # noqa: PLR0124
-            problem = f"{len(missing)} of {len(rows)} rows have no label"
-            raise InputError(problem, got=f"row {missing[0]}", expected="one each")
     if rows.ndim != 1 or rows.dtype.kind not in "USiub":
         raise InputError(
             "the labels are not usable",
             got=f"{rows.dtype}, shape {rows.shape}",
             expected="one a row, strings or whole numbers",
         )
+    if len(rows) != n:
+        problem = "there are not as many labels as rows"
+        raise InputError(problem, got=f"{len(rows)} labels", expected=f"{n} rows")
     values, ids = np.unique(rows, return_inverse=True)
     return tuple(map(str, values.tolist())), ids.astype(np.int32)
+
+
+def _is_label(value: Any) -> bool:
+    """Return False for what stands in place of a missing label: None, NaN, pandas.NA."""
+    try:
+        return value is not None and bool(value == value)  # noqa: PLR0124
+    except TypeError:  # pandas.NA is neither
+        return False
 
 
 def as_sides(
@@ -252,5 +264,5 @@ def as_states(value: HiddenStates | Array, labels: npt.ArrayLike | None = None) 
     states = value if isinstance(value, HiddenStates) else HiddenStates(value)
     if labels is None:
         return states
-    names, ids = label_ids(labels)
+    names, ids = label_ids(labels, len(states))
     return dataclasses.replace(states, labels=names, label_ids=ids)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from linalign_lite.core.text_tables import Pairs, pair_lines
+
 Grade = StrEnum("Grade", "poor usable good")
 
 
@@ -29,6 +31,27 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """Values of the verdict for JSON."""
         return {"grade": self.grade.value, "reason": self.reason, "advice": self.advice}
+
+
+class Measurement:
+    """Base of what was measured: prints as its command prints it, the verdict last."""
+
+    def rows(self) -> Pairs:
+        """Names and values for printing."""
+        return []
+
+    def lines(self) -> list[str]:
+        """Lines of the values for printing."""
+        return pair_lines(self.rows())
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Grade of what was measured, None where it has no scale."""
+        return None
+
+    def __str__(self) -> str:
+        last = [] if self.verdict is None else ["", str(self.verdict)]
+        return "\n".join([*self.lines(), *last])
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,7 @@ def of_accuracy(
 
     majority: accuracy of always predicting the commonest label; an accuracy whose interval
     reaches down to it is poor. low: lower end of the interval. own: accuracy of the head on its
-    own model's states.
+    own model's states, which other texts may exceed.
     """
     beside = f"accuracy {value:.3f}, the commonest label {majority:.3f}"
     if majority >= 1:
@@ -90,5 +113,7 @@ def of_accuracy(
     scale, best = GAIN, 1.0
     if own is not None and own > majority:
         scale, best, beside = KEPT, own, f"{beside}, the head's own {own:.3f}"
+        if value >= own:
+            return Verdict(Grade.good, f"{beside}: nothing is lost")
     found = scale.judge((value - majority) / (best - majority), advice)
     return Verdict(found.grade, f"{beside}; {found.reason}", found.advice)

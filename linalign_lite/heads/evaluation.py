@@ -13,14 +13,14 @@ from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval, bootstrap_accuracy, majority, recall_per_class
 from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import Pairs
-from linalign_lite.core.verdict import Verdict, of_accuracy
+from linalign_lite.core.verdict import Measurement, Verdict, of_accuracy
 from linalign_lite.errors import InputError
 
 NEVER = 5  # labels named of those that are never right
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Measurement):
     """Accuracy with its interval, and recall of each class.
 
     ``majority``: accuracy of predicting the most frequent label. ``unknown``: number of rows whose

@@ -26,7 +26,7 @@ from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import majority
 from linalign_lite.core.text_tables import Pairs
-from linalign_lite.core.verdict import Verdict, of_accuracy
+from linalign_lite.core.verdict import Measurement, Verdict, of_accuracy
 from linalign_lite.errors import InputError
 
 PENALTIES = {
@@ -45,7 +45,7 @@ Solutions = Iterator[tuple[Float64, Float64]]  # weight (classes, d), bias (clas
 
 
 @dataclass(frozen=True)
-class HeadReport:
+class HeadReport(Measurement):
     """Report of a fit: the chosen method and penalty, and K-fold accuracies.
 
     ``tried``: K-fold accuracy of each method; ``held_out_accuracy``: of the chosen one;

@@ -13,7 +13,7 @@ from linalign_lite.core.choices import Metric, SearchLibrary
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval
 from linalign_lite.core.text_tables import Pairs, column_lines
-from linalign_lite.core.verdict import NDCG_KEPT, Verdict
+from linalign_lite.core.verdict import NDCG_KEPT, Measurement, Verdict
 from linalign_lite.errors import InputError
 from linalign_lite.retrieval import measures
 from linalign_lite.retrieval.collection import Judged
@@ -52,7 +52,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class RetrievalReport:
+class RetrievalReport(Measurement):
     """Rankings by name, native and mapped (`evaluate_retrieval`)."""
 
     rankings: Mapping[str, Ranking]
@@ -83,7 +83,7 @@ class RetrievalReport:
         }
         return {**vars(self), "rankings": rankings}
 
-    def pairs(self) -> Pairs:
+    def rows(self) -> Pairs:
         """nDCG of each ranking, and the size of the collection, by name."""
         first = f"ndcg@{self.k}"
         found: Pairs = [
@@ -109,7 +109,7 @@ def evaluate_retrieval(
     source: States,
     target: States,
     affine: AffineMap,
-    judgements: Judgements | Judged,
+    judgements: Judgements | Mapping[int, Mapping[int, int]] | Judged,
     *,
     documents_map: AffineMap | None = None,
     k: int = 10,
@@ -127,11 +127,13 @@ def evaluate_retrieval(
     searched by the target's queries, with ``documents_map`` if given. Each has nDCG@k, recall@k,
     recall@10k and reciprocal rank ("mrr@k") against the judgements, and overlap@k with the native
     target's ranking, over the queries that have a relevant document. judgements: of each query,
-    {row of a document: grade}, or a collection. Raises InputError when rows do not fit or no query
-    has a relevant document, MismatchError for states of other texts or models.
+    {row of a document: grade}, in a list or by the query's row, or a collection. Raises InputError
+    when rows do not fit or no query has a relevant document, MismatchError for states of other
+    texts or models.
     """
     old, new = _states(source), _states(target)
-    judged = judgements.judgements if isinstance(judgements, Judged) else judgements
+    given = judgements.judgements if isinstance(judgements, Judged) else judgements
+    judged = measures.by_query(given, len(old.queries))
     _check(old, new, judged, affine, documents_map or affine)
     kept = [i for i, grades in enumerate(judged) if any(g > 0 for g in grades.values())]
     if not kept:
@@ -202,12 +204,6 @@ def _check(
 ) -> None:
     old.queries.require_same_texts(new.queries)
     old.documents.require_same_texts(new.documents)
-    if len(judged) != len(old.queries):
-        raise InputError(
-            "the judgements do not fit the queries",
-            got=f"{len(judged)} queries judged",
-            expected=str(len(old.queries)),
-        )
     highest = max((max(grades) for grades in judged if grades), default=0)
     if highest >= len(old.documents):
         raise InputError(

@@ -13,10 +13,33 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.metrics import Interval
+from linalign_lite.errors import InputError
 from linalign_lite.retrieval.search import Rows
 
 Values = npt.NDArray[np.float64]
 Judgements = Sequence[Mapping[int, int]]  # of each query: grades of rows of documents
+
+
+def by_query(
+    judgements: Judgements | Mapping[int, Mapping[int, int]], n_queries: int
+) -> Judgements:
+    """Return judgements of each of ``n_queries``, in their order; a mapping may leave queries out.
+
+    Raises InputError where there are not so many, or where they are no mappings by row.
+    """
+    given = judgements
+    if isinstance(given, Mapping) and all(query in range(n_queries) for query in given):
+        given = [given.get(i, {}) for i in range(n_queries)]
+    if isinstance(given, Mapping) or not all(isinstance(found, Mapping) for found in given):
+        raise InputError(
+            "the judgements are not of rows",
+            expected="of each query a mapping from rows of documents to grades",
+            hint="read_collection takes ids",
+        )
+    if len(given) != n_queries:
+        problem = "the judgements do not fit the queries"
+        raise InputError(problem, got=f"{len(given)} queries judged", expected=str(n_queries))
+    return given
 
 
 def gains(ranking: Rows, judgements: Judgements) -> Values:

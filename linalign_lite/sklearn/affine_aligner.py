@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -105,6 +106,9 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             self, rows_of(X), rows_of(y), dtype=DTYPES, multi_output=True, y_numeric=True,
             ensure_min_samples=2,
         )  # fmt: skip
+        if targets.ndim == 1:
+            text = "y is one column: the map leads into one dimension, and a classifier after it "
+            warnings.warn(f"{text}reads no more; fit them apart, then join them", stacklevel=2)
         with value_errors():
             states, target = as_given(X, rows), as_given(y, targets.reshape(len(targets), -1))
             if X_unshared is not None or Y_unshared is not None:

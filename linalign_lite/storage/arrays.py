@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK = 16 << 20  # bytes read or checked at a time
+FEW_COLUMNS = 16
 
 
 def count_nonfinite(array: npt.NDArray[Any]) -> int:
@@ -28,6 +29,17 @@ def unit_rows(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
     scaled: npt.NDArray[Any] = np.zeros_like(rows)
     np.divide(rows, lengths, out=scaled, where=lengths > 0)
     return scaled
+
+
+def repeated_rows(rows: npt.NDArray[Any]) -> int:
+    """Count the rows, (n, d), that equal an earlier one."""
+    count = 0
+    for part in (rows[:, :FEW_COLUMNS], rows):  # hardly any rows agree in the first few by chance
+        packed = np.ascontiguousarray(part)
+        whole = packed.view(np.dtype((np.void, packed.itemsize * packed.shape[1])))
+        if not (count := len(rows) - len(np.unique(whole))):
+            break
+    return count
 
 
 def drop_pages(array: npt.NDArray[Any]) -> None:

@@ -271,3 +271,11 @@ def test_constant_targets_are_named(pair, method):
     x, _ = pair
     with pytest.raises(InputError, match="all the same"):
         fit(x, HiddenStates(np.ones((len(x), 3))), method=method)
+
+
+def test_repeated_rows_are_remarked(rng):
+    x = rng.normal(size=(300, 20)).astype(np.float32)
+    y = x[:, :5] + rng.normal(size=(300, 5)).astype(np.float32)
+    assert not [text for text in fit(x, y)[1].warnings if "repeat" in text]
+    twice = fit(np.concatenate([x, x[:30]]), np.concatenate([y, y[:30]]))[1].warnings
+    assert [text for text in twice if text.startswith("30 of 330 source rows repeat another")]

@@ -8,6 +8,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import linalign_lite as la
+from linalign_lite.storage.arrays import repeated_rows
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(90, 5)), RNG.normal(size=(90, 4))
@@ -82,3 +83,13 @@ def test_shown_objects_are_one_line():
     states = la.HiddenStates(X, labels=NAMES)
     assert repr(states) == "HiddenStates(90 rows, unnamed (5 dimensions), 3 labels)"
     assert repr(la.train_head(states)[0]) == "Head(3 outputs, unnamed (5 dimensions))"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("columns", [3, 40])
+def test_repeated_rows_are_counted(rng, dtype, columns):
+    rows = rng.normal(size=(50, columns)).astype(dtype)
+    assert repeated_rows(rows) == 0
+    assert repeated_rows(np.concatenate([rows, rows[:7], rows[:7]])) == 14
+    rows[:, :20] = 1  # rows may agree in the first columns
+    assert repeated_rows(rows) == (49 if columns == 3 else 0)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT
 
-from linalign_lite import HiddenStates, Space, fit, save, train_head
+from linalign_lite import HiddenStates, Space, fit, report_scores, save, train_head
 from linalign_lite.commands import main
 from linalign_lite.core import verdict as verdicts
 from linalign_lite.core.verdict import Grade, Scale, Verdict, of_accuracy
@@ -52,6 +52,24 @@ def test_an_accuracy_within_noise_of_the_commonest_label_is_poor():
     assert of_accuracy(0.60, 0.56, 0.32, own=0.62).grade == "good"
     assert of_accuracy(0.40, 0.36, 0.32, own=0.80).grade == "poor"
     assert of_accuracy(1.0, 1.0, 1.0).grade == "poor"  # one label: nothing was measured
+    assert of_accuracy(0.7, 0.66, 0.32, own=0.62).reason.endswith("own 0.620: nothing is lost")
+
+
+def test_a_report_prints_as_its_command_does(rng):
+    x = rng.normal(size=(60, 4))
+    lines = str(fit(x, x @ rng.normal(size=(4, 3)))[1]).splitlines()
+    assert lines[0].startswith("method       ridge, penalty")
+    assert lines[-2:] == ["", "good: held-out R² 1.000, at least 0.5"]
+
+
+def test_a_detector_whose_threshold_catches_little_is_not_good(rng):
+    low, high = rng.normal(size=200), rng.normal(2, size=200)
+    assert report_scores(low, high, threshold=1.0).verdict.grade == "good"
+    assert report_scores(low, high).verdict.grade == "good"
+    found = report_scores(low, high, threshold=5.0).verdict
+    assert found.grade == "usable"
+    assert "its threshold catches 0.000 of the outlying, below 0.5" in found.reason
+    assert "--validation" in found.advice
 
 
 # --- reports and commands -------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def without_labels(estimator):
     return dict.fromkeys(("check_outliers_fit_predict", "check_outliers_train"), NO_LABELS)
 
 
+@pytest.mark.filterwarnings("ignore:y is one column")  # many checks give a transformer labels
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=without_labels)
 def test_estimators_keep_the_conventions_of_scikit_learn(estimator, check):
     check(estimator)
@@ -327,3 +328,10 @@ except linalign_lite.MissingExtraError as e:
     print(e)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'linalign-lite[sklearn]'" in done.stdout
+
+
+def test_a_pipeline_that_gives_a_map_labels_is_warned(pair):
+    X, _ = pair
+    labels = np.arange(len(X)) % 3
+    with pytest.warns(UserWarning, match="the map leads into one dimension"):
+        make_pipeline(AffineAligner(), HeadClassifier()).fit(X, labels)

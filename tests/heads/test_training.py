@@ -25,6 +25,18 @@ from linalign_lite.heads.evaluation import evaluate
 from linalign_lite.heads.training import train_head
 
 
+class Neither:
+    """Stands for pandas.NA: equal to nothing, and neither true nor false."""
+
+    def __eq__(self, _other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __hash__ = None
+
+
 @pytest.fixture
 def labelled(rng) -> HiddenStates:
     centres = rng.normal(size=(4, 10)) * 1.5
@@ -227,10 +239,12 @@ def test_labels_may_be_numbers(labelled):
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (["a"], "label_ids does not fit the states: got shape (1,)"),
+        (["a"], "there are not as many labels as rows: got 1 labels, expected 2 rows"),
         ([0.5, 1.5], "the labels are not usable: got float64, shape (2,), expected one a row"),
         ([["a"], ["b"]], "the labels are not usable: got <U1, shape (2, 1)"),
         ([None, "a"], "1 of 2 rows have no label: got row 0"),
+        ([1, float("nan")], "1 of 2 rows have no label: got row 1"),
+        (np.array(["a", Neither()], dtype=object), "1 of 2 rows have no label: got row 1"),
         (np.array(["a", 1.5], dtype=object), "the labels are not usable: got object, shape (2,)"),
         (["a", "b\n"], "the labels of the states are not usable"),
     ],

@@ -79,6 +79,10 @@ def test_what_does_not_fit_is_named(sides):
     affine = la.AffineMap(turn, np.zeros(12))
     with pytest.raises(InputError, match="judgements do not fit"):
         la.evaluate_retrieval(source, target, affine, judged[1:])
+    by_id = [{"q1": {"d1": 1}}, {0: [3]}, [[3]] * 20]
+    for wrong in by_id:
+        with pytest.raises(InputError, match="judgements are not of rows"):
+            la.evaluate_retrieval(source, target, affine, wrong)
     with pytest.raises(InputError, match="a document that is not there"):
         la.evaluate_retrieval(source, target, affine, [{60: 1}, *judged[1:]])
     with pytest.raises(MismatchError, match="rows"):
@@ -224,3 +228,12 @@ def test_vectors_that_do_not_fit(vectors, capsys, change, text):
              "new-d.jsonl", "--target-queries": "new-q.jsonl", "--map": "m.map.npz"}  # fmt: skip
     given = [part for item in {**sides, **change}.items() if item[1] for part in item]
     assert text in refused(capsys, "retrieval", "evaluate", "qrels.tsv", *given)
+
+
+def test_judgements_may_be_of_some_queries_by_row(sides):
+    source, target, turn, judged = sides
+    affine = la.AffineMap(turn, np.zeros(12))
+    some = la.evaluate_retrieval(source, target, affine, {3: judged[3], 0: judged[0]})
+    listed = [of if i in (0, 3) else {} for i, of in enumerate(judged)]
+    assert some.n_queries == 2
+    assert some == la.evaluate_retrieval(source, target, affine, listed)

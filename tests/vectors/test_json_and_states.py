@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors.contract import check_back_end, made, read, write
 
+from linalign_lite.commands import main
 from linalign_lite.core.hidden_states import HiddenStates, text_digest
 from linalign_lite.core.serialization import load_states, save_states
 from linalign_lite.core.shards.states_folder import open_folder, write_shards
@@ -18,6 +19,7 @@ from linalign_lite.core.space import Space
 from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.vectors.files.states import in_parts
 from linalign_lite.vectors.locations import open_vectors
+from linalign_lite.vectors.reading import read_states
 from linalign_lite.vectors.source import Batch
 
 A, B = [0.25, -1.0, 3.0], [1e-3, 2.0, 5.5]
@@ -214,3 +216,17 @@ def test_payload_that_json_has_not(tmp_path, value):
     with pytest.raises(InputError, match="a payload cannot be written as JSON"):
         write(f"{tmp_path}/x.jsonl", batch)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("default")  # a warning is an error elsewhere in these tests
+def test_a_missing_label_is_remarked(tmp_path, capfd):
+    lines = [json.dumps({"embedding": [i, 1.0], "label": "x"}) for i in range(4)]
+    lines.append(json.dumps({"embedding": [9.0, 1.0]}))
+    path = tmp_path / "v.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.warns(UserWarning, match="1 of 5 rows have no label, so no row is given one"):
+        assert read_states(str(path)).labels == ()
+    assert main(["head", str(path), str(tmp_path / "h.head.npz")]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("warning: 1 of 5 rows have no label")
+    assert "UserWarning" not in said

@@ -9,12 +9,14 @@ from linalign_lite.core import metrics
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.text_tables import Pairs
-from linalign_lite.core.verdict import AUROC, Verdict
+from linalign_lite.core.verdict import AUROC, Grade, Measurement, Verdict
 from linalign_lite.heads.ood.detector import Detector
+
+CAUGHT = 0.5  # share of outlying states above the threshold, from which on it is good
 
 
 @dataclass(frozen=True)
-class DetectionReport:
+class DetectionReport(Measurement):
     """Metrics of a detector on in-distribution and outlying states, as core/metrics defines them.
 
     ``fpr_at_95``: share of outlying states kept at the threshold that keeps 95 % of in-distribution
@@ -37,9 +39,16 @@ class DetectionReport:
 
     @property
     def verdict(self) -> Verdict:
-        """Grade of the AUROC."""
+        """Grade of the AUROC; good needs a threshold, if there is one, that catches half."""
         step = "another detector (ood fit --method auto), or a better map if one is between"
-        return AUROC.judge(self.auroc.value, step)
+        found = AUROC.judge(self.auroc.value, step)
+        if self.caught is None:
+            return found
+        reason = f"{found.reason}; its threshold catches {self.caught:.3f} of the outlying"
+        if found.grade == Grade.good and self.caught < CAUGHT:
+            step = "a threshold set on states as here, mapped if these are (--validation), or --tpr"
+            return Verdict(Grade.usable, f"{reason}, below {CAUGHT:g}", step)
+        return Verdict(found.grade, reason, found.advice)
 
     def as_card(self) -> dict[str, Any]:
         """Values of the report for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,23 +147,28 @@ class _Extras:
 
     def __init__(self) -> None:
         self.labels: list[str] = []
+        self._rows = 0
         self._texts, self._ids = TextDigest(), TextDigest()
-        self._all_labels = self._all_texts = True
+        self._all_texts = True
 
     def add(self, batch: Batch) -> None:
         labels = _column(batch.payload, "label", (str, int))
         texts = _column(batch.payload, "text", (str,))
-        self._all_labels &= labels is not None
-        self._all_texts &= texts is not None
-        self.labels += map(str, labels or ())
-        for text in texts or ():
+        self._rows += len(batch.vectors)
+        self._all_texts &= len(texts) == len(batch.vectors)
+        self.labels += map(str, labels)
+        for text in texts:
             self._texts.add(text)
         for own in batch.ids:
             self._ids.add(own)
 
     def names(self) -> tuple[str, ...]:
-        """Return the label of every row, or none."""
-        return tuple(self.labels) if self._all_labels else ()
+        """Return the label of every row, or none; warns where only some rows have one."""
+        missing = self._rows - len(self.labels)
+        if self.labels and missing:
+            text = f"{missing} of {self._rows} rows have no label, so no row is given one"
+            warnings.warn(text, stacklevel=2)
+        return () if missing else tuple(self.labels)
 
     def text_digest(self, *, or_ids: bool) -> str:
         """Return the digest of the texts; without them that of the ids, or ""."""
@@ -170,12 +176,10 @@ class _Extras:
         return digest.hexdigest() if self._all_texts or or_ids else ""
 
 
-def _column(payload: Payload | None, name: str, kinds: tuple[type, ...]) -> list[Any] | None:
-    """Return a column that every row has, or None."""
-    if payload is None:
-        return None
-    values = [row.get(name) for row in payload]
-    return values if all(type(v) in kinds for v in values) else None
+def _column(payload: Payload | None, name: str, kinds: tuple[type, ...]) -> list[Any]:
+    """Return the values of the rows that have one."""
+    values = [row.get(name) for row in payload or ()]
+    return [v for v in values if type(v) in kinds]
 
 
 def _payload(part: HiddenStates, piece: slice) -> Payload | None:

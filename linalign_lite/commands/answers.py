@@ -73,8 +73,8 @@ def show_scores(
             data["outlying"] = by.above(values).tolist()
             ends = mark_outlying(ends, data["outlying"])
         lines = [f"{line}\t{end}" for line, end in zip(lines, ends, strict=True)]
-    shown = sys.stdout is not None and sys.stdout.isatty()
-    if out is not None and by is None and shown:  # a pipe gets the labels all the same
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    if out is not None and by is None and terminal:  # a pipe gets the labels all the same
         lines = [f"{out}: scores of {len(best)} queries"]
     if measured is None:
         console.result(data, lines)
@@ -82,7 +82,11 @@ def show_scores(
     value, verdict = measured
     shown = f"accuracy {value.value:.4f} ({value.low:.4f} to {value.high:.4f}, 95% bootstrap)"
     data["accuracy"] = asdict(value)
-    console.judged(data, [*lines, "", shown], verdict, strict=False)
+    if terminal or console.as_json:
+        console.judged(data, [*lines, "", shown], verdict, strict=False)
+    else:  # a file gets the labels alone
+        console.result(data, lines)
+        console.note(f"{shown}\n\n{verdict}")
 
 
 def _described(asked: Texts | None, i: int) -> dict[str, str]:

@@ -33,6 +33,7 @@ from linalign_lite.errors import InputError
 if TYPE_CHECKING:
     from linalign_lite.core.head import Head
     from linalign_lite.encrypt.client import Client
+    from linalign_lite.encrypt.keys import SecretKey
     from linalign_lite.retrieval.index.reading import Index
 
 
@@ -226,7 +227,7 @@ def decrypt(
     TREC's format, as `index search`, and with --index their ids. --ood adds an out-of-distribution
     score computed from the decrypted scores; a detector file with a threshold adds in or out.
     With --texts, --out has the texts beside their scores, and the accuracy is printed where they
-    have labels.
+    have labels (on standard error if standard output is no terminal).
     Never send scores back to the provider; docs/SECURITY.md explains why.
 
     \b
@@ -238,14 +239,13 @@ def decrypt(
       linalign-lite decrypt mine.response --key keys --index index.json --top 10
     """
     from linalign_lite.encrypt.client import Client
-    from linalign_lite.encrypt.keys import SecretKey
     from linalign_lite.encrypt.wire import Kind, open_framed
 
     console = Console(as_json, quiet)
     if out is not None:
         require_output(out, response, query)
     by, card, asked = load_scorer(ood), load_optional_card(index), load_answers(texts)
-    client = Client(SecretKey.load(in_folder(key, SECRET)), max_error=max_error)
+    client = Client(_secret_key(key)[0], max_error=max_error)
     with open_framed(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
@@ -261,14 +261,21 @@ def decrypt(
 def make_client(key: Path, account: Path | None, **options: float) -> Client:
     """Make a client of the secret key, proven if its proof is beside it."""
     from linalign_lite.encrypt.client import Client
+
+    signer, (secret, path) = load_account(account), _secret_key(key)
+    proven = path.with_name(PUBLIC).with_suffix(PROOF).exists()
+    return Client(secret, account=signer, proven=proven, **options)
+
+
+def _secret_key(key: Path) -> tuple[SecretKey, Path]:
+    """Load the secret key of --key, a file or the folder of one; with the path of its file."""
     from linalign_lite.encrypt.keys import SecretKey
 
-    signer, secret = load_account(account), in_folder(key, SECRET)
-    if not secret.exists():
+    path = in_folder(key, SECRET)
+    if not path.exists():
         hint = "`linalign-lite keygen FOLDER` makes one"
-        raise InputError(f"{secret} is not there", expected="a secret key", hint=hint)
-    proven = secret.with_name(PUBLIC).with_suffix(PROOF).exists()
-    return Client(SecretKey.load(secret), account=signer, proven=proven, **options)
+        raise InputError(f"{path} is not there", expected="a secret key", hint=hint)
+    return SecretKey.load(path), path
 
 
 def load_scored(head: Path | None, index: Path | None, map_file: Path | None) -> Head | Index:

@@ -166,8 +166,10 @@ def open_regular(path: PathLike) -> Iterator[IO[bytes]]:
     try:
         mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise InputError(f"cannot read {path}", got=what, expected="a file")
+            what, hint = ("a pipe or a device", "")
+            if stat.S_ISDIR(mode):
+                what, hint = ("a folder", "name the file in it")
+            raise InputError(f"cannot read {path}", got=what, expected="a file", hint=hint)
         f = Path(path).open("rb")  # noqa: SIM115 (closed below; only opening may be renamed)
     except (OSError, ValueError) as e:  # ValueError: a name with a NUL byte
         raise InputError(f"cannot read {path}", got=getattr(e, "strerror", "") or str(e)) from e

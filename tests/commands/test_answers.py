@@ -31,6 +31,16 @@ def test_texts_give_the_accuracy(played, here, capsys):
     assert hits / len(kept) == found["accuracy"]["value"]
 
 
+def test_a_file_gets_the_labels_alone(played, here, capsys):
+    texts = played / "client" / "test.jsonl"
+    assert main([*map(str, decrypt(played, "--texts", texts))]) == 0
+    got = capsys.readouterr()
+    assert len(got.out.splitlines()) == len(texts.read_text().splitlines())
+    assert "accuracy" not in got.out
+    accuracy, blank, verdict = got.err.splitlines()
+    assert (accuracy[:9], blank, "the commonest label" in verdict) == ("accuracy ", "", True)
+
+
 def test_other_texts_are_refused(played, here, capsys):
     (here / "few.txt").write_text("one\ntwo\n")
     said = refused(capsys, *decrypt(played, "--texts", "few.txt", "--out", "x.jsonl"))

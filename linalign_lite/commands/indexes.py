@@ -124,7 +124,7 @@ def search(
         str, Argument(help="States or vectors, or with --model texts (.txt, .jsonl, .csv, -).")
     ],
     index: Annotated[Path, Option("--index", help="The index, a folder.")],
-    k: Annotated[int, Option("-k", help="Documents for each query.", min=1)] = 10,
+    k: Annotated[int, Option("-k", "--top", help="Documents for each query.", min=1)] = 10,
     clusters: Annotated[
         int | None, Option(help="Look at as many nearest clusters alone; default: all rows.", min=1)
     ] = None,

@@ -102,7 +102,7 @@ def of_accuracy(
 
     majority: accuracy of always predicting the commonest label; an accuracy whose interval
     reaches down to it is poor. low: lower end of the interval. own: accuracy of the head on its
-    own model's states, which other texts may exceed.
+    own model's states; where a map exceeds it, on other texts, its share is 1.
     """
     beside = f"accuracy {value:.3f}, the commonest label {majority:.3f}"
     if majority >= 1:
@@ -113,7 +113,5 @@ def of_accuracy(
     scale, best = GAIN, 1.0
     if own is not None and own > majority:
         scale, best, beside = KEPT, own, f"{beside}, the head's own {own:.3f}"
-        if value >= own:
-            return Verdict(Grade.good, f"{beside}: nothing is lost")
-    found = scale.judge((value - majority) / (best - majority), advice)
+    found = scale.judge(min(1.0, (value - majority) / (best - majority)), advice)
     return Verdict(found.grade, f"{beside}; {found.reason}", found.advice)

@@ -46,7 +46,7 @@ class DetectionReport(Measurement):
             return found
         reason = f"{found.reason}; its threshold catches {self.caught:.3f} of the outlying"
         if found.grade == Grade.good and self.caught < CAUGHT:
-            step = "a threshold set on states as here, mapped if these are (--validation), or --tpr"
+            step = "a threshold set on such states, mapped if these are (ood threshold --map)"
             return Verdict(Grade.usable, f"{reason}, below {CAUGHT:g}", step)
         return Verdict(found.grade, reason, found.advice)
 

@@ -70,14 +70,19 @@ export class Fused {
     const ids = this.tokenizer.encode(text).ids;
     const most = this.card.model.max_length;
     if (ids.length <= most) return ids;
+    this.cut++;
     const own = this.tokenizer.encode(text, { add_special_tokens: false }).ids;
     const before = ids.findIndex((_, i) => own.every((id, k) => ids[i + k] === id));
     const after = ids.slice(before + own.length);
     return [...ids.slice(0, before), ...own.slice(0, most - before - after.length), ...after];
   }
 
-  /** Outputs by name ("states", "mapped", "scores"): a list with one row per text. */
+  /**
+   * Outputs by name ("states", "mapped", "scores"): a list with one row per text. `cut` is then the
+   * number of texts that were longer than the model's context.
+   */
   async run(texts, batch = 16) {
+    this.cut = 0;
     const found = Object.fromEntries(this.session.outputNames.map((name) => [name, []]));
     for (let start = 0; start < texts.length; start += batch) {
       const rows = texts.slice(start, start + batch).map((text) => this.encode(text));

@@ -23,7 +23,9 @@ function say(state, text) {
 
 async function bytes(name) {
   const answer = await fetch(new URL(`${folder}/${name}`, location.href));
-  if (!answer.ok) throw new Error(`${folder}/${name}: ${answer.status}`);
+  if (!answer.ok) {
+    throw new Error(`${folder}/${name}: ${answer.status}. README.md has the command that makes it.`);
+  }
   return new Uint8Array(await answer.arrayBuffer());
 }
 
@@ -43,17 +45,18 @@ function tabulate(texts, names, fill) {
   const body = table.createTBody();
   texts.forEach((text, i) => {
     const row = body.insertRow();
-    cell(row, text);
+    cell(row, text).title = text;
     fill(row, i);
+    names.forEach((name, k) => { row.cells[k + 1].dataset.name = name; }); // for narrow pages
   });
 }
 
-function show(texts, scores, labels) {
+function show(texts, scores, labels, decimals = 6) {
   const names = scores[0] ? [...scores[0].keys()].map((i) => labels[i] ?? String(i)) : [];
   tabulate(texts, names, (row, i) => {
     const top = best(scores[i]);
     scores[i].forEach((score, k) => {
-      cell(row, score.toFixed(6)).classList.toggle("best", k === top);
+      cell(row, score.toFixed(decimals)).classList.toggle("best", k === top);
     });
   });
 }
@@ -99,7 +102,8 @@ const load = guarded(async () => {
   $("score").disabled = !scores;
   $("encrypt").disabled = false;
   if (address) await connect();
-  const there = heads ? `, ${heads.length} heads at ${address}` : "";
+  if (!scores) $("elsewhere").open = true;
+  const there = heads ? `, ${heads.length} head${heads.length === 1 ? "" : "s"} at ${address}` : "";
   say("ready", `${named.name}, ${scores ? `${scores.n} scores per text` : "no head: encrypt"}${there}`);
 });
 
@@ -113,14 +117,18 @@ async function connect() {
   $("head").disabled = $("send").disabled = !heads.length;
 }
 
+/** What is said of texts that are longer than the model reads. */
+const cut = () => (fused.cut ? `, ${fused.cut} cut at ${fused.card.model.max_length} tokens` : "");
+
 const score = guarded(async () => {
   const texts = typed();
+  if (!texts.length) throw new Error("no text to score");
   say("working", `Scoring ${texts.length} texts …`);
   const started = performance.now();
   const { scores } = await fused.run(texts);
   show(texts, scores, fused.labels);
-  const each = (performance.now() - started) / Math.max(1, texts.length);
-  say("done", `${texts.length} texts, ${each.toFixed(1)} ms each`);
+  const each = (performance.now() - started) / texts.length;
+  say("done", `${texts.length} texts, ${each.toFixed(1)} ms each${cut()}`);
 });
 
 const space = () => fused.card.mapped ?? fused.card.states;
@@ -144,8 +152,9 @@ async function encrypted(texts, card) {
 async function reveal(response, whose, ids) {
   const found = await (await asker).decrypt(response);
   if (ids) showFirst(found.names, found, ids);
-  else show(found.names, found.scores, found.labels);
-  say("decrypted", `${found.names.length} texts, ${ids ? "nearest rows" : "scores"} of ${whose}`);
+  else show(found.names, found.scores, found.labels, found.decimals);
+  const what = ids ? "nearest rows" : "scores";
+  say("decrypted", `${found.names.length} texts, ${what} of ${whose}${cut()}`);
 }
 
 const encrypt = guarded(async () => {
@@ -188,6 +197,10 @@ $("encrypt").addEventListener("click", encrypt);
 $("response").addEventListener("change", decrypt);
 $("send").addEventListener("click", send);
 $("ask").addEventListener("submit", score);
+// connecting loads the page again, with a policy that admits the service: the texts stay
+$("connect").addEventListener("submit", () => sessionStorage.setItem("texts", $("texts").value));
+$("texts").value = sessionStorage.getItem("texts") ?? $("texts").value;
+sessionStorage.removeItem("texts");
 $("service").value = address;
 $("artefact").value = folder;
 $("elsewhere").open = address !== null;

@@ -106,10 +106,11 @@ export class ScoringService {
         // not after one failure: a connection may be lost once
         if (!heard && ++silent > 1 && (await this.#refusesOrigin(error))) {
           throw new ServiceError("OriginError", `the service at ${this.#base} does not answer pages` +
-            ` of ${location.origin}: its operator lists them in \`origins\``);
+            ` of ${location.origin}: its operator lists them in \`origins\`, or is its address wrong?`);
         }
         last = new ServiceError("UnreachableError",
-          `the service at ${this.#base} cannot be reached (${error.name})`);
+          `the service at ${this.#base} cannot be reached` +
+          (error instanceof TypeError ? ": is it running there?" : ` (${error.name})`));
       }
       if (left <= 0) throw last;
       progress(`Waiting ${wait.toFixed(1)} s: ${last.message} …`);
@@ -147,7 +148,7 @@ export function requireFit(head, space) {
   }
   if (!agrees(head.space, space, head.index)) {
     throw refused("SpaceError", `is of another space: got ${described(space)}, expected ` +
-      described(head.space));
+      `${described(head.space)}; an artefact made with \`fuse --map\` reaches it`);
   }
   if (head.needs_account) {
     throw refused("AccountError", "answers accounts only, and pages do not sign queries: " +

@@ -36,7 +36,7 @@ def next_step(n: int, d_source: int, *, kl: bool = False) -> str:
         step = f"more pairs: {n} are few for {d_source} dimensions"
     else:
         step = "pairs of texts nearer to yours (--with-few)"
-        step += "" if kl else ", --objective kl where a head is served, or both"
+        step += "" if kl else ", and with them --objective kl where a head is served"
     return f"{step}; `evaluate --map` on labelled texts decides"
 
 

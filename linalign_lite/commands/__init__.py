@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -37,7 +38,7 @@ from linalign_lite.commands.scoring import decrypt, encrypt, score
 from linalign_lite.commands.service import ask, serve
 from linalign_lite.commands.states import extract
 from linalign_lite.commands.vectors import app as vectors
-from linalign_lite.errors import LinalignError, is_disk_full, printable
+from linalign_lite.errors import LinalignError, MismatchError, is_disk_full, printable
 from linalign_lite.version import __version__
 
 # NumPy and SciPy each bring an OpenBLAS whose threads spin while they wait for work. Where small
@@ -145,7 +146,7 @@ def _run(argv: list[str] | None) -> int:
             warnings.showwarning = _print_warning
             app(args=argv, prog_name="linalign-lite")
     except LinalignError as e:
-        _print_error(f"error: {e}")
+        _print_error(f"error: {e}{_files(e, sys.argv[1:] if argv is None else argv)}")
         return e.exit_code
     except SystemExit as e:
         if e.code in {130, 128 + signal.SIGTERM}:  # typer makes 130 of Ctrl-C
@@ -153,6 +154,15 @@ def _run(argv: list[str] | None) -> int:
             _print_error(f"interrupted; {left}")
         return e.code if isinstance(e.code, int) else int(e.code is not None)
     return 0
+
+
+def _files(error: LinalignError, argv: list[str]) -> str:
+    """The files that a command was given, where some do not belong together and none is named."""
+    if not isinstance(error, MismatchError):
+        return ""
+    given = [word for word in argv if Path(word).exists()]
+    named = any(word in str(error) for word in given)
+    return "" if named else f"; of {', '.join(map(printable, given))}" * bool(given)
 
 
 def _print_warning(message: Warning | str, *_where: Any, **_to: Any) -> None:

@@ -13,7 +13,7 @@ from typer import Option
 
 from linalign_lite.commands.console import Console
 from linalign_lite.commands.detectors import mark_outlying
-from linalign_lite.errors import InputError
+from linalign_lite.errors import MismatchError
 
 if TYPE_CHECKING:
     from linalign_lite.core.metrics import Interval
@@ -101,24 +101,28 @@ def _accuracy(
 ) -> tuple[Interval, Verdict] | None:
     """Accuracy of the best labels, and its verdict; None without labels. Names are the head's.
 
-    Raises InputError when there are not as many texts as queries.
+    Raises MismatchError when there are not as many texts as queries, or no label is the head's.
     """
     import numpy as np
 
     from linalign_lite.core.metrics import bootstrap_accuracy, majority
     from linalign_lite.core.verdict import of_accuracy
+    from linalign_lite.heads.evaluation import NO_LABEL
 
     if len(asked.texts) != len(best):
-        raise InputError(
+        raise MismatchError(
             "these are not the texts of the queries",
             got=f"{len(asked.texts)} texts",
             expected=str(len(best)),
-            hint="blank lines were skipped when they were encrypted",
+            hint="give those that were encrypted, with the same --limit",
         )
     if not asked.labels:
         return None
     output = {name: i for i, name in enumerate(names)}
     truth = np.array([output.get(label, -1) for label in asked.labels])
+    if (truth < 0).all():
+        got, expected = (", ".join(some[:3])[:80] for some in (asked.labels, names))
+        raise MismatchError(NO_LABEL, got=got, expected=expected)
     found = bootstrap_accuracy(truth, np.asarray(best))
     step = (
         "first see that these are the texts of the queries, in their order; then a better map, or"

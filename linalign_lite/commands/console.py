@@ -187,6 +187,8 @@ def require_elsewhere(path: Place, *inputs: Place | str | None) -> None:
 
 def make_key_folder(folder: Path, *names: str) -> list[Path]:
     """Make a private folder for keys; returns the paths of the keys, which must not exist yet."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file", expected="a folder, new or of other files")
     paths = [folder / name for name in names]
     for path in paths:  # before any work is done; the keys' save() checks again
         if path.exists():

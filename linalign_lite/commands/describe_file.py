@@ -8,6 +8,7 @@ from linalign_lite.alignment.moments_io import FORMAT as MOMENTS
 from linalign_lite.alignment.moments_io import load_moments
 from linalign_lite.bundle import file_format
 from linalign_lite.bundle.reading import inspect_bundle
+from linalign_lite.commands.keys import PUBLIC
 from linalign_lite.core import signing
 from linalign_lite.core.affine_map import AffineMap
 from linalign_lite.core.head import Head
@@ -43,6 +44,8 @@ def describe(path: Path) -> Facts:
     """
     if (path / INDEX).exists():
         return _index(path)
+    if (path / PUBLIC).exists():  # a folder of keys
+        return describe(path / PUBLIC)
     if path.is_dir():
         shards = (path / MANIFEST).exists() or (path / UNFINISHED).exists()
         return _folder(path) if shards else _model(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from linalign_lite.encrypt.fitting.sources import TextStates
 
 KEPT = ".kept.npz"
+NEXT = "another offer, of more texts or of texts nearer to yours; `decrypt --texts` decides"
 _PATIENCE = 900.0  # seconds for one answer: a service works on it, and others may be before it
 
 app = typer.Typer(
@@ -280,8 +282,12 @@ def finish(
         save(path, affine)
     destroy_kept(kept)
     console.warn(report.warnings)
-    lines = pair_lines([("map", to), *report.rows(), ("key", f"destroyed, with {kept}")])
-    console.judged({"out": str(to), **report.as_dict()}, lines, report.verdict, strict=strict)
+    rows = [("map", to), *affine.rows(), *report.rows(), ("key", f"destroyed, with {kept}")]
+    verdict = report.verdict
+    if verdict.advice:  # that of `fit` names options that a private fit does not have
+        verdict = dataclasses.replace(verdict, advice=NEXT)
+    data = {"out": str(to), **report.as_dict()}
+    console.judged(data, pair_lines(rows), verdict, strict=strict)
 
 
 def _read(states: str) -> TextStates:

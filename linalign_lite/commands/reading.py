@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linalign_lite.commands.console import Console
-from linalign_lite.commands.remarks import doubts
+from linalign_lite.commands.remarks import doubts, poor
 from linalign_lite.commands.states import ModelOptions, extract_texts
 from linalign_lite.errors import FormatError, InputError
 
@@ -57,6 +57,7 @@ def read_queries(
 
     reader: of the states where no map reads them.
     """
+    console.warn(poor(affine))
     if model is None:
         found = read_encoded(queries)
         what = "the index" if search else "the head"

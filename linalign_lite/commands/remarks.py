@@ -1,4 +1,4 @@
-"""Remarks on vectors of which nothing shows that they belong where they go."""
+"""Remarks on vectors of which nothing shows that they belong where they go, and on poor maps."""
 
 from __future__ import annotations
 
@@ -41,3 +41,14 @@ def nameless(affine: AffineMap) -> list[str]:
         return []
     return ["these vectors name no model, so nothing will show what this map reads "
             "(`vectors import --model` names them)"]  # fmt: skip
+
+
+def poor(affine: AffineMap | None) -> list[str]:
+    """A remark if a map to answer queries with was fitted with a poor held-out R²."""
+    from linalign_lite.core.verdict import MAP_R2
+
+    r2 = None if affine is None else affine.card.get("held_out_r2")
+    if not isinstance(r2, float) or r2 >= MAP_R2.usable:
+        return []
+    return [f"the map is poor: held-out R² {r2:.3f}, below {MAP_R2.usable:g}; "
+            "`decrypt --texts` on labelled texts tells what it keeps"]  # fmt: skip

@@ -223,8 +223,9 @@ def decrypt(
 ) -> None:
     """Decrypt a response and print the best labels.
 
-    Prints one line per query, in the order of the queries; of an index, the best documents in
-    TREC's format, as `index search`, and with --index their ids. --ood adds an out-of-distribution
+    Prints one line per query, in the order of the queries: labels and scores, which are the head's
+    own numbers and no probabilities. Of an index it prints the best documents in TREC's format, as
+    `index search`, and with --index their ids. --ood adds an out-of-distribution
     score computed from the decrypted scores; a detector file with a threshold adds in or out.
     With --texts, --out has the texts beside their scores, and the accuracy is printed where they
     have labels (on standard error if standard output is no terminal).
@@ -281,6 +282,7 @@ def _secret_key(key: Path) -> tuple[SecretKey, Path]:
 def load_scored(head: Path | None, index: Path | None, map_file: Path | None) -> Head | Index:
     """The head, with a map folded in, or the index, of which one is given."""
     from linalign_lite.core.serialization import load_head, load_map
+    from linalign_lite.encrypt.fitting.finish import require_shown
     from linalign_lite.retrieval.index.reading import open_index
 
     if (head is None) == (index is None):
@@ -290,4 +292,8 @@ def load_scored(head: Path | None, index: Path | None, map_file: Path | None) ->
             raise InputError("--map is folded into a head", hint="the client maps its queries")
         return open_index(index)
     assert head is not None
-    return load_head(head) if map_file is None else load_head(head) @ load_map(map_file)
+    if map_file is None:
+        return load_head(head)
+    affine = load_map(map_file)
+    require_shown(affine)
+    return load_head(head) @ affine

@@ -151,11 +151,14 @@ class HiddenStates:
     def require_same_digest(self, other: HiddenStates) -> None:
         """Raise MismatchError for states of other texts, as far as both text digests are known."""
         if self.text_digest and other.text_digest and self.text_digest != other.text_digest:
+            hint = "extract both models on the same file"
+            if len(other) != len(self):
+                hint = f"{hint}, with the same --limit"
             raise MismatchError(
                 "these states were made from different texts",
                 got=f"text digest {other.text_digest[:8]} ({len(other)} rows)",
                 expected=f"{self.text_digest[:8]} ({len(self)} rows)",
-                hint="extract both models on the same file",
+                hint=hint,
             )
 
     def require_same_texts(self, other: HiddenStates) -> None:

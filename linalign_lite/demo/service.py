@@ -12,7 +12,7 @@ FOLDER = Path("linalign-demo-service")
 PORT = 8765
 _CONFIGURATION = f"""\
 port = {PORT}
-keys = "registered"
+keys = "registered"  # folder of the public keys that clients register
 origins = ["http://127.0.0.1:8000"]  # of the page in examples/browser
 
 [[heads]]

@@ -13,9 +13,10 @@ from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval, bootstrap_accuracy, majority, recall_per_class
 from linalign_lite.core.space import Space
 from linalign_lite.core.text_tables import Pairs
-from linalign_lite.core.verdict import Measurement, Verdict, of_accuracy
-from linalign_lite.errors import InputError
+from linalign_lite.core.verdict import Grade, Measurement, Verdict, of_accuracy
+from linalign_lite.errors import InputError, MismatchError
 
+NO_LABEL = "head and texts have no label in common"
 NEVER = 5  # labels named of those that are never right
 
 
@@ -35,11 +36,15 @@ class Evaluation(Measurement):
     per_class: Mapping[str, float]
     own: float | None = None
     step: str = "more labelled texts, or another model"  # that most likely helps
+    seen: bool = False  # the texts are those that the head was trained on
 
     @property
     def verdict(self) -> Verdict:
         """Grade of the accuracy beside the commonest label's, and beside the head's own."""
         a = self.accuracy
+        if self.seen:
+            reason = f"accuracy {a.value:.3f} on the texts that the head was trained on"
+            return Verdict(Grade.poor, reason, "measure on other labelled texts")
         return of_accuracy(a.value, a.low, self.majority, own=self.own, advice=self.step)
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,19 +82,16 @@ def evaluate(
     """Accuracy of arg-max head(map(state)) against the states' labels.
 
     labels: (n,), the label of each row, strings or whole numbers; default: those of the states.
-    Raises InputError when there are no labels in common, MismatchError when head, map and states
-    do not belong together.
+    Raises InputError without labels, MismatchError when there are none in common, or when head, map
+    and states do not belong together.
     """
     states = as_states(states, labels)
     truth = label_outputs(head, states)
     require_readable(head.space, states, affine, "head")
     known = truth >= 0
     if not known.any():
-        raise InputError(
-            "head and states have no label in common",
-            got=", ".join(states.labels[:3])[:80],
-            expected=", ".join(head.labels[:3])[:80],
-        )
+        got, expected = (", ".join(names[:3])[:80] for names in (states.labels, head.labels))
+        raise MismatchError(NO_LABEL, got=got, expected=expected)
     guess = head.predict(states.states if affine is None else affine(states.states))
     recall = recall_per_class(truth[known], guess[known], head.n_outputs).tolist()
     step = {} if affine is None else {"step": next_map(affine.card)}
@@ -100,6 +102,7 @@ def evaluate(
         unknown=int((~known).sum()),
         per_class={n: r for n, r in zip(head.labels, recall, strict=True) if not np.isnan(r)},
         own=None if affine is None else _own_accuracy(head),
+        seen=bool(states.text_digest) and states.text_digest == head.card.get("text_digest"),
         **step,
     )
 
@@ -107,15 +110,16 @@ def evaluate(
 def next_map(card: Mapping[str, Any]) -> str:
     """The step that most likely makes a map serve a head better, by how it was fitted."""
     few, kl = card.get("n_few"), card.get("method") == "kl"
+    reach = "a `head` on these states shows what their own model can reach"
     if few and kl:
-        step = f"more of the few texts ({few} now)"
-    elif few:
+        return f"first see what is left to gain: {reach}; then more of the few texts ({few} now)"
+    if few:
         step = "the same few texts with --objective kl for this head, or more of them"
     elif kl:
         step = "a few texts of this kind, too (--with-few)"
     else:
-        step = "a few texts of this kind (--with-few), --objective kl for this head, or both"
-    return f"{step}; a `head` on these states shows what their own model can reach"
+        step = "a few texts of this kind (--with-few), and with them --objective kl for this head"
+    return f"{step}; {reach}"
 
 
 def _own_accuracy(head: Head) -> float | None:

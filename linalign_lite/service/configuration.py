@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from linalign_lite.core.shards.states_folder import open_states
 from linalign_lite.core.signing import account_of
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
+from linalign_lite.encrypt.fitting.finish import require_shown
 from linalign_lite.encrypt.fitting.shape import require_fine
 from linalign_lite.encrypt.fitting.sources import TextStates
 from linalign_lite.errors import InputError
@@ -27,6 +29,7 @@ from linalign_lite.storage.toml_file import read_toml
 MAX_FILE = 1 << 20
 MAX_HEADS = 256
 IN_THE_CLEAR = "anybody on the network may read and alter what is sent"
+_ORIGIN = re.compile(r"https?://[^/\s?#@]{1,200}")  # as browsers send it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,11 @@ class HeadEntry(Entry):
                 raise InputError(f"a map cannot be folded into {self.file}", hint=hint)
             return open_index(self.file, verify=verify)
         head = load_head(self.file, mapped=mapped)
-        return head if self.map is None else head @ load_map(self.map)
+        if self.map is None:
+            return head
+        affine = load_map(self.map)
+        require_shown(affine)
+        return head @ affine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +195,11 @@ class Configuration:
             names = [e.name for e in entries]
             if len(set(names)) < len(names):
                 raise InputError(f"two {what}s have one name", got=", ".join(sorted(names))[:80])
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                problem, expected = "an origin is not usable", "as http://127.0.0.1:8000"
+                hint = "scheme, host and port of the page, and nothing after them"
+                raise InputError(problem, got=origin[:80], expected=expected, hint=hint)
         for head in self.heads:
             if head.budget is None and (head.limit, head.bits) != (None, None):
                 raise InputError(f"head {head.name} has limits but no budget", hint="name a file")

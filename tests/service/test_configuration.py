@@ -66,6 +66,8 @@ def test_what_is_no_configuration(tmp_path, text, message):
         ('keys = "keys"\nheads = []\n', "this serves nothing: expected"),
         (f'keys = "keys"\n{HEAD}{HEAD}', "two heads have one name"),
         (f'keys = "keys"\n{HEAD}limit = 3\n', "head intents has limits but no budget"),
+        (f'keys = "keys"\norigins = ["127.0.0.1:8000"]\n{HEAD}', "an origin is not usable: got"),
+        (f'keys = "keys"\norigins = ["http://a.org/"]\n{HEAD}', "as http://127.0.0.1:8000 .hint"),
         (f'keys = "keys"\nhost = "0.0.0.0"\n{HEAD}', "without TLS this service answers its own"),
         (f'keys = "keys"\nhost = "example.org"\n{HEAD}', "without TLS this service answers its"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +21,10 @@ from linalign_lite.encrypt.messages import Progress
 from linalign_lite.encrypt.response_encoding import decode_products, decrypt_products
 from linalign_lite.encrypt.ring import spectrum
 from linalign_lite.encrypt.wire import Kind, open_framed
-from linalign_lite.errors import FormatError, MismatchError
+from linalign_lite.errors import FormatError, InputError, MismatchError
 from linalign_lite.storage.atomic import PathLike
 
+PRIVATE_MAP = "private"  # in the card of a map
 _LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_R2 = 1.01  # errors of products change it by less
 _NORM = 1.125  # of a provider's column, at most: its numbers are rounded
@@ -88,7 +90,16 @@ def solve_fit(
     except _ImpossibleError:
         destroy_kept(kept_path)  # each refusal under one key would tell of it
         raise
-    return found, report
+    return dataclasses.replace(found, card={**found.card, PRIVATE_MAP: True}), report
+
+
+def require_shown(affine: AffineMap) -> None:
+    """Raise InputError for a map of `finish_fit`, which a provider must not get."""
+    if affine.card.get(PRIVATE_MAP):
+        raise InputError(
+            "this map was fitted privately: a provider could read the client's states with it",
+            hint="the client maps its queries: encrypt --map",
+        )
 
 
 def decrypt_moments(

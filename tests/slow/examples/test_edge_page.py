@@ -80,6 +80,27 @@ def test_a_page_that_cannot_start_says_why(browser, served, tmp_path):
     with hosting(tmp_path / "x") as origin:
         browser.get(f"{origin}/browser/")
         assert 'is not there: run "npm ci"' in until(browser, "failed")[1]
+    done = in_a_shell("cd x/node; node score.mjs a.onnx b.txt", tmp_path)
+    assert done.stderr == (
+        'error: its packages are not there: run "npm ci" in the folder of score.mjs\n'
+    )
+
+
+def test_texts_stay_where_the_page_is_loaded_again_to_connect(followed, browser):
+    folder, *_ = followed
+    with hosting(folder / "examples") as origin:
+        browser.get(f"{origin}/browser/")
+        assert until(browser, "ready", "failed")[0] == "ready"
+        browser.execute_script(
+            "document.getElementById('texts').value = 'mine';"
+            "document.getElementById('service').value = 'http://127.0.0.1:9';"
+            "document.querySelector('#connect button').click()"
+        )
+        until(browser, "failed")
+        assert "service=" in browser.current_url
+        assert browser.find_element("id", "texts").get_attribute("value") == "mine"
+        browser.get(f"{origin}/browser/")
+        assert browser.find_element("id", "texts").get_attribute("value") != "mine"
 
 
 def test_node_names_what_is_missing(followed):

@@ -62,6 +62,28 @@ def test_node_puts_the_prompt_first_and_computes_the_modules(tmp_path, installed
     assert np.abs(np.array(json.loads(done.stdout)["states"]) - want.states).max() <= 1e-4
 
 
+def test_node_reads_json_lines_and_says_what_it_cuts(tmp_path, installed, topics):
+    folder, (model, first, *_) = installed("node"), topics
+    artefact(tmp_path, topics)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a dog", "label": "x"}\n\n{"text": "' + "dog " * 999 + '"}\n')
+
+    def score(model, *more):
+        command = ["node", "score.mjs", str(tmp_path / model), *map(str, more)]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    done = score("model.onnx", rows)
+    assert done.stdout.splitlines()[0].endswith("\ta dog")
+    assert done.stderr == f"1 text(s) cut at {model.card.max_length} tokens\n"
+    rows.write_text('{"text": "a dog"}\n"no object"\n')
+    assert "rows.jsonl, line 2: no object with a text" in score("model.onnx", rows).stderr
+    fuse(tmp_path / "private.onnx", model, map=first)
+    assert "has no head, so no scores" in score("private.onnx", rows).stderr
+    for wrong in (("--help",), (rows, rows)):
+        found = score("model.onnx", *wrong)
+        assert (found.returncode, found.stderr[:6]) == (2, "usage:")
+
+
 def test_node_refuses_what_does_not_belong_together(tmp_path, installed, topics):
     folder = installed("node")
     artefact(tmp_path, topics)
@@ -142,7 +164,7 @@ def test_nothing_leaves_the_page(browser, served, topics):
 def test_the_page_says_what_is_wrong(browser, served):
     folder, address = served
     browser.get(f"{address}?artefact=absent")
-    assert until(browser, "failed")[1] == "absent/model.onnx: 404"
+    assert until(browser, "failed")[1].startswith("absent/model.onnx: 404. README.md has")
     assert not browser.find_element("id", "score").is_enabled()
     (folder / "odd").mkdir(exist_ok=True)
     for name in ("model.onnx", "tokenizer.json"):

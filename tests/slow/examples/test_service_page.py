@@ -214,7 +214,7 @@ def test_an_origin_that_is_not_listed_is_told_so(browser, served, service):
     assert state == "failed"
     assert said == (
         f"the service at {service} does not answer pages of {origin}: "
-        "its operator lists them in `origins`"
+        "its operator lists them in `origins`, or is its address wrong?"
     )
 
 
@@ -223,7 +223,7 @@ def test_a_service_that_is_down_is_named(browser, served):
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}"
     assert opened(browser, served, address) == (
-        "failed", f"the service at {address} cannot be reached (TypeError)",
+        "failed", f"the service at {address} cannot be reached: is it running there?",
     )  # fmt: skip
     assert not browser.find_element("id", "send").is_enabled()
     assert browser.find_element("id", "encrypt").is_enabled()

@@ -14,7 +14,7 @@ import numpy as np
 
 from linalign_lite.alignment import solvers
 from linalign_lite.alignment.moments import Float64, FoldedMoments, fold_index, folded
-from linalign_lite.alignment.report import LOW_ROWS, Report, next_step
+from linalign_lite.alignment.report import LOW_ROWS, Report, next_step, not_new
 from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MAP_FOLDS, MapMethod, values_of
@@ -22,11 +22,9 @@ from linalign_lite.core.hidden_states import HiddenStates, as_sides
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import MAP_R2, Verdict
 from linalign_lite.errors import InputError
-from linalign_lite.storage.arrays import repeated_rows
 
 METHODS = values_of(MapMethod)
-UNRELATED = 0.02  # held-out R² below which rows are likely not paired
-REPEATED = 0.01  # share of repeated rows from which on held-out rows are not new
+UNRELATED = 0.1  # held-out R² below which rows may not be paired
 
 
 @dataclass(frozen=True)
@@ -96,17 +94,8 @@ def fit(
     rows = solvers.Rows(x.states, y.states, fold_index(x.groups, folds, seed))
     found = solvers.SOLVERS[method](solvers.Problem(moments, rows), penalty)
     report = report_of(moments, method, found)
-    report = replace(report, warnings=(*report.warnings, *_not_new(x)))
+    report = replace(report, warnings=(*report.warnings, *not_new(x, "held-out R²")))
     return make_map(found.weight, found.bias, (x, y), report), report
-
-
-def _not_new(source: HiddenStates) -> list[str]:
-    """A warning if so many texts are there more than once that held-out ones were seen before."""
-    repeated = 0 if source.text_index is not None else repeated_rows(source.states)
-    if repeated < REPEATED * len(source):
-        return []
-    return [f"{repeated} of {len(source)} source rows repeat another, so held-out R² is of rows "
-            "that the map has seen; fit on each text once"]  # fmt: skip
 
 
 def make_map(

@@ -4,16 +4,18 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from linalign_lite.core.hidden_states import HiddenStates
 from linalign_lite.core.verdict import Measurement
+from linalign_lite.storage.arrays import repeated_rows
 
 FEW_ROWS = 64  # pairs below which unshared texts help most
 LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
+REPEATED = 0.01  # share of repeated rows from which on held-out rows are not new
 
 
 class Report(Measurement):
     """Base of the reports of fits, which are data classes with warnings and a curve."""
 
-    warnings: tuple[str, ...]
     curve: tuple[tuple[float, ...], ...]
 
     def as_card(self) -> dict[str, Any]:
@@ -26,6 +28,18 @@ class Report(Measurement):
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON, NaN and infinities as null."""
         return {**self.as_card(), "curve": [list(map(_finite, row)) for row in self.curve]}
+
+
+def not_new(states: HiddenStates, what: str) -> tuple[str, ...]:
+    """A warning if so many texts are there more than once that held-out ones were seen before.
+
+    what: the measure of held-out rows that is too high.
+    """
+    repeated = 0 if states.text_index is not None else repeated_rows(states.states)
+    if repeated < max(1, REPEATED * len(states)):
+        return ()
+    return (f"{repeated} of {len(states)} rows repeat another, so {what} is of rows that were seen "
+            "in the fit; take each text once",)  # fmt: skip
 
 
 def next_step(n: int, d_source: int, *, kl: bool = False) -> str:

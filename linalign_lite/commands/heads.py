@@ -64,6 +64,7 @@ def head(
         seed=seed,
         progress=console.note,
     )
+    console.warn(report.warnings)
     with console.replacing(out):
         save(out, trained)
     lines = pair_lines([("head", out), *report.rows()])

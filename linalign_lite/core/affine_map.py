@@ -58,8 +58,10 @@ def apply_affine(weight: Array, bias: Array, states: Array, what: str) -> Array:
         result += bias.astype(dtype, copy=False)
     if count_nonfinite(result):
         if bad := count_nonfinite(states):
-            problem = "states hold values that are not finite"
-            raise InputError(problem, got=f"{bad} of {states.size} values")
+            rows = np.flatnonzero(~np.isfinite(np.atleast_2d(states)).all(axis=1))
+            where = f"in {len(rows)} rows, the first number {rows[0]}"
+            got = f"{bad} of {states.size} values, {where}"
+            raise InputError("states hold values that are not finite", got=got)
         raise InputError(
             f"this {what} gives values beyond {dtype} on these states",
             hint="scale its weight down, or pass float64 states",

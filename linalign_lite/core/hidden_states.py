@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array
+from linalign_lite.core.labels import Ints, label_ids, remark_other_rows
 from linalign_lite.core.space import UNKNOWN, Space, require_labels
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.storage.arrays import count_nonfinite
 
-Ints = npt.NDArray[np.int32]
 POSITIONS = ("text_index", "char_end", "next_token")  # columns of token states
 ROWS = ("label_ids", *POSITIONS)  # optional columns, one value per row
 NO_TOKEN = -1  # next_token of the last token of a text
@@ -198,6 +198,11 @@ def _numbers(values: Any) -> Array:
             with np.errstate(over="ignore"):
                 return array.astype(np.float32)
         got = f"values of type {array.dtype}"
+        if array.ndim == 1 and len(array) and np.ndim(array[0]) == 1:
+            hint = "np.stack makes a matrix of a column of vectors"
+            raise InputError(
+                "states are no table of numbers", got=got, expected="(n, d)", hint=hint
+            )
     except ValueError:  # rows of different lengths
         got = "rows of different lengths"
     raise InputError(
@@ -206,42 +211,6 @@ def _numbers(values: Any) -> Array:
         expected="(n, d)",
         hint="choose the columns of numbers, and give labels apart",
     )
-
-
-def label_ids(labels: npt.ArrayLike, n: int) -> tuple[tuple[str, ...], Ints]:
-    """Names of the distinct labels, sorted, and the index of each of the n rows', (n,).
-
-    labels: (n,), strings, whole numbers or truth values, also a column of a DataFrame. Raises
-    InputError for others, for rows without a label, and for another number of labels.
-    """
-    rows = np.asarray(labels)
-    if rows.ndim == 1 and rows.dtype.kind in "Of":  # as pandas has strings, and missing numbers
-        if missing := [i for i, value in enumerate(rows.tolist()) if not _is_label(value)]:
-            problem = f"{len(missing)} of {len(rows)} rows have no label"
-            raise InputError(problem, got=f"row {missing[0]}", expected="one each",
-                             hint="leave out the rows without one")  # fmt: skip
-        kinds = {type(value) for value in rows}
-        if kinds <= {str} or kinds <= {int, bool, np.bool_}:
-            rows = np.array(rows.tolist())
-    if rows.ndim != 1 or rows.dtype.kind not in "USiub":
-        raise InputError(
-            "the labels are not usable",
-            got=f"{rows.dtype}, shape {rows.shape}",
-            expected="one a row, strings or whole numbers",
-        )
-    if len(rows) != n:
-        problem = "there are not as many labels as rows"
-        raise InputError(problem, got=f"{len(rows)} labels", expected=f"{n} rows")
-    values, ids = np.unique(rows, return_inverse=True)
-    return tuple(map(str, values.tolist())), ids.astype(np.int32)
-
-
-def _is_label(value: Any) -> bool:
-    """Return False for what stands in place of a missing label: None, NaN, pandas.NA."""
-    try:
-        return value is not None and bool(value == value)  # noqa: PLR0124
-    except TypeError:  # pandas.NA is neither
-        return False
 
 
 def as_sides(
@@ -267,5 +236,6 @@ def as_states(value: HiddenStates | Array, labels: npt.ArrayLike | None = None) 
     states = value if isinstance(value, HiddenStates) else HiddenStates(value)
     if labels is None:
         return states
+    remark_other_rows(value, labels)
     names, ids = label_ids(labels, len(states))
     return dataclasses.replace(states, labels=names, label_ids=ids)

@@ -34,7 +34,9 @@ class Verdict:
 
 
 class Measurement:
-    """Base of what was measured: prints as its command prints it, the verdict last."""
+    """Base of what was measured: prints as its command does, warnings and the verdict last."""
+
+    warnings: tuple[str, ...]
 
     def rows(self) -> Pairs:
         """Names and values for printing."""
@@ -50,7 +52,8 @@ class Measurement:
         return None
 
     def __str__(self) -> str:
-        last = [] if self.verdict is None else ["", str(self.verdict)]
+        last = [f"warning: {text}" for text in getattr(self, "warnings", ())]
+        last += [] if self.verdict is None else ["", str(self.verdict)]
         return "\n".join([*self.lines(), *last])
 
 
@@ -109,7 +112,8 @@ def of_accuracy(
         return Verdict(Grade.poor, "all texts have the same label", "measure on other texts too")
     if low <= majority:
         worthless = f"no better than always predicting the commonest label ({beside})"
-        return Verdict(Grade.poor, worthless, advice)
+        step = f"first see that each row has its own label; {advice}"
+        return Verdict(Grade.poor, worthless, step)
     scale, best = GAIN, 1.0
     if own is not None and own > majority:
         scale, best, beside = KEPT, own, f"{beside}, the head's own {own:.3f}"

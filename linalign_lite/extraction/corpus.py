@@ -7,7 +7,8 @@ from itertools import islice
 
 import numpy as np
 
-from linalign_lite.core.hidden_states import Ints, TextDigest
+from linalign_lite.core.hidden_states import TextDigest
+from linalign_lite.core.labels import Ints
 from linalign_lite.errors import InputError, MismatchError
 from linalign_lite.extraction.texts import DEFAULT, Fields, Texts, read_rows
 

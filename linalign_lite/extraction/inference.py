@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from linalign_lite.core.affine_map import Array, row_blocks
 from linalign_lite.core.executor import map_in_order
-from linalign_lite.core.hidden_states import NO_TOKEN, Ints
+from linalign_lite.core.hidden_states import NO_TOKEN
+from linalign_lite.core.labels import Ints
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError
 from linalign_lite.extraction.batching import Batch, Int64, plan_batches, pool

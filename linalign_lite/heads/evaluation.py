@@ -17,6 +17,7 @@ from linalign_lite.core.verdict import Grade, Measurement, Verdict, of_accuracy
 from linalign_lite.errors import InputError, MismatchError
 
 NO_LABEL = "head and texts have no label in common"
+FEW_AN_OUTPUT = 4  # few texts of each output from which on a fit for the head is advised
 NEVER = 5  # labels named of those that are never right
 
 
@@ -94,7 +95,7 @@ def evaluate(
         raise MismatchError(NO_LABEL, got=got, expected=expected)
     guess = head.predict(states.states if affine is None else affine(states.states))
     recall = recall_per_class(truth[known], guess[known], head.n_outputs).tolist()
-    step = {} if affine is None else {"step": next_map(affine.card)}
+    step = {} if affine is None else {"step": next_map(affine.card, head.n_outputs)}
     return Evaluation(
         accuracy=bootstrap_accuracy(truth, guess),
         n=len(states),
@@ -107,18 +108,24 @@ def evaluate(
     )
 
 
-def next_map(card: Mapping[str, Any]) -> str:
-    """The step that most likely makes a map serve a head better, by how it was fitted."""
+def next_map(card: Mapping[str, Any], n_outputs: int) -> str:
+    """The step that most likely makes a map serve a head better, by how it was fitted.
+
+    A fit for the head pays with several texts an output (docs/FIGURES.md); of fewer it makes less
+    than least squares do.
+    """
     few, kl = card.get("n_few"), card.get("method") == "kl"
     reach = "a `head` on these states shows what their own model can reach"
+    if few and kl and few < FEW_AN_OUTPUT * n_outputs:
+        return f"the same few texts without --objective kl, or more of them ({few} now); {reach}"
     if few and kl:
         return f"first see what is left to gain: {reach}; then more of the few texts ({few} now)"
-    if few:
+    if few and few < FEW_AN_OUTPUT * n_outputs:
+        step = f"more of the few texts ({few} now)"
+    elif few:
         step = "the same few texts with --objective kl for this head, or more of them"
-    elif kl:
-        step = "a few texts of this kind, too (--with-few)"
     else:
-        step = "a few texts of this kind (--with-few), and with them --objective kl for this head"
+        step = "a few texts of this kind (--with-few)"
     return f"{step}; {reach}"
 
 

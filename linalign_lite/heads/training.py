@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linalign_lite.alignment.moments import Float64, fold_index, measure
+from linalign_lite.alignment.report import not_new
 from linalign_lite.alignment.ridge import number_or_auto, ridge, spectrum
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.choices import HEAD_FOLDS, HeadMethod, values_of
@@ -61,6 +62,7 @@ class HeadReport(Measurement):
     held_out_accuracy: float
     majority: float
     tried: dict[str, float]
+    warnings: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -136,8 +138,9 @@ def train_head(
         held_out_accuracy=held_out,
         majority=majority(data.ids),
         tried={name: accuracy for name, (_, accuracy) in results.items()},
+        warnings=not_new(states, "held-out accuracy"),
     )
-    card = {**asdict(report), "text_digest": states.text_digest}
+    card = {**asdict(report), "text_digest": states.text_digest, "warnings": [*report.warnings]}
     return Head(weight, bias, states.labels, states.space, card=card), report
 
 

@@ -65,12 +65,11 @@ class RetrievalReport(Measurement):
     def verdict(self) -> Verdict:
         """Grade of the better of the two ways across models, beside the target's own nDCG."""
         first = f"ndcg@{self.k}"
-        own, *mapped = (
-            self.rankings[name].measures[first].value
-            for name in (NATIVE_TARGET, QUERIES, DOCUMENTS)
-        )
+        value = {n: ranking.measures[first].value for n, ranking in self.rankings.items()}
+        way, own = max((QUERIES, DOCUMENTS), key=value.__getitem__), value[NATIVE_TARGET]
         step = "a map for this search: fit --objective retrieval with --pseudo"
-        return NDCG_KEPT.judge(max(mapped) / own if own > 0 else 0.0, step)
+        found = NDCG_KEPT.judge(value[way] / own if own > 0 else 0.0, step)
+        return Verdict(found.grade, f"{way}: {found.reason}", found.advice)
 
     def as_dict(self) -> dict[str, Any]:
         """Values of the report for JSON."""

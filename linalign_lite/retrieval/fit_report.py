@@ -46,7 +46,7 @@ class RetrievalFitReport(Report):
     @property
     def verdict(self) -> Verdict:
         """Grade of the overlap with the target's own ranking of held-out texts."""
-        step = "pseudo-queries (--pseudo), or documents of the collection to search"
+        step = "documents of the collection to search, and pseudo-queries of them (--pseudo)"
         return RANKING_OVERLAP.judge(self.overlap, step)
 
     def rows(self) -> Pairs:

@@ -44,6 +44,7 @@ _HEADER = re.compile(
 _LOCAL = 30  # bytes of the header before each member, its name left out
 _STEP = 1 << 20  # bytes that are read and summed together
 _END = 22  # bytes of a ZIP end record without a comment
+_NPY = b"\x93NUMPY"
 _HINT = "the file may be truncated or altered; make or copy it again"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -118,6 +119,9 @@ def peek_npz(path: PathLike) -> dict[str, Any]:
 def _opened(path: Path, kind: str) -> Iterator[_Archive]:
     """Open an archive of the given kind. What zipfile raises becomes a FormatError."""
     with open_regular(path) as f:
+        if f.read(len(_NPY)) == _NPY:
+            hint = "read_states and the commands read vectors"
+            raise FormatError(f"{path} is a NumPy array, not a {kind} file", hint=hint)
         try:
             _require_end(path, f)
             with zipfile.ZipFile(f) as archive:

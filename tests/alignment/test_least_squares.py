@@ -278,4 +278,4 @@ def test_repeated_rows_are_remarked(rng):
     y = x[:, :5] + rng.normal(size=(300, 5)).astype(np.float32)
     assert not [text for text in fit(x, y)[1].warnings if "repeat" in text]
     twice = fit(np.concatenate([x, x[:30]]), np.concatenate([y, y[:30]]))[1].warnings
-    assert [text for text in twice if text.startswith("30 of 330 source rows repeat another")]
+    assert [text for text in twice if text.startswith("30 of 330 rows repeat another")]

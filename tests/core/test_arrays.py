@@ -93,3 +93,29 @@ def test_repeated_rows_are_counted(rng, dtype, columns):
     assert repeated_rows(np.concatenate([rows, rows[:7], rows[:7]])) == 14
     rows[:, :20] = 1  # rows may agree in the first columns
     assert repeated_rows(rows) == (49 if columns == 3 else 0)
+
+
+def test_a_frame_and_labels_of_other_rows_are_remarked():
+    frame, labels = pd.DataFrame(X), pd.Series(NAMES)
+    la.train_head(frame, labels)
+    with pytest.warns(UserWarning, match="rows and labels have different indexes"):
+        la.train_head(frame, labels.sample(frac=1, random_state=0))
+
+
+def test_a_column_of_vectors_gets_a_hint():
+    with pytest.raises(la.InputError, match=r"np\.stack makes a matrix"):
+        la.HiddenStates(pd.Series(list(X)))
+
+
+def test_an_array_file_is_no_map(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(la.FormatError, match=r"x\.npy is a NumPy array, not a linalign-map file"):
+        la.load_map(tmp_path / "x.npy")
+
+
+def test_rows_that_are_not_finite_are_named_to_a_map():
+    affine, _ = la.fit(X, Y)
+    wrong = X.copy()
+    wrong[[5, 8]] = np.nan
+    with pytest.raises(la.InputError, match="got 10 of 450 values, in 2 rows, the first number 5"):
+        affine(wrong)

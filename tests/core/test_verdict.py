@@ -60,6 +60,9 @@ def test_a_report_prints_as_its_command_does(rng):
     lines = str(fit(x, x @ rng.normal(size=(4, 3)))[1]).splitlines()
     assert lines[0].startswith("method       ridge, penalty")
     assert lines[-2:] == ["", "good: held-out R² 1.000, at least 0.5"]
+    x = np.concatenate([x, x])
+    lines = str(fit(x, x @ rng.normal(size=(4, 3)))[1]).splitlines()
+    assert [line for line in lines if line.startswith("warning: 60 of 120 rows repeat another")]
 
 
 def test_a_detector_whose_threshold_catches_little_is_not_good(rng):
@@ -68,8 +71,10 @@ def test_a_detector_whose_threshold_catches_little_is_not_good(rng):
     assert report_scores(low, high).verdict.grade == "good"
     found = report_scores(low, high, threshold=5.0).verdict
     assert found.grade == "usable"
-    assert "its threshold catches 0.000 of the outlying, below 0.5" in found.reason
+    assert "its threshold keeps 1.000 of in and catches 0.000 of out, 0.75 and" in found.reason
     assert "ood threshold" in found.advice
+    low = report_scores(low, high, threshold=-0.5).verdict
+    assert (low.grade, "catches 0.9" in low.reason) == ("usable", True)
 
 
 # --- reports and commands -------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from linalign_lite.core.metrics import (
 )
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
-from linalign_lite.heads.evaluation import evaluate
+from linalign_lite.heads.evaluation import evaluate, next_map
 from linalign_lite.heads.training import train_head
 
 
@@ -243,6 +243,7 @@ def test_labels_may_be_numbers(labelled):
         ([0.5, 1.5], "the labels are not usable: got float64, shape (2,), expected one a row"),
         ([["a"], ["b"]], "the labels are not usable: got <U1, shape (2, 1)"),
         ([None, "a"], "1 of 2 rows have no label: got row 0"),
+        (["", "a"], "1 of 2 rows have no label: got row 0"),
         ([1, float("nan")], "1 of 2 rows have no label: got row 1"),
         (np.array(["a", Neither()], dtype=object), "1 of 2 rows have no label: got row 1"),
         (np.array(["a", 1.5], dtype=object), "the labels are not usable: got object, shape (2,)"),
@@ -258,3 +259,27 @@ def test_labels_that_are_not_usable(labels, said):
         with pytest.raises(InputError) as e:
             make()
         assert said in str(e.value)
+
+
+def test_repeated_texts_are_remarked(labelled):
+    assert train_head(labelled)[1].warnings == ()
+    twice = labelled.rows(np.r_[:600, :30])
+    (said,) = train_head(twice)[1].warnings
+    assert said.startswith("30 of 630 rows repeat another, so held-out accuracy is of rows")
+
+
+def test_the_texts_of_the_training_are_no_test(labelled):
+    named = dataclasses.replace(labelled, text_digest="5" * 64)
+    head, _ = train_head(named)
+    found = evaluate(head, named).verdict
+    assert found.grade == "poor"
+    assert "on the texts that the head was trained on" in found.reason
+    assert evaluate(head, labelled).verdict.grade != "poor"  # other texts, or unknown ones
+
+
+def test_advice_goes_on_from_what_the_map_was_fitted_with():
+    assert "--with-few" in next_map({}, 5)
+    assert next_map({"n_few": 10}, 5).startswith("more of the few texts (10 now)")
+    assert "--objective kl" in next_map({"n_few": 30}, 5)
+    assert "without --objective kl" in next_map({"n_few": 10, "method": "kl"}, 5)
+    assert next_map({"n_few": 30, "method": "kl"}, 5).startswith("first see what is left to gain")

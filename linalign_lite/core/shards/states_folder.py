@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from linalign_lite.core.affine_map import Array
-from linalign_lite.core.hidden_states import POSITIONS, HiddenStates, Ints
+from linalign_lite.core.hidden_states import POSITIONS, HiddenStates
+from linalign_lite.core.labels import Ints
 from linalign_lite.core.serialization import load_states, save_states
 from linalign_lite.core.shards import manifest
 from linalign_lite.core.shards.manifest import HINT, MANIFEST, Shard, regular_size, shard_name

@@ -59,7 +59,8 @@ def fit_detector(
     validation = None if validation is None else as_states(validation)
     rule = RULES.get(method)
     if rule is None:
-        raise InputError("unknown method", got=method, expected=", ".join(METHODS))
+        hint = "compare_detectors finds the best" if method == "auto" else ""
+        raise InputError("unknown method", got=method, expected=", ".join(METHODS), hint=hint)
     if rule.needs_head and head is None:
         raise InputError(f"{method} reads a head's scores", expected="a head")
     if head is not None:

@@ -12,7 +12,8 @@ from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import AUROC, Grade, Measurement, Verdict
 from linalign_lite.heads.ood.detector import Detector
 
-CAUGHT = 0.5  # share of outlying states above the threshold, from which on it is good
+# of a good threshold: shares of in-distribution states below it, and of outlying ones above it
+KEPT, CAUGHT = 0.75, 0.5
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,16 @@ class DetectionReport(Measurement):
 
     @property
     def verdict(self) -> Verdict:
-        """Grade of the AUROC; good needs a threshold, if there is one, that catches half."""
+        """Grade of the AUROC; good needs a threshold, if there is one, that tells them apart."""
         step = "another detector (ood fit --method auto), or a better map if one is between"
         found = AUROC.judge(self.auroc.value, step)
-        if self.caught is None:
+        if self.kept is None or self.caught is None:
             return found
-        reason = f"{found.reason}; its threshold catches {self.caught:.3f} of the outlying"
-        if found.grade == Grade.good and self.caught < CAUGHT:
+        shares = f"keeps {self.kept:.3f} of in and catches {self.caught:.3f} of out"
+        reason = f"{found.reason}; its threshold {shares}"
+        if found.grade == Grade.good and (self.kept < KEPT or self.caught < CAUGHT):
             step = "a threshold set on such states, mapped if these are (ood threshold --map)"
-            return Verdict(Grade.usable, f"{reason}, below {CAUGHT:g}", step)
+            return Verdict(Grade.usable, f"{reason}, {KEPT:g} and {CAUGHT:g} asked", step)
         return Verdict(found.grade, reason, found.advice)
 
     def as_card(self) -> dict[str, Any]:

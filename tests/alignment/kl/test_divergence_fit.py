@@ -649,3 +649,17 @@ def test_a_start_that_saw_more_rows_than_the_search_is_no_candidate(monkeypatch)
         head, x, y = hopeless(seed)
         _, report = fit_kl(x, y, head, seed=seed)
         assert report.penalty < float("inf")
+
+
+def test_a_map_for_a_head_shows_the_span_of_its_rows(rng):
+    """A product with the head's rows (less their mean) is added to the ridge map."""
+    x = rng.normal(size=(800, 12))
+    y = np.tanh(x @ rng.normal(size=(12, 10))) + 0.5 * rng.normal(size=(800, 10))
+    head = Head(3 * rng.normal(size=(4, 10)).astype("f4"), np.zeros(4, "f4"))
+    affine, report = fit_kl(x, y, head)
+    ridge, _ = fit(x, y, penalty=report.start_penalty)
+    added = (affine.weight - ridge.weight).astype(float)
+    rows = head.weight - head.weight.mean(axis=0)
+    basis = np.linalg.svd(rows.astype(float))[2][:3]
+    assert np.linalg.norm(added) > 1e-2
+    assert np.linalg.norm(added - basis.T @ basis @ added) < 1e-5 * np.linalg.norm(added)

@@ -42,15 +42,14 @@ def not_new(states: HiddenStates, what: str) -> tuple[str, ...]:
             "in the fit; take each text once",)  # fmt: skip
 
 
-def next_step(n: int, d_source: int, *, kl: bool = False) -> str:
-    """The step that most likely makes a poor map better, by its rows; kl: that was tried."""
+def next_step(n: int, d_source: int) -> str:
+    """The step that most likely makes a poor map better, by its rows."""
     if n < FEW_ROWS:
         step = f"more pairs, or texts that only one side has: --unpaired ({n} pairs are few)"
     elif n < LOW_ROWS * d_source:
         step = f"more pairs: {n} are few for {d_source} dimensions"
     else:
         step = "pairs of texts nearer to yours (--with-few)"
-        step += "" if kl else ", and with them --objective kl where a head is served"
     return f"{step}; `evaluate --map` on labelled texts decides"
 
 

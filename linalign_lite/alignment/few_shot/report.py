@@ -51,7 +51,7 @@ class FewReport(Report):
         """Grade of the R² on held-out few texts; divergences have no scale."""
         if self.objective != "least-squares":
             return None
-        step = f"more of the few texts ({self.n_few} now), or --objective kl where a head is served"
+        step = f"more of the few texts ({self.n_few} now)"
         return MAP_R2.judge(1 - self.loss, f"{step}; `evaluate --map` on labelled texts decides")
 
     def as_card(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class KlReport(Report):
     @property
     def verdict(self) -> Verdict:
         """Grade of the agreement on held-out texts."""
-        step = next_step(self.n, self.d_source, kl=True)
+        step = next_step(self.n, self.d_source)
         scale = agreement_scale(self.n_outputs, self.truth)
         return scale.judge(self.held_out_agreement, step)
 

@@ -26,7 +26,7 @@ def followed(installed, tmp_path_factory):
     shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("node_modules"))
     for name in ("node", "browser"):  # so that `npm ci` need not fetch them again
         installed(name)
-    section = PAGE.split("## One ONNX file")[1].split("If the application has")[0]
+    section = PAGE.split("## One ONNX file")[1].split("A client that has its states")[0]
     lines = "".join(re.findall(r"^```sh\n(.*?)^```$", section, re.DOTALL | re.MULTILINE))
     run = [line for line in lines.splitlines() if not line.startswith(NOT_RUN)]
     assert len(lines.splitlines()) - len(run) == len(NOT_RUN)

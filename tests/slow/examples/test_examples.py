@@ -77,6 +77,7 @@ def test_node_reads_json_lines_and_says_what_it_cuts(tmp_path, installed, topics
     assert done.stderr == f"1 text(s) cut at {model.card.max_length} tokens\n"
     rows.write_text('{"text": "a dog"}\n"no object"\n')
     assert "rows.jsonl, line 2: no object with a text" in score("model.onnx", rows).stderr
+    rows.write_text('{"text": "a dog"}\n')
     fuse(tmp_path / "private.onnx", model, map=first)
     assert "has no head, so no scores" in score("private.onnx", rows).stderr
     for wrong in (("--help",), (rows, rows)):

@@ -123,7 +123,7 @@ def test_a_page_asks_a_service(browser, served, service, topics):
     want = (head @ first).apply(extract(model, texts).states)
     for _ in "12":
         assert ask(browser, f"topics ({n} scores)") == (
-            "decrypted", "90 texts, scores of topics",
+            "decrypted", "90 texts, scores of topics, 1 cut at 384 tokens",
         )  # fmt: skip
         rows = browser.execute_script(
             "return [...document.querySelector('#scores').rows].map(r => "

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.report import FEW_AN_OUTPUT
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
 from linalign_lite.core.hidden_states import HiddenStates, as_states
@@ -17,7 +18,6 @@ from linalign_lite.core.verdict import Grade, Measurement, Verdict, of_accuracy
 from linalign_lite.errors import InputError, MismatchError
 
 NO_LABEL = "head and texts have no label in common"
-FEW_AN_OUTPUT = 4  # few texts of each output from which on a fit for the head is advised
 NEVER = 5  # labels named of those that are never right
 
 
@@ -114,7 +114,7 @@ def next_map(card: Mapping[str, Any], n_outputs: int) -> str:
     A fit for the head pays with several texts an output (docs/FIGURES.md); of fewer it makes less
     than least squares do.
     """
-    few, kl = card.get("n_few"), card.get("method") == "kl"
+    few, kl = card.get("n_few"), "head" in card  # of a fit for one
     reach = "a `head` on these states shows what their own model can reach"
     if few and kl and few < FEW_AN_OUTPUT * n_outputs:
         return f"the same few texts without --objective kl, or more of them ({few} now); {reach}"

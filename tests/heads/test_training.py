@@ -281,5 +281,5 @@ def test_advice_goes_on_from_what_the_map_was_fitted_with():
     assert "--with-few" in next_map({}, 5)
     assert next_map({"n_few": 10}, 5).startswith("more of the few texts (10 now)")
     assert "--objective kl" in next_map({"n_few": 30}, 5)
-    assert "without --objective kl" in next_map({"n_few": 10, "method": "kl"}, 5)
-    assert next_map({"n_few": 30, "method": "kl"}, 5).startswith("first see what is left to gain")
+    assert "without --objective kl" in next_map({"n_few": 10, "head": "5"}, 5)
+    assert next_map({"n_few": 30, "head": "5"}, 5).startswith("first see what is left to gain")

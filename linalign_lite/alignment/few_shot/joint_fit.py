@@ -1,6 +1,6 @@
 """Fit a map from many public texts and few in-domain texts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from linalign_lite.alignment.kl.objective import Teaching, distillation_data
 from linalign_lite.alignment.kl.report import Watch
 from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.alignment.moments import fold_index, folded, measure
+from linalign_lite.alignment.report import FEW_AN_OUTPUT
 from linalign_lite.alignment.ridge import PENALTIES, ridge, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MAP_FOLDS
@@ -47,7 +48,8 @@ def fit_with_few(
 
     Without a head: least squares on merged moments (few_shot.weighting). With one:
     divergence on the few texts, penalised towards the least-squares map of both
-    (few_shot.head_aware). public_source, few_source: (n, d_source); public_target, few_target:
+    (few_shot.head_aware); of fewer than 4 texts an output of a classifier, least squares where
+    they make more of its choices on held-out few texts, which a warning says. public_source, few_source: (n, d_source); public_target, few_target:
     (n, d_target); row i of both sides the same text.
     weight: total weight of the few texts relative to that of the public texts; 0 is the public
     texts alone (with a head, by fit_kl), inf the few alone. "auto" tries both and weights between,
@@ -151,6 +153,25 @@ def _fit_least_squares(inputs: FewShotInputs) -> tuple[AffineMap, FewReport]:
     return AffineMap(*ridge(basis, best.penalty)), inputs.report("least-squares", tried)
 
 
+def _plainer(
+    inputs: FewShotInputs, problem: head_aware.FewShotProblem, best: FewShotTrial
+) -> tuple[AffineMap, FewReport] | None:
+    """Least squares, where few texts an output make more of a classifier's choices with them.
+
+    More by a standard error of the difference on the held-out few texts.
+    """
+    n, chosen = len(problem.data), best.agreement
+    if np.isnan(chosen) or n >= FEW_AN_OUTPUT * len(problem.softmax.factor):
+        return None
+    affine, report = _fit_least_squares(inputs)
+    squares = problem.agreement_of_squares(report.few_weight, report.penalty)
+    if squares - chosen <= np.sqrt((squares * (1 - squares) + chosen * (1 - chosen)) / n):
+        return None
+    text = (f"least squares: of the head's choices on held-out few texts they keep {squares:.3f}, "
+            f"a fit for the head {chosen:.3f}; more texts may change that")  # fmt: skip
+    return affine, replace(report, warnings=(*report.warnings, text))
+
+
 def _fit_for_head(
     inputs: FewShotInputs,
     head: Head,
@@ -194,6 +215,8 @@ def _fit_for_head(
         penalties = head_aware.PENALTIES if given is None else (given,)
         tried += head_aware.trials(problem, both, penalties)
     best = lowest(tried)
+    if inputs.penalty is None and (plain := _plainer(inputs, problem, best)):
+        return plain
     report = inputs.report("kl", tried, head, teaching)
     if best.weight == PUBLIC_ONLY and alone is not None:
         return alone, report

@@ -23,6 +23,7 @@ class FewShotTrial:
     """A few weight and penalties, and their mean loss on held-out few texts with its error.
 
     ``start_penalty`` is that of the ridge map which a head-aware fit begins with; nan for others.
+    ``agreement``: of a classifier's first choices with the target's own; nan for others.
     """
 
     weight: float
@@ -30,6 +31,7 @@ class FewShotTrial:
     loss: float
     error: float
     start_penalty: float = float("nan")
+    agreement: float = float("nan")
 
 
 def merged_spectrum(public: Moments, few: Moments, weight: float) -> Spectrum:

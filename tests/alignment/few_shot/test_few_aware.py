@@ -318,3 +318,46 @@ def test_half_precision_heads_of_two_outputs_and_dead_dimensions(parts):
     affine, report = fit_with_few(*sides, head=two)
     assert np.isfinite(report.loss)
     assert np.abs(affine.weight[:, 2]).max() < 1e-9
+
+
+# --- least squares in its place ------------------------------------------------------------------
+
+
+def test_agreement_is_that_of_least_squares_on_rows_it_never_saw(parts, monkeypatch):
+    head, public, few, _ = parts
+    asked = []
+    measured = head_aware.FewShotProblem.agreement_of_squares
+
+    def noted(problem, weight, penalty):
+        asked.append((weight, penalty, measured(problem, weight, penalty)))
+        return 0.0
+
+    monkeypatch.setattr(head_aware.FewShotProblem, "agreement_of_squares", noted)
+    many = Head(np.tile(head.weight, (2, 1)), np.r_[head.bias, head.bias - 50])  # 3 texts an output
+    fit_with_few(*public, *few, head=many, folds=3)
+    ((weight, penalty, found),) = asked
+    index = np.arange(FEW_ROWS) % 3
+    np.random.default_rng(0).shuffle(index)
+    same = np.empty(FEW_ROWS)
+    for k in range(3):
+        rest = [side[index != k] for side in few]
+        affine, _ = fit_with_few(*public, *rest, weight=weight, penalty=penalty, folds=2)
+        x, y = (side[index == k] for side in few)
+        same[index == k] = many(affine(x)).argmax(axis=1) == many(y).argmax(axis=1)
+    assert found == pytest.approx(same.mean(), abs=1.5 / FEW_ROWS)
+
+
+def test_where_it_has_more_of_the_heads_choices_it_is_taken(parts, monkeypatch):
+    head, public, few, _ = parts
+    monkeypatch.setattr(head_aware.FewShotProblem, "agreement_of_squares", lambda *_: 1.0)
+    affine, report = fit_with_few(*public, *few, head=head)
+    assert report.objective == "kl"  # 6 texts an output are many
+    some = [side[:30] for side in few]
+    affine, report = fit_with_few(*public, *some, head=head)
+    plain, _ = fit_with_few(*public, *some)
+    assert report.objective == "least-squares"
+    assert "least squares: of the head's choices on held-out few texts they keep 1.000" in str(
+        report
+    )
+    np.testing.assert_array_equal(affine.weight, plain.weight)
+    assert fit_with_few(*public, *some, head=head, penalty=1.0)[1].objective == "kl"  # as asked

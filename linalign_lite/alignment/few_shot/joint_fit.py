@@ -49,8 +49,9 @@ def fit_with_few(
     Without a head: least squares on merged moments (few_shot.weighting). With one:
     divergence on the few texts, penalised towards the least-squares map of both
     (few_shot.head_aware); of fewer than 4 texts an output of a classifier, least squares where
-    they make more of its choices on held-out few texts, which a warning says. public_source, few_source: (n, d_source); public_target, few_target:
-    (n, d_target); row i of both sides the same text.
+    they make more of its choices on held-out few texts, which a warning says.
+    public_source, few_source: (n, d_source); public_target, few_target: (n, d_target); row i of
+    both sides the same text.
     weight: total weight of the few texts relative to that of the public texts; 0 is the public
     texts alone (with a head, by fit_kl), inf the few alone. "auto" tries both and weights between,
     and takes the best on the few texts, by K-fold cross-validation.

@@ -14,7 +14,7 @@ import numpy as np
 
 from linalign_lite.alignment import solvers
 from linalign_lite.alignment.moments import Float64, FoldedMoments, fold_index, folded
-from linalign_lite.alignment.report import LOW_ROWS, Report, next_step, not_new
+from linalign_lite.alignment.report import LOW_ROWS, UNRELATED, Report, next_step, not_new
 from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MAP_FOLDS, MapMethod, values_of
@@ -24,7 +24,6 @@ from linalign_lite.core.verdict import MAP_R2, Verdict
 from linalign_lite.errors import InputError
 
 METHODS = values_of(MapMethod)
-UNRELATED = 0.1  # held-out R² below which rows may not be paired
 
 
 @dataclass(frozen=True)

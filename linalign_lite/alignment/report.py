@@ -10,6 +10,7 @@ from linalign_lite.storage.arrays import repeated_rows
 
 FEW_ROWS = 64  # pairs below which unshared texts help most
 FEW_AN_OUTPUT = 4  # few texts of each output, from which on a fit for a head is rarely the worse
+UNRELATED = 0.1  # held-out R² below which rows may not be paired
 LOW_ROWS = 4  # fewer rows than this times d_source draws a warning
 REPEATED = 0.01  # share of repeated rows from which on held-out rows are not new
 

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from linalign_lite.alignment.report import Report
+from linalign_lite.alignment.report import UNRELATED, Report
 from linalign_lite.core.text_tables import Pairs
-from linalign_lite.core.verdict import MAP_R2, Verdict
+from linalign_lite.core.verdict import Grade, Verdict
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,18 @@ class FewReport(Report):
 
     @property
     def verdict(self) -> Verdict | None:
-        """Grade of the R² on held-out few texts; divergences have no scale."""
-        if self.objective != "least-squares":
+        """Poor for an R² on held-out few texts of nearly nothing; None else.
+
+        Neither R² of few texts of one kind nor divergences tell what a classifier keeps.
+        """
+        r2 = 1 - self.loss
+        if self.objective != "least-squares" or r2 >= UNRELATED:
             return None
-        step = f"more of the few texts ({self.n_few} now)"
-        return MAP_R2.judge(1 - self.loss, f"{step}; `evaluate --map` on labelled texts decides")
+        step = (
+            f"more of the few texts ({self.n_few} now); `evaluate --map` on labelled texts decides"
+        )
+        reason = f"held-out R² of the few texts {r2:.3f}, below {UNRELATED:g}"
+        return Verdict(Grade.poor, reason, step)
 
     def as_card(self) -> dict[str, Any]:
         method = "ridge" if self.objective == "least-squares" else "kl"
@@ -74,9 +81,6 @@ class FewReport(Report):
             "  few alone": (self.few_loss, self.few_error),
             "  both": (self.both_loss, self.both_error),
         }
-        unscaled = (
-            [] if squares else [("what it keeps", "`evaluate --map` on labelled texts tells")]
-        )
         return [
             ("objective", f"{self.objective}, penalty {self.penalty:.3g}{start}"),
             ("dimensions", f"{self.d_source} to {self.d_target}{outputs}"),
@@ -87,5 +91,5 @@ class FewReport(Report):
                 for name, (v, e) in losses.items()
                 if v is not None
             ),
-            *unscaled,
+            ("what it keeps", "`evaluate --map` on labelled texts tells"),
         ]

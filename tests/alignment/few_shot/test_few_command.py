@@ -65,7 +65,7 @@ def test_least_squares(made, here, capsys):
     few = sides(made, ".few")
     out, _ = ran(capsys, "fit", *sides(made), "x.map.npz", "--with-few", *few, "--json")
     found = json.loads(out)
-    assert found.pop("verdict")["grade"] in {"poor", "usable", "good"}
+    assert found.pop("verdict") is None  # `evaluate` decides
     assert set(found) == FIELDS
     assert (found["method"], found["objective"]) == ("ridge", "least-squares")
     assert (found["n_public"], found["n_few"], found["n_outputs"]) == (600, 59, None)

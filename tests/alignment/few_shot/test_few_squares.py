@@ -329,3 +329,13 @@ def test_a_head_of_another_space_is_refused():
     public, few, _ = two_kinds()
     with pytest.raises(MismatchError, match="does not read the target's states"):
         fit_with_few(*public, *few, head=Head(np.ones((3, 9)), np.zeros(3)))
+
+
+def test_few_texts_of_which_nothing_is_predicted_are_poor(rng):
+    x, y = rng.normal(size=(200, 6)), rng.normal(size=(200, 5))
+    _, report = fit_with_few(x, y, x[:40], y[:40])
+    assert report.verdict.grade == "poor"
+    assert "held-out R² of the few texts" in report.verdict.reason
+    _, report = fit_with_few(x, x[:, :5], x[:40], x[:40, :5])
+    assert report.verdict is None
+    assert "what it keeps" in str(report)

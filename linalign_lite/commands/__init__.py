@@ -160,7 +160,7 @@ def _files(error: LinalignError, argv: list[str]) -> str:
     """The files that a command was given, where some do not belong together and none is named."""
     if not isinstance(error, MismatchError):
         return ""
-    given = [word for word in argv if Path(word).exists()]
+    given = [word for word in argv[1:] if Path(word).exists()]
     named = any(word in str(error) for word in given)
     return "" if named else f"; of {', '.join(map(printable, given))}" * bool(given)
 

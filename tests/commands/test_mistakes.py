@@ -363,3 +363,11 @@ def test_a_plan_an_index_and_a_budget_have_verdicts(capsys):
     for account in (accounts[1], worst):
         budget.change(account, closed=True)
     assert verdict("budget b.sqlite")["grade"] == "usable"
+
+
+def test_files_that_do_not_belong_together_are_named(here, played, capsys):
+    """Where a message tells of spaces alone, the files that the command was given follow."""
+    head = played / "provider" / "topics.head.npz"
+    states = played / "client" / "test.states.npz"
+    said = refused(capsys, "evaluate", head, states)
+    assert said.rstrip().endswith(f"; of {head}, {states}")

@@ -215,7 +215,8 @@ const odd = () =>
 function refusal(status, bytes) {
   const { error, message } = parsed(bytes) ?? {};
   if (![error, message].every((x) => typeof x === "string") || !KIND_NAME.test(error)) {
-    return new ServiceError("StatusError", `the service answers with ${status || "a redirect"}`);
+    return new ServiceError("StatusError",
+      `${status || "a redirect"} is no answer of a scoring service: is its address right?`);
   }
   const text = message.slice(0, 500).replace(/\p{C}/gu, " ");
   return new ServiceError(error, `the service refuses: ${text}`);

@@ -246,7 +246,8 @@ def decrypt(
     if out is not None:
         require_output(out, response, query)
     by, card, asked = load_scorer(ood), load_optional_card(index), load_answers(texts)
-    client = Client(_secret_key(key)[0], max_error=max_error)
+    hint = "the folder of the keys that the queries were encrypted with"
+    client = Client(_secret_key(key, hint)[0], max_error=max_error)
     with open_framed(response, Kind.RESPONSE) as reader:
         count = reader.header.n_records
     with console.progress("decrypting", count) as tally:
@@ -263,18 +264,18 @@ def make_client(key: Path, account: Path | None, **options: float) -> Client:
     """Make a client of the secret key, proven if its proof is beside it."""
     from linalign_lite.encrypt.client import Client
 
-    signer, (secret, path) = load_account(account), _secret_key(key)
+    hint = "`linalign-lite keygen FOLDER` makes one"
+    signer, (secret, path) = load_account(account), _secret_key(key, hint)
     proven = path.with_name(PUBLIC).with_suffix(PROOF).exists()
     return Client(secret, account=signer, proven=proven, **options)
 
 
-def _secret_key(key: Path) -> tuple[SecretKey, Path]:
+def _secret_key(key: Path, hint: str) -> tuple[SecretKey, Path]:
     """Load the secret key of --key, a file or the folder of one; with the path of its file."""
     from linalign_lite.encrypt.keys import SecretKey
 
     path = in_folder(key, SECRET)
     if not path.exists():
-        hint = "`linalign-lite keygen FOLDER` makes one"
         raise InputError(f"{path} is not there", expected="a secret key", hint=hint)
     return SecretKey.load(path), path
 

@@ -21,7 +21,7 @@ def label_ids(labels: npt.ArrayLike, n: int) -> tuple[tuple[str, ...], Ints]:
     """
     rows = np.asarray(labels)
     if rows.ndim == 1 and rows.dtype.kind in "OfU":  # as pandas has strings, and missing numbers
-        _require_all(rows)
+        require_all(rows)
     if rows.ndim == 1 and rows.dtype.kind == "O":
         kinds = {type(value) for value in rows}
         if kinds <= {str} or kinds <= {int, bool, np.bool_}:
@@ -47,7 +47,8 @@ def remark_other_rows(rows: Any, labels: Any) -> None:
         warnings.warn(text, stacklevel=4)
 
 
-def _require_all(rows: npt.NDArray[Any]) -> None:
+def require_all(rows: npt.NDArray[Any]) -> None:
+    """Raise InputError where rows, (n,), have no label."""
     missing = [i for i, value in enumerate(rows.tolist()) if not _is_label(value)]
     if missing:
         problem = f"{len(missing)} of {len(rows)} rows have no label"

@@ -110,6 +110,9 @@ def of_accuracy(
     beside = f"accuracy {value:.3f}, the commonest label {majority:.3f}"
     if majority >= 1:
         return Verdict(Grade.poor, "all texts have the same label", "measure on other texts too")
+    if low <= majority < value:
+        unsure = "too few texts to tell it from always predicting the commonest label"
+        return Verdict(Grade.poor, f"{beside}, interval from {low:.3f}: {unsure}", advice)
     if low <= majority:
         worthless = f"no better than always predicting the commonest label ({beside})"
         step = f"first see that each row has its own label; {advice}"

@@ -66,10 +66,14 @@ class RetrievalReport(Measurement):
         """Grade of the better of the two ways across models, beside the target's own nDCG."""
         first = f"ndcg@{self.k}"
         value = {n: ranking.measures[first].value for n, ranking in self.rankings.items()}
-        way, own = max((QUERIES, DOCUMENTS), key=value.__getitem__), value[NATIVE_TARGET]
+        ways = sorted((QUERIES, DOCUMENTS), key=value.__getitem__)
+        (other, way), own = ways, value[NATIVE_TARGET]
         step = "a map for this search: fit --objective retrieval with --pseudo"
         found = NDCG_KEPT.judge(value[way] / own if own > 0 else 0.0, step)
-        return Verdict(found.grade, f"{way}: {found.reason}", found.advice)
+        if own > 0:
+            return Verdict(found.grade, f"{way}: {found.reason}; {other} {value[other] / own:.3f}",
+                           found.advice)  # fmt: skip
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Values of the report for JSON."""

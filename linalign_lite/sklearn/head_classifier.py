@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 from linalign_lite.core.affine_map import Array
 from linalign_lite.core.choices import HEAD_FOLDS
 from linalign_lite.core.head import Head
+from linalign_lite.core.labels import require_all
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.detectors.logits import calibrated_temperature
 from linalign_lite.heads.training import HeadReport, train_head
@@ -61,6 +62,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Rows, y: npt.ArrayLike) -> Self:
         """Train the head on rows X (n, d), or `HiddenStates`, with labels y (n,)."""
+        if getattr(y, "dtype", None) == object:  # scikit-learn would name no row
+            with value_errors():
+                require_all(np.ravel(y))
         rows, labels = validate_data(self, rows_of(X), y, dtype=DTYPES, ensure_min_samples=2)
         with value_errors():
             states, self.classes_ = labelled_states(as_given(X, rows), labels)

@@ -44,9 +44,15 @@ def test_advice_stands_unless_good():
 
 
 def test_an_accuracy_within_noise_of_the_commonest_label_is_poor():
-    found = of_accuracy(0.34, 0.30, 0.32)
+    found = of_accuracy(0.31, 0.27, 0.32, advice="more texts")
     assert found.grade == "poor"
     assert "no better than always predicting the commonest label" in found.reason
+    assert found.advice.startswith("first see that each row has its own label")
+    found = of_accuracy(0.667, 0.33, 0.333, advice="more texts")
+    assert str(found) == (
+        "poor: accuracy 0.667, the commonest label 0.333, interval from 0.330: too few texts to "
+        "tell it from always predicting the commonest label; next: more texts"
+    )
     assert of_accuracy(0.81, 0.78, 0.32).grade == "good"
     assert of_accuracy(0.60, 0.56, 0.32).grade == "usable"
     assert of_accuracy(0.60, 0.56, 0.32, own=0.62).grade == "good"
@@ -72,7 +78,7 @@ def test_a_detector_whose_threshold_catches_little_is_not_good(rng):
     found = report_scores(low, high, threshold=5.0).verdict
     assert found.grade == "usable"
     assert "its threshold keeps 1.000 of in and catches 0.000 of out, 0.75 and" in found.reason
-    assert "ood threshold" in found.advice
+    assert "--tpr" in found.advice
     low = report_scores(low, high, threshold=-0.5).verdict
     assert (low.grade, "catches 0.9" in low.reason) == ("usable", True)
 

@@ -335,3 +335,11 @@ def test_a_pipeline_that_gives_a_map_labels_is_warned(pair):
     labels = np.arange(len(X)) % 3
     with pytest.warns(UserWarning, match="the map leads into one dimension"):
         make_pipeline(AffineAligner(), HeadClassifier()).fit(X, labels)
+
+
+@pytest.mark.parametrize("missing", [None, pd.NA])
+def test_a_classifier_names_the_row_without_a_label(missing):
+    labels = pd.Series(["a", "b", "c"] * 10, dtype="object")
+    labels[4] = missing
+    with pytest.raises(ValueError, match="1 of 30 rows have no label: got row 4"):
+        HeadClassifier().fit(np.eye(30), labels)

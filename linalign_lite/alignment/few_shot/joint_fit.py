@@ -14,7 +14,7 @@ from linalign_lite.alignment.kl.objective import Teaching, distillation_data
 from linalign_lite.alignment.kl.report import Watch
 from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.alignment.moments import fold_index, folded, measure
-from linalign_lite.alignment.report import FEW_AN_OUTPUT
+from linalign_lite.alignment.report import FEW_AN_OUTPUT, not_new
 from linalign_lite.alignment.ridge import PENALTIES, ridge, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MAP_FOLDS
@@ -119,7 +119,9 @@ class FewShotInputs:
             losses[f"{side}_loss"] = lowest(trials).loss if trials else None
             losses[f"{side}_error"] = lowest(trials).error if trials else None
         several = len({t.weight for t in tried}) > 1
-        warnings = (NO_BETTER_MAP[best.weight],) if several and best.weight in single else ()
+        warnings = not_new(self.few[0], "what held-out texts tell")
+        if several and best.weight in single:
+            warnings = (NO_BETTER_MAP[best.weight], *warnings)
         return FewReport(
             objective=objective,
             few_weight=best.weight,

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from linalign_lite.alignment.moments import fold_index
+from linalign_lite.core.affine_map import Array
 from linalign_lite.core.head import Head
-from linalign_lite.core.hidden_states import HiddenStates
+from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import auroc
 from linalign_lite.errors import InputError
 from linalign_lite.heads.ood.detector_training import fit_detector
@@ -32,9 +34,10 @@ class DetectorComparison:
 
 
 def compare_detectors(
-    states: HiddenStates,
+    states: HiddenStates | Array,
     candidates: Candidates = USUAL,
     *,
+    labels: npt.ArrayLike | None = None,
     validation: HiddenStates | None = None,
     head: Head | None = None,
     folds: int = FOLDS,
@@ -43,14 +46,15 @@ def compare_detectors(
 ) -> DetectorComparison:
     """Cross-validate detectors over labels, by how well they tell held-out labels from the others.
 
-    The labels are split into folds. For each fold, every candidate (options of fit_detector, by
-    name) is fitted on states of the other labels; AUROC is measured on ``validation``, or on a
-    fifth of the states that is held out, with the fold's labels as the outlying class. A head loses
-    its outputs for these labels but was trained on them: AUROC of candidates with a head is too
-    high to compare with that of others.
+    labels: (n,), the label of each row; default: those of the states. The labels are split into
+    folds. For each fold, every candidate (options of fit_detector, by name) is fitted on states of
+    the other labels; AUROC is measured on ``validation``, or on a fifth of the states that is held
+    out, with the fold's labels as the outlying class. A head loses its outputs for these labels but
+    was trained on them: AUROC of candidates with a head is too high to compare with that of others.
 
     Raises InputError when there are fewer than three labels, or a fold has no text to evaluate on.
     """
+    states = as_states(states, labels)
     if states.label_ids is None or len(np.unique(states.label_ids)) < 3:
         raise InputError("comparing detectors needs three labels or more", hint="name a method")
     train, test = _split(states, validation, seed)

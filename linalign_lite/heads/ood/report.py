@@ -48,7 +48,7 @@ class DetectionReport(Measurement):
         shares = f"keeps {self.kept:.3f} of in and catches {self.caught:.3f} of out"
         reason = f"{found.reason}; its threshold {shares}"
         if found.grade == Grade.good and (self.kept < KEPT or self.caught < CAUGHT):
-            step = "a threshold set on such states, mapped if these are (ood threshold --map)"
+            step = "a threshold that keeps less (--tpr), set on mapped states if these are mapped"
             return Verdict(Grade.usable, f"{reason}, {KEPT:g} and {CAUGHT:g} asked", step)
         return Verdict(found.grade, reason, found.advice)
 

@@ -70,3 +70,12 @@ def test_states_that_cannot_be_compared_are_refused(rng):
     with pytest.raises(InputError, match="no text to evaluate on"):
         compare_detectors(train, validation=one)
     assert train.space == SPACE
+
+
+def test_arrays_and_labels_are_compared_as_states_are(rng):
+    rows = rng.normal(size=(120, 6))
+    labels = np.array(list("abcd"))[np.arange(120) % 4]
+    rows[np.arange(120), np.arange(120) % 4] += 3
+    assert compare_detectors(rows, labels=labels) == compare_detectors(
+        HiddenStates(rows, labels=labels)
+    )

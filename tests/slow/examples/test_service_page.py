@@ -38,6 +38,8 @@ pytest.importorskip("onnx", reason="onnx is absent: pip install '.[onnx]'")
 pytest.importorskip("uvicorn", reason="uvicorn is absent: pip install '.[serve]'")
 ODD = "the service answers in an unknown form"
 
+NO_ANSWER = "is no answer of a scoring service: is its address right?"
+
 
 @pytest.fixture(scope="module")
 def running(served, topics, tmp_path_factory):
@@ -375,20 +377,17 @@ def test_a_busy_service_is_asked_again(heads_of):
     assert heads_of((0, {}, b""), (200, {}, heads(HEAD)))[0] == [HEAD]
     found, waited, asked = heads_of(busy)
     assert (found, len(asked), len(waited)) == ("BusyError: the service refuses: busy", 3, 2)
-    assert (
-        heads_of((503, {"Retry-After": "soon"}, b""))[0]
-        == "StatusError: the service answers with 503"
-    )
+    assert heads_of((503, {"Retry-After": "soon"}, b""))[0] == f"StatusError: 503 {NO_ANSWER}"
 
 
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
         (403, b'{"error": "Budget", "message": "no\\n1"}', "Budget: the service refuses: no 1"),
-        (400, b'{"error": "<b>", "message": "x"}', "StatusError: the service answers with 400"),
-        (400, b'{"message": "x"}', "StatusError: the service answers with 400"),
-        (404, b"<html>", "StatusError: the service answers with 404"),
-        (307, b"", "StatusError: the service answers with a redirect"),
+        (400, b'{"error": "<b>", "message": "x"}', f"StatusError: 400 {NO_ANSWER}"),
+        (400, b'{"message": "x"}', f"StatusError: 400 {NO_ANSWER}"),
+        (404, b"<html>", f"StatusError: 404 {NO_ANSWER}"),
+        (307, b"", f"StatusError: a redirect {NO_ANSWER}"),
         (500, b" " * (1 << 20), "AnswerError: the service's answer is too large"),
         (200, b" " * (1 << 20), "the service's answer is too large: over 67108864 bytes"),
         (200, b"\xff", ODD),

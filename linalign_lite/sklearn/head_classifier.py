@@ -62,7 +62,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Rows, y: npt.ArrayLike) -> Self:
         """Train the head on rows X (n, d), or `HiddenStates`, with labels y (n,)."""
-        if getattr(y, "dtype", None) == object:  # scikit-learn would name no row
+        if getattr(getattr(y, "dtype", None), "kind", "") == "O":  # scikit-learn names no row
             with value_errors():
                 require_all(np.ravel(y))
         rows, labels = validate_data(self, rows_of(X), y, dtype=DTYPES, ensure_min_samples=2)

@@ -366,7 +366,7 @@ def test_a_plan_an_index_and_a_budget_have_verdicts(capsys):
 
 
 def test_files_that_do_not_belong_together_are_named(here, played, capsys):
-    """Where a message tells of spaces alone, the files that the command was given follow."""
+    """The files that the command was given follow a message that tells of spaces alone."""
     head = played / "provider" / "topics.head.npz"
     states = played / "client" / "test.states.npz"
     said = refused(capsys, "evaluate", head, states)

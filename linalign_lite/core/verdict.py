@@ -87,6 +87,7 @@ BUDGET_LEFT = Scale("share of the budget that is left", 0.05, 0.25)
 AUROC = Scale("AUROC", 0.7, 0.8)
 GAIN = Scale("share of the gain that is possible", 0.25, 0.6)
 KEPT = Scale("share kept of the head's own gain", 0.6, 0.9)
+WIDE = 0.05  # half of an interval that is as wide as that of few texts
 TOKENS = 5_000  # outputs of a head, from which on it is taken for a token head
 
 
@@ -110,7 +111,7 @@ def of_accuracy(
     beside = f"accuracy {value:.3f}, the commonest label {majority:.3f}"
     if majority >= 1:
         return Verdict(Grade.poor, "all texts have the same label", "measure on other texts too")
-    if low <= majority < value:
+    if low <= majority < value and value - low > WIDE:
         unsure = "too few texts to tell it from always predicting the commonest label"
         return Verdict(Grade.poor, f"{beside}, interval from {low:.3f}: {unsure}", advice)
     if low <= majority:

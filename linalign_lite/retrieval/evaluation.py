@@ -13,13 +13,14 @@ from linalign_lite.core.choices import Metric, SearchLibrary
 from linalign_lite.core.hidden_states import HiddenStates, as_states
 from linalign_lite.core.metrics import Interval
 from linalign_lite.core.text_tables import Pairs, column_lines
-from linalign_lite.core.verdict import NDCG_KEPT, Measurement, Verdict
+from linalign_lite.core.verdict import NDCG_KEPT, Grade, Measurement, Verdict
 from linalign_lite.errors import InputError
 from linalign_lite.retrieval import measures
 from linalign_lite.retrieval.collection import Judged
 from linalign_lite.retrieval.measures import Judgements
 from linalign_lite.retrieval.search import Rows, search
 
+ODD = 3.0  # times: a ranking so far behind another is of rows in another order
 NATIVE_SOURCE, NATIVE_TARGET = "native source", "native target"
 QUERIES, DOCUMENTS = "mapped queries", "mapped documents"
 
@@ -60,6 +61,7 @@ class RetrievalReport(Measurement):
     n_documents: int
     metric: str
     k: int
+    chance: float = 0.0  # nDCG of a random ranking
 
     @property
     def verdict(self) -> Verdict:
@@ -68,12 +70,17 @@ class RetrievalReport(Measurement):
         value = {n: ranking.measures[first].value for n, ranking in self.rankings.items()}
         ways = sorted((QUERIES, DOCUMENTS), key=value.__getitem__)
         (other, way), own = ways, value[NATIVE_TARGET]
-        step = "a map for this search: fit --objective retrieval with --pseudo"
-        found = NDCG_KEPT.judge(value[way] / own if own > 0 else 0.0, step)
-        if own > 0:
-            return Verdict(found.grade, f"{way}: {found.reason}; {other} {value[other] / own:.3f}",
-                           found.advice)  # fmt: skip
-        return found
+        step = "a map fitted for this search, on its documents (fit --objective retrieval)"
+        order = "first see that queries, documents and judgements are in one order"
+        if self.rankings[NATIVE_TARGET].measures[first].low <= self.chance:
+            reason = f"the target's own nDCG {own:.3f} is no better than chance, {self.chance:.3f}"
+            return Verdict(Grade.poor, reason, order)
+        if (most := max(value.values())) > ODD * own:
+            reason = f"the target's own nDCG {own:.3f} is far below another's, {most:.3f}"
+            return Verdict(Grade.poor, reason, order)
+        found = NDCG_KEPT.judge(value[way] / own, step)
+        both = f"{way}: {found.reason}; {other} {value[other] / own:.3f}"
+        return Verdict(found.grade, both, found.advice)
 
     def as_dict(self) -> dict[str, Any]:
         """Values of the report for JSON."""
@@ -160,6 +167,7 @@ def evaluate_retrieval(
         n_documents=len(new.documents),
         metric=str(metric),
         k=k,
+        chance=measures.chance_ndcg(some, len(new.documents), k),
     )
 
 

@@ -56,6 +56,15 @@ def recall(ranking: Rows, judgements: Judgements, k: int) -> Values:
     return found
 
 
+def chance_ndcg(judgements: Judgements, n_documents: int, k: int) -> float:
+    """Mean nDCG of the first k of random rankings, every grade above 0 counted as 1."""
+    discounts = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+    relevant = np.array([sum(g > 0 for g in grades.values()) for grades in judgements])
+    best = discounts[np.clip(relevant, 1, k) - 1]
+    shown = discounts[min(k, n_documents) - 1]
+    return float((relevant / n_documents * shown / best).mean())
+
+
 def ndcg(ranking: Rows, judgements: Judgements, k: int) -> Values:
     """Normalised discounted cumulative gain of the first k, (q,) (Järvelin & Kekäläinen 2002).
 

@@ -15,6 +15,7 @@ import linalign_lite as la
 from linalign_lite.commands import main
 from linalign_lite.core.space import Space
 from linalign_lite.errors import InputError, MismatchError
+from linalign_lite.retrieval import measures
 from linalign_lite.vectors.source import Batch
 
 
@@ -237,3 +238,24 @@ def test_judgements_may_be_of_some_queries_by_row(sides):
     listed = [of if i in (0, 3) else {} for i, of in enumerate(judged)]
     assert some.n_queries == 2
     assert some == la.evaluate_retrieval(source, target, affine, listed)
+
+
+def test_rows_in_another_order_are_suspected(sides, rng):
+    source, target, turn, judged = sides
+    affine = la.AffineMap(turn, np.zeros(12))
+    good = la.evaluate_retrieval(source, target, affine, judged)
+    assert good.verdict.grade == "good"
+    assert 0 < good.chance < 0.2
+    shuffled = target[0], rng.permutation(target[1])
+    found = la.evaluate_retrieval(source, shuffled, affine, judged).verdict
+    assert (found.grade, "in one order" in found.advice) == ("poor", True)
+    mixed = [judged[i] for i in rng.permutation(20)]
+    found = la.evaluate_retrieval(source, target, affine, mixed).verdict
+    assert (found.grade, "in one order" in found.advice) == ("poor", True)
+
+
+def test_chance_is_the_mean_over_random_rankings(rng):
+    judged = [{0: 1}, dict.fromkeys(range(12), 1), {3: 1, 5: 1, 7: 1}]
+    ranked = np.array([[rng.permutation(40)[:10] for _ in judged] for _ in range(4000)])
+    means = [measures.ndcg(rows, judged, 10).mean() for rows in ranked]
+    assert measures.chance_ndcg(judged, 40, 10) == pytest.approx(np.mean(means), rel=0.03)

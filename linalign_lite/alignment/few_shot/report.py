@@ -55,9 +55,8 @@ class FewReport(Report):
         r2 = 1 - self.loss
         if self.objective != "least-squares" or r2 >= UNRELATED:
             return None
-        step = (
-            f"more of the few texts ({self.n_few} now); `evaluate --map` on labelled texts decides"
-        )
+        first = "first see that row i of both sides is the same text"
+        step = f"{first}; then more of the few texts ({self.n_few} now)"
         reason = f"held-out R² of the few texts {r2:.3f}, below {UNRELATED:g}"
         return Verdict(Grade.poor, reason, step)
 

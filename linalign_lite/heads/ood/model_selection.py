@@ -38,7 +38,7 @@ def compare_detectors(
     candidates: Candidates = USUAL,
     *,
     labels: npt.ArrayLike | None = None,
-    validation: HiddenStates | None = None,
+    validation: HiddenStates | Array | None = None,
     head: Head | None = None,
     folds: int = FOLDS,
     seed: int = 0,
@@ -57,7 +57,7 @@ def compare_detectors(
     states = as_states(states, labels)
     if states.label_ids is None or len(np.unique(states.label_ids)) < 3:
         raise InputError("comparing detectors needs three labels or more", hint="name a method")
-    train, test = _split(states, validation, seed)
+    train, test = _split(states, None if validation is None else as_states(validation), seed)
     names = np.array(states.labels)[np.unique(states.label_ids)]
     folds = min(folds, len(names) // 2 + len(names) % 2)  # at least two labels stay
     fold_of = dict(zip(names.tolist(), fold_index(np.arange(len(names)), folds, seed), strict=True))
@@ -85,7 +85,10 @@ def _split(
         return states.rows(np.flatnonzero(index)), states.rows(np.flatnonzero(index == 0))
     states.space.require(validation.space, "the validation states are of another space")
     if validation.label_ids is None:
-        raise InputError("the validation states have no labels", expected="the labels compared")
+        raise InputError(
+            "the validation states have no labels", expected="the labels compared",
+            hint="HiddenStates(rows, labels=…) has both",
+        )  # fmt: skip
     return states, validation
 
 

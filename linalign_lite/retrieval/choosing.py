@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linalign_lite.alignment.report import not_new
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import SEARCH_FOLDS, Metric, Use
 from linalign_lite.core.hidden_states import HiddenStates, as_sides, as_states
@@ -102,6 +103,7 @@ def fit_retrieval(
         n_pseudo=0 if asked is None else len(asked[0]),
         folds=folds,
         normalized=metric == Metric.cosine,
+        warnings=not_new(x, "the search of held-out texts"),
         curve=tuple((float(i), t.score) for i, t in enumerate(trials)),
     )
     card = {**report.as_card(), "objective": "retrieval"}

@@ -67,10 +67,11 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     whose spaces the map keeps and `transform` checks.
     method: "ridge", "lstsq" or "procrustes". penalty: relative, or "auto": by cross-validation.
     folds: of the cross-validation; ``random_state``: the seed that draws them.
-    head: a head that reads the target's space; the map is fitted so that it predicts on mapped rows
-    what it predicts on y. method must then be "ridge", the map that the fit starts from, and
-    ``folds`` is not used. With rows that only one side has (``X_unshared`` and ``Y_unshared`` of
-    `fit`) it calls `linalign_lite.fit_unpaired`, and only ``random_state`` is used.
+    head: a head, or a fitted `HeadClassifier`, that reads the target's space; the map is fitted so
+    that it predicts on mapped rows what it predicts on y. method must then be "ridge", the map that
+    the fit starts from, and ``folds`` is not used. With rows that only one side has
+    (``X_unshared`` and ``Y_unshared`` of `fit`) it calls `linalign_lite.fit_unpaired`, and only
+    ``random_state`` is used.
 
     Fitted: ``affine_`` (AffineMap), ``report_`` (of the function called), ``n_features_in_``.
     `inverse_transform` exists after a fit whose weight W has full column rank, so never where
@@ -86,7 +87,7 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         method: str = "ridge",
         penalty: float | str = "auto",
         folds: int = MAP_FOLDS,
-        head: Head | None = None,
+        head: Head | BaseEstimator | None = None,
         random_state: int = 0,
     ) -> None:
         self.method = method
@@ -124,7 +125,11 @@ class AffineAligner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 raise InputError("a map for a head starts from ridge", got=f"method {self.method}")
             else:
                 self.affine_, self.report_ = fit_kl(
-                    states, target, self.head, penalty=self.penalty, seed=self.random_state
+                    states,
+                    target,
+                    getattr(self.head, "head_", self.head),
+                    penalty=self.penalty,
+                    seed=self.random_state,
                 )
         self._inverse = _LeftInverse(self.affine_.weight)
         return self

@@ -343,3 +343,11 @@ def test_a_classifier_names_the_row_without_a_label(missing):
     labels[4] = missing
     with pytest.raises(ValueError, match="1 of 30 rows have no label: got row 4"):
         HeadClassifier().fit(np.eye(30), labels)
+
+
+def test_a_fitted_classifier_stands_for_its_head(pair):
+    X, Y = pair
+    classifier = HeadClassifier().fit(Y, (Y[:, 0] > np.median(Y[:, 0])).astype(int))
+    aligner = AffineAligner(head=classifier).fit(X, Y)
+    expected = AffineAligner(head=classifier.head_).fit(X, Y)
+    assert np.array_equal(aligner.transform(X), expected.transform(X))

@@ -148,3 +148,11 @@ def test_the_command(tmp_path, monkeypatch):
     for options in wrong:
         run("fit", "x.states.npz", "y.states.npz", "n.map.npz", *options, code=2)
     assert not (tmp_path / "n.map.npz").exists()
+
+
+def test_repeated_texts_are_remarked(rng):
+    x = rng.normal(size=(60, 8))
+    y = x @ rng.normal(size=(8, 6))
+    assert not la.fit_retrieval(x, y)[1].warnings
+    (said,) = la.fit_retrieval(np.r_[x, x], np.r_[y, y])[1].warnings
+    assert said.startswith("60 of 120 rows repeat another")

@@ -16,6 +16,7 @@ from linalign_lite.alignment.kl.report import KlReport, Watch
 from linalign_lite.alignment.kl.softmax import reduce_head
 from linalign_lite.alignment.least_squares import fit
 from linalign_lite.alignment.moments import Float64, fold_index, measure
+from linalign_lite.alignment.report import not_new
 from linalign_lite.alignment.ridge import ridge, spectrum, usable_penalty
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.head import Head
@@ -158,7 +159,7 @@ def fit_kl(
         held_out_divergence=best.divergence,
         held_out_agreement=agreements[1],
         iterations=count + sum(t.iterations for t in tried),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *not_new(x, "held-out agreement")),
         curve=tuple((t.penalty * sample / n, t.divergence) for t in tried),
     )
     card = {**report.as_card(), "head": head_name(head), "text_digest": x.text_digest}

@@ -14,7 +14,14 @@ import numpy as np
 
 from linalign_lite.alignment import solvers
 from linalign_lite.alignment.moments import Float64, FoldedMoments, fold_index, folded
-from linalign_lite.alignment.report import LOW_ROWS, UNRELATED, Report, next_step, not_new
+from linalign_lite.alignment.report import (
+    LOW_ROWS,
+    UNRELATED,
+    Report,
+    next_step,
+    not_new,
+    see_pairing,
+)
 from linalign_lite.alignment.ridge import spectrum
 from linalign_lite.core.affine_map import AffineMap, Array
 from linalign_lite.core.choices import MAP_FOLDS, MapMethod, values_of
@@ -53,7 +60,7 @@ class FitReport(Report):
         """Grade of the held-out R²."""
         step = next_step(self.n, self.d_source)
         if self.held_out_r2 < UNRELATED:
-            step = f"first see that row i of both sides is the same text; then {step}"
+            step = see_pairing(step)
         return MAP_R2.judge(self.held_out_r2, step)
 
     def rows(self) -> Pairs:

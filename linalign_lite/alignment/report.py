@@ -44,6 +44,11 @@ def not_new(states: HiddenStates, what: str) -> tuple[str, ...]:
             "in the fit; take each text once",)  # fmt: skip
 
 
+def see_pairing(step: str) -> str:
+    """Advice for a measure of nearly nothing: rows that are not paired come first."""
+    return f"first see that row i of both sides is the same text; then {step}"
+
+
 def next_step(n: int, d_source: int) -> str:
     """The step that most likely makes a poor map better, by its rows."""
     if n < FEW_ROWS:

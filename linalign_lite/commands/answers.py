@@ -107,7 +107,7 @@ def _accuracy(
 
     from linalign_lite.core.metrics import bootstrap_accuracy, majority
     from linalign_lite.core.verdict import of_accuracy
-    from linalign_lite.heads.evaluation import NO_LABEL
+    from linalign_lite.heads.evaluation import no_common_label
 
     if len(asked.texts) != len(best):
         raise MismatchError(
@@ -121,8 +121,7 @@ def _accuracy(
     output = {name: i for i, name in enumerate(names)}
     truth = np.array([output.get(label, -1) for label in asked.labels])
     if (truth < 0).all():
-        got, expected = (", ".join(some[:3])[:80] for some in (asked.labels, names))
-        raise MismatchError(NO_LABEL, got=got, expected=expected)
+        raise no_common_label(asked.labels, names)
     found = bootstrap_accuracy(truth, np.asarray(best))
     step = (
         "first see that these are the texts of the queries, in their order; then a better map, or"

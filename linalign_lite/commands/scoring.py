@@ -282,8 +282,8 @@ def _secret_key(key: Path, hint: str) -> tuple[SecretKey, Path]:
 
 def load_scored(head: Path | None, index: Path | None, map_file: Path | None) -> Head | Index:
     """The head, with a map folded in, or the index, of which one is given."""
-    from linalign_lite.core.serialization import load_head, load_map
-    from linalign_lite.encrypt.fitting.finish import require_shown
+    from linalign_lite.core.serialization import load_head
+    from linalign_lite.encrypt.fitting.finish import load_shown
     from linalign_lite.retrieval.index.reading import open_index
 
     if (head is None) == (index is None):
@@ -293,8 +293,4 @@ def load_scored(head: Path | None, index: Path | None, map_file: Path | None) ->
             raise InputError("--map is folded into a head", hint="the client maps its queries")
         return open_index(index)
     assert head is not None
-    if map_file is None:
-        return load_head(head)
-    affine = load_map(map_file)
-    require_shown(affine)
-    return load_head(head) @ affine
+    return load_head(head) if map_file is None else load_head(head) @ load_shown(map_file)

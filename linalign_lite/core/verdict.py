@@ -36,7 +36,7 @@ class Verdict:
 class Measurement:
     """Base of what was measured: prints as its command does, warnings and the verdict last."""
 
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def rows(self) -> Pairs:
         """Names and values for printing."""
@@ -52,7 +52,7 @@ class Measurement:
         return None
 
     def __str__(self) -> str:
-        last = [f"warning: {text}" for text in getattr(self, "warnings", ())]
+        last = [f"warning: {text}" for text in self.warnings]
         last += [] if self.verdict is None else ["", str(self.verdict)]
         return "\n".join([*self.lines(), *last])
 

@@ -1,6 +1,6 @@
 """Evaluate a head on labelled states, alone or after a map."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import Grade, Measurement, Verdict, of_accuracy
 from linalign_lite.errors import InputError, MismatchError
 
-NO_LABEL = "head and texts have no label in common"
 NEVER = 5  # labels named of those that are never right
 
 
@@ -91,8 +90,7 @@ def evaluate(
     require_readable(head.space, states, affine, "head")
     known = truth >= 0
     if not known.any():
-        got, expected = (", ".join(names[:3])[:80] for names in (states.labels, head.labels))
-        raise MismatchError(NO_LABEL, got=got, expected=expected)
+        raise no_common_label(states.labels, head.labels)
     guess = head.predict(states.states if affine is None else affine(states.states))
     recall = recall_per_class(truth[known], guess[known], head.n_outputs).tolist()
     step = {} if affine is None else {"step": next_map(affine.card, head.n_outputs)}
@@ -106,6 +104,13 @@ def evaluate(
         seen=bool(states.text_digest) and states.text_digest == head.card.get("text_digest"),
         **step,
     )
+
+
+def no_common_label(of_texts: Sequence[str], of_head: Sequence[str]) -> MismatchError:
+    """Return the error for texts of which the head has no label."""
+    got, expected = (", ".join(names[:3])[:80] for names in (of_texts, of_head))
+    problem = "head and texts have no label in common"
+    return MismatchError(problem, got=got, expected=expected)
 
 
 def next_map(card: Mapping[str, Any], n_outputs: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from linalign_lite.alignment.report import UNRELATED, Report
+from linalign_lite.alignment.report import UNRELATED, Report, see_pairing
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import RANKING_OVERLAP, Verdict
 
@@ -48,7 +48,7 @@ class RetrievalFitReport(Report):
         """Grade of the overlap with the target's own ranking of held-out texts."""
         step = "documents of the collection to search, and pseudo-queries of them (--pseudo)"
         if self.overlap < UNRELATED:
-            step = f"first see that row i of both sides is the same text; then {step}"
+            step = see_pairing(step)
         return RANKING_OVERLAP.judge(self.overlap, step)
 
     def rows(self) -> Pairs:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from linalign_lite.core.head import Head
-from linalign_lite.core.serialization import load_head, load_map
+from linalign_lite.core.serialization import load_head
 from linalign_lite.core.shards.states_folder import open_states
 from linalign_lite.core.signing import account_of
 from linalign_lite.encrypt.budgets.budget import Budget
 from linalign_lite.encrypt.budgets.location import local_file
-from linalign_lite.encrypt.fitting.finish import require_shown
+from linalign_lite.encrypt.fitting.finish import load_shown
 from linalign_lite.encrypt.fitting.shape import require_fine
 from linalign_lite.encrypt.fitting.sources import TextStates
 from linalign_lite.errors import InputError
@@ -100,11 +100,7 @@ class HeadEntry(Entry):
                 raise InputError(f"a map cannot be folded into {self.file}", hint=hint)
             return open_index(self.file, verify=verify)
         head = load_head(self.file, mapped=mapped)
-        if self.map is None:
-            return head
-        affine = load_map(self.map)
-        require_shown(affine)
-        return head @ affine
+        return head if self.map is None else head @ load_shown(self.map)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from linalign_lite.alignment.report import UNRELATED, Report
+from linalign_lite.alignment.report import UNRELATED, Report, see_pairing
 from linalign_lite.core.text_tables import Pairs
 from linalign_lite.core.verdict import Grade, Verdict
 
@@ -55,8 +55,7 @@ class FewReport(Report):
         r2 = 1 - self.loss
         if self.objective != "least-squares" or r2 >= UNRELATED:
             return None
-        first = "first see that row i of both sides is the same text"
-        step = f"{first}; then more of the few texts ({self.n_few} now)"
+        step = see_pairing(f"more of the few texts ({self.n_few} now)")
         reason = f"held-out R² of the few texts {r2:.3f}, below {UNRELATED:g}"
         return Verdict(Grade.poor, reason, step)
 

@@ -13,7 +13,7 @@ from linalign_lite.alignment.least_squares import FitReport
 from linalign_lite.alignment.moments import Float64, FoldedMoments, Moments
 from linalign_lite.alignment.paired_moments import MomentsPart, PairedMoments, fit_paired
 from linalign_lite.core.affine_map import AffineMap
-from linalign_lite.core.serialization import save_map
+from linalign_lite.core.serialization import load_map, save_map
 from linalign_lite.encrypt.fitting.descriptions import UNIT, WORD, AnswerInfo
 from linalign_lite.encrypt.fitting.kept import KeptOffer, destroy_kept
 from linalign_lite.encrypt.keys import SecretKey
@@ -93,13 +93,15 @@ def solve_fit(
     return dataclasses.replace(found, card={**found.card, PRIVATE_MAP: True}), report
 
 
-def require_shown(affine: AffineMap) -> None:
-    """Raise InputError for a map of `finish_fit`, which a provider must not get."""
+def load_shown(path: PathLike) -> AffineMap:
+    """Load a map that a provider applies. Raises InputError for one of `finish_fit`."""
+    affine = load_map(path)
     if affine.card.get(PRIVATE_MAP):
         raise InputError(
             "this map was fitted privately: a provider could read the client's states with it",
             hint="the client maps its queries: encrypt --map",
         )
+    return affine
 
 
 def decrypt_moments(

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from command_line import COMMAND, refused, run
 
-from linalign_lite import HiddenStates, load_map, load_states, save
+from linalign_lite import Head, HiddenStates, InputError, load_map, load_states, save
 from linalign_lite.core.hidden_states import text_digest
+from linalign_lite.service.configuration import HeadEntry
 
 
 def made(n, dim, causes, rng, texts="text"):
@@ -81,6 +82,24 @@ def test_the_whole_exchange(parties, tmp_path):
     x = load_states(states[0]).states
     private, plain = (load_map(m).apply(x) for m in (out, clear))
     assert np.abs(private - plain).max() < 1e-2 * np.abs(plain).max()
+
+
+def test_a_provider_refuses_a_map_that_was_fitted_privately(parties, here, capsys):
+    run("fit-private", "answer", parties / "provider" / "m.offer", parties / "b.states.npz",
+        here / "p.answer")  # fmt: skip
+    shutil.copy(parties / "m.kept.npz", here / "p.kept.npz")
+    run("fit-private", "finish", here / "p.answer", here / "p.map.npz", "--kept", "p.kept.npz",
+        cwd=here)  # fmt: skip
+    assert load_map(here / "p.map.npz").card["private"] is True
+    save(here / "x.head.npz", Head(np.eye(9), np.zeros(9)))
+    words = "score", "x.query", "x.response", "--head", "x.head.npz", "--map", "p.map.npz"
+    run("keygen", here / "keys")
+    run("encrypt", parties / "a.states.npz", "x.query", "--key", "keys", cwd=here)
+    said = refused(capsys, *words, "--public", "keys")
+    assert "this map was fitted privately" in said
+    assert not (here / "x.response").exists()
+    with pytest.raises(InputError, match="fitted privately"):
+        HeadEntry(name="x", file=here / "x.head.npz", map=here / "p.map.npz").load_head()
 
 
 def test_a_dry_run_predicts_and_writes_nothing(parties, tmp_path):
